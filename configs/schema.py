@@ -1,0 +1,148 @@
+"""Every setting of rayvos, typed and documented in one place.
+
+Presets are YAML files beside this one; `configs.load` merges preset, then `key=value` overrides, into `Config`.
+This file knows no torch, no ray and no paper's code. Numbers here are neutral defaults; a paper's numbers stand,
+with their source, in its preset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class PolicyConfig:
+    path: str = "models/tiny/revseg"  # Hugging Face folder; relative paths are relative to the repository
+    dtype: str = "float32"  # compute type of engine and learner: float32 | bfloat16
+    attention: str = "auto"  # learner's tree attention: auto | split | flex (GPU)
+
+
+@dataclass
+class DataConfig:
+    format: str = "mevis"
+    root: str = "datasets/synthetic"  # holds one folder for each split; made when absent if `synthetic` is true
+    synthetic: bool = False  # make the synthetic data set under `root` when it is not there
+    train_split: str = "train"
+    eval_split: str = "valid"  # what training watches
+    test_split: str = "test"  # what the before/after table is measured on
+    no_target: str = "skip"  # samples without a target: skip | keep
+
+
+@dataclass
+class SystemConfig:
+    name: str = "revseg"
+    options: dict[str, Any] = field(default_factory=dict)  # fields of the system's own options dataclass
+
+
+@dataclass
+class RolloutConfig:
+    workers: int = 1
+    group_size: int = 8  # episodes of a prompt (G)
+    prompts_per_step: int = 16  # P
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_model_len: int = 2048
+    max_num_seqs: int = 64
+    kv_cache_bytes: int = 268435456
+    gpu_memory_utilization: float = 0.6  # GPU only
+    tensor_parallel: int = 1
+    max_failed_share: float = 0.05  # of a step's episodes; above it the run stops
+    max_staleness: int = 0  # 0: strictly on policy
+
+
+@dataclass
+class GrpoConfig:
+    advantage_std: bool = True  # divide by the group's standard deviation
+    advantage_eps: float = 1e-6
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    kl_coef: float = 0.0
+    kl_estimator: str = "k3"  # k1 | k2 | k3
+    aggregation: str = "token_mean"  # token_mean | sequence_mean | dr_grpo
+    importance_cap: float = 2.0  # truncated importance weights, off-policy only; 0 switches them off
+    entropy_coef: float = 0.0
+    per_turn_credit: bool = False  # ours: a turn is credited only with the reward that comes after it
+
+
+@dataclass
+class LearnerConfig:
+    world_size: int = 1
+    zero_stage: int = 1
+    lr: float = 1e-6
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup_steps: int = 0
+    schedule: str = "constant"  # constant | linear | cosine
+    grad_clip: float = 1.0
+    freeze_vision: bool = False
+    row_tokens: int = 4096  # token budget of a tree row
+    offload_optimizer: bool = False
+    gradient_checkpointing: bool = False
+    optimizer_steps: int = 1  # optimizer steps on one batch; above 1 the clipping matters
+
+
+@dataclass
+class RewardConfig:
+    workers: int = 1
+    timeout_s: float = 300.0
+
+
+@dataclass
+class SegmenterConfig:
+    kind: str = "sam2"  # sam2 | grabcut
+    path: str = "models/tiny/segmenter"  # tiny: a folder with config.json and model.safetensors; else a SAM2 checkpoint
+    config: str = ""  # name of an official SAM2 shape (e.g. hiera_l) when `path` is an official checkpoint
+    workers: int = 1
+
+
+@dataclass
+class TrainConfig:
+    steps: int = 100
+    checkpoint_every: int = 0  # 0: only at the end
+    eval_every: int = 0  # 0: only before and after
+    eval_samples: int = 200  # expressions of the test split, before and after
+    sampled_repeats: int = 1  # T = 1 episodes for each expression in the sampled evaluation
+    max_logprob_gap: float = 1e-4  # mean |engine - learner|; above it the run stops
+    resume: str = "auto"  # auto | never | a checkpoint folder
+
+
+@dataclass
+class TrackingConfig:
+    mlflow_uri: str = "sqlite:///mlflow.db"  # empty: no MLflow
+    experiment: str = "rayvos"
+
+
+@dataclass
+class ClusterConfig:
+    address: str = ""  # empty: a local head, or the job's own cluster
+    use_gpu: str = "auto"  # auto | yes | no
+    weight_backend: str = "object_store"  # object_store | nccl | ipc
+
+
+@dataclass
+class WarmStartConfig:
+    """Supervised fine-tuning (`ray_jobs.warm_start`)."""
+
+    steps: int = 1000
+    batch_size: int = 32
+    output: str = "runs/warm_start/policy"
+
+
+@dataclass
+class Config:
+    name: str = "run"  # the run folder is runs/<name>
+    runs: str = "runs"
+    seed: int = 0
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    system: SystemConfig = field(default_factory=SystemConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    grpo: GrpoConfig = field(default_factory=GrpoConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)

@@ -1,0 +1,188 @@
+"""The nouns of rayvos: Sample -> Episode -> Reward -> Group -> Update.
+
+Everything that travels between two stages of a step is one of these frozen dataclasses.
+This file knows no process, no model and no paper.
+
+Letters used in names and shape comments everywhere: P prompts, G episodes of a prompt, B rows,
+T tokens, V vocabulary, F frames, O objects, H W pixels, N points or trained tokens, D hidden.
+Boxes are (x0, y0, x1, y1) in pixels of the original video, x1 and y1 exclusive; spans are half-open
+[start, stop); frame numbers are those of the original video, from 0.
+
+A worked example, one group of a two-round system with G = 2::
+
+    Sample("v3/1", Video("v3", ..., 24 frames), "the shape that moves left", targets=(one,))
+      Episode 0: Turn(<think>..</think><answer>[{"frame_idx": 7, ..}]</answer>), Turn(box)   End.DONE
+      Episode 1: Turn("the red cir")                                                        End.TRUNCATED
+    rewards:    Reward(2.4, {"format": 1.0, "temporal": .4, "spatial": 1.0}), Reward(0.25, {...})
+    advantages: (+0.71, -0.71)
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypedDict
+
+import numpy as np
+
+
+class Rle(TypedDict):
+    """A binary mask as compressed COCO run-length encoding."""
+
+    size: list[int]  # [height, width]
+    counts: str
+
+
+@dataclass(frozen=True)
+class Video:
+    """Where the frames of one video are; no pixels."""
+
+    uid: str
+    path: str  # a folder of images named frame_names[i] + ".jpg" (or ".png"), or one video file
+    frame_names: tuple[str, ...]
+    height: int
+    width: int
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.frame_names)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One referred object: a mask for each frame of the video, None where it is not visible."""
+
+    uid: str
+    masks_F: tuple[Rle | None, ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A video and a sentence, with the ground truth. No targets: the right answer is "none"."""
+
+    uid: str  # unique in its data set: "<video>/<expression>"
+    video: Video
+    query: str
+    targets: tuple[Target, ...]
+    kind: str = ""  # e.g. "motion"; for reports only
+
+
+@dataclass(frozen=True)
+class View:
+    """A wish to show one frame of the sample's video to the policy, resized to height x width."""
+
+    frame: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Media:
+    """An image that was shown. Its pixels (uint8, height x width x 3) lie under `digest` in the group's media."""
+
+    digest: str
+    view: View
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What the policy saw since its last word, and what it said, exactly as sampled."""
+
+    prompt_ids: tuple[int, ...]  # new tokens since the previous completion, image placeholders expanded
+    completion_ids: tuple[int, ...]  # as sampled, end-of-turn token included when it was sampled
+    logprobs: tuple[float, ...]  # of completion_ids, from the engine, at the sampling temperature
+    text: str  # completion, decoded, without the end-of-turn token
+    media: tuple[Media, ...]  # images in prompt_ids, in order
+    complete: bool  # False: max_tokens ran out before the end-of-turn token
+    version: int  # of the weights that sampled it
+    trainable: bool = True  # False: a frozen helper turn that the learner never sees
+
+
+class End(enum.Enum):
+    """How an episode ended."""
+
+    DONE = "done"
+    UNREADABLE = "unreadable"  # an answer did not parse: an ordinary, rewarded outcome
+    TRUNCATED = "truncated"  # a token budget ran out
+    FAILED = "failed"  # our fault: excluded from the group and counted, never rewarded
+
+
+@dataclass(frozen=True)
+class MaskPrompt:
+    """Box and points on one frame, in original pixels: what a segmenter needs to make a mask."""
+
+    frame: int
+    box: tuple[float, float, float, float] | None
+    points: tuple[tuple[float, float], ...] = ()
+    labels: tuple[int, ...] = ()  # 1 on the object, 0 off it
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an episode says about the video: prompts for the segmenter, one for each object."""
+
+    prompts: tuple[MaskPrompt, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)  # system's own, for rewards and the log; JSON-able
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One finished dialogue."""
+
+    sample_uid: str
+    turns: tuple[Turn, ...]
+    end: End
+    answer: Answer = field(default_factory=Answer)
+    error: str = ""  # traceback of a FAILED episode
+
+
+@dataclass(frozen=True)
+class Reward:
+    total: float
+    parts: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The G episodes of one sample, scored. `media` maps digests to pixels."""
+
+    sample_uid: str
+    episodes: tuple[Episode, ...]
+    rewards: tuple[Reward | None, ...] = ()  # None for a FAILED episode
+    advantages_G: tuple[float, ...] = ()  # 0 for a FAILED episode
+
+    @property
+    def informative(self) -> bool:
+        """False for a zero-variance group: it carries no policy gradient."""
+        return any(a != 0.0 for a in self.advantages_G)
+
+
+MediaTable = dict[str, np.ndarray]  # digest -> uint8 (height, width, 3)
+
+
+class Ask(Protocol):
+    """The policy, as a system sees it: one dialogue, to which each call adds a user and an assistant turn."""
+
+    async def __call__(
+        self, content: Sequence[str | View], *, max_tokens: int, trainable: bool = True
+    ) -> Turn: ...
+
+
+class System(Protocol):
+    """A published system: how an episode is played, and what it is worth."""
+
+    name: str
+
+    async def play(self, sample: Sample, ask: Ask) -> Episode: ...
+
+    def score(self, sample: Sample, episodes: Sequence[Episode]) -> list[Reward]: ...
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one optimizer step reports."""
+
+    loss: float
+    grad_norm: float
+    metrics: dict[str, float]
