@@ -66,6 +66,7 @@ class Sample:
     query: str
     targets: tuple[Target, ...]
     kind: str = ""  # e.g. "motion"; for reports only
+    notes: dict[str, Any] = field(default_factory=dict)  # extras, e.g. "thought"; never shown or rewarded
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,11 @@ class Episode:
 
 @dataclass(frozen=True)
 class Reward:
+    """What one episode earned."""
+
     total: float
-    parts: dict[str, float]
+    parts: dict[str, float]  # each reward before its weight
+    per_turn: tuple[float, ...] = ()  # weighted reward earned at each turn; sums to `total`; empty: not told apart
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,10 @@ class System(Protocol):
     async def play(self, sample: Sample, ask: Ask) -> Episode: ...
 
     def score(self, sample: Sample, episodes: Sequence[Episode]) -> list[Reward]: ...
+
+    def demonstrate(self, sample: Sample, rng: np.random.Generator) -> tuple[tuple[list[str | View], str], ...]:
+        """The ideal dialogue from the ground truth: for each turn what the user says and what to answer."""
+        ...
 
 
 @dataclass(frozen=True)
