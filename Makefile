@@ -1,0 +1,44 @@
+# Two commands: `make train` (environment, embedded default, GRPO, evaluation before and after) and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+EXTRA ?= cpu            # cpu | gpu
+SYSTEM ?= revseg
+ARGS ?=
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.rayvos-installed
+
+.PHONY: env train test lint bench clean
+env: $(STAMP)
+
+$(STAMP): pyproject.toml cluster/sam2.txt cluster/sam2_needs.txt cluster/torch_cpu_hook.py
+	@echo "== environment (about 4 minutes, 5 GB in $(VENV)) =="
+	$(PYTHON) -c "import sys; sys.exit('Python 3.11 or 3.12 is needed; set PYTHON=...') if not (3, 11) <= sys.version_info[:2] <= (3, 12) else 0"
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@echo "-- torch (first, so that nothing below builds against another one)"
+	$(RUN) -m pip install -q torch==2.13.0 "setuptools>=77,<81"
+	@echo "-- rayvos with vLLM, Ray, DeepSpeed, MLflow"
+	DS_BUILD_OPS=0 $(RUN) -m pip install -q -e ".[$(strip $(EXTRA)),dev]"
+	@echo "-- SAM 2"
+	$(RUN) -m pip install -q --no-deps -r cluster/sam2_needs.txt
+	SAM2_BUILD_CUDA=0 $(RUN) -m pip install -q --no-deps --no-build-isolation --require-hashes -r cluster/sam2.txt
+	$(RUN) -m cluster.torch_cpu_hook
+	@echo "-- DeepSpeed's communication operator (compiled once)"
+	$(RUN) -m cluster.build_ops
+	@touch $(STAMP)
+
+train: $(STAMP)
+	$(RUN) -m ray_jobs.train $(SYSTEM)_tiny $(ARGS)
+
+test: $(STAMP)
+	$(RUN) -m pytest $(ARGS)
+
+lint: $(STAMP)
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+	$(RUN) -m pytest -q tests/test_imports.py
+
+bench: $(STAMP)
+	@for b in benchmarks/*.py; do echo "== $$b"; $(RUN) $$b || exit 1; done
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
