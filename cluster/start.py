@@ -19,41 +19,38 @@ SHARED_GPU = 0.1  # of a reward or segmenter actor
 
 
 def wants_gpu(cfg: Config) -> bool:
-    """`cluster.use_gpu`; "auto" looks at the resources of the running cluster."""
+    """`cluster.use_gpu`; "auto" looks at the resources of the cluster that was joined."""
     if cfg.cluster.use_gpu == "auto":
         return ray.is_initialized() and ray.cluster_resources().get("GPU", 0) > 0
     return cfg.cluster.use_gpu == "yes"
 
 
-def env_for(cfg: Config, gpu: bool) -> dict[str, str]:
-    env = common_env() if gpu else cpu_env(one_node=not cfg.cluster.address)
+def actor_env(cfg: Config) -> dict[str, str]:
+    """Environment variables of every actor."""
+    env = common_env() if wants_gpu(cfg) else cpu_env(one_node=not spans_nodes(cfg))
     # A folder on disk needs no hub; forbidding the look-up makes a wrong path fail at once instead of after retries.
     return env | (offline_env() if os.path.isdir(cfg.policy.path) else {})
 
 
-def join(cfg: Config) -> dict[str, str]:
-    """Connects to the job's cluster, to `cluster.address`, or starts a local head. Returns the actors' environment.
+def spans_nodes(cfg: Config) -> bool:
+    return len([node for node in ray.nodes() if node["Alive"]]) > 1
+
+
+def join(cfg: Config) -> None:
+    """Connects to the job's cluster (`ray job submit`), to `cluster.address`, or starts a local head.
 
     Raises:
         ValueError: the placement asks for more GPUs than the cluster has.
     """
-    inside_a_job = bool(os.environ.get("RAY_ADDRESS"))
-    env = env_for(cfg, gpu=False) if cfg.cluster.use_gpu == "no" else env_for(cfg, gpu=_gpu_on_this_host(cfg))
-    options: dict[str, Any] = {"runtime_env": {"env_vars": env}, "log_to_driver": False}
-    if cfg.cluster.address:
-        options["address"] = cfg.cluster.address
-    elif not inside_a_job:
-        options |= {"num_cpus": max(8, os.cpu_count() or 1), "include_dashboard": False}
-        # Without an address Ray would join any head that happens to run on this machine.
-        options["address"] = "local"
     if not ray.is_initialized():
+        options: dict[str, Any] = {"log_to_driver": False}
+        if cfg.cluster.address:
+            options["address"] = cfg.cluster.address
+        elif not os.environ.get("RAY_ADDRESS"):  # set inside a job
+            # Without an address Ray would join any head that happens to run on this machine.
+            options |= {"address": "local", "num_cpus": max(8, os.cpu_count() or 1), "include_dashboard": False}
         ray.init(**options)
     check_gpus(cfg)
-    return env
-
-
-def _gpu_on_this_host(cfg: Config) -> bool:
-    return cfg.cluster.use_gpu == "yes" or os.path.exists("/proc/driver/nvidia/version")
 
 
 def gpus_asked(cfg: Config) -> float:
@@ -77,12 +74,14 @@ def check_gpus(cfg: Config) -> None:
 
 def actor_options(cfg: Config, kind: str) -> dict[str, Any]:
     """Ray options of one actor of a kind: "rollout", "learner", "reward" or "segmenter"."""
+    options: dict[str, Any] = {"runtime_env": {"env_vars": actor_env(cfg)}}
     if not wants_gpu(cfg):
-        return {"num_cpus": 0}
+        return options | {"num_cpus": 0}
     if kind in ("reward", "segmenter"):
-        return {"num_cpus": 1, "num_gpus": SHARED_GPU}
+        return options | {"num_cpus": 1, "num_gpus": SHARED_GPU}
     whole = {"rollout": cfg.rollout.tensor_parallel, "learner": 1}[kind]
-    return {"num_cpus": 1, "num_gpus": whole / 2 if cfg.cluster.weight_backend == "ipc" else whole}
+    share = whole / 2 if cfg.cluster.weight_backend == "ipc" else whole
+    return options | {"num_cpus": 1, "num_gpus": share}
 
 
 def device_of(cfg: Config) -> str:

@@ -1,0 +1,97 @@
+"""Reward actors: hold the ground truth and score whole groups as they finish.
+
+A reward actor reads the data set itself and looks a sample up by its uid: what it scores against never comes from
+the prompt or from the rollout. It knows no policy and no tokens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+import systems
+from cluster.start import actor_options, device_of
+from configs.schema import Config
+from core.types import End, Episode, Reward, Sample
+from data.load import load
+
+
+class RewardActor:
+    """Scores groups of the splits that it was given."""
+
+    def __init__(self, cfg: Config, splits: Sequence[str]) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        torch.set_default_device(device_of(cfg))
+        self.system = systems.make(cfg.system.name, dict(cfg.system.options))
+        self.samples: dict[str, Sample] = {}
+        for split in splits:
+            for sample in load(cfg.data.format, cfg.data.root, split, cfg.data.no_target):
+                self.samples[f"{split}:{sample.uid}"] = sample
+
+    def score(self, split: str, sample_uid: str, episodes: Sequence[Episode]) -> list[Reward | None]:
+        """Rewards of one group, in order; None for a FAILED episode, which is excluded rather than punished."""
+        sample = self.samples[f"{split}:{sample_uid}"]
+        alive = [e for e in episodes if e.end is not End.FAILED]
+        rewards = iter(self.system.score(sample, alive) if alive else [])
+        return [None if e.end is End.FAILED else next(rewards) for e in episodes]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A group whose rewards are being computed."""
+
+    split: str
+    sample_uid: str
+    episodes: tuple[Episode, ...]
+    worker: int
+    started: float
+    ref: Any
+
+
+class RewardPool:
+    """Driver side: hands groups to reward actors, and gives up on one that takes too long."""
+
+    def __init__(self, cfg: Config, splits: Sequence[str]) -> None:
+        self.cfg, self.splits = cfg, tuple(splits)
+        self.workers = [self._start() for _ in range(cfg.reward.workers)]
+        self._next = 0
+
+    def _start(self) -> Any:
+        return ray.remote(RewardActor).options(**actor_options(self.cfg, "reward")).remote(self.cfg, self.splits)
+
+    def submit(self, split: str, sample_uid: str, episodes: tuple[Episode, ...]) -> Scoring:
+        """Starts the scoring of one group; returns at once."""
+        worker = self._next % len(self.workers)
+        self._next += 1
+        ref = self.workers[worker].score.remote(split, sample_uid, episodes)
+        return Scoring(split, sample_uid, episodes, worker, time.monotonic(), ref)
+
+    def collect(self, scoring: Scoring, retried: bool = False) -> tuple[Reward | None, ...]:
+        """Waits for the rewards of one group, at most `reward.timeout_s` from its submission.
+
+        A time-out or a dead actor costs one retry on a fresh actor; then it is an error, because a reward that
+        cannot be computed is our fault and must not turn into a number.
+        """
+        left = self.cfg.reward.timeout_s - (time.monotonic() - scoring.started)
+        try:
+            return tuple(ray.get(scoring.ref, timeout=max(left, 1.0)))
+        except (ray.exceptions.GetTimeoutError, ray.exceptions.ActorDiedError) as error:
+            if retried:
+                raise RuntimeError(
+                    f"the reward of sample {scoring.sample_uid!r} did not arrive within reward.timeout_s="
+                    f"{self.cfg.reward.timeout_s:g} s, twice ({type(error).__name__}): raise it or look at the sample"
+                ) from error
+            ray.kill(self.workers[scoring.worker])
+            self.workers[scoring.worker] = self._start()
+            again = self.submit(scoring.split, scoring.sample_uid, scoring.episodes)
+            return self.collect(again, retried=True)
+
+    def close(self) -> None:
+        for worker in self.workers:
+            ray.kill(worker)
