@@ -236,7 +236,7 @@ def _wrong_numbers(cfg: Config) -> Iterator[str]:
         if values[key] < 0:
             yield f"{key}={values[key]}: must not be negative"
     if cfg.cluster.use_gpu == "no" and cfg.cluster.weight_backend != "object_store":
-        yield f"cluster.weight_backend={cfg.cluster.weight_backend}: needs GPUs, but cluster.use_gpu=no; use object_store"
+        yield f"cluster.weight_backend={cfg.cluster.weight_backend}: needs GPUs; use object_store"
     if not cfg.name or Path(cfg.name).name != cfg.name or cfg.name in (".", ".."):
         yield f"name={cfg.name!r}: must be a plain folder name; put the folder above it in `runs`"
 

@@ -1,0 +1,176 @@
+"""The command line: what is right loads as a typed `Config`; what is wrong names itself and the remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configs.load import CHOICES, POSITIVE, comments, help_text, keys, load, presets, resolve, to_yaml, validate
+from configs.schema import Config
+
+
+def test_overrides_are_typed() -> None:
+    cfg = load(["revseg_tiny", "learner.lr=1e-4", "learner.betas=[0.9,0.95]", "name=7", "tracking.mlflow_uri="])
+    assert type(cfg) is Config and type(cfg.learner.betas) is tuple
+    assert (cfg.learner.lr, cfg.learner.betas, cfg.name, cfg.tracking.mlflow_uri) == (1e-4, (0.9, 0.95), "7", "")
+
+
+def test_words_that_yaml_reads_as_booleans() -> None:
+    assert load(["revseg_tiny", "cluster.use_gpu=no"]).cluster.use_gpu == "no"
+
+
+def test_values_may_hold_equal_signs() -> None:
+    assert load(["revseg_tiny", "tracking.mlflow_uri=http://host:1/?a=b"]).tracking.mlflow_uri == "http://host:1/?a=b"
+
+
+def test_options_are_open_and_merge_into_the_preset() -> None:
+    before = load(["revseg_tiny"]).system.options
+    options = load(["revseg_tiny", "system.options.new_one=1e-3"]).system.options
+    assert options == {**before, "new_one": 0.001} and type(options) is dict
+
+
+@pytest.mark.parametrize("preset", presets())
+def test_every_preset_loads_and_survives_the_run_folder(preset: str, tmp_path: Path) -> None:
+    cfg = load([preset])
+    (tmp_path / "config.yaml").write_text(to_yaml(cfg))
+    assert load([str(tmp_path / "config.yaml")]) == cfg
+
+
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("learner.lrr=1", "learner.lrr: no such key; did you mean learner.lr?"),
+        ("lr=1", "lr: no such key; did you mean learner.lr?"),
+        ("leraner.lr=1", "leraner.lr: no such key; did you mean learner.lr?"),
+        ("learner=1", "learner is a section; its keys: learner.world_size"),
+        ("learner.lr=fast", "learner.lr='fast': expected float, such as 1e-06"),
+        ("learner.lr", "expected key=value"),
+        ("train.steps=1.5", "train.steps=1.5: expected int"),
+        ("learner.betas=[0.9]", r"learner.betas=\[0.9\]: expected tuple"),
+        ("policy.dtype=null", "policy.dtype=None: expected str"),
+        ("name=[1,", "not a YAML value"),
+        ("system.options=3", "system.options=3: expected dict"),
+        ("grpo.aggregation=tokenmean", r"expected one of token_mean .* \(did you mean token_mean\?\)"),
+        ("learner.zero_stage=4", "learner.zero_stage=4: expected one of 0 | 1 | 2 | 3"),
+    ],
+)
+def test_mistakes_on_the_command_line(argument: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(["revseg_tiny", argument])
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("learner: {lrr: 1}", "mine.yaml: learner.lrr: no such key; did you mean learner.lr?"),
+        ("learner: 3", "mine.yaml: learner: no such key; learner is a section"),
+        ("- a", "expected `key: value` lines"),
+        ("a: [", "not readable as YAML"),
+        ("base: revseg_tny", "mine.yaml: base: revseg_tny: no such preset; did you mean revseg_tiny?"),
+    ],
+)
+def test_mistakes_in_a_file(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load([str(tmp_path / "mine.yaml")])
+
+
+def test_unknown_presets() -> None:
+    with pytest.raises(ValueError, match="revseg_tny: no such preset; did you mean revseg_tiny?"):
+        load(["revseg_tny"])
+    with pytest.raises(ValueError, match="the first argument is a preset"):
+        load(["learner.lr=1"])
+    with pytest.raises(ValueError, match="the first argument is a preset"):
+        load([])
+
+
+def test_base_is_inherited(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: revseg_tiny\nname: mine\nsystem: {options: {new_one: 1}}\n")
+    mine, base = load([str(tmp_path / "mine.yaml")]), load(["revseg_tiny"])
+    assert mine.system.options == {**base.system.options, "new_one": 1}
+    assert dataclasses.replace(mine, name=base.name, system=base.system) == base
+
+
+def test_a_circle_of_bases(tmp_path: Path) -> None:
+    for a, b in (("x", "y"), ("y", "x")):
+        (tmp_path / f"{a}.yaml").write_text(f"base: {tmp_path / b}.yaml\n")
+    with pytest.raises(ValueError, match="`base` goes in a circle: x.yaml -> y.yaml"):
+        load([str(tmp_path / "x.yaml")])
+
+
+@given(lr=st.floats(1e-12, 1e3), steps=st.integers(0, 10**9), name=st.from_regex(r"[a-z_]{1,20}", fullmatch=True))
+def test_overrides_keep_their_value(lr: float, steps: int, name: str) -> None:
+    cfg = load(["revseg_tiny", f"learner.lr={lr!r}", f"train.steps={steps}", f'tracking.experiment="{name}"'])
+    assert (cfg.learner.lr, cfg.train.steps, cfg.tracking.experiment) == (lr, steps, name)
+
+
+def _runnable(tmp_path: Path) -> list[str]:
+    (tmp_path / "config.json").write_text("{}")
+    return ["revseg_tiny", f"policy.path={tmp_path}", f"segmenter.path={tmp_path}", f"data.root={tmp_path}"]
+
+
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("rollout.group_size=1", "rollout.group_size=1: .* at least 2"),
+        ("learner.world_size=0", "learner.world_size=0: must be positive"),
+        ("rollout.top_p=0", "rollout.top_p=0.0: must be above 0"),
+        ("train.steps=-1", "train.steps=-1: must not be negative"),
+        ("policy.path=nowhere", "policy.path=nowhere: no config.json in"),
+        ("segmenter.path=nowhere", "segmenter.path=nowhere: .* does not exist"),
+        ("train.resume=oto", "train.resume=oto: expected auto, never"),
+        ("name=a/b", "name='a/b': must be a plain folder name"),
+    ],
+)
+def test_validate(tmp_path: Path, argument: str, message: str) -> None:
+    good = _runnable(tmp_path)
+    validate(load(good))
+    with pytest.raises(ValueError, match=message):
+        validate(load([*good, argument]))
+
+
+def test_validate_tells_all_problems_at_once(tmp_path: Path) -> None:
+    bad = [*_runnable(tmp_path), "rollout.group_size=1", "data.root=nowhere", "data.synthetic=false"]
+    with pytest.raises(ValueError) as error:
+        validate(load(bad))
+    assert [line.split("=")[0] for line in str(error.value).splitlines()] == ["rollout.group_size", "data.root"]
+
+
+def test_data_root_may_be_absent_if_it_can_be_made(tmp_path: Path) -> None:
+    validate(load([*_runnable(tmp_path), "data.root=nowhere", "data.synthetic=true"]))
+
+
+def test_relative_paths_belong_to_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert (resolve("configs") / "schema.py").is_file()
+    assert resolve(str(tmp_path)) == tmp_path
+
+
+def test_choices_are_those_the_schema_documents() -> None:
+    notes = comments()
+    for key, allowed in CHOICES.items():
+        if " | " in notes[key]:
+            assert all(str(word) in notes[key] for word in allowed), key
+            assert len(allowed) == notes[key].count("|") + 1, key
+
+
+def test_help_lists_every_key_with_its_comment() -> None:
+    text = help_text()
+    assert set(comments()) == set(keys())
+    assert set(POSITIVE) | set(CHOICES) <= set(keys())
+    for key, value in keys().items():
+        line = next(line for line in text.splitlines() if line.startswith(f"  {key}={value}"))
+        assert line.endswith(comments()[key])
+    with pytest.raises(SystemExit):
+        load(["--help"])
+
+
+def test_configs_need_neither_torch_nor_ray() -> None:
+    code = "import sys, configs.load; sys.exit(any(m in sys.modules for m in ('torch', 'ray', 'transformers')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0

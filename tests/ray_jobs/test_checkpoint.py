@@ -1,0 +1,155 @@
+"""Checkpoints: a half-written one is never seen, a damaged one is skipped aloud, resume finds the right one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ray_jobs.checkpoint import damage, find, latest, read_state, save, set_aside
+
+
+def _write(folder: Path) -> None:
+    (folder / "policy").mkdir()
+    (folder / "policy" / "model.safetensors").write_bytes(b"weights" * 1000)
+
+
+def test_save_and_read(tmp_path: Path) -> None:
+    folder = save(tmp_path, 5, _write, {"cursor": 40, "best": 0.5})
+    assert folder == tmp_path / "step_5" == latest(tmp_path)
+    assert read_state(folder) == {"step": 5, "cursor": 40, "best": 0.5}
+    assert [p.name for p in tmp_path.iterdir()] == ["step_5"]
+
+
+def test_latest_is_by_number_not_by_name(tmp_path: Path) -> None:
+    for step in (9, 10):
+        save(tmp_path, step, _write, {})
+    assert latest(tmp_path) == tmp_path / "step_10"
+    assert latest(tmp_path / "nowhere") is None
+
+
+def _flip(folder: Path) -> None:
+    (folder / "policy" / "model.safetensors").write_bytes(b"weighty" * 1000)
+
+
+def _cut(folder: Path) -> None:
+    (folder / "policy" / "model.safetensors").write_bytes(b"weights")
+
+
+def _lose(folder: Path) -> None:
+    (folder / "policy" / "model.safetensors").unlink()
+
+
+def _no_manifest(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+
+
+@pytest.mark.parametrize(
+    "harm, says", [(_flip, "sha256"), (_cut, "7 bytes, expected 7000"), (_lose, "missing"), (_no_manifest, "manifest")]
+)
+def test_damaged_is_skipped_with_a_warning(tmp_path: Path, harm, says: str) -> None:  # type: ignore[no-untyped-def]
+    good = save(tmp_path, 1, _write, {})
+    bad = save(tmp_path, 2, _write, {})
+    harm(bad)
+    assert says in damage(bad)
+    with pytest.warns(UserWarning, match="step_2.*skipped"):
+        assert latest(tmp_path) == good
+    with pytest.raises(ValueError, match=f"train.resume={bad}"):
+        find(tmp_path, str(bad))
+
+
+def test_find(tmp_path: Path) -> None:
+    assert find(tmp_path, "auto") is None
+    first, second = save(tmp_path, 1, _write, {}), save(tmp_path, 2, _write, {})
+    assert find(tmp_path, "auto") == second
+    assert find(tmp_path, "never") is None
+    assert find(tmp_path, str(first)) == first
+    with pytest.raises(ValueError, match="no such folder"):
+        find(tmp_path, "oto")
+
+
+def test_a_failing_write_leaves_nothing(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        _write(folder)
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        save(tmp_path, 1, fail, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
+    save(tmp_path, 1, _write, {"try": 1})
+    assert read_state(save(tmp_path, 1, _write, {"try": 2}))["try"] == 2
+
+
+def test_keep_removes_old_ones_but_never_the_best(tmp_path: Path) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    save(checkpoints, 1, _write, {})
+    (tmp_path / "best").symlink_to("checkpoints/step_1")
+    for step in (2, 3, 4):
+        save(checkpoints, step, _write, {}, keep=2)
+    assert sorted(p.name for p in checkpoints.iterdir()) == ["step_1", "step_3", "step_4"]
+
+
+def test_set_aside_hides_the_branch_that_was_left(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save(tmp_path, step, _write, {})
+    assert [p.name for p in set_aside(tmp_path, 1)] == ["step_2.left", "step_3.left"]
+    assert latest(tmp_path) == tmp_path / "step_1"
+    assert damage(tmp_path / "step_2.left") == ""
+
+
+SLOW_WRITER = """
+import pathlib, sys, time
+from ray_jobs.checkpoint import save
+def write(folder):
+    (folder / "big").write_bytes(b"x" * 1000)
+    print("half", flush=True)
+    time.sleep(60)
+save(pathlib.Path(sys.argv[1]), 2, write, {})
+"""
+
+
+def test_killed_while_writing(tmp_path: Path) -> None:
+    good = save(tmp_path, 1, _write, {})
+    command = [sys.executable, "-c", SLOW_WRITER, str(tmp_path)]
+    writer = subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE)
+    assert writer.stdout is not None and writer.stdout.readline() == b"half\n"
+    writer.kill()
+    writer.wait()
+    assert (tmp_path / ".step_2.writing" / "big").exists()
+    assert latest(tmp_path) == good
+    assert save(tmp_path, 2, _write, {}) == latest(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_1", "step_2"]
+
+
+FAST_WRITER = """
+import pathlib, sys
+from ray_jobs.checkpoint import save
+def write(folder):
+    for i in range(20): (folder / f"shard_{i}").write_bytes(bytes([step % 256]) * 20000)
+step = 0
+while True:
+    step += 1
+    save(pathlib.Path(sys.argv[1]), step, write, {}, keep=2)
+    print(step, flush=True)
+"""
+
+
+def test_killed_at_any_moment_the_newest_announced_one_is_whole(tmp_path: Path) -> None:
+    for round_number in range(3):
+        checkpoints = tmp_path / str(round_number)
+        command = [sys.executable, "-c", FAST_WRITER, str(checkpoints)]
+        writer = subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE)
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        time.sleep(0.1 + 0.037 * round_number)
+        writer.kill()
+        announced = int((writer.stdout.read().split() or [b"1"])[-1])
+        writer.wait()
+        newest = latest(checkpoints)
+        assert newest is not None and read_state(newest)["step"] in (announced, announced + 1)

@@ -1,0 +1,103 @@
+"""The run folder: what is appended stays readable after a kill, and a resume drops exactly what it plays again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from core.types import Answer, End, Episode, Group, Media, Reward, Turn, View
+from ray_jobs.run_folder import RunFolder, append, read_lines, repair
+
+
+def _group() -> Group:
+    turn = Turn((1, 2), (3, 4, 5), (-0.1, -0.2, -0.3), "the réd circle", (Media("d", View(7, 84, 84)),), True, 4)
+    done = Episode("v/1", (turn,), End.DONE, Answer(facts={"frame": np.int64(7)}))
+    failed = Episode("v/1", (), End.FAILED, error="Traceback: engine died")
+    return Group("v/1", (done, failed), (Reward(1.5, {"format": 1.0}), None), (0.5, 0.0))
+
+
+def _open(tmp_path: Path, **kwargs: bool) -> RunFolder:
+    return RunFolder.open(tmp_path / "run", "name: run\n", Path(__file__).parents[2], **kwargs)
+
+
+def test_steps_and_episodes_come_back(tmp_path: Path) -> None:
+    folder = _open(tmp_path)
+    folder.write_step(1, {"reward": 0.5, "gap": float("nan")}, {"play": np.float32(1.5)})
+    folder.write_episodes(1, [_group()])
+    assert folder.steps() == [{"step": 1, "seconds": {"play": 1.5}, "reward": 0.5, "gap": "nan"}]
+    done, failed = folder.episodes()
+    assert done["turns"] == [{"text": "the réd circle", "tokens": 3, "complete": True, "version": 4, "frames": [7]}]
+    assert (done["end"], done["reward"], done["parts"], done["facts"]) == ("done", 1.5, {"format": 1.0}, {"frame": 7})
+    assert (failed["end"], failed["reward"], failed["error"]) == ("failed", None, "Traceback: engine died")
+
+
+def test_open_again_appends_and_repairs_the_cut_line(tmp_path: Path) -> None:
+    folder = _open(tmp_path)
+    folder.write_step(1, {"reward": 0.5}, {})
+    with folder.metrics_file.open("a") as out:
+        out.write('{"step": 2, "rew')
+    assert [line["step"] for line in folder.steps()] == [1]
+    again = _open(tmp_path)
+    again.write_step(2, {"reward": 0.7}, {})
+    assert [line["reward"] for line in again.steps()] == [0.5, 0.7]
+
+
+def test_killed_writer_leaves_whole_lines(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    code = (
+        "import sys, pathlib; from ray_jobs.run_folder import append\n"
+        "for step in range(10**9): append(pathlib.Path(sys.argv[1]), {'step': step, 'text': 'x' * 50000})"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", code, str(file)], cwd=Path(__file__).parents[2])
+    deadline = time.monotonic() + 30
+    while not (file.exists() and file.stat().st_size > 200_000) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    writer.kill()
+    writer.wait()
+    repair(file)
+    append(file, {"step": -1})
+    steps = [line["step"] for line in read_lines(file)]
+    assert steps == [*range(len(steps) - 1), -1] and len(steps) > 4
+
+
+def test_truncate_after_drops_later_steps(tmp_path: Path) -> None:
+    folder = _open(tmp_path)
+    for step in (1, 2, 3):
+        folder.write_step(step, {"reward": step}, {})
+        folder.write_episodes(step, [_group()])
+    folder.truncate_after(2)
+    assert [line["step"] for line in folder.steps()] == [1, 2]
+    assert {line["step"] for line in folder.episodes()} == {1, 2}
+
+
+def test_fresh_sets_the_old_folder_aside(tmp_path: Path) -> None:
+    _open(tmp_path).write_step(1, {"reward": 1.0}, {})
+    assert _open(tmp_path, fresh=True).steps() == []
+    assert len(RunFolder(tmp_path / "run.1").steps()) == 1
+
+
+def test_best_is_a_relative_link_that_moves_on(tmp_path: Path) -> None:
+    folder = _open(tmp_path)
+    for step in (1, 2):
+        (folder.checkpoints / f"step_{step}").mkdir()
+        folder.mark_best(folder.checkpoints / f"step_{step}")
+    moved = folder.path.rename(tmp_path / "moved")
+    assert (moved / "best").resolve() == (moved / "checkpoints" / "step_2").resolve()
+
+
+def test_environment_tells_versions_and_commit_but_no_host(tmp_path: Path) -> None:
+    environment = json.loads((_open(tmp_path).path / "environment.json").read_text())
+    assert environment["packages"]["torch"] and environment["packages"]["ray"]
+    assert set(environment) <= {"python", "system", "cpus", "packages", "commit", "dirty"}
+
+
+def test_summary(tmp_path: Path) -> None:
+    folder = _open(tmp_path)
+    assert folder.summary() is None
+    folder.write_summary({"steps": 3, "jf_after": np.float64(0.5)})
+    assert folder.summary() == {"steps": 3, "jf_after": 0.5}
