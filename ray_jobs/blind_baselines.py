@@ -1,0 +1,110 @@
+"""What can be had without reading the sentence: the floor that every learning figure is held against.
+
+    python -m ray_jobs.blind_baselines revseg_tiny [data.root=...]
+
+Blind keyframes (soft temporal reward, ReVSeg Eq. 7) and blind masks (J&F): an answer must beat the best of them
+before it shows any reasoning. A policy that collapses to one frame looks like learning without this table.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from configs.load import load as load_config
+from core.geometry import uniform_frames
+from core.masks import boxes_areas, decode
+from core.metrics import mean_j_and_f
+from core.types import Sample, Target
+from data.load import load as load_samples
+from ray_jobs.evaluate import truth_FHW
+from ray_jobs.session import prepare_data
+from rewards.temporal import keyframe_size
+
+CENTRE = 0.5  # side of the centre box, of the frame's
+
+
+def blind_jf(samples: Sequence[Sample]) -> dict[str, float]:
+    """Mean J&F in percent of answers that look at no sentence, over the samples."""
+    largest = _largest_targets(samples)
+    scores: dict[str, list[float]] = {"nothing": [], "centre box": [], "largest object": []}
+    for sample in samples:
+        truth = truth_FHW(sample)
+        guesses = {
+            "nothing": np.zeros_like(truth),
+            "centre box": _centre_FHW(truth.shape),
+            "largest object": truth_FHW(_only(sample, largest[sample.video.uid])),
+        }
+        for name, guess in guesses.items():
+            scores[name].append(100 * mean_j_and_f(guess, truth)[2])
+    return {name: float(np.mean(values)) for name, values in scores.items()}
+
+
+def blind_temporal(samples: Sequence[Sample], num_frames: int) -> dict[str, float]:
+    """Mean soft temporal reward of blind choices among `num_frames` uniformly sampled frames."""
+    reward_SF, visible_SF = [], []
+    for sample in samples:
+        frames = uniform_frames(sample.video.num_frames, num_frames)
+        boxes_F4, areas_F = boxes_areas(sample)
+        sides = boxes_F4[frames, 2:] - boxes_F4[frames, :2]
+        visible = torch.as_tensor(np.asarray(areas_F)[frames] > 0)
+        reward_SF.append(keyframe_size(torch.arange(len(frames)), visible, torch.as_tensor(sides.prod(1))).numpy())
+        visible_SF.append(visible.numpy())
+    reward, visible_share = np.stack(reward_SF), np.stack(visible_SF)
+    best = int(reward.mean(0).argmax())
+    random_visible = [r[v].mean() for r, v in zip(reward, visible_share, strict=True) if v.any()]
+    return {
+        "random frame": float(reward.mean()),
+        "middle frame": float(reward[:, reward.shape[1] // 2].mean()),
+        f"best constant frame ({best})": float(reward[:, best].mean()),
+        "random visible frame (needs the target)": float(np.mean(random_visible)),
+        "best frame (needs the target)": float(reward.max(1).mean()),
+        "share of frames in which the target is visible": float(visible_share.mean()),
+    }
+
+
+def _largest_targets(samples: Sequence[Sample]) -> dict[str, Target]:
+    """Of each video, the annotated object with the most pixels over all frames."""
+    largest: dict[str, tuple[int, Target]] = {}
+    for sample in samples:
+        for target in sample.targets:
+            pixels = sum(int(decode(rle).sum()) for rle in target.masks_F if rle is not None)
+            if pixels > largest.get(sample.video.uid, (-1, target))[0]:
+                largest[sample.video.uid] = (pixels, target)
+    nothing = Target("none", ())
+    return {s.video.uid: largest.get(s.video.uid, (0, nothing))[1] for s in samples}
+
+
+def _only(sample: Sample, target: Target) -> Sample:
+    return Sample(sample.uid, sample.video, sample.query, (target,))
+
+
+def _centre_FHW(shape: tuple[int, ...]) -> np.ndarray:
+    _, height, width = shape
+    mask = np.zeros(shape, bool)
+    top, left = round(height * (1 - CENTRE) / 2), round(width * (1 - CENTRE) / 2)
+    mask[:, top : height - top, left : width - left] = True
+    return mask
+
+
+def main(argv: Sequence[str]) -> None:
+    cfg = load_config(argv)
+    prepare_data(cfg)
+    num_frames = int(cfg.system.options.get("num_frames", 16))
+    for split in (cfg.data.train_split, cfg.data.eval_split, cfg.data.test_split):
+        samples = load_samples(cfg.data.format, cfg.data.root, split, cfg.data.no_target)
+        table = Table("blind guess", "value", title=f"{split}: {len(samples)} expressions")
+        for name, value in blind_temporal(samples, num_frames).items():
+            table.add_row(f"soft temporal reward, {name}", f"{value:.3f}")
+        for name, value in blind_jf(samples).items():
+            table.add_row(f"J&F, {name}", f"{value:.1f}")
+        Console().print(table)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,171 @@
+"""Evaluation: episodes -> masks by the segmenter -> J, F and J&F for each expression.
+
+The episodes are played by the same rollout actors as in training, with one episode (or `repeats`) an expression:
+there is no second inference path. `python -m ray_jobs.evaluate PRESET [policy.path=...]` prints the greedy table of
+the test split; `ray_jobs.train` calls `evaluate` before and after.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actors.reward import RewardPool
+from actors.rollout import RolloutPool
+from actors.segmenter import SegmenterPool
+from core.masks import decode
+from core.metrics import mean_j_and_f
+from core.types import Episode, Rle, Sample
+from ray_jobs.progress import Progress
+
+EVAL_STEP = -1  # seeds of evaluation episodes: never those of a training step
+
+
+@dataclass(frozen=True)
+class Result:
+    """One episode of one expression, measured."""
+
+    sample: Sample
+    episode: Episode
+    masks_F: tuple[Rle | None, ...]
+    j: float
+    f: float
+    reward: float
+    parts: dict[str, float]
+
+    @property
+    def jf(self) -> float:
+        return (self.j + self.f) / 2
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    results: tuple[Result, ...]
+
+    def per_expression(self, what: str) -> dict[str, float]:
+        """Mean of "jf", "j", "f" or "reward" over the repeats of each expression, in percent but for the reward."""
+        scale = 1.0 if what == "reward" else 100.0
+        values: dict[str, list[float]] = {}
+        for r in self.results:
+            values.setdefault(r.sample.uid, []).append(scale * getattr(r, what))
+        return {uid: float(np.mean(v)) for uid, v in values.items()}
+
+    def mean(self, what: str) -> float:
+        return float(np.mean(list(self.per_expression(what).values())))
+
+
+def paired_gain(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[float, float]:
+    """Mean difference over the expressions and its standard error, s / sqrt(n) of the paired differences."""
+    assert before.keys() == after.keys(), "paired evaluations must cover the same expressions"
+    differences = np.array([after[uid] - before[uid] for uid in before])
+    return float(differences.mean()), float(differences.std(ddof=1) / np.sqrt(len(differences)))
+
+
+def truth_FHW(sample: Sample) -> np.ndarray:
+    """Union of the targets' masks, (F, H, W) bool."""
+    truth = np.zeros((sample.video.num_frames, sample.video.height, sample.video.width), bool)
+    for target in sample.targets:
+        for frame, rle in enumerate(target.masks_F):
+            if rle is not None:
+                truth[frame] |= decode(rle)
+    return truth
+
+
+def to_masks_FHW(sample: Sample, rles_F: Sequence[Rle | None]) -> np.ndarray:
+    masks = np.zeros((sample.video.num_frames, sample.video.height, sample.video.width), bool)
+    for frame, rle in enumerate(rles_F):
+        if rle is not None:
+            masks[frame] = decode(rle)
+    return masks
+
+
+def evaluate(
+    samples: Sequence[Sample],
+    split: str,
+    rollouts: RolloutPool,
+    rewards: RewardPool,
+    segmenters: SegmenterPool,
+    progress: Progress,
+    *,
+    title: str,
+    temperature: float = 0.0,
+    repeats: int = 1,
+) -> Evaluation:
+    """Plays `repeats` episodes of each sample, makes their masks and measures them against the ground truth."""
+    played: list[tuple[Sample, tuple[Episode, ...], Any]] = []
+    with progress.phase(f"{title}: play", total=len(samples)) as phase:
+        for group in rollouts.play(samples, group_size=repeats, temperature=temperature, step=EVAL_STEP):
+            scoring = rewards.submit(split, group.sample.uid, group.episodes)
+            played.append((group.sample, group.episodes, scoring))
+            phase.advance(1)
+    order = {sample.uid: i for i, sample in enumerate(samples)}
+    played.sort(key=lambda item: order[item[0].uid])
+    jobs = [(sample.video, e.answer.prompts) for sample, episodes, _ in played for e in episodes]
+    with progress.phase(f"{title}: segment", total=1):
+        masks = iter(segmenters.segment(jobs))
+    results = []
+    for sample, episodes, scoring in played:
+        truth = truth_FHW(sample)
+        for episode, reward in zip(episodes, rewards.collect(scoring), strict=True):
+            rles_F = tuple(next(masks))
+            j, f, _ = mean_j_and_f(to_masks_FHW(sample, rles_F), truth)
+            total, parts = (reward.total, reward.parts) if reward else (0.0, {})
+            results.append(Result(sample, episode, rles_F, j, f, total, parts))
+    return Evaluation(tuple(results))
+
+
+def write(folder: Path, evaluation: Evaluation, extra: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Writes summary.json and per_expression.csv into `folder`; returns the summary."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kinds = sorted({r.sample.kind for r in evaluation.results})
+    summary: dict[str, Any] = {
+        "expressions": len(evaluation.per_expression("jf")),
+        "J": evaluation.mean("j"),
+        "F": evaluation.mean("f"),
+        "J&F": evaluation.mean("jf"),
+        "reward": evaluation.mean("reward"),
+        "J&F_by_kind": {k: 100 * float(np.mean([r.jf for r in evaluation.results if r.sample.kind == k])) for k in kinds},
+        "ends": {e: sum(r.episode.end.value == e for r in evaluation.results) for e in _ends(evaluation)},
+    } | (extra or {})
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    with open(folder / "per_expression.csv", "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["uid", "kind", "query", "J", "F", "J&F", "reward", "end", "answer"])
+        for r in evaluation.results:
+            row = [r.sample.uid, r.sample.kind, r.sample.query, f"{r.j:.4f}", f"{r.f:.4f}", f"{r.jf:.4f}"]
+            table.writerow([*row, f"{r.reward:.4f}", r.episode.end.value, json.dumps(r.episode.answer.facts)])
+    return summary
+
+
+def _ends(evaluation: Evaluation) -> list[str]:
+    return sorted({r.episode.end.value for r in evaluation.results})
+
+
+def best_and_worst(evaluation: Evaluation, count: int) -> list[Result]:
+    """`count` of the best and `count` of the worst results, of distinct expressions."""
+    ranked = sorted({r.sample.uid: r for r in evaluation.results}.values(), key=lambda r: -r.jf)
+    return ranked[:count] + ranked[max(count, len(ranked) - count) :]
+
+
+def main(argv: Sequence[str]) -> None:
+    from ray_jobs.session import Session  # starts Ray: not needed by those who import the functions above
+
+    with Session.open(argv) as session:
+        evaluation = session.evaluate(session.cfg.data.test_split, "evaluate")
+        folder = session.run.evaluation / "alone"
+        summary = write(folder, evaluation)
+        overlays = session.overlays(folder, evaluation)
+        rows = [[name, f"{summary[name]:.3f}"] for name in ("J", "F", "J&F", "reward")]
+        session.progress.table(f"{summary['expressions']} expressions, greedy", rows)
+        session.progress.note(f"per expression: {folder / 'per_expression.csv'}; overlay video: {overlays[0]}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

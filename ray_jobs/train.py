@@ -1,0 +1,252 @@
+"""GRPO, one step top to bottom: play, score, judge, learn, publish, record.
+
+    python -m ray_jobs.train revseg_tiny learner.lr=1e-4 rollout.workers=2
+
+`train` evaluates, runs the steps, evaluates again, and prints what changed. It knows no system by name: the system
+is what `system.name` says, and masks are made only where evaluation needs them.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actors.learner import LearnerPool
+from cluster.start import actor_env
+from configs.schema import Config
+from core.grpo import group_advantages
+from core.types import End, Group, Sample
+from ray_jobs import checkpoint
+from ray_jobs.blind_baselines import blind_jf
+from ray_jobs.evaluate import Evaluation, paired_gain, write
+from ray_jobs.session import Session
+
+
+@dataclass
+class Clock:
+    """Wall seconds of the stages of a step; what overlaps is counted where the driver waited."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _last: float = field(default_factory=time.monotonic)
+
+    def lap(self, stage: str) -> None:
+        now = time.monotonic()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now
+
+
+def samples_of_step(samples: Sequence[Sample], step: int, count: int, seed: int) -> list[Sample]:
+    """The `count` prompts of step `step` (from 1): epochs are reshuffled, and the position follows from the step."""
+    picked, position = [], (step - 1) * count
+    for i in range(position, position + count):
+        epoch, place = divmod(i, len(samples))
+        order = np.random.default_rng([seed, epoch]).permutation(len(samples))
+        picked.append(samples[order[place]])
+    return picked
+
+
+def train_step(session: Session, learner: LearnerPool, samples_P: list[Sample], step: int) -> dict[str, float]:
+    """One GRPO step on P prompts; returns its metrics and writes them to the run folder."""
+    cfg, clock = session.cfg, Clock()
+    # 1 play: G episodes of each prompt; groups arrive as they finish, in any order
+    # 2 mask: nothing to do, no reward of this system needs a mask
+    # 3 score: each group as soon as it is there, while others still decode
+    scored = []
+    for group in session.rollouts.play(samples_P, cfg.rollout.group_size, cfg.rollout.temperature, step):
+        scored.append((group, session.rewards.submit(cfg.data.train_split, group.sample.uid, group.episodes)))
+    clock.lap("play")
+    scored.sort(key=lambda pair: pair[0].index)  # the order of arrival must not change the update
+    rewards_P = [session.rewards.collect(scoring) for _, scoring in scored]
+    clock.lap("score")
+    # 4 judge: advantages relative to the group
+    groups = [
+        Group(g.sample.uid, g.episodes, r, group_advantages(r, cfg.grpo.advantage_std, cfg.grpo.advantage_eps))
+        for (g, _), r in zip(scored, rewards_P, strict=True)
+    ]
+    stop_on_failures(cfg, groups)
+    # 5 learn: whole groups; pixels go from the rollout actors to the learners by reference
+    update = learner.learn(groups, [g.media for g, _ in scored])
+    clock.lap("learn")
+    # 6 publish: the next step plays with the new weights
+    session.rollouts.take(learner.publish(step))
+    clock.lap("publish")
+    metrics = group_metrics(groups) | update.metrics | {"loss": update.loss, "grad_norm": update.grad_norm}
+    metrics["tokens_per_second"] = metrics["completion_tokens"] / clock.seconds["play"]
+    session.run.write_step(step, metrics, clock.seconds)
+    session.run.write_episodes(step, groups)
+    session.mlflow.metrics(step, metrics | {f"seconds/{k}": v for k, v in clock.seconds.items()})
+    session.progress.step(step, metrics, clock.seconds)
+    stop_on_gap(cfg, metrics)
+    return metrics
+
+
+def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """Means over the episodes of a step: reward and parts, lengths, ends."""
+    episodes = [e for g in groups for e in g.episodes]
+    rewards = [r for g in groups for r in g.rewards if r is not None]
+    parts = {name for r in rewards for name in r.parts}
+    metrics = {"reward": float(np.mean([r.total for r in rewards]))}
+    metrics |= {f"reward/{name}": float(np.mean([r.parts.get(name, 0.0) for r in rewards])) for name in sorted(parts)}
+    metrics |= {f"end/{end.value}": sum(e.end is end for e in episodes) / len(episodes) for end in End}
+    metrics["turns"] = float(np.mean([len(e.turns) for e in episodes]))
+    metrics["completion_tokens"] = float(sum(len(t.completion_ids) for e in episodes for t in e.turns))
+    metrics["failed_episodes"] = float(sum(e.end is End.FAILED for e in episodes))
+    metrics["zero_variance_groups"] = float(sum(not g.informative for g in groups))
+    return metrics
+
+
+def stop_on_failures(cfg: Config, groups: Sequence[Group]) -> None:
+    failed = [e for g in groups for e in g.episodes if e.end is End.FAILED]
+    total = sum(len(g.episodes) for g in groups)
+    if len(failed) > cfg.rollout.max_failed_share * total:
+        raise RuntimeError(
+            f"{len(failed)} of {total} episodes failed, more than rollout.max_failed_share="
+            f"{cfg.rollout.max_failed_share:g}. The first one:\n{failed[0].error}"
+        )
+
+
+def stop_on_gap(cfg: Config, metrics: dict[str, float]) -> None:
+    """The trace contract: the learner must see what the engine saw."""
+    if metrics.get("logprob_gap_mean", 0.0) > cfg.train.max_logprob_gap:
+        raise RuntimeError(
+            f"mean |log-prob gap| between engine and learner is {metrics['logprob_gap_mean']:.2e}, above "
+            f"train.max_logprob_gap={cfg.train.max_logprob_gap:g}: they do not see the same tokens, images or weights"
+        )
+
+
+def save(session: Session, learner: LearnerPool, step: int, state: dict[str, Any]) -> Path:
+    with session.progress.phase(f"checkpoint step_{step}"):
+        return checkpoint.save(session.run.checkpoints, step, learner.save, state)
+
+
+def measure(session: Session, title: str) -> dict[str, Evaluation]:
+    """The table's two rows: greedy, and sampled at the training temperature with fixed seeds."""
+    cfg = session.cfg
+    sampled = session.evaluate(cfg.data.test_split, f"{title}, sampled", 1.0, cfg.train.sampled_repeats)
+    greedy = session.evaluate(cfg.data.test_split, f"{title}, greedy")
+    return {"greedy": greedy, "sampled": sampled}
+
+
+def train(argv: Sequence[str]) -> dict[str, Any]:
+    """Trains as the configuration says; returns what it wrote to summary.json."""
+    with Session.open(argv) as session:
+        cfg, run = session.cfg, session.run
+        resume_from = checkpoint.find(run.checkpoints, cfg.train.resume)
+        first_rollout = session.rollouts and time.monotonic() - session.began
+        state: dict[str, Any] = {"step": 0, "before": None, "start_seconds": first_rollout}
+        train_samples = session.split(cfg.data.train_split)
+        before = measure(session, "before") if resume_from is None else None
+        with session.progress.phase("start: learners"):
+            learner = LearnerPool(cfg, actor_env(cfg))
+        if resume_from is not None:
+            state = checkpoint.read_state(resume_from)
+            learner.load(resume_from)
+            run.truncate_after(state["step"])
+            checkpoint.set_aside(run.checkpoints, state["step"])
+            session.rollouts.take(learner.publish(state["step"]))
+            session.progress.note(f"resumed from {resume_from}")
+        else:
+            assert before is not None
+            state["before"] = {k: values(e) for k, e in before.items()}
+            for k, e in before.items():
+                write(run.evaluation_folder(0) / k, e)
+        for step in range(state["step"] + 1, cfg.train.steps + 1):
+            samples_P = samples_of_step(train_samples, step, cfg.rollout.prompts_per_step, cfg.seed)
+            train_step(session, learner, samples_P, step)
+            state["step"] = step
+            if step == cfg.train.steps or (cfg.train.checkpoint_every and step % cfg.train.checkpoint_every == 0):
+                save(session, learner, step, state)
+        weights = learner.publish(cfg.train.steps)
+        learner.close()
+        after = measure(session, "after")
+        return finish(session, state, after, weights.checksum)
+
+
+def values(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """Per-expression values that the paired table needs, JSON-able: they travel in the checkpoint's state."""
+    return {what: evaluation.per_expression(what) for what in ("jf", "reward")}
+
+
+def finish(session: Session, state: dict[str, Any], after: dict[str, Evaluation], weights_hash: str) -> dict[str, Any]:
+    """Writes evaluation folders, overlays and summary.json, and shows the final table."""
+    cfg, run = session.cfg, session.run
+    folder = run.evaluation_folder(cfg.train.steps)
+    for name, evaluation in after.items():
+        write(folder / name, evaluation)
+    overlays = session.overlays(folder, after["greedy"])
+    blind = blind_jf(session.test_samples(cfg.data.test_split))
+    summary = summarise(session, state, {k: values(e) for k, e in after.items()}, max(blind.values()), weights_hash)
+    run.write_summary(summary)
+    session.mlflow.metrics(cfg.train.steps, {k: v for k, v in summary.items() if isinstance(v, float)})
+    session.progress.table("before and after, held-out test split", table_rows(state["before"], after, blind))
+    session.progress.note(f"overlay video: {overlays[0]}")
+    if cfg.tracking.mlflow_uri:
+        session.progress.note(f"compare runs: mlflow ui --backend-store-uri {cfg.tracking.mlflow_uri}")
+    return summary
+
+
+def summarise(
+    session: Session, state: dict[str, Any], after: dict[str, Any], blind: float, weights_hash: str
+) -> dict[str, Any]:
+    """summary.json of the run; every figure is of this run."""
+    cfg, before, steps = session.cfg, state["before"], session.run.steps()
+    seconds: dict[str, float] = {"start": state["start_seconds"], "mask": 0.0}
+    for line in steps:
+        for stage, spent in line["seconds"].items():
+            seconds[stage] = seconds.get(stage, 0.0) + spent
+    mean = {
+        f"{prefix}{what}_{when}": float(np.mean(list(table[how][what].values())))
+        for how, prefix in (("greedy", ""), ("sampled", "sampled_"))
+        for what in ("jf", "reward")
+        for when, table in (("before", before), ("after", after))
+    }
+    tokens = sum(line["completion_tokens"] for line in steps)
+    return mean | {
+        "system": cfg.system.name,
+        "steps": cfg.train.steps,
+        "seed": cfg.seed,
+        "reward_first": steps[0]["reward"],
+        "reward_last": steps[-1]["reward"],
+        "blind_jf": blind,
+        "paired": {f"{how}_{what}": gain(before[how][what], after[how][what]) for how in after for what in after[how]},
+        "logprob_gap_mean": float(np.mean([line["logprob_gap_mean"] for line in steps])),
+        "logprob_gap_max": max(line["logprob_gap_max"] for line in steps),
+        "groups": len(steps) * cfg.rollout.prompts_per_step,
+        "failed_episodes": int(sum(line["failed_episodes"] for line in steps)),
+        "seconds": seconds,
+        "tokens_per_second": tokens / max(seconds.get("play", 0.0), 1e-9),
+        "weights_sha256": weights_hash,
+    }
+
+
+def gain(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    mean, error = paired_gain(before, after)
+    return {"mean": mean, "standard_error": error}
+
+
+def table_rows(before: dict[str, Any], after: dict[str, Evaluation], blind: dict[str, float]) -> list[list[str]]:
+    rows = [["", "before", "after", "gain ± paired s.e."]]
+    for how, what in (("sampled", "reward"), ("sampled", "jf"), ("greedy", "reward"), ("greedy", "jf")):
+        b, a = before[how][what], after[how].per_expression(what)
+        mean, error = paired_gain(b, a)
+        label = f"{how} {'J&F' if what == 'jf' else what}"
+        rows.append([label, f"{np.mean(list(b.values())):.3f}", f"{np.mean(list(a.values())):.3f}",
+                     f"{mean:+.3f} ± {error:.3f}"])  # fmt: skip
+    return rows + [[f"blind J&F: {name}", f"{jf:.3f}", "", ""] for name, jf in blind.items()]
+
+
+def main() -> None:
+    try:
+        train(sys.argv[1:])
+    except ValueError as error:  # a user's mistake: one clear line; anything else is ours and keeps its traceback
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
