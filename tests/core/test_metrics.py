@@ -1,0 +1,108 @@
+"""J and F against a slow reference written from the definitions of the DAVIS benchmark (davis2017/metrics.py)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from core import metrics
+
+
+def reference_boundary(mask_HW: np.ndarray) -> np.ndarray:
+    """_seg2bmap: a pixel is a boundary if it differs from its east, south or south-east neighbour."""
+    height, width = mask_HW.shape
+    edge_HW = np.zeros((height, width), dtype=bool)
+    for y in range(height):
+        for x in range(width):
+            south, east = min(y + 1, height - 1), min(x + 1, width - 1)
+            neighbours = [mask_HW[y, east], mask_HW[south, x], mask_HW[south, east]]
+            edge_HW[y, x] = any(bool(value) != bool(mask_HW[y, x]) for value in neighbours)
+    return edge_HW
+
+
+def within(edge_HW: np.ndarray, other_HW: np.ndarray, radius: int) -> int:
+    """How many boundary pixels lie within `radius` of one of the other boundary."""
+    a_N2, b_M2 = np.argwhere(edge_HW), np.argwhere(other_HW)
+    distances_NM = ((a_N2[:, None] - b_M2[None]) ** 2).sum(-1)
+    return int((distances_NM <= radius**2).any(1).sum())
+
+
+def reference(pred_HW: np.ndarray, gt_HW: np.ndarray) -> tuple[float, float]:
+    inter, union = (pred_HW & gt_HW).sum(), (pred_HW | gt_HW).sum()
+    j = 1.0 if union == 0 else inter / union
+    radius = int(np.ceil(0.008 * np.linalg.norm(pred_HW.shape)))
+    pred_edge, gt_edge = reference_boundary(pred_HW), reference_boundary(gt_HW)
+    if not pred_edge.any() and not gt_edge.any():
+        precision, recall = 1.0, 1.0
+    elif not pred_edge.any():
+        precision, recall = 1.0, 0.0
+    elif not gt_edge.any():
+        precision, recall = 0.0, 1.0
+    else:
+        precision = within(pred_edge, gt_edge, radius) / float(pred_edge.sum())
+        recall = within(gt_edge, pred_edge, radius) / float(gt_edge.sum())
+    f = 0.0 if precision + recall == 0 else 2 * precision * recall / (precision + recall)
+    return float(j), float(f)
+
+
+def random_mask(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Empty, full, a rectangle (often at a border), an ellipse, or noise."""
+    kind = rng.integers(6)
+    mask_HW = np.zeros((height, width), dtype=bool)
+    y, x = np.mgrid[:height, :width]
+    if kind == 1:
+        mask_HW[:] = True
+    elif kind == 2:
+        (y0, y1), (x0, x1) = np.sort(rng.integers(0, height + 1, 2)), np.sort(rng.integers(0, width + 1, 2))
+        mask_HW[y0:y1, x0:x1] = True
+    elif kind in (3, 4):
+        cy, cx, ry, rx = rng.uniform(0, height), rng.uniform(0, width), *rng.uniform(1, 15, 2)
+        mask_HW = ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 <= 1
+    elif kind == 5:
+        mask_HW = rng.random((height, width)) < rng.choice([0.001, 0.02, 0.5])
+    return mask_HW
+
+
+def test_equal_to_the_definitions_to_the_last_bit() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(250):
+        height, width = (int(v) for v in rng.integers(1, 40, 2))
+        gt_HW = random_mask(rng, height, width)
+        near = np.roll(gt_HW, tuple(rng.integers(-2, 3, 2)), (0, 1))  # overlapping pairs, where F is neither 0 nor 1
+        pred_HW = near if rng.random() < 0.5 else random_mask(rng, height, width)
+        j_F, f_F = metrics.j_and_f(pred_HW[None], gt_HW[None])
+        assert (j_F[0], f_F[0]) == reference(pred_HW, gt_HW), (height, width)
+
+
+def test_larger_image_with_a_wider_tolerance() -> None:
+    y, x = np.mgrid[:150, :260]
+    for cx, cy, r in ((60, 50, 20), (5, 140, 30), (255, 4, 12)):
+        gt_HW = (x - cx) ** 2 + (y - cy) ** 2 <= r * r
+        pred_HW = (x - cx - 4) ** 2 + (y - cy + 2) ** 2 <= (r + 1) ** 2
+        j_F, f_F = metrics.j_and_f(pred_HW[None], gt_HW[None])
+        assert (j_F[0], f_F[0]) == reference(pred_HW, gt_HW)
+        assert 0.0 < f_F[0] < 1.0 and 0.5 < j_F[0] < 1.0
+
+
+def test_empty_and_full_frames() -> None:
+    empty, full, one = np.zeros((3, 9, 9), bool)
+    full, one = np.ones((9, 9), bool), one.copy()
+    one[4, 4] = True
+    pred_FHW, gt_FHW = np.stack([empty, one, empty, full, full]), np.stack([empty, empty, one, full, empty])
+    assert metrics.jaccard(pred_FHW, gt_FHW).tolist() == [1, 0, 0, 1, 0]
+    assert metrics.boundary_f(pred_FHW, gt_FHW).tolist() == [1, 0, 0, 1, 1]  # a full frame has no boundary
+    j, f, jf = metrics.mean_j_and_f(pred_FHW, gt_FHW)
+    assert (j, f, jf) == pytest.approx((0.4, 0.6, 0.5))
+
+
+def test_values_above_one_count_once() -> None:
+    rng = np.random.default_rng(1)
+    pred_FHW, gt_FHW = rng.random((2, 3, 20, 20)) < 0.3
+    expected = metrics.j_and_f(pred_FHW, gt_FHW)
+    scaled = metrics.j_and_f(pred_FHW.astype(np.uint8) * 255, gt_FHW.astype(np.int64) * 512)
+    assert np.array_equal(expected, scaled)
+
+
+def test_wrong_size_is_an_error_not_a_resize() -> None:
+    with pytest.raises(ValueError, match=r"\(2, 4, 5\).*\(2, 5, 4\).*resize"):
+        metrics.jaccard(np.zeros((2, 4, 5)), np.zeros((2, 5, 4)))
