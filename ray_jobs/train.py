@@ -20,7 +20,7 @@ import numpy as np
 from actors.learner import LearnerPool
 from cluster.start import actor_env
 from configs.schema import Config
-from core.grpo import group_advantages
+from core.grpo import judge
 from core.types import End, Group, Sample
 from ray_jobs import checkpoint
 from ray_jobs.blind_baselines import blind_jf
@@ -66,7 +66,7 @@ def train_step(session: Session, learner: LearnerPool, samples_P: list[Sample], 
     clock.lap("score")
     # 4 judge: advantages relative to the group
     groups = [
-        Group(g.sample.uid, g.episodes, r, group_advantages(r, cfg.grpo.advantage_std, cfg.grpo.advantage_eps))
+        judge(Group(g.sample.uid, g.episodes, r), std=cfg.grpo.advantage_std, eps=cfg.grpo.advantage_eps)
         for (g, _), r in zip(scored, rewards_P, strict=True)
     ]
     stop_on_failures(cfg, groups)
