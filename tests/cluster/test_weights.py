@@ -1,0 +1,53 @@
+"""Weights published as versions arrive bit for bit, and damage is noticed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import ray
+import torch
+
+from cluster.weights import checksum, fetch, flatten, publish, unflatten
+
+
+def state() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "a.weight": torch.randn(3, 5, generator=generator).to(torch.bfloat16),  # 30 bytes: the next must be aligned
+        "b.bias": torch.randn(7, generator=generator),
+        "c.transposed": torch.randn(4, 6, generator=generator).T,
+        "d.scalar": torch.tensor(3, dtype=torch.int64),
+        "e.empty": torch.zeros(0, 4),
+    }
+
+
+def test_flatten_unflatten_bit_equal() -> None:
+    names, dtypes, shapes, flat = flatten(state())
+    back = dict(unflatten(torch.from_numpy(flat), names, dtypes, shapes))
+    assert list(back) == list(state())
+    for name, tensor in state().items():
+        assert back[name].dtype == tensor.dtype and torch.equal(back[name], tensor)
+
+
+def test_wrong_size_is_refused() -> None:
+    names, dtypes, shapes, flat = flatten(state())
+    with pytest.raises(ValueError, match="bytes where"):
+        list(unflatten(torch.from_numpy(flat[:-64].copy()), names, dtypes, shapes))
+
+
+def test_checksum_sees_one_bit() -> None:
+    flat = flatten(state())[3]
+    before = checksum(flat)
+    flat[40] ^= 1
+    assert checksum(flat) != before
+
+
+def test_publish_fetch_and_damage(ray_env: dict[str, str]) -> None:
+    weights = publish(3, state())
+    back = dict(unflatten(torch.from_numpy(fetch(weights).copy()), weights.names, weights.dtypes, weights.shapes))
+    assert torch.equal(back["c.transposed"], state()["c.transposed"])
+    damaged = fetch(weights).copy()
+    damaged[0] ^= 1
+    with pytest.raises(ValueError, match="version 3 are damaged"):
+        fetch(dataclasses.replace(weights, payload=ray.put(damaged)))
