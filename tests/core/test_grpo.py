@@ -1,0 +1,127 @@
+"""GRPO mathematics against references written straight from the formulas, in float64."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from core import grpo
+from core.types import End, Episode, Group, Reward, Turn
+
+
+def turn(tokens: int, trainable: bool = True) -> Turn:
+    return Turn((1,), (2,) * tokens, (-1.0,) * tokens, "", (), True, 0, trainable)
+
+
+def group(rewards, lengths=None, ends=None) -> Group:
+    lengths = lengths or [[3]] * len(rewards)
+    ends = ends or [End.DONE] * len(rewards)
+    episodes = [Episode("s", tuple(turn(n) for n in ns), end) for ns, end in zip(lengths, ends, strict=True)]
+    return Group("s", tuple(episodes), tuple(rewards))
+
+
+def test_advantages_are_standardised_with_the_unbiased_deviation():
+    returns = [2.4, 0.25, 1.0, -0.5]
+    expected = (np.array(returns) - np.mean(returns)) / (np.std(returns, ddof=1) + 1e-6)
+    np.testing.assert_allclose(grpo.normalise(returns, std=True, eps=1e-6), expected, rtol=1e-12)
+    biased = (np.array(returns) - np.mean(returns)) / (np.std(returns) + 1e-6)
+    np.testing.assert_allclose(grpo.normalise(returns, std=True, eps=1e-6, unbiased=False), biased, rtol=1e-12)
+    np.testing.assert_allclose(grpo.normalise(returns, std=False, eps=1e-6), returns - np.mean(returns), rtol=1e-12)
+
+
+def test_failed_episodes_leave_the_baseline_alone():
+    with_failure = grpo.normalise([1.0, None, 3.0, 2.0], std=True, eps=1e-6)
+    assert with_failure[1] == 0.0
+    np.testing.assert_allclose(
+        [with_failure[0], *with_failure[2:]], grpo.normalise([1.0, 3.0, 2.0], std=True, eps=1e-6)
+    )
+
+
+@pytest.mark.parametrize("returns", [[0.7] * 4, [0.1 + 0.2, 0.3], [1.0, None], [None, None], []])
+def test_equal_returns_carry_no_gradient(returns):
+    assert grpo.normalise(returns, std=True, eps=1e-6) == (0.0,) * len(returns)
+
+
+def test_judge_fills_the_advantages_of_a_group():
+    judged = grpo.judge(group([Reward(2.4, {}), Reward(0.25, {})]))
+    np.testing.assert_allclose(judged.advantages_G, [2**-0.5, -(2**-0.5)], rtol=1e-5)
+    assert judged.informative and not group([None, None]).informative
+
+
+def test_turn_credit_counts_only_what_comes_after():
+    rewards = [Reward(3.0, {}, (1.0, 2.0)), Reward(0.5, {}, (0.5,)), Reward(4.0, {}, (0.0, 4.0)), None]
+    found = grpo.turn_advantages(rewards, [2, 1, 2, 0], std=True, eps=1e-6)
+    first = grpo.normalise([3.0, 0.5, 4.0], std=True, eps=1e-6)  # the whole return
+    second = grpo.normalise([2.0, 4.0], std=True, eps=1e-6)  # only the second turn's own
+    assert found == [(first[0], second[0]), (first[1],), (first[2], second[1]), ()]
+
+
+def test_credit_is_the_same_for_all_turns_unless_asked():
+    judged = grpo.judge(group([Reward(3.0, {}, (1.0, 2.0)), Reward(0.5, {}, (0.5,))], [[3, 2], [4]]))
+    a = judged.advantages_G
+    assert grpo.credit(judged, per_turn=False, std=True, eps=1e-6) == [(a[0], a[0]), (a[1],)]
+    assert grpo.credit(judged, per_turn=True, std=True, eps=1e-6) == [(a[0], 0.0), (a[1],)]
+    with pytest.raises(ValueError, match="judge"):
+        grpo.credit(group([Reward(1.0, {})]), per_turn=False, std=True, eps=1e-6)
+
+
+def test_trained_tokens_leave_out_failures_and_frozen_turns():
+    episodes = (
+        Episode("s", (turn(3), turn(4)), End.DONE),
+        Episode("s", (turn(5, trainable=False), turn(2)), End.DONE),
+        Episode("s", (turn(9),), End.FAILED),
+    )
+    assert grpo.trained_tokens(Group("s", episodes)) == [7, 2, 0]
+
+
+def test_token_weights_give_the_named_means():
+    counts, values = [3, 0, 5], np.random.default_rng(0).normal(size=(3, 8))
+    losses = [values[i, :n] for i, n in enumerate(counts)]
+
+    def total(aggregation):
+        weights = grpo.token_weights(counts, aggregation, max_tokens=10)
+        return sum(w * x.sum() for w, x in zip(weights, losses, strict=True))
+
+    assert total("token_mean") == pytest.approx(np.concatenate(losses).mean(), rel=1e-12)
+    assert total("sequence_mean") == pytest.approx((losses[0].mean() + losses[2].mean()) / 2, rel=1e-12)
+    assert total("dr_grpo") == pytest.approx((losses[0].sum() + losses[2].sum()) / 2 / 10, rel=1e-12)
+    with pytest.raises(ValueError, match="token_mean, sequence_mean, dr_grpo"):
+        grpo.token_weights(counts, "mean", max_tokens=10)
+
+
+def test_policy_loss_matches_the_formula_and_loses_its_gradient_where_clipped():
+    rng = torch.Generator().manual_seed(0)
+    old = -torch.rand(200, generator=rng, dtype=torch.float64)
+    new = (old + 0.5 * torch.randn(200, generator=rng, dtype=torch.float64)).requires_grad_()
+    advantage = torch.randn(200, generator=rng, dtype=torch.float64)
+    loss, ratio, clipped = grpo.policy_loss(new, old, advantage, clip_low=0.2, clip_high=0.28)
+    for i in range(200):
+        r, a = math.exp(new[i].item() - old[i].item()), advantage[i].item()
+        assert loss[i].item() == pytest.approx(-min(r * a, min(max(r, 0.8), 1.28) * a), rel=1e-12)
+        assert bool(clipped[i]) == ((a > 0 and r > 1.28) or (a < 0 and r < 0.8))
+    (gradient,) = torch.autograd.grad(loss.sum(), new)
+    assert 20 < clipped.sum() < 180
+    assert torch.equal(gradient == 0, clipped)
+    torch.testing.assert_close(gradient[~clipped], (-ratio * advantage)[~clipped].detach())
+
+
+def test_kl_estimators_agree_with_the_exact_divergence():
+    rng = torch.Generator().manual_seed(1)
+    p = torch.randn(7, generator=rng, dtype=torch.float64).log_softmax(0)
+    q = torch.randn(7, generator=rng, dtype=torch.float64).log_softmax(0)
+    exact = (p.exp() * (p - q)).sum()
+    for estimator in ("k1", "k3"):  # unbiased under p
+        torch.testing.assert_close((p.exp() * grpo.kl(p, q, estimator)).sum(), exact)
+    torch.testing.assert_close(grpo.kl(p, q, "k2"), (p - q) ** 2 / 2)
+    assert (grpo.kl(p, q, "k3") >= 0).all() and (grpo.kl(p, p, "k3") == 0).all()
+    with pytest.raises(ValueError, match="k1, k2, k3"):
+        grpo.kl(p, q, "k4")
+
+
+def test_importance_weights_are_truncated_and_detached():
+    old = torch.tensor([-1.0, -1.0, -1.0], dtype=torch.float64, requires_grad=True)
+    engine = torch.tensor([-1.5, -3.0, -0.5], dtype=torch.float64)
+    weights = grpo.importance_weights(old, engine, 2.0)
+    np.testing.assert_allclose(weights.numpy(), [math.exp(0.5), 2.0, math.exp(-0.5)])
+    assert not weights.requires_grad

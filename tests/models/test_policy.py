@@ -1,0 +1,185 @@
+"""Tree rows against the plain way: one padded row for each episode, the model's own positions, masks and log-probs."""
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText
+
+from core import batch, grpo
+from core.types import End
+from models.policy import Pixels, Policy
+from tests.models.tiny_qwen import ALLOWED, ID, VOCABULARY, build, random_group
+
+LAYOUT = batch.ImageLayout(ID["<|image_pad|>"], 28)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def folder(request, tmp_path_factory):
+    return build(tmp_path_factory.mktemp("qwen"), tie=request.param)
+
+
+def rows_and_media(seeds, budget=10**6, **kwargs):
+    forest, media, groups, first = [], {}, [], 0
+    for i, seed in enumerate(seeds):
+        group, table = random_group(seed, **kwargs)
+        credit = grpo.credit(group, per_turn=False, std=True, eps=1e-6)
+        forest += batch.trees(group, i, credit, [1.0] * len(group.episodes), first)
+        first += len(group.episodes)
+        media |= table
+        groups.append(group)
+    return batch.rows_of_ranks(forest, 1, budget, LAYOUT)[0], media, groups
+
+
+def run(policy, pixels, row, media, temperature=1.0):
+    return policy(row, *pixels([media[d] for d in row.images]), temperature)
+
+
+def reference(model, pixels, groups, media, temperature=1.0, banned=None):
+    """(logprob, entropy) by (episode, token), one row for each episode through transformers' ordinary forward."""
+    found, number = {}, 0
+    for group in groups:
+        for episode in group.episodes:
+            ids, trained, shown = [], [], []
+            for turn in episode.turns:
+                ids += turn.prompt_ids
+                shown += [media[m.digest] for m in turn.media]
+                trained += range(len(ids), len(ids) + len(turn.completion_ids))
+                ids += turn.completion_ids
+            ids_1T = torch.tensor([ids])
+            patches, grid = pixels(shown)
+            types = (ids_1T == ID["<|image_pad|>"]).int()
+            out = model(input_ids=ids_1T, pixel_values=patches, image_grid_thw=grid, mm_token_type_ids=types)
+            logits = out.logits[0] / temperature
+            if banned is not None:
+                logits[:, banned] = -torch.inf
+            logprobs_TV = logits.log_softmax(-1)
+            for k, t in enumerate(trained):
+                p = logprobs_TV[t - 1]
+                allowed = p[torch.isfinite(p)]
+                found[number, k] = (p[ids[t]], -(allowed.exp() * allowed).sum())
+            number += 1
+    return found
+
+
+def in_row_order(rows_out, rows, found):
+    """Our (logprob_N, entropy_N) and the reference's, aligned."""
+    ours, theirs = [], []
+    for (logprob_N, entropy_N), row in zip(rows_out, rows, strict=True):
+        seen: dict[int, int] = {}
+        for i, e in enumerate(row.episode_N.tolist()):
+            k = seen.get(e, 0)
+            seen[e] = k + 1
+            ours.append(torch.stack([logprob_N[i], entropy_N[i]]))
+            theirs.append(torch.stack(found[e, k]))
+    return torch.stack(ours), torch.stack(theirs)
+
+
+def plain(folder):
+    return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).train()
+
+
+def relative(ours, theirs):
+    a, b = dict(ours.named_parameters()), dict(theirs.named_parameters())
+    assert {n for n, p in a.items() if p.grad is not None} == {n for n, p in b.items() if p.grad is not None}
+    difference = sum(float((a[n].grad - b[n].grad).double().pow(2).sum()) for n in b if b[n].grad is not None)
+    return (difference / sum(float(p.grad.double().pow(2).sum()) for p in b.values() if p.grad is not None)) ** 0.5
+
+
+def banned_ids():
+    return sorted(set(range(VOCABULARY)) - set(ALLOWED))
+
+
+@pytest.mark.parametrize(
+    "seeds, budget, checkpointing",
+    [((0,), 10**6, False), ((0, 1, 2), 10**6, False), ((0, 1), 120, False), ((0, 1), 10**6, True)],
+    ids=["one group", "three packed", "split by branches", "checkpointing"],
+)
+def test_tree_rows_equal_rows_of_episodes(folder, seeds, budget, checkpointing):
+    pixels = Pixels(folder)
+    policy = Policy(folder, allowed_ids=ALLOWED, gradient_checkpointing=checkpointing, chunk=7)
+    rows, media, groups = rows_and_media(seeds, budget)
+    model = plain(folder)
+    theirs_by_token = reference(model, pixels, groups, media, 0.8, banned_ids())
+    outputs = [run(policy, pixels, row, media, 0.8) for row in rows]
+    ours, theirs = in_row_order(outputs, rows, theirs_by_token)
+    assert len(ours) == sum(sum(grpo.trained_tokens(g)) for g in groups)
+    assert theirs[:, 0].std() > 0.5 and (ours - theirs).abs().max() <= 1e-5
+    signs = torch.linspace(-1, 1, len(ours))[torch.randperm(len(ours), generator=torch.Generator().manual_seed(0))]
+    (ours * torch.stack([signs, 0.1 * signs.flip(0)], 1)).sum().backward()
+    (theirs * torch.stack([signs, 0.1 * signs.flip(0)], 1)).sum().backward()
+    assert relative(policy.vlm, model) <= 1e-5
+
+
+def test_siblings_are_invisible_and_the_test_would_notice(folder):
+    """Negative control: with one branch's segment joined to its sibling's, the log-probs move."""
+    rows, media, _ = rows_and_media((0,))
+    policy, pixels = Policy(folder, allowed_ids=ALLOWED), Pixels(folder)
+    (p0, p1, spans), row = rows[0].segments[0], rows[0]
+    joined = dataclasses.replace(row, segments=((p0, p1, ((spans[0][0], spans[1][1]), *spans[2:])),))
+    with torch.no_grad():
+        gap = (run(policy, pixels, row, media)[0] - run(policy, pixels, joined, media)[0]).abs()
+    second = torch.tensor(row.episode_N == row.episode_N.max() - 2)
+    assert gap[second].max() > 1e-2 and gap[torch.tensor(row.episode_N == 0)].max() == 0
+
+
+def test_positions_equal_the_models_own(folder):
+    model = plain(folder)
+    group, _ = random_group(5, frames=3)
+    for episode in group.episodes:
+        ids = [i for t in episode.turns for i in (*t.prompt_ids, *t.completion_ids)]
+        media = [m for t in episode.turns for m in t.media]
+        grid = torch.tensor([[1, m.view.height // 14, m.view.width // 14] for m in media])
+        ids_1T = torch.tensor([ids])
+        theirs = model.model.get_rope_index(ids_1T, (ids_1T == LAYOUT.token_id).int(), image_grid_thw=grid)[0][:, 0]
+        ours = batch.mrope_positions(ids, [LAYOUT.grid(m) for m in media], LAYOUT.token_id)
+        np.testing.assert_array_equal(ours, theirs.numpy())
+
+
+def test_the_layout_is_read_from_the_model(folder):
+    assert Policy(folder, allowed_ids=ALLOWED).layout == LAYOUT
+
+
+def test_a_trained_token_outside_the_allowed_ids_is_an_error(folder):
+    rows, media, _ = rows_and_media((0,))
+    policy = Policy(folder, allowed_ids=range(20))
+    with pytest.raises(ValueError, match="not in allowed_ids"):
+        run(policy, Pixels(folder), rows[0], media)
+
+
+def test_frozen_vision_gets_no_gradient(folder):
+    rows, media, _ = rows_and_media((0,))
+    policy = Policy(folder, allowed_ids=ALLOWED, freeze_vision=True)
+    run(policy, Pixels(folder), rows[0], media)[0].sum().backward()
+    grads = {n: p.grad for n, p in policy.vlm.named_parameters()}
+    assert all(g is None for n, g in grads.items() if "visual" in n)
+    assert any(g is not None for g in grads.values())
+
+
+def test_an_image_the_processor_would_resize_is_an_error(folder):
+    with pytest.raises(ValueError, match="resized"):
+        Pixels(folder)([np.zeros((50, 84, 3), np.uint8)])
+
+
+def test_text_without_images_needs_no_vision(folder):
+    group, _ = random_group(0, frames=0, second_turns=False)
+    (tree,) = batch.trees(group, 0, [(0.0,)] * 4, [1.0] * 4, 0)
+    row = batch.build_row([tree], LAYOUT)
+    policy, pixels = Policy(folder, allowed_ids=range(VOCABULARY)), Pixels(folder)
+    assert group.episodes[0].end is End.DONE
+    ours, theirs = in_row_order([run(policy, pixels, row, {})], [row], _text_reference(folder, group))
+    assert (ours - theirs).abs().max() <= 1e-5
+
+
+def _text_reference(folder, group):
+    found, model = {}, copy.deepcopy(plain(folder))
+    for e, episode in enumerate(group.episodes):
+        (turn,) = episode.turns
+        ids = torch.tensor([[*turn.prompt_ids, *turn.completion_ids]])
+        logprobs_TV = model(input_ids=ids).logits[0].log_softmax(-1)
+        for k, token in enumerate(turn.completion_ids):
+            p = logprobs_TV[len(turn.prompt_ids) + k - 1]
+            found[e, k] = (p[token], -(p.exp() * p).sum())
+    return found
