@@ -38,15 +38,15 @@ class MlflowWriter:
 
     def __init__(
         self,
-        folder: Path,
         uri: str,
-        experiment: str = "rayvos",
-        name: str = "",
+        experiment: str,
+        name: str,
+        folder: Path,
         params: Mapping[str, Any] | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
         self._outbox, self._state_file = folder / OUTBOX, folder / STATE
-        self._uri, self._experiment, self._name = uri, experiment, name or folder.name
+        self._uri, self._experiment, self._name = uri, experiment, name
         self._params, self._say = dict(params or {}), say
         self._client: Any = None
         self._run_id = ""
@@ -57,10 +57,9 @@ class MlflowWriter:
             self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
             self._thread.start()
 
-    def step(self, step: int, metrics: Mapping[str, float], seconds: Mapping[str, float] | None = None) -> None:
-        """Metrics of one step; seconds become `seconds/<phase>`. Returns at once."""
-        values = {**metrics, **{f"seconds/{k}": v for k, v in (seconds or {}).items()}}
-        self._put({"step": step, "time_ms": int(time.time() * 1000), "metrics": values})
+    def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Points at one step; returns at once. Values that are no finite numbers stay in the outbox only."""
+        self._put({"step": step, "time_ms": int(time.time() * 1000), "metrics": dict(metrics)})
 
     def tags(self, tags: Mapping[str, Any]) -> None:
         self._put({"tags": {k: str(v) for k, v in tags.items()}})

@@ -42,9 +42,9 @@ def _free_port() -> int:
 
 def test_sqlite_gets_metrics_params_tags_and_the_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    writer = MlflowWriter(tmp_path, uri, "tests", "mine", {f"key.{i}": i for i in range(150)})
+    writer = MlflowWriter(uri, "tests", "mine", tmp_path, {f"key.{i}": i for i in range(150)})
     for step in range(3):
-        writer.step(step, {"reward": step / 2, "J&F": 40.0, "gap": float("nan")}, {"play": 1.5})
+        writer.metrics(step, {"reward": step / 2, "J&F": 40.0, "gap": float("nan"), "seconds/play": 1.5})
     writer.tags({"best": 2})
     assert writer.close(60)
     assert _points(uri, tmp_path, "reward") == [(0, 0.0), (1, 0.5), (2, 1.0)]
@@ -57,10 +57,10 @@ def test_sqlite_gets_metrics_params_tags_and_the_end(tmp_path: Path, capfd: pyte
 
 
 def test_a_step_never_waits_for_mlflow(tmp_path: Path) -> None:
-    writer = MlflowWriter(tmp_path, f"http://127.0.0.1:{_free_port()}", say=lambda text: None)
+    writer = MlflowWriter(f"http://127.0.0.1:{_free_port()}", "tests", "mine", tmp_path, say=lambda text: None)
     start = time.monotonic()
     for step in range(100):
-        writer.step(step, {"reward": 1.0})
+        writer.metrics(step, {"reward": 1.0})
     assert time.monotonic() - start < 2.0
     start = time.monotonic()
     assert not writer.close(1.0) and time.monotonic() - start < 3.0
@@ -70,17 +70,17 @@ def test_a_later_process_goes_on_in_the_same_run(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     code = (
         "import os, signal, sys, pathlib; from ray_jobs.mlflow_writer import MlflowWriter\n"
-        "w = MlflowWriter(pathlib.Path(sys.argv[1]), sys.argv[2])\n"
-        "w.step(1, {'reward': 1.0})\n"
+        "w = MlflowWriter(sys.argv[2], 'tests', 'mine', pathlib.Path(sys.argv[1]))\n"
+        "w.metrics(1, {'reward': 1.0})\n"
         "while not w.delivered(): pass\n"
-        "w.step(2, {'reward': 2.0}); os.kill(os.getpid(), signal.SIGKILL)"
+        "w.metrics(2, {'reward': 2.0}); os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path), uri], cwd=Path(__file__).parents[2])
     with (tmp_path / "mlflow_outbox.jsonl").open("a") as out:
         out.write('{"step": 3, "time')  # what a kill in the middle of a line leaves
     run_id = json.loads((tmp_path / "mlflow.json").read_text())[uri]["run_id"]
-    writer = MlflowWriter(tmp_path, uri)
-    writer.step(3, {"reward": 3.0})
+    writer = MlflowWriter(uri, "tests", "mine", tmp_path)
+    writer.metrics(3, {"reward": 3.0})
     assert writer.close(60)
     assert _points(uri, tmp_path, "reward") == [(1, 1.0), (2, 2.0), (3, 3.0)]
     assert json.loads((tmp_path / "mlflow.json").read_text())[uri]["run_id"] == run_id
@@ -89,22 +89,22 @@ def test_a_later_process_goes_on_in_the_same_run(tmp_path: Path) -> None:
 def test_sending_twice_changes_nothing(tmp_path: Path) -> None:
     """A kill between MLflow's answer and our note of it makes us send again."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    writer = MlflowWriter(tmp_path, uri)
-    writer.step(1, {"reward": 1.0})
+    writer = MlflowWriter(uri, "tests", "mine", tmp_path)
+    writer.metrics(1, {"reward": 1.0})
     assert writer.close(60)
     states = json.loads((tmp_path / "mlflow.json").read_text())
     states[uri]["sent"] = 0
     (tmp_path / "mlflow.json").write_text(json.dumps(states))
-    assert MlflowWriter(tmp_path, uri).close(60)
+    assert MlflowWriter(uri, "tests", "mine", tmp_path).close(60)
     assert _points(uri, tmp_path, "reward") == [(1, 1.0)]
 
 
 def test_a_refused_record_does_not_hold_up_the_others(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     said: list[str] = []
-    writer = MlflowWriter(tmp_path, uri, say=said.append)
-    writer.step(1, {"x" * 2000: 1.0})
-    writer.step(2, {"reward": 2.0})
+    writer = MlflowWriter(uri, "tests", "mine", tmp_path, say=said.append)
+    writer.metrics(1, {"x" * 2000: 1.0})
+    writer.metrics(2, {"reward": 2.0})
     assert writer.close(60)
     assert _points(uri, tmp_path, "reward") == [(2, 2.0)]
     assert len(said) == 1 and "refuses a record" in said[0]
@@ -115,8 +115,8 @@ def test_mlflow_that_lost_the_run_gets_the_whole_history(tmp_path: Path, loss: s
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{tmp_path}/one.db"
-    writer = MlflowWriter(tmp_path, uri)
-    writer.step(1, {"reward": 1.0})
+    writer = MlflowWriter(uri, "tests", "mine", tmp_path)
+    writer.metrics(1, {"reward": 1.0})
     assert writer.close(60)
     states = json.loads((tmp_path / "mlflow.json").read_text())
     if loss == "another database":
@@ -125,15 +125,15 @@ def test_mlflow_that_lost_the_run_gets_the_whole_history(tmp_path: Path, loss: s
         (tmp_path / "mlflow.json").write_text(json.dumps({uri: {**states[uri], "run_id": "0" * 32}}))
     else:
         MlflowClient(uri).delete_run(states[uri]["run_id"])
-    writer = MlflowWriter(tmp_path, uri)
-    writer.step(2, {"reward": 2.0})
+    writer = MlflowWriter(uri, "tests", "mine", tmp_path)
+    writer.metrics(2, {"reward": 2.0})
     assert writer.close(60)
     assert _points(uri, tmp_path, "reward") == [(1, 1.0), (2, 2.0)]
 
 
 def test_without_a_uri_nothing_happens(tmp_path: Path) -> None:
-    writer = MlflowWriter(tmp_path, "")
-    writer.step(1, {"reward": 1.0})
+    writer = MlflowWriter("", "tests", "mine", tmp_path)
+    writer.metrics(1, {"reward": 1.0})
     assert writer.close() and list(tmp_path.iterdir()) == []
 
 
@@ -142,23 +142,23 @@ def test_an_outage_of_a_real_server(tmp_path: Path) -> None:
     port = _free_port()
     uri, database = f"http://127.0.0.1:{port}", f"sqlite:///{tmp_path}/server.db"
     said: list[str] = []
-    writer = MlflowWriter(tmp_path, uri, say=said.append)
-    writer.step(1, {"reward": 1.0})
+    writer = MlflowWriter(uri, "tests", "mine", tmp_path, say=said.append)
+    writer.metrics(1, {"reward": 1.0})
     _wait(lambda: len(said) == 1, 30)
     assert "does not answer" in said[0] and not writer.delivered()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     with (tmp_path / "server.log").open("w") as log:
         server = subprocess.Popen([*command, "--backend-store-uri", database], stdout=log, stderr=log, cwd=tmp_path)
     try:
-        writer.step(2, {"reward": 2.0})
+        writer.metrics(2, {"reward": 2.0})
         _wait(writer.delivered, 90)
         assert _points(uri, tmp_path, "reward") == [(1, 1.0), (2, 2.0)]
         assert "answers again" in said[-1]
     finally:
         server.terminate()
         server.wait(20)
-    writer.step(3, {"reward": 3.0})
+    writer.metrics(3, {"reward": 3.0})
     assert not writer.close(3)
-    again = MlflowWriter(tmp_path, database)  # another address: it gets the history from the start
+    again = MlflowWriter(database, "tests", "mine", tmp_path)  # another address: it gets the history from the start
     assert again.close(60)
     assert _points(database, tmp_path, "reward") == [(1, 1.0), (2, 2.0), (3, 3.0)]
