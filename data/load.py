@@ -1,0 +1,32 @@
+"""Loads a split of any data set format that there is a reader for. A new format is a new reader and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from core.types import Sample
+from data import mevis
+
+READERS: dict[str, Callable[[Path, str], list[Sample]]] = {"mevis": mevis.read}
+NO_TARGET = ("skip", "keep")
+
+
+def load(format: str, root: str, split: str, no_target: str = "skip") -> list[Sample]:
+    """The samples of a split (`data.format`, `data.root`, a split's name, `data.no_target`).
+
+    A relative root is one of the current directory. `no_target` "skip" leaves out samples without a target; it is a
+    ValueError if none are left, as in a split whose ground truth is not public.
+    """
+    if format not in READERS:
+        raise ValueError(f"data.format: unknown format {format!r}; known: {', '.join(READERS)}")
+    if no_target not in NO_TARGET:
+        raise ValueError(f"data.no_target: {no_target!r} is not one of {', '.join(NO_TARGET)}")
+    samples = READERS[format](Path(root).resolve(), split)
+    kept = [sample for sample in samples if sample.targets or no_target == "keep"]
+    if not kept:
+        raise ValueError(
+            f"{Path(root) / split}: no sample to use: {len(samples)} expressions, none with a target; "
+            "data.no_target=keep keeps those without"
+        )
+    return kept
