@@ -1,0 +1,125 @@
+"""The display: plain lines in a log, a live screen on a (real, pseudo-) terminal, never wider than it."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from ray_jobs.progress import BARS, Progress, duration, sparkline
+
+METRICS = {"reward": 1.25, "reward/format": 1.0, "reward/temporal": 0.25, "logprob_gap_mean": 2e-6, "loss": 0.1}
+SECONDS = {"play": 1.5, "learn": 2.0}
+
+
+def _run(progress: Progress) -> None:
+    with progress:
+        with progress.phase("before: play", total=2) as phase:
+            phase.advance(2)
+        for step in range(1, 4):
+            with progress.phase("play", total=1):
+                progress.step(step, METRICS, SECONDS)
+        progress.note("[note] stays")
+        progress.table("result", [["", "before", "after"], ["J&F", "1.0", "2.0"]])
+
+
+def test_a_log_gets_one_line_a_step_and_one_a_phase(capsys: pytest.CaptureFixture[str]) -> None:
+    _run(Progress.open(10, "my title"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "my title"
+    assert lines[1].startswith("✓ before: play 0.0 s")
+    assert lines[2].startswith("step  1/10  reward 1.250 (format 1.00 temporal 0.25)  gap 2.0e-06  3.5 s")
+    assert [line.split()[1] for line in lines[2:5]] == ["1/10", "2/10", "3/10"]
+    assert lines[5] == "[note] stays"
+    assert "│ J&F │    1.0 │   2.0 │" in lines[-2]
+
+
+def test_a_failing_phase_is_named_and_the_error_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ZeroDivisionError), Progress.open(10, "t") as progress, progress.phase("learn"):
+        raise ZeroDivisionError
+    assert "✗ learn failed after" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_screen_fits_and_shows_the_last_steps(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    progress = Progress(100, "title", console, live=False)
+    for step in range(1, 21):
+        progress.step(step, {**METRICS, "reward": step / 10}, SECONDS)
+    with progress.phase("learn", total=4) as phase:
+        phase.advance(3)
+        console.print(progress.screen())
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    text = "\n".join(lines)
+    assert max(map(len, lines)) <= width and "…" not in text
+    assert "step 20 of 100" in text and "3/4" in text and "2.000" in text and "1.200" not in text
+    assert ("play" in text) == (width > 60)  # columns that do not fit are left out whole
+
+
+CODE = """
+from tests.ray_jobs.test_progress import _run
+from ray_jobs.progress import Progress
+_run(Progress.open(10, "my title"))
+"""
+
+
+def test_on_a_terminal_it_is_live_and_leaves_the_cursor_as_it_was() -> None:
+    pid, terminal = pty.fork()
+    if pid == 0:  # the child: its standard streams are a terminal now
+        os.chdir(Path(__file__).parents[2])
+        os.environ["TERM"] = "xterm"
+        os.execv(sys.executable, [sys.executable, "-c", CODE])
+    shown = b""
+    try:
+        while chunk := os.read(terminal, 65536):
+            shown += chunk
+    except OSError:
+        pass  # how Linux says that the other end of a terminal is closed
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    text = shown.decode()
+    assert text.count("\x1b[?25l") >= 1 and text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l")
+    assert "step \x1b[1m3\x1b[0m of 10" in text and "[note] stays" in text
+    assert text.rfind("╭─") < text.rfind("J&F")  # the final table stands below the live part
+
+
+def test_it_may_be_called_from_any_thread(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress.open(10, "t") as progress:
+        threads = [threading.Thread(target=progress.note, args=(f"note {i}",)) for i in range(20)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+    assert sorted(capsys.readouterr().out.splitlines()[1:]) == sorted(f"note {i}" for i in range(20))
+
+
+def test_remaining_counts_steps_not_calls() -> None:
+    progress = Progress(100, "t", Console(file=io.StringIO()), live=False)
+    assert progress.remaining() is None
+    progress.step(51, METRICS, SECONDS)  # resumed: step 51 is the first one seen
+    assert progress.remaining() == pytest.approx(49 * 3.5)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), max_size=200), st.integers(1, 60))
+def test_sparkline(values: list[float], width: int) -> None:
+    line = sparkline(values, width)
+    assert len(line) == min(width, len(values)) and set(line) <= set(BARS)
+
+
+def test_sparkline_goes_from_lowest_to_highest() -> None:
+    assert sparkline([1, 2, 3], 10) == "▁▅█"
+    assert sparkline([1, 1, 3, 3], 2) == "▁█"
+    assert sparkline([2, 2], 10) == "▁▁"
+
+
+@pytest.mark.parametrize("seconds, text", [(-1, "0.0 s"), (4.2, "4.2 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")])
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
