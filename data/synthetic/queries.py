@@ -79,7 +79,7 @@ def sentences() -> list[str]:
     """Text that holds every word of every query and thought: for training a tokenizer."""
     names = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
     deeds = [*MOTIONS, "keeps growing", "keeps shrinking", *_ORDERS, *_SIZES]
-    lines = [f"the {name} {deed}" for name in names for deed in deeds]
+    lines = names + [f"the {name} {deed}" for name in names for deed in deeds]
     lines += [f"all shapes that {_plural(deed)}" for deed in (*MOTIONS, "keeps growing", "keeps shrinking")]
     lines += [f"the shape {relation} the {name}" for relation in _RELATIONS for name in names]
     lines += [f"the shape that hides the {name}; the {name} and the {name}; no {name}" for name in names]

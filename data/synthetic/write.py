@@ -1,0 +1,111 @@
+"""Synthetic videos on disk, in MeViS' own format, so that the ordinary reader reads them.
+
+    <root>/<split>/JPEGImages/<video>/00000.jpg ...     (or Videos/<video>.mp4)
+    <root>/<split>/meta_expressions.json                {"videos": {video: {"vid_id", "frames", "expressions"}}}
+    <root>/<split>/mask_dict.json                       {anno_id: [COCO run-length encoding or null, one a frame]}
+
+Beyond MeViS, an expression carries "kind", "thought", "names" and "description". Knows no system and no model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+from core.masks import encode
+from core.types import Rle
+from data.synthetic.queries import Query, description, pick_query, queries
+from data.synthetic.scene import NUM_FRAMES, Scene, scene
+
+FRAME_NAMES = tuple(f"{i:05d}" for i in range(NUM_FRAMES))
+
+
+def write_split(
+    root: Path, split: str, seed: int, num_videos: int, expressions_per_video: int, mp4: bool = False
+) -> None:
+    """Makes <root>/<split>; the same arguments make the same bytes, and no two splits share a scene's seed.
+
+    The folder appears under its name only when it is complete.
+
+    Raises:
+        ValueError: it is there already.
+    """
+    folder = Path(root) / split
+    if folder.exists():
+        raise ValueError(f"{folder} exists already; remove it, or choose another data.root or split")
+    part = folder.with_name(f".{split}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    videos: dict[str, Any] = {}
+    masks: dict[str, list[Rle | None]] = {}
+    seeds = np.random.SeedSequence([seed, *split.encode()]).spawn(num_videos)
+    for number, video_seed in enumerate(seeds):
+        rng, uid = np.random.default_rng(video_seed), f"{split}{number:05d}"
+        made = scene(rng)
+        _write_frames(part, uid, made, mp4)
+        first_anno = len(masks)
+        masks.update({str(first_anno + i): _masks(made, i) for i in range(len(made.things))})
+        videos[uid] = {
+            "vid_id": number,
+            "frames": list(FRAME_NAMES),
+            "expressions": _expressions(rng, made, expressions_per_video, first_anno),
+        }
+    (part / "meta_expressions.json").write_text(json.dumps({"videos": videos}, indent=1))
+    (part / "mask_dict.json").write_text(json.dumps(masks))
+    part.rename(folder)
+
+
+def _expressions(rng: np.random.Generator, made: Scene, count: int, first_anno: int) -> dict[str, Any]:
+    options, chosen = queries(made), list[Query]()
+    while len(chosen) < count:
+        query = pick_query(rng, options)
+        chosen.append(query)
+        options = [other for other in options if other.text != query.text]
+    return {str(i): _expression(made, query, first_anno) for i, query in enumerate(chosen)}
+
+
+def _expression(made: Scene, query: Query, first_anno: int) -> dict[str, Any]:
+    return {
+        "exp": query.text,
+        "obj_id": list(query.objects),
+        "anno_id": [first_anno + i for i in query.objects],
+        "kind": query.kind,
+        "thought": query.thought,
+        "names": [made.things[i].name for i in query.objects],
+        "description": description(made, query),
+    }
+
+
+def _masks(made: Scene, index: int) -> list[Rle | None]:
+    return [
+        encode(made.owner_FHW[frame] == index) if made.areas_OF[index, frame] else None for frame in range(NUM_FRAMES)
+    ]
+
+
+def _write_frames(part: Path, uid: str, made: Scene, mp4: bool) -> None:
+    if mp4:
+        (part / "Videos").mkdir(exist_ok=True)
+        _write_video(part / "Videos" / f"{uid}.mp4", made.frames_FHWC)
+        return
+    folder = part / "JPEGImages" / uid
+    folder.mkdir(parents=True)
+    for name, frame_HWC in zip(FRAME_NAMES, made.frames_FHWC, strict=True):
+        Image.fromarray(frame_HWC).save(folder / f"{name}.jpg", quality=95, subsampling=0)
+
+
+def _write_video(path: Path, frames_FHWC: np.ndarray) -> None:
+    """x264 with full colour resolution, all but lossless; one thread, so that the bytes repeat."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8, options={"crf": "4", "preset": "fast", "threads": "1"})
+        stream.height, stream.width = frames_FHWC.shape[1:3]
+        stream.pix_fmt = "yuv444p"
+        for frame_HWC in frames_FHWC:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")))
+        container.mux(stream.encode())

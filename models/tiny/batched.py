@@ -1,0 +1,124 @@
+"""Qwen2.5-VL's forward over whole batches, with the parameters of the Hugging Face module.
+
+The Hugging Face forward walks over images and packs rows; with images of one size and rows of one layout all of that
+is a few batched matrix products. Equal to it within rounding (tested). Knows no tokens' meaning and no data.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+Cache = list[tuple[torch.Tensor, torch.Tensor]]  # for each layer keys and values, (B, heads, T, head size)
+
+
+def _rms(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
+    return F.rms_norm(x, (x.shape[-1],), weight, eps)
+
+
+def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    half = x.shape[-1] // 2
+    return x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin
+
+
+class Batched(torch.nn.Module):
+    """Wraps (and shares) a `Qwen2_5_VLForConditionalGeneration` whose vision blocks all use full attention."""
+
+    def __init__(self, hf: Any) -> None:
+        super().__init__()
+        self.hf = hf
+        text, vision = hf.config.text_config, hf.config.vision_config
+        assert len(vision.fullatt_block_indexes) == vision.depth, "windowed vision attention is not implemented"
+        self.visual, self.decoder = hf.model.visual, hf.model.language_model
+        self.image_id = hf.config.image_token_id
+        self.num_vision_heads = vision.num_heads
+        self.vision_size = vision.hidden_size // vision.num_heads
+        self.num_heads, self.num_kv = text.num_attention_heads, text.num_key_value_heads
+        self.head_size = text.hidden_size // text.num_attention_heads
+        self.eps = text.rms_norm_eps
+        rope = text.rope_parameters
+        steps = torch.arange(0, self.head_size, 2).float() / self.head_size
+        self.register_buffer("inverse_D", rope["rope_theta"] ** -steps, persistent=False)
+        axis = [i for i, n in enumerate(rope["mrope_section"]) for _ in range(n)]
+        self.register_buffer("axis_D", torch.tensor(axis), persistent=False)
+
+    def see(self, images_NHWC: torch.Tensor) -> torch.Tensor:
+        """Square uint8 RGB images, sides a multiple of 28 -> image tokens (N, tokens, D)."""
+        n, side = images_NHWC.shape[:2]
+        grid = side // 14
+        x = images_NHWC.float() / 127.5 - 1
+        x = x.view(n, grid // 2, 2, 14, grid // 2, 2, 14, 3).permute(0, 1, 4, 2, 5, 7, 3, 6).reshape(n, grid * grid, -1)
+        patch = self.visual.patch_embed.proj.weight.sum(2)  # a still image fills both temporal halves of a patch
+        x = F.linear(x, patch.reshape(patch.shape[0], -1)).float()  # the residual stays fp32 under autocast
+        cos, sin = self._vision_angles(grid, x.device)
+        for block in self.visual.blocks:
+            h = block.attn.qkv(_rms(x, block.norm1.weight))
+            q, k, v = h.view(n, grid * grid, 3, self.num_vision_heads, -1).permute(2, 0, 3, 1, 4)
+            o = F.scaled_dot_product_attention(_rotate(q, cos, sin), _rotate(k, cos, sin), v)
+            x = x + block.attn.proj(o.transpose(1, 2).reshape(n, grid * grid, -1))
+            h = _rms(x, block.norm2.weight)
+            x = x + block.mlp.down_proj(F.silu(block.mlp.gate_proj(h)) * block.mlp.up_proj(h))
+        x = _rms(x, self.visual.merger.ln_q.weight).reshape(n, grid * grid // 4, -1)
+        return self.visual.merger.mlp(x)
+
+    def _vision_angles(self, grid: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        steps = torch.arange(0, self.vision_size // 2, 2, device=device).float() / (self.vision_size // 2)
+        at = torch.arange(grid, device=device)
+        rows, columns = (  # patches come in 2 x 2 blocks, which the merger joins
+            a.reshape(grid // 2, 2, grid // 2, 2).permute(0, 2, 1, 3).reshape(-1, 1)
+            for a in (at[:, None].expand(grid, grid), at[None].expand(grid, grid))
+        )
+        angles = torch.cat([rows * 10000**-steps, columns * 10000**-steps], -1).repeat(1, 2)
+        return angles.cos(), angles.sin()
+
+    def embed(self, ids_BT: torch.Tensor, images_ND: torch.Tensor) -> torch.Tensor:
+        """Token embeddings, with `images_ND` in place of the image tokens, in order."""
+        x = self.decoder.embed_tokens(ids_BT)
+        return x.masked_scatter((ids_BT == self.image_id)[..., None], images_ND.to(x.dtype))
+
+    def read(
+        self, x_BTD: torch.Tensor, positions_BT3: torch.Tensor, past: Cache | None = None, tap: int = -1
+    ) -> tuple[torch.Tensor, Cache, torch.Tensor | None]:
+        """Causal decoder. `past` is seen by every row; its rows are those of `x`, or one for each of several rows.
+
+        Returns:
+            last hidden states (normed), keys and values of each layer, and the hidden states after layer `tap`.
+        """
+        b, t = x_BTD.shape[:2]
+        angles = (positions_BT3.float()[..., self.axis_D] * self.inverse_D).repeat(1, 1, 2)[:, None]
+        cos, sin = angles.cos(), angles.sin()
+        seen = None
+        if past is not None:
+            own = torch.ones(t, t, dtype=torch.bool, device=x_BTD.device).tril()
+            seen = torch.cat([own.new_ones(t, past[0][0].shape[2]), own], 1)
+        cache: Cache = []
+        tapped = None
+        x = x_BTD
+        for index, layer in enumerate(self.decoder.layers):
+            attention, h = layer.self_attn, _rms(x, layer.input_layernorm.weight, self.eps)
+            q, k, v = (
+                project(h).view(b, t, -1, self.head_size).transpose(1, 2)
+                for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+            )
+            q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+            k, v = (y.repeat_interleave(self.num_heads // self.num_kv, 1) for y in (k, v))
+            cache.append((k, v))
+            if past is not None:
+                k, v = (torch.cat([_rows(p.to(y.dtype), b), y], 2) for p, y in zip(past[index], (k, v), strict=True))
+            o = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None)
+            x = x + attention.o_proj(o.transpose(1, 2).reshape(b, t, -1))
+            h = _rms(x, layer.post_attention_layernorm.weight, self.eps)
+            x = x + layer.mlp.down_proj(F.silu(layer.mlp.gate_proj(h)) * layer.mlp.up_proj(h))
+            tapped = x if index == tap else tapped
+        return _rms(x, self.decoder.norm.weight, self.eps), cache, tapped
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return F.linear(hidden, self.hf.lm_head.weight)
+
+
+def _rows(past: torch.Tensor, rows: int) -> torch.Tensor:
+    """(B, h, T, d) -> (rows, h, T, d), each row of the past for rows / B neighbouring rows."""
+    b = past.shape[0]
+    return past if b == rows else past[:, None].expand(b, rows // b, *past.shape[1:]).flatten(0, 1)

@@ -1,0 +1,316 @@
+"""Lessons for the tiny foundation: scenes with dialogues about them, as fixed-size arrays made by worker processes.
+
+A lesson is one scene: its sampled frames (a prefix that all its dialogues share, the same tokens in every lesson),
+`QUERIES` two-turn dialogues that continue the prefix, and as many grounding dialogues about one keyframe each.
+A dialogue's keyframe is drawn UNIFORMLY from the sampled frames that show the target, and its label is that uniform
+distribution: the foundation learns when the target can be seen, and not which of those frames is best, which is what
+reinforcement learning is for. Numpy and the tokenizer only: workers are forked before any GPU is touched.
+"""
+
+from __future__ import annotations
+
+import mmap
+import multiprocessing as mp
+import queue
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from core.types import View
+from data.synthetic.queries import Query, description, pick_query, queries
+from data.synthetic.scene import COLOURS, MOTIONS, NUM_FRAMES, SHAPES, SIDE, TRENDS, Scene, scene
+from models.dialogue import Dialogue
+
+SHOWN, SMALL = 16, 84  # frames shown in the first turn, and their side in pixels
+SAMPLED = np.round(np.linspace(0, NUM_FRAMES - 1, SHOWN)).astype(np.int64)
+QUERIES = 5  # dialogues of a lesson
+CHUNK = 16  # lessons that travel together
+GROUNDED = 3  # turns of a grounding dialogue
+DIALOGUE, GROUND = 109, 104  # tokens; prefix + dialogue is then a multiple of 16, which attention kernels like
+MIX = {"look": 0.10, "motion": 0.23, "order": 0.23, "size": 0.16, "relation": 0.13, "hiding": 0.05, "several": 0.13}
+# Weights of a completion's tokens in the loss. Punctuation is learned within seconds, names decide.
+FORMAT, NAME, THOUGHT, COORDINATE = 0.3, 1.0, 4.0, 1.0
+
+_COLOUR_INDEX = {name: i for i, name in enumerate(COLOURS)}
+LAYOUT: dict[str, tuple[tuple[int, ...], type]] = {
+    "small": ((SHOWN, SMALL, SMALL, 3), np.uint8),
+    "keys": ((QUERIES, SIDE, SIDE, 3), np.uint8),
+    "key_frame": ((QUERIES,), np.int64),  # index into the shown frames
+    "box": ((SHOWN, len(COLOURS), 4), np.float32),  # of the thing of a colour, as a share of the side
+    "visible": ((SHOWN, len(COLOURS)), np.bool_),
+    "traits": ((len(COLOURS), 3), np.int64),  # shape, motion, trend; -1: no such colour in the scene
+    "ids": ((QUERIES, DIALOGUE), np.int64),
+    "positions": ((QUERIES, DIALOGUE, 3), np.int64),
+    "weight": ((QUERIES, DIALOGUE), np.float32),  # of predicting the token at this place
+    "value": ((QUERIES, DIALOGUE), np.int64),  # of a coordinate token; -1 elsewhere
+    "frame_at": ((QUERIES,), np.int64),  # place of the frame number token; 0: unused dialogue
+    "frame_share": ((QUERIES, SHOWN), np.float32),
+    "ground_ids": ((QUERIES, GROUND), np.int64),
+    "ground_positions": ((QUERIES, GROUND, 3), np.int64),
+    "ground_weight": ((QUERIES, GROUND), np.float32),
+    "ground_value": ((QUERIES, GROUND), np.int64),
+}
+
+
+@dataclass
+class Script:
+    """A dialogue under construction: ids with M-RoPE positions, loss weights and coordinate values."""
+
+    ids: list[int]
+    positions: list[tuple[int, int, int]]
+    weights: list[float]
+    values: list[int]
+    at: int  # next position
+
+    def say(self, ids: list[int], weight: float = 0.0, value: int = -1) -> None:
+        for token in ids:
+            self.ids.append(token)
+            self.positions.append((self.at, self.at, self.at))
+            self.weights.append(weight)
+            self.values.append(value)
+            self.at += 1
+
+    def show(self, image_id: int, grid: int) -> None:
+        """An image of grid x grid tokens; the text after it continues at its largest position plus one."""
+        self.ids += [image_id] * (grid * grid)
+        self.positions += [(self.at, self.at + r, self.at + c) for r in range(grid) for c in range(grid)]
+        self.weights += [0.0] * (grid * grid)
+        self.values += [-1] * (grid * grid)
+        self.at += grid
+
+
+class Teacher:
+    """Writes dialogues in ids, in exactly the layout of `models.dialogue`, with what it needs tokenised once."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.dialogue = Dialogue(tokenizer)
+        self.known: dict[str, list[int]] = {}
+        d = self.dialogue
+        self.numbers = [self._number(i) for i in range(SIDE + 1)]
+        self.start, self.end, self.image_id = d.id_of("<|im_start|>"), d.end_id, d.image_id
+        self.look, self.looked = d.id_of("<|vision_start|>"), d.id_of("<|vision_end|>")
+        self.opening = [self.start, *self.text("user\n")]
+        self.reopening = [*self.text("\n"), *self.opening]
+        self.turn = [self.end, *self.text("\n"), self.start, *self.text("assistant\n")]
+        self.prefix = self._prefix()
+
+    def _number(self, value: int) -> int:
+        ids = self.text(str(value))
+        assert len(ids) == 1, f"{value} is not one token"
+        return ids[0]
+
+    def text(self, text: str) -> list[int]:
+        if text not in self.known:
+            self.known[text] = self.dialogue.text(text)
+        return self.known[text]
+
+    def _script(self, at: int = 0) -> Script:
+        return Script([], [], [], [], at)
+
+    def _prefix(self) -> Script:
+        made = self._script()
+        made.say(self.opening)
+        for i in range(SHOWN):
+            made.say([self.numbers[i], self.look])
+            made.show(self.image_id, SMALL // 28)
+            made.say([self.looked])
+        view = View(0, SMALL, SMALL)
+        content = [piece for i in range(SHOWN) for piece in (str(i), view)]
+        whole = self.dialogue.user(content, first=True, expanded=True)
+        assert whole == made.ids + self.turn, "layout differs from models.dialogue"
+        return made
+
+    def ask(self, text: str) -> Script:
+        """The dialogue after the prefix, up to the first answer."""
+        made = self._script(self.prefix.at)
+        made.say([*self.text(f" Find {text}."), *self.turn])
+        return made
+
+    def point(self, made: Script, name: str) -> None:
+        """The second question, after the first answer."""
+        made.say(self.reopening)
+        self._keyframe(made)
+        made.say([*self.text(f"Locate the {name}."), *self.turn])
+
+    def _keyframe(self, made: Script) -> None:
+        made.say([self.look])
+        made.show(self.image_id, SIDE // 28)
+        made.say([self.looked])
+
+    def _first_answer(self, made: Script, thought: str, frame: int, name: str) -> int:
+        made.say(self.text("<think>"), FORMAT)
+        made.say(self.text(thought), THOUGHT)
+        made.say([*self.text("</think><answer>"), *self.text('[{"frame_idx": ')], FORMAT)
+        place = len(made.ids)
+        made.say([self.numbers[frame]])  # its loss is the soft label's
+        made.say(self.text(', "object description": "'), FORMAT)
+        made.say(self.text(name), NAME)
+        made.say([*self.text('"}]</answer>'), self.end], FORMAT)
+        return place
+
+    def _box_answer(self, made: Script, box: np.ndarray, name: str) -> None:
+        made.say(self.text('<answer>[{"bbox_2d":['), FORMAT)
+        for i, value in enumerate(np.round(box).astype(int).tolist()):
+            if i:
+                made.say(self.text(","), FORMAT)
+            made.say([self.numbers[value]], COORDINATE, value)
+        made.say(self.text('],"label":"'), FORMAT)
+        made.say(self.text(name), FORMAT)
+        made.say([*self.text('"}]</answer>'), self.end], FORMAT)
+
+    def two_turns(self, query: Query, name: str, frame: int, box: np.ndarray) -> tuple[Script, int]:
+        made = self.ask(query.text)
+        place = self._first_answer(made, query.thought, frame, name)
+        self.point(made, name)
+        self._box_answer(made, box, name)
+        return made, place
+
+    def grounding(self, names_boxes: list[tuple[str, np.ndarray]]) -> Script:
+        made = self._script()
+        for i, (name, box) in enumerate(names_boxes):
+            if i == 0:
+                made.say(self.opening)
+                self._keyframe(made)
+            else:
+                made.say(self.reopening)
+            made.say([*self.text(f"Locate the {name}."), *self.turn])
+            self._box_answer(made, box, name)
+        return made
+
+
+def union_boxes(made: Scene, objects: tuple[int, ...]) -> np.ndarray:
+    """Box around all of `objects` in each frame (F, 4), 0 where none is visible."""
+    boxes_OF4, seen_OF = made.boxes_OF4[list(objects)], made.areas_OF[list(objects)] > 0
+    low_F2 = np.where(seen_OF[..., None], boxes_OF4[..., :2], SIDE).min(0)
+    high_F2 = boxes_OF4[..., 2:].max(0)
+    return np.where(seen_OF.any(0)[:, None], np.concatenate([low_F2, high_F2], -1), 0)
+
+
+def shrink(frames_FHWC: np.ndarray) -> np.ndarray:
+    return np.stack([cv2.resize(frame, (SMALL, SMALL), interpolation=cv2.INTER_AREA) for frame in frames_FHWC])
+
+
+def different_queries(rng: np.random.Generator, made: Scene, count: int) -> list[Query]:
+    """Up to `count` different queries with a target."""
+    options, chosen = [q for q in queries(made) if q.objects], list[Query]()
+    while options and len(chosen) < count:
+        chosen.append(pick_query(rng, options, MIX))
+        options.remove(chosen[-1])
+    return chosen
+
+
+def fill(out: dict[str, np.ndarray], row: int, rng: np.random.Generator, teacher: Teacher) -> None:
+    """Writes one lesson into row `row` of arrays shaped by LAYOUT (with a leading lesson axis)."""
+    made = scene(rng)
+    shown_FHWC = made.frames_FHWC[SAMPLED]
+    out["small"][row] = shrink(shown_FHWC)
+    _fill_truth(out, row, made)
+    for name in ("ids", "ground_ids", "weight", "ground_weight", "frame_at", "frame_share", "positions"):
+        out[name][row] = 0
+    out["value"][row], out["ground_value"][row], out["ground_positions"][row] = -1, -1, 0
+    out["key_frame"][row] = rng.integers(0, SHOWN, QUERIES)  # of dialogues that stay empty
+    for i, query in enumerate(different_queries(rng, made, QUERIES)):
+        box_F4 = union_boxes(made, query.objects)[SAMPLED]
+        visible = np.flatnonzero(box_F4[:, 2] > 0)
+        frame = int(rng.choice(visible))
+        script, place = teacher.two_turns(query, description(made, query), frame, box_F4[frame])
+        if len(script.ids) > DIALOGUE:
+            continue
+        _fill_script(out, row, i, "", script)
+        out["key_frame"][row, i], out["frame_at"][row, i] = frame, place
+        out["frame_share"][row, i, visible] = 1 / len(visible)
+    for i, frame in enumerate(out["key_frame"][row]):
+        out["keys"][row, i] = shown_FHWC[frame]
+        seen = rng.permutation(np.flatnonzero(made.areas_OF[:, SAMPLED[frame]] > 0))[:GROUNDED]
+        names_boxes = [(made.things[k].name, made.boxes_OF4[k, SAMPLED[frame]]) for k in seen]
+        if names_boxes:
+            _fill_script(out, row, i, "ground_", teacher.grounding(names_boxes))
+
+
+def _fill_script(out: dict[str, np.ndarray], row: int, i: int, prefix: str, script: Script) -> None:
+    n = len(script.ids)
+    out[prefix + "ids"][row, i, :n] = script.ids
+    out[prefix + "positions"][row, i, :n] = script.positions
+    out[prefix + "weight"][row, i, :n] = script.weights
+    out[prefix + "value"][row, i, :n] = script.values
+
+
+def _fill_truth(out: dict[str, np.ndarray], row: int, made: Scene) -> None:
+    out["box"][row], out["visible"][row], out["traits"][row] = 0, False, -1
+    for i, thing in enumerate(made.things):
+        colour = _COLOUR_INDEX[thing.colour]
+        out["box"][row, :, colour] = made.boxes_OF4[i, SAMPLED] / SIDE
+        out["visible"][row, :, colour] = made.areas_OF[i, SAMPLED] > 0
+        out["traits"][row, colour] = (
+            SHAPES.index(thing.shape), MOTIONS.index(thing.motion), TRENDS.index(thing.trend)
+        )  # fmt: skip
+
+
+def arrays(buffer: Any, chunk: int = CHUNK) -> dict[str, np.ndarray]:
+    """The arrays of `chunk` lessons inside a buffer of `chunk_bytes(chunk)`."""
+    views, offset = {}, 0
+    for name, (shape, dtype) in LAYOUT.items():
+        view = np.ndarray((chunk, *shape), dtype, buffer, offset)
+        views[name] = view
+        offset += -(-view.nbytes // 64) * 64
+    return views
+
+
+def chunk_bytes(chunk: int = CHUNK) -> int:
+    sizes = (chunk * int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in LAYOUT.values())
+    return sum(-(-size // 64) * 64 for size in sizes)
+
+
+class School:
+    """Worker processes that fill shared memory with lessons. Anonymous memory: no limit of /dev/shm applies."""
+
+    def __init__(self, tokenizer: Any, seed: int, workers: int, slots: int) -> None:
+        context = mp.get_context("fork")
+        self._memory = [mmap.mmap(-1, chunk_bytes()) for _ in range(slots)]
+        self.slots = [arrays(memory) for memory in self._memory]
+        self._free, self._full = context.Queue(), context.Queue()
+        teacher = Teacher(tokenizer)
+        self._processes = [
+            context.Process(target=self._work, args=(teacher, np.random.SeedSequence([seed, i])), daemon=True)
+            for i in range(workers)
+        ]
+        for process in self._processes:
+            process.start()
+        for slot in range(slots):
+            self._free.put(slot)
+
+    def _work(self, teacher: Teacher, seed: np.random.SeedSequence) -> None:
+        cv2.setNumThreads(0)
+        rng = np.random.default_rng(seed)
+        try:
+            while True:
+                slot = self._free.get()
+                for row in range(CHUNK):
+                    fill(self.slots[slot], row, rng, teacher)
+                self._full.put(slot)
+        except BaseException:
+            traceback.print_exc()
+            raise
+
+    def take(self) -> int:
+        """A filled slot; give it back with `free`.
+
+        Raises:
+            RuntimeError: no worker is alive any more.
+        """
+        while True:
+            try:
+                return self._full.get(timeout=20)
+            except queue.Empty:
+                if not any(process.is_alive() for process in self._processes):
+                    raise RuntimeError("every lesson worker has died; its traceback stands above") from None
+
+    def free(self, slot: int) -> None:
+        self._free.put(slot)
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.terminate()

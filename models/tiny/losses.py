@@ -1,0 +1,157 @@
+"""What the tiny foundation is taught by: next tokens, softened coordinates, and facts about every frame.
+
+Beside the dialogues two small heads, thrown away afterwards, must read facts off the hidden states: off each image
+token which colours it shows, where and in which shape; off the end of each frame, in the middle of the decoder, what
+each colour has done so far. Nothing is shared with the rewards. Knows no file and no process.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from data.synthetic.scene import COLOURS, MOTIONS, SHAPES, SIDE, TRENDS
+from models.tiny.batched import Batched
+from models.tiny.lessons import QUERIES, SHOWN, SMALL, THOUGHT, Script
+
+Tensors = dict[str, torch.Tensor]
+COORDINATE_SIGMA = 0.8  # pixels
+FRAME_WEIGHT = 3.0
+TAP = 3  # decoder layer whose states the story head reads
+NUM_COLOURS = len(COLOURS)
+
+
+class Heads(torch.nn.Module):
+    """Readers of facts, used in pretraining only."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.token = torch.nn.Linear(width, NUM_COLOURS * (1 + 4 + len(SHAPES)))
+        self.norm = torch.nn.LayerNorm(width)
+        self.story = torch.nn.Linear(width, NUM_COLOURS * (2 + len(MOTIONS) + len(TRENDS)))
+
+
+class Tutor:
+    """Losses of a batch of lessons."""
+
+    def __init__(self, net: Batched, heads: Heads, prefix: Script, numbers: list[int], device: torch.device) -> None:
+        self.net, self.heads = net, heads
+        self.prefix_ids = torch.tensor(prefix.ids, device=device)
+        self.prefix_positions = torch.tensor(prefix.positions, device=device)
+        starts = (self.prefix_ids == net.hf.config.vision_start_token_id).nonzero()[:, 0]
+        self.frame_ends = starts + (SMALL // 28) ** 2 + 1
+        self.numbers = torch.tensor(numbers, device=device)
+        values = torch.arange(SIDE + 1, device=device).float()
+        soft = torch.exp(-0.5 * ((values[:, None] - values[None]) / COORDINATE_SIGMA) ** 2)
+        self.soft_VV = soft / soft.sum(1, keepdim=True)
+
+    def prefix(self, small_BFHWC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image tokens of the shown frames (B * F, tokens, D), and the embedded prefix (B, T, D)."""
+        b = small_BFHWC.shape[0]
+        images = self.net.see(small_BFHWC.flatten(0, 1))
+        ids = self.prefix_ids.expand(b, -1)
+        return images, self.net.embed(ids, images.flatten(0, 1))
+
+    def losses(self, lesson: Tensors, dialogues: bool) -> dict[str, torch.Tensor]:
+        """Weighted parts, to be added up, and figures to log (detached, names begin with "_")."""
+        b = lesson["small"].shape[0]
+        keys = self.net.see(lesson["keys"].flatten(0, 1))
+        images, prefix = self.prefix(lesson["small"])
+        at = torch.arange(b, device=keys.device)[:, None]
+        parts = self._facts(images, lesson["box"].flatten(0, 1), lesson["visible"].flatten(0, 1), lesson, SHOWN, "84")
+        key_box, key_visible = (lesson[name][at, lesson["key_frame"]].flatten(0, 1) for name in ("box", "visible"))
+        parts |= self._facts(keys, key_box, key_visible, lesson, QUERIES, "112")
+        parts["ground"] = self._grounding(keys, lesson)
+        if dialogues:
+            positions = self.prefix_positions.expand(b, -1, -1)
+            _, cache, tapped = self.net.read(prefix, positions, tap=TAP)
+            assert tapped is not None
+            parts |= self._story(tapped[:, self.frame_ends], lesson)
+            parts |= self._dialogues(keys, cache, lesson)
+        return parts
+
+    def _grounding(self, keys: torch.Tensor, lesson: Tensors) -> torch.Tensor:
+        ids, positions = lesson["ground_ids"].flatten(0, 1), lesson["ground_positions"].flatten(0, 1)
+        hidden, _, _ = self.net.read(self._embed_keys(ids, keys), positions)
+        weight, value = lesson["ground_weight"].flatten(0, 1), lesson["ground_value"].flatten(0, 1)
+        loss, _ = self._tokens(hidden, ids, weight, value)
+        return loss.sum() / (weight > 0).any(1).sum().clamp(min=1) / 10
+
+    def _embed_keys(self, ids: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        # A dialogue left empty has no image tokens; its image must not slide into the next row.
+        used = (ids == self.net.image_id).any(1)
+        return self.net.embed(ids, keys[used].flatten(0, 1))
+
+    def _tokens(
+        self, hidden: torch.Tensor, ids: torch.Tensor, weight: torch.Tensor, value: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weighted loss of each token but the first (R, T - 1), and all log-probs (R, T - 1, V)."""
+        logp = self.net.logits(hidden[:, :-1]).float().log_softmax(-1)
+        hard = -logp.gather(-1, ids[:, 1:, None])[..., 0]
+        coordinate = value[:, 1:] >= 0
+        soft_labels = self.soft_VV[value[:, 1:].clamp(min=0)]
+        soft = -(soft_labels * logp[..., self.numbers]).sum(-1)
+        return torch.where(coordinate, soft, hard) * weight[:, 1:], logp
+
+    def _dialogues(self, keys: torch.Tensor, cache: list, lesson: Tensors) -> dict[str, torch.Tensor]:
+        ids, positions = lesson["ids"].flatten(0, 1), lesson["positions"].flatten(0, 1)
+        weight, value = lesson["weight"].flatten(0, 1), lesson["value"].flatten(0, 1)
+        hidden, _, _ = self.net.read(self._embed_keys(ids, keys), positions, past=cache)
+        loss, logp = self._tokens(hidden, ids, weight, value)
+        place, used = lesson["frame_at"].flatten(), lesson["frame_at"].flatten() > 0
+        row = torch.arange(len(place), device=place.device)
+        frame_logp = logp[row, (place - 1).clamp(min=0)][:, self.numbers[:SHOWN]]
+        share = lesson["frame_share"].flatten(0, 1)
+        frame = -(share * frame_logp).sum(-1)
+        floor = -(share * share.clamp(min=1e-9).log()).sum(-1)
+        count = used.sum().clamp(min=1)
+        thought = weight[:, 1:] == THOUGHT
+        return {
+            "dialogue": loss.sum() / count / 10,
+            "frame": FRAME_WEIGHT * frame.sum() / count / 10,
+            "_frame_kl": ((frame - floor).sum() / count).detach(),
+            "_thought": ((loss * thought).sum() / count / THOUGHT).detach(),
+            "_coordinate": ((loss * (value[:, 1:] >= 0)).sum() / (value >= 0).sum().clamp(min=1)).detach(),
+        }
+
+    def _facts(
+        self, images: torch.Tensor, box: torch.Tensor, visible: torch.Tensor, lesson: Tensors, frames: int, name: str
+    ) -> dict[str, torch.Tensor]:
+        """images (N, tokens, D), box (N, C, 4), visible (N, C); N = lessons * frames."""
+        grid = round(images.shape[1] ** 0.5)
+        said = self.heads.token(images).float().unflatten(-1, (NUM_COLOURS, -1))
+        shows = _shows(box, visible, grid)
+        presence = F.binary_cross_entropy_with_logits(said[..., 0], shows.float())
+        count = shows.sum().clamp(min=1)
+        off = ((said[..., 1:5] - box[:, None]).abs().mean(-1) * shows).sum() / count
+        shape = lesson["traits"][..., 0].clamp(min=0).repeat_interleave(frames, 0)[:, None].expand(shows.shape)
+        wrong = F.cross_entropy(said[..., 5:].flatten(0, -2), shape.flatten(), reduction="none")
+        shape_loss = (wrong * shows.flatten()).sum() / count
+        return {f"facts{name}": 3 * presence + 8 * off + 0.5 * shape_loss, f"_box{name}": (off * SIDE).detach()}
+
+    def _story(self, states_BFD: torch.Tensor, lesson: Tensors) -> dict[str, torch.Tensor]:
+        """At the end of each frame: is it here, was it here, and (after 3 frames of it) how does it move and grow?"""
+        said = self.heads.story(self.heads.norm(states_BFD)).float().unflatten(-1, (NUM_COLOURS, -1))
+        here = lesson["visible"]
+        times = here.long().cumsum(1)
+        now = F.binary_cross_entropy_with_logits(said[..., 0], here.float())
+        before = F.binary_cross_entropy_with_logits(said[..., 1], (times > 0).float())
+        known = (times >= 3).float().flatten()
+        count = known.sum().clamp(min=1)
+        parts = []
+        for column, (start, stop) in ((1, (2, 2 + len(MOTIONS))), (2, (2 + len(MOTIONS), said.shape[-1]))):
+            trait = lesson["traits"][:, None, :, column].clamp(min=0).expand(here.shape).flatten()
+            wrong = F.cross_entropy(said[..., start:stop].flatten(0, -2), trait, reduction="none")
+            parts.append((wrong * known).sum() / count)
+        return {"story": now + before + 0.5 * (parts[0] + parts[1]), "_motion": parts[0].detach()}
+
+
+def _shows(box: torch.Tensor, visible: torch.Tensor, grid: int) -> torch.Tensor:
+    """Whether a cell of the grid shows a good part of a box (N, cells, C)."""
+    edges = torch.arange(grid, device=box.device) / grid
+    low, high = box[..., :2, None], box[..., 2:, None]
+    across, down = (torch.minimum(high, edges + 1 / grid) - torch.maximum(low, edges)).clamp(min=0).unbind(-2)
+    overlap = down[..., :, None] * across[..., None, :]  # (N, C, rows, columns)
+    size = ((box[..., 2] - box[..., 0]) * (box[..., 3] - box[..., 1]))[..., None, None]
+    hit = (overlap > 0.08 / grid**2) | (overlap > 0.3 * size)
+    return (hit & visible[..., None, None]).flatten(2).transpose(1, 2)
