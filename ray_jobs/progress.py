@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -29,6 +30,7 @@ from rich.table import Table
 from rich.text import Text
 
 STAGES = ("play", "mask", "score", "learn", "publish")  # of a step: shown while they run, without a line of their own
+REFRESH_S = 0.2
 LAST = 8  # steps in the live table
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -61,21 +63,39 @@ class Step:
     at: float  # monotonic seconds when it was reported
 
 
+class Screen(Console):
+    """A console on which printing and refreshing take turns.
+
+    rich works out where the cursor must go before it writes: a line printed while another thread refreshes the live
+    part would overwrite a line above it. `print` to standard output goes through here too while the display is live.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.turn = threading.RLock()
+        super().__init__(highlight=False, **kwargs)
+
+    def print(self, *objects: Any, **kwargs: Any) -> None:
+        with self.turn:
+            super().print(*objects, **kwargs)
+
+
 class Progress:
     """Open with `Progress.open`; may be called from any thread. `live` False writes plain lines."""
 
-    def __init__(self, total_steps: int, title: str, console: Console, live: bool) -> None:
+    def __init__(self, total_steps: int, title: str, console: Screen, live: bool) -> None:
         self.total_steps, self.title, self.console = total_steps, title, console
         self._began = time.monotonic()
         self._steps: list[Step] = []
         self._phases: list[Phase] = []
-        self._lock = threading.RLock()
-        self._live = Live(console=console, get_renderable=self.screen, refresh_per_second=5) if live else None
+        self._lock = console.turn
+        self._live = Live(console=console, get_renderable=self.screen, auto_refresh=False) if live else None
+        self._rest = threading.Event()
+        self._refresher: threading.Thread | None = None
 
     @classmethod
     def open(cls, total_steps: int, title: str) -> Progress:
         """A started display: live if standard output is a terminal that can move its cursor."""
-        console = Console(highlight=False)
+        console = Screen()
         live = sys.stdout.isatty() and not console.is_dumb_terminal
         progress = cls(total_steps, title, console, live)
         if live:
@@ -93,8 +113,14 @@ class Progress:
         self.close()
 
     def close(self) -> None:
+        """Leave the last screen standing and give the terminal back; may be called twice."""
+        self._rest.set()
+        if self._refresher is not None:
+            self._refresher.join()
+            self._refresher = None
         if self._live is not None:
-            self._live.stop()
+            with self._lock:
+                self._live.stop()
 
     @contextmanager
     def phase(self, name: str, total: float | None = None) -> Iterator[Phase]:
@@ -177,13 +203,23 @@ class Progress:
         rewards = [s.metrics["reward"] for s in self._steps if "reward" in s.metrics]
         if not rewards:
             return Text()
-        width = max(10, min(60, self.console.width - 36))
+        width = max(10, min(60, self.console.width - 42))
         ends = f"{_mean(rewards[:10]):.3f} → {_mean(rewards[-10:]):.3f}"
         return Text.from_markup(f"reward [green]{sparkline(rewards, width)}[/] {ends} [dim](means of 10)[/]")
 
     def _wake(self) -> None:
-        if self._live is not None and not self._live.is_started:
+        with self._lock:
+            if self._live is None or self._live.is_started:
+                return
             self._live.start()
+            self._rest.clear()
+            self._refresher = threading.Thread(target=self._refresh, name="progress", daemon=True)
+            self._refresher.start()
+
+    def _refresh(self) -> None:
+        while self._live is not None and not self._rest.wait(REFRESH_S):
+            with self._lock:
+                self._live.refresh()
 
     def _line(self, markup: str) -> None:
         with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import re
 import sys
 import threading
 from pathlib import Path
@@ -12,9 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
-from ray_jobs.progress import BARS, Progress, duration, sparkline
+from ray_jobs.progress import BARS, Progress, Screen, duration, sparkline
 
 METRICS = {"reward": 1.25, "reward/format": 1.0, "reward/temporal": 0.25, "logprob_gap_mean": 2e-6, "loss": 0.1}
 SECONDS = {"play": 1.5, "learn": 2.0}
@@ -50,7 +50,7 @@ def test_a_failing_phase_is_named_and_the_error_goes_on(capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_the_screen_fits_and_shows_the_last_steps(width: int) -> None:
-    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    console = Screen(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
     progress = Progress(100, "title", console, live=False)
     for step in range(1, 21):
         progress.step(step, {**METRICS, "reward": step / 10}, SECONDS)
@@ -65,19 +65,13 @@ def test_the_screen_fits_and_shows_the_last_steps(width: int) -> None:
     assert ("play" in text) == (width > 60)  # columns that do not fit are left out whole
 
 
-CODE = """
-from tests.ray_jobs.test_progress import _run
-from ray_jobs.progress import Progress
-_run(Progress.open(10, "my title"))
-"""
-
-
-def test_on_a_terminal_it_is_live_and_leaves_the_cursor_as_it_was() -> None:
+def _on_a_terminal(code: str) -> str:
+    """What a program writes to a terminal of its own."""
     pid, terminal = pty.fork()
     if pid == 0:  # the child: its standard streams are a terminal now
         os.chdir(Path(__file__).parents[2])
         os.environ["TERM"] = "xterm"
-        os.execv(sys.executable, [sys.executable, "-c", CODE])
+        os.execv(sys.executable, [sys.executable, "-c", code])
     shown = b""
     try:
         while chunk := os.read(terminal, 65536):
@@ -85,10 +79,59 @@ def test_on_a_terminal_it_is_live_and_leaves_the_cursor_as_it_was() -> None:
     except OSError:
         pass  # how Linux says that the other end of a terminal is closed
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    text = shown.decode()
+    return shown.decode()
+
+
+def _screen_after(written: str) -> list[str]:
+    """The lines that stand on an endless screen after `written`: knows line feeds, cursor up and erase line."""
+    rows, row = [""], 0
+    for piece in re.split(r"(\x1b\[[0-9;?]*[A-Za-z]|\r|\n)", written):
+        if piece == "\n":
+            row += 1
+            rows += [""] * (row + 1 - len(rows))
+        elif piece.endswith("A") and piece.startswith("\x1b["):
+            row -= int(piece[2:-1])
+        elif piece == "\x1b[2K":
+            rows[row] = ""
+        elif piece != "\r" and not piece.startswith("\x1b["):
+            rows[row] += piece
+    return [line for line in rows if line]
+
+
+def test_on_a_terminal_it_is_live_and_leaves_the_cursor_as_it_was() -> None:
+    code = "from tests.ray_jobs.test_progress import _run, Progress; _run(Progress.open(10, 'my title'))"
+    text = _on_a_terminal(code)
     assert text.count("\x1b[?25l") >= 1 and text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l")
-    assert "step \x1b[1m3\x1b[0m of 10" in text and "[note] stays" in text
-    assert text.rfind("╭─") < text.rfind("J&F")  # the final table stands below the live part
+    lines = _screen_after(text)
+    assert lines[0].startswith("✓ before: play") and lines[1] == "[note] stays"
+    assert lines[2].startswith("╭─ my title") and "step 3 of 10" in lines[3]
+    assert lines[-2].startswith("│ J&F")  # the final table stands below the live part
+
+
+RACE = """
+import threading, time
+import ray_jobs.progress
+ray_jobs.progress.REFRESH_S = 0.001
+with ray_jobs.progress.Progress.open(10, "t") as progress:
+    def write(say):
+        for i in range(30):
+            say(f"line {i}")
+            time.sleep(0.002)
+    threads = [threading.Thread(target=write, args=(say,)) for say in (progress.note, print)]
+    [t.start() for t in threads]
+    for step in range(40):
+        with progress.phase("play"):
+            time.sleep(0.002)
+        progress.step(step, {"reward": 1.0}, {"play": 1.0})
+    [t.join() for t in threads]
+"""
+
+
+def test_lines_from_other_threads_survive_the_refreshing() -> None:
+    lines = _screen_after(_on_a_terminal(RACE))
+    kept = [line for line in lines if line.startswith("line")]
+    assert sorted(kept) == sorted([f"line {i}" for i in range(30)] * 2)
+    assert sum(line.startswith("╭") for line in lines) == 1
 
 
 def test_it_may_be_called_from_any_thread(capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +145,7 @@ def test_it_may_be_called_from_any_thread(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_remaining_counts_steps_not_calls() -> None:
-    progress = Progress(100, "t", Console(file=io.StringIO()), live=False)
+    progress = Progress(100, "t", Screen(file=io.StringIO()), live=False)
     assert progress.remaining() is None
     progress.step(51, METRICS, SECONDS)  # resumed: step 51 is the first one seen
     assert progress.remaining() == pytest.approx(49 * 3.5)
