@@ -64,4 +64,4 @@ def unflatten(
 
 def checksum(flat: np.ndarray) -> str:
     """SHA-256 of the bytes, in hexadecimal digits."""
-    return hashlib.sha256(memoryview(np.ascontiguousarray(flat)).cast("B")).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(flat).data).hexdigest()
