@@ -19,7 +19,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from core.masks import encode
+from core.masks import encode_frames
 from core.types import Rle
 from data.synthetic.queries import Query, description, pick_query, queries
 from data.synthetic.scene import NUM_FRAMES, Scene, scene
@@ -84,9 +84,9 @@ def _expression(made: Scene, query: Query, first_anno: int) -> dict[str, Any]:
 
 
 def _masks(made: Scene, index: int) -> list[Rle | None]:
-    return [
-        encode(made.owner_FHW[frame] == index) if made.areas_OF[index, frame] else None for frame in range(NUM_FRAMES)
-    ]
+    """Of one thing, one a frame; None where less than MIN_AREA pixels of it can be seen."""
+    rles_F = encode_frames(made.owner_FHW == index)
+    return [rle if area else None for rle, area in zip(rles_F, made.areas_OF[index], strict=True)]
 
 
 def _write_frames(part: Path, uid: str, made: Scene, mp4: bool) -> None:
@@ -101,11 +101,11 @@ def _write_frames(part: Path, uid: str, made: Scene, mp4: bool) -> None:
 
 
 def _write_video(path: Path, frames_FHWC: np.ndarray) -> None:
-    """x264 with full colour resolution, all but lossless; one thread, so that the bytes repeat."""
+    """Lossless RGB: the pixels survive, and no colour conversion (whose rounding varies) touches them."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=8, options={"crf": "4", "preset": "fast", "threads": "1"})
+        stream = container.add_stream("libx264rgb", rate=8, options={"qp": "0", "preset": "fast", "threads": "1"})
         stream.height, stream.width = frames_FHWC.shape[1:3]
-        stream.pix_fmt = "yuv444p"
+        stream.pix_fmt = "rgb24"
         for frame_HWC in frames_FHWC:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")))
         container.mux(stream.encode())

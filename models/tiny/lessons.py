@@ -186,7 +186,8 @@ def union_boxes(made: Scene, objects: tuple[int, ...]) -> np.ndarray:
     boxes_OF4, seen_OF = made.boxes_OF4[list(objects)], made.areas_OF[list(objects)] > 0
     low_F2 = np.where(seen_OF[..., None], boxes_OF4[..., :2], SIDE).min(0)
     high_F2 = boxes_OF4[..., 2:].max(0)
-    return np.where(seen_OF.any(0)[:, None], np.concatenate([low_F2, high_F2], -1), 0)
+    some_F1 = seen_OF.any(0, keepdims=True).T
+    return np.where(some_F1, np.concatenate([low_F2, high_F2], -1), 0)
 
 
 def shrink(frames_FHWC: np.ndarray) -> np.ndarray:
