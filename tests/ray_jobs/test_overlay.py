@@ -1,0 +1,115 @@
+"""The overlay video: it decodes, holds the keyframe, and its colours stand where masks and boxes are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image, ImageFont
+
+from core.masks import encode
+from core.types import Answer, End, Episode, MaskPrompt, Rle, Sample, Target, Turn, Video
+from ray_jobs.overlay import FPS, KEY, PANEL, PREDICTED, TRUE, overlay_video, pictures, wrap
+
+
+def _sample(folder: Path, height: int, width: int, frames: int = 8) -> Sample:
+    """A bright square that walks to the right over noise; not visible in the last frame."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, masks_F = np.random.default_rng(0), []
+    for i in range(frames):
+        image = rng.integers(0, 90, (height, width, 3), dtype=np.uint8)
+        truth = np.zeros((height, width), bool)
+        if i < frames - 1:
+            truth[20:50, 10 + 5 * i : 40 + 5 * i] = True
+        image[truth] = (220, 60, 60)
+        Image.fromarray(image).save(folder / f"{i:05d}.png")
+        masks_F.append(encode(truth) if truth.any() else None)
+    video = Video("v", str(folder), tuple(f"{i:05d}" for i in range(frames)), height, width)
+    return Sample("v/0", video, "the red square that moves to the right", (Target("0", tuple(masks_F)),))
+
+
+def _episode(*, prompts: tuple[MaskPrompt, ...], said: int = 1) -> Episode:
+    first = "<think>" + "the red square moves to the right and the others do not, so it is the one. " * said
+    second = '<answer>[{"bbox_2d":[25,20,55,50]}]</answer>'
+    turns = tuple(Turn((), (), (), text, (), True, 0) for text in (first + "</think>", second))
+    return Episode("v/0", turns, End.DONE, Answer(prompts, {"frame": 3}))
+
+
+PROMPT = MaskPrompt(3, (25.0, 20.0, 55.0, 50.0), ((40.0, 35.0), (5.0, 5.0)), (1, 0))
+
+
+def _decoded(path: Path) -> np.ndarray:
+    with av.open(str(path)) as file:
+        assert file.streams.video[0].codec_context.pix_fmt == "yuv420p"
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
+
+
+def _near(image_HWC: np.ndarray, colour: tuple[int, int, int], tolerance: int = 0) -> np.ndarray:
+    return np.abs(image_HWC.astype(int) - colour).max(axis=-1) <= tolerance
+
+
+@pytest.mark.parametrize("height, width", [(112, 112), (65, 99), (470, 301)])
+def test_every_frame_is_there_and_the_keyframe_is_held(tmp_path: Path, height: int, width: int) -> None:
+    sample = _sample(tmp_path / "frames", height, width)
+    truth_F: tuple[Rle | None, ...] = sample.targets[0].masks_F
+    path = overlay_video(tmp_path / "out" / "a.mp4", sample, _episode(prompts=(PROMPT,)), truth_F, truth_F)
+    shown = _decoded(path)
+    assert len(shown) == 8 - 1 + FPS
+    assert shown.shape[1] >= 448 and shown.shape[2] >= 448 * 0.6 + PANEL
+    assert shown.shape[1] % 2 == shown.shape[2] % 2 == 0
+    held = shown[3 : 3 + FPS].astype(int)
+    assert np.abs(held - held[0]).mean() < 2 < np.abs(held[0] - shown[2]).mean()
+
+
+def test_colours_are_where_masks_and_box_are(tmp_path: Path) -> None:
+    sample = _sample(tmp_path / "frames", 112, 112)
+    truth_F = sample.targets[0].masks_F
+    shown = list(pictures(sample, _episode(prompts=(PROMPT,)), [truth_F[0]] * 8, truth_F, fps=1))
+    scale = 4  # 112 -> 448
+    first, key, last = shown[0][:, :448], shown[3][:, :448], shown[7][:, :448]
+    inside = first[100:180, 60:140].astype(float).mean(axis=(0, 1))
+    expected = 0.45 * np.array((220, 60, 60)) + 0.55 * np.array(PREDICTED)
+    assert np.abs(inside - expected).max() < 3
+    assert _near(first, TRUE).any() and not _near(first, KEY).any()
+    columns, rows = np.nonzero(_near(first, TRUE))[::-1]
+    assert abs(columns.min() - 10 * scale) <= 2 and abs(rows.max() - 50 * scale) <= 2
+    assert _near(key[0], KEY).all()  # the frame round the keyframe
+    assert _near(key[20 * scale, 25 * scale : 55 * scale], KEY).mean() > 0.9  # upper edge of the box
+    assert not _near(last, TRUE).any()
+
+
+def test_no_prediction_no_prompts_no_answer(tmp_path: Path) -> None:
+    sample = _sample(tmp_path / "frames", 112, 112)
+    failed = Episode("v/0", (), End.FAILED, error="gone")
+    path = overlay_video(tmp_path / "a.mp4", sample, failed, [None] * 8, sample.targets[0].masks_F)
+    assert len(_decoded(path)) == 8
+
+
+def test_a_keyframe_without_a_box_is_marked(tmp_path: Path) -> None:
+    sample = _sample(tmp_path / "frames", 112, 112)
+    shown = list(pictures(sample, _episode(prompts=()), [None] * 8, [None] * 8, fps=2))
+    assert len(shown) == 9 and _near(shown[3][0, :448], KEY).all()
+
+
+def test_long_reasoning_does_not_grow_the_picture(tmp_path: Path) -> None:
+    sample = _sample(tmp_path / "frames", 112, 112)
+    few, many = (
+        next(pictures(sample, _episode(prompts=(PROMPT,), said=n), [None] * 8, [None] * 8, fps=1)) for n in (1, 60)
+    )
+    assert few.shape == many.shape and not np.array_equal(few, many)
+
+
+def test_wrapped_text_fits_and_loses_nothing() -> None:
+    font = ImageFont.load_default(15)
+    text = "a sentence of several words and " + "one" * 60 + " more"
+    lines = wrap(text, font, 200)
+    assert max(font.getlength(line) for line in lines) <= 200
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+
+
+def test_the_path_must_be_mp4(tmp_path: Path) -> None:
+    sample = _sample(tmp_path / "frames", 64, 64)
+    with pytest.raises(ValueError, match="an overlay is an .mp4 file"):
+        overlay_video(tmp_path / "a.avi", sample, _episode(prompts=()), [None] * 8, [None] * 8)
