@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import ray
 import torch
 
 from core.flat import checksum, flatten, unflatten
 
-__all__ = ["WeightVersion", "checksum", "fetch", "flatten", "publish", "unflatten"]
+__all__ = ["WeightVersion", "checksum", "flatten", "publish", "unflatten"]
 
 
 @dataclass(frozen=True)
@@ -35,15 +34,3 @@ def publish(version: int, state: Mapping[str, torch.Tensor]) -> WeightVersion:
     """Puts a whole `state_dict()` into the object store."""
     names, dtypes, shapes, flat = flatten(state)
     return WeightVersion(version, names, dtypes, shapes, checksum(flat), ray.put(flat))
-
-
-def fetch(weights: WeightVersion) -> np.ndarray:
-    """The flat uint8 array, read-only and not copied where the object store is on this node.
-
-    Raises:
-        ValueError: the bytes are not those that were published.
-    """
-    flat: np.ndarray = ray.get(weights.payload)
-    if checksum(flat) != weights.checksum:
-        raise ValueError(f"weights of version {weights.version} are damaged: their checksum is not {weights.checksum}")
-    return flat

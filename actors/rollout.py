@@ -1,0 +1,227 @@
+"""Rollout actors: one vLLM engine each, playing whole groups of episodes; and their pool on the driver.
+
+The pool hands groups to whoever is free and keeps a few more in flight than an engine decodes at once. An actor that
+dies is started again with the current weights, and its groups are played again: seeds come from what a turn is, not
+from who plays it, so a run repeats. Ground truth is taken out of a sample before it is sent: who plays cannot see it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import traceback
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+
+import systems
+from cluster.start import actor_options, device_of
+from cluster.weights import WeightVersion
+from configs.schema import Config
+from core.types import End, Episode, MediaTable, Sample
+from data.frames import show
+from models.engine import Engine, EngineSettings, Gallery, Key
+
+MAX_ATTEMPTS = 3  # at playing a group, each ended by the death of an actor
+
+
+class RolloutActor:
+    """Plays groups of one system with one engine; several groups at a time (an asynchronous Ray actor)."""
+
+    async def __init__(  # type: ignore[misc]  # Ray awaits it
+        self,
+        settings: EngineSettings,
+        system_name: str,
+        options: Mapping[str, Any],
+        top_p: float = 1.0,
+        weights: WeightVersion | None = None,
+    ) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        self.system = systems.make(system_name, options)
+        self.engine = Engine(settings)
+        self.top_p = top_p
+        if weights is not None:  # joined late
+            await self.take(weights)
+
+    async def play_group(
+        self, sample: Sample, group_size: int, temperature: float, key: Key
+    ) -> tuple[tuple[Episode, ...], MediaTable]:
+        """G episodes of one sample, and the pixels they were shown.
+
+        Args:
+            key: run seed, step and sample: with the number of the episode and the turn it seeds the sampling.
+        """
+        gallery = Gallery(sample.video, show)
+        episodes = await asyncio.gather(
+            *(self._play(sample, gallery, temperature, (*key, g)) for g in range(group_size))
+        )
+        return tuple(episodes), gallery.pixels
+
+    async def _play(self, sample: Sample, gallery: Gallery, temperature: float, key: Key) -> Episode:
+        """One episode. The one place where an error becomes a FAILED episode, which is never rewarded."""
+        ask = self.engine.ask(gallery, key, temperature=temperature, top_p=self.top_p)
+        try:
+            return await self.system.play(sample, ask)
+        except Exception:
+            if self.engine.dead:
+                os._exit(1)  # no episode's fault: die, so that the pool starts another actor and plays the group again
+            return Episode(sample.uid, (), End.FAILED, error=traceback.format_exc())
+
+    async def take(self, weights: WeightVersion) -> int:
+        """Pulls a version of the weights; returns its number. Errors as `Engine.take`."""
+        payload = None if weights.payload is None else await weights.payload
+        await self.engine.take(
+            weights.version, weights.names, weights.dtypes, weights.shapes, weights.checksum, payload
+        )
+        return self.engine.version
+
+    async def init_transfer(self, info: dict[str, Any]) -> None:
+        """Handshake of the nccl and ipc backends."""
+        await self.engine.init_transfer(info)
+
+    async def version(self) -> int:
+        """Of the weights it plays with. Also says that it is up."""
+        return self.engine.version
+
+
+@dataclass(frozen=True)
+class Played:
+    """A finished group, unscored."""
+
+    index: int  # of the sample in what `play` was given
+    sample: Sample
+    episodes: tuple[Episode, ...]
+    media_ref: Any  # ObjectRef of the group's MediaTable
+
+
+@dataclass(frozen=True)
+class Flight:
+    """A group that is being played."""
+
+    index: int
+    attempt: int
+    worker: int
+    media_ref: Any
+
+
+def engine_settings(cfg: Config) -> EngineSettings:
+    rollout = cfg.rollout
+    path = cfg.policy.path
+    return EngineSettings(
+        path=os.path.abspath(path) if os.path.isdir(path) else path,  # a folder, or a name on a model hub
+        device=device_of(cfg),
+        dtype=cfg.policy.dtype,
+        max_model_len=rollout.max_model_len,
+        max_num_seqs=rollout.max_num_seqs,
+        kv_cache_bytes=rollout.kv_cache_bytes,
+        gpu_memory_utilization=rollout.gpu_memory_utilization,
+        tensor_parallel=rollout.tensor_parallel,
+        weight_backend=cfg.cluster.weight_backend,
+        seed=cfg.seed,
+    )
+
+
+class RolloutPool:
+    """Driver side: starts the actors (they come up while the caller goes on) and plays samples with them."""
+
+    def __init__(self, cfg: Config) -> None:
+        self.cfg = cfg
+        self.settings = engine_settings(cfg)
+        self.weights: WeightVersion | None = None
+        self.workers: dict[int, Any] = {}  # a number is never used twice
+        self.deaths = 0
+        self._started = 0
+        self.scale(cfg.rollout.workers)
+
+    def _start(self) -> None:
+        if self.weights is not None and self.weights.payload is None:
+            raise RuntimeError(
+                f"a rollout actor cannot join a running cluster.weight_backend={self.settings.weight_backend}: its "
+                "process group is fixed; start again from the last checkpoint, or use object_store"
+            )
+        actor = ray.remote(RolloutActor).options(**actor_options(self.cfg, "rollout"))
+        system = self.cfg.system
+        self.workers[self._started] = actor.remote(
+            self.settings, system.name, dict(system.options), self.cfg.rollout.top_p, self.weights
+        )
+        self._started += 1
+
+    def _replace(self, worker: int) -> None:
+        """Starts another actor in the place of a lost one, once, however often its loss is noticed."""
+        if worker in self.workers:
+            self.deaths += 1
+            ray.kill(self.workers.pop(worker))
+            self._start()
+
+    def ready(self) -> None:
+        """Waits until all actors are up. Raises what keeps one from starting."""
+        ray.get([actor.version.remote() for actor in self.workers.values()])
+
+    def scale(self, workers: int) -> None:
+        """To this many actors, at any time; groups of an actor that goes are played again by the others."""
+        if workers < 1:
+            raise ValueError(f"rollout.workers={workers}: at least 1 is needed")
+        while len(self.workers) < workers:
+            self._start()
+        for worker in list(self.workers)[workers:]:
+            ray.kill(self.workers.pop(worker))
+
+    def take(self, weights: WeightVersion) -> None:
+        """Gives all actors a version of the weights, and waits; those who join later get it when they start."""
+        self.weights = weights
+        taking = {worker: actor.take.remote(weights) for worker, actor in self.workers.items()}
+        for worker, ref in taking.items():
+            try:
+                ray.get(ref)
+            except ray.exceptions.RayActorError:
+                self._replace(worker)
+
+    def play(self, samples: Sequence[Sample], *, group_size: int, temperature: float, step: int) -> Iterator[Played]:
+        """Plays a group of each sample; yields groups as they finish, in any order.
+
+        Raises:
+            RuntimeError: a group lost its actor MAX_ATTEMPTS times.
+        """
+        waiting = deque((index, 1) for index in range(len(samples)))
+        flying: dict[Any, Flight] = {}
+        while waiting or flying:
+            while waiting and (worker := self._free(flying, group_size)) is not None:
+                index, attempt = waiting.popleft()
+                ref, media_ref = self._send(worker, samples[index], group_size, temperature, step)
+                flying[ref] = Flight(index, attempt, worker, media_ref)
+            done, _ = ray.wait(list(flying), num_returns=1)
+            flight = flying.pop(done[0])
+            try:
+                episodes = ray.get(done[0])
+            except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
+                self._replace(flight.worker)
+                if flight.attempt == MAX_ATTEMPTS:
+                    uid = samples[flight.index].uid
+                    raise RuntimeError(f"sample {uid!r}: {MAX_ATTEMPTS} rollout actors died playing it") from error
+                waiting.appendleft((flight.index, flight.attempt + 1))
+            else:
+                yield Played(flight.index, samples[flight.index], episodes, flight.media_ref)
+
+    def _free(self, flying: Mapping[Any, Flight], group_size: int) -> int | None:
+        """The actor with the fewest groups, unless all have enough to fill their engine's batch and one to spare."""
+        load = Counter(flight.worker for flight in flying.values())
+        worker = min(self.workers, key=lambda w: load[w])
+        return worker if load[worker] <= math.ceil(self.settings.max_num_seqs / group_size) else None
+
+    def _send(self, worker: int, sample: Sample, group_size: int, temperature: float, step: int) -> list[Any]:
+        """References to the episodes, which are small, and to their pixels, which go on to the learner unread."""
+        shown = replace(sample, targets=(), notes={})
+        key = (self.cfg.seed, step, sample.uid)
+        play = self.workers[worker].play_group.options(num_returns=2)
+        return play.remote(shown, group_size, temperature, key)
+
+    def close(self) -> None:
+        for actor in self.workers.values():
+            ray.kill(actor)
+        self.workers.clear()
