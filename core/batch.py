@@ -209,7 +209,8 @@ def build_row(forest: Sequence[Tree], layout: ImageLayout) -> GroupBatch:
     positions: list[np.ndarray] = []
     group_of: list[np.ndarray] = []
     branch_of: list[np.ndarray] = []
-    segments, source, shown = [], [], []
+    segments, source = [], []
+    shown: list[str] = []
     length = 0
 
     def add(part_ids: np.ndarray, media: tuple[Media, ...], origin: int, group: int, number: int) -> tuple[int, int]:

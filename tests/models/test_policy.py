@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText
 from core import batch, grpo
 from core.types import End
 from models.policy import Pixels, Policy
-from tests.models.tiny_qwen import ALLOWED, ID, VOCABULARY, build, random_group
+from tests.models.tiny_qwen import ALLOWED, ID, VOCABULARY, banned_ids, build, random_group, reference
 
 LAYOUT = batch.ImageLayout(ID["<|image_pad|>"], 28)
 
@@ -37,33 +37,6 @@ def run(policy, pixels, row, media, temperature=1.0):
     return policy(row, *pixels([media[d] for d in row.images]), temperature)
 
 
-def reference(model, pixels, groups, media, temperature=1.0, banned=None):
-    """(logprob, entropy) by (episode, token), one row for each episode through transformers' ordinary forward."""
-    found, number = {}, 0
-    for group in groups:
-        for episode in group.episodes:
-            ids, trained, shown = [], [], []
-            for turn in episode.turns:
-                ids += turn.prompt_ids
-                shown += [media[m.digest] for m in turn.media]
-                trained += range(len(ids), len(ids) + len(turn.completion_ids))
-                ids += turn.completion_ids
-            ids_1T = torch.tensor([ids])
-            patches, grid = pixels(shown)
-            types = (ids_1T == ID["<|image_pad|>"]).int()
-            out = model(input_ids=ids_1T, pixel_values=patches, image_grid_thw=grid, mm_token_type_ids=types)
-            logits = out.logits[0] / temperature
-            if banned is not None:
-                logits[:, banned] = -torch.inf
-            logprobs_TV = logits.log_softmax(-1)
-            for k, t in enumerate(trained):
-                p = logprobs_TV[t - 1]
-                allowed = p[torch.isfinite(p)]
-                found[number, k] = (p[ids[t]], -(allowed.exp() * allowed).sum())
-            number += 1
-    return found
-
-
 def in_row_order(rows_out, rows, found):
     """Our (logprob_N, entropy_N) and the reference's, aligned."""
     ours, theirs = [], []
@@ -86,10 +59,6 @@ def relative(ours, theirs):
     assert {n for n, p in a.items() if p.grad is not None} == {n for n, p in b.items() if p.grad is not None}
     difference = sum(float((a[n].grad - b[n].grad).double().pow(2).sum()) for n in b if b[n].grad is not None)
     return (difference / sum(float(p.grad.double().pow(2).sum()) for p in b.values() if p.grad is not None)) ** 0.5
-
-
-def banned_ids():
-    return sorted(set(range(VOCABULARY)) - set(ALLOWED))
 
 
 @pytest.mark.parametrize(

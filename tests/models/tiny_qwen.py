@@ -30,9 +30,10 @@ def build(folder: Path, *, tie: bool = True, seed: int = 0, layers: int = 2) -> 
 
     words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(WORDS)}, unk_token="w0"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in SPECIAL])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    tokenizer.add_tokens([AddedToken(s, special=True, normalized=False) for s in SPECIAL])
     ids = {s: tokenizer.convert_tokens_to_ids(s) for s in SPECIAL}
+    assert ids == ID
     config = Qwen2_5_VLConfig(
         text_config=dict(
             vocab_size=VOCABULARY, hidden_size=64, intermediate_size=128, num_hidden_layers=layers,
@@ -42,7 +43,8 @@ def build(folder: Path, *, tie: bool = True, seed: int = 0, layers: int = 2) -> 
         ),
         vision_config=dict(
             depth=2, hidden_size=32, intermediate_size=64, num_heads=2, out_hidden_size=64,
-            fullatt_block_indexes=[0, 1], patch_size=14, temporal_patch_size=2, spatial_merge_size=2, window_size=112, tokens_per_second=2,
+            fullatt_block_indexes=[0, 1],
+            patch_size=14, temporal_patch_size=2, spatial_merge_size=2, window_size=112, tokens_per_second=2,
         ),
         image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"],
@@ -51,9 +53,9 @@ def build(folder: Path, *, tie: bool = True, seed: int = 0, layers: int = 2) -> 
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(config)
     with torch.no_grad():  # larger logits than at birth: else every log-prob is nearly the same
-        model.get_input_embeddings().weight.mul_(8.0)
+        model.get_input_embeddings().weight.mul_(3.0)
         if not tie:
-            model.lm_head.weight.mul_(8.0)
+            model.lm_head.weight.mul_(3.0)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=112 * 112).save_pretrained(folder)
@@ -96,3 +98,34 @@ def random_group(seed: int, episodes: int = 4, frames: int = 2, second_turns: bo
         parts = tuple(rng.random(len(turns)).tolist())
         rewards.append(Reward(sum(parts), {}, parts))
     return grpo.judge(Group(f"s{seed}", tuple(played), tuple(rewards))), table
+
+
+def banned_ids() -> list[int]:
+    return sorted(set(range(VOCABULARY)) - set(ALLOWED))
+
+
+def reference(model, pixels, groups, media, temperature=1.0, banned=None) -> dict:
+    """(logprob, entropy) by (episode, token), one row for each episode through transformers' ordinary forward."""
+    found, number = {}, 0
+    for group in groups:
+        for episode in group.episodes:
+            ids, trained, shown = [], [], []
+            for turn in episode.turns:
+                ids += turn.prompt_ids
+                shown += [media[m.digest] for m in turn.media]
+                trained += range(len(ids), len(ids) + len(turn.completion_ids))
+                ids += turn.completion_ids
+            ids_1T = torch.tensor([ids])
+            patches, grid = pixels(shown)
+            types = (ids_1T == ID["<|image_pad|>"]).int()
+            out = model(input_ids=ids_1T, pixel_values=patches, image_grid_thw=grid, mm_token_type_ids=types)
+            logits = out.logits[0] / temperature
+            if banned is not None:
+                logits[:, banned] = -torch.inf
+            logprobs_TV = logits.log_softmax(-1)
+            for k, t in enumerate(trained):
+                p = logprobs_TV[t - 1]
+                allowed = p[torch.isfinite(p)]
+                found[number, k] = (p[ids[t]], -(allowed.exp() * allowed).sum())
+            number += 1
+    return found

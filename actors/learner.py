@@ -1,0 +1,298 @@
+"""Learner actors: whole groups in, one optimizer step out, the same for any number of ranks.
+
+`LearnerPool` lives in the driver: it turns groups into rows with token weights that are counted over the whole batch,
+and gives every rank the same number of rows. `Learner` is one DeepSpeed rank: it adds up the gradients of its rows.
+Neither knows how episodes were played or scored.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from actors.objective import Sums, grpo_loss, imitation_loss, join, means
+from cluster.start import actor_options, device_of
+from cluster.weights import WeightVersion
+from configs.schema import Config
+from core import batch, grpo
+from core.batch import GroupBatch, ImageLayout
+from core.types import Group, MediaTable, Update
+
+MediaRef = Any  # a Ray ObjectRef of a MediaTable, or the MediaTable itself
+Report = tuple[Sums, float | None, float]  # of one step: this rank's sums, gradient norm (None: skipped), learning rate
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one rank stands among the others."""
+
+    rank: int
+    ranks: int
+    local_rank: int
+    local_ranks: int
+    master: tuple[str, int]
+
+
+class Learner:
+    """One DeepSpeed rank. Every method but `address` is collective: all ranks are called together."""
+
+    def address(self) -> tuple[str, int]:
+        """This node's address and a port that is free on it."""
+        with socket.socket() as free:
+            free.bind(("", 0))
+            port = free.getsockname()[1]
+        return ("127.0.0.1" if os.environ.get("GLOO_SOCKET_IFNAME") == "lo" else ray.util.get_node_ip_address()), port
+
+    def start(self, cfg: Config, place: Place, total_updates: int) -> ImageLayout:
+        """Loads the policy (and the reference, if the KL term is on) and joins the other ranks."""
+        import torch
+
+        self.cfg, self.place, self.total, self.updates = cfg, place, total_updates, 0
+        self.device = device_of(cfg)
+        if self.device == "cpu":
+            torch.set_num_threads(1)
+        join_ranks(place, self.device)
+        from transformers import AutoTokenizer
+
+        from actors import optimizer
+        from models.dialogue import allowed_ids
+        from models.policy import Pixels, Policy
+
+        random.seed(cfg.seed + place.rank)
+        np.random.seed(cfg.seed + place.rank)
+        torch.manual_seed(cfg.seed + place.rank)
+        common: dict[str, Any] = {
+            "allowed_ids": allowed_ids(AutoTokenizer.from_pretrained(cfg.policy.path)),
+            "dtype": cfg.policy.dtype,
+            "attention": cfg.policy.attention,
+            "device": self.device,
+        }
+        policy = Policy(
+            cfg.policy.path,
+            freeze_vision=cfg.learner.freeze_vision,
+            gradient_checkpointing=cfg.learner.gradient_checkpointing,
+            **common,
+        )
+        self.reference = None
+        if cfg.grpo.kl_coef > 0:
+            self.reference = Policy(cfg.policy.path, **common).requires_grad_(False)
+        self.pixels = Pixels(cfg.policy.path)
+        self.engine = optimizer.start(policy, cfg)
+        return policy.layout
+
+    def learn(self, rows: list[GroupBatch], media: dict[int, MediaRef], imitate: bool) -> list[Report]:
+        """Optimizer steps on these rows, one report for each."""
+        shown = load_media(media)
+        patches = [self.pixels([shown[digest] for digest in row.images]) for row in rows]
+        temperature = 1.0 if imitate else self.cfg.rollout.temperature
+        old: list[Any] = [None] * len(rows)  # log-probs before the first step
+        return [
+            self._update(rows, patches, temperature, imitate, old)
+            for _ in range(1 if imitate else self.cfg.learner.optimizer_steps)
+        ]
+
+    def _update(
+        self, rows: list[GroupBatch], patches: list[Any], temperature: float, imitate: bool, old: list[Any]
+    ) -> Report:
+        from actors import optimizer
+
+        sums: list[Sums] = []
+        for i, row in enumerate(rows):
+            logprob_N, entropy_N = self.engine(row, *patches[i], temperature)
+            if old[i] is None:  # of the very same forward: on policy the ratio is exactly 1
+                old[i] = logprob_N.detach()
+            if imitate:
+                loss, report = imitation_loss(logprob_N, entropy_N, row)
+            else:
+                loss, report = grpo_loss(
+                    logprob_N, entropy_N, row, self.cfg.grpo, old_N=old[i],
+                    reference_N=self._reference(row, patches[i], temperature),
+                    off_policy=self.cfg.rollout.max_staleness > 0,
+                )  # fmt: skip
+            sums.append(report)
+            self.engine.backward(loss * self.place.ranks)  # DeepSpeed takes the mean over ranks; ours is a sum
+        lr = optimizer.learning_rate(self.updates, self.total, self.cfg.learner)
+        norm = optimizer.step(self.engine, lr)
+        self.updates += 1
+        return join(sums), norm, lr
+
+    def _reference(self, row: GroupBatch, patches: Any, temperature: float) -> Any:
+        if self.reference is None:
+            return None
+        import torch
+
+        with torch.no_grad():
+            return self.reference(row, *patches, temperature)[0]
+
+    def publish(self, version: int) -> WeightVersion | None:
+        """The whole weights in the object store, from rank 0; None from the others."""
+        from actors import optimizer
+        from cluster.weights import publish
+
+        state = optimizer.whole_state(self.engine)
+        return publish(version, state) if self.place.rank == 0 else None
+
+    def save(self, folder: str) -> None:
+        from actors import optimizer
+
+        optimizer.save(self.engine, Path(folder), self.cfg.policy.path, self.updates)
+
+    def load(self, folder: str) -> None:
+        from actors import optimizer
+
+        self.updates = optimizer.load(self.engine, Path(folder))
+
+    def close(self) -> None:
+        import torch
+
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def join_ranks(place: Place, device: str) -> None:
+    """The process group, by the environment variables that DeepSpeed reads."""
+    os.environ |= {
+        "RANK": str(place.rank),
+        "WORLD_SIZE": str(place.ranks),
+        "LOCAL_RANK": str(place.local_rank),
+        "LOCAL_WORLD_SIZE": str(place.local_ranks),
+        "MASTER_ADDR": place.master[0],
+        "MASTER_PORT": str(place.master[1]),
+    }
+    import deepspeed
+
+    deepspeed.init_distributed(dist_backend="nccl" if device == "cuda" else "gloo", verbose=False)
+
+
+def load_media(media: dict[int, MediaRef]) -> MediaTable:
+    """The tables of some groups as one: digests name contents, so equal keys hold equal pixels."""
+    found: MediaTable = {}
+    for ref in media.values():
+        found |= ref if isinstance(ref, dict) else ray.get(ref)
+    return found
+
+
+class LearnerPool:
+    """Driver side. `learn`, `imitate`, `publish`, `save`, `load` and `close` act on all ranks at once."""
+
+    def __init__(self, cfg: Config, env: dict[str, str], total_updates: int = 0) -> None:
+        """`total_updates`: length of the learning-rate schedule; by default that of the training run."""
+        self.cfg = cfg
+        options = actor_options(cfg, "learner")
+        options["runtime_env"] = {"env_vars": {**options["runtime_env"]["env_vars"], **env}}
+        self.ranks = [ray.remote(Learner).options(**options).remote() for _ in range(cfg.learner.world_size)]
+        total = total_updates or cfg.train.steps * cfg.learner.optimizer_steps
+        hosts = ray.get([rank.address.remote() for rank in self.ranks])
+        self.places = places(hosts, device_of(cfg))
+        layouts = [r.start.remote(cfg, place, total) for r, place in zip(self.ranks, self.places, strict=True)]
+        self.layout: ImageLayout = results(layouts)[0]
+
+    def learn(self, groups: Sequence[Group], media: Sequence[MediaRef]) -> Update:
+        """GRPO on whole, judged groups (`core.grpo.judge`); `media[i]` holds the pixels of group i.
+
+        Groups without any advantage carry no gradient and are not computed, but they count in the mean; with a KL or
+        entropy term they are computed too. If none is left, no step is made.
+        """
+        cfg = self.cfg.grpo
+        credits = [
+            grpo.credit(g, per_turn=cfg.per_turn_credit, std=cfg.advantage_std, eps=cfg.advantage_eps) for g in groups
+        ]
+        dense = cfg.kl_coef > 0 or cfg.entropy_coef != 0
+        useful = [dense or any(a != 0.0 for turns in credit for a in turns) for credit in credits]
+        forest = self._forest(groups, credits, cfg.aggregation, useful)
+        return self._run(forest, media, imitate=False, skipped_groups=useful.count(False))
+
+    def imitate(self, demonstrations: Sequence[Group], media: Sequence[MediaRef]) -> Update:
+        """Supervised fine-tuning: cross-entropy on every completion token, mean over the tokens of the batch.
+
+        A demonstration is a group whose turns hold the ideal completion; log-probs, rewards and advantages are unused.
+        """
+        credits = [[(0.0,) * len(e.turns) for e in g.episodes] for g in demonstrations]
+        forest = self._forest(demonstrations, credits, "token_mean", [True] * len(demonstrations))
+        return self._run(forest, media, imitate=True, skipped_groups=0)
+
+    def _forest(
+        self, groups: Sequence[Group], credits: Sequence[Any], aggregation: str, useful: Sequence[bool]
+    ) -> list[batch.Tree]:
+        counts = [grpo.trained_tokens(g) for g in groups]
+        longest = self.cfg.rollout.max_model_len
+        flat = grpo.token_weights([n for c in counts for n in c], aggregation, max_tokens=longest)
+        forest: list[batch.Tree] = []
+        first = 0
+        for i, group in enumerate(groups):
+            weights = flat[first : first + len(group.episodes)]
+            if useful[i]:
+                forest += batch.trees(group, i, credits[i], weights, first)
+            first += len(group.episodes)
+        return forest
+
+    def _run(self, forest: list[batch.Tree], media: Sequence[MediaRef], imitate: bool, skipped_groups: int) -> Update:
+        if not forest:
+            nothing = {"tokens_sum": 0.0}
+            return Update(0.0, 0.0, means(nothing, nothing) | {"skipped_groups": skipped_groups, "skipped_steps": 0.0})
+        rows = batch.rows_of_ranks(forest, len(self.ranks), self.cfg.learner.row_tokens, self.layout)
+        calls = [
+            rank.learn.remote(share, {g: media[g] for row in share for g in row.groups}, imitate)
+            for rank, share in zip(self.ranks, rows, strict=True)
+        ]
+        reports = list(zip(*results(calls), strict=True))  # [optimizer step][rank]
+        steps = [join([sums for sums, _, _ in report]) for report in reports]
+        norms = [report[0][1] for report in reports]
+        done = [n for n in norms if n is not None]
+        metrics = means(steps[0], steps[-1]) | {
+            "skipped_groups": float(skipped_groups),
+            "skipped_steps": float(norms.count(None)),  # gradients that were not finite
+            "lr": reports[-1][0][2],
+        }
+        loss = float(np.mean([s["loss_sum"] for s in steps]))
+        return Update(loss, float(np.mean(done)) if done else float("nan"), metrics)
+
+    def publish(self, version: int) -> WeightVersion:
+        """The current weights in the object store, ready for rollout actors to pull."""
+        return results([rank.publish.remote(version) for rank in self.ranks])[0]
+
+    def save(self, folder: Path | str) -> None:
+        """Policy, optimizer and random states into `folder`, which all ranks can reach."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        results([rank.save.remote(str(Path(folder).resolve())) for rank in self.ranks])
+
+    def load(self, folder: Path | str) -> None:
+        """Goes on from a checkpoint. Raises ValueError if it does not fit this policy or this number of ranks."""
+        results([rank.load.remote(str(Path(folder).resolve())) for rank in self.ranks])
+
+    def close(self) -> None:
+        """Ends all ranks."""
+        ray.get([rank.close.remote() for rank in self.ranks])
+        for rank in self.ranks:
+            ray.kill(rank)
+
+
+def results(refs: list[Any]) -> list[Any]:
+    """`ray.get`, where a user's mistake (ValueError) in an actor is raised as the plain error it was."""
+    try:
+        return ray.get(refs)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ValueError):
+            raise ValueError(str(error.cause)) from error
+        raise
+
+
+def places(hosts: Sequence[tuple[str, int]], device: str) -> list[Place]:
+    """Ranks in the order of `hosts` (address, free port); the first one is the master.
+
+    On GPU Ray shows each rank its own device only, so that every local rank is 0.
+    """
+    found = []
+    for rank, (host, _) in enumerate(hosts):
+        before = sum(h == host for h, _ in hosts[:rank])
+        local = (0, 1) if device == "cuda" else (before, sum(h == host for h, _ in hosts))
+        found.append(Place(rank, len(hosts), *local, master=hosts[0]))
+    return found

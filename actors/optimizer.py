@@ -1,0 +1,208 @@
+"""A DeepSpeed engine round the policy: configuration, guarded step, whole weights, checkpoint.
+
+Everything here is collective: every rank calls the same function at the same time. Knows no rows and no rewards.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from configs.schema import Config, LearnerConfig
+from models.policy import Policy
+
+SCHEDULES = ("constant", "linear", "cosine")
+_TAG = "state"  # of DeepSpeed's checkpoint folder
+
+
+def learning_rate(update: int, total: int, cfg: LearnerConfig) -> float:
+    """Of optimizer step `update` (from 0) of `total`: linear warm-up, then constant, or down to 0 at the end."""
+    if cfg.schedule not in SCHEDULES:
+        raise ValueError(f"learner.schedule={cfg.schedule!r}: one of {', '.join(SCHEDULES)}")
+    if update < cfg.warmup_steps:
+        return cfg.lr * (update + 1) / cfg.warmup_steps
+    done = min(1.0, (update - cfg.warmup_steps) / max(1, total - cfg.warmup_steps))
+    shape = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}
+    return cfg.lr * shape[cfg.schedule]
+
+
+def deepspeed_config(cfg: Config) -> dict[str, Any]:
+    """bfloat16 needs the fp32 master weights that DeepSpeed keeps from ZeRO-1 on, so stage 0 then runs as stage 1."""
+    learner, half = cfg.learner, cfg.policy.dtype == "bfloat16"
+    if learner.zero_stage not in (0, 1, 2, 3):
+        raise ValueError(f"learner.zero_stage={learner.zero_stage}: one of 0, 1, 2, 3")
+    stage = max(learner.zero_stage, int(half or learner.offload_optimizer))
+    zero: dict[str, Any] = {"stage": stage, "overlap_comm": False, "reduce_bucket_size": int(5e7)}
+    if learner.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        # a step has as many rows as its groups need: each step() ends an accumulation, whatever their number
+        "managed_gradient_accumulation": False,
+        "zero_optimization": zero,
+        "gradient_clipping": learner.grad_clip,  # explicit: DeepSpeed's own default is 1.0, not "off"
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+    } | ({"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}} if half else {})
+
+
+def start(policy: Policy, cfg: Config) -> Any:
+    """The engine. AdamW is PyTorch's, or DeepSpeed's CPU one when the optimizer is offloaded."""
+    import deepspeed
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.ERROR)
+    settings = {"lr": cfg.learner.lr, "betas": tuple(cfg.learner.betas), "weight_decay": cfg.learner.weight_decay}
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    if cfg.learner.offload_optimizer:
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        optimizer = DeepSpeedCPUAdam(trained, adamw_mode=True, **settings)
+    else:
+        optimizer = torch.optim.AdamW(trained, **settings)
+    engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer, config=deepspeed_config(cfg))
+    if engine.zero_optimization_stage() == 0:
+        engine.enable_backward_allreduce = False  # `step` does it, and looks at the norm before the weights move
+    return engine
+
+
+def step(engine: Any, lr: float) -> float | None:
+    """One optimizer step on the accumulated gradients; returns their norm before clipping.
+
+    None: the gradients are not finite; they are dropped and weights and moments stay as they were.
+    """
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr
+    if engine.zero_optimization_stage() == 0:
+        return _plain_step(engine)
+    engine.step()
+    if engine.optimizer.overflow:
+        return None
+    return float(engine.get_global_grad_norm())
+
+
+def _plain_step(engine: Any) -> float | None:
+    """Stage 0 reports no norm and looks for no overflow: both are done here."""
+    if torch.distributed.get_world_size() > 1:
+        engine.buffered_allreduce_fallback()
+    norms = [p.grad.norm() for p in engine.module.parameters() if p.grad is not None]
+    norm = float(torch.stack(norms).norm())
+    if not math.isfinite(norm):
+        engine.zero_grad()
+        return None
+    engine.step()
+    return norm
+
+
+def whole_state(engine: Any) -> dict[str, Tensor]:
+    """The policy's full `state_dict` on the CPU, a tied head included; on rank 0, empty elsewhere.
+
+    Tensors that are one parameter stay one object.
+    """
+    import deepspeed
+
+    sharded, first = engine.zero_optimization_stage() == 3, torch.distributed.get_rank() == 0
+    state: dict[str, Tensor] = {}
+    copies: dict[int, Tensor] = {}
+    for name, tensor in engine.module.vlm.state_dict(keep_vars=True).items():
+        if id(tensor) not in copies:
+            gathered = [tensor] if sharded and hasattr(tensor, "ds_id") else []
+            with deepspeed.zero.GatheredParameters(gathered, enabled=bool(gathered)):
+                copies[id(tensor)] = tensor.detach().cpu().clone() if first else tensor.new_empty(0)
+        if first:
+            state[name] = copies[id(tensor)]
+    return state
+
+
+def save(engine: Any, folder: Path, source: str, updates: int) -> None:
+    """folder/policy (Hugging Face, safetensors, with the processor's files), folder/deepspeed, folder/rng_<rank>.pt."""
+    state, rank = whole_state(engine), torch.distributed.get_rank()
+    if rank == 0:
+        vlm = engine.module.vlm
+        vlm.save_pretrained(folder / "policy", state_dict=state)
+        copy_processor(Path(source), folder / "policy")
+        facts = {"updates": updates, "ranks": torch.distributed.get_world_size()}
+        facts["zero_stage"] = engine.zero_optimization_stage()
+        (folder / "learner.json").write_text(json.dumps(facts))
+    engine.save_checkpoint(str(folder / "deepspeed"), tag=_TAG)
+    torch.save(random_states(), folder / f"rng_{rank}.pt")
+    torch.distributed.barrier()
+
+
+def copy_processor(source: Path, target: Path) -> None:
+    """Tokenizer, chat template and processor settings are as they were: their files are copied, not written anew."""
+    import shutil
+
+    for file in source.iterdir():
+        weights = file.name.startswith(("model", "pytorch_model")) or file.suffix in (".safetensors", ".bin")
+        if file.is_file() and not weights and not (target / file.name).exists():
+            shutil.copy2(file, target / file.name)
+
+
+def load(engine: Any, folder: Path) -> int:
+    """Restores what `save` wrote and returns the number of optimizer steps done.
+
+    Raises ValueError if the checkpoint is of another architecture, number of ranks or ZeRO stage.
+    """
+    check_architecture(engine.module.vlm.config, folder / "policy")
+    facts = json.loads((folder / "learner.json").read_text())
+    here = {"ranks": torch.distributed.get_world_size(), "zero_stage": engine.zero_optimization_stage()}
+    for name, value in here.items():
+        if facts[name] != value:
+            setting = "learner.world_size" if name == "ranks" else "learner.zero_stage"
+            raise ValueError(f"checkpoint {folder} was written with {setting}={facts[name]}, this run has {value}")
+    engine.load_checkpoint(str(folder / "deepspeed"), tag=_TAG)
+    restore_random(torch.load(folder / f"rng_{torch.distributed.get_rank()}.pt", weights_only=True))
+    return int(facts["updates"])
+
+
+def check_architecture(config: Any, folder: Path) -> None:
+    """Raises ValueError, naming the first differences, if the policy in `folder` has other shapes than `config`."""
+    from transformers import AutoConfig
+
+    ours, theirs = _shapes(config.to_dict()), _shapes(AutoConfig.from_pretrained(folder).to_dict())
+    differing = [k for k in sorted(ours | theirs) if ours.get(k) != theirs.get(k)]
+    wrong = [f"{k} is {theirs.get(k)}, here {ours.get(k)}" for k in differing]
+    if wrong:
+        raise ValueError(
+            f"checkpoint {folder} holds another architecture than policy.path ({'; '.join(wrong[:4])}): "
+            "resume with the policy it was trained from, or start a new run"
+        )
+
+
+def _shapes(config: dict[str, Any]) -> dict[str, Any]:
+    """What decides the shapes of the weights: the model's type and its sizes and counts."""
+    sizes = ("_size", "_heads", "_layers", "depth", "model_type", "tie_word_embeddings")
+    parts = {"": config, "text_config.": config["text_config"], "vision_config.": config["vision_config"]}
+    return {prefix + k: v for prefix, part in parts.items() for k, v in part.items() if str(k).endswith(sizes)}
+
+
+def random_states() -> dict[str, Any]:
+    """Of Python, NumPy and PyTorch, as plain numbers and tensors (loadable with `weights_only`)."""
+    version, numbers, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": (version, list(numbers), gauss),
+        "numpy": (name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, cached),
+    }
+
+
+def restore_random(states: dict[str, Any]) -> None:
+    torch.set_rng_state(states["torch"])
+    if torch.cuda.is_available() and states["cuda"]:
+        torch.cuda.set_rng_state_all(states["cuda"])
+    version, numbers, gauss = states["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))

@@ -1,0 +1,252 @@
+"""Real learner ranks (Ray, DeepSpeed, gloo) against a plain PyTorch step with one row for each episode."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import ray
+import torch
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+from actors.learner import LearnerPool, places, results
+from actors.objective import join, means
+from actors.optimizer import deepspeed_config, learning_rate
+from configs.schema import Config
+from core import grpo
+from core.flat import checksum, unflatten
+from models.policy import Pixels
+from tests.models.tiny_qwen import banned_ids, build, random_group, reference
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("learner") / "policy")
+
+
+def config(folder, ranks=1, stage=1, row_tokens=4096, **learner) -> Config:
+    cfg = Config()
+    cfg.policy.path = str(folder)
+    cfg.cluster.use_gpu = "no"
+    cfg.rollout.temperature = 0.9
+    cfg.learner.world_size, cfg.learner.zero_stage, cfg.learner.row_tokens = ranks, stage, row_tokens
+    cfg.learner.lr, cfg.learner.grad_clip = 1e-3, 0.25
+    for name, value in learner.items():
+        assert hasattr(cfg.learner, name)
+        setattr(cfg.learner, name, value)
+    return cfg
+
+
+@pytest.fixture(scope="module")
+def pools(folder, ray_env):
+    """One pool of one rank and one of two, as processes; `restart` gives them a fresh policy and configuration."""
+    found = {n: LearnerPool(config(folder, n), ray_env, total_updates=10) for n in (1, 2)}
+    yield found
+    for pool in found.values():
+        pool.close()
+
+
+def restart(pools, cfg) -> LearnerPool:
+    pool = pools[cfg.learner.world_size]
+    pool.cfg = cfg
+    results([rank.start.remote(cfg, place, 10) for rank, place in zip(pool.ranks, pool.places, strict=True)])
+    return pool
+
+
+@pytest.fixture(scope="module")
+def data(folder):
+    """Five groups whose engine log-probs are those of the policy, and their pixels."""
+    pairs = [random_group(seed) for seed in range(5)]
+    media = {k: v for _, table in pairs for k, v in table.items()}
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        found = reference(model, Pixels(folder), [g for g, _ in pairs], media, 0.9, banned_ids())
+    groups, number = [], 0
+    for group, _ in pairs:
+        episodes = []
+        for episode in group.episodes:
+            turns, k = [], 0
+            for turn in episode.turns:
+                values = tuple(float(found[number, k + j][0]) for j in range(len(turn.completion_ids)))
+                turns.append(dataclasses.replace(turn, logprobs=values))
+                k += len(values)
+            episodes.append(dataclasses.replace(episode, turns=tuple(turns)))
+            number += 1
+        groups.append(dataclasses.replace(group, episodes=tuple(episodes)))
+    return groups, [ray.put(table) if ray.is_initialized() else table for _, table in pairs], media
+
+
+def weights(pool) -> dict[str, torch.Tensor]:
+    version = pool.publish(3)
+    assert version.version == 3
+    flat = torch.from_numpy(np.array(ray.get(version.payload)))
+    assert checksum(flat.numpy()) == version.checksum
+    return {n: t.clone() for n, t in unflatten(flat, version.names, version.dtypes, version.shapes)}
+
+
+def distance(a, b) -> float:
+    assert a.keys() == b.keys()
+    total = sum(float(t.double().pow(2).sum()) for t in b.values())
+    return (sum(float((a[n] - b[n]).double().pow(2).sum()) for n in b) / total) ** 0.5
+
+
+@pytest.fixture(scope="module")
+def plain_step(folder, data):
+    """(loss, gradient norm, weights) of one AdamW step in plain PyTorch: the formulas, one row for each episode."""
+    groups, _, media = data
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    found = reference(model, Pixels(folder), groups, media, 0.9, banned_ids())
+    episodes = [(e, a) for g in groups for e, a in zip(g.episodes, g.advantages_G, strict=True)]
+    terms = [torch.exp(p - p.detach()) * episodes[number][1] for (number, _), (p, _) in found.items()]
+    loss = -torch.stack(terms).mean()
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.25)
+    torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01).step()
+    return loss.item(), norm.item(), {n: t.detach().clone() for n, t in model.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    "ranks, stage, row_tokens",
+    [(1, 0, 4096), (1, 1, 150), (1, 3, 200), (2, 0, 4096), (2, 1, 4096), (2, 2, 150), (2, 3, 150)],
+)
+def test_a_step_is_the_same_for_any_packing_ranks_and_zero_stage(
+    pools, folder, data, plain_step, ranks, stage, row_tokens
+):
+    pool = restart(pools, config(folder, ranks, stage, row_tokens))
+    before = weights(pool)
+    update = pool.learn(*data[:2])
+    loss, norm, expected = plain_step
+    assert abs(loss) > 0.01 and norm > 0.25  # neither the comparison nor the clipping is vacuous
+    assert update.loss == pytest.approx(loss, rel=1e-6)
+    assert update.grad_norm == pytest.approx(norm, rel=1e-6)
+    after = weights(pool)
+    assert distance(after, expected) <= 1e-6 and distance(after, before) > 1e-3
+    # AdamW's first step is lr * g / (|g| + eps): where g is rounding noise its sign may differ, so compare loosely
+    moved = {n: after[n] - before[n] for n in after}
+    assert distance(moved, {n: expected[n] - before[n] for n in after}) <= 1e-3
+    assert update.metrics["logprob_gap_max"] <= 1e-5 and update.metrics["logprob_gap_mean"] <= 1e-6
+    assert update.metrics["trained_tokens"] == sum(sum(grpo.trained_tokens(g)) for g in data[0])
+    assert (update.metrics["rows"] > ranks) == (row_tokens < 4096)
+    assert update.metrics["ratio_min"] == update.metrics["ratio_max"] == 1.0  # on policy, exactly
+
+
+def test_a_tied_head_is_published(pools, folder):
+    published = weights(restart(pools, config(folder)))
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    assert model.config.get_text_config().tie_word_embeddings and "lm_head.weight" in published
+    assert distance(published, dict(model.state_dict())) == 0.0
+
+
+def test_zero_variance_groups_are_skipped_but_count(pools, folder, data):
+    groups, media, _ = data
+    flat = dataclasses.replace(groups[4], advantages_G=(0.0,) * 4)
+    pool = restart(pools, config(folder))
+    with_flat = pool.learn([*groups[:4], flat], media)
+    pool = restart(pools, config(folder))
+    without = pool.learn(groups[:4], media[:4])
+    counts = [sum(grpo.trained_tokens(g)) for g in groups]
+    assert with_flat.metrics["skipped_groups"] == 1.0 and without.metrics["skipped_groups"] == 0.0
+    assert with_flat.metrics["trained_tokens"] == without.metrics["trained_tokens"] == sum(counts[:4])
+    assert with_flat.grad_norm == pytest.approx(without.grad_norm * sum(counts[:4]) / sum(counts), rel=1e-6)
+    before = weights(pool)
+    nothing = pool.learn([flat], media[4:])
+    assert nothing.metrics["skipped_groups"] == 1.0 and nothing.metrics["logprob_gap_mean"] == 0.0
+    assert distance(weights(pool), before) == 0.0
+
+
+@pytest.mark.parametrize("ranks, stage", [(1, 0), (1, 1), (2, 3)])
+def test_a_gradient_that_is_not_finite_leaves_weights_and_moments_alone(pools, folder, data, ranks, stage):
+    groups, media, _ = data
+    pool = restart(pools, config(folder, ranks, stage))
+    before = weights(pool)
+    broken = dataclasses.replace(groups[0], advantages_G=(math.inf, 0.0, 0.0, 0.0))
+    update = pool.learn([broken, groups[1]], media[:2])
+    assert update.metrics["skipped_steps"] == 1.0 and math.isnan(update.grad_norm)
+    assert distance(weights(pool), before) == 0.0
+    update = pool.learn(groups, media)
+    assert update.metrics["skipped_steps"] == 0.0 and all(t.isfinite().all() for t in weights(pool).values())
+
+
+def test_imitation_lowers_the_loss(pools, folder, data):
+    groups, media, _ = data
+    demonstrations = [dataclasses.replace(g, rewards=(), advantages_G=()) for g in groups]
+    pool = restart(pools, config(folder, ranks=2, stage=2, row_tokens=200, lr=1e-2, grad_clip=1.0))
+    losses = [pool.imitate(demonstrations, media).loss for _ in range(20)]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_kl_and_several_optimizer_steps(pools, folder, data):
+    cfg = config(folder, row_tokens=200, optimizer_steps=3, lr=3e-3)
+    cfg.grpo.kl_coef = 0.1
+    cfg.rollout.max_staleness = 1
+    metrics = restart(pools, cfg).learn(*data[:2]).metrics
+    assert metrics["kl"] > 1e-4  # of the third step; at the first the policy is the reference
+    assert metrics["ratio_min"] < 0.95 and metrics["ratio_max"] > 1.05 and metrics["clip_fraction"] > 0
+    assert metrics["importance_mean"] == pytest.approx(1.0, abs=1e-4)  # the samples are the policy's own
+    assert metrics["logprob_gap_max"] <= 1e-5
+
+
+@pytest.mark.parametrize("ranks, stage", [(1, 1), (2, 3)])
+def test_a_checkpoint_goes_on_exactly(pools, folder, data, tmp_path, ranks, stage):
+    groups, media, _ = data
+    cfg = config(folder, ranks, stage, schedule="linear")
+    pool = restart(pools, cfg)
+    pool.learn(groups[:3], media[:3])
+    pool.save(tmp_path)
+    saved = weights(pool)
+    straight = pool.learn(groups[2:], media[2:])
+    expected = weights(pool)
+    pool = restart(pools, cfg)
+    pool.load(tmp_path)
+    resumed = pool.learn(groups[2:], media[2:])
+    assert resumed.metrics["lr"] == straight.metrics["lr"] == pytest.approx(0.9e-3)
+    assert distance(weights(pool), expected) == 0.0 and distance(expected, saved) > 0.0
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "policy", dtype=torch.float32)
+    assert distance(dict(model.state_dict()), saved) == 0.0
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "policy")) == 207 and Pixels(tmp_path / "policy")
+    facts = json.loads((tmp_path / "learner.json").read_text())
+    (tmp_path / "learner.json").write_text(json.dumps(facts | {"ranks": 3}))
+    with pytest.raises(ValueError, match="learner.world_size=3"):
+        pool.load(tmp_path)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(pools, folder, tmp_path):
+    build(tmp_path / "policy", layers=1)
+    with pytest.raises(ValueError, match="another architecture.*num_hidden_layers is 1, here 2"):
+        restart(pools, config(folder)).load(tmp_path)
+
+
+def test_learning_rate_schedules():
+    cfg = config("x", lr=1.0, warmup_steps=2, schedule="linear")
+    assert [learning_rate(i, 6, cfg.learner) for i in range(7)] == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
+    assert learning_rate(50, 6, cfg.learner) == 0.0
+    cosine = dataclasses.replace(cfg.learner, schedule="cosine", warmup_steps=0)
+    assert [learning_rate(i, 4, cosine) for i in (0, 2, 4)] == pytest.approx([1.0, 0.5, 0.0])
+    constant = dataclasses.replace(cfg.learner, schedule="constant", warmup_steps=0)
+    assert learning_rate(99, 4, constant) == 1.0
+    with pytest.raises(ValueError, match="constant, linear, cosine"):
+        learning_rate(0, 4, dataclasses.replace(cfg.learner, schedule="poly"))
+
+
+def test_clipping_is_never_left_to_deepspeeds_default():
+    assert deepspeed_config(config("x", grad_clip=0.0))["gradient_clipping"] == 0.0
+    with pytest.raises(ValueError, match="zero_stage=4"):
+        deepspeed_config(config("x", stage=4))
+
+
+def test_ranks_are_numbered_on_each_node():
+    found = places([("a", 1), ("b", 2), ("a", 3)], "cpu")
+    assert [(p.rank, p.local_rank, p.local_ranks, p.master) for p in found] == [
+        (0, 0, 2, ("a", 1)), (1, 0, 1, ("a", 1)), (2, 1, 2, ("a", 1)),
+    ]  # fmt: skip
+
+
+def test_reports_of_ranks_combine():
+    a = {"tokens_sum": 1.0, "gap_sum": 0.5, "gap_max": 0.5, "loss_sum": 1.0}
+    b = {"tokens_sum": 3.0, "gap_sum": 0.1, "gap_max": 0.1, "loss_sum": 2.0}
+    dummy = {"tokens_sum": 0.0, "loss_sum": 0.0}
+    joined = join([a, b, dummy])
+    assert joined["loss_sum"] == 3.0
+    found = means(joined, joined)
+    assert found["logprob_gap_mean"] == pytest.approx(0.15) and found["logprob_gap_max"] == 0.5
