@@ -166,6 +166,7 @@ def save(folder: Path, model: SAM2Base, shape: Shape, notes: dict[str, Any] | No
     weights = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in model.state_dict().items()}
     partial = folder / "model.safetensors.partial"
     save_file(weights, partial)
+    partial.chmod(0o644)  # safetensors makes its files unreadable for others
     partial.replace(folder / "model.safetensors")  # a crash leaves the previous weights whole
     config = {"model_type": MODEL_TYPE, "shape": asdict(shape), "notes": notes or {}}
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")

@@ -38,9 +38,10 @@ def new_memory() -> Memory:
 
 
 def step(
-    model: SAM2Base, maps: Maps, t: int, memory: Memory, points: dict[str, Tensor] | None, dense_prompt: bool
-) -> Tensor:
-    """Masks of frame t of B tracks, (B, 1, S/4, S/4) logits; adds frame t to `memory`.
+    model: SAM2Base, maps: Maps, t: int, memory: Memory, points: dict[str, Tensor] | None, dense_prompt: bool,
+    remember: bool = True,
+) -> Tensor:  # fmt: skip
+    """Masks of frame t of B tracks, (B, 1, S/4, S/4) logits; adds frame t to `memory` unless told not to.
 
     `points` (from `pack`) at t = 0 only. Logits of a track whose object is not on the frame are all -1024.
     """
@@ -65,6 +66,8 @@ def step(
     )
     _, _, _, low, high, pointer, score = heads
     out["obj_ptr"] = pointer
+    if not remember:
+        return low
     model._encode_memory_in_output(flat, sizes, points, True, high, score, out)
     memory["cond_frame_outputs" if t == 0 else "non_cond_frame_outputs"][t] = out
     _forget(model, t, memory)

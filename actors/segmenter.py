@@ -1,0 +1,124 @@
+"""Segmenter actors: prompts in, masks of whole videos out; and their pool on the driver.
+
+An actor reads the frames itself, so that only prompts and encoded masks travel. All jobs of one video go to one actor
+in one piece: frames are decoded and encoded once, equal prompts are followed once, and all are tracked in one batch.
+Knows no policy, no reward and no ground truth.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from cluster.start import actor_options, device_of
+from configs.load import resolve
+from configs.schema import Config
+from core.masks import encode_frames, union
+from core.types import MaskPrompt, Rle, Video
+
+Prompts = tuple[MaskPrompt, ...]
+Masks = tuple[Rle | None, ...]  # one for each frame: the union over the prompts; None: nothing there
+
+TOGETHER = 16  # prompts of a video that are tracked in one batch: bounds the memory for their masks
+MAX_ATTEMPTS = 2  # at one video, each ended by the death of an actor
+
+
+class SegmenterActor:
+    """Holds one segmenter on its device."""
+
+    def __init__(self, cfg: Config) -> None:
+        import torch
+
+        from models.segmenter import make
+
+        torch.set_num_threads(1)
+        settings = cfg.segmenter
+        self.segmenter = make(settings.kind, str(resolve(settings.path)), settings.config, device_of(cfg))
+
+    def segment(self, video: Video, jobs: Sequence[Prompts]) -> list[Masks]:
+        """Masks of each job's prompts on every frame of the video, in order."""
+        from data.frames import read_frames
+
+        asked = list(dict.fromkeys(prompt for prompts in jobs for prompt in prompts))
+        frames_FHWC = read_frames(video, range(video.num_frames)) if asked else None
+        tracks: dict[MaskPrompt, Masks] = {}
+        for start in range(0, len(asked), TOGETHER):
+            part = asked[start : start + TOGETHER]
+            assert frames_FHWC is not None
+            for prompt, masks_FHW in zip(part, self.segmenter.segment(frames_FHWC, part), strict=True):
+                rles_F = encode_frames(masks_FHW)
+                tracks[prompt] = tuple(r if m.any() else None for r, m in zip(rles_F, masks_FHW, strict=True))
+        return [tuple(union([tracks[p][f] for p in prompts]) for f in range(video.num_frames)) for prompts in jobs]
+
+
+
+@dataclass(frozen=True)
+class _Task:
+    """All jobs of one video."""
+
+    video: Video
+    jobs: tuple[int, ...]  # their indices in what `segment` was given
+    attempt: int = 1
+
+
+class SegmenterPool:
+    """Driver side: hands videos to free segmenter actors."""
+
+    def __init__(self, cfg: Config, env: dict[str, str]) -> None:
+        """Args: `env`, the environment variables of the actors."""
+        self.cfg, self.env = cfg, env
+        self.workers = [self._start() for _ in range(cfg.segmenter.workers)]
+
+    def _start(self) -> Any:
+        options = actor_options(self.cfg, "segmenter") | {"runtime_env": {"env_vars": self.env}}
+        return ray.remote(SegmenterActor).options(**options).remote(self.cfg)
+
+    def segment(self, jobs: Sequence[tuple[Video, Prompts]]) -> list[Masks]:
+        """The masks of each job (a video and the prompts of one episode), in order; all None without prompts.
+
+        Raises what a segmenter raises. The death of an actor costs one more attempt on a fresh one.
+        """
+        done: list[Masks | None] = [(None,) * video.num_frames if not prompts else None for video, prompts in jobs]
+        waiting, free = deque(_by_video(jobs)), deque(range(len(self.workers)))
+        running: dict[Any, tuple[_Task, int]] = {}
+        while waiting or running:
+            while waiting and free:
+                task, worker = waiting.popleft(), free.popleft()
+                ref = self.workers[worker].segment.remote(task.video, [jobs[i][1] for i in task.jobs])
+                running[ref] = (task, worker)
+            [ref], _ = ray.wait(list(running), num_returns=1)
+            task, worker = running.pop(ref)
+            try:
+                for index, masks_F in zip(task.jobs, ray.get(ref), strict=True):
+                    done[index] = masks_F
+            except ray.exceptions.RayActorError as error:
+                waiting.appendleft(self._retry(task, error))
+                self.workers[worker] = self._start()
+            free.append(worker)
+        return [masks_F for masks_F in done if masks_F is not None]
+
+    def _retry(self, task: _Task, error: Exception) -> _Task:
+        if task.attempt == MAX_ATTEMPTS:
+            raise RuntimeError(
+                f"a segmenter actor died {MAX_ATTEMPTS} times at video {task.video.uid!r} (segmenter.kind="
+                f"{self.cfg.segmenter.kind}, segmenter.path={self.cfg.segmenter.path}): {error}"
+            ) from error
+        return _Task(task.video, task.jobs, task.attempt + 1)
+
+    def close(self) -> None:
+        """Ends the actors."""
+        for worker in self.workers:
+            ray.kill(worker)
+
+
+def _by_video(jobs: Sequence[tuple[Video, Prompts]]) -> list[_Task]:
+    """One task for each video that has prompts, in the order of first appearance."""
+    indices: dict[Video, list[int]] = {}
+    for index, (video, prompts) in enumerate(jobs):
+        if prompts:
+            indices.setdefault(video, []).append(index)
+    return [_Task(video, tuple(found)) for video, found in indices.items()]

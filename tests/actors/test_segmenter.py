@@ -1,0 +1,113 @@
+"""Segmenter actors for real: videos on disk, a random tiny SAM 2 and GrabCut, two processes, a death."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import ray
+import torch
+
+from actors.segmenter import SegmenterPool
+from configs.schema import ClusterConfig, Config, SegmenterConfig
+from core.masks import decode, union
+from core.types import MaskPrompt, Video
+from data.frames import read_frames
+from data.synthetic.scene import scene
+from models import sam2_build
+from models.segmenter import make
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Video, MaskPrompt, MaskPrompt]]:
+    """Three short videos as JPEG folders, each with two prompts."""
+    found = []
+    for i in range(3):
+        folder, made = tmp_path_factory.mktemp(f"v{i}"), scene(np.random.default_rng(i))
+        for f, frame in enumerate(made.frames_FHWC[:10]):
+            cv2.imwrite(str(folder / f"{f:05d}.jpg"), frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+        video = Video(f"v{i}", str(folder), tuple(f"{f:05d}" for f in range(10)), *made.frames_FHWC.shape[1:3])
+        spots = np.argwhere(made.areas_OF[:, :10] > 100)
+        prompts = [MaskPrompt(int(f), tuple(float(v) for v in made.boxes_OF4[o, f])) for o, f in spots[[0, -1]]]  # type: ignore[arg-type]
+        found.append((video, *prompts))
+    return found
+
+
+def config(kind: str, path: str = "", workers: int = 1) -> Config:
+    return Config(
+        segmenter=SegmenterConfig(kind=kind, path=path, workers=workers), cluster=ClusterConfig(use_gpu="no")
+    )
+
+
+@pytest.fixture(scope="module")
+def pool(
+    ray_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[SegmenterPool, Path]]:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("weights")
+    model = sam2_build.build(sam2_build.TINY)
+    torch.nn.init.constant_(model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, 3.0)
+    sam2_build.save(folder, model, sam2_build.TINY)
+    started = SegmenterPool(config("sam2", str(folder), workers=2), ray_env)
+    yield started, folder
+    started.close()
+
+
+def test_masks_come_back_in_order_and_as_the_segmenter_alone_makes_them(
+    pool: tuple[SegmenterPool, Path], videos: list[tuple[Video, MaskPrompt, MaskPrompt]]
+) -> None:
+    segmenters, folder = pool
+    jobs = [(v, (a, b)[:count]) for count in (0, 1, 2) for v, a, b in videos]
+    masks = segmenters.segment(jobs)
+    assert len(masks) == 9
+    alone = make("sam2", str(folder))
+    for (video, prompts), rles_F in zip(jobs, masks, strict=True):
+        assert len(rles_F) == 10
+        if not prompts:
+            assert rles_F == (None,) * 10
+            continue
+        expected_FHW = alone.segment(read_frames(video, range(10)), prompts).any(0)
+        for rle, expected in zip(rles_F, expected_FHW, strict=True):
+            got = np.zeros_like(expected) if rle is None else decode(rle)
+            assert (got != expected).mean() < 1e-3  # other batches, other rounding
+            assert rle is None or got.any()
+    for one, both in zip(masks[3:6], masks[6:9], strict=True):
+        assert all(union([a, b]) == b for a, b in zip(one, both, strict=True))
+
+
+def test_no_jobs_and_no_prompts_need_no_work(
+    pool: tuple[SegmenterPool, Path], videos: list[tuple[Video, MaskPrompt, MaskPrompt]]
+) -> None:
+    assert pool[0].segment([]) == []
+    assert pool[0].segment([(videos[0][0], ())]) == [(None,) * 10]
+
+
+def test_errors_reach_the_driver(
+    pool: tuple[SegmenterPool, Path], videos: list[tuple[Video, MaskPrompt, MaskPrompt]]
+) -> None:
+    with pytest.raises(ValueError, match="prompt on frame 10 of a video of 10 frames"):
+        pool[0].segment([(videos[0][0], (MaskPrompt(10, (1.0, 1.0, 5.0, 5.0)),))])
+
+
+def test_grabcut_survives_the_death_of_its_actor(
+    ray_env: dict[str, str], videos: list[tuple[Video, MaskPrompt, MaskPrompt]]
+) -> None:
+    segmenters = SegmenterPool(config("grabcut"), ray_env)
+    jobs = [(video, (first,)) for video, first, _ in videos]
+    before = segmenters.segment(jobs)
+    assert all(masks_F[prompts[0].frame] is not None for masks_F, (_, prompts) in zip(before, jobs, strict=True))
+    ray.kill(segmenters.workers[0])
+    assert segmenters.segment(jobs) == before
+    segmenters.close()
+
+
+def test_an_actor_that_cannot_start_says_why(
+    ray_env: dict[str, str], videos: list[tuple[Video, MaskPrompt, MaskPrompt]], tmp_path: Path
+) -> None:
+    segmenters = SegmenterPool(config("sam2", str(tmp_path / "none.pt")), ray_env)
+    with pytest.raises(RuntimeError, match="no file .*none.pt"):
+        segmenters.segment([(videos[0][0], (videos[0][1],))])
+    segmenters.close()
