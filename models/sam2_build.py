@@ -181,8 +181,9 @@ def load(path: Path, name: str = "") -> tuple[SAM2Base, Shape]:
         shape = _read_shape(path / "config.json")
         weights = load_file(_existing(path / "model.safetensors"))
     else:
+        _existing(path)
         shape = _official_shape(name)
-        weights = torch.load(_existing(path), map_location="cpu", weights_only=True)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
         weights = weights.get("model", weights)
     model = build(shape)
     _check_keys(path, name, model.state_dict(), weights)
