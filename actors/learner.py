@@ -21,6 +21,7 @@ import ray
 from actors.objective import Sums, grpo_loss, imitation_loss, join, means
 from cluster.start import actor_options, device_of
 from cluster.weights import WeightVersion
+from configs.load import resolve
 from configs.schema import Config
 from core import batch, grpo
 from core.batch import GroupBatch, ImageLayout
@@ -69,22 +70,23 @@ class Learner:
         random.seed(cfg.seed + place.rank)
         np.random.seed(cfg.seed + place.rank)
         torch.manual_seed(cfg.seed + place.rank)
+        self.folder = folder = resolve(cfg.policy.path)
         common: dict[str, Any] = {
-            "allowed_ids": allowed_ids(AutoTokenizer.from_pretrained(cfg.policy.path)),
+            "allowed_ids": allowed_ids(AutoTokenizer.from_pretrained(folder)),
             "dtype": cfg.policy.dtype,
             "attention": cfg.policy.attention,
             "device": self.device,
         }
         policy = Policy(
-            cfg.policy.path,
+            folder,
             freeze_vision=cfg.learner.freeze_vision,
             gradient_checkpointing=cfg.learner.gradient_checkpointing,
             **common,
         )
         self.reference = None
         if cfg.grpo.kl_coef > 0:
-            self.reference = Policy(cfg.policy.path, **common).requires_grad_(False)
-        self.pixels = Pixels(cfg.policy.path)
+            self.reference = Policy(folder, **common).requires_grad_(False)
+        self.pixels = Pixels(folder)
         self.engine = optimizer.start(policy, cfg)
         return policy.layout
 
@@ -143,7 +145,7 @@ class Learner:
     def save(self, folder: str) -> None:
         from actors import optimizer
 
-        optimizer.save(self.engine, Path(folder), self.cfg.policy.path, self.updates)
+        optimizer.save(self.engine, Path(folder), self.folder, self.updates)
 
     def load(self, folder: str) -> None:
         from actors import optimizer

@@ -123,13 +123,13 @@ def whole_state(engine: Any) -> dict[str, Tensor]:
     return state
 
 
-def save(engine: Any, folder: Path, source: str, updates: int) -> None:
+def save(engine: Any, folder: Path, source: Path, updates: int) -> None:
     """folder/policy (Hugging Face, safetensors, with the processor's files), folder/deepspeed, folder/rng_<rank>.pt."""
     state, rank = whole_state(engine), torch.distributed.get_rank()
     if rank == 0:
         vlm = engine.module.vlm
         vlm.save_pretrained(folder / "policy", state_dict=state)
-        copy_processor(Path(source), folder / "policy")
+        copy_processor(source, folder / "policy")
         facts = {"updates": updates, "ranks": torch.distributed.get_world_size()}
         facts["zero_stage"] = engine.zero_optimization_stage()
         (folder / "learner.json").write_text(json.dumps(facts))

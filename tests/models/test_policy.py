@@ -11,14 +11,15 @@ from transformers import AutoModelForImageTextToText
 from core import batch, grpo
 from core.types import End
 from models.policy import Pixels, Policy
-from tests.models.tiny_qwen import ALLOWED, ID, VOCABULARY, banned_ids, build, random_group, reference
+from tests.models.tiny_qwen import ALLOWED, ID, VOCABULARY, banned_ids, build, build_qwen3, random_group, reference
 
 LAYOUT = batch.ImageLayout(ID["<|image_pad|>"], 28)
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+@pytest.fixture(scope="module", params=["tied", "untied", "qwen3"])
 def folder(request, tmp_path_factory):
-    return build(tmp_path_factory.mktemp("qwen"), tie=request.param)
+    path = tmp_path_factory.mktemp("qwen")
+    return build_qwen3(path) if request.param == "qwen3" else build(path, tie=request.param == "tied")
 
 
 def rows_and_media(seeds, budget=10**6, **kwargs):
@@ -152,3 +153,14 @@ def _text_reference(folder, group):
             p = logprobs_TV[len(turn.prompt_ids) + k - 1]
             found[e, k] = (p[token], -(p.exp() * p).sum())
     return found
+
+
+def test_flex_attention_gives_the_same_log_probs(folder):
+    """Its block mask, forward only: flex_attention has no backward on the CPU."""
+    rows, media, _ = rows_and_media((0, 1))
+    pixels = Pixels(folder)
+    split = Policy(folder, allowed_ids=ALLOWED, attention="split")
+    flex = Policy(folder, allowed_ids=ALLOWED, attention="flex")
+    with torch.no_grad():
+        expected, found = run(split, pixels, rows[0], media)[0], run(flex, pixels, rows[0], media)[0]
+    assert (found - expected).abs().max() <= 1e-5

@@ -62,6 +62,35 @@ def build(folder: Path, *, tie: bool = True, seed: int = 0, layers: int = 2) -> 
     return folder
 
 
+def build_qwen3(folder: Path, seed: int = 0) -> Path:
+    """The same for Qwen3-VL, with deepstack features; weights and image processor only."""
+    from transformers import Qwen2VLImageProcessor, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    config = Qwen3VLConfig(
+        text_config=dict(
+            vocab_size=VOCABULARY, hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=16, max_position_embeddings=4096, tie_word_embeddings=True,
+            rope_parameters={
+                "rope_type": "default", "mrope_section": [4, 2, 2], "mrope_interleaved": True, "rope_theta": 1e4
+            },
+        ),
+        vision_config=dict(
+            depth=3, hidden_size=32, intermediate_size=64, num_heads=2, out_hidden_size=64, patch_size=14,
+            deepstack_visual_indexes=[0, 1, 2], temporal_patch_size=2, spatial_merge_size=2, num_position_embeddings=64,
+        ),
+        image_token_id=ID["<|image_pad|>"], video_token_id=ID["<|video_pad|>"],
+        vision_start_token_id=ID["<|vision_start|>"], vision_end_token_id=ID["<|vision_end|>"],
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    model = Qwen3VLForConditionalGeneration(config)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(3.0)
+    model.save_pretrained(folder)
+    Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=112 * 112).save_pretrained(folder)
+    return folder
+
+
 def image_ids(height: int, width: int) -> list[int]:
     pads = [ID["<|image_pad|>"]] * (height // 28 * width // 28)
     return [ID["<|vision_start|>"], *pads, ID["<|vision_end|>"]]
