@@ -186,8 +186,11 @@ class RolloutPool:
         """Plays a group of each sample; yields groups as they finish, in any order.
 
         Raises:
+            ValueError: a temperature that vLLM does not sample at.
             RuntimeError: a group lost its actor MAX_ATTEMPTS times.
         """
+        if not 0 <= temperature <= 2:
+            raise ValueError(f"rollout.temperature={temperature}: must lie between 0 (greedy) and 2")
         waiting = deque((index, 1) for index in range(len(samples)))
         flying: dict[Any, Flight] = {}
         while waiting or flying:

@@ -87,9 +87,9 @@ def register() -> None:
 def keep_images() -> None:
     """Lets vLLM's scheduler send a request's images to the workers even if the prefix cache holds their tokens.
 
-    vLLM 0.32 leaves the pixels out then, and does not send them later: a request that is preempted afterwards, because
-    the caches are reset by new weights or because the KV cache is full, has no pixels to start again from, and the
-    engine dies ("Expected number of multimodal embeddings to match number of input items").
+    vLLM 0.32 leaves the pixels out then, and does not send them later. Taking weights in flight resets both caches
+    and preempts what is running; such a request would have no pixels to start again from, and the engine would die
+    ("Expected number of multimodal embeddings to match number of input items").
     """
     import vllm.v1.core.sched.output as scheduler_output
 

@@ -135,6 +135,8 @@ def test_an_actor_that_cannot_start_is_an_error(
     broken.close()
 
 
-def test_no_actors_are_refused(pool: RolloutPool) -> None:
+def test_settings_out_of_range_are_refused(pool: RolloutPool, samples: list[Sample]) -> None:
     with pytest.raises(ValueError, match="rollout.workers=0"):
         pool.scale(0)
+    with pytest.raises(ValueError, match="rollout.temperature=3"):
+        next(pool.play(samples[:1], group_size=1, temperature=3.0, step=0))
