@@ -233,6 +233,7 @@ class Engine:
 
     def close(self) -> None:
         self.llm.shutdown()
+        self.llm.shutdown = lambda: None  # its finaliser calls it again, and fails when the interpreter is ending
 
 
 def ban(allowed: list[int], vocabulary: int) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -86,8 +85,6 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     yield bench
     bench.engine.close()
     bench.loop.close()
-    del bench.engine  # vLLM's own clean-up trips when the interpreter ends first
-    gc.collect()
 
 
 async def dialogue(engine: Engine, gallery: Gallery, key: int, **options) -> list[Turn]:  # noqa: ANN003
