@@ -23,7 +23,8 @@ from core.types import MaskPrompt, Rle, Video
 Prompts = tuple[MaskPrompt, ...]
 Masks = tuple[Rle | None, ...]  # one for each frame: the union over the prompts; None: nothing there
 
-TOGETHER = 16  # prompts of a video that are tracked in one batch: bounds the memory for their masks
+TOGETHER = 16  # prompts of a video that are tracked in one batch ...
+MASK_BYTES = 1 << 30  # ... or fewer, where their masks would take more
 MAX_ATTEMPTS = 2  # at one video, each ended by the death of an actor
 
 
@@ -45,9 +46,10 @@ class SegmenterActor:
 
         asked = list(dict.fromkeys(prompt for prompts in jobs for prompt in prompts))
         frames_FHWC = read_frames(video, range(video.num_frames)) if asked else None
+        together = min(max(MASK_BYTES // (video.num_frames * video.height * video.width), 1), TOGETHER)
         tracks: dict[MaskPrompt, Masks] = {}
-        for start in range(0, len(asked), TOGETHER):
-            part = asked[start : start + TOGETHER]
+        for start in range(0, len(asked), together):
+            part = asked[start : start + together]
             assert frames_FHWC is not None
             for prompt, masks_FHW in zip(part, self.segmenter.segment(frames_FHWC, part), strict=True):
                 rles_F = encode_frames(masks_FHW)

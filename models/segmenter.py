@@ -26,7 +26,7 @@ from models.sam2_build import Shape
 from models.sam2_track import Maps
 
 AHEAD = 8  # frames of a track that are encoded in one batch, and prompts decoded in one
-FLUSH = 16  # steps whose masks are brought to full size and to the CPU together
+FLUSH = 64  # masks that are brought to full size and to the CPU together
 CACHE_BYTES = 2 << 30  # of image features: 30,000 frames of the tiny model, 128 of an official one in fp32
 
 
@@ -130,11 +130,13 @@ class _Track:
 
 
 class Sam2Segmenter:
-    """SAM 2, official or tiny, on one device. Half precision on a GPU for the official shapes, as they were made."""
+    """SAM 2, official or tiny, on one device. Half precision on a GPU for the official shapes, as they were made.
 
-    def __init__(
-        self, model: SAM2Base, shape: Shape, device: str = "cpu", cache_bytes: int = CACHE_BYTES
-    ) -> None:
+    As the official video predictor does it, but for two things: frames are resized as its image predictor does
+    (bilinear, antialiased), and small holes in masks are not filled (that needs its CUDA extension).
+    """
+
+    def __init__(self, model: SAM2Base, shape: Shape, device: str = "cpu", cache_bytes: int = CACHE_BYTES) -> None:
         self.model, self.shape, self.device = model.to(device).eval(), shape, torch.device(device)
         self.features = Features(self.model, self.device, cache_bytes)
         self.half = self.device.type == "cuda" and not shape.dense_prompt
@@ -167,7 +169,7 @@ class Sam2Segmenter:
             maps = self.features.stacked([keys_F[x.frames[t]] for x in now], {keys_F[f]: frames_FHWC[f] for f in soon})
             low = sam2_track.step(self.model, maps, t, memory, None if t else points, self.shape.dense_prompt)
             waiting += [(track.index, track.frames[t], row) for track, row in zip(now, low[:, 0], strict=True)]
-            if len(waiting) >= FLUSH * len(tracks) or t == len(tracks[0].frames) - 1:
+            if len(waiting) >= FLUSH or t == len(tracks[0].frames) - 1:
                 full = _enlarge(torch.stack([row for *_, row in waiting]), *masks_OFHW.shape[2:])
                 for (index, frame, _), mask_HW in zip(waiting, full, strict=True):
                     masks_OFHW[index, frame] = mask_HW

@@ -20,7 +20,7 @@ import numpy as np
 from actors.reward import RewardPool
 from actors.rollout import RolloutPool
 from actors.segmenter import SegmenterPool
-from core.masks import decode
+from core.masks import decode_frames, union_of_targets
 from core.metrics import mean_j_and_f
 from core.types import Episode, Rle, Sample
 from ray_jobs.progress import Progress
@@ -70,20 +70,7 @@ def paired_gain(before: Mapping[str, float], after: Mapping[str, float]) -> tupl
 
 def truth_FHW(sample: Sample) -> np.ndarray:
     """Union of the targets' masks, (F, H, W) bool."""
-    truth = np.zeros((sample.video.num_frames, sample.video.height, sample.video.width), bool)
-    for target in sample.targets:
-        for frame, rle in enumerate(target.masks_F):
-            if rle is not None:
-                truth[frame] |= decode(rle)
-    return truth
-
-
-def to_masks_FHW(sample: Sample, rles_F: Sequence[Rle | None]) -> np.ndarray:
-    masks = np.zeros((sample.video.num_frames, sample.video.height, sample.video.width), bool)
-    for frame, rle in enumerate(rles_F):
-        if rle is not None:
-            masks[frame] = decode(rle)
-    return masks
+    return decode_frames(union_of_targets(sample), sample.video.height, sample.video.width)
 
 
 def evaluate(
@@ -115,7 +102,7 @@ def evaluate(
         truth = truth_FHW(sample)
         for episode, reward in zip(episodes, rewards.collect(scoring), strict=True):
             rles_F = tuple(next(masks))
-            j, f, _ = mean_j_and_f(to_masks_FHW(sample, rles_F), truth)
+            j, f, _ = mean_j_and_f(decode_frames(rles_F, *truth.shape[1:]), truth)
             total, parts = (reward.total, reward.parts) if reward else (0.0, {})
             results.append(Result(sample, episode, rles_F, j, f, total, parts))
     return Evaluation(tuple(results))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from cluster.start import actor_env, join
 from configs.load import load as load_config
 from configs.load import to_yaml, validate
 from configs.schema import Config
+from core.masks import union_of_targets
 from core.types import Sample
 from data.load import load as load_samples
 from data.synthetic.write import write_dataset
@@ -46,7 +47,7 @@ class Session:
 
     @classmethod
     @contextmanager
-    def open(cls, argv: Sequence[str], steps: int = 0, fresh: bool = False) -> Iterator[Session]:
+    def open(cls, argv: Sequence[str], steps: int = 0) -> Iterator[Session]:
         """Reads and checks the configuration, joins Ray, makes or reads the data.
 
         Raises:
@@ -56,12 +57,15 @@ class Session:
         cfg = load_config(argv)
         validate(cfg)
         prepare_data(cfg)
+        fresh = cfg.train.resume == "never"
         run = RunFolder.open(Path(cfg.runs) / cfg.name, to_yaml(cfg), repository=Path("."), fresh=fresh)
         title = f"{cfg.system.name} · {cfg.policy.path} · {cfg.data.root} · {run.path}"
         with Progress.open(steps or cfg.train.steps, title) as progress:
             with progress.phase("start: Ray"):
                 join(cfg)
-            mlflow = MlflowWriter(cfg.tracking.mlflow_uri, cfg.tracking.experiment, cfg.name, run.path)
+            mlflow = MlflowWriter(
+                cfg.tracking.mlflow_uri, cfg.tracking.experiment, cfg.name, run.path, asdict(cfg), say=progress.note
+            )
             session = cls(cfg, run, progress, mlflow, began)
             try:
                 yield session
@@ -78,7 +82,9 @@ class Session:
     @cached_property
     def rollouts(self) -> RolloutPool:
         with self.progress.phase("start: rollout engines"):
-            return RolloutPool(self.cfg, actor_env(self.cfg))
+            pool = RolloutPool(self.cfg)
+            pool.ready()
+            return pool
 
     @cached_property
     def rewards(self) -> RewardPool:
@@ -107,7 +113,7 @@ class Session:
             name = f"{100 * result.jf:03.0f}_{result.sample.uid.replace('/', '_')}.mp4"
             path = folder / "overlays" / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            overlay_video(path, result.sample, result.episode, result.masks_F, truth_rles(result.sample))
+            overlay_video(path, result.sample, result.episode, result.masks_F, union_of_targets(result.sample))
             paths.append(path)
         return paths
 
@@ -121,14 +127,9 @@ class Session:
         ray.shutdown()
 
 
-def truth_rles(sample: Sample) -> list:
-    from core.masks import union
-
-    return [union([t.masks_F[f] for t in sample.targets]) for f in range(sample.video.num_frames)]
-
-
 def prepare_data(cfg: Config) -> None:
     """Makes the synthetic data set when the configuration asks for it and it is not there."""
-    if cfg.data.synthetic and not Path(cfg.data.root).is_dir():
-        print(f"making the synthetic data set in {cfg.data.root}", flush=True)
+    if cfg.data.synthetic:
+        if not Path(cfg.data.root).is_dir():
+            print(f"making the synthetic data set in {cfg.data.root}", flush=True)
         write_dataset(Path(cfg.data.root))

@@ -58,11 +58,17 @@ def train_step(session: Session, learner: LearnerPool, samples_P: list[Sample], 
     # 2 mask: nothing to do, no reward of this system needs a mask
     # 3 score: each group as soon as it is there, while others still decode
     scored = []
-    for group in session.rollouts.play(samples_P, cfg.rollout.group_size, cfg.rollout.temperature, step):
-        scored.append((group, session.rewards.submit(cfg.data.train_split, group.sample.uid, group.episodes)))
+    rollout = cfg.rollout
+    with session.progress.phase("play", total=len(samples_P)) as phase:
+        for group in session.rollouts.play(
+            samples_P, group_size=rollout.group_size, temperature=rollout.temperature, step=step
+        ):
+            scored.append((group, session.rewards.submit(cfg.data.train_split, group.sample.uid, group.episodes)))
+            phase.advance(1)
     clock.lap("play")
     scored.sort(key=lambda pair: pair[0].index)  # the order of arrival must not change the update
-    rewards_P = [session.rewards.collect(scoring) for _, scoring in scored]
+    with session.progress.phase("score"):
+        rewards_P = [session.rewards.collect(scoring) for _, scoring in scored]
     clock.lap("score")
     # 4 judge: advantages relative to the group
     groups = [
@@ -71,10 +77,12 @@ def train_step(session: Session, learner: LearnerPool, samples_P: list[Sample], 
     ]
     stop_on_failures(cfg, groups)
     # 5 learn: whole groups; pixels go from the rollout actors to the learners by reference
-    update = learner.learn(groups, [g.media for g, _ in scored])
+    with session.progress.phase("learn"):
+        update = learner.learn(groups, [g.media_ref for g, _ in scored])
     clock.lap("learn")
     # 6 publish: the next step plays with the new weights
-    session.rollouts.take(learner.publish(step))
+    with session.progress.phase("publish"):
+        session.rollouts.take(learner.publish(step))
     clock.lap("publish")
     metrics = group_metrics(groups) | update.metrics | {"loss": update.loss, "grad_norm": update.grad_norm}
     metrics["tokens_per_second"] = metrics["completion_tokens"] / clock.seconds["play"]
@@ -143,7 +151,7 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
         train_samples = session.split(cfg.data.train_split)
         before = measure(session, "before") if resume_from is None else None
         with session.progress.phase("start: learners"):
-            learner = LearnerPool(cfg, actor_env(cfg))
+            learner = LearnerPool(cfg, actor_env(cfg), total_updates=cfg.train.steps)
         if resume_from is not None:
             state = checkpoint.read_state(resume_from)
             learner.load(resume_from)

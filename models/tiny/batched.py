@@ -23,6 +23,19 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
     return x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin
 
 
+def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
+    """Attention; `seen` (queries, keys) is True where a query may look.
+
+    On a CPU plain products: PyTorch's fused kernel spends half of a whole training step in its backward there.
+    """
+    if q.device.type == "cuda":
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if seen is not None:
+        scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
+    return scores.softmax(-1).to(v.dtype) @ v
+
+
 class Batched(torch.nn.Module):
     """Wraps (and shares) a `Qwen2_5_VLForConditionalGeneration` whose vision blocks all use full attention."""
 
@@ -56,7 +69,7 @@ class Batched(torch.nn.Module):
         for block in self.visual.blocks:
             h = block.attn.qkv(_rms(x, block.norm1.weight))
             q, k, v = h.view(n, grid * grid, 3, self.num_vision_heads, -1).permute(2, 0, 3, 1, 4)
-            o = F.scaled_dot_product_attention(_rotate(q, cos, sin), _rotate(k, cos, sin), v)
+            o = _attend(_rotate(q, cos, sin), _rotate(k, cos, sin), v, None)
             x = x + block.attn.proj(o.transpose(1, 2).reshape(n, grid * grid, -1))
             h = _rms(x, block.norm2.weight)
             x = x + block.mlp.down_proj(F.silu(block.mlp.gate_proj(h)) * block.mlp.up_proj(h))
@@ -89,10 +102,9 @@ class Batched(torch.nn.Module):
         b, t = x_BTD.shape[:2]
         angles = (positions_BT3.float()[..., self.axis_D] * self.inverse_D).repeat(1, 1, 2)[:, None]
         cos, sin = angles.cos(), angles.sin()
-        seen = None
+        seen = torch.ones(t, t, dtype=torch.bool, device=x_BTD.device).tril()
         if past is not None:
-            own = torch.ones(t, t, dtype=torch.bool, device=x_BTD.device).tril()
-            seen = torch.cat([own.new_ones(t, past[0][0].shape[2]), own], 1)
+            seen = torch.cat([seen.new_ones(t, past[0][0].shape[2]), seen], 1)
         cache: Cache = []
         tapped = None
         x = x_BTD
@@ -107,7 +119,7 @@ class Batched(torch.nn.Module):
             cache.append((k, v))
             if past is not None:
                 k, v = (torch.cat([_rows(p.to(y.dtype), b), y], 2) for p, y in zip(past[index], (k, v), strict=True))
-            o = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None)
+            o = _attend(q, k, v, seen)
             x = x + attention.o_proj(o.transpose(1, 2).reshape(b, t, -1))
             h = _rms(x, layer.post_attention_layernorm.weight, self.eps)
             x = x + layer.mlp.down_proj(F.silu(layer.mlp.gate_proj(h)) * layer.mlp.up_proj(h))

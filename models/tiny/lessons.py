@@ -27,10 +27,10 @@ from models.dialogue import Dialogue
 SHOWN, SMALL = 16, 84  # frames shown in the first turn, and their side in pixels
 SAMPLED = np.round(np.linspace(0, NUM_FRAMES - 1, SHOWN)).astype(np.int64)
 QUERIES = 5  # dialogues of a lesson
-CHUNK = 16  # lessons that travel together
+CHUNK = 8  # lessons that travel together
 GROUNDED = 3  # turns of a grounding dialogue
 DIALOGUE, GROUND = 109, 104  # tokens; prefix + dialogue is then a multiple of 16, which attention kernels like
-MIX = {"look": 0.10, "motion": 0.23, "order": 0.23, "size": 0.16, "relation": 0.13, "hiding": 0.05, "several": 0.13}
+MIX = {"look": 0.30, "motion": 0.19, "order": 0.17, "size": 0.13, "relation": 0.06, "hiding": 0.04, "several": 0.11}
 # Weights of a completion's tokens in the loss. Punctuation is learned within seconds, names decide.
 FORMAT, NAME, THOUGHT, COORDINATE = 0.3, 1.0, 4.0, 1.0
 
