@@ -41,8 +41,9 @@ class Options:
     pool: int  # clips kept on the device
     lr: float
     textured: float  # share of textured clips
+    begin: float  # share of the schedule to leave out when going on from `init`
     seed: int
-    log_every: float = 20.0  # seconds
+    log_every: float  # seconds
     save_every: float = 120.0
 
 
@@ -114,7 +115,7 @@ def _loop(
     next_log, next_save, next_refresh = options.log_every, options.save_every, 2.0
     losses: list[Tensor] = []
     while (elapsed := time.monotonic() - started) < 60 * options.minutes:
-        fraction = elapsed / (60 * options.minutes)
+        fraction = options.begin + (1 - options.begin) * elapsed / (60 * options.minutes)
         lr = options.lr * min(1, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * fraction)))
         for group in optimizer.param_groups:
             group["lr"] = lr
@@ -181,10 +182,17 @@ def options_from(args: list[str] | None = None) -> Options:
     parser.add_argument("--pool", type=int, default=0, help="clips kept on the device (0: 4096 on a GPU, 512 on CPU)")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--textured", type=float, default=0.3)
+    parser.add_argument("--begin", type=float, default=0.0, help="share of the schedule to leave out, with --init")
+    parser.add_argument("--log-every", type=float, default=0, help="seconds (0: 20 on a GPU, 120 on CPU)")
     parser.add_argument("--seed", type=int, default=0)
     options = Options(**vars(parser.parse_args(args)))
     gpu = options.device == "cuda"
-    return replace(options, clips=options.clips or (64 if gpu else 4), pool=options.pool or (4096 if gpu else 512))
+    return replace(
+        options,
+        clips=options.clips or (64 if gpu else 4),
+        pool=options.pool or (4096 if gpu else 512),
+        log_every=options.log_every or (20.0 if gpu else 120.0),  # measuring takes a second on a GPU, ten on CPU
+    )
 
 
 if __name__ == "__main__":
