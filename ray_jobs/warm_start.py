@@ -1,0 +1,113 @@
+"""Supervised fine-tuning on a system's own demonstrations: the cold start before reinforcement learning.
+
+    python -m ray_jobs.warm_start revseg_tiny policy.path=FOLDER warm_start.output=FOLDER warm_start.steps=300
+
+The system writes the ideal dialogue of each sample from its annotations (`System.demonstrate`); the same learner
+actors that do GRPO imitate it, with cross-entropy on the assistant's tokens alone. Writes a Hugging Face folder.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from transformers import AutoTokenizer
+
+import systems
+from actors.learner import LearnerPool
+from cluster.start import actor_env
+from configs.load import resolve
+from core.types import End, Episode, Group, MediaTable, Sample, System, Turn, View
+from data.frames import show
+from models.dialogue import Dialogue
+from ray_jobs.session import Session
+from ray_jobs.train import samples_of_step
+
+
+@dataclass(frozen=True)
+class Demonstrator:
+    """Turns samples into demonstrations in token ids."""
+
+    system: System
+    dialogue: Dialogue
+    seed: int
+
+    def group(self, sample: Sample, step: int) -> tuple[Group, MediaTable]:
+        """A group of one ideal episode, and the pixels it shows."""
+        rng = np.random.default_rng([self.seed, step, *sample.uid.encode()])
+        turns: list[Turn] = []
+        pixels: MediaTable = {}
+        for content, answer in self.system.demonstrate(sample, rng):
+            shown = show(sample.video, [piece for piece in content if isinstance(piece, View)])
+            pixels |= {media.digest: image for media, image in shown}
+            prompt = self.dialogue.user(content, first=not turns, expanded=True)
+            ids = self.dialogue.completion(answer)
+            media = tuple(media for media, _ in shown)
+            turns.append(Turn(tuple(prompt), tuple(ids), (), answer, media, complete=True, version=0))
+        return Group(sample.uid, (Episode(sample.uid, tuple(turns), End.DONE),)), pixels
+
+
+def demonstrable(system: System, samples: Sequence[Sample]) -> list[Sample]:
+    """Samples that the system can demonstrate: those with a target in a frame it would show."""
+    kept = []
+    for sample in samples:
+        try:
+            system.demonstrate(sample, np.random.default_rng(0))
+        except ValueError:
+            continue  # nothing to point at: the reason that `demonstrate` documents
+        kept.append(sample)
+    if not kept:
+        raise ValueError(f"none of the {len(samples)} training samples has a target that can be demonstrated")
+    return kept
+
+
+def warm_start(argv: Sequence[str]) -> Path:
+    """Runs `warm_start.steps` updates; returns the folder of the policy it wrote."""
+    with Session.open(argv) as session:
+        cfg, settings = session.cfg, session.cfg.warm_start
+        output = Path(settings.output)
+        if output.exists():
+            raise ValueError(f"warm_start.output={settings.output}: exists already; choose another folder")
+        system = systems.make(cfg.system.name, dict(cfg.system.options))
+        tokenizer = AutoTokenizer.from_pretrained(resolve(cfg.policy.path))
+        demonstrator = Demonstrator(system, Dialogue(tokenizer), cfg.seed)
+        samples = demonstrable(system, session.split(cfg.data.train_split))
+        with session.progress.phase("start: learners"):
+            learner = LearnerPool(cfg, actor_env(cfg), total_updates=settings.steps)
+        for step in range(1, settings.steps + 1):
+            picked = samples_of_step(samples, step, settings.batch_size, cfg.seed)
+            groups, media = zip(*(demonstrator.group(sample, step) for sample in picked), strict=True)
+            update = learner.imitate(groups, media)
+            metrics = update.metrics | {"loss": update.loss, "grad_norm": update.grad_norm}
+            session.run.write_step(step, metrics, {})
+            session.mlflow.metrics(step, metrics)
+            session.progress.step(step, metrics, {})
+        write_policy(learner, output)
+        learner.close()
+        session.progress.note(f"policy: {output}")
+        return output
+
+
+def write_policy(learner: LearnerPool, output: Path) -> None:
+    """The learner's policy as a Hugging Face folder, whole or not at all."""
+    part = output.with_name(f".{output.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    learner.save(part)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    (part / "policy").rename(output)
+    shutil.rmtree(part)
+
+
+def main() -> None:
+    try:
+        warm_start(sys.argv[1:])
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
