@@ -7,6 +7,7 @@ one. Knows no model and no data.
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -43,7 +44,7 @@ def join(cfg: Config) -> None:
         ValueError: the placement asks for more GPUs than the cluster has.
     """
     if not ray.is_initialized():
-        options: dict[str, Any] = {"log_to_driver": False}
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if cfg.cluster.address:
             options["address"] = cfg.cluster.address
         elif not os.environ.get("RAY_ADDRESS"):  # set inside a job

@@ -36,6 +36,20 @@ def read(root: Path, split: str) -> list[Sample]:
     return [sample for uid, meta in videos.items() for sample in _read_video(folder, uid, meta, store)]
 
 
+def annotations(root: Path, split: str) -> dict[str, tuple[Target, ...]]:
+    """Every annotated object of each video: those of the video's own "anno_id" (the synthetic data set lists them),
+    or else those that its expressions name."""
+    folder = Path(root) / split
+    videos = _key(_load_json(folder / EXPRESSIONS), "videos", dict, str(folder / EXPRESSIONS))
+    store = _MaskStore(folder / MASKS)
+    found: dict[str, tuple[Target, ...]] = {}
+    for uid, meta in videos.items():
+        ids = _anno_ids(meta) or [i for expression in meta["expressions"].values() for i in _anno_ids(expression)]
+        where = f"{folder / EXPRESSIONS}: video {uid!r}"
+        found[uid] = tuple(store.target(anno, len(meta["frames"]), where) for anno in dict.fromkeys(ids))
+    return found
+
+
 def index(samples: Iterable[Sample]) -> dict[str, Sample]:
     """Samples by their uid."""
     by_uid: dict[str, Sample] = {}

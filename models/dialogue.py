@@ -13,11 +13,12 @@ This file knows no model weights, no pixels and no engine.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from core.types import View
 
+REMEMBERED = 10_000  # texts whose ids are kept
 START, END = "<|im_start|>", "<|im_end|>"
 VISION_START, IMAGE, VISION_END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
 
@@ -57,6 +58,8 @@ class Dialogue:
 
     tokenizer: Any
     merge: int = 28  # pixels on a side of one image token
+    _known: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
+    _marks: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for mark in (START, END, VISION_START, IMAGE, VISION_END):
@@ -64,7 +67,9 @@ class Dialogue:
                 raise ValueError(f"the policy's tokenizer has no control token {mark}: a Qwen2-VL tokenizer is needed")
 
     def id_of(self, mark: str) -> int:
-        return int(self.tokenizer.convert_tokens_to_ids(mark))
+        if mark not in self._marks:
+            self._marks[mark] = int(self.tokenizer.convert_tokens_to_ids(mark))
+        return self._marks[mark]
 
     @property
     def end_id(self) -> int:
@@ -76,8 +81,13 @@ class Dialogue:
         return self.id_of(IMAGE)
 
     def text(self, text: str) -> list[int]:
-        """Ids of plain text; control tokens spelled in it stay text."""
-        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        """Ids of plain text; control tokens spelled in it stay text. The same few texts come again and again."""
+        if text not in self._known:
+            if len(self._known) > REMEMBERED:
+                self._known.clear()
+            ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            self._known[text] = tuple(ids)
+        return list(self._known[text])
 
     def image(self, view: View, expanded: bool) -> list[int]:
         pads = tokens_of(view, self.merge) if expanded else 1

@@ -9,7 +9,9 @@ before it shows any reasoning. A policy that collapses to one frame looks like l
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,10 +20,11 @@ from rich.table import Table
 
 from configs.load import load as load_config
 from core.geometry import uniform_frames
-from core.masks import boxes_areas, decode
+from core.masks import area, boxes_areas
 from core.metrics import mean_j_and_f
 from core.types import Sample, Target
 from data.load import load as load_samples
+from data.mevis import annotations
 from ray_jobs.evaluate import truth_FHW
 from ray_jobs.session import prepare_data
 from rewards.temporal import keyframe_size
@@ -29,16 +32,20 @@ from rewards.temporal import keyframe_size
 CENTRE = 0.5  # side of the centre box, of the frame's
 
 
-def blind_jf(samples: Sequence[Sample]) -> dict[str, float]:
-    """Mean J&F in percent of answers that look at no sentence, over the samples."""
-    largest = _largest_targets(samples)
+def blind_jf(samples: Sequence[Sample], objects: Mapping[str, Sequence[Target]]) -> dict[str, float]:
+    """Mean J&F in percent of answers that look at no sentence, over the samples.
+
+    `objects`: all annotated objects of each video (`data.mevis.annotations`). The largest one gets its true mask, so
+    that guess is stronger than any segmenter's.
+    """
+    largest = {uid: max(targets, key=_pixels) for uid, targets in objects.items() if targets}
     scores: dict[str, list[float]] = {"nothing": [], "centre box": [], "largest object": []}
     for sample in samples:
         truth = truth_FHW(sample)
         guesses = {
             "nothing": np.zeros_like(truth),
             "centre box": _centre_FHW(truth.shape),
-            "largest object": truth_FHW(_only(sample, largest[sample.video.uid])),
+            "largest object": _only_FHW(sample, largest.get(sample.video.uid)),
         }
         for name, guess in guesses.items():
             scores[name].append(100 * mean_j_and_f(guess, truth)[2])
@@ -68,20 +75,12 @@ def blind_temporal(samples: Sequence[Sample], num_frames: int) -> dict[str, floa
     }
 
 
-def _largest_targets(samples: Sequence[Sample]) -> dict[str, Target]:
-    """Of each video, the annotated object with the most pixels over all frames."""
-    largest: dict[str, tuple[int, Target]] = {}
-    for sample in samples:
-        for target in sample.targets:
-            pixels = sum(int(decode(rle).sum()) for rle in target.masks_F if rle is not None)
-            if pixels > largest.get(sample.video.uid, (-1, target))[0]:
-                largest[sample.video.uid] = (pixels, target)
-    nothing = Target("none", ())
-    return {s.video.uid: largest.get(s.video.uid, (0, nothing))[1] for s in samples}
+def _pixels(target: Target) -> int:
+    return sum(area(rle) for rle in target.masks_F if rle is not None)
 
 
-def _only(sample: Sample, target: Target) -> Sample:
-    return Sample(sample.uid, sample.video, sample.query, (target,))
+def _only_FHW(sample: Sample, target: Target | None) -> np.ndarray:
+    return truth_FHW(replace(sample, targets=() if target is None else (target,)))
 
 
 def _centre_FHW(shape: tuple[int, ...]) -> np.ndarray:
@@ -101,7 +100,7 @@ def main(argv: Sequence[str]) -> None:
         table = Table("blind guess", "value", title=f"{split}: {len(samples)} expressions")
         for name, value in blind_temporal(samples, num_frames).items():
             table.add_row(f"soft temporal reward, {name}", f"{value:.3f}")
-        for name, value in blind_jf(samples).items():
+        for name, value in blind_jf(samples, annotations(Path(cfg.data.root), split)).items():
             table.add_row(f"J&F, {name}", f"{value:.1f}")
         Console().print(table)
 

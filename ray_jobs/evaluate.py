@@ -118,7 +118,7 @@ def write(folder: Path, evaluation: Evaluation, extra: dict[str, Any] | None = N
         "F": evaluation.mean("f"),
         "J&F": evaluation.mean("jf"),
         "reward": evaluation.mean("reward"),
-        "J&F_by_kind": {k: 100 * float(np.mean([r.jf for r in evaluation.results if r.sample.kind == k])) for k in kinds},
+        "J&F_by_kind": {k: _mean_jf([r for r in evaluation.results if r.sample.kind == k]) for k in kinds},
         "ends": {e: sum(r.episode.end.value == e for r in evaluation.results) for e in _ends(evaluation)},
     } | (extra or {})
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
@@ -129,6 +129,10 @@ def write(folder: Path, evaluation: Evaluation, extra: dict[str, Any] | None = N
             row = [r.sample.uid, r.sample.kind, r.sample.query, f"{r.j:.4f}", f"{r.f:.4f}", f"{r.jf:.4f}"]
             table.writerow([*row, f"{r.reward:.4f}", r.episode.end.value, json.dumps(r.episode.answer.facts)])
     return summary
+
+
+def _mean_jf(results: Sequence[Result]) -> float:
+    return 100 * float(np.mean([r.jf for r in results]))
 
 
 def _ends(evaluation: Evaluation) -> list[str]:

@@ -65,7 +65,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--checkpoint_seconds", type=float, default=110.0)
     parser.add_argument("--log_seconds", type=float, default=20.0)
     parser.add_argument("--exam", type=int, default=1024, help="questions of the final examination")
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of matrix products; fp32 means TF32 on a GPU")
+    precision = "of matrix products; fp32 means TF32 on a GPU"
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help=precision)
     return parser.parse_args()
 
 

@@ -22,6 +22,7 @@ from cluster.start import actor_env
 from configs.schema import Config
 from core.grpo import judge
 from core.types import End, Group, Sample
+from data.mevis import annotations
 from ray_jobs import checkpoint
 from ray_jobs.blind_baselines import blind_jf
 from ray_jobs.evaluate import Evaluation, paired_gain, write
@@ -188,7 +189,8 @@ def finish(session: Session, state: dict[str, Any], after: dict[str, Evaluation]
     for name, evaluation in after.items():
         write(folder / name, evaluation)
     overlays = session.overlays(folder, after["greedy"])
-    blind = blind_jf(session.test_samples(cfg.data.test_split))
+    split = cfg.data.test_split
+    blind = blind_jf(session.test_samples(split), annotations(Path(cfg.data.root), split))
     summary = summarise(session, state, {k: values(e) for k, e in after.items()}, max(blind.values()), weights_hash)
     run.write_summary(summary)
     session.mlflow.metrics(cfg.train.steps, {k: v for k, v in summary.items() if isinstance(v, float)})

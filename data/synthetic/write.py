@@ -4,7 +4,8 @@
     <root>/<split>/meta_expressions.json                {"videos": {video: {"vid_id", "frames", "expressions"}}}
     <root>/<split>/mask_dict.json                       {anno_id: [COCO run-length encoding or null, one a frame]}
 
-Beyond MeViS, an expression carries "kind", "thought", "names" and "description". Knows no system and no model.
+Beyond MeViS, an expression carries "kind", "thought", "names" and "description", and a video lists all its objects in
+"anno_id". Knows no system and no model.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ def write_split(
         videos[uid] = {
             "vid_id": number,
             "frames": list(FRAME_NAMES),
+            "anno_id": [first_anno + i for i in range(len(made.things))],
             "expressions": _expressions(rng, made, expressions_per_video, first_anno),
         }
     (part / "meta_expressions.json").write_text(json.dumps({"videos": videos}, indent=1))
