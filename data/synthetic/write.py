@@ -26,7 +26,7 @@ from data.synthetic.queries import Query, description, pick_query, queries
 from data.synthetic.scene import NUM_FRAMES, Scene, scene
 
 # (split, videos, expressions of each, as mp4): the embedded data set. Splits draw from different seeds.
-SPLITS = (("train", 900, 3, False), ("valid", 60, 2, False), ("test", 150, 2, False), ("mp4", 6, 2, True))
+SPLITS = (("train", 900, 3, False), ("valid", 110, 2, False), ("test", 150, 2, False), ("mp4", 6, 2, True))
 FRAME_NAMES = tuple(f"{i:05d}" for i in range(NUM_FRAMES))
 
 
