@@ -1,0 +1,167 @@
+"""Prefix-tree rows against a row for each episode, interleaved in one run: `python benchmarks/learner.py [--scale 8]`.
+
+Forward and backward of one GRPO group in the shapes of the three systems at 1/scale of their token counts, random
+weights, fp32, one thread. The rows are in their fastest form: one unpadded episode at a time, causal attention without
+a mask, the head only where a token is trained. "limit" is G (P + R) / (P + G R), the ratio of token counts.
+Prints a table; figures are ratios within the run, so a slow or busy machine moves both sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from core import batch, grpo
+from core.types import End, Episode, Group, Media, MediaTable, Turn, View
+from models.policy import Pixels, Policy
+
+IMAGE, START, STOP, WORDS = 500, 501, 502, 480
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Token counts at full size: `images` of `cell` x `cell` tokens in the prompt, `key` of `key_cell` in a branch."""
+
+    name: str
+    group: int
+    images: int
+    cell: int
+    text: int
+    answer: int
+    key: int
+    key_cell: int
+
+
+SHAPES = (
+    Shape("ReVSeg", 8, 16, 16, 150, 250, 1, 30),
+    Shape("VideoSeg-R1", 8, 12, 18, 340, 90, 0, 0),
+    Shape("VideoSEG-O3", 4, 15, 7, 200, 560, 2, 18),
+)
+
+
+def build_model(folder: Path) -> None:
+    """A random Qwen2.5-VL of width 512, 4 + 4 layers, with its image processor."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessor
+
+    config = Qwen2_5_VLConfig(
+        text_config=dict(
+            vocab_size=512, hidden_size=512, intermediate_size=1408, num_hidden_layers=4, num_attention_heads=8,
+            num_key_value_heads=2, max_position_embeddings=32768,
+            rope_scaling={"type": "mrope", "rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 1e6},
+        ),
+        vision_config=dict(
+            depth=4, hidden_size=256, intermediate_size=768, num_heads=4, out_hidden_size=512, patch_size=14,
+            fullatt_block_indexes=[1, 3], temporal_patch_size=2, spatial_merge_size=2, window_size=112,
+            tokens_per_second=2,
+        ),
+        image_token_id=IMAGE, video_token_id=503, vision_start_token_id=START, vision_end_token_id=STOP,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
+    Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=2**24).save_pretrained(folder)
+
+
+def make_group(shape: Shape, scale: int, rng: np.random.Generator) -> tuple[Group, MediaTable]:
+    """A group of random episodes; every side of an image shrinks by sqrt(scale), every text by scale."""
+    pixels: MediaTable = {}
+
+    def image(cell: int, name: str) -> tuple[list[int], Media]:
+        side = max(1, round(cell / scale**0.5))
+        pixels[name] = rng.integers(0, 256, (28 * side, 28 * side, 3), dtype=np.uint8)
+        return [START, *[IMAGE] * side**2, STOP], Media(name, View(0, 28 * side, 28 * side))
+
+    def text(count: int) -> list[int]:
+        return rng.integers(0, WORDS, max(1, count // scale)).tolist()
+
+    prompt, shown = text(shape.text), []
+    for i in range(shape.images):
+        ids, media = image(shape.cell, f"prompt {i}")
+        prompt += ids
+        shown.append(media)
+    episodes = []
+    for g in range(shape.group):
+        answer = text(shape.answer // (shape.key + 1))
+        turns = [Turn(tuple(prompt), tuple(answer), (0.0,) * len(answer), "", tuple(shown), True, 0)]
+        for k in range(shape.key):
+            ids, media = image(shape.key_cell, f"key {g} {k}")
+            turns.append(Turn(tuple(ids), tuple(answer), (0.0,) * len(answer), "", (media,), True, 0))
+        episodes.append(Episode("", tuple(turns), End.DONE))
+    return Group("", tuple(episodes), advantages_G=tuple(rng.normal(size=shape.group))), pixels
+
+
+def row_loss(policy: Policy, tree: batch.Tree, row: batch.GroupBatch, pixels: Pixels, media: MediaTable) -> None:
+    """One episode in a row of its own, through the model's plain causal attention."""
+    outputs = policy.vlm.model(
+        input_ids=torch.as_tensor(row.ids_T)[None],
+        position_ids=torch.as_tensor(row.positions_3T)[:, None],
+        attention_mask=None,
+        mm_encoder_outputs=policy._images(row, *pixels([media[d] for d in row.images])),
+        use_cache=False,
+    )
+    hidden_ND = outputs.last_hidden_state[0][torch.as_tensor(row.source_N)]
+    logprob_N, _ = policy.vlm.lm_head(hidden_ND, torch.as_tensor(row.target_N), policy.banned_V)
+    (logprob_N * torch.as_tensor(row.advantage_N)).sum().backward()
+
+
+def timed(work: Callable[[], None]) -> float:
+    begin = time.process_time()
+    work()
+    return time.process_time() - begin
+
+
+def measure(policy: Policy, pixels: Pixels, shape: Shape, scale: int, repeats: int) -> str:
+    """One line of the table."""
+    group, media = make_group(shape, scale, np.random.default_rng(0))
+    credit = grpo.credit(group, per_turn=False, std=True, eps=1e-6)
+    (tree,) = batch.trees(group, 0, credit, [1.0] * shape.group, 0)
+    whole = batch.build_row([tree], policy.layout)
+    singles = [batch.build_row([batch.replace(tree, branches=(b,))], policy.layout) for b in tree.branches]
+
+    def as_tree() -> None:
+        logprob_N, _ = policy(whole, *pixels([media[d] for d in whole.images]))
+        (logprob_N * torch.as_tensor(whole.advantage_N)).sum().backward()
+
+    def as_rows() -> None:
+        policy.vlm.set_attn_implementation({"text_config": "sdpa", "vision_config": "sdpa"})
+        for single in singles:
+            row_loss(policy, tree, single, pixels, media)
+        policy.vlm.set_attn_implementation({"text_config": policy.attention, "vision_config": "sdpa"})
+
+    as_tree(), as_rows()
+    pairs = [(timed(as_rows), timed(as_tree)) for _ in range(repeats)]
+    ratios = sorted(a / b for a, b in pairs)
+    prompt, branch = len(tree.prompt_ids), sum(len(b.ids_R) for b in tree.branches) / shape.group
+    limit = shape.group * (prompt + branch) / (prompt + shape.group * branch)
+    rows_s, tree_s = (statistics.median(side) for side in zip(*pairs, strict=True))
+    ratio = statistics.median(ratios)
+    return (
+        f"| {shape.name} /{scale} | {prompt} | {branch:.0f} | {shape.group} | {rows_s:.2f} | {tree_s:.2f} "
+        f"| {ratio:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) | {limit:.2f} | {ratio / limit:.0%} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        build_model(Path(folder))
+        policy, pixels = Policy(folder, allowed_ids=range(WORDS)), Pixels(folder)
+        print("| shape | P | R | G | rows, CPU s | tree, CPU s | rows / tree (spread) | limit | share of limit |")
+        print("|---|---|---|---|---|---|---|---|---|")
+        for shape in SHAPES:
+            print(measure(policy, pixels, shape, options.scale, options.repeats), flush=True)
+
+
+if __name__ == "__main__":
+    main()

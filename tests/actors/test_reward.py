@@ -1,0 +1,113 @@
+"""Reward actors for real: the rewards of the system itself, FAILED episodes left out, a hung or dead actor survived."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import ray
+
+import systems
+from actors.reward import RewardPool
+from configs.schema import Config
+from core.types import Answer, End, Episode, Turn
+from data.load import load
+from data.synthetic.write import write_split
+
+OPTIONS = {"frame_height": 84, "frame_width": 84, "keyframe_height": 112, "keyframe_width": 112, "prompt": "short"}
+
+
+def played(sample, box):
+    """A finished two-round episode that chose sampled frame 3."""
+    turn = Turn((1,), (2,), (-0.1,), "", (), True, 0)
+    facts = {"frame_idx": 3, "frame": 5, "description": "x", "box": box}
+    facts |= dict.fromkeys(("tags_1", "json_1", "tags_2", "json_2"), True)
+    return Episode(sample.uid, (turn, turn), End.DONE, Answer((), facts))
+
+
+@pytest.fixture(scope="module")
+def setting(ray_env, tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    write_split(root, "train", seed=3, num_videos=3, expressions_per_video=2)
+    cfg = Config()
+    cfg.data.root, cfg.cluster.use_gpu = str(root), "no"
+    cfg.system.options = OPTIONS
+    pool = RewardPool(cfg, ["train"])
+    yield cfg, pool, load("mevis", str(root), "train")
+    pool.close()
+
+
+def test_rewards_are_the_systems_own(setting):
+    cfg, pool, samples = setting
+    system = systems.make("revseg", OPTIONS)
+    scorings = []
+    for sample in samples:
+        episodes = (played(sample, [10, 10, 60, 60]), played(sample, [0, 0, 112, 112]))
+        scorings.append((sample, episodes, pool.submit("train", sample.uid, episodes)))
+    for sample, episodes, scoring in scorings:
+        assert pool.collect(scoring) == tuple(system.score(sample, episodes))
+
+
+def test_a_failed_episode_gets_none_and_changes_nothing(setting):
+    _, pool, samples = setting
+    good = played(samples[0], [10, 10, 60, 60])
+    failed = Episode(samples[0].uid, (), End.FAILED, error="boom")
+    alone = pool.collect(pool.submit("train", samples[0].uid, (good,)))
+    mixed = pool.collect(pool.submit("train", samples[0].uid, (failed, good)))
+    assert mixed == (None, *alone)
+    assert pool.collect(pool.submit("train", samples[0].uid, (failed,))) == (None,)
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGSTOP, signal.SIGKILL], ids=["hung", "dead"])
+def test_a_hung_or_dead_actor_costs_one_retry(setting, signal_number):
+    cfg, pool, samples = setting
+    episodes = (played(samples[0], [10, 10, 60, 60]),)
+    before = pool.collect(pool.submit("train", samples[0].uid, episodes))
+    pid = ray.get(pool.workers[0].__ray_call__.remote(lambda actor: os.getpid()))
+    os.kill(pid, signal_number)
+    cfg.reward.timeout_s = 2.0
+    try:
+        scoring = pool.submit("train", samples[0].uid, episodes)
+        after = collect_with_patience(pool, scoring)
+    finally:
+        cfg.reward.timeout_s = 300.0
+    assert after == before
+
+
+def collect_with_patience(pool, scoring):
+    """The first wait is short, so that the hang shows; the retry has the ordinary time-out, as it must start up."""
+    resubmit = pool.submit
+
+    def patient(*args):
+        pool.cfg.reward.timeout_s = 300.0
+        return resubmit(*args)
+
+    pool.submit = patient
+    try:
+        return pool.collect(scoring)
+    finally:
+        del pool.submit
+
+
+def test_a_reward_that_never_arrives_is_an_error(setting):
+    cfg, pool, samples = setting
+    cfg.reward.timeout_s = 0.5
+    pids = []
+    resubmit = pool.submit
+
+    def stopped(*args):
+        """Every actor hangs before it can answer."""
+        worker = pool.workers[0]
+        pids.append(ray.get(worker.__ray_call__.remote(lambda actor: os.getpid())))
+        os.kill(pids[-1], signal.SIGSTOP)
+        return resubmit(*args)
+
+    pool.submit = stopped
+    try:
+        with pytest.raises(RuntimeError, match="did not arrive within reward.timeout_s"):
+            pool.collect(pool.submit("train", samples[0].uid, (played(samples[0], [10, 10, 60, 60]),)))
+    finally:
+        del pool.submit
+        cfg.reward.timeout_s = 300.0
+        os.kill(pids[-1], signal.SIGCONT)
