@@ -36,7 +36,7 @@ def read(root: Path, split: str) -> list[Sample]:
     return [sample for uid, meta in videos.items() for sample in _read_video(folder, uid, meta, store)]
 
 
-def annotations(root: Path, split: str) -> dict[str, tuple[Target, ...]]:
+def video_objects(root: Path, split: str) -> dict[str, tuple[Target, ...]]:
     """Every annotated object of each video: those of the video's own "anno_id" (the synthetic data set lists them),
     or else those that its expressions name."""
     folder = Path(root) / split

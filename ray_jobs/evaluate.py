@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from actors.rollout import RolloutPool
 from actors.segmenter import SegmenterPool
 from core.masks import decode_frames, union_of_targets
 from core.metrics import mean_j_and_f
-from core.types import Episode, Rle, Sample
+from core.types import End, Episode, Rle, Sample
 from ray_jobs.progress import Progress
 
 EVAL_STEP = -1  # seeds of evaluation episodes: never those of a training step
@@ -68,6 +67,19 @@ def paired_gain(before: Mapping[str, float], after: Mapping[str, float]) -> tupl
     return float(differences.mean()), float(differences.std(ddof=1) / np.sqrt(len(differences)))
 
 
+def stop_on_failures(episodes: Sequence[Episode], max_share: float) -> None:
+    """Raises what the first FAILED episode died of when more than `max_share` of them failed: a ValueError that names
+    file and remedy if the data or settings are wrong, else a RuntimeError with the traceback."""
+    failed = [e for e in episodes if e.end is End.FAILED]
+    if len(failed) <= max_share * len(episodes):
+        return
+    why = f"{len(failed)} of {len(episodes)} episodes failed, more than rollout.max_failed_share={max_share:g}"
+    kind, _, text = failed[0].error.strip().splitlines()[-1].partition(": ")
+    if kind == "ValueError":
+        raise ValueError(f"{text} ({why})")
+    raise RuntimeError(f"{why}. The first one:\n{failed[0].error}")
+
+
 def truth_FHW(sample: Sample) -> np.ndarray:
     """Union of the targets' masks, (F, H, W) bool."""
     return decode_frames(union_of_targets(sample), sample.video.height, sample.video.width)
@@ -84,8 +96,12 @@ def evaluate(
     title: str,
     temperature: float = 0.0,
     repeats: int = 1,
+    max_failed_share: float = 0.0,
 ) -> Evaluation:
-    """Plays `repeats` episodes of each sample, makes their masks and measures them against the ground truth."""
+    """Plays `repeats` episodes of each sample, makes their masks and measures them against the ground truth.
+
+    Errors as `stop_on_failures`; below its bound a FAILED episode counts as an empty answer, here and before alike.
+    """
     played: list[tuple[Sample, tuple[Episode, ...], Any]] = []
     with progress.phase(f"{title}: play", total=len(samples)) as phase:
         for group in rollouts.play(samples, group_size=repeats, temperature=temperature, step=EVAL_STEP):
@@ -94,6 +110,7 @@ def evaluate(
             phase.advance(1)
     order = {sample.uid: i for i, sample in enumerate(samples)}
     played.sort(key=lambda item: order[item[0].uid])
+    stop_on_failures([e for _, episodes, _ in played for e in episodes], max_failed_share)
     jobs = [(sample.video, e.answer.prompts) for sample, episodes, _ in played for e in episodes]
     with progress.phase(f"{title}: segment", total=1):
         masks = iter(segmenters.segment(jobs))
@@ -148,15 +165,17 @@ def best_and_worst(evaluation: Evaluation, count: int) -> list[Result]:
 def main(argv: Sequence[str]) -> None:
     from ray_jobs.session import Session  # starts Ray: not needed by those who import the functions above
 
-    with Session.open(argv) as session:
+    with Session.open(argv, part="evaluate") as session:
         evaluation = session.evaluate(session.cfg.data.test_split, "evaluate")
-        folder = session.run.evaluation / "alone"
-        summary = write(folder, evaluation)
-        overlays = session.overlays(folder, evaluation)
+        summary = write(session.run.path, evaluation)
+        overlays = session.overlays(session.run.path, evaluation)
+        session.mlflow.metrics(0, {name: v for name, v in summary.items() if isinstance(v, float)})
         rows = [[name, f"{summary[name]:.3f}"] for name in ("J", "F", "J&F", "reward")]
         session.progress.table(f"{summary['expressions']} expressions, greedy", rows)
-        session.progress.note(f"per expression: {folder / 'per_expression.csv'}; overlay video: {overlays[0]}")
+        session.progress.note(f"per expression: {session.run.path}/per_expression.csv; overlay video: {overlays[0]}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    from ray_jobs.session import run_job
+
+    run_job(main)

@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import ray
 
+import systems
 from actors.reward import RewardPool
 from actors.rollout import RolloutPool
 from actors.segmenter import SegmenterPool
@@ -22,7 +25,7 @@ from configs.load import load as load_config
 from configs.load import to_yaml, validate
 from configs.schema import Config
 from core.masks import union_of_targets
-from core.types import Sample
+from core.types import Sample, System
 from data.load import load as load_samples
 from data.synthetic.write import write_dataset
 from ray_jobs.evaluate import Evaluation, best_and_worst, evaluate
@@ -32,6 +35,9 @@ from ray_jobs.progress import Progress
 from ray_jobs.run_folder import RunFolder
 
 OVERLAYS = 2  # of the best and of the worst expressions
+MAY_CHANGE = (  # when a run goes on: settings that do not say what is learned, or from what
+    "runs", "train.", "tracking.", "cluster.", "warm_start.", "rollout.workers", "reward.", "segmenter.workers",
+)  # fmt: skip
 
 
 @dataclass
@@ -42,13 +48,17 @@ class Session:
     run: RunFolder
     progress: Progress
     mlflow: MlflowWriter
+    system: System
     began: float = field(default_factory=time.monotonic)
     samples: dict[str, list[Sample]] = field(default_factory=dict)
 
     @classmethod
     @contextmanager
-    def open(cls, argv: Sequence[str], steps: int = 0) -> Iterator[Session]:
-        """Reads and checks the configuration, joins Ray, makes or reads the data.
+    def open(cls, argv: Sequence[str], steps: int = 0, part: str = "") -> Iterator[Session]:
+        """Reads and checks the configuration, makes or reads the data, joins Ray.
+
+        Args:
+            part: the subfolder of the run folder that is this job's; "" for the run itself, which resumes.
 
         Raises:
             ValueError: any setting or file that cannot work; before any engine starts.
@@ -56,17 +66,26 @@ class Session:
         began = time.monotonic()
         cfg = load_config(argv)
         validate(cfg)
+        system = systems.make(cfg.system.name, dict(cfg.system.options))
         prepare_data(cfg)
-        fresh = cfg.train.resume == "never"
-        run = RunFolder.open(Path(cfg.runs) / cfg.name, to_yaml(cfg), repository=Path("."), fresh=fresh)
-        title = f"{cfg.system.name} · {cfg.policy.path} · {cfg.data.root} · {run.path}"
+        data = cfg.data
+        samples = {
+            split: load_samples(data.format, data.root, split, data.no_target)
+            for split in dict.fromkeys([data.train_split, data.test_split])
+        }
+        path, fresh = Path(cfg.runs) / cfg.name / part, not part and cfg.train.resume == "never"
+        if not part and not fresh:
+            same_run(path, cfg)
+        run = RunFolder.open(path, to_yaml(cfg), repository=Path("."), fresh=fresh)
+        title = f"{cfg.system.name} · {cfg.policy.path} · {data.root} · {run.path}"
         with Progress.open(steps or cfg.train.steps, title) as progress:
             with progress.phase("start: Ray"):
                 join(cfg)
             mlflow = MlflowWriter(
-                cfg.tracking.mlflow_uri, cfg.tracking.experiment, cfg.name, run.path, asdict(cfg), say=progress.note
-            )
-            session = cls(cfg, run, progress, mlflow, began)
+                cfg.tracking.mlflow_uri, cfg.tracking.experiment, f"{cfg.name} {part}".strip(), run.path, asdict(cfg),
+                say=progress.note,
+            )  # fmt: skip
+            session = cls(cfg, run, progress, mlflow, system, began, samples)
             try:
                 yield session
             finally:
@@ -104,6 +123,7 @@ class Session:
         return evaluate(
             self.test_samples(split), split, self.rollouts, self.rewards, self.segmenters, self.progress,
             title=title, temperature=temperature, repeats=repeats,
+            max_failed_share=self.cfg.rollout.max_failed_share,
         )  # fmt: skip
 
     def overlays(self, folder: Path, evaluation: Evaluation) -> list[Path]:
@@ -133,3 +153,41 @@ def prepare_data(cfg: Config) -> None:
         if not Path(cfg.data.root).is_dir():
             print(f"making the synthetic data set in {cfg.data.root}", flush=True)
         write_dataset(Path(cfg.data.root))
+
+
+def same_run(folder: Path, cfg: Config) -> None:
+    """ValueError if a run with other settings got anywhere in this folder: going on would mix two runs in one record.
+
+    Settings that say how long, where and how often, not what is learned, may change.
+    """
+    if not any((folder / "checkpoints").glob("step_*")):
+        return  # nothing to go on from: it starts over
+    old, new = settings(load_config([str(folder / "config.yaml")])), settings(cfg)
+    differing = [f"{key}={old.get(key)!r} there, {new.get(key)!r} now" for key in new if old.get(key) != new[key]]
+    if differing:
+        raise ValueError(
+            f"{folder} holds a run with other settings ({'; '.join(differing[:4])}): choose another "
+            "name=..., or train.resume=never, which sets the old folder aside"
+        )
+
+
+
+def settings(cfg: Config) -> dict[str, Any]:
+    """Dotted key -> value of all settings that make two runs different."""
+
+    def leaves(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                yield from leaves(value, f"{prefix}{key}.")
+            else:
+                yield prefix + key, value
+
+    return {key: value for key, value in leaves(asdict(cfg), "") if not key.startswith(MAY_CHANGE)}
+
+
+def run_job(job: Callable[[Sequence[str]], object]) -> None:
+    """The `main` of every job: a user's mistake is one clear line and exit code 1; all else keeps its traceback."""
+    try:
+        job(sys.argv[1:])
+    except ValueError as error:  # of an actor: Ray's copy of it, whose text is a traceback
+        sys.exit(f"error: {getattr(error, 'cause', error)}")

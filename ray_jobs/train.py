@@ -8,7 +8,6 @@ is what `system.name` says, and masks are made only where evaluation needs them.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,14 +18,15 @@ import numpy as np
 
 from actors.learner import LearnerPool
 from cluster.start import actor_env
+from configs.load import resolve
 from configs.schema import Config
 from core.grpo import judge
 from core.types import End, Group, Sample
-from data.mevis import annotations
+from data.mevis import video_objects
 from ray_jobs import checkpoint
 from ray_jobs.blind_baselines import blind_jf
-from ray_jobs.evaluate import Evaluation, paired_gain, write
-from ray_jobs.session import Session
+from ray_jobs.evaluate import Evaluation, paired_gain, stop_on_failures, write
+from ray_jobs.session import Session, run_job
 
 
 @dataclass
@@ -76,7 +76,7 @@ def train_step(session: Session, learner: LearnerPool, samples_P: list[Sample], 
         judge(Group(g.sample.uid, g.episodes, r), std=cfg.grpo.advantage_std, eps=cfg.grpo.advantage_eps)
         for (g, _), r in zip(scored, rewards_P, strict=True)
     ]
-    stop_on_failures(cfg, groups)
+    stop_on_failures([e for g in groups for e in g.episodes], cfg.rollout.max_failed_share)
     # 5 learn: whole groups; pixels go from the rollout actors to the learners by reference
     with session.progress.phase("learn"):
         update = learner.learn(groups, [g.media_ref for g, _ in scored])
@@ -110,16 +110,6 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     return metrics
 
 
-def stop_on_failures(cfg: Config, groups: Sequence[Group]) -> None:
-    failed = [e for g in groups for e in g.episodes if e.end is End.FAILED]
-    total = sum(len(g.episodes) for g in groups)
-    if len(failed) > cfg.rollout.max_failed_share * total:
-        raise RuntimeError(
-            f"{len(failed)} of {total} episodes failed, more than rollout.max_failed_share="
-            f"{cfg.rollout.max_failed_share:g}. The first one:\n{failed[0].error}"
-        )
-
-
 def stop_on_gap(cfg: Config, metrics: dict[str, float]) -> None:
     """The trace contract: the learner must see what the engine saw."""
     if metrics.get("logprob_gap_mean", 0.0) > cfg.train.max_logprob_gap:
@@ -130,8 +120,27 @@ def stop_on_gap(cfg: Config, metrics: dict[str, float]) -> None:
 
 
 def save(session: Session, learner: LearnerPool, step: int, state: dict[str, Any]) -> Path:
+    """Checkpoint; `best` points to the one that did best on the watched split, or to the newest if none is watched."""
+    watched = state["watched"]
     with session.progress.phase(f"checkpoint step_{step}"):
-        return checkpoint.save(session.run.checkpoints, step, learner.save, state)
+        folder = checkpoint.save(session.run.checkpoints, step, learner.save, state)
+    if not watched or watched.get(str(step)) == max(watched.values()):
+        session.run.mark_best(folder)
+    return folder
+
+
+def watch(session: Session, step: int, state: dict[str, Any]) -> None:
+    """Greedy J&F on the split that training may look at; the test split is only for the table before and after."""
+    split = session.cfg.data.eval_split
+    evaluation = session.evaluate(split, f"step {step}, {split}")
+    write(session.run.evaluation_folder(step) / split, evaluation)
+    state["watched"][str(step)] = evaluation.mean("jf")
+    session.mlflow.metrics(step, {f"{split}/{what}": evaluation.mean(what) for what in ("jf", "reward")})
+    session.progress.note(f"step {step}, {split}: J&F {evaluation.mean('jf'):.3f}")
+
+
+def due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
 
 
 def measure(session: Session, title: str) -> dict[str, Evaluation]:
@@ -147,12 +156,18 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
     with Session.open(argv) as session:
         cfg, run = session.cfg, session.run
         resume_from = checkpoint.find(run.checkpoints, cfg.train.resume)
+        if resume_from is not None:
+            check_fits(cfg, resume_from)
         first_rollout = session.rollouts and time.monotonic() - session.began
-        state: dict[str, Any] = {"step": 0, "before": None, "start_seconds": first_rollout}
-        train_samples = session.split(cfg.data.train_split)
-        before = measure(session, "before") if resume_from is None else None
+        state: dict[str, Any] = {"step": 0, "before": None, "watched": {}, "start_seconds": first_rollout}
+        if resume_from is None:
+            run.truncate_after(0)  # of a run that was killed before its first checkpoint
+            before = measure(session, "before")
+            state["before"] = {k: values(e) for k, e in before.items()}
+            for k, e in before.items():
+                write(run.evaluation_folder(0) / k, e)
         with session.progress.phase("start: learners"):
-            learner = LearnerPool(cfg, actor_env(cfg), total_updates=cfg.train.steps)
+            learner = LearnerPool(cfg, actor_env(cfg), total_updates=cfg.train.steps * cfg.learner.optimizer_steps)
         if resume_from is not None:
             state = checkpoint.read_state(resume_from)
             learner.load(resume_from)
@@ -160,21 +175,32 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
             checkpoint.set_aside(run.checkpoints, state["step"])
             session.rollouts.take(learner.publish(state["step"]))
             session.progress.note(f"resumed from {resume_from}")
-        else:
-            assert before is not None
-            state["before"] = {k: values(e) for k, e in before.items()}
-            for k, e in before.items():
-                write(run.evaluation_folder(0) / k, e)
+        train_samples = session.split(cfg.data.train_split)
         for step in range(state["step"] + 1, cfg.train.steps + 1):
             samples_P = samples_of_step(train_samples, step, cfg.rollout.prompts_per_step, cfg.seed)
             train_step(session, learner, samples_P, step)
             state["step"] = step
-            if step == cfg.train.steps or (cfg.train.checkpoint_every and step % cfg.train.checkpoint_every == 0):
+            watched = due(step, cfg.train.eval_every)
+            if watched:
+                watch(session, step, state)
+            if watched or step == cfg.train.steps or due(step, cfg.train.checkpoint_every):
                 save(session, learner, step, state)
         weights = learner.publish(cfg.train.steps)
         learner.close()
         after = measure(session, "after")
         return finish(session, state, after, weights.checksum)
+
+
+def check_fits(cfg: Config, folder: Path) -> None:
+    """ValueError, before any engine starts, if the checkpoint is of another architecture or beyond `train.steps`."""
+    from transformers import AutoConfig
+
+    from actors.optimizer import check_architecture
+
+    check_architecture(AutoConfig.from_pretrained(resolve(cfg.policy.path)), folder / "policy")
+    done = checkpoint.read_state(folder)["step"]
+    if done > cfg.train.steps:
+        raise ValueError(f"train.steps={cfg.train.steps}: checkpoint {folder} is of step {done}; give at least {done}")
 
 
 def values(evaluation: Evaluation) -> dict[str, dict[str, float]]:
@@ -190,7 +216,7 @@ def finish(session: Session, state: dict[str, Any], after: dict[str, Evaluation]
         write(folder / name, evaluation)
     overlays = session.overlays(folder, after["greedy"])
     split = cfg.data.test_split
-    blind = blind_jf(session.test_samples(split), annotations(Path(cfg.data.root), split))
+    blind = blind_jf(session.test_samples(split), video_objects(Path(cfg.data.root), split))
     summary = summarise(session, state, {k: values(e) for k, e in after.items()}, max(blind.values()), weights_hash)
     run.write_summary(summary)
     session.mlflow.metrics(cfg.train.steps, {k: v for k, v in summary.items() if isinstance(v, float)})
@@ -251,12 +277,5 @@ def table_rows(before: dict[str, Any], after: dict[str, Evaluation], blind: dict
     return rows + [[f"blind J&F: {name}", f"{jf:.3f}", "", ""] for name, jf in blind.items()]
 
 
-def main() -> None:
-    try:
-        train(sys.argv[1:])
-    except ValueError as error:  # a user's mistake: one clear line; anything else is ours and keeps its traceback
-        sys.exit(f"error: {error}")
-
-
 if __name__ == "__main__":
-    main()
+    run_job(train)

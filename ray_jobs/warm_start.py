@@ -9,7 +9,6 @@ actors that do GRPO imitate it, with cross-entropy on the assistant's tokens alo
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +16,13 @@ from pathlib import Path
 import numpy as np
 from transformers import AutoTokenizer
 
-import systems
 from actors.learner import LearnerPool
 from cluster.start import actor_env
 from configs.load import resolve
 from core.types import End, Episode, Group, MediaTable, Sample, System, Turn, View
 from data.frames import show
 from models.dialogue import Dialogue
-from ray_jobs.session import Session
+from ray_jobs.session import Session, run_job
 from ray_jobs.train import samples_of_step
 
 
@@ -67,15 +65,15 @@ def demonstrable(system: System, samples: Sequence[Sample]) -> list[Sample]:
 
 def warm_start(argv: Sequence[str]) -> Path:
     """Runs `warm_start.steps` updates; returns the folder of the policy it wrote."""
-    with Session.open(argv) as session:
+    with Session.open(argv, part="warm_start") as session:
         cfg, settings = session.cfg, session.cfg.warm_start
         output = Path(settings.output)
         if output.exists():
             raise ValueError(f"warm_start.output={settings.output}: exists already; choose another folder")
-        system = systems.make(cfg.system.name, dict(cfg.system.options))
+        session.run.truncate_after(0)  # of an earlier warm start under this name
         tokenizer = AutoTokenizer.from_pretrained(resolve(cfg.policy.path))
-        demonstrator = Demonstrator(system, Dialogue(tokenizer), cfg.seed)
-        samples = demonstrable(system, session.split(cfg.data.train_split))
+        demonstrator = Demonstrator(session.system, Dialogue(tokenizer), cfg.seed)
+        samples = demonstrable(session.system, session.split(cfg.data.train_split))
         with session.progress.phase("start: learners"):
             learner = LearnerPool(cfg, actor_env(cfg), total_updates=settings.steps)
         for step in range(1, settings.steps + 1):
@@ -102,12 +100,5 @@ def write_policy(learner: LearnerPool, output: Path) -> None:
     shutil.rmtree(part)
 
 
-def main() -> None:
-    try:
-        warm_start(sys.argv[1:])
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-
-
 if __name__ == "__main__":
-    main()
+    run_job(warm_start)

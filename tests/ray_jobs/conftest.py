@@ -1,0 +1,93 @@
+"""Jobs as a user starts them: a process of its own, a small data set, and one finished run that several tests read."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from configs.load import REPOSITORY
+from data.synthetic.write import write_split
+from ray_jobs.run_folder import RunFolder
+from tests.conftest import ENV
+
+STEPS, PROMPTS, GROUP, EVALUATED = 2, 4, 4, 4
+TIMEOUT_S = 600
+# Settings for all jobs, for instance `policy.path=...`, when the tests are to run with something else than the preset.
+EXTRA = os.environ.get("RAYVOS_TEST_SETTINGS", "").split()
+
+
+def environment() -> dict[str, str]:
+    """A user's: without what the tests set for themselves, which a job must set for its own processes."""
+    return {k: v for k, v in os.environ.items() if ENV.get(k) != v}
+
+
+def command(job: str, *settings: str) -> list[str]:
+    return [sys.executable, "-m", f"ray_jobs.{job}", "revseg_tiny", *EXTRA, *settings]
+
+
+def run_job(job: str, *settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(job, *settings), cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S
+    )
+
+
+def told(done: subprocess.CompletedProcess[str]) -> str:
+    """All that a process said, for the message of a failed assertion."""
+    return f"exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+
+
+@dataclass(frozen=True)
+class Small:
+    """Settings of a run that takes a minute: everything real, everything few."""
+
+    data: Path
+    home: Path
+
+    @property
+    def mlflow_uri(self) -> str:
+        return f"sqlite:///{self.home}/mlflow.db"
+
+    def settings(self, name: str) -> list[str]:
+        return [
+            f"name={name}", f"runs={self.home}/runs", f"tracking.mlflow_uri={self.mlflow_uri}",
+            "data.synthetic=false", f"data.root={self.data}", "learner.world_size=2",
+            f"rollout.prompts_per_step={PROMPTS}", f"rollout.group_size={GROUP}",
+            f"train.steps={STEPS}", "train.checkpoint_every=1", f"train.eval_samples={EVALUATED}",
+        ]  # fmt: skip
+
+    def run(self, name: str) -> RunFolder:
+        return RunFolder(self.home / "runs" / name)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    data = tmp_path_factory.mktemp("data")
+    for split, videos in (("train", 5), ("valid", 2), ("test", 3)):
+        write_split(data, split, seed=1, num_videos=videos, expressions_per_video=2)
+    return Small(data, tmp_path_factory.mktemp("home"))
+
+
+@dataclass(frozen=True)
+class Finished:
+    small: Small
+    run: RunFolder
+    output: str
+
+
+@pytest.fixture(scope="session")
+def finished(small: Small) -> Finished:
+    """An uninterrupted run of two steps on two ranks."""
+    done = run_job("train", *small.settings("whole"))
+    assert done.returncode == 0, told(done)
+    return Finished(small, small.run("whole"), done.stdout)
+
+
+def keys_of(lines: Sequence[dict[str, object]]) -> set[str]:
+    """Keys that every line has."""
+    return set.intersection(*(set(line) for line in lines))

@@ -1,0 +1,43 @@
+"""The blind guesses on a case that can be done by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from core.masks import encode
+from core.types import Sample, Target, Video
+from ray_jobs.blind_baselines import blind_jf, blind_temporal
+
+
+def _target(uid: str, box: tuple[int, int, int, int], visible: list[int], num_frames: int) -> Target:
+    mask = np.zeros((32, 32), bool)
+    x0, y0, x1, y1 = box
+    mask[y0:y1, x0:x1] = True
+    return Target(uid, tuple(encode(mask) if f in visible else None for f in range(num_frames)))
+
+
+VIDEO = Video("v", "nowhere", ("0", "1", "2", "3"), 32, 32)
+CENTRE = _target("centre", (8, 8, 24, 24), [0, 1, 2, 3], 4)  # exactly the centre box
+SMALL = _target("small", (0, 0, 4, 4), [0, 1, 2, 3], 4)
+
+
+def test_masks() -> None:
+    """The query means the centre object, which is the largest too; in the second sample it means the other one."""
+    of_centre, of_small = Sample("v/0", VIDEO, "a", (CENTRE,)), Sample("v/1", VIDEO, "b", (SMALL,))
+    objects = {"v": (SMALL, CENTRE)}
+    assert blind_jf([of_centre], objects) == {"nothing": 0.0, "centre box": 100.0, "largest object": 100.0}
+    assert blind_jf([of_small], objects) == {"nothing": 0.0, "centre box": 0.0, "largest object": 0.0}
+    assert blind_jf([of_centre, of_small], objects)["largest object"] == 50.0
+
+
+def test_keyframes() -> None:
+    """Visible in frames 1 and 2 of 4, equally large: the frames where it is not visible earn nothing."""
+    sample = Sample("v/0", VIDEO, "a", (_target("t", (8, 8, 24, 24), [1, 2], 4),))
+    found = blind_temporal([sample], 4)
+    assert found["share of frames in which the target is visible"] == 0.5
+    best = found["best frame (needs the target)"]
+    assert best > 0 and found["random visible frame (needs the target)"] == pytest.approx(best)
+    assert found["best constant frame (1)"] == pytest.approx(best)
+    assert found["middle frame"] == pytest.approx(best)
+    assert found["random frame"] == pytest.approx(best / 2)
