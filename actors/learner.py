@@ -11,7 +11,7 @@ import os
 import random
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class Place:
 
 
 class Learner:
-    """One DeepSpeed rank. Every method but `address` is collective: all ranks are called together."""
+    """One DeepSpeed rank. Every method but `address` and `connect` is collective: all ranks are called together."""
 
     def address(self) -> tuple[str, int]:
         """This node's address and a port that is free on it."""
@@ -60,6 +60,12 @@ class Learner:
         self.device = device_of(cfg)
         if self.device == "cpu":
             torch.set_num_threads(1)
+        self.sender: Any = None
+        self.messages: Any = None  # ipc: of the version that is being taken
+        if cfg.cluster.weight_backend != "object_store":
+            from models import weight_senders
+
+            self.sender = weight_senders.make(cfg.cluster.weight_backend)
         join_ranks(place, self.device)
         from transformers import AutoTokenizer
 
@@ -135,12 +141,39 @@ class Learner:
             return self.reference(row, *patches, temperature)[0]
 
     def publish(self, version: int) -> WeightVersion | None:
-        """The whole weights in the object store, from rank 0; None from the others."""
+        """The whole weights in the object store, from rank 0; None from the others.
+
+        With a GPU backend only their description: their bytes go when they are taken.
+        """
         from actors import optimizer
         from cluster.weights import publish
 
+        if self.sender is not None:
+            return WeightVersion(version, *optimizer.describe(self.engine), checksum="", payload=None)
         state = optimizer.whole_state(self.engine)
         return publish(version, state) if self.place.rank == 0 else None
+
+    def connect(self, master: dict[str, Any]) -> None:
+        """Rank 0, nccl: joins the engines' process group."""
+        self.sender.connect(master)
+
+    def send(self) -> None:
+        """nccl: broadcasts the weights. ipc, without an engine on this GPU: takes part in gathering them."""
+        from actors import optimizer
+
+        self.sender.send(optimizer.whole_tensors(self.engine))
+
+    def next_message(self) -> dict[str, Any] | None:
+        """ipc: where the next buffer of weights lies, once the last is loaded; None after all."""
+        from actors import optimizer
+
+        if self.messages is None:
+            largest = optimizer.largest_bytes(self.engine)
+            self.messages = self.sender.messages(optimizer.whole_tensors(self.engine), largest)
+        message = next(self.messages, None)
+        if message is None:
+            self.messages = None
+        return message
 
     def save(self, folder: str) -> None:
         from actors import optimizer
@@ -188,9 +221,8 @@ class LearnerPool:
     def __init__(self, cfg: Config, env: dict[str, str], total_updates: int = 0) -> None:
         """`total_updates`: length of the learning-rate schedule; by default that of the training run."""
         self.cfg = cfg
-        options = actor_options(cfg, "learner")
-        options["runtime_env"] = {"env_vars": {**options["runtime_env"]["env_vars"], **env}}
-        self.ranks = [ray.remote(Learner).options(**options).remote() for _ in range(cfg.learner.world_size)]
+        ranks = range(cfg.learner.world_size)
+        self.ranks = [ray.remote(Learner).options(**options(cfg, rank, env)).remote() for rank in ranks]
         total = total_updates or cfg.train.steps * cfg.learner.optimizer_steps
         hosts = ray.get([rank.address.remote() for rank in self.ranks])
         self.places = places(hosts, device_of(cfg))
@@ -258,8 +290,12 @@ class LearnerPool:
         return Update(loss, float(np.mean(done)) if done else float("nan"), metrics)
 
     def publish(self, version: int) -> WeightVersion:
-        """The current weights in the object store, ready for rollout actors to pull."""
-        return results([rank.publish.remote(version) for rank in self.ranks])[0]
+        """The current weights in the object store, ready for rollout actors to pull.
+
+        With a GPU backend the version names the ranks as its senders: it must be taken before they learn on.
+        """
+        weights: WeightVersion = results([rank.publish.remote(version) for rank in self.ranks])[0]
+        return weights if weights.payload is not None else replace(weights, senders=tuple(self.ranks))
 
     def save(self, folder: Path | str) -> None:
         """Policy, optimizer and random states into `folder`, which all ranks can reach."""
@@ -275,6 +311,13 @@ class LearnerPool:
         ray.get([rank.close.remote() for rank in self.ranks])
         for rank in self.ranks:
             ray.kill(rank)
+
+
+def options(cfg: Config, rank: int, env: dict[str, str]) -> dict[str, Any]:
+    """Ray's options of one rank."""
+    found = actor_options(cfg, "learner", rank)
+    found["runtime_env"] = {"env_vars": {**found["runtime_env"]["env_vars"], **env}}
+    return found
 
 
 def results(refs: list[Any]) -> list[Any]:

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,36 @@ def whole_state(engine: Any) -> dict[str, Tensor]:
         if first:
             state[name] = copies[id(tensor)]
     return state
+
+
+def describe(engine: Any) -> tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[int, ...], ...]]:
+    """Names, dtypes (as in "float32") and shapes of what `whole_tensors` yields, without gathering it."""
+    state = engine.module.vlm.state_dict(keep_vars=True)
+    dtypes = tuple(str(t.dtype).removeprefix("torch.") for t in state.values())
+    return tuple(state), dtypes, tuple(tuple(getattr(t, "ds_shape", t.shape)) for t in state.values())
+
+
+def largest_bytes(engine: Any) -> int:
+    """Of the largest tensor of `whole_tensors`."""
+    _, dtypes, shapes = describe(engine)
+    return max(math.prod(shape) * getattr(torch, dtype).itemsize for dtype, shape in zip(dtypes, shapes, strict=True))
+
+
+def whole_tensors(engine: Any) -> Iterator[tuple[str, Tensor]]:
+    """The policy's full `state_dict`, a tied head included, tensor by tensor, where they are computed with.
+
+    On every rank, and all must iterate: with ZeRO-3 each tensor is gathered when it is asked for.
+    """
+    import deepspeed
+
+    sharded = engine.zero_optimization_stage() == 3
+    for name, tensor in engine.module.vlm.state_dict(keep_vars=True).items():
+        if sharded and hasattr(tensor, "ds_id"):
+            with deepspeed.zero.GatheredParameters([tensor]):
+                whole = tensor.detach().clone()  # what was gathered is given back
+        else:
+            whole = tensor.detach()
+        yield name, whole
 
 
 def save(engine: Any, folder: Path, source: Path, updates: int) -> None:

@@ -19,12 +19,14 @@ from typing import Any
 import ray
 
 import systems
+from actors import gpu_weights
 from cluster.start import actor_options, device_of
 from cluster.weights import WeightVersion
 from configs.schema import Config
 from core.types import End, Episode, MediaTable, Sample
 from data.frames import show
 from models.engine import Engine, EngineSettings, Gallery, Key
+from models.weight_transfer import BACKEND
 
 MAX_ATTEMPTS = 3  # at playing a group, each ended by the death of an actor
 
@@ -75,7 +77,10 @@ class RolloutActor:
 
     async def take(self, weights: WeightVersion) -> int:
         """Pulls a version of the weights; returns its number. Errors as `Engine.take`."""
-        payload = None if weights.payload is None else await weights.payload
+        if weights.senders:  # ipc
+            payload: Any = gpu_weights.messages(weights.senders[0])
+        else:
+            payload = None if weights.payload is None else await weights.payload
         await self.engine.take(
             weights.version, weights.names, weights.dtypes, weights.shapes, weights.checksum, payload
         )
@@ -137,20 +142,26 @@ class RolloutPool:
         self.workers: dict[int, Any] = {}  # a number is never used twice
         self.deaths = 0
         self._started = 0
+        self._connected = False  # to the learner, with a GPU backend
         self.scale(cfg.rollout.workers)
 
     def _start(self) -> None:
-        if self.weights is not None and self.weights.payload is None:
-            raise RuntimeError(
-                f"a rollout actor cannot join a running cluster.weight_backend={self.settings.weight_backend}: its "
-                "process group is fixed; start again from the last checkpoint, or use object_store"
-            )
-        actor = ray.remote(RolloutActor).options(**actor_options(self.cfg, "rollout"))
+        if self._started >= self.cfg.rollout.workers:
+            self._check_elastic()
+        actor = ray.remote(RolloutActor).options(**actor_options(self.cfg, "rollout", self._started))
         system = self.cfg.system
         self.workers[self._started] = actor.remote(
             self.settings, system.name, dict(system.options), self.cfg.rollout.top_p, self.weights
         )
         self._started += 1
+
+    def _check_elastic(self) -> None:
+        backend = self.settings.weight_backend
+        if backend != BACKEND:
+            raise RuntimeError(
+                f"rollout actors cannot join or leave a running cluster.weight_backend={backend}: who gets weights is "
+                "fixed at its start; start again from the last checkpoint, or use object_store"
+            )
 
     def _replace(self, worker: int) -> None:
         """Starts another actor in the place of a lost one, once, however often its loss is noticed."""
@@ -169,18 +180,34 @@ class RolloutPool:
             raise ValueError(f"rollout.workers={workers}: at least 1 is needed")
         while len(self.workers) < workers:
             self._start()
+        if len(self.workers) > workers:
+            self._check_elastic()
         for worker in list(self.workers)[workers:]:
             ray.kill(self.workers.pop(worker))
 
     def take(self, weights: WeightVersion) -> None:
         """Gives all actors a version of the weights, and waits; those who join later get it when they start."""
         self.weights = weights
-        taking = {worker: actor.take.remote(weights) for worker, actor in self.workers.items()}
-        for worker, ref in taking.items():
+        going = self._transfer(weights)
+        while going:  # the first error ends it: with a GPU backend the others may be waiting for whoever failed
+            done, _ = ray.wait(list(going), num_returns=1)
+            worker = going.pop(done[0])
             try:
-                ray.get(ref)
+                ray.get(done[0])
             except ray.exceptions.RayActorError:
+                if worker is None:  # a rank of the learner
+                    raise
                 self._replace(worker)
+
+    def _transfer(self, weights: WeightVersion) -> dict[Any, int | None]:
+        """Starts it. Returns what has to end well, and whose it is (None: the learner's)."""
+        backend = self.settings.weight_backend
+        if backend == BACKEND:
+            return {actor.take.remote(weights): worker for worker, actor in self.workers.items()}
+        if not self._connected:
+            gpu_weights.connect(backend, weights.senders, self.workers, self.settings.tensor_parallel)
+            self._connected = True
+        return gpu_weights.send(backend, weights, self.workers)
 
     def play(self, samples: Sequence[Sample], *, group_size: int, temperature: float, step: int) -> Iterator[Played]:
         """Plays a group of each sample; yields groups as they finish, in any order.

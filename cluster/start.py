@@ -2,7 +2,7 @@
 
 On CPU all actors share the cores, so none reserves one: they take turns by the order of the step. On GPU every
 learner rank has a whole GPU, every rollout actor `tensor_parallel` of them, and reward and segmenter actors share
-one. Knows no model and no data.
+one; with cluster.weight_backend = ipc rollout actor i and learner rank i share a GPU. Knows no model and no data.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import os
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.environment import common_env, cpu_env, offline_env
 from configs.schema import Config
 
 SHARED_GPU = 0.1  # of a reward or segmenter actor
+GPU_PAIRS = "rayvos_gpu_pairs"  # name of the placement group, within the job
 
 
 def wants_gpu(cfg: Config) -> bool:
@@ -62,8 +64,17 @@ def gpus_asked(cfg: Config) -> float:
 
 def check_gpus(cfg: Config) -> None:
     """Raises ValueError before any engine starts when the asked placement cannot be met."""
+    backend = cfg.cluster.weight_backend
     if not wants_gpu(cfg):
+        if backend != "object_store":
+            raise ValueError(f"cluster.weight_backend={backend} needs GPUs; use object_store")
         return
+    if backend == "ipc" and (cfg.rollout.tensor_parallel > 1 or cfg.rollout.workers > cfg.learner.world_size):
+        raise ValueError(
+            f"cluster.weight_backend=ipc: each rollout actor shares the GPU of one learner rank, but "
+            f"rollout.workers={cfg.rollout.workers}, rollout.tensor_parallel={cfg.rollout.tensor_parallel} and "
+            f"learner.world_size={cfg.learner.world_size}; set tensor_parallel=1 and workers to at most world_size"
+        )
     have, want = ray.cluster_resources().get("GPU", 0), gpus_asked(cfg)
     if want > have:
         raise ValueError(
@@ -73,16 +84,31 @@ def check_gpus(cfg: Config) -> None:
         )
 
 
-def actor_options(cfg: Config, kind: str) -> dict[str, Any]:
-    """Ray options of one actor of a kind: "rollout", "learner", "reward" or "segmenter"."""
+def actor_options(cfg: Config, kind: str, number: int | None = None) -> dict[str, Any]:
+    """Ray options of one actor of a kind: "rollout", "learner", "reward" or "segmenter".
+
+    Args:
+        number: of a rollout actor or learner rank, which with ipc decides on its GPU.
+    """
     options: dict[str, Any] = {"runtime_env": {"env_vars": actor_env(cfg)}}
     if not wants_gpu(cfg):
         return options | {"num_cpus": 0}
     if kind in ("reward", "segmenter"):
         return options | {"num_cpus": 1, "num_gpus": SHARED_GPU}
     whole = {"rollout": cfg.rollout.tensor_parallel, "learner": 1}[kind]
-    share = whole / 2 if cfg.cluster.weight_backend == "ipc" else whole
-    return options | {"num_cpus": 1, "num_gpus": share}
+    if cfg.cluster.weight_backend != "ipc":
+        return options | {"num_cpus": 1, "num_gpus": whole}
+    place = {} if number is None else {"scheduling_strategy": shared_gpu(cfg, number)}
+    return options | {"num_cpus": 1, "num_gpus": 0.5} | place
+
+
+def shared_gpu(cfg: Config, number: int) -> PlacementGroupSchedulingStrategy:
+    """Bundle `number` of a group with one GPU each: halves alone would be packed, two learner ranks on one GPU."""
+    try:
+        group = ray.util.get_placement_group(GPU_PAIRS)
+    except ValueError:  # not made yet
+        group = ray.util.placement_group([{"GPU": 1, "CPU": 2}] * cfg.learner.world_size, name=GPU_PAIRS)
+    return PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number)
 
 
 def device_of(cfg: Config) -> str:

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +107,8 @@ class Engine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         weight_transfer.register()
+        if settings.weight_backend == "ipc":
+            os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # handles travel pickled, from our own learner
         self.settings = settings
         self.version = 0
         self.llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_args(settings)))
@@ -182,26 +184,29 @@ class Engine:
         checksum: str = "",
         payload: Any = None,
     ) -> None:
-        """Takes new weights; requests in flight pause and go on with them.
+        """Takes new weights; requests in flight pause and go on with them. nccl and ipc: not yet run on a GPU.
 
         Args:
-            payload: object_store: the flat uint8 array (`core.flat`); ipc: the handles; nccl: None, they are received.
+            payload: object_store: the flat uint8 array (`core.flat`); nccl: None, they are received; ipc: an
+                asynchronous iterator of messages (`models.weight_senders`), each asked for when the last is loaded.
 
         Raises:
             ValueError, or vLLM's error around it: the checksum is wrong; the old weights stay.
         """
+        if self.settings.weight_backend == "ipc":
+            await self._load(payload)
+            self.version = version
+            return
         extra: dict[str, Any] = {}
         if self.settings.weight_backend == weight_transfer.BACKEND:
             # By way of a file: arrays inside the arguments of a remote call would arrive as lists.
             path = await asyncio.to_thread(weight_transfer.write_shared, payload)
             extra = {"path": path, "checksum": checksum}
-        elif self.settings.weight_backend == "ipc":
-            extra = {"ipc_handles": payload}
         info = weight_transfer.update_info(
             self.settings.weight_backend, list(names), list(dtypes), [list(shape) for shape in shapes], extra
         )
         try:
-            await self._load(info)
+            await self._load(only(info))
             self.version = version
         finally:
             if "path" in extra:
@@ -213,13 +218,14 @@ class Engine:
 
         await self.llm.init_weight_transfer_engine(WeightTransferInitRequest(info))
 
-    async def _load(self, info: dict[str, Any]) -> None:
+    async def _load(self, infos: AsyncIterator[dict[str, Any]]) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         await self.llm.pause_generation(mode="keep", clear_cache=False)
         try:
             await self.llm.start_weight_update()
-            await self.llm.update_weights(WeightTransferUpdateRequest(info))
+            async for info in infos:
+                await self.llm.update_weights(WeightTransferUpdateRequest(info))
             await self.llm.finish_weight_update()
             await self.forget()
         finally:
@@ -234,6 +240,10 @@ class Engine:
     def close(self) -> None:
         self.llm.shutdown()
         self.llm.shutdown = lambda: None  # its finaliser calls it again, and fails when the interpreter is ending
+
+
+async def only(info: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    yield info
 
 
 def ban(allowed: list[int], vocabulary: int) -> dict[str, Any]:

@@ -111,8 +111,11 @@ def write_shared(flat: np.ndarray) -> str:
 def update_info(
     backend: str, names: list[str], dtypes: list[str], shapes: list[list[int]], extra: dict[str, Any]
 ) -> dict[str, Any]:
-    """What `update_weights` is given: the tensors' description, and `extra` for the backend (path, or IPC handles)."""
-    keys = {BACKEND: {"path", "checksum"}, "nccl": set(), "ipc": {"ipc_handles"}}
+    """What `update_weights` is given: the tensors' description, and `extra` for the backend.
+
+    The messages of ipc come from the learner (`models.weight_senders.ipc_message`).
+    """
+    keys: dict[str, set[str]] = {BACKEND: {"path", "checksum"}, "nccl": set()}
     if backend not in keys:
         raise ValueError(f"cluster.weight_backend={backend!r}: choose one of {', '.join(keys)}")
     assert keys[backend] <= set(extra), f"{backend} needs {keys[backend]}, got {set(extra)}"

@@ -138,6 +138,32 @@ def test_a_tied_head_is_published(pools, folder):
     assert distance(published, dict(model.state_dict())) == 0.0
 
 
+def streamed(learner) -> tuple[tuple, tuple, tuple, list]:
+    """In a rank: what a GPU backend would announce, and what it would then send."""
+    from actors import optimizer
+
+    tensors = [(name, tensor.cpu()) for name, tensor in optimizer.whole_tensors(learner.engine)]
+    return *optimizer.describe(learner.engine), tensors
+
+
+@pytest.mark.parametrize("ranks, stage", [(1, 1), (2, 3)])
+def test_gpu_backends_announce_and_send_what_the_object_store_holds(pools, folder, ranks, stage):
+    pool = restart(pools, config(folder, ranks, stage))
+    expected = pool.publish(1)
+    for names, dtypes, shapes, tensors in results([rank.__ray_call__.remote(streamed) for rank in pool.ranks]):
+        assert (names, dtypes, shapes) == (expected.names, expected.dtypes, expected.shapes)
+        assert [name for name, _ in tensors] == list(names) and "lm_head.weight" in names
+        assert distance(dict(tensors), weights(pool)) == 0.0
+
+
+@pytest.mark.parametrize("backend", ["nccl", "ipc"])
+def test_gpu_backends_are_refused_on_cpu(pools, folder, backend):
+    cfg = config(folder)
+    cfg.cluster.weight_backend = backend
+    with pytest.raises(ValueError, match=f"cluster.weight_backend={backend} needs GPUs; use object_store"):
+        restart(pools, cfg)
+
+
 def test_zero_variance_groups_are_skipped_but_count(pools, folder, data):
     groups, media, _ = data
     flat = dataclasses.replace(groups[4], advantages_G=(0.0,) * 4)

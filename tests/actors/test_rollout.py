@@ -135,6 +135,19 @@ def test_an_actor_that_cannot_start_is_an_error(
     broken.close()
 
 
+def test_with_a_gpu_backend_the_actors_are_fixed(
+    config: Config, samples: list[Sample], ray_env: dict[str, str]
+) -> None:
+    """Without GPUs: whoever is lost or asked for is an error, before any weights are sent."""
+    fixed = RolloutPool(replace(config, cluster=replace(config.cluster, weight_backend="nccl")))
+    with pytest.raises(RuntimeError, match="cannot join or leave a running cluster.weight_backend=nccl"):
+        fixed.scale(2)
+    ray.kill(next(iter(fixed.workers.values())))
+    with pytest.raises(RuntimeError, match="use object_store"):
+        list(fixed.play(samples[:1], group_size=1, temperature=1.0, step=0))
+    fixed.close()
+
+
 def test_settings_out_of_range_are_refused(pool: RolloutPool, samples: list[Sample]) -> None:
     with pytest.raises(ValueError, match="rollout.workers=0"):
         pool.scale(0)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import os
+import subprocess
+import sys
+
 import pytest
 
 from cluster.environment import cpu_env, torch_extensions_dir
@@ -42,6 +47,51 @@ def test_actors_on_gpu_get_their_share(ray_env):
     assert actor_options(gpu_config(), "learner")["num_gpus"] == 1
     assert actor_options(gpu_config(weight_backend="ipc"), "learner")["num_gpus"] == 0.5
     assert 0 < actor_options(gpu_config(), "reward")["num_gpus"] < 1
+
+
+def test_gpu_weight_backends_without_a_gpu_are_one_clear_error(ray_env):
+    for backend in ("nccl", "ipc"):
+        with pytest.raises(ValueError, match=f"cluster.weight_backend={backend} needs GPUs; use object_store"):
+            check_gpus(gpu_config(use_gpu="no", weight_backend=backend))
+    check_gpus(gpu_config(use_gpu="no"))
+
+
+def test_ipc_needs_a_learner_rank_for_each_engine(ray_env):
+    cfg = gpu_config(weight_backend="ipc")
+    with pytest.raises(ValueError, match="rollout.workers=3, rollout.tensor_parallel=2 and learner.world_size=4"):
+        check_gpus(cfg)
+    cfg.rollout.tensor_parallel = 1
+    with pytest.raises(ValueError, match="ask for 4 GPUs, the cluster has 0"):
+        check_gpus(cfg)
+
+
+PAIRS = """
+import ray
+from cluster.start import actor_options, check_gpus
+from configs.schema import Config
+
+class Seat:
+    def gpus(self):
+        return ray.get_gpu_ids()
+
+cfg = Config()
+cfg.cluster.use_gpu, cfg.cluster.weight_backend = "yes", "ipc"
+cfg.rollout.workers, cfg.learner.world_size = 2, 3
+ray.init(address="local", num_cpus=8, num_gpus=3, include_dashboard=False, log_to_driver=False)
+check_gpus(cfg)
+order = [("rollout", 0), ("rollout", 1), ("learner", 0), ("learner", 1), ("learner", 2)]  # as a run starts them
+seats = [ray.remote(Seat).options(**actor_options(cfg, *who)).remote() for who in order]
+print(ray.get([seat.gpus.remote() for seat in seats], timeout=60))
+"""
+
+
+def test_with_ipc_actor_and_rank_of_one_number_share_a_gpu():
+    """On a Ray of its own that is told of three GPUs: where Ray puts actors does not need them to be there."""
+    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    done = subprocess.run([sys.executable, "-c", PAIRS], capture_output=True, text=True, env=env, timeout=180)
+    assert done.returncode == 0, done.stderr
+    first, second, *ranks = ast.literal_eval(done.stdout.splitlines()[-1])
+    assert [first, second] == ranks[:2] and sorted(ranks) == [[0], [1], [2]]
 
 
 def test_compiled_operators_have_one_fixed_place(monkeypatch):
