@@ -91,7 +91,7 @@ def test_mlflow_has_the_steps(finished: Finished) -> None:
 
 def _samples(count: int) -> list[Sample]:
     video = Video("v", str(Path("nowhere")), ("0",), 4, 4)
-    return [Sample(f"v/{i}", video, str(i)) for i in range(count)]
+    return [Sample(f"v/{i}", video, str(i), ()) for i in range(count)]
 
 
 def test_prompts_follow_from_the_step_alone_and_epochs_are_reshuffled() -> None:
