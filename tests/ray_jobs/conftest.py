@@ -58,7 +58,8 @@ class Small:
             f"name={name}", f"runs={self.home}/runs", f"tracking.mlflow_uri={self.mlflow_uri}",
             "data.synthetic=false", f"data.root={self.data}", "learner.world_size=2",
             f"rollout.prompts_per_step={PROMPTS}", f"rollout.group_size={GROUP}",
-            f"train.steps={STEPS}", "train.checkpoint_every=1", f"train.eval_samples={EVALUATED}",
+            f"train.steps={STEPS}", "train.checkpoint_every=1", f"train.eval_every={STEPS}",
+            f"train.eval_samples={EVALUATED}",
         ]  # fmt: skip
 
     def run(self, name: str) -> RunFolder:

@@ -41,6 +41,14 @@ def test_run_folder_is_complete(finished: Finished) -> None:
 
 
 @pytest.mark.slow
+def test_training_watches_another_split_than_it_is_measured_on(finished: Finished) -> None:
+    path = finished.run.path
+    watched = json.loads((path / "evaluation" / f"step_{STEPS}" / "valid" / "summary.json").read_text())
+    state = checkpoint.read_state(path / "checkpoints" / f"step_{STEPS}")
+    assert state["watched"] == {str(STEPS): watched["J&F"]}
+
+
+@pytest.mark.slow
 def test_summary_says_what_happened(finished: Finished) -> None:
     summary, steps = finished.run.summary(), finished.run.steps()
     assert summary is not None and set(summary) >= SUMMARY, SUMMARY - set(summary or ())
