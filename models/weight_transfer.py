@@ -8,8 +8,11 @@ no learner and no Ray: who writes the file is not its business.
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
 import os
 import tempfile
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +85,19 @@ def register() -> None:
     if BACKEND not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(BACKEND, SharedMemoryTransfer)
     keep_images()
+    end_with_parent()
+
+
+@functools.cache
+def end_with_parent() -> None:
+    """In an engine's own process: ends it when the actor that started it is gone, however that went.
+
+    A killed actor cannot end its children, and vLLM 0.32 leaves such an engine waiting for requests, with its memory.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait = threading.Thread(target=lambda: (parent.join(), os._exit(1)), name="end-with-parent", daemon=True)
+        wait.start()
 
 
 def keep_images() -> None:
