@@ -95,9 +95,14 @@ def end_with_parent() -> None:
     A killed actor cannot end its children, and vLLM 0.32 leaves such an engine waiting for requests, with its memory.
     """
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait = threading.Thread(target=lambda: (parent.join(), os._exit(1)), name="end-with-parent", daemon=True)
-        wait.start()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="end-with-parent", daemon=True).start()
 
 
 def keep_images() -> None:
