@@ -32,6 +32,7 @@ CHOICES = {
     "grpo.aggregation": ("token_mean", "sequence_mean", "dr_grpo"),
     "learner.schedule": ("constant", "linear", "cosine"),
     "learner.zero_stage": (0, 1, 2, 3),
+    "rollout.max_staleness": (0, 1),
     "segmenter.kind": ("sam2", "grabcut"),
     "cluster.use_gpu": ("auto", "yes", "no"),
     "cluster.weight_backend": ("object_store", "nccl", "ipc"),

@@ -48,7 +48,7 @@ class RolloutConfig:
     gpu_memory_utilization: float = 0.6  # GPU only
     tensor_parallel: int = 1
     max_failed_share: float = 0.05  # of a step's episodes; above it the run stops
-    max_staleness: int = 0  # 0: strictly on policy
+    max_staleness: int = 0  # 0: strictly on policy | 1: play the next step while learning this one
 
 
 @dataclass

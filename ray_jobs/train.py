@@ -9,23 +9,26 @@ is what `system.name` says, and masks are made only where evaluation needs them.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from actors.learner import LearnerPool
+from actors.reward import Scoring
+from actors.rollout import Played
 from cluster.start import actor_env
 from configs.load import resolve
 from configs.schema import Config
 from core.grpo import judge
 from core.types import End, Group, Sample
-from data.mevis import video_objects
 from ray_jobs import checkpoint
-from ray_jobs.blind_baselines import blind_jf
-from ray_jobs.evaluate import Evaluation, paired_gain, stop_on_failures, write
+from ray_jobs.evaluate import Evaluation, stop_on_failures, write
+from ray_jobs.report import finish, values
 from ray_jobs.session import Session, run_job
 
 
@@ -52,22 +55,46 @@ def samples_of_step(samples: Sequence[Sample], step: int, count: int, seed: int)
     return picked
 
 
-def train_step(session: Session, learner: LearnerPool, samples_P: list[Sample], step: int) -> dict[str, float]:
-    """One GRPO step on P prompts; returns its metrics and writes them to the run folder."""
-    cfg, clock = session.cfg, Clock()
+def play(session: Session, step: int) -> list[tuple[Played, Scoring]]:
+    """Steps 1 to 3 for the P prompts of a step: groups that were played and are being scored, in a fixed order."""
+    cfg, rollout = session.cfg, session.cfg.rollout
+    samples_P = samples_of_step(session.split(cfg.data.train_split), step, rollout.prompts_per_step, cfg.seed)
+    scored = []
     # 1 play: G episodes of each prompt; groups arrive as they finish, in any order
     # 2 mask: nothing to do, no reward of this system needs a mask
     # 3 score: each group as soon as it is there, while others still decode
-    scored = []
-    rollout = cfg.rollout
-    with session.progress.phase("play", total=len(samples_P)) as phase:
-        for group in session.rollouts.play(
-            samples_P, group_size=rollout.group_size, temperature=rollout.temperature, step=step
-        ):
-            scored.append((group, session.rewards.submit(cfg.data.train_split, group.sample.uid, group.episodes)))
-            phase.advance(1)
+    for group in session.rollouts.play(
+        samples_P, group_size=rollout.group_size, temperature=rollout.temperature, step=step
+    ):
+        scored.append((group, session.rewards.submit(cfg.data.train_split, group.sample.uid, group.episodes)))
+    return sorted(scored, key=lambda pair: pair[0].index)  # the order of arrival must not change the update
+
+
+def played_steps(session: Session, first: int, last: int) -> Iterator[tuple[int, Callable[[], list]]]:
+    """(step, how to get its groups) for each step.
+
+    With `rollout.max_staleness=0` a step is played when it is asked for, with the newest weights: strictly on policy.
+    With 1 the next step is played in a thread while this one is learned, with weights that are one update old (or
+    change while it is played); truncated importance weights correct for that.
+    """
+    if session.cfg.rollout.max_staleness == 0:
+        for step in range(first, last + 1):
+            yield step, partial(play, session, step)
+        return
+    with ThreadPoolExecutor(max_workers=1) as ahead:
+        coming = ahead.submit(play, session, first)
+        for step in range(first, last + 1):
+            coming.result()
+            now, coming = coming, ahead.submit(play, session, step + 1) if step < last else coming
+            yield step, now.result
+
+
+def train_step(session: Session, learner: LearnerPool, step: int, get: Callable[[], list]) -> dict[str, float]:
+    """One GRPO step on P prompts; returns its metrics and writes them to the run folder."""
+    cfg, clock = session.cfg, Clock()
+    with session.progress.phase("play"):  # 1 to 3, see `play`
+        scored = get()
     clock.lap("play")
-    scored.sort(key=lambda pair: pair[0].index)  # the order of arrival must not change the update
     with session.progress.phase("score"):
         rewards_P = [session.rewards.collect(scoring) for _, scoring in scored]
     clock.lap("score")
@@ -86,7 +113,7 @@ def train_step(session: Session, learner: LearnerPool, samples_P: list[Sample], 
         session.rollouts.take(learner.publish(step))
     clock.lap("publish")
     metrics = group_metrics(groups) | update.metrics | {"loss": update.loss, "grad_norm": update.grad_norm}
-    metrics["tokens_per_second"] = metrics["completion_tokens"] / clock.seconds["play"]
+    metrics["tokens_per_second"] = metrics["completion_tokens"] / max(clock.seconds["play"], 1e-3)
     session.run.write_step(step, metrics, clock.seconds)
     session.run.write_episodes(step, groups)
     session.mlflow.metrics(step, metrics | {f"seconds/{k}": v for k, v in clock.seconds.items()})
@@ -111,8 +138,8 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def stop_on_gap(cfg: Config, metrics: dict[str, float]) -> None:
-    """The trace contract: the learner must see what the engine saw."""
-    if metrics.get("logprob_gap_mean", 0.0) > cfg.train.max_logprob_gap:
+    """The trace contract: the learner must see what the engine saw. Only on policy are their weights the same."""
+    if cfg.rollout.max_staleness == 0 and metrics.get("logprob_gap_mean", 0.0) > cfg.train.max_logprob_gap:
         raise RuntimeError(
             f"mean |log-prob gap| between engine and learner is {metrics['logprob_gap_mean']:.2e}, above "
             f"train.max_logprob_gap={cfg.train.max_logprob_gap:g}: they do not see the same tokens, images or weights"
@@ -175,10 +202,8 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
             checkpoint.set_aside(run.checkpoints, state["step"])
             session.rollouts.take(learner.publish(state["step"]))
             session.progress.note(f"resumed from {resume_from}")
-        train_samples = session.split(cfg.data.train_split)
-        for step in range(state["step"] + 1, cfg.train.steps + 1):
-            samples_P = samples_of_step(train_samples, step, cfg.rollout.prompts_per_step, cfg.seed)
-            train_step(session, learner, samples_P, step)
+        for step, get in played_steps(session, state["step"] + 1, cfg.train.steps):
+            train_step(session, learner, step, get)
             state["step"] = step
             watched = due(step, cfg.train.eval_every)
             if watched:
@@ -201,80 +226,6 @@ def check_fits(cfg: Config, folder: Path) -> None:
     done = checkpoint.read_state(folder)["step"]
     if done > cfg.train.steps:
         raise ValueError(f"train.steps={cfg.train.steps}: checkpoint {folder} is of step {done}; give at least {done}")
-
-
-def values(evaluation: Evaluation) -> dict[str, dict[str, float]]:
-    """Per-expression values that the paired table needs, JSON-able: they travel in the checkpoint's state."""
-    return {what: evaluation.per_expression(what) for what in ("jf", "reward")}
-
-
-def finish(session: Session, state: dict[str, Any], after: dict[str, Evaluation], weights_hash: str) -> dict[str, Any]:
-    """Writes evaluation folders, overlays and summary.json, and shows the final table."""
-    cfg, run = session.cfg, session.run
-    folder = run.evaluation_folder(cfg.train.steps)
-    for name, evaluation in after.items():
-        write(folder / name, evaluation)
-    overlays = session.overlays(folder, after["greedy"])
-    split = cfg.data.test_split
-    blind = blind_jf(session.test_samples(split), video_objects(Path(cfg.data.root), split))
-    summary = summarise(session, state, {k: values(e) for k, e in after.items()}, max(blind.values()), weights_hash)
-    run.write_summary(summary)
-    session.mlflow.metrics(cfg.train.steps, {k: v for k, v in summary.items() if isinstance(v, float)})
-    session.progress.table("before and after, held-out test split", table_rows(state["before"], after, blind))
-    session.progress.note(f"overlay video: {overlays[0]}")
-    if cfg.tracking.mlflow_uri:
-        session.progress.note(f"compare runs: mlflow ui --backend-store-uri {cfg.tracking.mlflow_uri}")
-    return summary
-
-
-def summarise(
-    session: Session, state: dict[str, Any], after: dict[str, Any], blind: float, weights_hash: str
-) -> dict[str, Any]:
-    """summary.json of the run; every figure is of this run."""
-    cfg, before, steps = session.cfg, state["before"], session.run.steps()
-    seconds: dict[str, float] = {"start": state["start_seconds"], "mask": 0.0}
-    for line in steps:
-        for stage, spent in line["seconds"].items():
-            seconds[stage] = seconds.get(stage, 0.0) + spent
-    mean = {
-        f"{prefix}{what}_{when}": float(np.mean(list(table[how][what].values())))
-        for how, prefix in (("greedy", ""), ("sampled", "sampled_"))
-        for what in ("jf", "reward")
-        for when, table in (("before", before), ("after", after))
-    }
-    tokens = sum(line["completion_tokens"] for line in steps)
-    return mean | {
-        "system": cfg.system.name,
-        "steps": cfg.train.steps,
-        "seed": cfg.seed,
-        "reward_first": steps[0]["reward"],
-        "reward_last": steps[-1]["reward"],
-        "blind_jf": blind,
-        "paired": {f"{how}_{what}": gain(before[how][what], after[how][what]) for how in after for what in after[how]},
-        "logprob_gap_mean": float(np.mean([line["logprob_gap_mean"] for line in steps])),
-        "logprob_gap_max": max(line["logprob_gap_max"] for line in steps),
-        "groups": len(steps) * cfg.rollout.prompts_per_step,
-        "failed_episodes": int(sum(line["failed_episodes"] for line in steps)),
-        "seconds": seconds,
-        "tokens_per_second": tokens / max(seconds.get("play", 0.0), 1e-9),
-        "weights_sha256": weights_hash,
-    }
-
-
-def gain(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
-    mean, error = paired_gain(before, after)
-    return {"mean": mean, "standard_error": error}
-
-
-def table_rows(before: dict[str, Any], after: dict[str, Evaluation], blind: dict[str, float]) -> list[list[str]]:
-    rows = [["", "before", "after", "gain ± paired s.e."]]
-    for how, what in (("sampled", "reward"), ("sampled", "jf"), ("greedy", "reward"), ("greedy", "jf")):
-        b, a = before[how][what], after[how].per_expression(what)
-        mean, error = paired_gain(b, a)
-        label = f"{how} {'J&F' if what == 'jf' else what}"
-        rows.append([label, f"{np.mean(list(b.values())):.3f}", f"{np.mean(list(a.values())):.3f}",
-                     f"{mean:+.3f} ± {error:.3f}"])  # fmt: skip
-    return rows + [[f"blind J&F: {name}", f"{jf:.3f}", "", ""] for name, jf in blind.items()]
 
 
 if __name__ == "__main__":

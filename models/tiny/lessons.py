@@ -30,7 +30,7 @@ QUERIES = 5  # dialogues of a lesson
 CHUNK = 8  # lessons that travel together
 GROUNDED = 3  # turns of a grounding dialogue
 DIALOGUE, GROUND = 109, 104  # tokens; prefix + dialogue is then a multiple of 16, which attention kernels like
-MIX = {"look": 0.30, "motion": 0.19, "order": 0.17, "size": 0.13, "relation": 0.06, "hiding": 0.04, "several": 0.11}
+MIX = {"look": 0.42, "motion": 0.13, "order": 0.15, "size": 0.10, "relation": 0.05, "hiding": 0.03, "several": 0.12}
 # Weights of a completion's tokens in the loss. Punctuation is learned within seconds, names decide.
 FORMAT, NAME, THOUGHT, COORDINATE = 0.3, 1.0, 4.0, 1.0
 

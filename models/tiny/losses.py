@@ -16,7 +16,7 @@ from models.tiny.lessons import QUERIES, SHOWN, SMALL, THOUGHT, Script
 
 Tensors = dict[str, torch.Tensor]
 COORDINATE_SIGMA = 0.8  # pixels
-FRAME_WEIGHT = 3.0
+FRAME_WEIGHT = 5.0
 TAP = 3  # decoder layer whose states the story head reads
 NUM_COLOURS = len(COLOURS)
 
@@ -67,6 +67,7 @@ class Tutor:
             _, cache, tapped = self.net.read(prefix, positions, tap=TAP)
             assert tapped is not None
             parts |= self._story(tapped[:, self.frame_ends], lesson)
+            parts["number"] = self._number(tapped[:, self.frame_ends])
             parts |= self._dialogues(keys, cache, lesson)
         return parts
 
@@ -128,6 +129,11 @@ class Tutor:
         wrong = F.cross_entropy(said[..., 5:].flatten(0, -2), shape.flatten(), reduction="none")
         shape_loss = (wrong * shows.flatten()).sum() / count
         return {f"facts{name}": 3 * presence + 8 * off + 0.5 * shape_loss, f"_box{name}": (off * SIDE).detach()}
+
+    def _number(self, states_BFD: torch.Tensor) -> torch.Tensor:
+        """At the end of each frame its own number, read by the model's own head: what an answer will have to copy."""
+        said = self.net.logits(self.net.decoder.norm(states_BFD)).float()
+        return 0.3 * F.cross_entropy(said.flatten(0, 1), self.numbers[:SHOWN].repeat(len(said)))
 
     def _story(self, states_BFD: torch.Tensor, lesson: Tensors) -> dict[str, torch.Tensor]:
         """At the end of each frame: is it here, was it here, and (after 3 frames of it) how does it move and grow?"""
