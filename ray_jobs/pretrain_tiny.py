@@ -91,7 +91,7 @@ def _train(
     heads = Heads(hf.config.text_config.hidden_size)
     resumed = _restore(init, hf, heads)
     net = Batched(hf).to(device)
-    tutor = Tutor(net, heads.to(device), teacher.prefix, teacher.numbers, device)
+    tutor = Tutor(net, heads.to(device), teacher, device)
     optimizer = _optimizer(net, heads, options.lr, device)
     batches = Batches(school, options.chunks, device)
     asked = questions(EXAM_SEED, options.exam)
@@ -202,7 +202,7 @@ def _restore(init: Path, hf: torch.nn.Module, heads: Heads) -> bool:
         return False
     held = torch.load(state, map_location="cpu", weights_only=True)
     hf.load_state_dict(held["model"])
-    heads.load_state_dict(held["heads"])
+    heads.load_state_dict(held["heads"], strict=False)
     return True
 
 

@@ -90,6 +90,7 @@ class Teacher:
         self.known: dict[str, list[int]] = {}
         d = self.dialogue
         self.numbers = [self._number(i) for i in range(SIDE + 1)]
+        self.colours = [self.text(f" {name}")[-1] for name in COLOURS]
         self.start, self.end, self.image_id = d.id_of("<|im_start|>"), d.end_id, d.image_id
         self.look, self.looked = d.id_of("<|vision_start|>"), d.id_of("<|vision_end|>")
         self.opening = [self.start, *self.text("user\n")]

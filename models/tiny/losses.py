@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from data.synthetic.scene import COLOURS, MOTIONS, SHAPES, SIDE, TRENDS
 from models.tiny.batched import Batched
-from models.tiny.lessons import QUERIES, SHOWN, SMALL, THOUGHT, Script
+from models.tiny.lessons import QUERIES, SHOWN, SMALL, THOUGHT, Teacher
 
 Tensors = dict[str, torch.Tensor]
 COORDINATE_SIGMA = 0.8  # pixels
@@ -28,19 +28,22 @@ class Heads(torch.nn.Module):
         super().__init__()
         self.token = torch.nn.Linear(width, NUM_COLOURS * (1 + 4 + len(SHAPES)))
         self.norm = torch.nn.LayerNorm(width)
+        self.align_scale = torch.nn.Parameter(torch.tensor(10.0))
+        self.align_bias = torch.nn.Parameter(torch.tensor(-3.0))
         self.story = torch.nn.Linear(width, NUM_COLOURS * (2 + len(MOTIONS) + len(TRENDS)))
 
 
 class Tutor:
     """Losses of a batch of lessons."""
 
-    def __init__(self, net: Batched, heads: Heads, prefix: Script, numbers: list[int], device: torch.device) -> None:
+    def __init__(self, net: Batched, heads: Heads, teacher: Teacher, device: torch.device) -> None:
         self.net, self.heads = net, heads
-        self.prefix_ids = torch.tensor(prefix.ids, device=device)
-        self.prefix_positions = torch.tensor(prefix.positions, device=device)
+        self.colours = torch.tensor(teacher.colours, device=device)
+        self.prefix_ids = torch.tensor(teacher.prefix.ids, device=device)
+        self.prefix_positions = torch.tensor(teacher.prefix.positions, device=device)
         starts = (self.prefix_ids == net.hf.config.vision_start_token_id).nonzero()[:, 0]
         self.frame_ends = starts + (SMALL // 28) ** 2 + 1
-        self.numbers = torch.tensor(numbers, device=device)
+        self.numbers = torch.tensor(teacher.numbers, device=device)
         values = torch.arange(SIDE + 1, device=device).float()
         soft = torch.exp(-0.5 * ((values[:, None] - values[None]) / COORDINATE_SIGMA) ** 2)
         self.soft_VV = soft / soft.sum(1, keepdim=True)
@@ -68,6 +71,7 @@ class Tutor:
             assert tapped is not None
             parts |= self._story(tapped[:, self.frame_ends], lesson)
             parts["number"] = self._number(tapped[:, self.frame_ends])
+            parts["align_ends"] = 2 * self._align(tapped[:, self.frame_ends], lesson["visible"])
             parts |= self._dialogues(keys, cache, lesson)
         return parts
 
@@ -123,12 +127,21 @@ class Tutor:
         said = self.heads.token(images).float().unflatten(-1, (NUM_COLOURS, -1))
         shows = _shows(box, visible, grid)
         presence = F.binary_cross_entropy_with_logits(said[..., 0], shows.float())
+        aligned = self._align(images, shows)
         count = shows.sum().clamp(min=1)
         off = ((said[..., 1:5] - box[:, None]).abs().mean(-1) * shows).sum() / count
         shape = lesson["traits"][..., 0].clamp(min=0).repeat_interleave(frames, 0)[:, None].expand(shows.shape)
         wrong = F.cross_entropy(said[..., 5:].flatten(0, -2), shape.flatten(), reduction="none")
         shape_loss = (wrong * shows.flatten()).sum() / count
-        return {f"facts{name}": 3 * presence + 8 * off + 0.5 * shape_loss, f"_box{name}": (off * SIDE).detach()}
+        return {f"align{name}": 3 * aligned, f"facts{name}": 3 * presence + 8 * off + 0.5 * shape_loss, f"_box{name}": (off * SIDE).detach()}
+
+    def _align(self, states_NTD: torch.Tensor, shows_NTC: torch.Tensor) -> torch.Tensor:
+        """States that show a colour point the way of its word's embedding, as a projector's alignment does: attention
+        from a word to what it means is then nearly the identity, instead of a circuit that takes hours to form."""
+        words_CD = F.normalize(self.net.decoder.embed_tokens.weight[self.colours].float(), dim=-1)
+        near = F.normalize(states_NTD.float(), dim=-1) @ words_CD.T
+        said = self.heads.align_scale * near + self.heads.align_bias
+        return F.binary_cross_entropy_with_logits(said, shows_NTC.float())
 
     def _number(self, states_BFD: torch.Tensor) -> torch.Tensor:
         """At the end of each frame its own number, read by the model's own head: what an answer will have to copy."""

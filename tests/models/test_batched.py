@@ -33,7 +33,7 @@ def test_equals_the_hugging_face_forward(folder: Path) -> None:
     teacher, net = Teacher(processor.tokenizer), Batched(hf)
     lesson = arrays(bytearray(chunk_bytes(1)), 1)
     fill(lesson, 0, np.random.default_rng(5), teacher)
-    tutor = Tutor(net, Heads(128), teacher.prefix, teacher.numbers, torch.device("cpu"))
+    tutor = Tutor(net, Heads(128), teacher, torch.device("cpu"))
     with torch.no_grad():
         _, prefix = tutor.prefix(torch.from_numpy(lesson["small"]))
         hidden, cache, _ = net.read(prefix, tutor.prefix_positions[None])
@@ -71,7 +71,7 @@ def test_losses_are_finite_and_reach_every_parameter(folder: Path) -> None:
     lessons = arrays(bytearray(chunk_bytes(2)), 2)
     for row in range(2):
         fill(lessons, row, np.random.default_rng(row), teacher)
-    tutor = Tutor(Batched(hf), heads, teacher.prefix, teacher.numbers, torch.device("cpu"))
+    tutor = Tutor(Batched(hf), heads, teacher, torch.device("cpu"))
     parts = tutor.losses({name: torch.from_numpy(array) for name, array in lessons.items()}, dialogues=True)
     torch.stack([part for name, part in parts.items() if name[0] != "_"]).sum().backward()
     assert all(torch.isfinite(part) for part in parts.values())
