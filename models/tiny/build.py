@@ -111,8 +111,8 @@ def _config(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
         "num_key_value_heads": 2,
         "max_position_embeddings": 4096,
         # Dialogues are a few hundred tokens long: with Qwen's 1e6 most rotation frequencies would stand still.
-        "rope_theta": 100.0,
-        "rope_scaling": {"type": "mrope", "rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 100.0},
+        "rope_theta": 10000.0,
+        "rope_scaling": {"type": "mrope", "rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10000.0},
         "tie_word_embeddings": True,
         "bos_token_id": ids["<|endoftext|>"],
         "eos_token_id": ids["<|im_end|>"],

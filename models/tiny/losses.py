@@ -133,7 +133,11 @@ class Tutor:
         shape = lesson["traits"][..., 0].clamp(min=0).repeat_interleave(frames, 0)[:, None].expand(shows.shape)
         wrong = F.cross_entropy(said[..., 5:].flatten(0, -2), shape.flatten(), reduction="none")
         shape_loss = (wrong * shows.flatten()).sum() / count
-        return {f"align{name}": 3 * aligned, f"facts{name}": 3 * presence + 8 * off + 0.5 * shape_loss, f"_box{name}": (off * SIDE).detach()}
+        return {
+            f"align{name}": 3 * aligned,
+            f"facts{name}": 3 * presence + 8 * off + 0.5 * shape_loss,
+            f"_box{name}": (off * SIDE).detach(),
+        }
 
     def _align(self, states_NTD: torch.Tensor, shows_NTC: torch.Tensor) -> torch.Tensor:
         """States that show a colour point the way of its word's embedding, as a projector's alignment does: attention

@@ -1,4 +1,4 @@
-"""`rollout.max_staleness=1` for real: a step is played while the one before it is learned, with weights one update old."""
+"""`rollout.max_staleness=1` for real: the next step is played while one is learned, with weights one update old."""
 
 from __future__ import annotations
 
