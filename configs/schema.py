@@ -127,6 +127,7 @@ class WarmStartConfig:
     steps: int = 1000
     batch_size: int = 32
     output: str = "runs/warm_start/policy"
+    bf16: bool = False  # write the folder in bfloat16: half the size
 
 
 @dataclass

@@ -236,6 +236,8 @@ def step_line(step: Step, total_steps: int, left: float | None) -> str:
     parts = " ".join(f"{k.removeprefix('reward/')} {m[k]:.2f}" for k in m if k.startswith("reward/"))
     if "reward" in m:
         words.append(f"reward {m['reward']:.3f}" + (f" ({parts})" if parts else ""))
+    elif "loss" in m:
+        words.append(f"loss {m['loss']:.4f}")
     words += [f"{head} {value}" for head, value in _extras(m)]
     stages = " ".join(f"{k} {v:.1f}" for k, v in step.seconds.items())
     words.append(f"{sum(step.seconds.values()):.1f} s ({stages})")

@@ -54,7 +54,7 @@ class Session:
 
     @classmethod
     @contextmanager
-    def open(cls, argv: Sequence[str], steps: int = 0, part: str = "") -> Iterator[Session]:
+    def open(cls, argv: Sequence[str], part: str = "") -> Iterator[Session]:
         """Reads and checks the configuration, makes or reads the data, joins Ray.
 
         Args:
@@ -78,7 +78,7 @@ class Session:
             same_run(path, cfg)
         run = RunFolder.open(path, to_yaml(cfg), repository=Path("."), fresh=fresh)
         title = f"{cfg.system.name} · {cfg.policy.path} · {data.root} · {run.path}"
-        with Progress.open(steps or cfg.train.steps, title) as progress:
+        with Progress.open(cfg.train.steps, title) as progress:
             with progress.phase("start: Ray"):
                 join(cfg)
             mlflow = MlflowWriter(

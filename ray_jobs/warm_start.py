@@ -9,12 +9,13 @@ actors that do GRPO imitate it, with cross-entropy on the assistant's tokens alo
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from transformers import AutoTokenizer
+from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from actors.learner import LearnerPool
 from cluster.start import actor_env
@@ -24,6 +25,8 @@ from data.frames import show
 from models.dialogue import Dialogue
 from ray_jobs.session import Session, run_job
 from ray_jobs.train import samples_of_step
+
+IMITATION_METRICS = ("entropy", "trained_tokens", "rows", "skipped_steps", "lr")  # the others compare two policies
 
 
 @dataclass(frozen=True)
@@ -76,26 +79,34 @@ def warm_start(argv: Sequence[str]) -> Path:
         samples = demonstrable(session.system, session.split(cfg.data.train_split))
         with session.progress.phase("start: learners"):
             learner = LearnerPool(cfg, actor_env(cfg), total_updates=settings.steps)
+        session.progress.total_steps = settings.steps
         for step in range(1, settings.steps + 1):
+            began = time.monotonic()
             picked = samples_of_step(samples, step, settings.batch_size, cfg.seed)
             groups, media = zip(*(demonstrator.group(sample, step) for sample in picked), strict=True)
             update = learner.imitate(groups, media)
-            metrics = update.metrics | {"loss": update.loss, "grad_norm": update.grad_norm}
-            session.run.write_step(step, metrics, {})
+            kept = {name: value for name, value in update.metrics.items() if name in IMITATION_METRICS}
+            metrics = {"loss": update.loss, "grad_norm": update.grad_norm} | kept
+            seconds = {"learn": time.monotonic() - began}
+            session.run.write_step(step, metrics, seconds)
             session.mlflow.metrics(step, metrics)
-            session.progress.step(step, metrics, {})
-        write_policy(learner, output)
+            session.progress.step(step, metrics, seconds)
+        write_policy(learner, output, settings.bf16)
         learner.close()
         session.progress.note(f"policy: {output}")
         return output
 
 
-def write_policy(learner: LearnerPool, output: Path) -> None:
-    """The learner's policy as a Hugging Face folder, whole or not at all."""
+def write_policy(learner: LearnerPool, output: Path, bf16: bool) -> None:
+    """The learner's policy as a Hugging Face folder, whole or not at all; in bfloat16 if asked for."""
     part = output.with_name(f".{output.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     learner.save(part)
     output.parent.mkdir(parents=True, exist_ok=True)
+    if bf16:
+        AutoModelForImageTextToText.from_pretrained(part / "policy", dtype="bfloat16").save_pretrained(part / "policy")
+    for file in (part / "policy").iterdir():
+        file.chmod(0o644)  # safetensors writes files that only their owner may read
     (part / "policy").rename(output)
     shutil.rmtree(part)
 

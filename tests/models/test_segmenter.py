@@ -227,7 +227,7 @@ def tracks(count: int, seed: int) -> list[tuple[Scene, int, int]]:
 def test_shipped_weights_segment_follow_and_know_absence() -> None:
     shipped = make("sam2", str(SHIPPED))
     first, later, absent = [], [], []
-    for made, thing, frame in tracks(12, seed=99):
+    for made, thing, frame in tracks(60, seed=99):
         truth_FHW = made.owner_FHW == thing
         box = tuple(float(v) for v in made.boxes_OF4[thing, frame])
         masks_FHW = shipped.segment(made.frames_FHWC, [MaskPrompt(frame, box)])[0]  # type: ignore[arg-type]
