@@ -65,7 +65,15 @@ def engine_args(settings: EngineSettings) -> dict[str, Any]:
     )
     if settings.device == "cpu":
         # 32 is the CPU attention's block; the environment variable for the cache counts in whole GiB only.
-        return shared | dict(enforce_eager=True, block_size=32, kv_cache_memory_bytes=settings.kv_cache_bytes)
+        # No prompt may be cut into chunks: after a cut vLLM 0.32 turns the request's random generator back, which CPU
+        # generators cannot do ("CPU Generator does not use offset"), and the engine dies.
+        return shared | dict(
+            enforce_eager=True,
+            block_size=32,
+            kv_cache_memory_bytes=settings.kv_cache_bytes,
+            enable_chunked_prefill=False,
+            max_num_batched_tokens=settings.max_num_seqs * settings.max_model_len,
+        )
     return shared | dict(
         gpu_memory_utilization=settings.gpu_memory_utilization, tensor_parallel_size=settings.tensor_parallel
     )
