@@ -262,3 +262,16 @@ def test_damaged_weights_are_refused_and_the_old_stay(bench: Bench) -> None:
     assert max(bench.gap(turns, gallery) for turns, gallery in played) < EXACT
     bench.update(changed(bench.policy, "", 7))  # and the next good version is taken
     assert max(bench.gap(turns, gallery) for turns, gallery in bench.run(dialogues(bench.engine, 2))) < EXACT
+
+
+def test_many_long_seeded_prompts_at_once(bench: Bench) -> None:
+    """More tokens than one engine step takes by default: a prompt cut into chunks would kill the engine on CPU."""
+
+    async def ask_all() -> list[Turn]:
+        asks = [bench.engine.ask(Gallery(VIDEO, show), ("many", i)) for i in range(24)]
+        texts = [" ".join(str((7 * i + j) % 100) for j in range(450)) for i in range(24)]
+        return list(await asyncio.gather(*(a([t], max_tokens=2) for a, t in zip(asks, texts, strict=True))))
+
+    turns = bench.run(ask_all())
+    assert sum(len(turn.prompt_ids) for turn in turns[:16]) > 8192
+    assert all(turn.completion_ids for turn in turns) and not bench.engine.dead
