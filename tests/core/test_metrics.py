@@ -1,10 +1,11 @@
-"""J and F against a slow reference written from the definitions of the DAVIS benchmark (davis2017/metrics.py)."""
+"""Metrics against slow, straight code: J and F from the definitions of the DAVIS benchmark (davis2017/metrics.py)."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from benchmarks.metrics import reference as benchmark_reference
 from core import metrics
 
 
@@ -65,12 +66,14 @@ def random_mask(rng: np.random.Generator, height: int, width: int) -> np.ndarray
 
 def test_equal_to_the_definitions_to_the_last_bit() -> None:
     rng = np.random.default_rng(0)
-    for _ in range(250):
-        height, width = (int(v) for v in rng.integers(1, 40, 2))
+    for _ in range(1000):
+        height, width = (int(v) for v in rng.integers(1, 32, 2))
         gt_HW = random_mask(rng, height, width)
         near = np.roll(gt_HW, tuple(rng.integers(-2, 3, 2)), (0, 1))  # overlapping pairs, where F is neither 0 nor 1
         pred_HW = near if rng.random() < 0.5 else random_mask(rng, height, width)
         j_F, f_F = metrics.j_and_f(pred_HW[None], gt_HW[None])
+        assert (j_F[0], f_F[0]) == reference(pred_HW, gt_HW), (height, width)
+        j_F, f_F = benchmark_reference(pred_HW[None], gt_HW[None])  # what the benchmark's ratio is against
         assert (j_F[0], f_F[0]) == reference(pred_HW, gt_HW), (height, width)
 
 
@@ -106,3 +109,72 @@ def test_values_above_one_count_once() -> None:
 def test_wrong_size_is_an_error_not_a_resize() -> None:
     with pytest.raises(ValueError, match=r"\(2, 4, 5\).*\(2, 5, 4\).*resize"):
         metrics.jaccard(np.zeros((2, 4, 5)), np.zeros((2, 5, 4)))
+
+
+def masks_of(seed: int, shape: tuple[int, int, int] = (3, 12, 17)) -> tuple[np.ndarray, np.ndarray]:
+    pred_FHW, gt_FHW = np.random.default_rng(seed).random((2, *shape)) < 0.4
+    return pred_FHW, gt_FHW
+
+
+def test_ignored_pixels_count_nowhere() -> None:
+    """Official J leaves void pixels out of both counts; official F clears them in both masks."""
+    pred_FHW, gt_FHW = masks_of(2)
+    ignore_FHW = np.random.default_rng(3).random(pred_FHW.shape) < 0.3
+    j_F = metrics.jaccard(metrics.without(pred_FHW, ignore_FHW), metrics.without(gt_FHW, ignore_FHW))
+    inter, union = pred_FHW & gt_FHW & ~ignore_FHW, (pred_FHW | gt_FHW) & ~ignore_FHW
+    assert np.array_equal(j_F, inter.sum((1, 2)) / union.sum((1, 2)))
+    assert np.array_equal(metrics.without(pred_FHW, None), pred_FHW)
+
+
+@pytest.mark.parametrize("variant, value", [("binary", 1), ("visa255", 255)])
+def test_accuracy_and_robustness_pixel_by_pixel(variant: metrics.Variant, value: int) -> None:
+    pred_FHW, gt_FHW = masks_of(4)
+    foreground_FHW = gt_FHW | (np.random.default_rng(5).random(gt_FHW.shape) < 0.5)
+    foreground_FHW[2] = gt_FHW[2] = False  # nothing to see in the last frame
+    pred_FHW[2] = False
+    equal, wrong = np.zeros(3), np.zeros(3)
+    for frame, y, x in np.ndindex(gt_FHW.shape):
+        pred, gt = value * int(pred_FHW[frame, y, x]), int(gt_FHW[frame, y, x])
+        equal[frame] += pred == gt
+        wrong[frame] += (1 - gt) * pred
+    pixels = gt_FHW[0].size
+    assert metrics.accuracy(pred_FHW, gt_FHW, variant) == pytest.approx(equal / pixels, abs=1e-12)
+    expected = [max(1 - wrong[f] / (foreground_FHW[f].sum() + 1e-6), 0.0) for f in range(3)]
+    found = metrics.robustness(pred_FHW, gt_FHW, foreground_FHW, variant)
+    assert found == pytest.approx(expected, abs=1e-12) and found[2] == 1.0
+    assert (found[0] == 0.0) == (variant == "visa255"), "the case is meant to tell the two variants apart"
+
+
+def test_iou_of_images() -> None:
+    inter, union = [10.0, 0.0, 0.0], [20.0, 80.0, 0.0]
+    assert metrics.g_iou(inter, union) == pytest.approx((0.5 + 0 + 1) / 3)
+    assert metrics.g_iou(inter, union, empty=0.0) == pytest.approx((0.5 + 0 + 0) / 3)
+    assert metrics.c_iou(inter, union) == pytest.approx(10 / 100)
+    assert metrics.c_iou([0.0], [0.0]) == 1.0
+    pred_FHW, gt_FHW = masks_of(6)
+    inter_F, union_F = metrics.overlap(pred_FHW, gt_FHW)
+    assert inter_F.tolist() == (pred_FHW & gt_FHW).sum((1, 2)).tolist()
+    assert union_F.tolist() == (pred_FHW | gt_FHW).sum((1, 2)).tolist()
+
+
+def test_spans() -> None:
+    assert metrics.span_iou([(0, 10)], [(5, 15)]) == pytest.approx(5 / 15)
+    assert metrics.span_iou([(0, 4), (8, 10)], [(2, 9)]) == pytest.approx(3 / 10)
+    assert metrics.span_iou([(0, 4), (2, 6)], [(0, 6)]) == 1.0  # what overlaps counts once
+    assert metrics.span_iou([(0, 1)], [(1, 2)]) == 0.0
+    assert metrics.span_iou([], []) == 1.0 and metrics.span_iou([(3, 3)], [(0, 2)]) == 0.0
+    with pytest.raises(ValueError, match=r"\[5, 4\)"):
+        metrics.span_iou([(5, 4)], [])
+    rng = np.random.default_rng(7)
+    for _ in range(50):  # against counting whole frames
+        a_S2, b_S2 = (np.sort(rng.integers(0, 12, (2, 2)), axis=1) for _ in range(2))
+        a_F, b_F = (np.array([any(s <= f < e for s, e in spans) for f in range(12)]) for spans in (a_S2, b_S2))
+        expected = metrics.frame_iou(a_F, b_F)
+        assert metrics.span_iou([tuple(s) for s in a_S2], [tuple(s) for s in b_S2]) == pytest.approx(expected)
+
+
+def test_keyframes() -> None:
+    visible_F = np.array([False, True, True, False])
+    assert metrics.keyframe_accuracy([1, 2], visible_F) == 1.0
+    assert metrics.keyframe_accuracy([0, 1, 4], visible_F) == pytest.approx(1 / 3)
+    assert metrics.keyframe_accuracy([], visible_F) == 0.0
