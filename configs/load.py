@@ -37,11 +37,13 @@ CHOICES = {
     "cluster.use_gpu": ("auto", "yes", "no"),
     "cluster.weight_backend": ("object_store", "nccl", "ipc"),
 }
+PREPARE_STEPS = ("check", "tables", "filter", "statistics", "sheet", "mixing")
 POSITIVE = (
     "rollout.workers", "rollout.prompts_per_step", "rollout.max_model_len", "rollout.max_num_seqs",
     "rollout.tensor_parallel", "rollout.temperature", "learner.world_size", "learner.row_tokens",
     "learner.optimizer_steps", "reward.workers", "reward.timeout_s", "segmenter.workers", "train.eval_samples",
     "train.sampled_repeats", "warm_start.batch_size",
+    "prepare.workers", "prepare.sheet_rows", "prepare.sheet_frames", "prepare.mix_temperature",
 )  # fmt: skip
 
 
@@ -70,9 +72,12 @@ def load(argv: Sequence[str]) -> Config:
 
 def validate(cfg: Config) -> None:
     """Cross-field checks that need no engine; one `ValueError` that lists every problem, a line each."""
-    problems = [*_wrong_numbers(cfg), *_missing_paths(cfg)]
-    if problems:
-        raise ValueError("\n".join(problems))
+    _tell([*_wrong_numbers(cfg), *_missing_paths(cfg)])
+
+
+def validate_values(cfg: Config) -> None:
+    """As `validate`, without asking for models and data: for jobs that need only some of them."""
+    _tell(list(_wrong_numbers(cfg)))
 
 
 def resolve(path: str) -> Path:
@@ -222,6 +227,11 @@ def _check_choices(cfg: Config) -> None:
         raise ValueError(f"{key}={values[key]}: expected one of {' | '.join(str(a) for a in allowed)}{hint}")
 
 
+def _tell(problems: list[str]) -> None:
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
 def _wrong_numbers(cfg: Config) -> Iterator[str]:
     values = dict(_fields(cfg))
     for key in POSITIVE:
@@ -238,8 +248,25 @@ def _wrong_numbers(cfg: Config) -> Iterator[str]:
             yield f"{key}={values[key]}: must not be negative"
     if cfg.cluster.use_gpu == "no" and cfg.cluster.weight_backend != "object_store":
         yield f"cluster.weight_backend={cfg.cluster.weight_backend}: needs GPUs; use object_store"
+    yield from _wrong_preparation(cfg)
     if not cfg.name or Path(cfg.name).name != cfg.name or cfg.name in (".", ".."):
         yield f"name={cfg.name!r}: must be a plain folder name; put the folder above it in `runs`"
+
+
+def _wrong_preparation(cfg: Config) -> Iterator[str]:
+    prepare = cfg.prepare
+    for step in prepare.steps:
+        if step not in PREPARE_STEPS:
+            near = difflib.get_close_matches(step, PREPARE_STEPS, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            yield f"prepare.steps: {step}: expected some of {', '.join(PREPARE_STEPS)}{hint}"
+    if not 0 <= prepare.filter_iou <= 1:
+        yield f"prepare.filter_iou={prepare.filter_iou}: an IoU is at least 0 and at most 1"
+    if "mixing" in prepare.steps and not prepare.mix:
+        yield "prepare.mix=[]: the step mixing needs the folders of at least one prepared split"
+    if prepare.mix_weights and len(prepare.mix_weights) != len(prepare.mix):
+        numbers = len(prepare.mix_weights)
+        yield f"prepare.mix_weights has {numbers} numbers for {len(prepare.mix)} folders of prepare.mix"
 
 
 def _missing_paths(cfg: Config) -> Iterator[str]:

@@ -27,6 +27,7 @@ class DataConfig:
     eval_split: str = "valid"  # what training watches
     test_split: str = "test"  # what the before/after table is measured on
     no_target: str = "skip"  # samples without a target: skip | keep
+    keep_file: str = ""  # keep.json of `ray_jobs.prepare`: train only on the videos that it keeps; empty: on all
 
 
 @dataclass
@@ -131,6 +132,21 @@ class WarmStartConfig:
 
 
 @dataclass
+class PrepareConfig:
+    """Checking and preparing a data set (`ray_jobs.prepare`)."""
+
+    steps: list[str] = field(default_factory=lambda: ["check", "tables", "statistics", "sheet"])  # or filter, mixing
+    output: str = ""  # folder for what is made, one folder in it for each split; empty: <data.root>/prepared
+    workers: int = 4  # processes that decode; the filter's are segmenter.workers
+    filter_iou: float = 0.6  # step filter: a video whose labels the segmenter meets worse than this is dropped
+    sheet_rows: int = 8  # step sheet: sentences on the contact sheet
+    sheet_frames: int = 6  # and frames of each
+    mix: list[str] = field(default_factory=list)  # step mixing: folders of splits, such as <root>/prepared/train
+    mix_weights: list[float] = field(default_factory=list)  # one for each folder; empty: by size and temperature
+    mix_temperature: float = 1.0  # probability ~ size ** (1 / temperature); 1: by size, large: equal shares
+
+
+@dataclass
 class Config:
     name: str = "run"  # the run folder is runs/<name>
     runs: str = "runs"
@@ -147,3 +163,4 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)

@@ -126,6 +126,10 @@ def _runnable(tmp_path: Path) -> list[str]:
         ("segmenter.path=nowhere", "segmenter.path=nowhere: .* does not exist"),
         ("train.resume=oto", "train.resume=oto: expected auto, never"),
         ("name=a/b", "name='a/b': must be a plain folder name"),
+        ("prepare.steps=[chek]", r"prepare.steps: chek: expected some of check, .* \(did you mean check\?\)"),
+        ("prepare.steps=[mixing]", r"prepare.mix=\[\]: the step mixing needs the folders"),
+        ("prepare.mix_weights=[1,2]", "prepare.mix_weights has 2 numbers for 0 folders"),
+        ("prepare.filter_iou=60", "prepare.filter_iou=60.0: an IoU is"),
     ],
 )
 def test_validate(tmp_path: Path, argument: str, message: str) -> None:
