@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from actors.objective import Sums, grpo_loss, imitation_loss, join, means
+from actors.objective import Sums, grpo_loss, imitation_loss, join, means, must_fail
 from cluster.start import actor_options, device_of
 from cluster.weights import WeightVersion
 from configs.load import resolve
@@ -126,6 +126,7 @@ class Learner:
                     off_policy=self.cfg.rollout.max_staleness > 0,
                 )  # fmt: skip
             sums.append(report)
+            loss = must_fail(loss, logprob_N)
             self.engine.backward(loss * self.place.ranks)  # DeepSpeed takes the mean over ranks; ours is a sum
         lr = optimizer.learning_rate(self.updates, self.total, self.cfg.learner)
         norm = optimizer.step(self.engine, lr)
@@ -221,6 +222,7 @@ class LearnerPool:
     def __init__(self, cfg: Config, env: dict[str, str], total_updates: int = 0) -> None:
         """`total_updates`: length of the learning-rate schedule; by default that of the training run."""
         self.cfg = cfg
+        self.bad_steps = 0  # in a row: skipped because loss or gradient was not finite
         ranks = range(cfg.learner.world_size)
         self.ranks = [ray.remote(Learner).options(**options(cfg, rank, env)).remote() for rank in ranks]
         total = total_updates or cfg.train.steps * cfg.learner.optimizer_steps
@@ -271,7 +273,8 @@ class LearnerPool:
     def _run(self, forest: list[batch.Tree], media: Sequence[MediaRef], imitate: bool, skipped_groups: int) -> Update:
         if not forest:
             nothing = {"tokens_sum": 0.0}
-            return Update(0.0, 0.0, means(nothing, nothing) | {"skipped_groups": skipped_groups, "skipped_steps": 0.0})
+            metrics = means(nothing, nothing) | {"skipped_groups": skipped_groups, "skipped_steps": 0.0}
+            return Update(0.0, 0.0, metrics | {"bad_steps": float(self.bad_steps)})
         rows = batch.rows_of_ranks(forest, len(self.ranks), self.cfg.learner.row_tokens, self.layout)
         calls = [
             rank.learn.remote(share, {g: media[g] for row in share for g in row.groups}, imitate)
@@ -281,9 +284,12 @@ class LearnerPool:
         steps = [join([sums for sums, _, _ in report]) for report in reports]
         norms = [report[0][1] for report in reports]
         done = [n for n in norms if n is not None]
+        for norm in norms:
+            self.bad_steps = self.bad_steps + 1 if norm is None else 0
         metrics = means(steps[0], steps[-1]) | {
             "skipped_groups": float(skipped_groups),
-            "skipped_steps": float(norms.count(None)),  # gradients that were not finite
+            "skipped_steps": float(norms.count(None)),  # loss or gradient was not finite
+            "bad_steps": float(self.bad_steps),  # ... in a row, also over batches
             "lr": reports[-1][0][2],
         }
         loss = float(np.mean([s["loss_sum"] for s in steps]))

@@ -11,9 +11,18 @@ from torch import Tensor
 from configs.schema import GrpoConfig
 from core import grpo
 from core.batch import GroupBatch
+from core.losses import LOSSES, Bounds
 
 Sums = dict[str, float]  # sums, extremes and counts over trained tokens, by a name that ends with how they combine
-_JOIN: dict[str, Callable[[list[float]], float]] = {"sum": math.fsum, "max": max, "min": min}
+WATCHED_CAP = 2.0  # what "importance_above_cap" counts while grpo.importance_cap is off
+
+
+def _total(values: list[float]) -> float:
+    """`math.fsum` refuses inf - inf, which a step that went wrong may report."""
+    return math.fsum(values) if all(math.isfinite(v) for v in values) else float(sum(values))
+
+
+_JOIN: dict[str, Callable[[list[float]], float]] = {"sum": _total, "max": max, "min": min}
 
 
 def grpo_loss(
@@ -26,20 +35,20 @@ def grpo_loss(
     reference_N: Tensor | None,
     off_policy: bool,
 ) -> tuple[Tensor, Sums]:
-    """The row's share of the global loss, sum(weight * (clipped surrogate + kl_coef KL - entropy_coef entropy)).
+    """The row's share of the global loss, sum(weight * (surrogate + kl_coef KL - entropy_coef entropy)).
 
     `old_N`: the learner's own log-probs before this batch's first optimizer step. `off_policy`: the samples may come
-    from an older policy, so the surrogate is weighted by truncated importance weights.
+    from an older policy, so the surrogate is weighted by truncated importance weights (reported in any case).
     """
     as_tensor = lambda a: torch.as_tensor(a, dtype=logprob_N.dtype, device=logprob_N.device)  # noqa: E731
     engine_N, weight_N = as_tensor(row.engine_logprob_N), as_tensor(row.weight_N)
-    loss_N, ratio_N, clipped_N = grpo.policy_loss(
-        logprob_N, old_N, as_tensor(row.advantage_N), clip_low=cfg.clip_low, clip_high=cfg.clip_high
-    )
-    importance_N = torch.ones_like(loss_N)
+    episode_N = torch.as_tensor(row.episode_N, device=logprob_N.device)
+    bounds = Bounds(cfg.clip_low, cfg.clip_high, cfg.dual_clip)
+    surrogate = LOSSES[cfg.loss](logprob_N, old_N, as_tensor(row.advantage_N), episode_N, bounds)
+    loss_N = surrogate.loss_N
+    importance_N = grpo.importance_ratios(old_N, engine_N, episode_N, cfg.importance)
     if off_policy and cfg.importance_cap > 0:
-        importance_N = grpo.importance_weights(old_N, engine_N, cfg.importance_cap)
-    loss_N = loss_N * importance_N
+        loss_N = loss_N * importance_N.clamp(max=cfg.importance_cap)
     kl_N = torch.zeros_like(loss_N)
     if reference_N is not None:
         kl_N = grpo.kl(logprob_N, reference_N, cfg.kl_estimator)
@@ -54,11 +63,13 @@ def grpo_loss(
             "gap_sum": float(gap_N.sum()),
             "gap_max": float(gap_N.max()),
             "kl_sum": float(kl_N.sum()),
-            "clipped_sum": float(clipped_N.sum()),
-            "ratio_sum": float(ratio_N.sum()),
-            "ratio_max": float(ratio_N.max()),
-            "ratio_min": float(ratio_N.min()),
+            "clipped_sum": float(surrogate.clipped_N.sum()),
+            "ratio_sum": float(surrogate.ratio_N.sum()),
+            "ratio_max": float(surrogate.ratio_N.max()),
+            "ratio_min": float(surrogate.ratio_N.min()),
             "importance_sum": float(importance_N.sum()),
+            "importance_max": float(importance_N.max()),
+            "above_sum": float((importance_N > (cfg.importance_cap or WATCHED_CAP)).sum()),
         }
     return loss, sums
 
@@ -83,6 +94,12 @@ def _base(loss: Tensor, entropy_N: Tensor, row: GroupBatch) -> Sums:
     }
 
 
+def must_fail(loss: Tensor, logprob_N: Tensor) -> Tensor:
+    """The loss; if it is not finite, one whose gradient is not finite either: the optimizer's check then finds it, on
+    every rank, and drops the step. A bound may have taken away the gradient of the token that went wrong."""
+    return loss if loss.isfinite() else math.nan * logprob_N.sum()
+
+
 def join(many: Sequence[Sums]) -> Sums:
     """Sums of several rows, or of several ranks, as one."""
     names = {name for sums in many for name in sums}
@@ -98,6 +115,8 @@ def means(first: Sums, last: Sums) -> dict[str, float]:
         "logprob_gap_max": first.get("gap_max", 0.0),
         "entropy": first.get("entropy_sum", 0.0) / tokens,
         "importance_mean": first.get("importance_sum", tokens) / tokens,
+        "importance_max": first.get("importance_max", 1.0),
+        "importance_above_cap": first.get("above_sum", 0.0) / tokens,
         "kl": last.get("kl_sum", 0.0) / tokens,
         "clip_fraction": last.get("clipped_sum", 0.0) / tokens,
         "ratio_mean": last.get("ratio_sum", tokens) / tokens,

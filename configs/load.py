@@ -28,6 +28,8 @@ CHOICES = {
     "policy.attention": ("auto", "split", "flex"),
     "data.format": ("mevis",),
     "data.no_target": ("skip", "keep"),
+    "grpo.loss": ("grpo", "dual_clip", "gspo", "cispo"),
+    "grpo.importance": ("token", "sequence"),
     "grpo.kl_estimator": ("k1", "k2", "k3"),
     "grpo.aggregation": ("token_mean", "sequence_mean", "dr_grpo"),
     "learner.schedule": ("constant", "linear", "cosine"),
@@ -41,8 +43,8 @@ PREPARE_STEPS = ("check", "tables", "filter", "statistics", "sheet", "mixing")
 POSITIVE = (
     "rollout.workers", "rollout.prompts_per_step", "rollout.max_model_len", "rollout.max_num_seqs",
     "rollout.tensor_parallel", "rollout.temperature", "learner.world_size", "learner.row_tokens",
-    "learner.optimizer_steps", "reward.workers", "reward.timeout_s", "segmenter.workers", "train.eval_samples",
-    "train.sampled_repeats", "warm_start.batch_size",
+    "learner.optimizer_steps", "learner.max_bad_steps", "reward.workers", "reward.timeout_s", "segmenter.workers",
+    "train.eval_samples", "train.sampled_repeats", "warm_start.batch_size",
     "prepare.workers", "prepare.sheet_rows", "prepare.sheet_frames", "prepare.mix_temperature",
 )  # fmt: skip
 

@@ -54,14 +54,17 @@ class RolloutConfig:
 
 @dataclass
 class GrpoConfig:
+    loss: str = "grpo"  # core/losses: grpo | dual_clip | gspo | cispo
     advantage_std: bool = True  # divide by the group's standard deviation
     advantage_eps: float = 1e-6
-    clip_low: float = 0.2
+    clip_low: float = 0.2  # of a token's ratio; gspo clips that of an episode: its authors take 3e-4 and 4e-4
     clip_high: float = 0.2
+    dual_clip: float = 3.0  # dual_clip only: bound of the ratio where the advantage is negative
     kl_coef: float = 0.0
     kl_estimator: str = "k3"  # k1 | k2 | k3
     aggregation: str = "token_mean"  # token_mean | sequence_mean | dr_grpo
-    importance_cap: float = 2.0  # truncated importance weights, off-policy only; 0 switches them off
+    importance: str = "token"  # importance weights learner / engine: token | sequence
+    importance_cap: float = 2.0  # above it they are cut off; used off-policy only, reported always; 0 switches them off
     entropy_coef: float = 0.0
     per_turn_credit: bool = False  # ours: a turn is credited only with the reward that comes after it
 
@@ -81,6 +84,7 @@ class LearnerConfig:
     offload_optimizer: bool = False
     gradient_checkpointing: bool = False
     optimizer_steps: int = 1  # optimizer steps on one batch; above 1 the clipping matters
+    max_bad_steps: int = 3  # steps in a row with a loss or gradient that is not finite: skipped, then the run stops
 
 
 @dataclass

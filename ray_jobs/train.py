@@ -118,6 +118,7 @@ def train_step(session: Session, learner: LearnerPool, step: int, get: Callable[
     session.run.write_episodes(step, groups)
     session.mlflow.metrics(step, metrics | {f"seconds/{k}": v for k, v in clock.seconds.items()})
     session.progress.step(step, metrics, clock.seconds)
+    stop_on_bad_steps(cfg, metrics, session.run.checkpoints)
     stop_on_gap(cfg, metrics)
     return metrics
 
@@ -135,6 +136,18 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     metrics["failed_episodes"] = float(sum(e.end is End.FAILED for e in episodes))
     metrics["zero_variance_groups"] = float(sum(not g.informative for g in groups))
     return metrics
+
+
+def stop_on_bad_steps(cfg: Config, metrics: dict[str, float], checkpoints: Path) -> None:
+    """Skipped steps leave the weights alone; many in a row mean that every further one will be skipped too."""
+    if metrics["bad_steps"] < cfg.learner.max_bad_steps:
+        return
+    good = checkpoint.latest(checkpoints)
+    where = f"go on from the last good checkpoint, {good}" if good else "no checkpoint was written yet"
+    raise RuntimeError(
+        f"{metrics['bad_steps']:.0f} optimizer steps in a row had a loss or gradient that is not finite and were "
+        f"skipped (learner.max_bad_steps={cfg.learner.max_bad_steps}): {where}, with a smaller learner.lr"
+    )
 
 
 def stop_on_gap(cfg: Config, metrics: dict[str, float]) -> None:

@@ -11,12 +11,15 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from actors.learner import LearnerPool, places, results
-from actors.objective import join, means
+from actors.objective import join, means, must_fail
 from actors.optimizer import deepspeed_config, learning_rate
 from configs.schema import Config
 from core import grpo
 from core.flat import checksum, unflatten
+from core.losses import LOSSES
 from models.policy import Pixels
+from ray_jobs import checkpoint
+from ray_jobs.train import stop_on_bad_steps
 from tests.models.tiny_qwen import banned_ids, build, random_group, reference
 
 
@@ -194,6 +197,40 @@ def test_a_gradient_that_is_not_finite_leaves_weights_and_moments_alone(pools, f
     assert update.metrics["skipped_steps"] == 0.0 and all(t.isfinite().all() for t in weights(pool).values())
 
 
+def test_bad_steps_in_a_row_stop_the_run_and_name_the_checkpoint(pools, folder, data, tmp_path):
+    """An infinite advantage on one rank of two; a loss that is not finite though its gradient is; then a good batch."""
+    groups, media, _ = data
+    cfg = config(folder, ranks=2, max_bad_steps=2)
+    pool = restart(pools, cfg)
+    good = checkpoint.save(tmp_path, 7, pool.save, {})
+    before = weights(pool)
+    broken = dataclasses.replace(groups[0], advantages_G=(math.inf, 0.0, 0.0, 0.0))
+    first = pool.learn([broken, groups[1]], media[:2]).metrics
+    assert first["bad_steps"] == first["skipped_steps"] == 1.0
+    stop_on_bad_steps(cfg, first, tmp_path)  # not yet
+    assert pool.learn([broken], media[:1]).metrics["bad_steps"] == 2.0
+    assert pool.learn(groups, media).metrics["bad_steps"] == 0.0  # what counts is the row of them
+    pool.load(good)
+    assert distance(weights(pool), before) == 0.0
+    for _ in range(2):
+        last = pool.learn([broken, groups[1]], media[:2]).metrics
+    with pytest.raises(RuntimeError, match=rf"2 optimizer steps in a row .*learner.max_bad_steps=2.*{good}"):
+        stop_on_bad_steps(cfg, last, tmp_path)
+    with pytest.raises(RuntimeError, match="no checkpoint was written"):
+        stop_on_bad_steps(cfg, last, tmp_path / "none")
+    assert distance(weights(pool), before) == 0.0
+
+
+def test_a_loss_that_is_not_finite_has_no_finite_gradient():
+    """A `where` or a bound can take the gradient of what went wrong away: then only the loss would tell."""
+    logprob = torch.tensor([-1.0, -2.0], requires_grad=True)
+    lost = torch.where(torch.tensor([True, False]), torch.inf, logprob).sum()
+    (before,) = torch.autograd.grad(lost, logprob, retain_graph=True)
+    (after,) = torch.autograd.grad(must_fail(lost, logprob), logprob)
+    assert before.isfinite().all() and after.isnan().all()
+    assert must_fail(logprob.sum(), logprob).item() == -3.0
+
+
 def test_imitation_lowers_the_loss(pools, folder, data):
     groups, media, _ = data
     demonstrations = [dataclasses.replace(g, rewards=(), advantages_G=()) for g in groups]
@@ -210,7 +247,52 @@ def test_kl_and_several_optimizer_steps(pools, folder, data):
     assert metrics["kl"] > 1e-4  # of the third step; at the first the policy is the reference
     assert metrics["ratio_min"] < 0.95 and metrics["ratio_max"] > 1.05 and metrics["clip_fraction"] > 0
     assert metrics["importance_mean"] == pytest.approx(1.0, abs=1e-4)  # the samples are the policy's own
+    assert metrics["importance_max"] == pytest.approx(1.0, abs=1e-4) and metrics["importance_above_cap"] == 0.0
     assert metrics["logprob_gap_max"] <= 1e-5
+
+
+@pytest.mark.parametrize("level, cap, stale", [("token", 1.2, 1), ("sequence", 1.2, 1), ("sequence", 0.0, 0)])
+def test_importance_weights_are_reported_always_and_used_off_policy(pools, folder, data, level, cap, stale):
+    """Engine log-probs that are off by known amounts: the loss is the formula's, on the learner's own log-probs."""
+    groups, media, _ = data
+    cfg = config(folder, row_tokens=200)
+    cfg.grpo.importance, cfg.grpo.importance_cap, cfg.rollout.max_staleness = level, cap, stale
+    rng, changed, ratios, terms = np.random.default_rng(0), [], [], []
+    for group in groups[:2]:
+        episodes = []
+        for episode, advantage in zip(group.episodes, group.advantages_G, strict=True):
+            shifts = [rng.normal(0, 0.6, len(t.completion_ids)) for t in episode.turns]
+            turns = [
+                dataclasses.replace(t, logprobs=tuple(np.add(t.logprobs, s)))
+                for t, s in zip(episode.turns, shifts, strict=True)
+            ]
+            flat = np.concatenate(shifts)
+            ratio = np.exp(-flat) if level == "token" else np.full(len(flat), np.exp(-flat.sum()))
+            ratios.append(ratio)
+            terms.append(-advantage * (np.minimum(ratio, cap) if stale else np.ones(len(flat))))
+            episodes.append(dataclasses.replace(episode, turns=tuple(turns)))
+        changed.append(dataclasses.replace(group, episodes=tuple(episodes)))
+    update = restart(pools, cfg).learn(changed, media[:2])
+    every = np.concatenate(ratios)
+    assert update.loss == pytest.approx(np.concatenate(terms).mean(), abs=1e-5)
+    assert update.metrics["importance_mean"] == pytest.approx(every.mean(), rel=1e-5)
+    assert update.metrics["importance_max"] == pytest.approx(every.max(), rel=1e-5)
+    above = (every > (cap or 2.0)).mean()
+    assert update.metrics["importance_above_cap"] == pytest.approx(above) and 0 < above < 1
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_learns_over_several_steps(pools, folder, data, loss):
+    """Off-ratio on the second and third step. On policy all have one gradient, so the first norm is the same."""
+    cfg = config(folder, ranks=2, row_tokens=200, optimizer_steps=3, lr=3e-3)
+    cfg.grpo.loss = loss
+    update = restart(pools, cfg).learn(*data[:2])
+    assert update.metrics["skipped_steps"] == 0.0 and update.metrics["clip_fraction"] < 1
+    one_step = config(folder, ranks=2, row_tokens=200)
+    one_step.grpo.loss = loss
+    plain = config(folder, ranks=2, row_tokens=200)
+    first = restart(pools, one_step).learn(*data[:2])
+    assert first.grad_norm == pytest.approx(restart(pools, plain).learn(*data[:2]).grad_norm, rel=1e-5)
 
 
 @pytest.mark.parametrize("ranks, stage", [(1, 1), (2, 3)])
@@ -274,5 +356,6 @@ def test_reports_of_ranks_combine():
     dummy = {"tokens_sum": 0.0, "loss_sum": 0.0}
     joined = join([a, b, dummy])
     assert joined["loss_sum"] == 3.0
+    assert math.isnan(join([{"loss_sum": math.inf}, {"loss_sum": -math.inf}])["loss_sum"])  # fsum would refuse
     found = means(joined, joined)
     assert found["logprob_gap_mean"] == pytest.approx(0.15) and found["logprob_gap_max"] == 0.5

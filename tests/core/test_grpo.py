@@ -90,22 +90,6 @@ def test_token_weights_give_the_named_means():
         grpo.token_weights(counts, "mean", max_tokens=10)
 
 
-def test_policy_loss_matches_the_formula_and_loses_its_gradient_where_clipped():
-    rng = torch.Generator().manual_seed(0)
-    old = -torch.rand(200, generator=rng, dtype=torch.float64)
-    new = (old + 0.5 * torch.randn(200, generator=rng, dtype=torch.float64)).requires_grad_()
-    advantage = torch.randn(200, generator=rng, dtype=torch.float64)
-    loss, ratio, clipped = grpo.policy_loss(new, old, advantage, clip_low=0.2, clip_high=0.28)
-    for i in range(200):
-        r, a = math.exp(new[i].item() - old[i].item()), advantage[i].item()
-        assert loss[i].item() == pytest.approx(-min(r * a, min(max(r, 0.8), 1.28) * a), rel=1e-12)
-        assert bool(clipped[i]) == ((a > 0 and r > 1.28) or (a < 0 and r < 0.8))
-    (gradient,) = torch.autograd.grad(loss.sum(), new)
-    assert 20 < clipped.sum() < 180
-    assert torch.equal(gradient == 0, clipped)
-    torch.testing.assert_close(gradient[~clipped], (-ratio * advantage)[~clipped].detach())
-
-
 def test_kl_estimators_agree_with_the_exact_divergence():
     rng = torch.Generator().manual_seed(1)
     p = torch.randn(7, generator=rng, dtype=torch.float64).log_softmax(0)
@@ -119,9 +103,15 @@ def test_kl_estimators_agree_with_the_exact_divergence():
         grpo.kl(p, q, "k4")
 
 
-def test_importance_weights_are_truncated_and_detached():
-    old = torch.tensor([-1.0, -1.0, -1.0], dtype=torch.float64, requires_grad=True)
-    engine = torch.tensor([-1.5, -3.0, -0.5], dtype=torch.float64)
-    weights = grpo.importance_weights(old, engine, 2.0)
-    np.testing.assert_allclose(weights.numpy(), [math.exp(0.5), 2.0, math.exp(-0.5)])
-    assert not weights.requires_grad
+def test_importance_ratios_of_tokens_and_of_episodes():
+    old = torch.tensor([-1.0, -1.0, -1.0, -2.0], dtype=torch.float64, requires_grad=True)
+    engine = torch.tensor([-1.5, -3.0, -0.5, -2.25], dtype=torch.float64)
+    episode = torch.tensor([7, 7, 3, 3])
+    tokens = grpo.importance_ratios(old, engine, episode, "token")
+    np.testing.assert_allclose(tokens.numpy(), [math.exp(0.5), math.exp(2.0), math.exp(-0.5), math.exp(0.25)])
+    episodes = grpo.importance_ratios(old, engine, episode, "sequence")
+    np.testing.assert_allclose(episodes.numpy(), [math.exp(2.5)] * 2 + [math.exp(-0.25)] * 2)
+    assert not tokens.requires_grad and not episodes.requires_grad
+    assert grpo.importance_ratios(old + 1e6, engine, episode, "sequence").isfinite().all()
+    with pytest.raises(ValueError, match="token, sequence"):
+        grpo.importance_ratios(old, engine, episode, "turn")

@@ -1,0 +1,15 @@
+"""Losses of the GRPO family, one file each: per-token terms of the global sum (`core.grpo`), chosen by `grpo.loss`."""
+
+from __future__ import annotations
+
+from core.losses import cispo, dual_clip, grpo, gspo
+from core.losses.surrogate import Bounds, Loss, Surrogate
+
+__all__ = ["LOSSES", "Bounds", "Loss", "Surrogate"]
+
+LOSSES: dict[str, Loss] = {
+    "grpo": grpo.loss,
+    "dual_clip": dual_clip.loss,
+    "gspo": gspo.loss,
+    "cispo": cispo.loss,
+}

@@ -1,0 +1,18 @@
+"""Dual clip (Ye et al. 2020, "Mastering Complex Control in MOBA Games", arXiv 1912.09729): the clipped
+surrogate, with a floor for negative advantages, where a large ratio would make it as large as it likes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from core.losses import grpo
+from core.losses.surrogate import Bounds, Surrogate
+
+
+def loss(logprob_N: Tensor, old_N: Tensor, advantage_N: Tensor, episode_N: Tensor, bounds: Bounds) -> Surrogate:
+    """-max(min(r A, clip(r) A), dual A) where A < 0, with dual > 1; the clipped surrogate elsewhere."""
+    clipped = grpo.loss(logprob_N, old_N, advantage_N, episode_N, bounds)
+    ceiling_N = -bounds.dual * advantage_N
+    over_N = (advantage_N < 0) & (clipped.loss_N > ceiling_N)
+    return Surrogate(torch.where(over_N, ceiling_N, clipped.loss_N), clipped.ratio_N, clipped.clipped_N | over_N)
