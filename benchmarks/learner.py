@@ -135,7 +135,8 @@ def measure(policy: Policy, pixels: Pixels, shape: Shape, scale: int, repeats: i
             row_loss(policy, tree, single, pixels, media)
         policy.vlm.set_attn_implementation({"text_config": policy.attention, "vision_config": "sdpa"})
 
-    as_tree(), as_rows()
+    as_tree()
+    as_rows()
     pairs = [(timed(as_rows), timed(as_tree)) for _ in range(repeats)]
     ratios = sorted(a / b for a, b in pairs)
     prompt, branch = len(tree.prompt_ids), sum(len(b.ids_R) for b in tree.branches) / shape.group

@@ -100,8 +100,7 @@ class Batched(torch.nn.Module):
             last hidden states (normed), keys and values of each layer, and the hidden states after layer `tap`.
         """
         b, t = x_BTD.shape[:2]
-        angles = (positions_BT3.float()[..., self.axis_D] * self.inverse_D).repeat(1, 1, 2)[:, None]
-        cos, sin = angles.cos(), angles.sin()
+        cos, sin = self._angles(positions_BT3)
         seen = torch.ones(t, t, dtype=torch.bool, device=x_BTD.device).tril()
         if past is not None:
             seen = torch.cat([seen.new_ones(t, past[0][0].shape[2]), seen], 1)
@@ -125,6 +124,21 @@ class Batched(torch.nn.Module):
             x = x + layer.mlp.down_proj(F.silu(layer.mlp.gate_proj(h)) * layer.mlp.up_proj(h))
             tapped = x if index == tap else tapped
         return _rms(x, self.decoder.norm.weight, self.eps), cache, tapped
+
+    def _angles(self, positions_BT3: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        angles = (positions_BT3.float()[..., self.axis_D] * self.inverse_D).repeat(1, 1, 2)[:, None]
+        return angles.cos(), angles.sin()
+
+    def scores(
+        self, states_ND: torch.Tensor, positions_N3: torch.Tensor, keys_NTd: torch.Tensor, index: int, head: int
+    ) -> torch.Tensor:
+        """How much each of some keys (of layer `index`, from its cache) is attended by states before that layer (N, T),
+        as logits."""
+        layer = self.decoder.layers[index]
+        q = layer.self_attn.q_proj(_rms(states_ND, layer.input_layernorm.weight, self.eps))
+        cos, sin = self._angles(positions_N3[:, None])
+        q_N1d = _rotate(q.view(-1, self.num_heads, 1, self.head_size)[:, head], cos[:, 0], sin[:, 0])
+        return (keys_NTd * q_N1d).sum(-1) * self.head_size**-0.5
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return F.linear(hidden, self.hf.lm_head.weight)

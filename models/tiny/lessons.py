@@ -46,12 +46,14 @@ LAYOUT: dict[str, tuple[tuple[int, ...], type]] = {
     "positions": ((QUERIES, DIALOGUE, 3), np.int64),
     "weight": ((QUERIES, DIALOGUE), np.float32),  # of predicting the token at this place
     "value": ((QUERIES, DIALOGUE), np.int64),  # of a coordinate token; -1 elsewhere
+    "means": ((QUERIES, DIALOGUE), np.int64),  # bits of the colours that a frame number or coordinate is about; else 0
     "frame_at": ((QUERIES,), np.int64),  # place of the frame number token; 0: unused dialogue
     "frame_share": ((QUERIES, SHOWN), np.float32),
     "ground_ids": ((QUERIES, GROUND), np.int64),
     "ground_positions": ((QUERIES, GROUND, 3), np.int64),
     "ground_weight": ((QUERIES, GROUND), np.float32),
     "ground_value": ((QUERIES, GROUND), np.int64),
+    "ground_means": ((QUERIES, GROUND), np.int64),
 }
 
 
@@ -63,14 +65,16 @@ class Script:
     positions: list[tuple[int, int, int]]
     weights: list[float]
     values: list[int]
+    means: list[int]
     at: int  # next position
 
-    def say(self, ids: list[int], weight: float = 0.0, value: int = -1) -> None:
+    def say(self, ids: list[int], weight: float = 0.0, value: int = -1, means: int = 0) -> None:
         for token in ids:
             self.ids.append(token)
             self.positions.append((self.at, self.at, self.at))
             self.weights.append(weight)
             self.values.append(value)
+            self.means.append(means)
             self.at += 1
 
     def show(self, image_id: int, grid: int) -> None:
@@ -79,6 +83,7 @@ class Script:
         self.positions += [(self.at, self.at + r, self.at + c) for r in range(grid) for c in range(grid)]
         self.weights += [0.0] * (grid * grid)
         self.values += [-1] * (grid * grid)
+        self.means += [0] * (grid * grid)
         self.at += grid
 
 
@@ -109,7 +114,7 @@ class Teacher:
         return self.known[text]
 
     def _script(self, at: int = 0) -> Script:
-        return Script([], [], [], [], at)
+        return Script([], [], [], [], [], at)
 
     def _prefix(self) -> Script:
         made = self._script()
@@ -146,7 +151,7 @@ class Teacher:
         made.say(self.text(thought), THOUGHT)
         made.say([*self.text("</think><answer>"), *self.text('[{"frame_idx": ')], FORMAT)
         place = len(made.ids)
-        made.say([self.numbers[frame]])  # its loss is the soft label's
+        made.say([self.numbers[frame]], means=colour_bits(name))  # its loss is the soft label's
         made.say(self.text(', "object description": "'), FORMAT)
         made.say(self.text(name), NAME)
         made.say([*self.text('"}]</answer>'), self.end], FORMAT)
@@ -157,7 +162,7 @@ class Teacher:
         for i, value in enumerate(np.round(box).astype(int).tolist()):
             if i:
                 made.say(self.text(","), FORMAT)
-            made.say([self.numbers[value]], COORDINATE, value)
+            made.say([self.numbers[value]], COORDINATE, value, colour_bits(name))
         made.say(self.text('],"label":"'), FORMAT)
         made.say(self.text(name), FORMAT)
         made.say([*self.text('"}]</answer>'), self.end], FORMAT)
@@ -180,6 +185,11 @@ class Teacher:
             made.say([*self.text(f"Locate the {name}."), *self.turn])
             self._box_answer(made, box, name)
         return made
+
+
+def colour_bits(name: str) -> int:
+    """The colours that a description names, as bits: "red circle and blue circle" has two."""
+    return sum(1 << _COLOUR_INDEX[word] for word in set(name.split()) & set(_COLOUR_INDEX))
 
 
 def union_boxes(made: Scene, objects: tuple[int, ...]) -> np.ndarray:
@@ -210,7 +220,8 @@ def fill(out: dict[str, np.ndarray], row: int, rng: np.random.Generator, teacher
     shown_FHWC = made.frames_FHWC[SAMPLED]
     out["small"][row] = shrink(shown_FHWC)
     _fill_truth(out, row, made)
-    for name in ("ids", "ground_ids", "weight", "ground_weight", "frame_at", "frame_share", "positions"):
+    for name in ("ids", "ground_ids", "weight", "ground_weight", "means", "ground_means", "frame_at", "frame_share",
+                 "positions"):  # fmt: skip
         out[name][row] = 0
     out["value"][row], out["ground_value"][row], out["ground_positions"][row] = -1, -1, 0
     out["key_frame"][row] = rng.integers(0, SHOWN, QUERIES)  # of dialogues that stay empty
@@ -238,6 +249,7 @@ def _fill_script(out: dict[str, np.ndarray], row: int, i: int, prefix: str, scri
     out[prefix + "positions"][row, i, :n] = script.positions
     out[prefix + "weight"][row, i, :n] = script.weights
     out[prefix + "value"][row, i, :n] = script.values
+    out[prefix + "means"][row, i, :n] = script.means
 
 
 def _fill_truth(out: dict[str, np.ndarray], row: int, made: Scene) -> None:

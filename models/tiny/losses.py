@@ -18,6 +18,7 @@ Tensors = dict[str, torch.Tensor]
 COORDINATE_SIGMA = 0.8  # pixels
 FRAME_WEIGHT = 5.0
 TAP = 3  # decoder layer whose states the story head reads
+FRAME_HEAD, CELL_HEAD = 0, 1  # attention heads of the next layer that are shown where to look
 NUM_COLOURS = len(COLOURS)
 
 
@@ -64,7 +65,8 @@ class Tutor:
         parts = self._facts(images, lesson["box"].flatten(0, 1), lesson["visible"].flatten(0, 1), lesson, SHOWN, "84")
         key_box, key_visible = (lesson[name][at, lesson["key_frame"]].flatten(0, 1) for name in ("box", "visible"))
         parts |= self._facts(keys, key_box, key_visible, lesson, QUERIES, "112")
-        parts["ground"] = self._grounding(keys, lesson)
+        cells = _shows(key_box, key_visible, SIDE // 28)  # of each dialogue's keyframe
+        parts |= self._grounding(keys, cells, lesson)
         if dialogues:
             positions = self.prefix_positions.expand(b, -1, -1)
             _, cache, tapped = self.net.read(prefix, positions, tap=TAP)
@@ -72,15 +74,48 @@ class Tutor:
             parts |= self._story(tapped[:, self.frame_ends], lesson)
             parts["number"] = self._number(tapped[:, self.frame_ends])
             parts["align_ends"] = 2 * self._align(tapped[:, self.frame_ends], lesson["visible"])
-            parts |= self._dialogues(keys, cache, lesson)
+            parts |= self._dialogues(keys, cells, cache, lesson)
         return parts
 
-    def _grounding(self, keys: torch.Tensor, lesson: Tensors) -> torch.Tensor:
+    def _grounding(self, keys: torch.Tensor, cells: torch.Tensor, lesson: Tensors) -> dict[str, torch.Tensor]:
         ids, positions = lesson["ground_ids"].flatten(0, 1), lesson["ground_positions"].flatten(0, 1)
-        hidden, _, _ = self.net.read(self._embed_keys(ids, keys), positions)
+        hidden, cache, tapped = self.net.read(self._embed_keys(ids, keys), positions, tap=TAP)
+        assert tapped is not None
         weight, value = lesson["ground_weight"].flatten(0, 1), lesson["ground_value"].flatten(0, 1)
         loss, _ = self._tokens(hidden, ids, weight, value)
-        return loss.sum() / (weight > 0).any(1).sum().clamp(min=1) / 10
+        ground = loss.sum() / (weight > 0).any(1).sum().clamp(min=1) / 10
+        means = lesson["ground_means"].flatten(0, 1)
+        look = self._look_at_cells(tapped, ids, positions, value, means, cells, cache)
+        return {"ground": ground, "means_ground": self._means(tapped, means), "look_ground": look}
+
+    def _look_at_cells(
+        self,
+        states_RTD: torch.Tensor,
+        ids_RT: torch.Tensor,
+        positions_RT3: torch.Tensor,
+        value_RT: torch.Tensor,
+        means_RT: torch.Tensor,
+        cells_RSC: torch.Tensor,
+        cache: list,
+    ) -> torch.Tensor:
+        """Before a coordinate one head must look at the cells of the keyframe that show what is named."""
+        row, at = ((value_RT[:, 1:] >= 0) & (means_RT[:, 1:] > 0)).nonzero(as_tuple=True)
+        wanted_NC = (means_RT[row, at + 1][:, None] >> _bits(means_RT) & 1).bool()
+        share_NS = (wanted_NC[:, None] & cells_RSC[row]).any(-1).float()
+        share_NT = torch.zeros(len(row), ids_RT.shape[1], device=ids_RT.device)
+        share_NT[(ids_RT == self.net.image_id)[row]] = share_NS.flatten()
+        scores_NT = self.net.scores(
+            states_RTD[row, at], positions_RT3[row, at], cache[TAP + 1][0][row, CELL_HEAD], TAP + 1, CELL_HEAD
+        )
+        later_NT = torch.arange(ids_RT.shape[1], device=at.device) > at[:, None]
+        return 0.3 * _attends(scores_NT.masked_fill(later_NT, -1e4), share_NT)
+
+    def _means(self, states_RTD: torch.Tensor, means_RT: torch.Tensor) -> torch.Tensor:
+        """Before a frame number or a coordinate is said, the middle of the decoder must hold whose it is: the first
+        of two hops (name to here, here to what shows it), which alone earns nothing and so takes long to be found."""
+        wanted = means_RT[:, 1:, None] >> _bits(means_RT) & 1
+        at = means_RT[:, 1:] > 0
+        return 2 * self._align(states_RTD[:, :-1][at][None], wanted[at][None])
 
     def _embed_keys(self, ids: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         # A dialogue left empty has no image tokens; its image must not slide into the next row.
@@ -98,10 +133,13 @@ class Tutor:
         soft = -(soft_labels * logp[..., self.numbers]).sum(-1)
         return torch.where(coordinate, soft, hard) * weight[:, 1:], logp
 
-    def _dialogues(self, keys: torch.Tensor, cache: list, lesson: Tensors) -> dict[str, torch.Tensor]:
+    def _dialogues(
+        self, keys: torch.Tensor, cells: torch.Tensor, cache: list, lesson: Tensors
+    ) -> dict[str, torch.Tensor]:
         ids, positions = lesson["ids"].flatten(0, 1), lesson["positions"].flatten(0, 1)
         weight, value = lesson["weight"].flatten(0, 1), lesson["value"].flatten(0, 1)
-        hidden, _, _ = self.net.read(self._embed_keys(ids, keys), positions, past=cache)
+        hidden, own_cache, tapped = self.net.read(self._embed_keys(ids, keys), positions, past=cache, tap=TAP)
+        assert tapped is not None
         loss, logp = self._tokens(hidden, ids, weight, value)
         place, used = lesson["frame_at"].flatten(), lesson["frame_at"].flatten() > 0
         row = torch.arange(len(place), device=place.device)
@@ -111,9 +149,17 @@ class Tutor:
         floor = -(share * share.clamp(min=1e-9).log()).sum(-1)
         count = used.sum().clamp(min=1)
         thought = weight[:, 1:] == THOUGHT
+        means, before = lesson["means"].flatten(0, 1), (place - 1).clamp(min=0)
+        ends_R = cache[TAP + 1][0][:, FRAME_HEAD].repeat_interleave(QUERIES, 0)
+        scores_RT = self.net.scores(tapped[row, before], positions[row, before], ends_R, TAP + 1, FRAME_HEAD)
+        share_RT = torch.zeros_like(scores_RT)
+        share_RT[:, self.frame_ends] = share
         return {
             "dialogue": loss.sum() / count / 10,
             "frame": FRAME_WEIGHT * frame.sum() / count / 10,
+            "means": self._means(tapped, means),
+            "look_frames": 0.3 * _attends(scores_RT, share_RT),
+            "look_cells": self._look_at_cells(tapped, ids, positions, value, means, cells, own_cache),
             "_frame_kl": ((frame - floor).sum() / count).detach(),
             "_thought": ((loss * thought).sum() / count / THOUGHT).detach(),
             "_coordinate": ((loss * (value[:, 1:] >= 0)).sum() / (value >= 0).sum().clamp(min=1)).detach(),
@@ -167,6 +213,18 @@ class Tutor:
             wrong = F.cross_entropy(said[..., start:stop].flatten(0, -2), trait, reduction="none")
             parts.append((wrong * known).sum() / count)
         return {"story": now + before + 0.5 * (parts[0] + parts[1]), "_motion": parts[0].detach()}
+
+
+def _bits(like: torch.Tensor) -> torch.Tensor:
+    return torch.arange(NUM_COLOURS, device=like.device)
+
+
+def _attends(scores_NT: torch.Tensor, share_NT: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of attention with the (normalised) share of each key, less its floor; rows without any are left."""
+    some_N = share_NT.sum(1) > 0
+    share_NT = share_NT[some_N] / share_NT[some_N].sum(1, keepdim=True)
+    logp_NT = scores_NT[some_N].float().log_softmax(-1)
+    return (share_NT * (share_NT.clamp(min=1e-9).log() - logp_NT)).sum() / some_N.sum().clamp(min=1)
 
 
 def _shows(box: torch.Tensor, visible: torch.Tensor, grid: int) -> torch.Tensor:

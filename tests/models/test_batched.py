@@ -51,6 +51,32 @@ def test_equals_the_hugging_face_forward(folder: Path) -> None:
             torch.testing.assert_close(ours[i, :used], theirs[begin:], atol=1e-4, rtol=1e-4)
 
 
+def test_scores_are_those_of_the_attention(folder: Path) -> None:
+    processor = AutoProcessor.from_pretrained(folder)
+    hf = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    teacher, net, index, head = Teacher(processor.tokenizer), Batched(hf), 2, 3
+    lesson = arrays(bytearray(chunk_bytes(1)), 1)
+    fill(lesson, 0, np.random.default_rng(5), teacher)
+    tutor = Tutor(net, Heads(128), teacher, torch.device("cpu"))
+    with torch.no_grad():
+        for parameter in hf.model.language_model.layers[index].self_attn.parameters():
+            parameter.mul_(8)
+        _, prefix = tutor.prefix(torch.from_numpy(lesson["small"]))
+        positions = tutor.prefix_positions
+        _, cache, before = net.read(prefix, positions[None], tap=index - 1)
+        assert before is not None
+        keys = cache[index][0][0, head].expand(len(positions), -1, -1)
+        scores = net.scores(before[0], positions, keys, index, head)
+        whole = [*teacher.prefix.ids, *lesson["ids"][0, 0]]
+        inputs = _inputs(processor, whole, lesson["small"][0], lesson["keys"][0, 0])
+        theirs = hf(**inputs, output_attentions=True).attentions[index]
+    n = len(positions)
+    causal = torch.ones(n, n).tril().bool()
+    ours = scores.masked_fill(~causal, -torch.inf).softmax(-1)
+    assert ours.max(-1).values[n // 2 :].mean() > 2 / n  # not nearly uniform
+    torch.testing.assert_close(ours, theirs[0, head, :n, :n], atol=1e-4, rtol=1e-4)
+
+
 def _inputs(processor: object, ids: list[int], small_FHWC: np.ndarray, key_HWC: np.ndarray) -> dict[str, torch.Tensor]:
     images = processor.image_processor(images=[*small_FHWC, key_HWC], return_tensors="pt")  # type: ignore[attr-defined]
     assert images["image_grid_thw"].tolist() == [[1, 6, 6]] * 16 + [[1, 8, 8]]
