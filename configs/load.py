@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from configs.schema import Config
+from core.protocols import PROTOCOLS
 
 PRESETS = Path(__file__).parent
 REPOSITORY = PRESETS.parent
@@ -28,6 +29,8 @@ CHOICES = {
     "policy.attention": ("auto", "split", "flex"),
     "data.format": ("mevis",),
     "data.no_target": ("skip", "keep"),
+    "evaluate.protocol": ("auto", *PROTOCOLS),
+    "evaluate.resume": ("auto", "never"),
     "grpo.loss": ("grpo", "dual_clip", "gspo", "cispo"),
     "grpo.importance": ("token", "sequence"),
     "grpo.kl_estimator": ("k1", "k2", "k3"),
@@ -44,7 +47,7 @@ POSITIVE = (
     "rollout.workers", "rollout.prompts_per_step", "rollout.max_model_len", "rollout.max_num_seqs",
     "rollout.tensor_parallel", "rollout.temperature", "learner.world_size", "learner.row_tokens",
     "learner.optimizer_steps", "learner.max_bad_steps", "reward.workers", "reward.timeout_s", "segmenter.workers",
-    "train.eval_samples", "train.sampled_repeats", "warm_start.batch_size",
+    "train.eval_samples", "train.sampled_repeats", "warm_start.batch_size", "evaluate.chunk",
     "prepare.workers", "prepare.sheet_rows", "prepare.sheet_frames", "prepare.mix_temperature",
 )  # fmt: skip
 
@@ -68,8 +71,16 @@ def load(argv: Sequence[str]) -> Config:
     for argument in argv[1:]:
         _set(tree, *_split(argument), "command line")
     cfg = cast(Config, OmegaConf.to_object(tree))
+    cfg.policy.path = policy_path(cfg.policy.path)
     _check_choices(cfg)
     return cfg
+
+
+def policy_path(path: str) -> str:
+    """The model folder that is meant: `path` itself, or the policy of a checkpoint (checkpoints/step_N) or of a run
+    folder (its best). `path` if there is none, which `validate` then tells."""
+    inside = [part for part in ("policy", "best/policy") if (resolve(path) / part / "config.json").is_file()]
+    return f"{path}/{inside[0]}" if inside and not (resolve(path) / "config.json").is_file() else path
 
 
 def validate(cfg: Config) -> None:
@@ -245,7 +256,8 @@ def _wrong_numbers(cfg: Config) -> Iterator[str]:
         yield f"rollout.top_p={cfg.rollout.top_p}: must be above 0 and at most 1"
     if not 0 <= cfg.rollout.max_failed_share < 1:
         yield f"rollout.max_failed_share={cfg.rollout.max_failed_share}: must be at least 0 and below 1"
-    for key in ("train.steps", "train.checkpoint_every", "train.eval_every", "rollout.max_staleness", "learner.lr"):
+    for key in ("train.steps", "train.checkpoint_every", "train.eval_every", "rollout.max_staleness", "learner.lr",
+                "evaluate.samples"):  # fmt: skip
         if values[key] < 0:
             yield f"{key}={values[key]}: must not be negative"
     if cfg.cluster.use_gpu == "no" and cfg.cluster.weight_backend != "object_store":
@@ -274,7 +286,7 @@ def _wrong_preparation(cfg: Config) -> Iterator[str]:
 def _missing_paths(cfg: Config) -> Iterator[str]:
     policy, root, segmenter = resolve(cfg.policy.path), resolve(cfg.data.root), resolve(cfg.segmenter.path)
     if not (policy / "config.json").is_file():
-        yield f"policy.path={cfg.policy.path}: no config.json in {policy}; give a Hugging Face model folder"
+        yield f"policy.path={cfg.policy.path}: no config.json in {policy}; give a model, checkpoint or run folder"
     if not root.is_dir() and not cfg.data.synthetic:
         yield f"data.root={cfg.data.root}: {root} does not exist; give the data's folder, or data.synthetic=true"
     if cfg.segmenter.kind == "sam2" and not segmenter.exists():

@@ -113,6 +113,16 @@ class TrainConfig:
 
 
 @dataclass
+class EvaluateConfig:
+    """Measuring a policy on a benchmark (`ray_jobs.evaluate`), on `data.test_split`."""
+
+    samples: int = 0  # the first expressions of the split; 0: all
+    protocol: str = "auto"  # auto | mean | by_kind | revos | images | davis_4_annotators | binary_per_expression
+    chunk: int = 32  # expressions that are segmented and written together: what a kill may cost
+    resume: str = "auto"  # auto: go on with what is finished | never
+
+
+@dataclass
 class TrackingConfig:
     mlflow_uri: str = "sqlite:///mlflow.db"  # empty: no MLflow
     experiment: str = "rayvos"
@@ -167,4 +177,5 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
