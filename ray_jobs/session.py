@@ -36,7 +36,7 @@ from ray_jobs.run_folder import RunFolder
 
 OVERLAYS = 2  # of the best and of the worst expressions
 MAY_CHANGE = (  # when a run goes on: settings that do not say what is learned, or from what
-    "runs", "train.", "tracking.", "cluster.", "warm_start.", "rollout.workers", "reward.", "segmenter.workers",
+    "runs", "train.", "tracking.", "cluster.", "warm_start.", "evaluate.", "rollout.workers", "reward.", "segmenter.workers",
 )  # fmt: skip
 
 
