@@ -54,7 +54,7 @@ class Target:
     """One referred object: a mask for each frame of the video, None where it is not visible."""
 
     uid: str
-    masks_F: tuple[Rle | None, ...]
+    masks_F: Sequence[Rle | None]  # or read from the data set when asked for
 
 
 @dataclass(frozen=True)

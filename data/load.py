@@ -8,7 +8,10 @@ from pathlib import Path
 from core.types import Sample
 from data import mevis
 
-READERS: dict[str, Callable[[Path, str], list[Sample]]] = {"mevis": mevis.read}
+READERS: dict[str, Callable[..., list[Sample]]] = {  # (root, split, faults that stop it or are noted)
+    "mevis": mevis.read,
+    "lvvis": mevis.read_lvvis,
+}
 NO_TARGET = ("skip", "keep")
 
 

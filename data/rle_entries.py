@@ -1,0 +1,161 @@
+"""The annotations of a JSON file with run-length encoded masks, one after the other, each checked.
+
+Knows what is inside the file, not where its index is (`data.rle_index`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ijson
+import numpy as np
+from pycocotools import mask as coco
+
+from data.fields import value
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one key holds; `height` and `width` are 0 where no frame has a mask, `problem` is empty if all is well."""
+
+    num_frames: int
+    num_masks: int
+    height: int
+    width: int
+    problem: str
+
+
+def read_entries(file: Path, kind: str) -> Iterator[tuple[str, Any]]:
+    """(key, its masks as they stand in the file, or the ValueError that they are). Raises ValueError if the file is
+    empty or holds something else."""
+    with open(file, "rb") as stream:
+        first = stream.read(4096).lstrip()[:1]
+    if first != b"{":
+        what = f"begins with {first.decode('latin-1')!r}, not with '{{'" if first else "is empty"
+        raise ValueError(f"{file} {what}: it is not JSON in the expected format: download it again")
+    return _READ[kind](file)
+
+
+def entries_of(key: str, masks: Any) -> tuple[Entry, list[str | None]]:
+    """What is known of an annotation, and its counts for each frame (none where there is a problem)."""
+    try:
+        if isinstance(masks, ValueError):
+            raise masks
+        counts_F, (height, width) = _checked(masks, f"key {key!r}")
+    except ValueError as error:
+        return Entry(len(masks) if isinstance(masks, list) else 0, 0, 0, 0, str(error)), []
+    return Entry(len(counts_F), len(counts_F) - counts_F.count(None), height, width, ""), counts_F
+
+
+def pixels_covered(counts: list[str]) -> np.ndarray:
+    """How many pixels the runs of each compressed encoding cover: int64 (n,). It must be height x width, or decoding
+    reads memory that was never written.
+
+    The format (COCO's maskApi.c): runs in groups of 6 bits from character 48 on, bit 6 says that another group
+    follows, bit 5 of the last is the sign, and from the fourth run on each is a difference to the last but one. A run
+    so counts in itself and in every second run after it.
+    """
+    lengths = np.array([len(text) for text in counts])
+    if not lengths.size or not lengths.all():
+        return np.array([pixels_covered([text])[0] if text else 0 for text in counts], np.int64)
+    codes = np.frombuffer("".join(counts).encode("latin-1", "replace"), np.uint8).astype(np.int64) - 48
+    last = (codes & 32) == 0
+    owner = np.repeat(np.arange(len(counts)), lengths)
+    last[np.cumsum(lengths) - 1] = True  # a cut text ends its last run
+    starts = np.concatenate(([0], np.flatnonzero(last)[:-1] + 1))
+    group = np.arange(len(codes)) - np.repeat(starts, np.diff(np.append(starts, len(codes))))
+    runs = np.add.reduceat((codes & 31) << (5 * np.minimum(group, 11)), starts)
+    ends = np.flatnonzero(last)
+    runs = np.where(codes[ends] & 16, runs - (np.int64(1) << (5 * np.minimum(group[ends] + 1, 12))), runs)
+    of_run = owner[ends]
+    per_text = np.bincount(of_run, minlength=len(counts))
+    first = np.cumsum(per_text) - per_text
+    place = np.arange(len(runs)) - first[of_run]
+    times = np.where(place == 0, 1, (per_text[of_run] - 1 - place) // 2 + 1)
+    return np.add.reduceat(runs * times, first)
+
+
+def _checked(masks: Any, where: str) -> tuple[list[str | None], tuple[int, int]]:
+    if not isinstance(masks, list):
+        raise ValueError(f"{where} is a {type(masks).__name__}, not a list with one mask or null for each frame")
+    size: tuple[int, int] | None = None
+    counts_F: list[str | None] = [None] * len(masks)
+    for i, mask in enumerate(masks):
+        if mask is not None:
+            counts_F[i], its_size = _counts(mask, f"{where}: frame {i}")
+            size = size or its_size
+            if its_size != size:
+                both = f"{_by(its_size)} and a frame before it {_by(size)}"
+                raise ValueError(f'{where}: frame {i}: "size" is {both}: all masks of a video have one size')
+    present = [(i, counts) for i, counts in enumerate(counts_F) if counts is not None]
+    if size is None:
+        return counts_F, (0, 0)
+    for (i, _), covered in zip(present, pixels_covered([counts for _, counts in present]), strict=True):
+        if covered != size[0] * size[1]:
+            raise ValueError(
+                f'{where}: frame {i}: "counts" cover {covered} pixels, but "size" is {_by(size)} (height x width) = '
+                f"{size[0] * size[1]}: the encoding is damaged or its size wrong"
+            )
+    return counts_F, size
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
+def _counts(mask: Any, where: str) -> tuple[str, tuple[int, int]]:
+    size, counts = value(mask, "size", list, where), value(mask, "counts", str, where)
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise ValueError(f'{where}: "size" is {size}, not [height, width]')
+    return counts, (size[0], size[1])
+
+
+def _mask_dict(file: Path) -> Iterator[tuple[str, Any]]:
+    with open(file, "rb") as stream:
+        yield from ijson.kvitems(stream, "", use_float=True)
+
+
+def _foreground(file: Path) -> Iterator[tuple[str, Any]]:
+    for key, found in _mask_dict(file):
+        yield key, found.get("masks_rle") if isinstance(found, dict) else found
+
+
+def _instances(file: Path) -> Iterator[tuple[str, Any]]:
+    """Two passes: the sizes of all images, then the annotations; each is the mask of a video of one frame."""
+    with open(file, "rb") as stream:
+        sizes = {image.get("id"): image for image in ijson.items(stream, "images.item", use_float=True)}
+    if not sizes:
+        raise ValueError(f'{file}: key "images" is missing or empty: it is no instances.json of COCO, or cut short')
+    with open(file, "rb") as stream:
+        for found in ijson.items(stream, "annotations.item", use_float=True):
+            key = str(value(found, "id", (int, str), f"{file}: annotations"))
+            try:
+                yield key, [_drawn(found, sizes, f"key {key!r}")]
+            except ValueError as error:
+                yield key, error
+
+
+def _drawn(found: dict[str, Any], sizes: dict[Any, Any], where: str) -> Any:
+    """One mask of all polygons of an annotation, or of its run-length encoding (a crowd's is not compressed)."""
+    shape = value(found, "segmentation", (list, dict), where)
+    image = sizes.get(found.get("image_id"))
+    if image is None:
+        raise ValueError(f'{where}: "image_id" is {found.get("image_id")!r}, which "images" does not hold')
+    height, width = value(image, "height", int, where), value(image, "width", int, where)
+    if isinstance(shape, list):
+        if not all(isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in shape):
+            raise ValueError(f'{where}: "segmentation" holds a polygon that is not a flat list of 3 or more points')
+        if not shape:
+            return None
+        merged = coco.merge(coco.frPyObjects(shape, height, width))
+    elif isinstance(value(shape, "counts", (list, str), where), list):
+        merged = coco.frPyObjects({**shape, "size": value(shape, "size", list, where)}, height, width)
+    else:
+        return shape
+    return {"size": [height, width], "counts": merged["counts"].decode("ascii")}
+
+
+_READ = {"mask_dict": _mask_dict, "foreground": _foreground, "instances": _instances}

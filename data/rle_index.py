@@ -1,0 +1,185 @@
+"""Run-length encoded masks in a JSON file of hundreds of MB: indexed once, read when asked for.
+
+The index is an sqlite file beside the JSON file (`<name>.index.sqlite`; in the user's cache folder where the data set
+is read-only), good for one size and time of change of the JSON file and made anew for another. It is written under a
+temporary name and renamed, so that processes that start together do no harm, and the JSON file is read as a stream:
+memory holds one annotation. `RleMasks` are the masks of one key: they pickle as file and key.
+
+Every file is read by its kind:
+
+    mask_dict    {annotation id: [COCO run-length encoding or null, one for each frame]}
+    foreground   {video: {"masks_rle": [the same]}}                     of ReVOS, for the metric R
+    instances    {"images": [..], "annotations": [{"id", "image_id", "segmentation"}]}   COCO; polygons are drawn
+
+A wrong annotation is kept with what is wrong about it, and is an error for who asks for it. Knows no expression.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import sqlite3
+import tempfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import ijson
+
+from core.types import Rle
+from data.rle_entries import Entry, entries_of, read_entries
+
+_VERSION = 1  # of the sqlite file; another one is made anew
+_KEPT = 512  # decompressed annotations in this process: about 50 MB at 100 frames
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RleMasks(Sequence["Rle | None"]):
+    """The masks of one key, one or None for each frame; equal to any sequence of the same masks.
+
+    ValueError on reading, if the file has gone or changed since.
+    """
+
+    file: str
+    key: str
+    kind: str
+    num_frames: int
+
+    def __len__(self) -> int:
+        return self.num_frames
+
+    @overload
+    def __getitem__(self, index: int) -> Rle | None: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Rle | None, ...]: ...
+    def __getitem__(self, index: int | slice) -> Rle | None | tuple[Rle | None, ...]:
+        return self._all()[index]
+
+    def __iter__(self) -> Iterator[Rle | None]:
+        return iter(self._all())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._all() == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"RleMasks({self.file!r}, {self.key!r}, {self.num_frames} frames)"
+
+    def _all(self) -> tuple[Rle | None, ...]:
+        masks_F = _masks(self.file, self.key, self.kind, _stamp(self.file))
+        if len(masks_F) != self.num_frames:
+            raise ValueError(f"{self.file}: key {self.key!r} has changed since the data set was read: start again")
+        return masks_F
+
+
+def entries(file: Path, kind: str) -> dict[str, Entry]:
+    """What every key of the file holds, without its masks. ValueError if the file is missing, cut short or no JSON."""
+    return _entries(str(file), kind, _stamp(str(file)))
+
+
+def index_file(file: Path, kind: str) -> Path:
+    """The sqlite file for a JSON file, made now if it is not there or older."""
+    return Path(_index(str(file), kind, _stamp(str(file))))
+
+
+def _stamp(file: str) -> tuple[int, int]:
+    try:
+        found = os.stat(file)
+    except OSError as error:
+        raise ValueError(f"{file} is missing: is the data set complete, and its root right (data.root)?") from error
+    return found.st_size, found.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _masks(file: str, key: str, kind: str, stamp: tuple[int, int]) -> tuple[Rle | None, ...]:
+    with closing(_open(_index(file, kind, stamp))) as db:
+        row = db.execute(
+            "SELECT height, width, counts FROM entries JOIN counts USING (key) WHERE key = ?", (key,)
+        ).fetchone()
+    if row is None:
+        raise ValueError(f"{file}: key {key!r} has gone since the data set was read: start again")
+    height, width, packed = row
+    counts_F = json.loads(zlib.decompress(packed))
+    return tuple(None if counts is None else {"size": [height, width], "counts": counts} for counts in counts_F)
+
+
+@functools.lru_cache(maxsize=16)
+def _entries(file: str, kind: str, stamp: tuple[int, int]) -> dict[str, Entry]:
+    with closing(_open(_index(file, kind, stamp))) as db:
+        rows = db.execute("SELECT key, num_frames, num_masks, height, width, problem FROM entries").fetchall()
+    return {key: Entry(*rest) for key, *rest in rows}
+
+
+@functools.lru_cache(maxsize=64)
+def _index(file: str, kind: str, stamp: tuple[int, int]) -> str:
+    places = _places(Path(file), kind)
+    for place in places:
+        if place.is_file() and _label(place) == (_VERSION, kind, *stamp):
+            return str(place)
+    writable = [place for place in places if os.access(place.parent, os.W_OK)]
+    if not writable:
+        folders = ", ".join(str(place.parent) for place in places)
+        raise ValueError(f"{file}: no place for its index: make one of these folders writable: {folders}")
+    _build(Path(file), kind, stamp, writable[0])
+    return str(writable[0])
+
+
+def _places(file: Path, kind: str) -> list[Path]:
+    """Beside the file, or else in the cache folder of the user."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rayvos"
+    beside = file.with_name(f"{file.name}.index.sqlite")
+    if not os.access(file.parent, os.W_OK):
+        cache.mkdir(parents=True, exist_ok=True)
+    name = hashlib.blake2b(f"{kind}:{file}".encode(), digest_size=12).hexdigest()
+    return [beside, cache / f"{name}.sqlite"]
+
+
+def _label(place: Path) -> tuple[Any, ...] | None:
+    """What the index says it was made of; None if it is no index of ours, or damaged."""
+    try:
+        with closing(_open(str(place))) as db:
+            found: tuple[Any, ...] | None = db.execute("SELECT version, kind, size, mtime FROM label").fetchone()
+        return found
+    except sqlite3.DatabaseError:
+        return None
+
+
+def _build(file: Path, kind: str, stamp: tuple[int, int], place: Path) -> None:
+    handle, part = tempfile.mkstemp(prefix=f".{place.name}.", suffix=".part", dir=place.parent)
+    os.close(handle)
+    try:
+        with closing(sqlite3.connect(part)) as db, db:
+            db.execute("PRAGMA journal_mode = OFF")
+            db.execute("PRAGMA synchronous = OFF")  # a half-written index never gets its name
+            _fill(db, file, kind, stamp)
+        os.chmod(part, 0o644)  # mkstemp's files are the owner's alone
+        os.replace(part, place)
+    except ijson.JSONError as error:
+        first_line = str(error).partition("\n")[0]  # the others point into the text
+        raise ValueError(f"{file} is not JSON ({first_line}): download it again") from error
+    finally:
+        Path(part).unlink(missing_ok=True)
+
+
+def _fill(db: sqlite3.Connection, file: Path, kind: str, stamp: tuple[int, int]) -> None:
+    db.execute("CREATE TABLE label (version, kind, size, mtime)")
+    db.execute("CREATE TABLE entries (key TEXT PRIMARY KEY, num_frames, num_masks, height, width, problem)")
+    db.execute("CREATE TABLE counts (key TEXT PRIMARY KEY, counts BLOB)")
+    for key, masks in read_entries(file, kind):
+        entry, counts_F = entries_of(key, masks)
+        row = (key, entry.num_frames, entry.num_masks, entry.height, entry.width, entry.problem)
+        db.execute("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?)", row)
+        packed = zlib.compress(json.dumps(counts_F).encode(), 1)
+        db.execute("INSERT OR REPLACE INTO counts VALUES (?, ?)", (key, packed))
+    db.execute("INSERT INTO label VALUES (?, ?, ?, ?)", (_VERSION, kind, *stamp))
+
+
+def _open(place: str) -> sqlite3.Connection:
+    """For reading, without locks: the file never changes under its name."""
+    return sqlite3.connect(f"{Path(place).absolute().as_uri()}?mode=ro&immutable=1", uri=True)
