@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from core.types import Video, View
 from data import frames
+from data.frame_store import FrameStore
 
 HEIGHT, WIDTH = 32, 64  # decord fails on some widths below 64
 
@@ -42,7 +44,7 @@ def folder(tmp_path: Path) -> Video:
     return video_at(tmp_path / "v")
 
 
-def write_mp4(path: Path, num_frames: int) -> None:
+def write_mp4(path: Path, num_frames: int, first: int = 0) -> None:
     import av
 
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
@@ -50,7 +52,7 @@ def write_mp4(path: Path, num_frames: int) -> None:
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         stream.options = {"g": "6", "bf": "2", "crf": "1"}
         for index in range(num_frames):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(painted(index), format="rgb24")))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(painted(first + index), format="rgb24")))
         container.mux(stream.encode())
 
 
@@ -74,25 +76,52 @@ def test_video_file(mp4: Video, decoder: str) -> None:
 
 def test_a_frame_is_decoded_once_and_a_caller_cannot_spoil_it(folder: Video, mp4: Video) -> None:
     for video in (folder, mp4):
+        before = frames.node_store().added
         first = frames.read_frames(video, [2, 4])
         first[:] = 0
-        path = Path(video.path)
-        path.rename(path.with_name("moved" + path.suffix))
         assert numbers(frames.read_frames(video, [4, 2])) == [4, 2]
-        with pytest.raises(ValueError, match="neither a folder of frames nor a video file"):
-            frames.read_frames(video, [2, 5])
+        assert frames.node_store().added == before + 2
 
 
-def test_the_cache_drops_the_least_recently_used() -> None:
-    cache, image = frames._FrameCache(3 * 12), np.zeros((2, 2, 3), np.uint8)
-    for index in (0, 1, 2):
-        cache.put(("v", index), image)
-    cache.get(("v", 0))
-    cache.put(("v", 3), image)
-    assert [cache.get(("v", i)) is not None for i in range(4)] == [True, False, True, True]
-    assert cache.used == 36
-    cache.put(("v", 4), np.zeros((9, 9, 3), np.uint8))  # larger than the whole cache
-    assert cache.used == 0
+def test_a_file_that_changed_is_read_again(folder: Video, mp4: Video) -> None:
+    for video in (folder, mp4):
+        assert numbers(frames.read_frames(video, [2])) == [2]
+    image = cv2.cvtColor(painted(9), cv2.COLOR_RGB2BGR)
+    assert cv2.imwrite(str(Path(folder.path) / "00002.jpg"), image)
+    write_mp4(Path(mp4.path), 24, first=1)
+    assert numbers(frames.read_frames(folder, [2])) == [9] and numbers(frames.read_frames(mp4, [2])) == [3]
+
+
+def test_processes_of_a_node_decode_a_frame_once_between_them(mp4: Video, folder: Video, tmp_path: Path) -> None:
+    """Four at a time, all asking for all frames, in a store of their own."""
+    code = (
+        "import pathlib, sys; from data import frame_store, frames; from core.types import Video;"
+        "frame_store.SHARED_MEMORY = pathlib.Path('/none');"
+        "video = Video('v', sys.argv[1], tuple(f'{i:05d}' for i in range(24)), 32, 64);"
+        "pixels = frames.read_frames(video, range(24));"
+        "print(frames.node_store().added, frames.digest(pixels), frames.node_store().folder)"
+    )
+    (tmp_path / f"rayvos-frames-{os.getuid()}").mkdir()
+    held = FrameStore(tmp_path / f"rayvos-frames-{os.getuid()}", 0)  # or the first that is done might empty it
+    for video in (mp4, folder):
+        env = os.environ | {"TMPDIR": str(tmp_path)}
+        started = [
+            subprocess.Popen([sys.executable, "-c", code, video.path], env=env, stdout=subprocess.PIPE, text=True)
+            for _ in range(4)
+        ]
+        said = [process.communicate()[0].split() for process in started]
+        assert sum(int(added) for added, *_ in said) == 24
+        assert len({pixels for _, pixels, _ in said}) == 1
+        assert {Path(place) for *_, place in said} == {held.folder}
+    held.close()
+
+
+def test_a_clip_is_read_in_pieces_and_decoded_in_blocks(mp4: Video) -> None:
+    clip, before = frames.Clip(mp4), frames.node_store().added
+    assert clip.shape == (24, HEIGHT, WIDTH, 3)
+    assert numbers(clip[20:30]) == [20, 21, 22, 23] and frames.node_store().added == before + 24
+    assert numbers(clip[3:5]) == [3, 4] and frames.node_store().added == before + 24
+    assert len(clip[7:7]) == 0
 
 
 def test_missing_things_are_named(folder: Video) -> None:
@@ -172,3 +201,45 @@ def test_shrinking_averages() -> None:
 def test_video_decoders_are_imported_only_where_a_file_is_read() -> None:
     code = "import sys, data.frames; sys.exit(bool({'decord', 'av'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_probe_says_what_is_there(folder: Video, mp4: Video, tmp_path: Path) -> None:
+    video, rate = frames.inspect(mp4.path)
+    assert (video.uid, video.num_frames, video.height, video.width, rate) == ("v", 24, HEIGHT, WIDTH, 24)
+    assert numbers(frames.read_frames(video, [23, 0])) == [23, 0]
+    video, rate = frames.inspect(folder.path)
+    assert (video.num_frames, video.height, video.width, rate) == (24, HEIGHT, WIDTH, None)
+    assert numbers(frames.read_frames(video, [5])) == [5]
+
+
+def test_probe_of_an_image_beside_one_of_the_same_name(tmp_path: Path) -> None:
+    for suffix, index in ((".jpg", 3), (".png", 7), (".WEBP", 9)):
+        cv2.imwrite(str(tmp_path / f"cat{suffix}"), cv2.cvtColor(painted(index), cv2.COLOR_RGB2BGR))
+    for suffix, index in ((".jpg", 3), (".png", 7), (".WEBP", 9)):
+        video = frames.probe(tmp_path / f"cat{suffix}")
+        assert video.num_frames == 1 and numbers(frames.read_frames(video, [0])) == [index]
+
+
+def test_probe_refuses_in_one_line(tmp_path: Path) -> None:
+    import av
+
+    (tmp_path / "text.mp4").write_text("this is no video\n" * 50)
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "broken.png").write_text("no image")
+    (tmp_path / "folder").mkdir()
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 44100), np.float32), format="fltp", layout="mono")
+        sound.sample_rate = 44100
+        container.mux([*stream.encode(sound), *stream.encode()])
+    for name, told in {
+        "text.mp4": "Invalid data.*give a video file",
+        "empty.mp4": "the file is empty",
+        "sound.mp4": "no moving pictures in it, only: audio",
+        "none.mp4": "no such file",
+        "broken.png": "not a readable image",
+        "folder": "no image in this folder",
+    }.items():
+        with pytest.raises(ValueError, match=f"{name}.*{told}") as caught:
+            frames.probe(tmp_path / name)
+        assert "\n" not in str(caught.value)
