@@ -37,13 +37,21 @@ def iou(a_HW: np.ndarray, b_HW: np.ndarray) -> float:
     return np.count_nonzero(a_HW & b_HW) / union if union else 1.0
 
 
-def keep_content(judged: Sequence[Judged], threshold: float, about: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of keep.json; `about` says of which data set and by which segmenter."""
+def keep_content(
+    judged: Sequence[Judged], threshold: float, about: Mapping[str, Any], samples: Sequence[Sample]
+) -> dict[str, Any]:
+    """The content of keep.json for the samples of a split; `about` says of which data set and by which segmenter.
+
+    Videos that were not judged are those whose frames or masks are broken.
+    """
+    good = {j.video for j in judged if j.good(threshold)}
     return {
         **about,
         "threshold": threshold,
-        "keep": [j.video for j in judged if j.good(threshold)],
-        "drop": [j.video for j in judged if not j.good(threshold)],
+        "expressions_with_target": sum(s.video.uid in good and len(s.targets) > 0 for s in samples),
+        "keep": [j.video for j in judged if j.video in good],
+        "drop": [j.video for j in judged if j.video not in good],
+        "broken": list(dict.fromkeys(s.video.uid for s in samples if s.video.uid not in {j.video for j in judged})),
         "videos": {j.video: {k: v for k, v in asdict(j).items() if k != "video"} for j in judged},
     }
 
@@ -62,8 +70,8 @@ def keep(samples: Sequence[Sample], file: Path) -> list[Sample]:
             f"data.keep_file={file}: keeps none of the {len(samples)} samples, such as those of video "
             f"{samples[0].video.uid!r}: it belongs to another data set or split, or its threshold is too high"
         )
-    judged = content.get("videos")
-    unknown = [s.video.uid for s in samples if judged is not None and s.video.uid not in judged]
+    looked_at = {*content["videos"], *content.get("broken", ())} if "videos" in content else None
+    unknown = [s.video.uid for s in samples if looked_at is not None and s.video.uid not in looked_at]
     if unknown:
         raise ValueError(
             f"data.keep_file={file}: video {unknown[0]!r} was never judged: run the filter of `ray_jobs.prepare` again"

@@ -34,6 +34,7 @@ def statistics(samples: Sequence[Sample], tables: Mapping[Key, TargetTable]) -> 
     return {
         "videos": len(videos),
         "expressions": len(samples),
+        "expressions_with_target": sum(len(sample.targets) > 0 for sample in samples),
         "frames": sum(video.num_frames for video in videos.values()),
         "objects": len(objects),
         "expressions_per_video": _spread(list(Counter(s.video.uid for s in samples).values())),
@@ -48,7 +49,7 @@ def statistics(samples: Sequence[Sample], tables: Mapping[Key, TargetTable]) -> 
 
 
 def rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The figures as lines of a table for people: (what, value)."""
+    """The figures as lines of a table for people: (what, value); spreads as "mean (median; 5 % to 95 %)"."""
     lines = [(name, f"{found[name]:,}") for name in ("videos", "expressions", "frames", "objects")]
     for name in ("expressions_per_video", "frames_per_video", "words_per_query"):
         lines.append((name.replace("_", " "), _say(found[name], "{:.1f}", 1)))
@@ -78,4 +79,4 @@ def _say(spread: Mapping[str, float], form: str, scale: float) -> str:
     if not spread:
         return "-"
     mean, low, median, high = (form.format(scale * spread[k]) for k in ("mean", "p5", "p50", "p95"))
-    return f"mean {mean}, median {median}, 90 % within {low} to {high}"
+    return f"{mean} ({median}; {low} to {high})"

@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -35,7 +36,7 @@ class TargetTable:
     boxes_F4: np.ndarray  # int32, tight: (x0, y0, x1, y1), x1 and y1 exclusive
     areas_F: np.ndarray  # int64, pixels
     centres_F2: np.ndarray  # int32 (x, y), a pixel of the mask: centre of the largest circle inside it
-    centroids_F2: np.ndarray  # float32 (x, y), mean of the mask's pixels; may lie off the mask
+    centroids_F2: np.ndarray  # float32 (x, y), mean of the mask's pixels, to a hundredth; may lie off the mask
 
     @property
     def key(self) -> Key:
@@ -73,6 +74,24 @@ def centroid(mask_HW: np.ndarray) -> tuple[float, float]:
     """The mean (x, y) of a mask's pixels; the mask is bool and not empty."""
     y, x = np.argwhere(mask_HW).mean(0)
     return float(x), float(y)
+
+
+def to_plain(table: TargetTable) -> dict[str, Any]:
+    """Numbers and texts, for a line of JSON; `from_plain` gives the same table back."""
+    return {
+        "video": table.video, "target": table.target, "boxes": table.boxes_F4.tolist(),
+        "areas": table.areas_F.tolist(), "centres": table.centres_F2.tolist(),
+        "centroids": [[round(x, 2), round(y, 2)] for x, y in table.centroids_F2.tolist()],
+    }  # fmt: skip
+
+
+def from_plain(value: Mapping[str, Any]) -> TargetTable:
+    num = len(value["areas"])
+    return TargetTable(
+        value["video"], value["target"], np.array(value["boxes"], np.int32).reshape(num, 4),
+        np.array(value["areas"], np.int64), np.array(value["centres"], np.int32).reshape(num, 2),
+        np.array(value["centroids"], np.float32).reshape(num, 2),
+    )  # fmt: skip
 
 
 def of_sample(tables: Mapping[Key, TargetTable], sample: Sample) -> list[TargetTable]:
@@ -133,7 +152,7 @@ def _points(rle: Rle, box_4: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Centre and centroid in the frame's pixels, worked out inside the box: objects are small, frames are large."""
     x0, y0, x1, y1 = (int(v) for v in box_4)
     inner_HW = decode(rle)[y0:y1, x0:x1]
-    return np.add(centre(inner_HW), (x0, y0)), np.add(centroid(inner_HW), (x0, y0))
+    return np.add(centre(inner_HW), (x0, y0)), np.add(centroid(inner_HW), (x0, y0)).round(2)
 
 
 def _stack(parts: list[np.ndarray], empty: tuple[int, ...], dtype: type) -> np.ndarray:

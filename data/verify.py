@@ -15,8 +15,10 @@ import av
 from PIL import Image
 
 from core.types import Rle, Sample, Target, Video
+from data.fields import image_size
 from data.frames import SUFFIXES
 
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 MANY = 5  # masks of one object that are wrong in the same way: the rest is only counted
 
 
@@ -47,6 +49,17 @@ def broken_frames(video: Video) -> list[str]:
     if path.is_file():
         return _wrong_file(path, video)
     return [f"{path}: neither a folder of frames nor a video file: download video {video.uid!r}, or take it out"]
+
+
+def media_under(folder: Path) -> list[Video]:
+    """Every folder of images and every video file below a folder, of unknown size: for lack of annotations."""
+    names: dict[Path, set[str]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in SUFFIXES:
+            names.setdefault(path.parent, set()).add(path.name.removesuffix(path.suffix))
+    images = [Video(str(path), str(path), tuple(sorted(stems)), 0, 0) for path, stems in names.items()]
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix in VIDEO_SUFFIXES]
+    return images + [Video(str(path), str(path), (), 0, 0) for path in files]
 
 
 def broken_masks(video: Video, target: Target) -> list[str]:
@@ -117,7 +130,7 @@ def _wrong_image(stem: Path, video: Video) -> str:
     try:
         with Image.open(path) as image:
             image.load()  # to the last byte
-            width, height = image.size
+        height, width = image_size(path)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return f"{path}: damaged ({_short(error)}): extract the frames of video {video.uid!r} again"
     return _wrong_size(str(path), height, width, video)
@@ -145,7 +158,7 @@ def _wrong_file(path: Path, video: Video) -> list[str]:
 
 
 def _wrong_size(where: str, height: int, width: int, video: Video) -> str:
-    if (height, width) == (video.height, video.width):
+    if (height, width) == (video.height, video.width) or not video.height:  # 0: not known
         return ""
     return (
         f"{where} is {height} x {width}, but the masks of the video are {video.height} x {video.width} "

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from core.types import Sample, Video
+from core.types import Sample, Target, Video
 from data.keep import Judged, iou, keep, keep_content
 
 JUDGED = [Judged("good", 10, 0.6), Judged("bad", 3, 0.599), Judged("empty", 0, None)]
@@ -27,11 +28,13 @@ def test_iou() -> None:
 
 
 def test_all_queries_of_a_bad_video_go(tmp_path: Path) -> None:
-    file = tmp_path / "keep.json"
-    file.write_text(json.dumps(keep_content(JUDGED, 0.6, {"split": "train"})))
-    left = keep(_samples("bad", "good", "empty"), file)
-    assert [sample.uid for sample in left] == ["good/0", "good/1", "empty/0", "empty/1"]
+    file, samples = tmp_path / "keep.json", _samples("bad", "good", "empty", "broken")
+    samples.append(replace(samples[2], uid="good/2", targets=(Target("1", (None,)),)))
+    file.write_text(json.dumps(keep_content(JUDGED, 0.6, {"split": "train"}, samples)))
+    left = keep(samples, file)
+    assert [sample.uid for sample in left] == ["good/0", "good/1", "empty/0", "empty/1", "good/2"]
     content = json.loads(file.read_text())
+    assert content["broken"] == ["broken"] and content["expressions_with_target"] == 1
     assert content["drop"] == ["bad"] and content["videos"]["bad"] == {"masks": 3, "mean_iou": 0.599}
     assert (content["split"], content["threshold"]) == ("train", 0.6)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from core.masks import encode
 from core.types import Sample, Target, Video
-from data.tables import ABSENT, centre, centroid, fingerprint, load, of_sample, save, target_table
+from data.tables import ABSENT, centre, centroid, fingerprint, from_plain, load, of_sample, save, target_table, to_plain
 
 
 def _mask(*boxes: tuple[int, int, int, int], height: int = 20, width: int = 30) -> np.ndarray:
@@ -87,6 +88,15 @@ def test_the_file_gives_back_what_was_saved(tmp_path: Path) -> None:
     assert fingerprint(tmp_path / "made" / "tables.npz") == "from here"
     save(tmp_path / "none.npz", [])
     assert load(tmp_path / "none.npz") == {}
+
+
+def test_a_line_of_json_loses_nothing() -> None:
+    table = target_table("v", Target("7", (encode(_mask((5, 3, 12, 9), (20, 0, 21, 1))), None)))
+    back = from_plain(json.loads(json.dumps(to_plain(table))))
+    for name in ("boxes_F4", "areas_F", "centres_F2", "centroids_F2"):
+        assert np.array_equal(getattr(table, name), getattr(back, name))
+        assert getattr(table, name).dtype == getattr(back, name).dtype
+    assert back.key == ("v", "7")
 
 
 def test_tables_of_a_sample(tmp_path: Path) -> None:

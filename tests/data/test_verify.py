@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 
 from core.masks import decode, encode
 from core.types import Rle, Sample, Target, Video
-from data.verify import MANY, Problem, broken_frames, broken_masks, oddities, problems_of_video, runs_of
+from data.verify import (
+    MANY,
+    Problem,
+    broken_frames,
+    broken_masks,
+    media_under,
+    oddities,
+    problems_of_video,
+    runs_of,
+)
 
 HEIGHT, WIDTH = 40, 60
 
@@ -46,6 +55,14 @@ def test_every_broken_frame_is_named(folder: Video) -> None:
     assert [Path(text.split(":")[0].split(" is ")[0]).name for text in found] == [f"0000{i}.jpg" for i in (1, 2, 3, 4)]
     words = ["missing", "truncated", "damaged", f"{HEIGHT // 2} x {WIDTH}, but the masks of the video are {HEIGHT}"]
     assert all(word in text for word, text in zip(words, found, strict=True)), found
+
+
+def test_without_annotations_all_that_lies_in_a_folder_is_looked_at(folder: Video, clip: Video, tmp_path: Path) -> None:
+    assert [broken_frames(video) for video in media_under(tmp_path)] == [[], []]
+    (tmp_path / "00003.jpg").write_bytes((tmp_path / "00003.jpg").read_bytes()[:300])
+    Path(clip.path).write_bytes(b"nothing")
+    found = [text for video in media_under(tmp_path) for text in broken_frames(video)]
+    assert len(found) == 2 and "00003.jpg: damaged" in found[0] and "v.mp4: not a video" in found[1]
 
 
 def test_neither_folder_nor_file(tmp_path: Path) -> None:

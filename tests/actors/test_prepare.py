@@ -1,0 +1,84 @@
+"""Tasks and judges on Ray: results of every video, errors as results, deaths survived."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from actors.prepare import Piece, Result, check, in_judges, in_tasks, pieces, tables
+from configs.schema import ClusterConfig, Config, PrepareConfig, SegmenterConfig
+from data.keep import Judged
+from data.load import load
+from data.synthetic.write import write_split
+from data.tables import target_table
+
+CONFIG = Config(
+    segmenter=SegmenterConfig(kind="sam2", path="models/tiny/segmenter", workers=2),
+    cluster=ClusterConfig(use_gpu="no"),
+    prepare=PrepareConfig(workers=2),
+)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[Piece]:
+    root = tmp_path_factory.mktemp("data")
+    write_split(root, "train", seed=5, num_videos=4, expressions_per_video=2)
+    return pieces(load("mevis", str(root), "train", "keep"))
+
+
+def test_pieces_hold_all_samples_of_a_video_and_each_object_once(found: list[Piece]) -> None:
+    assert [len(piece.samples) for piece in found] == [2] * 4
+    for piece in found:
+        assert set(piece.targets) == {t.uid for s in piece.samples for t in s.targets}
+
+
+def test_tasks_do_what_the_functions_do(ray_env: dict[str, str], found: list[Piece]) -> None:
+    made = {piece.video.uid: result for piece, result in in_tasks(CONFIG, tables, found)}
+    assert list(made) != [] and set(made) == {piece.video.uid for piece in found}
+    for piece in found:
+        rows, problems = made[piece.video.uid]
+        assert problems == [] and [row.target for row in rows] == list(piece.targets)
+        for row, target in zip(rows, piece.targets.values(), strict=True):
+            assert (row.boxes_F4 == target_table(piece.video.uid, target).boxes_F4).all()
+    assert all(result == (None, []) for _, result in in_tasks(CONFIG, check, found))
+
+
+def test_a_video_that_kills_its_process_is_a_result(ray_env: dict[str, str], found: list[Piece]) -> None:
+    victim = found[1].video.uid
+
+    def die_at_one(piece: Piece) -> Result:
+        if piece.video.uid == victim:
+            os._exit(1)
+        return None, []
+
+    results = {piece.video.uid: problems for piece, (_, problems) in in_tasks(CONFIG, die_at_one, found)}
+    assert "its process died" in results.pop(victim)[0].text
+    assert list(results.values()) == [[]] * 3
+
+
+def test_judges(ray_env: dict[str, str], found: list[Piece], tmp_path: Path) -> None:
+    """Good masks are met, masks of another video are not, and what cannot be read is a problem of its video alone."""
+    swapped = tuple(
+        replace(sample, targets=(replace(sample.targets[0], masks_F=tuple(reversed(tuple(sample.targets[0].masks_F)))),))
+        for sample in found[1].samples
+        if sample.targets
+    )
+    gone = replace(found[2].video, path=str(tmp_path / "gone"))
+    asked = [found[0], replace(found[1], samples=swapped), replace(found[2], video=gone)]
+    results = {piece.video.uid: result for piece, result in in_judges(CONFIG, asked)}
+    good, bad = (results[asked[i].video.uid][0] for i in (0, 1))
+    assert isinstance(good, Judged) and isinstance(bad, Judged)
+    assert good.mean_iou is not None and good.mean_iou > 0.6
+    assert good.masks == sum(rle is not None for t in found[0].targets.values() for rle in t.masks_F)
+    assert bad.mean_iou is not None and bad.mean_iou < 0.45
+    nothing, [problem] = results[asked[2].video.uid]
+    assert nothing is None and "gone" in problem.text and problem.video == asked[2].video.uid
+
+
+def test_judges_that_cannot_start_say_why(ray_env: dict[str, str], found: list[Piece], tmp_path: Path) -> None:
+    cfg = replace(CONFIG, segmenter=SegmenterConfig(path=str(tmp_path / "none.pt")))
+    with pytest.raises(RuntimeError, match="(?s)does not start.*none.pt"):
+        list(in_judges(cfg, found))

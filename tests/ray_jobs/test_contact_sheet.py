@@ -1,0 +1,67 @@
+"""The contact sheet: which sentences, and that outline, box and point are where the object is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from core.masks import encode
+from core.types import Sample, Target, Video
+from data.tables import target_table
+from ray_jobs.contact_sheet import CELL, COLOURS, GAP, PANEL, choose, row, stack
+
+
+def _sample(uid: str, kind: str = "") -> Sample:
+    return Sample(uid, Video(uid.split("/")[0], "nowhere", ("0",), 4, 4), "it", (), kind)
+
+
+def test_kinds_take_turns_and_videos_differ() -> None:
+    samples = [_sample(f"v{i}/{j}", "rare" if i == 7 else "common") for i in range(8) for j in range(3)]
+    picked = choose(samples, 4, seed=0)
+    assert len({sample.video.uid for sample in picked}) == 4
+    assert sum(sample.kind == "rare" for sample in picked) == 1
+    assert picked == choose(samples, 4, seed=0)
+    assert len({s.uid for s in choose(samples, 100, seed=0)}) == 24
+    assert choose([], 4, seed=0) == []
+
+
+@pytest.fixture
+def sample(tmp_path: Path) -> Sample:
+    masks = []
+    for i in range(4):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((60, 80, 3), 40, np.uint8))
+        mask_HW = np.zeros((60, 80), bool)
+        mask_HW[10:30, 20:50] = i > 1
+        masks.append(encode(mask_HW) if i > 1 else None)
+    video = Video("v", str(tmp_path), ("0", "1", "2", "3"), 60, 80)
+    return Sample("v/0", video, "the grey one that is there in the end", (Target("7", tuple(masks)),), "order")
+
+
+def test_a_row_shows_the_object_where_it_is(sample: Sample) -> None:
+    table = target_table("v", sample.targets[0])
+    picture = row(sample, {table.key: table}, 2)  # frames 1 and 3
+    assert picture.dtype == np.uint8 and picture.shape == (CELL * 60 // 80 + GAP, PANEL + 2 * (CELL + GAP), 3)
+    left, right = (picture[:, PANEL + i * (CELL + GAP) :][: CELL * 60 // 80, :CELL] for i in range(2))
+    assert not (left == COLOURS[0]).all(-1).any()
+    drawn = np.argwhere((right == COLOURS[0]).all(-1))
+    scale = CELL / 80
+    assert drawn.min(0) == pytest.approx([10 * scale, 20 * scale], abs=2)
+    assert drawn.max(0) == pytest.approx([30 * scale, 50 * scale], abs=2)
+    y, x = round(20 * scale), round(35 * scale)
+    assert (right[y - 2 : y + 3, x - 2 : x + 3] == COLOURS[0]).all(-1).any(), "the centre point"
+    assert (picture[:, :PANEL] > 100).any(), "the sentence"
+
+
+def test_rows_fit_below_one_another_also_of_shorter_videos(sample: Sample) -> None:
+    short = Video("w", sample.video.path, ("0",), 60, 80)
+    rows = [row(sample, {}, 3), row(Sample("w/0", short, "word " * 300, ()), {}, 3)]
+    assert stack(rows).shape[1] == PANEL + 3 * (CELL + GAP)
+
+
+def test_a_frame_that_is_missing(sample: Sample) -> None:
+    (Path(sample.video.path) / "3.png").unlink()
+    with pytest.raises(ValueError, match="3.*missing"):
+        row(sample, {}, 2)
