@@ -67,31 +67,14 @@ class Learner:
 
             self.sender = weight_senders.make(cfg.cluster.weight_backend)
         join_ranks(place, self.device)
-        from transformers import AutoTokenizer
-
-        from actors import optimizer
-        from models.dialogue import allowed_ids
-        from models.policy import Pixels, Policy
+        from actors import optimizer, policies
+        from models.policy import Pixels
 
         random.seed(cfg.seed + place.rank)
         np.random.seed(cfg.seed + place.rank)
         torch.manual_seed(cfg.seed + place.rank)
         self.folder = folder = resolve(cfg.policy.path)
-        common: dict[str, Any] = {
-            "allowed_ids": allowed_ids(AutoTokenizer.from_pretrained(folder)),
-            "dtype": cfg.policy.dtype,
-            "attention": cfg.policy.attention,
-            "device": self.device,
-        }
-        policy = Policy(
-            folder,
-            freeze_vision=cfg.learner.freeze_vision,
-            gradient_checkpointing=cfg.learner.gradient_checkpointing,
-            **common,
-        )
-        self.reference = None
-        if cfg.grpo.kl_coef > 0:
-            self.reference = Policy(folder, **common).requires_grad_(False)
+        policy, self.reference = policies.load(cfg, folder, self.device)
         self.pixels = Pixels(folder)
         self.engine = optimizer.start(policy, cfg)
         return policy.layout
@@ -102,13 +85,22 @@ class Learner:
         patches = [self.pixels([shown[digest] for digest in row.images]) for row in rows]
         temperature = 1.0 if imitate else self.cfg.rollout.temperature
         old: list[Any] = [None] * len(rows)  # log-probs before the first step
+        reference: list[Any] = [None] * len(rows)
+        if self.reference is not None and not imitate:
+            reference = self.reference.logprobs(rows, patches, temperature)
         return [
-            self._update(rows, patches, temperature, imitate, old)
+            self._update(rows, patches, temperature, imitate, old, reference)
             for _ in range(1 if imitate else self.cfg.learner.optimizer_steps)
         ]
 
     def _update(
-        self, rows: list[GroupBatch], patches: list[Any], temperature: float, imitate: bool, old: list[Any]
+        self,
+        rows: list[GroupBatch],
+        patches: list[Any],
+        temperature: float,
+        imitate: bool,
+        old: list[Any],
+        reference: list[Any],
     ) -> Report:
         from actors import optimizer
 
@@ -121,8 +113,7 @@ class Learner:
                 loss, report = imitation_loss(logprob_N, entropy_N, row)
             else:
                 loss, report = grpo_loss(
-                    logprob_N, entropy_N, row, self.cfg.grpo, old_N=old[i],
-                    reference_N=self._reference(row, patches[i], temperature),
+                    logprob_N, entropy_N, row, self.cfg.grpo, old_N=old[i], reference_N=reference[i],
                     off_policy=self.cfg.rollout.max_staleness > 0,
                 )  # fmt: skip
             sums.append(report)
@@ -132,14 +123,6 @@ class Learner:
         norm = optimizer.step(self.engine, lr)
         self.updates += 1
         return join(sums), norm, lr
-
-    def _reference(self, row: GroupBatch, patches: Any, temperature: float) -> Any:
-        if self.reference is None:
-            return None
-        import torch
-
-        with torch.no_grad():
-            return self.reference(row, *patches, temperature)[0]
 
     def publish(self, version: int) -> WeightVersion | None:
         """The whole weights in the object store, from rank 0; None from the others.

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from configs.schema import Config, LearnerConfig
+from models import lora
 from models.policy import Policy
 
 SCHEDULES = ("constant", "linear", "cosine")
@@ -104,29 +105,44 @@ def _plain_step(engine: Any) -> float | None:
     return norm
 
 
+def gathered(engine: Any, parts: list[Tensor]) -> Any:
+    """A context in which these parameters are whole; only ZeRO-3 has anything to do."""
+    import deepspeed
+
+    sharded = [p for p in parts if hasattr(p, "ds_id")] if engine.zero_optimization_stage() == 3 else []
+    return deepspeed.zero.GatheredParameters(sharded, enabled=bool(sharded))
+
+
 def whole_state(engine: Any) -> dict[str, Tensor]:
-    """The policy's full `state_dict` on the CPU, a tied head included; on rank 0, empty elsewhere.
+    """The policy's full `state_dict` on the CPU, a tied head included, adapters merged; on rank 0, empty elsewhere.
 
     Tensors that are one parameter stay one object.
     """
-    import deepspeed
-
-    sharded, first = engine.zero_optimization_stage() == 3, torch.distributed.get_rank() == 0
+    first = torch.distributed.get_rank() == 0
     state: dict[str, Tensor] = {}
     copies: dict[int, Tensor] = {}
-    for name, tensor in engine.module.vlm.state_dict(keep_vars=True).items():
-        if id(tensor) not in copies:
-            gathered = [tensor] if sharded and hasattr(tensor, "ds_id") else []
-            with deepspeed.zero.GatheredParameters(gathered, enabled=bool(gathered)):
-                copies[id(tensor)] = tensor.detach().cpu().clone() if first else tensor.new_empty(0)
+    for name, weight in lora.weights(engine.module.vlm).items():
+        if id(weight.base) not in copies:
+            with gathered(engine, weight.parts):
+                copies[id(weight.base)] = weight.merged().cpu().clone() if first else weight.base.new_empty(0)
         if first:
-            state[name] = copies[id(tensor)]
+            state[name] = copies[id(weight.base)]
+    return state
+
+
+def adapter_state(engine: Any) -> dict[str, Tensor]:
+    """The adapter's parameters on the CPU, in peft's names; on rank 0, empty elsewhere and without LoRA."""
+    state: dict[str, Tensor] = {}
+    for name, tensor in lora.adapter(engine.module.vlm).items():
+        with gathered(engine, [tensor]):
+            if torch.distributed.get_rank() == 0:
+                state[name] = tensor.detach().cpu().clone()
     return state
 
 
 def describe(engine: Any) -> tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[int, ...], ...]]:
     """Names, dtypes (as in "float32") and shapes of what `whole_tensors` yields, without gathering it."""
-    state = engine.module.vlm.state_dict(keep_vars=True)
+    state = {name: weight.base for name, weight in lora.weights(engine.module.vlm).items()}
     dtypes = tuple(str(t.dtype).removeprefix("torch.") for t in state.values())
     return tuple(state), dtypes, tuple(tuple(getattr(t, "ds_shape", t.shape)) for t in state.values())
 
@@ -138,30 +154,28 @@ def largest_bytes(engine: Any) -> int:
 
 
 def whole_tensors(engine: Any) -> Iterator[tuple[str, Tensor]]:
-    """The policy's full `state_dict`, a tied head included, tensor by tensor, where they are computed with.
+    """What `whole_state` holds, tensor by tensor, where they are computed with.
 
     On every rank, and all must iterate: with ZeRO-3 each tensor is gathered when it is asked for.
     """
-    import deepspeed
-
     sharded = engine.zero_optimization_stage() == 3
-    for name, tensor in engine.module.vlm.state_dict(keep_vars=True).items():
-        if sharded and hasattr(tensor, "ds_id"):
-            with deepspeed.zero.GatheredParameters([tensor]):
-                whole = tensor.detach().clone()  # what was gathered is given back
-        else:
-            whole = tensor.detach()
+    for name, weight in lora.weights(engine.module.vlm).items():
+        with gathered(engine, weight.parts):
+            whole = weight.merged().clone() if sharded else weight.merged()  # what was gathered is given back
         yield name, whole
 
 
 def save(engine: Any, folder: Path, source: Path, updates: int) -> None:
-    """folder/policy (Hugging Face, safetensors, with the processor's files), folder/deepspeed, folder/rng_<rank>.pt."""
-    state, rank = whole_state(engine), torch.distributed.get_rank()
+    """folder/policy (Hugging Face, safetensors, with the processor's files; adapters merged), folder/deepspeed,
+    folder/rng_<rank>.pt, and with LoRA folder/adapter in peft's format."""
+    state, adapter, rank = whole_state(engine), adapter_state(engine), torch.distributed.get_rank()
     if rank == 0:
         vlm = engine.module.vlm
         vlm.save_pretrained(folder / "policy", state_dict=state)
         copy_processor(source, folder / "policy")
-        facts = {"updates": updates, "ranks": torch.distributed.get_world_size()}
+        if adapter:
+            lora.write(vlm, adapter, folder / "adapter")
+        facts = {"updates": updates, "ranks": torch.distributed.get_world_size(), "lora_rank": lora.rank(vlm)}
         facts["zero_stage"] = engine.zero_optimization_stage()
         (folder / "learner.json").write_text(json.dumps(facts))
     engine.save_checkpoint(str(folder / "deepspeed"), tag=_TAG)
@@ -182,14 +196,17 @@ def copy_processor(source: Path, target: Path) -> None:
 def load(engine: Any, folder: Path) -> int:
     """Restores what `save` wrote and returns the number of optimizer steps done.
 
-    Raises ValueError if the checkpoint is of another architecture, number of ranks or ZeRO stage.
+    Raises ValueError if the checkpoint is of another architecture, number of ranks, ZeRO stage or adapter.
     """
     check_architecture(engine.module.vlm.config, folder / "policy")
     facts = json.loads((folder / "learner.json").read_text())
-    here = {"ranks": torch.distributed.get_world_size(), "zero_stage": engine.zero_optimization_stage()}
-    for name, value in here.items():
-        if facts[name] != value:
-            setting = "learner.world_size" if name == "ranks" else "learner.zero_stage"
+    here = {
+        "ranks": ("learner.world_size", torch.distributed.get_world_size()),
+        "zero_stage": ("learner.zero_stage", engine.zero_optimization_stage()),
+        "lora_rank": ("learner.lora_rank", lora.rank(engine.module.vlm)),
+    }
+    for name, (setting, value) in here.items():
+        if facts.get(name, 0) != value:
             raise ValueError(f"checkpoint {folder} was written with {setting}={facts[name]}, this run has {value}")
     engine.load_checkpoint(str(folder / "deepspeed"), tag=_TAG)
     restore_random(torch.load(folder / f"rng_{torch.distributed.get_rank()}.pt", weights_only=True))

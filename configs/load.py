@@ -260,6 +260,10 @@ def _wrong_numbers(cfg: Config) -> Iterator[str]:
                 "evaluate.samples"):  # fmt: skip
         if values[key] < 0:
             yield f"{key}={values[key]}: must not be negative"
+    if cfg.learner.lora_rank < 0 or (cfg.learner.lora_rank and cfg.learner.lora_alpha <= 0):
+        yield f"learner.lora_rank={cfg.learner.lora_rank}, lora_alpha={cfg.learner.lora_alpha}: positive, or rank 0"
+    if cfg.grpo.loss == "dual_clip" and cfg.grpo.dual_clip <= 1:
+        yield f"grpo.dual_clip={cfg.grpo.dual_clip}: must be above 1"
     if cfg.cluster.use_gpu == "no" and cfg.cluster.weight_backend != "object_store":
         yield f"cluster.weight_backend={cfg.cluster.weight_backend}: needs GPUs; use object_store"
     yield from _wrong_preparation(cfg)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # of a Qwen decoder layer
+
 
 @dataclass
 class PolicyConfig:
@@ -81,7 +83,11 @@ class LearnerConfig:
     grad_clip: float = 1.0
     freeze_vision: bool = False
     row_tokens: int = 4096  # token budget of a tree row
-    offload_optimizer: bool = False
+    offload_optimizer: bool = False  # optimizer states and steps on the CPU (DeepSpeed's CPU AdamW)
+    offload_reference: bool = False  # kl_coef > 0 without LoRA: the frozen copy lies in CPU memory between batches
+    lora_rank: int = 0  # above 0: low-rank adapters are trained and all else is frozen; the engine gets merged weights
+    lora_alpha: float = 32.0  # adapters are scaled by lora_alpha / lora_rank
+    lora_targets: list[str] = field(default_factory=lambda: [*LINEAR])  # linear layers of the language model
     gradient_checkpointing: bool = False
     optimizer_steps: int = 1  # optimizer steps on one batch; above 1 the clipping matters
     max_bad_steps: int = 3  # steps in a row with a loss or gradient that is not finite: skipped, then the run stops

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModelForImageTextToText
 
 from core.batch import GroupBatch, ImageLayout
-from models import tree_attention
+from models import lora, tree_attention
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -52,7 +52,8 @@ class _LogprobEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_logprob_N: Tensor | None, d_entropy_N: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden_ND, weight_VD, target_N, banned_V, norm_N, entropy_N = ctx.saved_tensors
-        d_hidden_ND, d_weight_VD = torch.zeros_like(hidden_ND), torch.zeros_like(weight_VD)
+        d_hidden_ND = torch.zeros_like(hidden_ND)
+        d_weight_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[1] else None  # a frozen head has none
         for part in range(0, len(target_N), ctx.chunk):
             span = slice(part, part + ctx.chunk)
             p_NV = (_logits(hidden_ND[span], weight_VD, banned_V, ctx.temperature) - norm_N[span, None]).exp()
@@ -64,7 +65,8 @@ class _LogprobEntropy(torch.autograd.Function):
                 d_NV.scatter_add_(-1, target_N[span, None], d_logprob_N[span, None])
             d_NV = (d_NV / ctx.temperature).to(weight_VD.dtype)
             d_hidden_ND[span] = d_NV @ weight_VD
-            d_weight_VD.addmm_(d_NV.t(), hidden_ND[span])
+            if d_weight_VD is not None:
+                d_weight_VD.addmm_(d_NV.t(), hidden_ND[span])
         return d_hidden_ND, d_weight_VD, None, None, None, None
 
 
@@ -96,6 +98,7 @@ class Policy(nn.Module):
     """`forward(row, pixels, grid)` -> (logprob_N, entropy_N) of the row's trained tokens, at `temperature`.
 
     `allowed_ids`: the vocabulary the engine may sample from; all others get probability 0, as in the engine.
+    With `adapter` only low-rank adapters of the language model are trained, and all else is frozen.
     """
 
     def __init__(
@@ -109,6 +112,7 @@ class Policy(nn.Module):
         freeze_vision: bool = False,
         gradient_checkpointing: bool = False,
         chunk: int = 512,
+        adapter: lora.Lora | None = None,
     ) -> None:
         super().__init__()
         if dtype not in DTYPES:
@@ -123,6 +127,8 @@ class Policy(nn.Module):
             vlm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if freeze_vision:
             vlm.model.visual.requires_grad_(False)
+        if adapter is not None:
+            lora.add(vlm, adapter)
         self.vlm = vlm.to(device).train()
         banned_V = torch.ones(vlm.config.get_text_config().vocab_size, dtype=torch.bool, device=device)
         banned_V[list(allowed_ids)] = False

@@ -121,6 +121,7 @@ def _runnable(tmp_path: Path) -> list[str]:
         ("rollout.group_size=1", "rollout.group_size=1: .* at least 2"),
         ("learner.world_size=0", "learner.world_size=0: must be positive"),
         ("rollout.top_p=0", "rollout.top_p=0.0: must be above 0"),
+        ("learner.lora_rank=-1", "learner.lora_rank=-1, lora_alpha=32.0: positive, or rank 0"),
         ("train.steps=-1", "train.steps=-1: must not be negative"),
         ("policy.path=nowhere", "policy.path=nowhere: no config.json in"),
         ("segmenter.path=nowhere", "segmenter.path=nowhere: .* does not exist"),
