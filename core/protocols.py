@@ -149,14 +149,15 @@ def t_acc(rows: Sequence[Scored]) -> float:
 
 
 Protocol = Callable[[Sequence[Scored]], dict[str, float]]
-MERGED = "davis_4_annotators"  # needs the masks of all objects of a video: see core.davis
+MERGED = "davis_4_annotators"  # Ref-DAVIS17 by its authors; needs the masks of all objects of a video: core.davis
+BINARY = "binary_per_expression"  # Ref-DAVIS17 as VISA, Sa2VA and VideoSEG-O3 measure it; not comparable with MERGED
 
 PROTOCOLS: dict[str, Protocol] = {
     "mean": mean,
     "by_kind": by_kind,
     "revos": revos,
     "images": images,
-    "binary_per_expression": mean,  # Ref-DAVIS17 as VISA, Sa2VA and VideoSEG-O3 measure it; not comparable with MERGED
+    BINARY: mean,
     MERGED: mean,  # of single expressions; the benchmark's own figures come on top
 }
 

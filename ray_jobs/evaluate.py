@@ -1,8 +1,11 @@
-"""Evaluation: episodes -> masks by the segmenter -> J, F and J&F for each expression.
+"""Evaluation: episodes -> masks by the segmenter -> figures for each expression.
 
-The episodes are played by the same rollout actors as in training, with one episode (or `repeats`) an expression:
-there is no second inference path. `python -m ray_jobs.evaluate PRESET [policy.path=...]` prints the greedy table of
-the test split; `ray_jobs.train` calls `evaluate` before and after.
+    python -m ray_jobs.evaluate revseg_tiny policy.path=FOLDER [name=NAME evaluate.protocol=... evaluate.samples=N]
+
+measures a policy (a model folder, a checkpoints/step_N or a run folder) on `data.test_split`, greedily, by the
+protocol of the benchmark (`ray_jobs.benchmark`). It goes on where a kill left it. `ray_jobs.train` calls `evaluate`
+before, while and after it trains. The episodes are played by the same rollout actors as in training, with one episode
+(or `repeats`) an expression: there is no second inference path. For a server: `python -m ray_jobs.submission --help`.
 """
 
 from __future__ import annotations
@@ -67,13 +70,13 @@ def paired_gain(before: Mapping[str, float], after: Mapping[str, float]) -> tupl
     return float(differences.mean()), float(differences.std(ddof=1) / np.sqrt(len(differences)))
 
 
-def stop_on_failures(episodes: Sequence[Episode], max_share: float) -> None:
-    """Raises what the first FAILED episode died of when more than `max_share` of them failed: a ValueError that names
-    file and remedy if the data or settings are wrong, else a RuntimeError with the traceback."""
-    failed = [e for e in episodes if e.end is End.FAILED]
-    if len(failed) <= max_share * len(episodes):
+def stop_on_failures(episodes: Sequence[Episode], max_share: float, total: int = 0) -> None:
+    """Raises what the first FAILED episode died of when more than `max_share` of them (or of `total`) failed: a
+    ValueError that names file and remedy if the data or settings are wrong, else a RuntimeError with the traceback."""
+    failed, total = [e for e in episodes if e.end is End.FAILED], total or len(episodes)
+    if len(failed) <= max_share * total:
         return
-    why = f"{len(failed)} of {len(episodes)} episodes failed, more than rollout.max_failed_share={max_share:g}"
+    why = f"{len(failed)} of {total} episodes failed, more than rollout.max_failed_share={max_share:g}"
     kind, _, text = failed[0].error.strip().splitlines()[-1].partition(": ")
     if kind == "ValueError":
         raise ValueError(f"{text} ({why})")
@@ -156,23 +159,20 @@ def _ends(evaluation: Evaluation) -> list[str]:
     return sorted({r.episode.end.value for r in evaluation.results})
 
 
-def best_and_worst(evaluation: Evaluation, count: int) -> list[Result]:
+def best_and_worst(results: Sequence[Result], count: int) -> list[Result]:
     """`count` of the best and `count` of the worst results, of distinct expressions."""
-    ranked = sorted({r.sample.uid: r for r in evaluation.results}.values(), key=lambda r: -r.jf)
+    ranked = sorted({r.sample.uid: r for r in results}.values(), key=lambda r: -r.jf)
     return ranked[:count] + ranked[max(count, len(ranked) - count) :]
 
 
-def main(argv: Sequence[str]) -> None:
-    from ray_jobs.session import Session  # starts Ray: not needed by those who import the functions above
+def main(argv: Sequence[str]) -> dict[str, Any]:
+    from ray_jobs.benchmark import run  # these import the functions above
+    from ray_jobs.session import Session
 
+    if "-h" in argv or "--help" in argv:
+        print(__doc__)  # the keys follow
     with Session.open(argv, part="evaluate") as session:
-        evaluation = session.evaluate(session.cfg.data.test_split, "evaluate")
-        summary = write(session.run.path, evaluation)
-        overlays = session.overlays(session.run.path, evaluation)
-        session.mlflow.metrics(0, {name: v for name, v in summary.items() if isinstance(v, float)})
-        rows = [[name, f"{summary[name]:.3f}"] for name in ("J", "F", "J&F", "reward")]
-        session.progress.table(f"{summary['expressions']} expressions, greedy", rows)
-        session.progress.note(f"per expression: {session.run.path}/per_expression.csv; overlay video: {overlays[0]}")
+        return run(session)
 
 
 if __name__ == "__main__":

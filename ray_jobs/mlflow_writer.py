@@ -3,7 +3,8 @@
 Every record goes first to `mlflow_outbox.jsonl` in the run folder, in the caller's thread (a file append). A thread of
 its own reads that file and sends it, with back-off while MLflow does not answer. `mlflow.json` remembers, for each
 tracking URI, the MLflow run and how many bytes of the outbox it has: a later process goes on there, and another
-URI gets the whole history. Points carry the time of their step, so sending one twice changes nothing.
+URI gets the whole history. Points carry the time of their step, so sending one twice changes nothing. Files are
+named in the outbox and read when they are sent.
 This file does not know what is measured.
 """
 
@@ -63,6 +64,10 @@ class MlflowWriter:
 
     def tags(self, tags: Mapping[str, Any]) -> None:
         self._put({"tags": {k: str(v) for k, v in tags.items()}})
+
+    def artifact(self, file: Path, folder: str = "") -> None:
+        """A file, or all files below a folder, into the run's artifacts under `folder`; it is read when it is sent."""
+        self._put({"artifact": str(file.resolve()), "to": folder})
 
     def close(self, timeout: float = 30.0, status: str = "FINISHED") -> bool:
         """Send what is left, for at most `timeout` seconds; True if MLflow has everything.
@@ -131,7 +136,8 @@ class MlflowWriter:
         self._run_id = self._state().get("run_id", "")
         if not self._run_id or not _is_alive(client, self._run_id):
             experiment = client.get_experiment_by_name(self._experiment)
-            number = experiment.experiment_id if experiment else client.create_experiment(self._experiment)
+            where = _artifacts_of(self._uri)
+            number = experiment.experiment_id if experiment else client.create_experiment(self._experiment, where)
             self._run_id = client.create_run(number, run_name=self._name).info.run_id
             self._remember(0)
             _log_params(client, self._run_id, self._params)
@@ -149,6 +155,8 @@ class MlflowWriter:
             for record in records:
                 for key, value in record.get("tags", {}).items():
                     self._client.set_tag(self._run_id, _key(key), value)
+                if "artifact" in record:
+                    self._upload(Path(record["artifact"]), record["to"])
                 if "status" in record:
                     self._client.set_terminated(self._run_id, status=record["status"])
         except MlflowException as error:
@@ -158,6 +166,14 @@ class MlflowWriter:
                 self._send([record])
             if len(records) == 1:
                 self._say(f"MLflow refuses a record, which stays in {OUTBOX} only: {_first_line(error)}")
+
+    def _upload(self, file: Path, folder: str) -> None:
+        if file.is_dir():
+            self._client.log_artifacts(self._run_id, str(file), folder or None)
+        elif file.exists():
+            self._client.log_artifact(self._run_id, str(file), folder or None)
+        else:
+            self._say(f"{file} is gone: MLflow does not get it")
 
     def _state(self) -> dict[str, Any]:
         states = json.loads(self._state_file.read_text()) if self._state_file.exists() else {}
@@ -172,6 +188,7 @@ def _client(uri: str) -> Any:
     """An MLflow client; the import and the first sqlite migration take seconds, hence only in the thread."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # we retry ourselves, and must notice `close`
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for noisy in ("alembic", "mlflow.store.db.utils", "urllib3.connectionpool"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -181,6 +198,12 @@ def _client(uri: str) -> Any:
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
     return client
+
+
+def _artifacts_of(uri: str) -> str | None:
+    """Where a new experiment keeps its files: beside a database on disk, not in whatever folder the job runs in."""
+    file = uri.partition("sqlite:///")[2]
+    return (Path(file).resolve().parent / "mlartifacts").as_uri() if file else None
 
 
 def _metrics(record: Mapping[str, Any]) -> list[Any]:

@@ -28,7 +28,7 @@ from core.masks import union_of_targets
 from core.types import Sample, System
 from data.load import load as load_samples
 from data.synthetic.write import write_dataset
-from ray_jobs.evaluate import Evaluation, best_and_worst, evaluate
+from ray_jobs.evaluate import Evaluation, Result, best_and_worst, evaluate
 from ray_jobs.mlflow_writer import MlflowWriter
 from ray_jobs.overlay import overlay_video
 from ray_jobs.progress import Progress
@@ -36,7 +36,8 @@ from ray_jobs.run_folder import RunFolder
 
 OVERLAYS = 2  # of the best and of the worst expressions
 MAY_CHANGE = (  # when a run goes on: settings that do not say what is learned, or from what
-    "runs", "train.", "tracking.", "cluster.", "warm_start.", "evaluate.", "rollout.workers", "reward.", "segmenter.workers",
+    "runs", "train.", "tracking.", "cluster.", "warm_start.", "evaluate.", "rollout.workers", "reward.",
+    "segmenter.workers",
 )  # fmt: skip
 
 
@@ -51,6 +52,7 @@ class Session:
     system: System
     began: float = field(default_factory=time.monotonic)
     samples: dict[str, list[Sample]] = field(default_factory=dict)
+    alone: bool = False  # an evaluation, which knows the test split only
 
     @classmethod
     @contextmanager
@@ -59,6 +61,7 @@ class Session:
 
         Args:
             part: the subfolder of the run folder that is this job's; "" for the run itself, which resumes.
+                "evaluate" reads the test split alone: a benchmark need not have another.
 
         Raises:
             ValueError: any setting or file that cannot work; before any engine starts.
@@ -68,24 +71,25 @@ class Session:
         validate(cfg)
         system = systems.make(cfg.system.name, dict(cfg.system.options))
         prepare_data(cfg)
-        data = cfg.data
+        data, alone = cfg.data, part == "evaluate"
         samples = {
             split: load_samples(data.format, data.root, split, data.no_target)
-            for split in dict.fromkeys([data.train_split, data.test_split])
+            for split in dict.fromkeys([data.test_split] if alone else [data.train_split, data.test_split])
         }
-        path, fresh = Path(cfg.runs) / cfg.name / part, not part and cfg.train.resume == "never"
+        resume = cfg.evaluate.resume if alone else "auto" if part else cfg.train.resume
+        path, fresh = Path(cfg.runs) / cfg.name / part, resume == "never"
         if not part and not fresh:
             same_run(path, cfg)
         run = RunFolder.open(path, to_yaml(cfg), repository=Path("."), fresh=fresh)
         title = f"{cfg.system.name} · {cfg.policy.path} · {data.root} · {run.path}"
-        with Progress.open(cfg.train.steps, title) as progress:
+        with Progress.open(0 if alone else cfg.train.steps, title) as progress:
             with progress.phase("start: Ray"):
                 join(cfg)
             mlflow = MlflowWriter(
                 cfg.tracking.mlflow_uri, cfg.tracking.experiment, f"{cfg.name} {part}".strip(), run.path, asdict(cfg),
                 say=progress.note,
             )  # fmt: skip
-            session = cls(cfg, run, progress, mlflow, system, began, samples)
+            session = cls(cfg, run, progress, mlflow, system, began, samples, alone)
             try:
                 yield session
             finally:
@@ -107,9 +111,9 @@ class Session:
 
     @cached_property
     def rewards(self) -> RewardPool:
-        data = self.cfg.data
-        splits = dict.fromkeys([data.train_split, data.eval_split, data.test_split])
-        return RewardPool(self.cfg, [s for s in splits if (Path(data.root) / s).is_dir()])
+        watched = self.cfg.data.eval_split
+        with_it = not self.alone and (Path(self.cfg.data.root) / watched).is_dir()
+        return RewardPool(self.cfg, list(dict.fromkeys([*self.samples, *([watched] if with_it else [])])))
 
     @cached_property
     def segmenters(self) -> SegmenterPool:
@@ -128,8 +132,12 @@ class Session:
 
     def overlays(self, folder: Path, evaluation: Evaluation) -> list[Path]:
         """Overlay videos of the best and the worst expressions."""
+        return self.draw(folder, best_and_worst(evaluation.results, OVERLAYS))
+
+    def draw(self, folder: Path, results: Sequence[Result]) -> list[Path]:
+        """Overlay videos in `folder`/overlays, each named by its J&F."""
         paths = []
-        for result in best_and_worst(evaluation, OVERLAYS):
+        for result in results:
             name = f"{100 * result.jf:03.0f}_{result.sample.uid.replace('/', '_')}.mp4"
             path = folder / "overlays" / name
             path.parent.mkdir(parents=True, exist_ok=True)

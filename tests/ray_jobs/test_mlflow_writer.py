@@ -56,6 +56,31 @@ def test_sqlite_gets_metrics_params_tags_and_the_end(tmp_path: Path, capfd: pyte
     assert capfd.readouterr() == ("", "")  # no migration log in a training terminal
 
 
+def test_files_arrive_beside_the_database(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    uri, said = f"sqlite:///{tmp_path}/mlflow.db", []
+    (tmp_path / "overlays").mkdir()
+    for name in ("summary.json", "overlays/a.mp4", "overlays/b.mp4"):
+        (tmp_path / name).write_text(name)
+    writer = MlflowWriter(uri, "tests", "mine", tmp_path, say=said.append)
+    writer.artifact(tmp_path / "summary.json", "evaluation")
+    writer.artifact(tmp_path / "overlays", "evaluation/overlays")
+    writer.artifact(tmp_path / "never_written.csv")
+    writer.metrics(1, {"reward": 1.0})
+    assert writer.close(240)
+    run_id = json.loads((tmp_path / "mlflow.json").read_text())[uri]["run_id"]
+    client = MlflowClient(uri)
+    assert [f.path for f in client.list_artifacts(run_id, "evaluation/overlays")] == [
+        "evaluation/overlays/a.mp4", "evaluation/overlays/b.mp4",
+    ]  # fmt: skip
+    copy = client.download_artifacts(run_id, "evaluation/summary.json", str(tmp_path / "overlays"))
+    assert Path(copy).read_text() == "summary.json"
+    assert client.get_run(run_id).info.artifact_uri.startswith((tmp_path / "mlartifacts").as_uri())
+    assert _points(uri, tmp_path, "reward") == [(1, 1.0)]
+    assert len(said) == 1 and "never_written.csv is gone" in said[0]
+
+
 def test_a_step_never_waits_for_mlflow(tmp_path: Path) -> None:
     writer = MlflowWriter(f"http://127.0.0.1:{_free_port()}", "tests", "mine", tmp_path, say=lambda text: None)
     start = time.monotonic()

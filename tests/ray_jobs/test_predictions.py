@@ -1,0 +1,83 @@
+"""Predictions on disk survive kills, and are never mixed with those of other settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.masks import encode
+from core.types import Answer, End, Episode, MaskPrompt, Reward, Sample, Turn, Video
+from ray_jobs.predictions import FILE, Predictions, content_of, digest_of, episode_of, expression_of, line_of
+from ray_jobs.run_folder import plain
+
+VIDEO = Video("folder/v", "nowhere", ("00000", "00001"), 4, 6)
+IDENTITY = {"seed": 0, "contents of policy.path": "aa"}
+
+
+def line(uid: str, end: End = End.DONE, reward: float = 1.0) -> dict[str, object]:
+    prompt = MaskPrompt(1, (0.0, 1.0, 3.0, 4.0), ((1.5, 2.0),), (1,))
+    turn = Turn((1,), (2,), (-0.1,), "it is <b>there</b>", (), True, 3)
+    answer = Answer((prompt, MaskPrompt(0, None)), {"frame": 1, "why": "läuft"})
+    sample, rle = Sample(uid, VIDEO, "das große", (), "motion"), encode(np.eye(4, 6))
+    return line_of(sample, Episode(uid, (turn,), end, answer), [None, rle], Reward(reward, {"x": reward}), {"J": 0.5})
+
+
+def test_lines_keep_what_a_person_looks_at(tmp_path: Path) -> None:
+    predictions = Predictions.open(tmp_path, IDENTITY)
+    predictions.add([line("folder/v/7")])
+    kept = Predictions.open(tmp_path, IDENTITY).get("folder/v/7")
+    assert kept is not None and kept == plain(line("folder/v/7"))
+    assert (kept["video"], kept["expression"], kept["query"]) == ("folder/v", "7", "das große")
+    episode = episode_of(kept)
+    assert episode.answer.prompts[0] == MaskPrompt(1, (0.0, 1.0, 3.0, 4.0), ((1.5, 2.0),), (1,))
+    assert episode.answer.facts == {"frame": 1, "why": "läuft"} and episode.turns[0].text == "it is <b>there</b>"
+    assert expression_of(Sample("folder/v/7", VIDEO, "", ())) == "7"
+
+
+def test_a_line_cut_by_a_kill_is_dropped(tmp_path: Path) -> None:
+    predictions = Predictions.open(tmp_path, IDENTITY)
+    predictions.add([line("v/0"), line("v/1")])
+    file = tmp_path / FILE
+    file.write_bytes(file.read_bytes()[:-20])
+    again = Predictions.open(tmp_path, IDENTITY)
+    assert again.finished == {"v/0"} and again.get("v/1") is None
+    again.add([line("v/1", reward=2.0)])
+    assert [kept["uid"] for kept in again.lines(["v/1", "v/9", "v/0"])] == ["v/1", "v/0"]
+
+
+def test_newest_line_counts_and_failed_ones_are_not_finished(tmp_path: Path) -> None:
+    predictions = Predictions.open(tmp_path, IDENTITY)
+    predictions.add([line("v/0", End.FAILED), line("v/1")])
+    assert predictions.finished == {"v/1"}
+    predictions.add([line("v/0", reward=5.0)])
+    for source in (predictions, Predictions.open(tmp_path, IDENTITY)):
+        kept = source.get("v/0")
+        assert source.finished == {"v/0", "v/1"} and kept is not None and kept["reward"] == 5.0
+
+
+def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
+    Predictions.open(tmp_path, IDENTITY)
+    Predictions.open(tmp_path, IDENTITY | {"seed": 1}).add([line("v/0")])  # nothing was there yet
+    with pytest.raises(ValueError, match=r"other settings \(seed=1 there, 0 now\): .*evaluate.resume=never"):
+        Predictions.open(tmp_path, IDENTITY)
+    (tmp_path / FILE).write_bytes(b'{"uid": "v/0"}\n')
+    with pytest.raises(ValueError, match="line at byte 0 is no prediction"):
+        Predictions.open(tmp_path, IDENTITY | {"seed": 1})
+
+
+def test_contents_of_weights(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(bytes(range(256)) * 40_000)
+    assert content_of(tmp_path / "one") == content_of(tmp_path / "two")
+    with (tmp_path / "two" / "model.safetensors").open("r+b") as file:
+        file.seek(160_000)  # the start of a block that is read
+        file.write(b"changed")
+    assert content_of(tmp_path / "one") != content_of(tmp_path / "two")
+    before = content_of(tmp_path / "one")
+    (tmp_path / "one" / "config.json").write_text("{}")
+    assert content_of(tmp_path / "one") != before
+    assert content_of(tmp_path / "one" / "config.json") == content_of(tmp_path / "one" / "config.json")
+    assert digest_of(["ab", "c"]) != digest_of(["a", "bc"])
