@@ -1,12 +1,14 @@
 """Segmenter actors: prompts in, masks of whole videos out; and their pool on the driver.
 
 An actor reads the frames itself, so that only prompts and encoded masks travel. All jobs of one video go to one actor
-in one piece: frames are decoded and encoded once, equal prompts are followed once, and all are tracked in one batch.
+in one piece: frames are decoded and encoded once, equal prompts are followed once, and all are tracked in one batch. A
+long video is read in pieces and its masks are encoded as they come: no array of all its frames is ever held.
 Knows no policy, no reward and no ground truth.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,8 +25,9 @@ from core.types import MaskPrompt, Rle, Video
 Prompts = tuple[MaskPrompt, ...]
 Masks = tuple[Rle | None, ...]  # one for each frame: the union over the prompts; None: nothing there
 
-TOGETHER = 16  # prompts of a video that are tracked in one batch ...
-MASK_BYTES = 1 << 30  # ... or fewer, where their masks would take more
+TOGETHER = 16  # prompts of a video that are tracked in one batch
+TOGETHER_LONG = 4  # of a long one: each reads ahead at two places
+WHOLE_BYTES = 64 << 20  # a video up to this size is read at once: 50 frames of 480 x 854
 MAX_ATTEMPTS = 2  # at one video, each ended by the death of an actor
 
 
@@ -42,20 +45,20 @@ class SegmenterActor:
 
     def segment(self, video: Video, jobs: Sequence[Prompts]) -> list[Masks]:
         """Masks of each job's prompts on every frame of the video, in order."""
-        from data.frames import read_frames
+        from data.frames import Clip
 
         asked = list(dict.fromkeys(prompt for prompts in jobs for prompt in prompts))
-        frames_FHWC = read_frames(video, range(video.num_frames)) if asked else None
-        together = min(max(MASK_BYTES // (video.num_frames * video.height * video.width), 1), TOGETHER)
-        tracks: dict[MaskPrompt, Masks] = {}
+        clip = Clip(video)
+        whole = math.prod(clip.shape) <= WHOLE_BYTES
+        frames, together = (clip[:], TOGETHER) if whole and asked else (clip, TOGETHER_LONG)
+        tracks: dict[MaskPrompt, list[Rle | None]] = {prompt: [None] * video.num_frames for prompt in asked}
         for start in range(0, len(asked), together):
             part = asked[start : start + together]
-            assert frames_FHWC is not None
-            for prompt, masks_FHW in zip(part, self.segmenter.segment(frames_FHWC, part), strict=True):
-                rles_F = encode_frames(masks_FHW)
-                tracks[prompt] = tuple(r if m.any() else None for r, m in zip(rles_F, masks_FHW, strict=True))
+            for piece in self.segmenter.track(frames, part):
+                rles = encode_frames(piece.masks_NHW)
+                for (index, frame), rle, mask_HW in zip(piece.places, rles, piece.masks_NHW, strict=True):
+                    tracks[part[index]][frame] = rle if mask_HW.any() else None
         return [tuple(union([tracks[p][f] for p in prompts]) for f in range(video.num_frames)) for prompts in jobs]
-
 
 
 @dataclass(frozen=True)

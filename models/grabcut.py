@@ -15,7 +15,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from core.types import MaskPrompt
-from models.segmenter import check, inside
+from models.segmenter import AHEAD, Frames, Piece, Segmenter, check, flush_size, inside
 
 SEED = 0  # of OpenCV's k-means, which starts at random
 SHIFT = 4  # colours are counted in bins of 2**SHIFT grey levels
@@ -24,28 +24,37 @@ REACH = 0.08  # how far an object may move or grow in a frame, as a share of the
 MIN_SHARE = 0.15  # of the first mask's pixels; fewer pixels of the object's colours mean that it is not there
 
 
-class GrabCutSegmenter:
+class GrabCutSegmenter(Segmenter):
     """The `models.segmenter.Segmenter` protocol on OpenCV alone."""
 
-    def segment(self, frames_FHWC: np.ndarray, prompts: Sequence[MaskPrompt]) -> np.ndarray:
-        """As `Segmenter.segment`, one prompt after the other."""
-        num_frames, height, width = frames_FHWC.shape[:3]
+    def track(self, frames: Frames, prompts: Sequence[MaskPrompt]) -> Iterator[Piece]:
+        """As `Segmenter.track`, one prompt after the other."""
+        num_frames, height, width = frames.shape[:3]
         check(prompts, num_frames)
-        masks_OFHW = np.zeros((len(prompts), num_frames, height, width), bool)
-        for masks_FHW, prompt in zip(masks_OFHW, prompts, strict=True):
-            first = self.image_masks([frames_FHWC[prompt.frame]], [prompt])[0]
-            masks_FHW[prompt.frame] = first
-            look = _look(frames_FHWC[prompt.frame], first)
+        for index, prompt in enumerate(prompts):
+            frame_HWC = frames[prompt.frame : prompt.frame + 1][0]
+            first = self.image_masks([frame_HWC], [prompt])[0]
+            yield Piece(((index, prompt.frame),), first[None])
+            look = _look(frame_HWC, first)
             if look is None:
                 continue
             for way in (range(prompt.frame + 1, num_frames), range(prompt.frame - 1, -1, -1)):
-                for frame, mask_HW in zip(way, _follow((frames_FHWC[f] for f in way), first, look), strict=True):
-                    masks_FHW[frame] = mask_HW
-        return masks_OFHW
+                masks = _follow(_along(frames, way), first, look)
+                for start in range(0, len(way), flush_size(height, width)):
+                    part = way[start : start + flush_size(height, width)]
+                    yield Piece(tuple((index, f) for f in part), np.stack([next(masks) for _ in part]))
 
     def image_masks(self, frames: Sequence[np.ndarray], prompts: Sequence[MaskPrompt]) -> list[np.ndarray]:
         """As `Segmenter.image_masks`."""
         return [_first_mask(frame, inside(p, *frame.shape[:2])) for frame, p in zip(frames, prompts, strict=True)]
+
+
+def _along(frames: Frames, way: range) -> Iterator[np.ndarray]:
+    """Frames one by one, forward or backward, read a few at a time."""
+    for start in range(0, len(way), AHEAD):
+        part = way[start : start + AHEAD]
+        read_nHWC = frames[min(part) : max(part) + 1]
+        yield from read_nHWC if way.step > 0 else read_nHWC[::-1]
 
 
 @dataclass(frozen=True)

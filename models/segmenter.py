@@ -3,7 +3,8 @@
 Each prompt is one object. It is followed from its own frame to both ends of the video by two tracks with a memory of
 their own; SAM 2's own backward pass would read what the forward pass remembered, and depend on the order of calls.
 Image features depend on the frame alone, so all tracks share them, also those of later calls on the same video.
-This file knows neither Ray nor where frames come from.
+A video is read in pieces and its masks are given out in pieces, in the order in which they are made: what is held does
+not grow with its length. This file knows neither Ray nor where frames come from.
 """
 
 from __future__ import annotations
@@ -26,16 +27,43 @@ from models.sam2_build import Shape
 from models.sam2_track import Maps
 
 AHEAD = 8  # frames of a track that are encoded in one batch, and prompts decoded in one
-FLUSH = 64  # masks that are brought to full size and to the CPU together
+FLUSH = 64  # masks that are brought to full size and to the CPU together ...
+FLUSH_BYTES = 64 << 20  # ... or fewer, where their logits at full size would take more
 CACHE_BYTES = 2 << 30  # of image features: 30,000 frames of the tiny model, 128 of an official one in fp32
+
+
+class Frames(Protocol):
+    """A video as `segment` reads it: an array uint8 (F, H, W, 3), or what gives pieces of one (`data.frames.Clip`)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, wanted: slice, /) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Masks that are ready: bool (N, H, W), and of each the prompt's index and the frame."""
+
+    places: tuple[tuple[int, int], ...]
+    masks_NHW: np.ndarray
 
 
 class Segmenter(Protocol):
     """Makes masks from prompts in the frames' own pixels."""
 
-    def segment(self, frames_FHWC: np.ndarray, prompts: Sequence[MaskPrompt]) -> np.ndarray:
-        """Masks of each prompt's object on every frame, bool (O, F, H, W); all False where it is not visible."""
+    def track(self, frames: Frames, prompts: Sequence[MaskPrompt]) -> Iterator[Piece]:
+        """Masks of each prompt's object on every frame, in pieces and in any order; a frame that is left out, or whose
+        mask is all False, does not show it."""
         ...
+
+    def segment(self, frames: Frames, prompts: Sequence[MaskPrompt]) -> np.ndarray:
+        """As `track`, all masks at once: bool (O, F, H, W)."""
+        masks_OFHW = np.zeros((len(prompts), *frames.shape[:3]), bool)
+        for piece in self.track(frames, prompts):
+            for place, mask_HW in zip(piece.places, piece.masks_NHW, strict=True):
+                masks_OFHW[place] = mask_HW
+        return masks_OFHW
 
     def image_masks(self, frames: Sequence[np.ndarray], prompts: Sequence[MaskPrompt]) -> list[np.ndarray]:
         """The mask of prompts[i] on the image frames[i] alone, bool (H_i, W_i); `prompt.frame` is not looked at."""
@@ -76,6 +104,11 @@ def inside(prompt: MaskPrompt, height: int, width: int) -> MaskPrompt | None:
     if box is None and 1 not in prompt.labels:
         return None
     return MaskPrompt(prompt.frame, box, prompt.points, prompt.labels)
+
+
+def flush_size(height: int, width: int) -> int:
+    """Masks in a piece."""
+    return min(max(FLUSH_BYTES // (4 * height * width), 1), FLUSH)
 
 
 class Features:
@@ -129,7 +162,7 @@ class _Track:
     frames: range
 
 
-class Sam2Segmenter:
+class Sam2Segmenter(Segmenter):
     """SAM 2, official or tiny, on one device. Half precision on a GPU for the official shapes, as they were made.
 
     As the official video predictor does it, but for two things: frames are resized as its image predictor does
@@ -142,38 +175,46 @@ class Sam2Segmenter:
         self.half = self.device.type == "cuda" and not shape.dense_prompt
 
     @torch.inference_mode()
-    def segment(self, frames_FHWC: np.ndarray, prompts: Sequence[MaskPrompt]) -> np.ndarray:
-        """As `Segmenter.segment`. Prompts with equally many points run in one batch, both directions together."""
-        num_frames, height, width = frames_FHWC.shape[:3]
+    def track(self, frames: Frames, prompts: Sequence[MaskPrompt]) -> Iterator[Piece]:
+        """As `Segmenter.track`. Prompts with equally many points run in one batch, both directions together."""
+        num_frames, height, width = frames.shape[:3]
         check(prompts, num_frames)
-        masks_OFHW = np.zeros((len(prompts), num_frames, height, width), bool)
-        keys_F = [digest(frame) for frame in frames_FHWC] if prompts else []
+        keys: dict[int, str] = {}  # digests of the frames that were read so far
         tracks = [t for i, p in enumerate(prompts) for t in _tracks(i, inside(p, height, width), num_frames)]
-        with self._precision():
-            for batch in _alike(tracks):
-                self._follow(frames_FHWC, keys_F, batch, masks_OFHW)
-        return masks_OFHW
+        for batch in _alike(tracks):
+            yield from self._follow(frames, keys, batch)
 
-    def _follow(
-        self, frames_FHWC: np.ndarray, keys_F: Sequence[str], tracks: Sequence[_Track], masks_OFHW: np.ndarray
-    ) -> None:
+    def _follow(self, frames: Frames, keys: dict[int, str], tracks: Sequence[_Track]) -> Iterator[Piece]:
         """Runs tracks, longest first; those that have reached their end leave the batch."""
-        memory, waiting, num = sam2_track.new_memory(), [], len(tracks)
-        points = self._points([t.prompt for t in tracks], [frames_FHWC.shape[1:3]] * num)
+        size_HW = frames.shape[1:3]
+        memory, num = sam2_track.new_memory(), len(tracks)
+        places: list[tuple[int, int]] = []
+        waiting: list[torch.Tensor] = []
+        points = self._points([t.prompt for t in tracks], [size_HW] * num)
         for t in range(len(tracks[0].frames)):
             now = [track for track in tracks if t < len(track.frames)]
             if len(now) < num:
                 num = len(now)
                 sam2_track.keep_first(memory, num)
-            soon = {f for track in now for f in track.frames[t : t + AHEAD]}
-            maps = self.features.stacked([keys_F[x.frames[t]] for x in now], {keys_F[f]: frames_FHWC[f] for f in soon})
-            low = sam2_track.step(self.model, maps, t, memory, None if t else points, self.shape.dense_prompt)
-            waiting += [(track.index, track.frames[t], row) for track, row in zip(now, low[:, 0], strict=True)]
-            if len(waiting) >= FLUSH or t == len(tracks[0].frames) - 1:
-                full = _enlarge(torch.stack([row for *_, row in waiting]), *masks_OFHW.shape[2:])
-                for (index, frame, _), mask_HW in zip(waiting, full, strict=True):
-                    masks_OFHW[index, frame] = mask_HW
-                waiting = []
+            with self._precision():
+                maps = self._maps(frames, keys, now, t)
+                low = sam2_track.step(self.model, maps, t, memory, None if t else points, self.shape.dense_prompt)
+            places += [(track.index, track.frames[t]) for track in now]
+            waiting += low[:, 0]
+            if len(waiting) >= flush_size(*size_HW) or t == len(tracks[0].frames) - 1:
+                yield Piece(tuple(places), _enlarge(torch.stack(waiting), *size_HW))
+                places, waiting = [], []
+
+    def _maps(self, frames: Frames, keys: dict[int, str], tracks: Sequence[_Track], t: int) -> Maps:
+        """Features of the tracks' frames at t. Only if some are missing, pixels are read: of the next frames too."""
+        now, ahead = [track.frames[t] for track in tracks], {}
+        if any(keys.get(f) not in self.features.kept for f in now):
+            soon = sorted({f for track in tracks for f in track.frames[t : t + AHEAD]})
+            for run in _runs(soon):
+                for f, frame_HWC in zip(run, frames[run.start : run.stop], strict=True):
+                    keys[f] = digest(frame_HWC)
+                    ahead[keys[f]] = frame_HWC
+        return self.features.stacked([keys[f] for f in now], ahead)
 
     @torch.inference_mode()
     def image_masks(self, frames: Sequence[np.ndarray], prompts: Sequence[MaskPrompt]) -> list[np.ndarray]:
@@ -215,6 +256,15 @@ def _tracks(index: int, prompt: MaskPrompt | None, num_frames: int) -> list[_Tra
         return []
     ways = [range(prompt.frame, num_frames), range(prompt.frame, -1, -1)]
     return [_Track(index, prompt, frames) for way, frames in enumerate(ways) if way == 0 or len(frames) > 1]
+
+
+def _runs(numbers: Sequence[int]) -> Iterator[range]:
+    """Ascending, distinct numbers as ranges without gaps."""
+    start = 0
+    for i in range(1, len(numbers) + 1):
+        if i == len(numbers) or numbers[i] > numbers[i - 1] + 1:
+            yield range(numbers[start], numbers[i - 1] + 1)
+            start = i
 
 
 def _alike(tracks: Sequence[_Track]) -> Iterator[list[_Track]]:

@@ -16,7 +16,7 @@ from core.types import MaskPrompt
 from data.synthetic.scene import Scene, scene
 from models import sam2_build, sam2_track, segmenter
 from models.sam2_build import OFFICIAL, TINY
-from models.segmenter import Sam2Segmenter, make
+from models.segmenter import Sam2Segmenter, Segmenter, make
 
 SHIPPED = Path(__file__).parents[2] / "models" / "tiny" / "segmenter"
 
@@ -124,6 +124,48 @@ def test_a_small_cache_changes_the_work_but_not_the_masks(
     assert tight.features.encoded > 20
     assert len(tight.features.kept) <= 2 * segmenter.AHEAD
     assert tight.features.bytes == sum(segmenter._bytes(m) for m in tight.features.kept.values())
+
+
+class Pieces:
+    """A video that counts how much of it is asked for at once."""
+
+    def __init__(self, frames_FHWC: np.ndarray) -> None:
+        self.frames_FHWC, self.largest, self.read = frames_FHWC, 0, 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.frames_FHWC.shape
+
+    def __getitem__(self, wanted: slice) -> np.ndarray:
+        piece = self.frames_FHWC[wanted].copy()
+        self.largest, self.read = max(self.largest, len(piece)), self.read + len(piece)
+        return piece
+
+
+@pytest.mark.parametrize("kind", ["sam2", "grabcut"])
+def test_a_video_read_in_pieces_has_the_same_masks_and_little_of_it_is_held(
+    kind: str, untrained: SAM2Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts in the middle: forward and backward."""
+    made = scene(np.random.default_rng(5))
+    video = made.frames_FHWC.repeat(2, 0)[:45]
+    boxes = [(thing, int(made.areas_OF[thing, 5:20].argmax()) + 5) for thing in (0, 1)]
+    prompts = [MaskPrompt(2 * f, tuple(float(v) for v in made.boxes_OF4[o, f])) for o, f in boxes]  # type: ignore[arg-type]
+
+    def fresh() -> Segmenter:
+        return Sam2Segmenter(untrained, TINY) if kind == "sam2" else make("grabcut", "")
+
+    at_once = fresh().segment(video, prompts)
+    for masks_FHW, prompt in zip(at_once, prompts, strict=True):
+        assert masks_FHW[: prompt.frame].any() and masks_FHW[prompt.frame + 1 :].any()
+    monkeypatch.setattr(segmenter, "FLUSH", 5)
+    pieces, masks = Pieces(video), np.zeros_like(at_once)
+    for piece in fresh().track(pieces, prompts):
+        assert len(piece.places) == len(piece.masks_NHW) <= 5 + 2 * len(prompts)
+        for place, mask_HW in zip(piece.places, piece.masks_NHW, strict=True):
+            masks[place] = mask_HW
+    np.testing.assert_array_equal(masks, at_once)
+    assert pieces.largest <= 2 * segmenter.AHEAD and pieces.read >= 45
 
 
 def test_memory_does_not_grow_with_the_video(untrained: SAM2Base) -> None:
