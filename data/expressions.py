@@ -110,7 +110,7 @@ def _read_video(family: Family, uid: str, meta: Any, faults: Faults) -> list[Sam
         return []
     path = family.path_of(uid)
     check_frames(path, names, where, faults)
-    read: list[tuple[str, Meta, tuple[Target, ...]]] = []
+    read: list[tuple[str, str, Meta, tuple[Target, ...]]] = []
     size: Size | None = None
     with faults.noted():
         size = header_size(path, names[0])
@@ -118,12 +118,12 @@ def _read_video(family: Family, uid: str, meta: Any, faults: Faults) -> list[Sam
         with faults.noted():
             targets, size = _targets(family, Frames(uid, names, size), expression, f"{where}: expression {key!r}")
             value(expression, family.text, str, f"{where}: expression {key!r}")
-            read.append((key, expression, targets))
+            read.append((key, family.kind(expression), expression, targets))
     if not read:
         return []
     video = Video(uid, path, names, *(size or frame_size(path, names)))
     extra = family.video_notes(uid, meta)
-    return [_sample(family, video, key, expression, targets, extra) for key, expression, targets in read]
+    return [_sample(family, video, *one, extra) for one in read]
 
 
 def _targets(
@@ -140,10 +140,10 @@ def _targets(
 
 
 def _sample(
-    family: Family, video: Video, key: str, expression: Meta, targets: tuple[Target, ...], extra: Meta
+    family: Family, video: Video, key: str, kind: str, expression: Meta, targets: tuple[Target, ...], extra: Meta
 ) -> Sample:
     notes = {name: found for name, found in expression.items() if name not in family.known} | extra
     if family.store is None or family.ids(expression) is None:
         notes["hidden"] = True
     query = family.clean(expression[family.text])
-    return Sample(f"{video.uid}/{key}", video, query, targets, family.kind(expression), notes)
+    return Sample(f"{video.uid}/{key}", video, query, targets, kind, notes)

@@ -6,11 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 from core.types import Sample
-from data import mevis
+from data import cot, davis, long_rvos, mevis, own, reason_seg, reason_vos, refcoco, revos, youtube_vos
 
-READERS: dict[str, Callable[..., list[Sample]]] = {  # (root, split, faults that stop it or are noted)
+Reader = Callable[..., list[Sample]]  # (root, split, data.fields.Faults: what an error does; without, it is raised)
+READERS: dict[str, Reader] = {
     "mevis": mevis.read,
+    "revos": revos.read,
     "lvvis": mevis.read_lvvis,
+    "reasonvos": reason_vos.read,
+    "longrvos": long_rvos.read,
+    "ref_youtube_vos": youtube_vos.read,
+    "ref_davis17": davis.read,
+    "reasonseg": reason_seg.read,
+    "refcoco": refcoco.read,
+    "vts_cot": cot.read_vts_cot,
+    "o3_rl": cot.read_o3_rl,
+    "own": own.read,
 }
 NO_TARGET = ("skip", "keep")
 
@@ -21,11 +32,10 @@ def load(format: str, root: str, split: str, no_target: str = "skip") -> list[Sa
     A relative root is one of the current directory. `no_target` "skip" leaves out samples without a target; it is a
     ValueError if none are left, as in a split whose ground truth is not public.
     """
-    if format not in READERS:
-        raise ValueError(f"data.format: unknown format {format!r}; known: {', '.join(READERS)}")
+    read = reader(format)
     if no_target not in NO_TARGET:
         raise ValueError(f"data.no_target: {no_target!r} is not one of {', '.join(NO_TARGET)}")
-    samples = READERS[format](Path(root).resolve(), split)
+    samples = read(Path(root).resolve(), split)
     kept = [sample for sample in samples if sample.targets or no_target == "keep"]
     if not kept:
         raise ValueError(
@@ -33,3 +43,10 @@ def load(format: str, root: str, split: str, no_target: str = "skip") -> list[Sa
             "data.no_target=keep keeps those without"
         )
     return kept
+
+
+def reader(format: str) -> Reader:
+    """The reader of a format (`data.format`)."""
+    if format not in READERS:
+        raise ValueError(f"data.format: unknown format {format!r}; known: {', '.join(READERS)}")
+    return READERS[format]

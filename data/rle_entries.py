@@ -5,6 +5,7 @@ Knows what is inside the file, not where its index is (`data.rle_index`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,18 +82,18 @@ def pixels_covered(counts: list[str]) -> np.ndarray:
 def _checked(masks: Any, where: str) -> tuple[list[str | None], tuple[int, int]]:
     if not isinstance(masks, list):
         raise ValueError(f"{where} is a {type(masks).__name__}, not a list with one mask or null for each frame")
-    size: tuple[int, int] | None = None
     counts_F: list[str | None] = [None] * len(masks)
+    sizes: dict[int, tuple[int, int]] = {}
     for i, mask in enumerate(masks):
         if mask is not None:
-            counts_F[i], its_size = _counts(mask, f"{where}: frame {i}")
-            size = size or its_size
-            if its_size != size:
-                both = f"{_by(its_size)} and a frame before it {_by(size)}"
-                raise ValueError(f'{where}: frame {i}: "size" is {both}: all masks of a video have one size')
-    present = [(i, counts) for i, counts in enumerate(counts_F) if counts is not None]
-    if size is None:
+            counts_F[i], sizes[i] = _counts(mask, f"{where}: frame {i}")
+    if not sizes:
         return counts_F, (0, 0)
+    size = Counter(sizes.values()).most_common(1)[0][0]
+    for i, its_size in sizes.items():
+        if its_size != size:
+            raise ValueError(f'{where}: frame {i}: "size" is {_by(its_size)}, but that of most frames {_by(size)}')
+    present = [(i, counts) for i, counts in enumerate(counts_F) if counts is not None]
     for (i, _), covered in zip(present, pixels_covered([counts for _, counts in present]), strict=True):
         if covered != size[0] * size[1]:
             raise ValueError(

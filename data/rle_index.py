@@ -17,11 +17,9 @@ A wrong annotation is kept with what is wrong about it, and is an error for who 
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
 import sqlite3
-import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -32,8 +30,10 @@ from typing import Any, overload
 import ijson
 
 from core.types import Rle
+from data.derived import places, writable, written
 from data.rle_entries import Entry, entries_of, read_entries
 
+ENDING = ".index.sqlite"
 _VERSION = 1  # of the sqlite file; another one is made anew
 _KEPT = 512  # decompressed annotations in this process: about 50 MB at 100 frames
 
@@ -118,26 +118,12 @@ def _entries(file: str, kind: str, stamp: tuple[int, int]) -> dict[str, Entry]:
 
 @functools.lru_cache(maxsize=64)
 def _index(file: str, kind: str, stamp: tuple[int, int]) -> str:
-    places = _places(Path(file), kind)
-    for place in places:
+    for place in places(Path(file), ENDING):
         if place.is_file() and _label(place) == (_VERSION, kind, *stamp):
             return str(place)
-    writable = [place for place in places if os.access(place.parent, os.W_OK)]
-    if not writable:
-        folders = ", ".join(str(place.parent) for place in places)
-        raise ValueError(f"{file}: no place for its index: make one of these folders writable: {folders}")
-    _build(Path(file), kind, stamp, writable[0])
-    return str(writable[0])
-
-
-def _places(file: Path, kind: str) -> list[Path]:
-    """Beside the file, or else in the cache folder of the user."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rayvos"
-    beside = file.with_name(f"{file.name}.index.sqlite")
-    if not os.access(file.parent, os.W_OK):
-        cache.mkdir(parents=True, exist_ok=True)
-    name = hashlib.blake2b(f"{kind}:{file}".encode(), digest_size=12).hexdigest()
-    return [beside, cache / f"{name}.sqlite"]
+    place = writable(Path(file), ENDING)
+    _build(Path(file), kind, stamp, place)
+    return str(place)
 
 
 def _label(place: Path) -> tuple[Any, ...] | None:
@@ -151,20 +137,14 @@ def _label(place: Path) -> tuple[Any, ...] | None:
 
 
 def _build(file: Path, kind: str, stamp: tuple[int, int], place: Path) -> None:
-    handle, part = tempfile.mkstemp(prefix=f".{place.name}.", suffix=".part", dir=place.parent)
-    os.close(handle)
     try:
-        with closing(sqlite3.connect(part)) as db, db:
+        with written(place) as part, closing(sqlite3.connect(part)) as db, db:
             db.execute("PRAGMA journal_mode = OFF")
             db.execute("PRAGMA synchronous = OFF")  # a half-written index never gets its name
             _fill(db, file, kind, stamp)
-        os.chmod(part, 0o644)  # mkstemp's files are the owner's alone
-        os.replace(part, place)
     except ijson.JSONError as error:
         first_line = str(error).partition("\n")[0]  # the others point into the text
         raise ValueError(f"{file} is not JSON ({first_line}): download it again") from error
-    finally:
-        Path(part).unlink(missing_ok=True)
 
 
 def _fill(db: sqlite3.Connection, file: Path, kind: str, stamp: tuple[int, int]) -> None:

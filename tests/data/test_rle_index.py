@@ -139,7 +139,7 @@ def test_a_broken_file_is_one_error_and_no_index(tmp_path: Path, content: str, m
         ({"size": 5}, "key '7' is a dict, not a list"),
         ([None, {"size": [6, 8]}], "key '7': frame 1: key \"counts\" is missing"),
         ([{"size": [6], "counts": "a"}], "key '7': frame 0: \"size\" is [6], not [height, width]"),
-        ([rle(1), rle(1, 6, 9)], "key '7': frame 1: \"size\" is 6 x 9 and a frame before it 6 x 8"),
+        ([rle(1), rle(1, 6, 9)], "key '7': frame 1: \"size\" is 6 x 9, but that of most frames 6 x 8"),
         ([None, {**rle(1), "size": [6, 9]}], '"counts" cover 48 pixels, but "size" is 6 x 9 (height x width) = 54'),
         ([{**rle(1), "counts": rle(1)["counts"][:-1]}], '"counts" cover'),
         ([{**rle(1), "counts": ""}], '"counts" cover 0 pixels'),
