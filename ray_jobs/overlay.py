@@ -1,6 +1,7 @@
 """A video that shows what an episode did: masks and box on the frames, beside them what was asked and said.
 
-Prediction tinted, ground truth outlined, the keyframe held with its box, and a curve of J with the current frame.
+Prediction tinted, ground truth (where there is one) outlined, the keyframe held with its box, and a curve with the
+current frame: of J, or without ground truth of the mask's size. Frames are read, drawn and written a few at a time.
 This file draws; it knows no system (the keyframe is where the answer's prompts are) and measures only J.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,36 +18,34 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from core.masks import decode_frames
+from core.masks import area, decode_frames
 from core.metrics import jaccard
 from core.types import Episode, Rle, Sample
-from data.frames import read_frames
+from data.frames import Clip
 
 FPS = 6  # slow enough to look at
 HOLD_S = 1.0  # of the keyframe
 SHORT_SIDE = 448  # smaller videos are enlarged to it, pixels kept square and sharp
 PANEL = 448  # pixels, width of the text
-CHUNK = 32  # frames in memory at a time
+CHUNK = 16  # frames in memory at a time
 PREDICTED, TRUE, KEY = (66, 135, 245), (64, 220, 96), (255, 196, 0)  # RGB of mask, outline, keyframe and box
 INK, FAINT, PAPER = (235, 235, 235), (150, 150, 150), (24, 24, 28)
 
 
+Rles = Sequence[Rle | None]
+
+
 def overlay_video(
-    path: Path,
-    sample: Sample,
-    episode: Episode,
-    pred_rles_F: Sequence[Rle | None],
-    gt_rles_F: Sequence[Rle | None],
-    fps: int = FPS,
+    path: Path, sample: Sample, episode: Episode, pred_rles_F: Rles, gt_rles_F: Rles | None, fps: int | Fraction = FPS
 ) -> Path:
     """Writes an mp4 (H.264, yuv420p: plays in any browser) of all frames of the sample's video.
 
-    Masks are run-length encodings in the video's pixels, None where there is none, one for each frame. Raises
-    `ValueError` for a path that is no .mp4 and for frames that cannot be read.
+    Masks are run-length encodings in the video's pixels, None where there is none, one for each frame; `gt_rles_F` as a
+    whole is None where the truth is not known. Raises `ValueError` for a path that is no .mp4 and for frames that
+    cannot be read.
     """
     if path.suffix != ".mp4":
         raise ValueError(f"{path}: an overlay is an .mp4 file")
-    assert len(pred_rles_F) == len(gt_rles_F) == sample.video.num_frames, "one mask, or None, for each frame"
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options={"movflags": "faststart"}) as file:
         stream = None
@@ -60,22 +60,38 @@ def overlay_video(
 
 
 def pictures(
-    sample: Sample, episode: Episode, pred_rles_F: Sequence[Rle | None], gt_rles_F: Sequence[Rle | None], fps: int
+    sample: Sample, episode: Episode, pred_rles_F: Rles, gt_rles_F: Rles | None, fps: int | Fraction
 ) -> Iterator[np.ndarray]:
     """The pictures of the overlay, uint8 (height, width, 3) RGB with even sides; the keyframe comes HOLD_S long."""
     video, keyframes = sample.video, keyframes_of(episode)
-    height, width = video.height, video.width
-    scale = max(1, -(-SHORT_SIDE // min(height, width)))
-    j_F = _jaccard_F(pred_rles_F, gt_rles_F, height, width)
+    assert len(pred_rles_F) == video.num_frames, "one mask, or None, for each frame"
+    height, width, scale = video.height, video.width, _scale(sample)
+    curve = _curve_of_j(pred_rles_F, gt_rles_F, height, width) if gt_rles_F is not None else _curve_of_size(pred_rles_F)
     text = _text_panel(sample, episode, max(height * scale, SHORT_SIDE) - 150)
+    drawn = _curve_panel(curve, keyframes)
     for frame, image_HWC in _frames(sample):
         pred_HW = decode_frames([pred_rles_F[frame]], height, width)[0]
-        truth_HW = decode_frames([gt_rles_F[frame]], height, width)[0]
+        truth_HW = decode_frames([gt_rles_F[frame] if gt_rles_F is not None else None], height, width)[0]
         large = _draw_masks(_enlarge(image_HWC, scale), _enlarge(pred_HW, scale), _enlarge(truth_HW, scale))
         if frame in keyframes:
             large = _draw_prompts(large, episode, frame, scale)
-        picture = _beside(large, np.vstack([text, _figures(frame, j_F, keyframes, truth_HW.any())]))
+        picture = _beside(large, np.vstack([text, _figures(drawn.copy(), curve, frame, frame in keyframes)]))
         yield from itertools.repeat(picture, max(1, round(HOLD_S * fps)) if frame in keyframes else 1)
+
+
+def keyframe_pictures(sample: Sample, episode: Episode, pred_rles_F: Rles) -> dict[int, np.ndarray]:
+    """Each keyframe with its mask, boxes and points, uint8 (height, width, 3) RGB, small ones enlarged."""
+    found, scale = {}, _scale(sample)
+    for frame in sorted(keyframes_of(episode)):
+        mask_HW = decode_frames([pred_rles_F[frame]], sample.video.height, sample.video.width)[0]
+        image_HWC = Clip(sample.video)[frame : frame + 1][0]
+        large = _draw_masks(_enlarge(image_HWC, scale), _enlarge(mask_HW, scale), None)
+        found[frame] = _draw_prompts(large, episode, frame, scale)
+    return found
+
+
+def _scale(sample: Sample) -> int:
+    return max(1, -(-SHORT_SIDE // min(sample.video.height, sample.video.width)))
 
 
 def keyframes_of(episode: Episode) -> set[int]:
@@ -84,29 +100,50 @@ def keyframes_of(episode: Episode) -> set[int]:
     return {p.frame for p in episode.answer.prompts} or ({named} if isinstance(named, int) else set())
 
 
-def _jaccard_F(
-    pred_rles_F: Sequence[Rle | None], gt_rles_F: Sequence[Rle | None], height: int, width: int
-) -> np.ndarray:
+@dataclass(frozen=True)
+class _Curve:
+    """What the lower part of the panel says of every frame."""
+
+    heights_F: np.ndarray  # of the bars, 0 to 1
+    words_F: tuple[str, ...]
+    remarks_F: tuple[str, ...]  # behind the frame's number
+    outlined: bool  # whether the ground truth is drawn
+
+
+def _curve_of_j(pred_rles_F: Rles, gt_rles_F: Rles, height: int, width: int) -> _Curve:
+    assert len(gt_rles_F) == len(pred_rles_F), "one mask, or None, for each frame"
     parts = []
     for start in range(0, len(gt_rles_F), CHUNK):
         pred_FHW, gt_FHW = (decode_frames(r[start : start + CHUNK], height, width) for r in (pred_rles_F, gt_rles_F))
         parts.append(jaccard(pred_FHW, gt_FHW))
-    return np.concatenate(parts)
+    j_F = np.concatenate(parts)
+    words = tuple(f"J {100 * j:.0f}    mean J {100 * j_F.mean():.1f}" for j in j_F)
+    remarks = tuple("" if rle is not None and area(rle) else ", target not visible" for rle in gt_rles_F)
+    return _Curve(j_F, words, remarks, True)
+
+
+def _curve_of_size(pred_rles_F: Rles) -> _Curve:
+    share_F = np.array([area(rle) / float(np.prod(rle["size"])) if rle else 0.0 for rle in pred_rles_F])
+    words = tuple(f"mask: {100 * share:.1f} % of the frame" for share in share_F)
+    remarks = tuple("" if share else ", nothing found" for share in share_F)
+    return _Curve(share_F / max(share_F.max(), 1e-9), words, remarks, False)
 
 
 def _frames(sample: Sample) -> Iterator[tuple[int, np.ndarray]]:
+    clip = Clip(sample.video)
     for start in range(0, sample.video.num_frames, CHUNK):
-        chunk = range(start, min(start + CHUNK, sample.video.num_frames))
-        yield from zip(chunk, read_frames(sample.video, chunk), strict=True)
+        yield from enumerate(clip[start : start + CHUNK], start)
 
 
 def _enlarge(image: np.ndarray, scale: int) -> np.ndarray:
     return image.repeat(scale, axis=0).repeat(scale, axis=1) if scale > 1 else image
 
 
-def _draw_masks(image_HWC: np.ndarray, pred_HW: np.ndarray, truth_HW: np.ndarray) -> np.ndarray:
+def _draw_masks(image_HWC: np.ndarray, pred_HW: np.ndarray, truth_HW: np.ndarray | None) -> np.ndarray:
     tinted = image_HWC.copy()
     tinted[pred_HW] = (0.45 * image_HWC[pred_HW] + 0.55 * np.array(PREDICTED)).astype(np.uint8)
+    if truth_HW is None:
+        return tinted
     outlines, _ = cv2.findContours(truth_HW.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     return cv2.drawContours(tinted, outlines, -1, TRUE, _line(image_HWC))
 
@@ -166,28 +203,41 @@ def wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: i
     return lines
 
 
-def _figures(frame: int, j_F: np.ndarray, keyframes: set[int], visible: bool) -> np.ndarray:
-    """The lower part of the panel, (150, PANEL, 3): frame number, J, its curve over the video, legend."""
+LEFT, TOP, BOTTOM = 12, 56, 108  # of the curve in the lower part of the panel
+
+
+def _curve_panel(curve: _Curve, keyframes: set[int]) -> Image.Image:
+    """The lower part of the panel, (150, PANEL, 3), without what changes from frame to frame: curve and legend."""
     image = Image.new("RGB", (PANEL, 150), PAPER)
-    draw = ImageDraw.Draw(image)
-    font, small = ImageFont.load_default(17), ImageFont.load_default(13)
-    where = f"frame {frame} of 0 to {len(j_F) - 1}" + (", keyframe" if frame in keyframes else "")
-    where += "" if visible else ", target not visible"
-    draw.text((12, 6), where, KEY if frame in keyframes else INK, font)
-    draw.text((12, 28), f"J {100 * j_F[frame]:.0f}    mean J {100 * j_F.mean():.1f}", INK, font)
-    left, top, bottom, step = 12, 56, 108, (PANEL - 24) / len(j_F)
-    draw.line((left, bottom + 1, PANEL - 12, bottom + 1), FAINT)
-    for i, j in enumerate(j_F):
-        colour = INK if i == frame else KEY if i in keyframes else PREDICTED
-        x0, x1 = left + i * step, max(left + i * step, left + (i + 1) * step - (2 if step > 4 else 0))
-        draw.rectangle((x0, bottom - max(1.0, (bottom - top) * float(j)), x1, bottom), colour)
-        if i == frame:  # also where J is 0 and the bar is not seen
-            draw.rectangle((x0, bottom + 3, x1, bottom + 6), INK)
+    draw, small = ImageDraw.Draw(image), ImageFont.load_default(13)
+    draw.line((LEFT, BOTTOM + 1, PANEL - 12, BOTTOM + 1), FAINT)
+    for i in [*range(len(curve.heights_F)), *sorted(keyframes)]:  # keyframes again: over their neighbours
+        draw.rectangle(_bar(curve, i), KEY if i in keyframes else PREDICTED)
     x = 12.0
-    for name, colour in (("prediction", PREDICTED), ("ground truth", TRUE), ("keyframe and box", KEY)):
+    truth = [("ground truth", TRUE)] if curve.outlined else []
+    for name, colour in [("prediction", PREDICTED), *truth, ("keyframe and box", KEY)]:
         draw.rectangle((x, 124, x + 12, 136), colour)
         draw.text((x + 18, 121), name, INK, small)
         x += 18 + small.getlength(name) + 22
+    return image
+
+
+def _bar(curve: _Curve, i: int) -> tuple[float, float, float, float]:
+    step = (PANEL - 24) / len(curve.heights_F)
+    x0 = LEFT + i * step
+    x1 = max(x0, LEFT + (i + 1) * step - (2 if step > 4 else 0))
+    return x0, BOTTOM - max(1.0, (BOTTOM - TOP) * float(curve.heights_F[i])), x1, BOTTOM
+
+
+def _figures(image: Image.Image, curve: _Curve, frame: int, key: bool) -> np.ndarray:
+    """Draws what is said of one frame on the lower part of the panel."""
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(17)
+    where = f"frame {frame} of 0 to {len(curve.heights_F) - 1}" + (", keyframe" if key else "")
+    draw.text((12, 6), where + curve.remarks_F[frame], KEY if key else INK, font)
+    draw.text((12, 28), curve.words_F[frame], INK, font)
+    x0, top, x1, bottom = _bar(curve, frame)
+    draw.rectangle((x0, top, x1, bottom), INK)
+    draw.rectangle((x0, bottom + 3, x1, bottom + 6), INK)  # also where the curve is 0 and the bar is not seen
     return np.asarray(image)
 
 

@@ -11,7 +11,9 @@ from PIL import Image, ImageFont
 
 from core.masks import encode
 from core.types import Answer, End, Episode, MaskPrompt, Rle, Sample, Target, Turn, Video
-from ray_jobs.overlay import FPS, KEY, PANEL, PREDICTED, TRUE, overlay_video, pictures, wrap
+from ray_jobs.overlay import (
+    BOTTOM, FPS, KEY, PANEL, PREDICTED, TOP, TRUE, keyframe_pictures, overlay_video, pictures, wrap,
+)  # fmt: skip
 
 
 def _sample(folder: Path, height: int, width: int, frames: int = 8) -> Sample:
@@ -53,7 +55,7 @@ def _near(image_HWC: np.ndarray, colour: tuple[int, int, int], tolerance: int = 
 @pytest.mark.parametrize("height, width", [(112, 112), (65, 99), (470, 301)])
 def test_every_frame_is_there_and_the_keyframe_is_held(tmp_path: Path, height: int, width: int) -> None:
     sample = _sample(tmp_path / "frames", height, width)
-    truth_F: tuple[Rle | None, ...] = sample.targets[0].masks_F
+    truth_F: tuple[Rle | None, ...] = tuple(sample.targets[0].masks_F)
     path = overlay_video(tmp_path / "out" / "a.mp4", sample, _episode(prompts=(PROMPT,)), truth_F, truth_F)
     shown = _decoded(path)
     assert len(shown) == 8 - 1 + FPS
@@ -113,3 +115,22 @@ def test_the_path_must_be_mp4(tmp_path: Path) -> None:
     sample = _sample(tmp_path / "frames", 64, 64)
     with pytest.raises(ValueError, match="an overlay is an .mp4 file"):
         overlay_video(tmp_path / "a.avi", sample, _episode(prompts=()), [None] * 8, [None] * 8)
+
+
+def test_without_ground_truth_the_curve_is_of_the_size(tmp_path: Path) -> None:
+    sample = _sample(tmp_path / "frames", 112, 112)
+    masks_F = tuple(sample.targets[0].masks_F)
+    shown = list(pictures(sample, _episode(prompts=(PROMPT,)), masks_F, None, fps=1))
+    assert len(shown) == 8 and not any(_near(picture, TRUE).any() for picture in shown)
+    legend = slice(448 - 150 + TOP, 448 - 150 + BOTTOM), slice(448, None)  # the bars: full where there is a mask
+    assert _near(shown[0][legend], PREDICTED).sum() > 4 * (BOTTOM - TOP) * 40
+    assert len(list(pictures(sample, _episode(prompts=()), [None] * 8, None, fps=1))) == 8
+
+
+def test_keyframe_pictures_show_mask_box_and_points(tmp_path: Path) -> None:
+    sample = _sample(tmp_path / "frames", 112, 112)
+    [(frame, image)] = keyframe_pictures(sample, _episode(prompts=(PROMPT,)), sample.targets[0].masks_F).items()
+    assert frame == 3 and image.shape == (448, 448, 3)
+    assert _near(image[80, 100:220], KEY).mean() > 0.9  # upper edge of the box
+    assert _near(image[18:23, 10:30], KEY).any()  # the point off the object
+    assert keyframe_pictures(sample, Episode("v/0", (), End.FAILED), [None] * 8) == {}
