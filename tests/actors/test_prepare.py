@@ -60,12 +60,10 @@ def test_a_video_that_kills_its_process_is_a_result(ray_env: dict[str, str], fou
 
 
 def test_judges(ray_env: dict[str, str], found: list[Piece], tmp_path: Path) -> None:
-    """Good masks are met, masks of another video are not, and what cannot be read is a problem of its video alone."""
-    swapped = tuple(
-        replace(sample, targets=(replace(sample.targets[0], masks_F=tuple(reversed(tuple(sample.targets[0].masks_F)))),))
-        for sample in found[1].samples
-        if sample.targets
-    )
+    """Good masks are met, masks of other frames are not, and what cannot be read is a problem of its video alone."""
+    sample = next(sample for sample in found[1].samples if sample.targets)
+    backwards = replace(sample.targets[0], masks_F=tuple(reversed(tuple(sample.targets[0].masks_F))))
+    swapped = (replace(sample, targets=(backwards,)),)
     gone = replace(found[2].video, path=str(tmp_path / "gone"))
     asked = [found[0], replace(found[1], samples=swapped), replace(found[2], video=gone)]
     results = {piece.video.uid: result for piece, result in in_judges(CONFIG, asked)}

@@ -1,0 +1,221 @@
+"""Preparing the synthetic data set for real, whole and broken, and a filter that is killed half-way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs.load import REPOSITORY, load
+from core.masks import boxes_areas
+from data.keep import keep
+from data.load import load as load_samples
+from data.synthetic.write import write_split
+from data.tables import load as load_tables
+from data.tables import of_sample
+from data.verify import Problem
+from ray_jobs import prepare
+from ray_jobs.prepare import arguments, expressions_of, splits_of
+from ray_jobs.prepare_steps import Split
+from ray_jobs.progress import Progress
+from tests.ray_jobs.conftest import TIMEOUT_S, environment, told
+
+FEW = 3  # videos of a small split
+
+
+def test_a_command_line() -> None:
+    assert arguments(["data.root=/d", "valid"]) == (["prepare", "data.root=/d"], ["valid"])
+    assert arguments(["revseg_tiny", "train", "seed=1", "valid"]) == (["revseg_tiny", "seed=1"], ["train", "valid"])
+    assert arguments(["--help"]) == (["prepare", "--help"], [])
+    assert arguments([]) == (["prepare"], [])
+
+
+def test_splits_are_those_that_are_there(tmp_path: Path) -> None:
+    cfg = load(["prepare", f"data.root={tmp_path}"])
+    assert splits_of(cfg) == ["train"]
+    (tmp_path / "test").mkdir()
+    (tmp_path / "valid").mkdir()
+    assert splits_of(cfg) == ["valid", "test"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["data.root=no/where", "data.synthetic=false"], "data.root=no/where: no such folder"),
+        (["prepare.steps=[filter]", "segmenter.path=no/weights", "data.root=."], "segmenter.path=no/weights"),
+        (["prepare.steps=[chek]"], "did you mean check"),
+        (["prepare.steps=[mixing]", "prepare.mix=[no/where]"], "neither keep.json nor statistics.json"),
+    ],
+)
+def test_mistakes_are_one_line_before_ray_starts(tmp_path: Path, settings: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        prepare.main([*settings, f"prepare.output={tmp_path}"])
+
+
+def test_mixing_of_prepared_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, file, count in (("a", "statistics.json", 900), ("b", "keep.json", 100)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text(json.dumps({"expressions_with_target": count}))
+    assert expressions_of(tmp_path / "b") == 100
+    folders = f"prepare.mix=[{tmp_path}/a,{tmp_path}/b]"
+    prepare.main(["prepare.steps=[mixing]", folders, "prepare.mix_temperature=2", f"prepare.output={tmp_path}"])
+    made = json.loads((tmp_path / "mixing.json").read_text())["sets"]
+    assert [m["probability"] for m in made] == pytest.approx([0.75, 0.25])
+    assert [m["expressions"] for m in made] == [900, 100]
+    prepare.main(["prepare.steps=[mixing]", folders, "prepare.mix_weights=[1,3]", f"prepare.output={tmp_path}"])
+    made = json.loads((tmp_path / "mixing.json").read_text())["sets"]
+    assert made[1]["probability"] == 0.75 and made[1]["epochs_in_100000_draws"] == pytest.approx(750)
+    assert "0.750" in capsys.readouterr().out
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Split:
+    write_split(tmp_path, "train", seed=3, num_videos=FEW, expressions_per_video=2)
+    cfg = load(["prepare", f"data.root={tmp_path}"])
+    found = Split(cfg, "train", tmp_path / "prepared", Progress.open(0, "test"))
+    found.read()
+    return found
+
+
+def test_a_frame_that_is_missing_is_named_once_and_belongs_to_its_video(split: Split) -> None:
+    assert not split.problems and len(split.good) == FEW
+    video = split.samples[0].video
+    (Path(video.path) / f"{video.frame_names[3]}.jpg").unlink()
+    split.read()
+    [by_reader] = split.problems
+    assert "00003.jpg is missing" in by_reader.text and len(split.good) == FEW
+    split.tell([Problem(video.uid, f"{video.path}/00003.jpg: missing: extract it"), Problem(video.uid, "another")])
+    assert [p.text for p in split.problems] == [by_reader.text, "another"]
+    assert [piece.video.uid for piece in split.good] == [s.video.uid for s in split.samples[2::2]]
+
+
+def test_what_is_odd_costs_no_video(split: Split) -> None:
+    split.tell([Problem(split.samples[0].video.uid, "a sentence without words", odd=True)] * 2)
+    assert len(split.problems) == 1 and len(split.good) == FEW
+
+
+def test_a_fingerprint_follows_the_annotations(split: Split) -> None:
+    before = split.fingerprint("tables")
+    assert split.fingerprint("tables") == before != split.fingerprint("filter")
+    file = Path(split.cfg.data.root) / "train" / "mask_dict.json"
+    file.write_text(file.read_text() + " ")
+    split.read()
+    assert split.fingerprint("tables") != before
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "ray_jobs.prepare", *words]
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*words), cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S
+    )
+
+
+def _edit(file: Path, change: Callable[[Any], None]) -> None:
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def test_everything_broken_is_listed_at_once_and_the_rest_is_prepared(tmp_path: Path) -> None:
+    """A truncated file, a missing frame, a wrong size, runs that do not fill the frame; and a split of nothing."""
+    write_split(tmp_path, "train", seed=1, num_videos=6, expressions_per_video=2)
+    shutil.copytree(tmp_path / "train", tmp_path / "valid")
+    images = sorted((tmp_path / "train" / "JPEGImages").iterdir())
+    truncated, gone = images[0] / "00007.jpg", images[1] / "00002.jpg"
+    truncated.write_bytes(truncated.read_bytes()[:-300])
+    gone.unlink()
+    meta = json.loads((tmp_path / "train" / "meta_expressions.json").read_text())["videos"]
+    anno = [str(e["anno_id"][0]) for i in (2, 3) for e in meta[images[i].name]["expressions"].values() if e["anno_id"]]
+    wrong_size, wrong_runs = anno[0], anno[-1]
+
+    def spoil(masks: dict[str, list[Any]]) -> None:
+        for rle in filter(None, masks[wrong_size]):
+            rle["size"] = [56, 112]
+        next(filter(None, masks[wrong_runs]))["counts"] = "0d0"
+
+    _edit(tmp_path / "train" / "mask_dict.json", spoil)
+    (tmp_path / "valid" / "meta_expressions.json").write_text("")
+    torn = sorted((tmp_path / "valid" / "JPEGImages").iterdir())[0] / "00001.jpg"
+    torn.write_bytes(b"")
+
+    done = run(f"data.root={tmp_path}", "prepare.workers=2", "prepare.sheet_rows=3", "train", "valid")
+    assert done.returncode == 1, told(done)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("wrong: ")]
+    for words in (
+        [str(truncated), "truncated"],
+        [str(gone), "missing"],
+        ["mask_dict.json", f"'{wrong_size}'", "56"],
+        ["mask_dict.json", f"'{wrong_runs}'"],
+        [str(tmp_path / "valid" / "meta_expressions.json"), "empty"],
+        [str(torn)],
+    ):
+        assert sum(all(word in line for word in words) for line in lines) == 1, (words, "\n".join(lines))
+    assert "Traceback" not in done.stdout + done.stderr
+
+    report = json.loads((tmp_path / "prepared" / "train" / "report.json").read_text())
+    assert report["wrong"] == len(report["problems"]) >= 4 and report["odd"] == 0
+    assert {p["video"] for p in report["problems"]} >= {images[0].name, images[1].name}
+    tables = load_tables(tmp_path / "prepared" / "train" / "tables.npz")
+    videos = {video for video, _ in tables}
+    assert {i.name for i in images[4:]} <= videos and not videos & {i.name for i in images[:2]}
+    assert not (tmp_path / "prepared" / "valid" / "tables.npz").exists()
+    with Image.open(tmp_path / "prepared" / "train" / "contact_sheet.jpg") as sheet:
+        assert sheet.size[0] > 1000
+
+
+@pytest.mark.slow
+def test_a_filter_that_is_killed_goes_on_with_the_rest(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", seed=2, num_videos=40, expressions_per_video=2)
+    words = (f"data.root={tmp_path}", "prepare.steps=[tables,filter]", "prepare.workers=2", "train")
+    made = tmp_path / "prepared" / "train"
+    process = subprocess.Popen(
+        command(*words), cwd=REPOSITORY, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
+    try:
+        deadline = time.monotonic() + TIMEOUT_S
+        while len(_lines(made / "filter.jsonl")) < 3 and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
+    before = _lines(made / "filter.jsonl")[1:]
+    assert 2 <= len(before) < 40 and not (made / "keep.json").exists()
+
+    done = run(*words)
+    assert done.returncode == 0, told(done)
+    assert f"{len(before)} of 40 videos were done before" in done.stdout
+    lines = _lines(made / "filter.jsonl")[1:]
+    assert lines[: len(before)] == before
+    assert len({line["piece"] for line in lines}) == len(lines) == 40, "no video was judged twice"
+
+    content = json.loads((made / "keep.json").read_text())
+    samples = load_samples("mevis", str(tmp_path), "train")
+    videos = {sample.video.uid for sample in samples}
+    assert {sample.video.uid for sample in keep(samples, made / "keep.json")} == set(content["keep"]) & videos
+    assert content["threshold"] == 0.6 and len(content["keep"]) + len(content["drop"]) == 40
+    ious = [v["mean_iou"] for v in content["videos"].values() if v["mean_iou"] is not None]
+    assert np.mean(ious) > 0.7
+
+    tables = load_tables(made / "tables.npz")
+    for sample in samples[:10]:
+        boxes_F4 = boxes_areas(sample)[0]
+        if len(sample.targets) == 1:
+            assert (of_sample(tables, sample)[0].boxes_F4 == boxes_F4).all()
+
+
+def _lines(file: Path) -> list[Any]:
+    whole = file.read_text().split("\n")[:-1] if file.exists() else []
+    return [json.loads(line) for line in whole]
