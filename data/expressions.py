@@ -72,18 +72,27 @@ def frame_names(meta: Any, where: str) -> tuple[str, ...]:
     return names
 
 
-def check_frames(path: str, names: tuple[str, ...], where: str, faults: Faults) -> None:
-    """A ValueError for every listed frame that a folder of images does not hold."""
+def present_frames(path: str, names: tuple[str, ...], where: str, faults: Faults) -> tuple[str, ...]:
+    """Those of the listed frames that a folder of images holds; all, of a video file.
+
+    ValueError for the first that is missing; where faults are collected, it is only an error if all of them are (the
+    others are named by `data.verify`, which looks at every frame).
+    """
     if not os.path.isdir(path):
-        return
-    present = set(os.listdir(path))
-    for name in names:
-        if not any(name + suffix in present for suffix in IMAGE_SUFFIXES):
-            faults.report(f'{path}/{name}{IMAGE_SUFFIXES[0]} is missing: {where}: "frames" lists it: download it again')
+        return names
+    files = set(os.listdir(path))
+    present = tuple(name for name in names if any(name + suffix in files for suffix in IMAGE_SUFFIXES))
+    missing = next((name for name in names if name not in present), None) if len(present) < len(names) else None
+    if missing is not None and not (faults.collect and present):
+        more = f", as it does {len(names) - len(present) - 1} more that are" if len(names) - len(present) > 1 else ""
+        raise ValueError(
+            f'{path}/{missing}{IMAGE_SUFFIXES[0]} is missing: {where}: "frames" lists it{more}: download it again'
+        )
+    return present
 
 
 def header_size(path: str, name: str) -> Size | None:
-    """(height, width) of a frame in a folder of images, from its header; None for a video file or a missing frame."""
+    """(height, width) of a frame in a folder of images, from its header; None for a video file."""
     files = (Path(path) / (name + suffix) for suffix in IMAGE_SUFFIXES)
     file = next((file for file in files if file.is_file()), None)
     return image_size(file) if file else None
@@ -109,11 +118,11 @@ def _read_video(family: Family, uid: str, meta: Any, faults: Faults) -> list[Sam
     if len(names) < family.min_frames:
         return []
     path = family.path_of(uid)
-    check_frames(path, names, where, faults)
+    present = present_frames(path, names, where, faults)
     read: list[tuple[str, str, Meta, tuple[Target, ...]]] = []
     size: Size | None = None
     with faults.noted():
-        size = header_size(path, names[0])
+        size = header_size(path, present[0])
     for key, expression in expressions.items():
         with faults.noted():
             targets, size = _targets(family, Frames(uid, names, size), expression, f"{where}: expression {key!r}")

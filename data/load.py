@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from core.types import Sample
+from core.types import Sample, Target
 from data import cot, davis, long_rvos, mevis, own, reason_seg, reason_vos, refcoco, revos, youtube_vos
 
 Reader = Callable[..., list[Sample]]  # (root, split, data.fields.Faults: what an error does; without, it is raised)
@@ -43,6 +43,17 @@ def load(format: str, root: str, split: str, no_target: str = "skip") -> list[Sa
             "data.no_target=keep keeps those without"
         )
     return kept
+
+
+def video_objects(format: str, root: str, split: str) -> dict[str, tuple[Target, ...]]:
+    """The annotated objects of each video: all that the data set knows of where it lists them (as the synthetic one
+    does), or else those that its expressions name."""
+    if format == "mevis":
+        return mevis.video_objects(Path(root).resolve(), split)
+    found: dict[str, dict[str, Target]] = {}
+    for sample in reader(format)(Path(root).resolve(), split):
+        found.setdefault(sample.video.uid, {}).update({target.uid: target for target in sample.targets})
+    return {uid: tuple(targets.values()) for uid, targets in found.items()}
 
 
 def reader(format: str) -> Reader:

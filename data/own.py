@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from core.types import Sample, Target, Video
+from data.expressions import present_frames
 from data.fields import IMAGE_SUFFIXES, Faults, load_json, texts, value
 from data.frames import IMAGES, probe
 from data.png_masks import PngMasks
@@ -53,7 +54,7 @@ def read(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
 def _read_video(root: Path, uid: str, meta: Any, where: str, faults: Faults) -> list[Sample]:
     path = root / value(meta, "path", str, where)
     _known(meta, OF_VIDEO, where)
-    video = _video(uid, path, meta, where)
+    video = _video(uid, path, meta, where, faults)
     objects: dict[str, Target | None] = {}
     for name, masks in (value(meta, "objects", dict, where) if "objects" in meta else {}).items():
         objects[name] = None  # known, but wrong
@@ -68,24 +69,22 @@ def _read_video(root: Path, uid: str, meta: Any, where: str, faults: Faults) -> 
     return samples
 
 
-def _video(uid: str, path: Path, meta: Any, where: str) -> Video:
+def _video(uid: str, path: Path, meta: Any, where: str, faults: Faults) -> Video:
     """As the file or folder is, or the frames that are listed."""
     try:
         found = probe(path)
     except ValueError as error:
         raise ValueError(f'{where}: "path": {error}') from error
-    names = tuple(_stem(name) for name in found.frame_names)
+    names = tuple(_stem(name) for name in found.frame_names)  # as masks and predictions are called
     if len(set(names)) < len(names):
         raise ValueError(f"{where}: images of {path} differ in their suffix alone: give each its own name")
     if "frames" in meta:
         if not path.is_dir():
             raise ValueError(f'{where}: "frames" is for a folder of images, but {path} is a file: take it out')
-        names, present = texts(meta, "frames", where), set(os.listdir(path))
+        names = texts(meta, "frames", where)
         if not names:
             raise ValueError(f'{where}: "frames" is empty: list frames, or take it out to use all images')
-        for name in names:
-            if not any(name + suffix in present for suffix in ("", *IMAGE_SUFFIXES)):
-                raise ValueError(f'{path}/{name}.jpg is missing: {where}: "frames" lists it')
+        present_frames(str(path), names, where, faults)
     return Video(uid, found.path, names, found.height, found.width)
 
 

@@ -140,9 +140,10 @@ def check_masks(folder: Path, names: tuple[str, ...], where: str) -> None:
     if not folder.is_dir():
         raise ValueError(f"{where} names an object, but there is no folder {folder}/: {RELEASE}")
     present = set(os.listdir(folder))
-    missing = next((name for name in names if f"{name}.png" not in present), None)
-    if missing is not None:
-        raise ValueError(f'{folder / missing}.png is missing: {where}: "frames" lists it: {RELEASE}')
+    missing = [f"{name}.png" for name in names if f"{name}.png" not in present]
+    if missing:
+        more = f" (as {len(missing) - 1} more are: {', '.join(missing[1:6])})" if len(missing) > 1 else ""
+        raise ValueError(f'{folder / missing[0]} is missing{more}: {where}: "frames" lists it: {RELEASE}')
 
 
 def _png_target(uid: str, folder: Path, frames: Frames, label: int | None) -> Target:
