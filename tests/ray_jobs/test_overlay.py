@@ -12,8 +12,18 @@ from PIL import Image, ImageFont
 from core.masks import encode
 from core.types import Answer, End, Episode, MaskPrompt, Rle, Sample, Target, Turn, Video
 from ray_jobs.overlay import (
-    BOTTOM, FPS, KEY, PANEL, PREDICTED, TOP, TRUE, keyframe_pictures, overlay_video, pictures, wrap,
-)  # fmt: skip
+    BOTTOM,
+    FPS,
+    KEY,
+    PANEL,
+    PREDICTED,
+    TOP,
+    TRUE,
+    keyframe_pictures,
+    overlay_video,
+    pictures,
+    wrap,
+)
 
 
 def _sample(folder: Path, height: int, width: int, frames: int = 8) -> Sample:
