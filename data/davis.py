@@ -53,9 +53,10 @@ def read(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
 
 def official(root: Path, split: str, faults: Faults) -> Meta:
     """{video: {"frames", "expressions"}} of a split, from the four text files."""
+    uids = _videos(root, split)
     texts = [_sentences(root / "davis_text_annotations" / name, encoding, faults) for name, encoding in TEXTS]
     found: Meta = {}
-    for uid in _videos(root, split):
+    for uid in uids:
         with faults.noted():
             found[uid] = _video(uid, texts, root)
     return found
