@@ -4,7 +4,8 @@ A protocol is a function from all expressions of a split to named figures in per
 `OF_FORMAT` says which one a data set is published with. Rules that hold for all of them:
 
 - the truth of an expression is the union of its objects: joined, not added as in MeViS, where overlaps become twos;
-- all frames count, the first and the last too; an expression's value is the mean over its frames;
+- all frames count, the first and the last too, or those that the notes' "frames_listed" names (ReasonVOS: where there
+  is a true mask); an expression's value is the mean over its frames;
 - a missing prediction is 0 in every figure and stays in every mean (MeViS's script drops it, ReasonVOS's skips it);
 - expressions without a target are reported apart (`no_target`), never in the means.
 
@@ -51,16 +52,19 @@ def measure(sample: Sample, pred_rles_F: Sequence[Rle | None], keyframes: Collec
     truth_F = union_of_targets(sample)
     columns: dict[str, list[np.ndarray]] = {}
     for start in range(0, len(truth_F), CHUNK):
-        for name, values_F in _frames(sample, pred_rles_F, truth_F, slice(start, start + CHUNK)).items():
+        part = range(start, min(start + CHUNK, len(truth_F)))
+        for name, values_F in _frames(sample, pred_rles_F, truth_F, part).items():
             columns.setdefault(name, []).append(values_F)
-    per_frame = {name: np.concatenate(parts) for name, parts in columns.items()}
+    counted_F = _counted(sample)
+    visible_F = np.concatenate(columns["gt"]) > 0  # of all frames: a keyframe may be any
+    per_frame = {name: np.concatenate(parts)[counted_F] for name, parts in columns.items()}
     counts = {name: per_frame.pop(name) for name in ("intersection", "union", "pred", "gt")}
     scores = {name: float(values_F.mean()) for name, values_F in per_frame.items()}
     scores["J&F"] = (scores["J"] + scores["F"]) / 2
     scores |= {name: float(counts[name].sum()) for name in ("intersection", "union")}
-    seen_F, visible_F = counts["pred"] > 0, counts["gt"] > 0
-    scores["tIoU"] = metrics.frame_iou(seen_F, visible_F)
-    either_F = seen_F | visible_F
+    seen_F, there_F = counts["pred"] > 0, counts["gt"] > 0
+    scores["tIoU"] = metrics.frame_iou(seen_F, there_F)
+    either_F = seen_F | there_F
     scores["vIoU"] = float(per_frame["J"][either_F].mean()) if either_F.any() else 1.0
     scores[ANSWERED] = float(seen_F.any())
     if keyframes is not None and sample.targets:
@@ -73,7 +77,8 @@ def missing(sample: Sample) -> Scored:
     names = ["J", "F", "J&F", "A", "A@visa255", "tIoU", "vIoU", ANSWERED, "intersection"]
     names += ["R@binary", "R@visa255"] if "foreground" in sample.notes else []
     names += ["keyframe_accuracy"] if sample.targets else []
-    true = sum(area(rle) for rle in union_of_targets(sample) if rle is not None)
+    truth = zip(union_of_targets(sample), _counted(sample), strict=True)
+    true = sum(area(rle) for rle, counted in truth if rle is not None and counted)
     scores = dict.fromkeys(names, 0.0) | {"union": float(true)}
     return Scored(sample.uid, sample.kind, bool(sample.targets), scores, missing=True)
 
@@ -163,7 +168,7 @@ PROTOCOLS: dict[str, Protocol] = {
 
 OF_FORMAT: dict[str, str] = {
     "revos": "revos",
-    "long_rvos": "by_kind",
+    "longrvos": "by_kind",
     "ref_davis17": MERGED,
     "reasonseg": "images",
     "refcoco": "images",
@@ -187,13 +192,13 @@ def summarise(protocol: str, rows: Sequence[Scored]) -> dict[str, Any]:
 
 
 def _frames(
-    sample: Sample, pred_rles_F: Sequence[Rle | None], truth_F: Sequence[Rle | None], part: slice
+    sample: Sample, pred_rles_F: Sequence[Rle | None], truth_F: Sequence[Rle | None], part: Sequence[int]
 ) -> dict[str, np.ndarray]:
     """All values of some frames, (n,) each."""
     size = (sample.video.height, sample.video.width)
-    ignore = _ignored(sample, part, len(truth_F))
+    ignore = _ignored(sample, part)
     pred_FHW, gt_FHW = (
-        metrics.without(decode_frames(rles[part], *size), ignore) for rles in (pred_rles_F, truth_F)
+        metrics.without(decode_frames([rles[f] for f in part], *size), ignore) for rles in (pred_rles_F, truth_F)
     )
     j_F, f_F = metrics.j_and_f(pred_FHW, gt_FHW)
     inter_F, union_F = metrics.overlap(pred_FHW, gt_FHW)
@@ -201,19 +206,25 @@ def _frames(
     values |= {"pred": np.count_nonzero(pred_FHW, axis=(1, 2)), "gt": np.count_nonzero(gt_FHW, axis=(1, 2))}
     values |= {"A": metrics.accuracy(pred_FHW, gt_FHW), "A@visa255": metrics.accuracy(pred_FHW, gt_FHW, "visa255")}
     if "foreground" in sample.notes:
-        foreground_FHW = decode_frames(sample.notes["foreground"][part], *size)
+        foreground_FHW = decode_frames([sample.notes["foreground"][f] for f in part], *size)
         values["R@binary"] = metrics.robustness(pred_FHW, gt_FHW, foreground_FHW)
         values["R@visa255"] = metrics.robustness(pred_FHW, gt_FHW, foreground_FHW, "visa255")
     return values
 
 
-def _ignored(sample: Sample, part: slice, num_frames: int) -> np.ndarray | None:
+def _counted(sample: Sample) -> np.ndarray:
+    """bool (F,): frames that count."""
+    names, listed = sample.video.frame_names, sample.notes.get("frames_listed")
+    return np.array([listed is None or name in listed for name in names])
+
+
+def _ignored(sample: Sample, part: Sequence[int]) -> np.ndarray | None:
     """Pixels that count nowhere, from the notes' "ignore": one mask for all frames, or one (or None) for each."""
     note = sample.notes.get("ignore")
     if note is None:
         return None
-    rles_F = list(note) if isinstance(note, (list, tuple)) else [note] * num_frames
-    return decode_frames(rles_F[part], sample.video.height, sample.video.width)
+    rles: list[Any] = [note] * len(part) if isinstance(note, Mapping) else [note[f] for f in part]
+    return decode_frames(rles, sample.video.height, sample.video.width)
 
 
 def _check(sample: Sample, pred_rles_F: Sequence[Rle | None]) -> None:

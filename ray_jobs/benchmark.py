@@ -5,7 +5,7 @@
 
 Expressions are played as fast as the rollout actors can; those that are finished go in chunks to the segmenter actors
 and to disk, while others still play. Every figure is made from the lines on disk, so a run in two goes ends with the
-table of a run in one. Where no expression of a split has a target, the truth is not public: predictions only.
+table of a run in one. Expressions whose truth is not public (the note "hidden") are predicted and not measured.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ def run(session: Session) -> dict[str, Any]:
     cfg, folder, progress = session.cfg, session.run.path, session.progress
     every = session.split(cfg.data.test_split)
     samples = every[: cfg.evaluate.samples or len(every)]
-    public = any(sample.targets for sample in every)
     predictions = Predictions.open(folder, identity(cfg, every))
     waiting = [sample for sample in samples if sample.uid not in predictions.finished]
     if len(waiting) < len(samples):
         there = len(samples) - len(waiting)
         progress.note(f"{there} of {len(samples)} expressions were finished before and are not played again")
     if waiting:
-        play(session, waiting, predictions, public, of=len(samples))
+        play(session, waiting, predictions, of=len(samples))
     with progress.phase("evaluate: tables"):
-        rows = list(scored(samples, predictions)) if public else []
+        public = [sample for sample in samples if not hidden(sample)]
+        rows = list(scored(public, predictions))
         protocol = protocol_of(cfg.evaluate.protocol, cfg.data.format)
         summary = summary_of(samples, rows, predictions, protocol)
         if public and protocol == MERGED:
             summary |= {f"{BINARY}/{name}": summary.get(name, 0.0) for name in ("J", "F", "J&F")}
-            summary |= davis_four_annotators(samples, predictions)
+            summary |= davis_four_annotators(public, predictions)
         write_tables(folder, samples, predictions, summary)
     overlays = draw(session, samples, predictions)
     log(session, summary)
@@ -72,7 +72,12 @@ def identity(cfg: Config, samples: Sequence[Sample]) -> dict[str, Any]:
     return same | {"expressions": len(samples), "contents of the split": digest_of(facts)}
 
 
-def play(session: Session, samples: Sequence[Sample], predictions: Predictions, public: bool, of: int) -> None:
+def hidden(sample: Sample) -> bool:
+    """True if the truth is not public: the sample's empty targets do not say that there is nothing to find."""
+    return bool(sample.notes.get("hidden"))
+
+
+def play(session: Session, samples: Sequence[Sample], predictions: Predictions, of: int) -> None:
     """Plays the samples; whatever is finished is on disk before more than `IN_FLIGHT` further chunks are begun.
 
     Errors as `stop_on_failures`, counted against `of` expressions; what was finished before stays on disk.
@@ -89,24 +94,26 @@ def play(session: Session, samples: Sequence[Sample], predictions: Predictions, 
             failed += [e for e in group.episodes if e.end is End.FAILED]
             stop_on_failures(failed, share, of)
             if len(ready) >= chunk:
-                behind.append(pool.submit(finish, session, ready, predictions, public, phase))
+                behind.append(pool.submit(finish, session, ready, predictions, phase))
                 ready = []
             while len(behind) > IN_FLIGHT or behind and behind[0].done():
                 behind.popleft().result()
-        behind.append(pool.submit(finish, session, ready, predictions, public, phase))
+        behind.append(pool.submit(finish, session, ready, predictions, phase))
         for future in behind:
             future.result()
 
 
-def finish(session: Session, groups: Sequence[Group], predictions: Predictions, public: bool, phase: Phase) -> None:
+def finish(session: Session, groups: Sequence[Group], predictions: Predictions, phase: Phase) -> None:
     """Masks, reward and scores of played groups, and their lines on disk. Of a failed episode only the line."""
-    split, rewards = session.cfg.data.test_split, session.rewards if public else None
-    scoring = [rewards.submit(split, sample.uid, episodes) if rewards else None for sample, episodes in groups]
+    split = session.cfg.data.test_split
+    scoring = [
+        None if hidden(sample) else session.rewards.submit(split, sample.uid, episodes) for sample, episodes in groups
+    ]
     masks = session.segmenters.segment([(sample.video, episodes[0].answer.prompts) for sample, episodes in groups])
     lines = []
     for (sample, [episode]), asked, masks_F in zip(groups, scoring, masks, strict=True):
-        reward = rewards.collect(asked)[0] if rewards and asked else None
-        counts = public and episode.end is not End.FAILED
+        reward = session.rewards.collect(asked)[0] if asked else None
+        counts = not hidden(sample) and episode.end is not End.FAILED
         scores = measure(sample, masks_F, keyframes_of(episode)).scores if counts else {}
         lines.append(line_of(sample, episode, masks_F, reward, scores))
     if lines:

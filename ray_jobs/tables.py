@@ -28,15 +28,16 @@ SCORES = ("J", "F", "J&F", "A", "R@binary", "R@visa255", "tIoU", "vIoU", "keyfra
 def summary_of(
     samples: Sequence[Sample], rows: Sequence[Scored], predictions: Predictions, protocol: str
 ) -> dict[str, Any]:
-    """Figures of the protocol, mean reward, J&F by kind and how episodes ended. `rows` empty: no public truth."""
+    """Figures of the protocol, mean reward, J&F by kind and how episodes ended. `rows`: of public truth only."""
     summary: dict[str, Any] = {"expressions": len(samples), "protocol": protocol}
     if rows:
         summary |= summarise(protocol, rows)
-    rewards, ends = [], Counter()  # type: ignore[var-annotated]
+    ends, rewards, measured = Counter[str](), [], {row.uid for row in rows}
     for line in predictions.lines([sample.uid for sample in samples]):
         ends[line["end"]] += 1
-        rewards.append(line["reward"] or 0.0)
-    if rows and rewards:
+        if line["uid"] in measured:
+            rewards.append(line["reward"] or 0.0)  # 0: a failed episode
+    if rewards:
         summary["reward"] = float(np.mean(rewards))
         summary["J&F_by_kind"] = _by_kind(rows)
     return summary | {"ends": dict(sorted(ends.items()))}

@@ -72,6 +72,17 @@ def test_ignored_region() -> None:
     assert once["union"] == ((pred | gt) & ~ignore).sum() and once["intersection"] == (pred & gt & ~ignore).sum()
 
 
+def test_only_listed_frames_count_where_some_are_listed() -> None:
+    gt, pred, kept = clip(0), clip(1), [1, 8, 35]
+    sample = sample_of(gt, frames_listed=tuple(f"{i:05d}" for i in kept))
+    found = measure(sample, rles(pred), keyframes=[2])
+    j_F, f_F = metrics.j_and_f(pred[kept], gt[kept])
+    assert (found.scores["J"], found.scores["F"]) == (pytest.approx(j_F.mean()), pytest.approx(f_F.mean()))
+    assert found.scores["intersection"] == (pred & gt)[kept].sum()
+    assert found.scores["keyframe_accuracy"] == 1.0, "the target is visible there, whether it counts or not"
+    assert missing(sample).scores["union"] == gt[kept].sum()
+
+
 def test_wrong_predictions_are_told_by_frame() -> None:
     sample = sample_of(clip(0))
     with pytest.raises(ValueError, match="v/0: 3 predicted masks for a video of 40 frames"):

@@ -1,0 +1,117 @@
+"""Every format of data: predictions of known quality are measured by its protocol and put into its server's zip."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.masks import decode_frames, encode_frames
+from core.metrics import j_and_f
+from core.protocols import OF_FORMAT, PROTOCOLS, measure, protocol_of
+from core.types import End, Episode, Reward, Sample
+from data.load import READERS, load
+from ray_jobs.benchmark import hidden, scored
+from ray_jobs.predictions import Predictions, line_of
+from ray_jobs.run_folder import read_lines
+from ray_jobs.submission import LAYOUTS, submission
+from ray_jobs.tables import davis_four_annotators, summary_of, write_tables
+from tests.data.fixtures import FIXTURES, HEIGHT, NAMES, WIDTH, Expected, ref_youtube_vos, revos
+from tests.ray_jobs.conftest import Small, run_job, told
+
+
+def shifted(masks_FHW: np.ndarray) -> np.ndarray:
+    """A prediction that is nearly right."""
+    return np.roll(masks_FHW, 2, axis=2)
+
+
+def predict(sample: Sample, masks_FHW: np.ndarray, predictions: Predictions) -> None:
+    rles = encode_frames(masks_FHW)
+    scores = {} if hidden(sample) else measure(sample, rles).scores
+    reward = None if hidden(sample) else Reward(1.0, {})
+    predictions.add([line_of(sample, Episode(sample.uid, (), End.DONE), rles, reward, scores)])
+
+
+def straight(sample: Sample, expected: Expected) -> tuple[float, float]:
+    """J&F and IoU of the shifted prediction, from the pixels that were written."""
+    truth = expected.masks_FHW
+    assert truth is not None
+    listed = sample.notes.get("frames_listed", sample.video.frame_names)
+    kept = [i for i, name in enumerate(sample.video.frame_names) if name in listed]
+    valid = np.ones((HEIGHT, WIDTH), bool)
+    if "ignore" in sample.notes:
+        valid = ~decode_frames([sample.notes["ignore"]], HEIGHT, WIDTH)[0]
+    pred, gt = (shifted(truth) & valid)[kept], (truth & valid)[kept]
+    j_F, f_F = j_and_f(pred, gt)
+    union = (pred | gt).sum()
+    return float((j_F.mean() + f_F.mean()) / 2), float((pred & gt).sum() / union) if union else 1.0
+
+
+@pytest.mark.parametrize("format", FIXTURES)
+def test_formats_are_measured(format: str, tmp_path: Path) -> None:
+    written = FIXTURES[format](tmp_path / "data")
+    samples = load(format, str(written.root), written.split, no_target="keep")
+    predictions = Predictions.open(tmp_path / "out", {"data.format": format, "expressions": len(samples)})
+    for sample in samples:
+        truth = written.expected[sample.uid].masks_FHW
+        blank = np.zeros((sample.video.num_frames, HEIGHT, WIDTH), bool)
+        predict(sample, blank if truth is None else shifted(truth), predictions)
+    public = [sample for sample in samples if not hidden(sample)]
+    protocol = protocol_of("auto", format)
+    summary = summary_of(samples, list(scored(public, predictions)), predictions, protocol)
+    write_tables(tmp_path / "out", samples, predictions, summary)
+    values = {s.uid: straight(s, written.expected[s.uid]) for s in public if s.targets}
+    assert summary["expressions"] == len(samples) and summary["missing"] == [] and summary["reward"] == 1.0
+    if protocol == "images":
+        assert summary["gIoU"] == pytest.approx(100 * np.mean([iou for _, iou in values.values()]))
+    elif protocol == "revos":
+        kinds = [[values[s.uid][0] for s in samples if s.kind == kind] for kind in ("referring", "reasoning")]
+        assert summary["J&F"] == pytest.approx(100 * np.mean([np.mean(kind) for kind in kinds]))
+        assert summary["no_target"]["N-acc"] == 100.0 and "R@binary" in summary
+    else:
+        assert summary["J&F"] == pytest.approx(100 * np.mean([jf for jf, _ in values.values()]))
+    if format == "ref_davis17":
+        assert protocol == "davis_4_annotators"
+        merged = davis_four_annotators(public, predictions)
+        assert 0 < merged["J&F"] < 100 and merged["J&F"] != summary["J&F"]
+    if format == "longrvos":
+        assert {"static/J&F", "dynamic/J&F", "hybrid/J&F"} <= summary.keys()
+
+
+def test_protocols_belong_to_formats_that_there_are() -> None:
+    assert set(OF_FORMAT) <= set(READERS) and set(OF_FORMAT.values()) <= set(PROTOCOLS)
+    assert set(LAYOUTS) <= set(READERS)
+
+
+def test_zip_of_a_split_without_public_truth(tmp_path: Path) -> None:
+    """The valid split of Ref-YouTube-VOS, without the videos of test, for the frames that it lists."""
+    written = ref_youtube_vos(tmp_path / "data")
+    samples = load("ref_youtube_vos", str(written.root), "valid", no_target="keep")
+    assert all(hidden(sample) for sample in samples)
+    predictions = Predictions.open(tmp_path, {"data.format": "ref_youtube_vos", "expressions": len(samples)})
+    for sample in samples:
+        predict(sample, np.ones((sample.video.num_frames, HEIGHT, WIDTH), bool), predictions)
+    summary = summary_of(samples, [], predictions, "mean")
+    assert summary == {"expressions": 2, "protocol": "mean", "ends": {"done": 2}}
+    with zipfile.ZipFile(submission(tmp_path)) as file:
+        assert sorted(file.namelist()) == [
+            f"Annotations/0062f687f1/{expression}/{name}.png" for expression in "01" for name in NAMES
+        ]
+
+
+@pytest.mark.slow
+def test_a_benchmark_played_for_real(small: Small, tmp_path: Path) -> None:
+    """ReVOS, with an expression that has no target: the whole job, by the protocol of the data."""
+    written = revos(tmp_path)
+    settings = [*small.settings("revos"), f"data.root={written.root}", "data.format=revos", "data.test_split=valid"]
+    done = run_job("evaluate", *settings, "data.no_target=keep", "evaluate.samples=0")
+    assert done.returncode == 0, told(done)
+    assert "4 expressions, greedy, protocol revos" in " ".join(done.stdout.split())
+    folder = small.run("revos").path / "evaluate"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["J&F"] == pytest.approx((summary["referring/J&F"] + summary["reasoning/J&F"]) / 2)
+    assert summary["no_target"]["expressions"] == 1 and {"R@binary", "R@visa255"} <= summary.keys()
+    assert {line["uid"] for line in read_lines(folder / "predictions.jsonl")} == set(written.expected)

@@ -1,0 +1,111 @@
+"""Tables made from lines on disk, with truth and predictions of known quality; no actor runs here."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.masks import encode_frames
+from core.metrics import mean_j_and_f
+from core.protocols import measure
+from core.types import Answer, End, Episode, Reward, Rle, Sample, Target, Video
+from ray_jobs.benchmark import scored
+from ray_jobs.predictions import Predictions, line_of
+from ray_jobs.tables import davis_four_annotators, summary_of, write_tables
+
+FRAMES, HEIGHT, WIDTH = 3, 20, 30
+
+
+def clip(seed: int) -> np.ndarray:
+    masks_FHW, (y, x) = np.zeros((FRAMES, HEIGHT, WIDTH), bool), np.random.default_rng(seed).integers(0, 10, 2)
+    masks_FHW[:, y : y + 7, x : x + 9] = True
+    return masks_FHW
+
+
+def rles(masks_FHW: np.ndarray) -> tuple[Rle, ...]:
+    return encode_frames(masks_FHW)
+
+
+def sample_of(uid: str, *truth: np.ndarray, kind: str = "", **notes: object) -> Sample:
+    video = Video(uid.rpartition("/")[0], "nowhere", ("a", "b", "c"), HEIGHT, WIDTH)
+    targets = tuple(Target(str(t.argmax()), rles(t)) for t in truth)
+    return Sample(uid, video, "the quiet one", targets, kind, dict(notes))
+
+
+def add(predictions: Predictions, sample: Sample, masks_FHW: np.ndarray, end: End = End.DONE) -> None:
+    failed = end is End.FAILED
+    scores = {} if failed else measure(sample, rles(masks_FHW), keyframes=[1]).scores
+    episode = Episode(sample.uid, (), end, Answer(facts={"frame": 1}))
+    predictions.add([line_of(sample, episode, rles(masks_FHW), None if failed else Reward(1.5, {}), scores)])
+
+
+def table(samples: list[Sample], predictions: Predictions, protocol: str) -> dict[str, object]:
+    return summary_of(samples, list(scored(samples, predictions)), predictions, protocol)
+
+
+def test_means_missing_and_failed(tmp_path: Path) -> None:
+    predictions = Predictions.open(tmp_path, {})
+    samples = [sample_of(f"v/{i}", clip(i), kind="motion" if i < 2 else "look") for i in range(4)]
+    add(predictions, samples[0], clip(0))
+    add(predictions, samples[1], clip(9))
+    add(predictions, samples[2], clip(2), End.FAILED)
+    j, f, jf = mean_j_and_f(clip(9), clip(1))
+    summary = table(samples, predictions, "mean")
+    assert summary["expressions"] == 4 and summary["missing"] == ["v/2", "v/3"]
+    assert summary["J&F"] == pytest.approx(100 * (1 + jf) / 4) and summary["J"] == pytest.approx(100 * (1 + j) / 4)
+    assert summary["J&F_by_kind"] == pytest.approx({"motion": 50 * (1 + jf), "look": 0.0})
+    assert summary["ends"] == {"done": 2, "failed": 1} and summary["reward"] == pytest.approx(3.0 / 3)
+
+    write_tables(tmp_path, samples, predictions, summary)
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    with open(tmp_path / "per_expression.csv", newline="") as file:
+        rows = {row["uid"]: row for row in csv.DictReader(file)}
+    assert [rows[f"v/{i}"]["end"] for i in range(4)] == ["done", "done", "failed", "missing"]
+    assert rows["v/1"]["J&F"] == f"{jf:.4f}" and rows["v/2"]["J&F"] == rows["v/3"]["J&F"] == ""
+    assert (rows["v/1"]["video"], rows["v/1"]["expression"], rows["v/1"]["query"]) == ("v", "1", "the quiet one")
+    assert rows["v/0"]["R@binary"] == "" and rows["v/0"]["keyframe_accuracy"] == "1.0000"
+
+
+def test_revos_with_foreground_and_no_target(tmp_path: Path) -> None:
+    predictions = Predictions.open(tmp_path, {})
+    foreground = list(rles(clip(0) | clip(1)))
+    samples = [
+        sample_of("UVO/all/v/0", clip(0), kind="referring", foreground=foreground),
+        sample_of("UVO/all/v/1", clip(1), kind="reasoning", foreground=foreground),
+        sample_of("UVO/all/v/2", kind="no_target", foreground=foreground),
+    ]
+    for sample in samples:
+        add(predictions, sample, clip(0))
+    summary = table(samples, predictions, "revos")
+    _, _, jf = mean_j_and_f(clip(0), clip(1))
+    assert summary["J&F"] == pytest.approx(50 * (1 + jf)) and summary["referring/J"] == 100.0
+    wrong, room = (clip(0) & ~clip(1))[0].sum(), (clip(0) | clip(1))[0].sum()
+    assert summary["reasoning/R@binary"] == pytest.approx(100 * (1 - wrong / room), abs=1e-4)
+    assert summary["reasoning/R@visa255"] == 0.0
+    nothing = summary["no_target"]
+    assert isinstance(nothing, dict) and (nothing["N-acc"], nothing["expressions"]) == (0.0, 1)
+
+
+def test_davis_by_four_annotators_repairs_swapped_objects(tmp_path: Path) -> None:
+    """One annotator's two expressions are answered with each other's object: 100 merged, low one by one."""
+    predictions = Predictions.open(tmp_path, {})
+    truth = [clip(0), np.roll(clip(0), 12, axis=2)]
+    assert not (truth[0] & truth[1]).any(), "apart, so that merging takes nothing away"
+    samples = [
+        sample_of(f"dog/{4 * o + a}", truth[o], annotator=a, object=str(o + 1)) for o in range(2) for a in range(2)
+    ]
+    samples = [replace(s, targets=(Target(str(s.notes["object"]), s.targets[0].masks_F),)) for s in samples]
+    for sample in samples[:3]:  # of annotator 1 the second object's expression has no prediction
+        own = int(sample.notes["object"]) - 1
+        add(predictions, sample, truth[1 - own] if sample.notes["annotator"] == 0 else truth[own])
+    merged = davis_four_annotators(samples, predictions)
+    assert merged["J&F"] == pytest.approx((100 + 50) / 2)
+    alone = table(samples, predictions, "binary_per_expression")["J&F"]
+    assert isinstance(alone, float) and alone < 50
+    with pytest.raises(ValueError, match="evaluate.protocol=davis_4_annotators: v/0 has no 'annotator'"):
+        davis_four_annotators([sample_of("v/0", clip(0))], predictions)
