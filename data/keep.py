@@ -44,14 +44,14 @@ def keep_content(
 
     Videos that were not judged are those whose frames or masks are broken.
     """
-    good = {j.video for j in judged if j.good(threshold)}
+    good, seen = {j.video for j in judged if j.good(threshold)}, {j.video for j in judged}
     return {
         **about,
         "threshold": threshold,
         "expressions_with_target": sum(s.video.uid in good and len(s.targets) > 0 for s in samples),
         "keep": [j.video for j in judged if j.video in good],
         "drop": [j.video for j in judged if j.video not in good],
-        "broken": list(dict.fromkeys(s.video.uid for s in samples if s.video.uid not in {j.video for j in judged})),
+        "broken": list(dict.fromkeys(s.video.uid for s in samples if s.video.uid not in seen)),
         "videos": {j.video: {k: v for k, v in asdict(j).items() if k != "video"} for j in judged},
     }
 

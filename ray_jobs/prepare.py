@@ -44,6 +44,8 @@ PRESET = "prepare"  # where the command line names none
 
 def main(argv: Sequence[str]) -> None:
     settings, named = arguments(argv)
+    if {"-h", "--help"} & set(settings):
+        print(__doc__)
     cfg = load_config(settings)
     validate_values(cfg)
     prepare_data(cfg)
@@ -116,7 +118,7 @@ def report(split: Split) -> int:
 def mixing(cfg: Config, progress: Progress) -> None:
     """mixing.json: how often each of several prepared splits is drawn, by the expressions that their filters left."""
     prepare = cfg.prepare
-    sizes = [expressions_of(resolve(folder)) for folder in prepare.mix]
+    sizes = [expressions_of(Path(folder)) for folder in prepare.mix]
     weights_D = shares(prepare.mix_weights) if prepare.mix_weights else by_temperature(sizes, prepare.mix_temperature)
     epochs_D = epochs_of(100_000, sizes, list(weights_D))
     rows = list(zip(prepare.mix, sizes, weights_D.tolist(), epochs_D.tolist(), strict=True))
@@ -137,7 +139,7 @@ def expressions_of(folder: Path) -> int:
 
 
 def output(cfg: Config) -> Path:
-    return resolve(cfg.prepare.output) if cfg.prepare.output else Path(cfg.data.root) / "prepared"
+    return Path(cfg.prepare.output) if cfg.prepare.output else Path(cfg.data.root) / "prepared"
 
 
 def _check_paths(cfg: Config, splits: Sequence[str]) -> None:

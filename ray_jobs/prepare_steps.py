@@ -6,8 +6,9 @@ videos stand in a journal, so a step that was killed goes on with the rest. This
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from ray_jobs.progress import Progress
 from ray_jobs.run_folder import write_json
 
 Work = Callable[[Sequence[Piece]], Iterator[tuple[Piece, Result]]]
+SAY_S = 30.0  # between two lines about a long step
 ANNOTATIONS = ("*.json", "{split}/*.json", "*/meta_expressions*.json", "meta_expressions/{split}/*.json")
 
 
@@ -41,23 +43,24 @@ class Split:
     folder: Path
     progress: Progress
     samples: list[Sample] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
     tables: dict[Key, TargetTable] | None = None
+    _problems: dict[str, Problem] = field(default_factory=dict)  # by their text, in order
+
+    @property
+    def problems(self) -> list[Problem]:
+        return list(self._problems.values())
 
     def read(self) -> None:
         """All samples that can be read, and what is wrong with the others."""
         data = self.cfg.data
         self.samples, texts = read_all(data.format, data.root, self.name)
-        self.problems = [Problem("", text) for text in texts]
+        self._problems = {}
+        self.tell([Problem("", text) for text in texts])
 
     def tell(self, problems: Sequence[Problem]) -> None:
-        """Adds what is not known yet. A missing frame that the reader has named is now known to be of this video."""
+        """Adds what is not known yet."""
         for problem in problems:
-            file, missing, _ = problem.text.partition(": missing")
-            named = [p for p in self.problems if missing and p.text.startswith(f"{file} is missing")]
-            self.problems = [replace(p, video=problem.video) if p in named else p for p in self.problems]
-            if not named and problem not in self.problems:
-                self.problems.append(problem)
+            self._problems.setdefault(problem.text, problem)
 
     @property
     def good(self) -> list[Piece]:
@@ -166,10 +169,14 @@ def _each(split: Split, journal: Journal, work: Work, waiting: Sequence[Piece], 
         split.progress.note(f"{split.name}: {title}: {before} of {len(waiting)} videos were done before")
     with split.progress.phase(f"{split.name}: {title}", total=len(waiting)) as phase:
         phase.advance(before)
+        said = time.monotonic()
         for piece, (made, problems) in work(left):
             journal.add(piece.video.uid, {"made": _plain(made), "problems": [asdict(p) for p in problems]})
             split.tell(problems)
             phase.advance()
+            if time.monotonic() - said > SAY_S:
+                split.progress.note(f"{phase.name}: {phase.done:g} of {len(waiting)} videos")
+                said = time.monotonic()
 
 
 def _plain(made: Any) -> Any:

@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from actors.prepare import Piece, Result, check, in_judges, in_tasks, pieces, tables
@@ -74,6 +75,17 @@ def test_judges(ray_env: dict[str, str], found: list[Piece], tmp_path: Path) -> 
     assert bad.mean_iou is not None and bad.mean_iou < 0.45
     nothing, [problem] = results[asked[2].video.uid]
     assert nothing is None and "gone" in problem.text and problem.video == asked[2].video.uid
+
+
+def test_the_death_of_a_judge_costs_no_video(ray_env: dict[str, str], found: list[Piece]) -> None:
+    results = in_judges(replace(CONFIG, segmenter=replace(CONFIG.segmenter, workers=1)), found)
+    done = [next(results)]
+    family = psutil.Process().children(recursive=True)
+    [judge] = [process for process in family if "JudgeActor" in "".join(process.cmdline())]
+    judge.kill()
+    done += list(results)
+    assert {piece.video.uid for piece, _ in done} == {piece.video.uid for piece in found} and len(done) == len(found)
+    assert all(isinstance(judged, Judged) and problems == [] for _, (judged, problems) in done)
 
 
 def test_judges_that_cannot_start_say_why(ray_env: dict[str, str], found: list[Piece], tmp_path: Path) -> None:
