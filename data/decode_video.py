@@ -164,4 +164,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except (OSError, ValueError) as told:  # of PyAV, or our own: the last line that is written is what a user is told
+        sys.exit(str(getattr(told, "strerror", None) or told))

@@ -1,8 +1,7 @@
 """A person's own video and a sentence -> masks, an overlay video, and why.
 
 `python -m ray_jobs.segment VIDEO "the dog that jumps first" [PRESET] [key=value ...]` plays one greedy episode with the
-same actors as training and evaluation, one after the other (so one GPU is enough), and needs no data set.
-It knows no system: what the answer holds is written as it is.
+actors of training and evaluation, and needs no data set. It knows no system: what the answer holds is written as it is.
 """
 
 from __future__ import annotations
@@ -10,27 +9,21 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import ray
 from PIL import Image
 
-import systems
-from actors.rollout import RolloutPool
-from actors.segmenter import SegmenterPool
-from cluster.start import actor_env, join
 from configs.load import help_text, presets, resolve, validate
 from configs.load import load as load_config
 from configs.schema import Config
 from core.masks import decode
 from core.types import Episode, Rle, Sample
 from data.frames import inspect
-from ray_jobs.evaluate import EVAL_STEP, stop_on_failures
+from ray_jobs.entry import run_job
 from ray_jobs.overlay import FPS, keyframe_pictures, overlay_video
 from ray_jobs.progress import Progress
 
@@ -95,15 +88,15 @@ def segment(
         raise ValueError("the sentence is empty: say what to segment")
     if fps is not None and fps <= 0:
         raise ValueError(f"--fps {fps}: must be above 0")
-    systems.make(cfg.system.name, dict(cfg.system.options))
     out = out or Path(cfg.runs) / "segment" / re.sub(r"[^\w.-]+", "_", video.uid)
     sample = Sample(f"{video.uid}/0", video, sentence.strip(), ())
     about = f"{video.num_frames} frames of {video.width} x {video.height}" + (f", {float(rate):g}/s" if rate else "")
     with Progress.open(0, f"{cfg.system.name} · {cfg.policy.path} · {video.path}: {about}") as progress:
-        with _cluster(cfg, progress):
-            episode = _play(cfg, sample, progress)
-            with progress.phase("segment"), closing(SegmenterPool(cfg, actor_env(cfg))) as segmenters:
-                [masks_F] = segmenters.segment([(video, episode.answer.prompts)])
+        with progress.phase("load"):  # here, because it takes seconds, and a wrong file is told at once
+            import systems
+            from ray_jobs.one_episode import one_episode
+        systems.make(cfg.system.name, dict(cfg.system.options))
+        episode, masks_F = one_episode(cfg, sample, progress)
         with progress.phase("write"):
             out.mkdir(parents=True, exist_ok=True)
             files = dict(_write(out, cfg, sample, episode, masks_F, fps or rate or Fraction(FPS), png))
@@ -111,28 +104,6 @@ def segment(
             progress.note(f"{name + ':':<11} {file}")
         progress.note(verdict(episode, masks_F))
     return Written(episode, masks_F, files)
-
-
-@contextmanager
-def _cluster(cfg: Config, progress: Progress) -> Iterator[None]:
-    with progress.phase("start: Ray"):
-        join(cfg)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _play(cfg: Config, sample: Sample, progress: Progress) -> Episode:
-    """One greedy episode; its engine ends with it, and leaves the GPU to the segmenter."""
-    with closing(RolloutPool(cfg)) as rollouts:
-        with progress.phase("start: rollout engine"):
-            rollouts.ready()
-        with progress.phase("play"):
-            [played] = rollouts.play([sample], group_size=1, temperature=0.0, step=EVAL_STEP)
-    [episode] = played.episodes
-    stop_on_failures([episode], 0.0)
-    return episode
 
 
 def verdict(episode: Episode, masks_F: Sequence[Rle | None]) -> str:
@@ -207,6 +178,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    from ray_jobs.session import run_job
-
     run_job(main)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from core.masks import union_of_targets
 from core.types import Sample, System
 from data.load import load as load_samples
 from data.synthetic.write import write_dataset
+from ray_jobs.entry import run_job as run_job
 from ray_jobs.evaluate import Evaluation, Result, best_and_worst, evaluate
 from ray_jobs.mlflow_writer import MlflowWriter
 from ray_jobs.overlay import overlay_video
@@ -191,11 +191,3 @@ def settings(cfg: Config) -> dict[str, Any]:
                 yield prefix + key, value
 
     return {key: value for key, value in leaves(asdict(cfg), "") if not key.startswith(MAY_CHANGE)}
-
-
-def run_job(job: Callable[[Sequence[str]], object]) -> None:
-    """The `main` of every job: a user's mistake is one clear line and exit code 1; all else keeps its traceback."""
-    try:
-        job(sys.argv[1:])
-    except ValueError as error:  # of an actor: Ray's copy of it, whose text is a traceback
-        sys.exit(f"error: {getattr(error, 'cause', error)}")
