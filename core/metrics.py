@@ -53,42 +53,42 @@ def mean_j_and_f(pred_FHW: np.ndarray, gt_FHW: np.ndarray) -> tuple[float, float
 
 def without(masks_FHW: np.ndarray, ignore_FHW: np.ndarray | None) -> np.ndarray:
     """Masks as bool with the ignored pixels (void label 255 of DAVIS and ReasonSeg) cleared; None ignores nothing."""
-    return masks_FHW != 0 if ignore_FHW is None else (masks_FHW != 0) & ~(ignore_FHW != 0)
+    masks_FHW = masks_FHW.astype(bool, copy=False)
+    return masks_FHW if ignore_FHW is None else masks_FHW & ~ignore_FHW.astype(bool, copy=False)
 
 
 def overlap(pred_FHW: np.ndarray, gt_FHW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(intersection, union) of each frame in pixels, int64 (F,)."""
     _check(pred_FHW, gt_FHW)
-    pairs = list(zip(_zero_one(pred_FHW), _zero_one(gt_FHW), strict=True))
-    inter = [cv2.countNonZero(pred_HW & gt_HW) for pred_HW, gt_HW in pairs]
-    union = [cv2.countNonZero(pred_HW | gt_HW) for pred_HW, gt_HW in pairs]
-    return np.array(inter, dtype=np.int64), np.array(union, dtype=np.int64)
+    pairs = zip(_zero_one(pred_FHW), _zero_one(gt_FHW), strict=True)
+    inter_F = np.array([cv2.countNonZero(pred_HW & gt_HW) for pred_HW, gt_HW in pairs], dtype=np.int64)
+    return inter_F, pixels(pred_FHW) + pixels(gt_FHW) - inter_F
 
 
-def accuracy(pred_FHW: np.ndarray, gt_FHW: np.ndarray, variant: Variant = "binary") -> np.ndarray:
+def pixels(masks_FHW: np.ndarray) -> np.ndarray:
+    """Foreground pixels of each frame, int64 (F,)."""
+    return np.array([cv2.countNonZero(mask_HW) for mask_HW in _zero_one(masks_FHW)], dtype=np.int64)
+
+
+def accuracy(inter_F: np.ndarray, union_F: np.ndarray, area: int, variant: Variant = "binary") -> np.ndarray:
     """A of each frame, float64 (F,): share of pixels whose two labels are equal (VISA tools/metrics.py).
 
-    "visa255": predictions are read from 0/255 images and compared with 0/1 truth, as VISA's script does, so that no
-    foreground pixel is ever equal.
+    From the counts of `overlap` and the pixels of a frame. "visa255": predictions are read from 0/255 images and
+    compared with 0/1 truth, as VISA's script does, so that no foreground pixel is ever equal.
     """
-    inter_F, union_F = overlap(pred_FHW, gt_FHW)
     unequal_F = union_F if variant == "visa255" else union_F - inter_F
-    pixels = gt_FHW.shape[1] * gt_FHW.shape[2]
-    return (pixels - unequal_F) / pixels
+    return (area - unequal_F) / area
 
 
-def robustness(
-    pred_FHW: np.ndarray, gt_FHW: np.ndarray, foreground_FHW: np.ndarray, variant: Variant = "binary"
-) -> np.ndarray:
+def robustness(wrong_F: np.ndarray, foreground_F: np.ndarray, variant: Variant = "binary") -> np.ndarray:
     """R of each frame, float64 (F,): max(0, 1 - |pred minus gt| / (|foreground| + 1e-6)) (VISA tools/metrics.py).
 
-    `foreground_FHW` is the union of all annotated objects of the video. With "visa255" every wrong pixel weighs 255,
-    as where predictions are read from 0/255 images; published figures of that kind cannot be compared with "binary".
-    This is not the R of R2VOS, which is 1 - IoU_negative / IoU_positive over pairs of expressions.
+    Both are pixels of each frame; foreground is the union of all annotated objects of the video. With "visa255" every
+    wrong pixel weighs 255, as where predictions are read from 0/255 images; published figures of that kind cannot be
+    compared with "binary". This is not the R of R2VOS, which is 1 - IoU_negative / IoU_positive over pairs.
     """
-    _check(pred_FHW, foreground_FHW)
-    wrong_F = _pixels(without(pred_FHW, gt_FHW)) * (255 if variant == "visa255" else 1)
-    return np.maximum(1 - wrong_F / (_pixels(foreground_FHW) + 1e-6), 0.0)
+    weight = 255 if variant == "visa255" else 1
+    return np.maximum(1 - weight * wrong_F / (foreground_F + 1e-6), 0.0)
 
 
 def g_iou(inter_N: Sequence[float], union_N: Sequence[float], empty: float = 1.0) -> float:
@@ -144,10 +144,6 @@ def _check(pred_FHW: np.ndarray, gt_FHW: np.ndarray) -> None:
             f"predicted masks have shape {pred_FHW.shape} and true masks {gt_FHW.shape}: "
             "both must be one (frames, height, width); resize predictions to the size of the video first"
         )
-
-
-def _pixels(masks_FHW: np.ndarray) -> np.ndarray:
-    return np.count_nonzero(masks_FHW, axis=(1, 2)).astype(np.int64)
 
 
 def _per_frame(pred_FHW: np.ndarray, gt_FHW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -203,12 +203,14 @@ def _frames(
     j_F, f_F = metrics.j_and_f(pred_FHW, gt_FHW)
     inter_F, union_F = metrics.overlap(pred_FHW, gt_FHW)
     values = {"J": j_F, "F": f_F, "intersection": inter_F, "union": union_F}
-    values |= {"pred": np.count_nonzero(pred_FHW, axis=(1, 2)), "gt": np.count_nonzero(gt_FHW, axis=(1, 2))}
-    values |= {"A": metrics.accuracy(pred_FHW, gt_FHW), "A@visa255": metrics.accuracy(pred_FHW, gt_FHW, "visa255")}
+    values |= {"pred": metrics.pixels(pred_FHW), "gt": metrics.pixels(gt_FHW)}
+    values["A"] = metrics.accuracy(inter_F, union_F, size[0] * size[1])
+    values["A@visa255"] = metrics.accuracy(inter_F, union_F, size[0] * size[1], "visa255")
     if "foreground" in sample.notes:
-        foreground_FHW = decode_frames([sample.notes["foreground"][f] for f in part], *size)
-        values["R@binary"] = metrics.robustness(pred_FHW, gt_FHW, foreground_FHW)
-        values["R@visa255"] = metrics.robustness(pred_FHW, gt_FHW, foreground_FHW, "visa255")
+        rles = [sample.notes["foreground"][f] for f in part]
+        foreground_F = np.array([0 if rle is None else area(rle) for rle in rles])
+        values["R@binary"] = metrics.robustness(values["pred"] - inter_F, foreground_F)
+        values["R@visa255"] = metrics.robustness(values["pred"] - inter_F, foreground_F, "visa255")
     return values
 
 

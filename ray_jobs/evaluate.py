@@ -23,7 +23,7 @@ from actors.reward import RewardPool
 from actors.rollout import RolloutPool
 from actors.segmenter import SegmenterPool
 from core.masks import decode_frames, union_of_targets
-from core.metrics import mean_j_and_f
+from core.protocols import measure
 from core.types import End, Episode, Rle, Sample
 from ray_jobs.progress import Progress
 
@@ -119,12 +119,11 @@ def evaluate(
         masks = iter(segmenters.segment(jobs))
     results = []
     for sample, episodes, scoring in played:
-        truth = truth_FHW(sample)
         for episode, reward in zip(episodes, rewards.collect(scoring), strict=True):
             rles_F = tuple(next(masks))
-            j, f, _ = mean_j_and_f(decode_frames(rles_F, *truth.shape[1:]), truth)
+            scores = measure(sample, rles_F).scores
             total, parts = (reward.total, reward.parts) if reward else (0.0, {})
-            results.append(Result(sample, episode, rles_F, j, f, total, parts))
+            results.append(Result(sample, episode, rles_F, scores["J"], scores["F"], total, parts))
     return Evaluation(tuple(results))
 
 
