@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from configs.load import REPOSITORY, load
+from configs.schema import ClusterConfig, Config, DataConfig, PrepareConfig
 from core.masks import boxes_areas
 from data.keep import keep
 from data.load import load as load_samples
@@ -27,6 +28,7 @@ from ray_jobs import prepare
 from ray_jobs.prepare import arguments, expressions_of, splits_of
 from ray_jobs.prepare_steps import Split
 from ray_jobs.progress import Progress
+from tests.data.fixtures import FIXTURES
 from tests.ray_jobs.conftest import TIMEOUT_S, environment, told
 
 FEW = 3  # videos of a small split
@@ -211,6 +213,32 @@ def test_a_filter_that_is_killed_goes_on_with_the_rest(tmp_path: Path) -> None:
         boxes_F4 = boxes_areas(sample)[0]
         if len(sample.targets) == 1:
             assert (of_sample(tables, sample)[0].boxes_F4 == boxes_F4).all()
+
+
+@pytest.mark.parametrize("format", sorted(FIXTURES))
+def test_every_format_is_prepared(ray_env: dict[str, str], format: str, tmp_path: Path) -> None:
+    """The published layouts: nothing is wrong with them, and the tables hold the objects that were drawn."""
+    written = FIXTURES[format](tmp_path / "data")
+    cfg = Config(
+        data=DataConfig(format=format, root=str(written.root)),
+        prepare=PrepareConfig(output=str(tmp_path / "made"), workers=2, sheet_rows=2),
+        cluster=ClusterConfig(use_gpu="no"),
+    )
+    with Progress.open(0, format) as progress:
+        assert prepare.prepare_split(cfg, written.split, progress) == 0
+    made = tmp_path / "made" / written.split
+    assert {file.name for file in made.iterdir()} == {
+        "report.json", "tables.npz", "statistics.json", "contact_sheet.jpg",
+    }  # fmt: skip
+    assert json.loads((made / "statistics.json").read_text())["expressions"] == len(written.expected)
+    tables = load_tables(made / "tables.npz")
+    for sample in load_samples(format, str(written.root), written.split, "keep"):
+        truth_FHW = written.expected[sample.uid].masks_FHW
+        if truth_FHW is not None and len(sample.targets) == 1:
+            [table] = of_sample(tables, sample)
+            assert table.areas_F.tolist() == truth_FHW.sum((1, 2)).tolist()
+            for (x, y), mask_HW in zip(table.centres_F2, truth_FHW, strict=True):
+                assert mask_HW[y, x] if mask_HW.any() else (x, y) == (-1, -1)
 
 
 def _lines(file: Path) -> list[Any]:
