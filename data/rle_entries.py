@@ -62,20 +62,23 @@ def pixels_covered(counts: list[str]) -> np.ndarray:
     lengths = np.array([len(text) for text in counts])
     if not lengths.size or not lengths.all():
         return np.array([pixels_covered([text])[0] if text else 0 for text in counts], np.int64)
-    codes = np.frombuffer("".join(counts).encode("latin-1", "replace"), np.uint8).astype(np.int64) - 48
-    last = (codes & 32) == 0
-    owner = np.repeat(np.arange(len(counts)), lengths)
-    last[np.cumsum(lengths) - 1] = True  # a cut text ends its last run
-    starts = np.concatenate(([0], np.flatnonzero(last)[:-1] + 1))
-    group = np.arange(len(codes)) - np.repeat(starts, np.diff(np.append(starts, len(codes))))
-    runs = np.add.reduceat((codes & 31) << (5 * np.minimum(group, 11)), starts)
-    ends = np.flatnonzero(last)
-    runs = np.where(codes[ends] & 16, runs - (np.int64(1) << (5 * np.minimum(group[ends] + 1, 12))), runs)
-    of_run = owner[ends]
-    per_text = np.bincount(of_run, minlength=len(counts))
-    first = np.cumsum(per_text) - per_text
-    place = np.arange(len(runs)) - first[of_run]
-    times = np.where(place == 0, 1, (per_text[of_run] - 1 - place) // 2 + 1)
+    codes = np.frombuffer("".join(counts).encode("latin-1", "replace"), np.uint8) - np.uint8(48)
+    stops = np.cumsum(lengths)
+    ended = (codes & 32) == 0
+    ended[stops - 1] = True  # a cut text ends its last run
+    ends = np.flatnonzero(ended)
+    starts = np.append(0, ends[:-1] + 1)
+    groups, digits = ends - starts + 1, codes & 31
+    runs = digits[starts].astype(np.int64)
+    for k in range(1, min(int(groups.max()), 12)):  # few runs are long
+        longer = np.flatnonzero(groups > k)
+        runs[longer] += digits[starts[longer] + k].astype(np.int64) << (5 * k)
+    negative = np.flatnonzero(codes[ends] & 16)
+    runs[negative] -= np.int64(1) << (5 * np.minimum(groups[negative], 12))
+    beyond = np.searchsorted(ends, stops)  # of each text, the number of the first run of the next
+    first = np.append(0, beyond[:-1])
+    times = (np.repeat(beyond - 1, beyond - first) - np.arange(len(runs))) // 2 + 1
+    times[first] = 1
     return np.add.reduceat(runs * times, first)
 
 
@@ -127,14 +130,15 @@ def _foreground(file: Path) -> Iterator[tuple[str, Any]]:
 def _instances(file: Path) -> Iterator[tuple[str, Any]]:
     """Two passes: the sizes of all images, then the annotations; each is the mask of a video of one frame."""
     with open(file, "rb") as stream:
-        sizes = {image.get("id"): image for image in ijson.items(stream, "images.item", use_float=True)}
+        found = (image for image in ijson.items(stream, "images.item", use_float=True) if isinstance(image, dict))
+        sizes = {image.get("id"): {key: image.get(key) for key in ("height", "width")} for image in found}
     if not sizes:
         raise ValueError(f'{file}: key "images" is missing or empty: it is no instances.json of COCO, or cut short')
     with open(file, "rb") as stream:
-        for found in ijson.items(stream, "annotations.item", use_float=True):
-            key = str(value(found, "id", (int, str), f"{file}: annotations"))
+        for one in ijson.items(stream, "annotations.item", use_float=True):
+            key = str(value(one, "id", (int, str), f"{file}: annotations"))
             try:
-                yield key, [_drawn(found, sizes, f"key {key!r}")]
+                yield key, [_drawn(one, sizes, f"key {key!r}")]
             except ValueError as error:
                 yield key, error
 

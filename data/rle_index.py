@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import sqlite3
 import zlib
@@ -33,6 +34,7 @@ from core.types import Rle
 from data.derived import places, writable, written
 from data.rle_entries import Entry, entries_of, read_entries
 
+log = logging.getLogger(__name__)
 ENDING = ".index.sqlite"
 _VERSION = 1  # of the sqlite file; another one is made anew
 _KEPT = 512  # decompressed annotations in this process: about 50 MB at 100 frames
@@ -137,6 +139,7 @@ def _label(place: Path) -> tuple[Any, ...] | None:
 
 
 def _build(file: Path, kind: str, stamp: tuple[int, int], place: Path) -> None:
+    log.info("indexing %s (%.0f MB), once: %s", file, stamp[0] / 1e6, place)
     try:
         with written(place) as part, closing(sqlite3.connect(part)) as db, db:
             db.execute("PRAGMA journal_mode = OFF")

@@ -58,7 +58,7 @@ CASES: list[tuple[str, str, Change, str]] = [
     ("reasonseg", "val/77_b.json", at("is_sentence"), r"77_b.json: key \"is_sentence\" is missing"),
     ("reasonseg", "val/77_b.json", at("shapes", 0, "label"), r"77_b.json: shape 0: key \"label\" is missing"),
     ("reasonseg", "val/77_b.json", at("shapes", 0, "points", to=[[1], [2, 3]]), r"shape 0: \"points\" is .*, not"),
-    ("refcoco", "instances.json", at("annotations", 0, "segmentation", to=[[1, 2]]), r"key '1': \"segmentation\" holds"),
+    ("refcoco", "instances.json", at("annotations", 0, "segmentation", to=[[1, 2]]), r"key '1': \"segmentation\" "),
     ("refcoco", "instances.json", at("annotations", 0), r"reference 0 names annotation '1', which .*instances.json"),
     ("refcoco", "instances.json", at("images"), r"instances.json: key \"images\" is missing"),
     ("vts_cot", COT, at(0, "video_name"), r"revos.json: item 0: key \"video_name\" is missing"),
