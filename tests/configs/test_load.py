@@ -157,6 +157,19 @@ def test_relative_paths_belong_to_the_repository(tmp_path: Path, monkeypatch: py
     assert resolve(str(tmp_path)) == tmp_path
 
 
+def test_a_policy_may_be_a_checkpoint_or_a_run(tmp_path: Path) -> None:
+    run, step = tmp_path / "runs" / "mine", tmp_path / "runs" / "mine" / "checkpoints" / "step_2"
+    (step / "policy").mkdir(parents=True)
+    (step / "policy" / "config.json").write_text("{}")
+    (run / "best").symlink_to("checkpoints/step_2")
+    for path, found in ((run, f"{run}/best/policy"), (step, f"{step}/policy"), (step / "policy", f"{step}/policy")):
+        assert load(["revseg_tiny", f"policy.path={path}"]).policy.path == found
+    cfg = load(["revseg_tiny", f"policy.path={tmp_path}"])
+    assert cfg.policy.path == str(tmp_path)
+    with pytest.raises(ValueError, match="no config.json in .*; give a model, checkpoint or run folder"):
+        validate(cfg)
+
+
 def test_choices_are_those_the_schema_documents() -> None:
     notes = comments()
     for key, allowed in CHOICES.items():
