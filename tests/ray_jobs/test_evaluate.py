@@ -1,31 +1,120 @@
-"""`ray_jobs.evaluate` measures what `ray_jobs.train` measured before it trained; its statistics by hand."""
+"""`ray_jobs.evaluate` measures what `ray_jobs.train` measured before it trained, also when it was killed in between."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
+import signal
+import subprocess
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+import psutil
 import pytest
 
+from configs.load import REPOSITORY
 from core.types import End, Episode
 from ray_jobs.evaluate import paired_gain, stop_on_failures
-from tests.ray_jobs.conftest import EVALUATED, Finished, run_job, told
+from ray_jobs.predictions import FILE
+from ray_jobs.run_folder import read_lines
+from ray_jobs.submission import submission
+from tests.ray_jobs.conftest import EVALUATED, TIMEOUT_S, Finished, Small, command, environment, run_job, told
+from tests.ray_jobs.test_resume import left
+
+EXPRESSIONS = 6  # of the small test split
+ALL = ("evaluate.samples=0", "evaluate.chunk=1")
+
+
+@pytest.fixture(scope="module")
+def alone(small: Small) -> Path:
+    """The folder of an uninterrupted evaluation of the whole split."""
+    done = run_job("evaluate", *small.settings("alone"), *ALL)
+    assert done.returncode == 0 and "finished before" not in done.stdout, told(done)
+    return small.run("alone").path / "evaluate"
+
+
+@contextmanager
+def started(*settings: str) -> Iterator[subprocess.Popen[bytes]]:
+    """An evaluation in the background; what is left of it and of its children in the end is killed by pid."""
+    process = subprocess.Popen(
+        command("evaluate", *settings), cwd=REPOSITORY, env=environment(), start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    family: list[psutil.Process] = []
+    try:
+        yield process
+        family = psutil.Process(process.pid).children(recursive=True)
+    finally:
+        process.kill()  # SIGKILL to the driver alone: nobody gets to clean up
+        process.wait()
+        for orphan in left(family, 60):
+            orphan.kill()
 
 
 @pytest.mark.slow
-def test_the_same_numbers_as_before_training(finished: Finished) -> None:
+def test_killed_evaluation_goes_on_and_ends_with_the_same_table(small: Small, alone: Path) -> None:
+    settings, folder = [*small.settings("halfway"), *ALL], small.run("halfway").path / "evaluate"
+    with started(*settings) as process:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not read_lines(folder / FILE) and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGSTOP)  # not one line more
+    before = (folder / FILE).read_bytes()
+    finished = len(read_lines(folder / FILE))
+    assert 0 < finished < EXPRESSIONS and not (folder / "summary.json").exists()
+
+    done = run_job("evaluate", *settings)
+    assert done.returncode == 0, told(done)
+    assert f"{finished} of {EXPRESSIONS} expressions were finished before and are not played again" in done.stdout
+    after = (folder / FILE).read_bytes()
+    assert after.startswith(before[: before.rfind(b"\n") + 1]), "what was finished is still there"
+    assert len({line["uid"] for line in read_lines(folder / FILE)}) == len(read_lines(folder / FILE)) == EXPRESSIONS
+    assert (folder / "summary.json").read_text() == (alone / "summary.json").read_text()
+    assert (folder / "per_expression.csv").read_text() == (alone / "per_expression.csv").read_text()
+
+
+@pytest.mark.slow
+def test_other_weights_are_not_mixed_in(small: Small, alone: Path) -> None:
+    done = run_job("evaluate", *small.settings("alone"), *ALL, "seed=5")
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: "), told(done)
+    assert "seed=0 there, 5 now" in done.stderr and "evaluate.resume=never" in done.stderr
+
+
+@pytest.mark.slow
+def test_files_of_an_evaluation(small: Small, alone: Path) -> None:
+    from mlflow import MlflowClient
+
+    with zipfile.ZipFile(submission(alone)) as file:
+        lines = read_lines(alone / FILE)
+        assert len(file.namelist()) == sum(len(line["frames"]) for line in lines)
+    client = MlflowClient(small.mlflow_uri)
+    run_id = json.loads((alone / "mlflow.json").read_text())[small.mlflow_uri]["run_id"]
+    kept = {file.path for file in client.list_artifacts(run_id)}
+    assert {"summary.json", "per_expression.csv", "predictions.jsonl", "evaluation.json", "overlays"} <= kept
+    assert len(client.list_artifacts(run_id, "overlays")) == len(list((alone / "overlays").glob("*.mp4"))) == 4
+
+
+@pytest.mark.slow
+def test_the_same_numbers_as_before_training(finished: Finished, alone: Path) -> None:
+    """A part of what is finished needs no engine."""
     done = run_job("evaluate", *finished.small.settings("alone"))
     assert done.returncode == 0, told(done)
+    assert f"{EVALUATED} of {EVALUATED} expressions were finished before" in done.stdout
+    assert "rollout engines" not in done.stdout
     folder, summary = finished.small.run("alone").path / "evaluate", finished.run.summary()
-    alone = json.loads((folder / "summary.json").read_text())
-    assert summary is not None and alone["expressions"] == EVALUATED
-    assert alone["J&F"] == pytest.approx(summary["jf_before"], abs=1e-6)
-    assert alone["reward"] == pytest.approx(summary["reward_before"], abs=1e-6)
-    assert f"{alone['J&F']:.3f}" in done.stdout
+    measured = json.loads((folder / "summary.json").read_text())
+    assert summary is not None and measured["expressions"] == EVALUATED
+    assert measured["J&F"] == pytest.approx(summary["jf_before"], abs=1e-6)
+    assert measured["reward"] == pytest.approx(summary["reward_before"], abs=1e-6)
+    assert f"{measured['J&F']:.3f}" in done.stdout
     with open(folder / "per_expression.csv", newline="") as table:
         rows = list(csv.DictReader(table))
-    assert 100 * sum(float(row["J&F"]) for row in rows) / len(rows) == pytest.approx(alone["J&F"], abs=0.01)
+    assert 100 * sum(float(row["J&F"]) for row in rows) / len(rows) == pytest.approx(measured["J&F"], abs=0.01)
     assert list((folder / "overlays").glob("*.mp4"))
 
 
