@@ -33,10 +33,11 @@ from configs.load import load as load_config
 from configs.load import resolve, validate_values
 from configs.schema import Config
 from data.mixing import by_temperature, epochs_of, shares
+from data.synthetic.write import write_dataset
+from ray_jobs.entry import run_job
 from ray_jobs.prepare_steps import STEPS, Split
 from ray_jobs.progress import Progress
 from ray_jobs.run_folder import write_json
-from ray_jobs.session import prepare_data, run_job
 
 SHOWN = 200  # problems that are printed; report.json has all
 PRESET = "prepare"  # where the command line names none
@@ -48,7 +49,8 @@ def main(argv: Sequence[str]) -> None:
         print(__doc__)
     cfg = load_config(settings)
     validate_values(cfg)
-    prepare_data(cfg)
+    if cfg.data.synthetic:
+        write_dataset(Path(cfg.data.root))
     splits = [] if cfg.prepare.steps == ["mixing"] else named or splits_of(cfg)
     _check_paths(cfg, splits)
     # No rollout and no learner will ask for a GPU.
@@ -56,13 +58,7 @@ def main(argv: Sequence[str]) -> None:
     wrong = 0
     with Progress.open(0, f"prepare · {cfg.data.format} · {cfg.data.root}") as progress:
         if splits:
-            with progress.phase("start: Ray"):
-                join(cfg)
-        try:
-            for name in splits:
-                wrong += prepare_split(cfg, name, progress)
-        finally:
-            ray.shutdown()
+            wrong = prepare_splits(cfg, splits, progress)
         if "mixing" in cfg.prepare.steps:
             mixing(cfg, progress)
     if wrong:
@@ -83,6 +79,16 @@ def splits_of(cfg: Config) -> list[str]:
     """The splits that the configuration names and that have a folder; the first of them if none has."""
     named = list(dict.fromkeys([cfg.data.train_split, cfg.data.eval_split, cfg.data.test_split]))
     return [name for name in named if (Path(cfg.data.root) / name).is_dir()] or named[:1]
+
+
+def prepare_splits(cfg: Config, names: Sequence[str], progress: Progress) -> int:
+    """The number of things that are wrong with all of them together."""
+    with progress.phase("start: Ray"):
+        join(cfg)
+    try:
+        return sum([prepare_split(cfg, name, progress) for name in names])
+    finally:
+        ray.shutdown()
 
 
 def prepare_split(cfg: Config, name: str, progress: Progress) -> int:
