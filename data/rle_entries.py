@@ -95,7 +95,10 @@ def _checked(masks: Any, where: str) -> tuple[list[str | None], tuple[int, int]]
     size = Counter(sizes.values()).most_common(1)[0][0]
     for i, its_size in sizes.items():
         if its_size != size:
-            raise ValueError(f'{where}: frame {i}: "size" is {_by(its_size)}, but that of most frames {_by(size)}')
+            raise ValueError(
+                f'{where}: frame {i}: "size" is {_by(its_size)}, but that of most frames {_by(size)} (height x width): '
+                "the masks of an annotation have one size"
+            )
     present = [(i, counts) for i, counts in enumerate(counts_F) if counts is not None]
     for (i, _), covered in zip(present, pixels_covered([counts for _, counts in present]), strict=True):
         if covered != size[0] * size[1]:
