@@ -8,22 +8,21 @@ and label. Knows no expression and no JSON.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 from PIL import Image
 
 from core.masks import encode
 from core.types import Rle
+from data.lazy import LazyMasks
 
 _KEPT = 512  # encoded objects in this process: about 50 MB at 100 frames
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class PngMasks(Sequence["Rle | None"]):
+@dataclass(frozen=True, eq=False)
+class PngMasks(LazyMasks):
     """The masks of one object: `<folder>/<name>.png` for each name; None where the object is not visible.
 
     A missing file is an object that is not visible (`missing_is_none`, as Long-RVOS does it), or a ValueError on
@@ -40,29 +39,7 @@ class PngMasks(Sequence["Rle | None"]):
     def __len__(self) -> int:
         return len(self.names_F)
 
-    @overload
-    def __getitem__(self, index: int) -> Rle | None: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Rle | None, ...]: ...
-    def __getitem__(self, index: int | slice) -> Rle | None | tuple[Rle | None, ...]:
-        return self._all()[index]
-
-    def __iter__(self) -> Iterator[Rle | None]:
-        return iter(self._all())
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and self._all() == tuple(other)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"PngMasks({self.folder!r}, label {self.label}, {len(self.names_F)} frames)"
-
-    def read(self, frame: int) -> Rle | None:
-        """The mask of one frame, from its file."""
-        return _read(self.folder, self.names_F[frame], self.label, self.height, self.width, self.missing_is_none)
-
-    def _all(self) -> tuple[Rle | None, ...]:
+    def all(self) -> tuple[Rle | None, ...]:
         return _all(self.folder, self.names_F, self.label, self.height, self.width, self.missing_is_none)
 
 

@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,13 +25,14 @@ import numpy as np
 from core.masks import encode
 from core.types import Rle, Sample, Target, Video
 from data.fields import Faults, image_size, load_json, value
+from data.lazy import LazyMasks
 
 ENCODINGS = ("utf-8", "cp1252")
 
 
 @dataclass(frozen=True, eq=False)
-class DrawnMask(Sequence["Rle | None"]):
-    """The target of one labelme file, drawn when asked for: the mask of one frame. Pickles as the file's name."""
+class DrawnMask(LazyMasks):
+    """The target of one labelme file, drawn when asked for: the mask of one frame."""
 
     file: str
     height: int
@@ -41,17 +41,8 @@ class DrawnMask(Sequence["Rle | None"]):
     def __len__(self) -> int:
         return 1
 
-    @overload
-    def __getitem__(self, index: int) -> Rle | None: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Rle | None, ...]: ...
-    def __getitem__(self, index: int | slice) -> Rle | None | tuple[Rle | None, ...]:
-        return (_drawn(self.file, self.height, self.width)[0],)[index]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and tuple(self) == tuple(other)
-
-    __hash__ = None  # type: ignore[assignment]
+    def all(self) -> tuple[Rle | None, ...]:
+        return (_drawn(self.file, self.height, self.width)[0],)
 
 
 def read(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:

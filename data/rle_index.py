@@ -22,16 +22,16 @@ import logging
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import ijson
 
 from core.types import Rle
 from data.derived import places, writable, written
+from data.lazy import LazyMasks
 from data.rle_entries import Entry, entries_of, read_entries
 
 log = logging.getLogger(__name__)
@@ -40,12 +40,9 @@ _VERSION = 1  # of the sqlite file; another one is made anew
 _KEPT = 512  # decompressed annotations in this process: about 50 MB at 100 frames
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class RleMasks(Sequence["Rle | None"]):
-    """The masks of one key, one or None for each frame; equal to any sequence of the same masks.
-
-    ValueError on reading, if the file has gone or changed since.
-    """
+@dataclass(frozen=True, eq=False)
+class RleMasks(LazyMasks):
+    """The masks of one key."""
 
     file: str
     key: str
@@ -55,25 +52,7 @@ class RleMasks(Sequence["Rle | None"]):
     def __len__(self) -> int:
         return self.num_frames
 
-    @overload
-    def __getitem__(self, index: int) -> Rle | None: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Rle | None, ...]: ...
-    def __getitem__(self, index: int | slice) -> Rle | None | tuple[Rle | None, ...]:
-        return self._all()[index]
-
-    def __iter__(self) -> Iterator[Rle | None]:
-        return iter(self._all())
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and self._all() == tuple(other)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"RleMasks({self.file!r}, {self.key!r}, {self.num_frames} frames)"
-
-    def _all(self) -> tuple[Rle | None, ...]:
+    def all(self) -> tuple[Rle | None, ...]:
         masks_F = _masks(self.file, self.key, self.kind, _stamp(self.file))
         if len(masks_F) != self.num_frames:
             raise ValueError(f"{self.file}: key {self.key!r} has changed since the data set was read: start again")

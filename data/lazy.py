@@ -1,0 +1,35 @@
+"""Masks that stay on disk until somebody asks: the base of `RleMasks`, `PngMasks` and `DrawnMask`."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import overload
+
+from core.types import Rle
+
+
+class LazyMasks(Sequence["Rle | None"]):
+    """One mask or None for each frame; equal to any sequence of the same masks. It pickles as where the masks are.
+
+    Reading raises ValueError, naming the file, if it has gone, changed, or is damaged.
+    """
+
+    @abstractmethod
+    def all(self) -> tuple[Rle | None, ...]:
+        """Every mask, read now or kept from before."""
+
+    @overload
+    def __getitem__(self, index: int) -> Rle | None: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Rle | None, ...]: ...
+    def __getitem__(self, index: int | slice) -> Rle | None | tuple[Rle | None, ...]:
+        return self.all()[index]
+
+    def __iter__(self) -> Iterator[Rle | None]:
+        return iter(self.all())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self.all() == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]
