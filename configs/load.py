@@ -24,10 +24,14 @@ from core.protocols import PROTOCOLS
 PRESETS = Path(__file__).parent
 REPOSITORY = PRESETS.parent
 OPEN_KEYS = ("system.options",)  # below these any key goes; the system's own options dataclass checks them
+FORMATS = (  # the readers of data/load.py
+    "mevis", "revos", "lvvis", "reasonvos", "longrvos", "ref_youtube_vos", "ref_davis17", "reasonseg", "refcoco",
+    "vts_cot", "o3_rl", "own",
+)  # fmt: skip
 CHOICES = {
     "policy.dtype": ("float32", "bfloat16"),
     "policy.attention": ("auto", "split", "flex"),
-    "data.format": ("mevis",),
+    "data.format": FORMATS,
     "data.no_target": ("skip", "keep"),
     "evaluate.protocol": ("auto", *PROTOCOLS),
     "evaluate.resume": ("auto", "never"),

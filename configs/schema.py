@@ -22,7 +22,7 @@ class PolicyConfig:
 
 @dataclass
 class DataConfig:
-    format: str = "mevis"
+    format: str = "mevis"  # a reader of data/load.py; for a name that is none, the error lists them
     root: str = "datasets/synthetic"  # holds one folder for each split; made when absent if `synthetic` is true
     synthetic: bool = False  # make the synthetic data set under `root` when it is not there
     train_split: str = "train"

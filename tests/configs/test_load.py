@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.load import CHOICES, POSITIVE, comments, help_text, keys, load, presets, resolve, to_yaml, validate
@@ -104,6 +104,7 @@ def test_a_circle_of_bases(tmp_path: Path) -> None:
         load([str(tmp_path / "x.yaml")])
 
 
+@settings(deadline=None)  # a busy machine is no error
 @given(lr=st.floats(1e-12, 1e3), steps=st.integers(0, 10**9), name=st.from_regex(r"[a-z_]{1,20}", fullmatch=True))
 def test_overrides_keep_their_value(lr: float, steps: int, name: str) -> None:
     cfg = load(["revseg_tiny", f"learner.lr={lr!r}", f"train.steps={steps}", f'tracking.experiment="{name}"'])

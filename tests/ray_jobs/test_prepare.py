@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs.load import REPOSITORY, load
+from configs.load import CHOICES, REPOSITORY, load
 from configs.schema import ClusterConfig, Config, DataConfig, PrepareConfig
 from core.masks import boxes_areas
 from data.keep import keep
+from data.load import READERS
 from data.load import load as load_samples
 from data.synthetic.write import write_split
 from data.tables import load as load_tables
@@ -39,6 +40,10 @@ def test_a_command_line() -> None:
     assert arguments(["revseg_tiny", "train", "seed=1", "valid"]) == (["revseg_tiny", "seed=1"], ["train", "valid"])
     assert arguments(["--help"]) == (["prepare", "--help"], [])
     assert arguments([]) == (["prepare"], [])
+
+
+def test_every_reader_can_be_asked_for() -> None:
+    assert set(CHOICES["data.format"]) == set(READERS)
 
 
 def test_splits_are_those_that_are_there(tmp_path: Path) -> None:
