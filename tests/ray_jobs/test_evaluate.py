@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 import signal
 import subprocess
 import time
@@ -16,10 +17,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from configs.load import REPOSITORY
+from configs.load import REPOSITORY, load
 from core.types import End, Episode
+from data.load import load as load_samples
+from ray_jobs.benchmark import identity
 from ray_jobs.evaluate import paired_gain, stop_on_failures
-from ray_jobs.predictions import FILE
+from ray_jobs.predictions import FILE, Predictions
 from ray_jobs.run_folder import read_lines
 from ray_jobs.submission import submission
 from tests.ray_jobs.conftest import EVALUATED, TIMEOUT_S, Finished, Small, command, environment, run_job, told
@@ -79,10 +82,21 @@ def test_killed_evaluation_goes_on_and_ends_with_the_same_table(small: Small, al
 
 
 @pytest.mark.slow
-def test_other_weights_are_not_mixed_in(small: Small, alone: Path) -> None:
-    done = run_job("evaluate", *small.settings("alone"), *ALL, "seed=5")
-    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: "), told(done)
-    assert "seed=0 there, 5 now" in done.stderr and "evaluate.resume=never" in done.stderr
+def test_other_settings_and_weights_are_not_mixed_in(small: Small, alone: Path, tmp_path: Path) -> None:
+    def opened(*changed: str) -> Predictions:
+        cfg = load([*command("evaluate", *small.settings("alone"), *ALL)[3:], *changed])
+        return Predictions.open(alone, identity(cfg, load_samples("mevis", cfg.data.root, "test")))
+
+    assert len(opened("rollout.workers=2", "name=other").finished) == EXPRESSIONS
+    with pytest.raises(ValueError, match=r"\(seed=0 there, 5 now\): .* or evaluate.resume=never"):
+        opened("seed=5")
+    weights = shutil.copytree(REPOSITORY / "models/tiny/revseg", tmp_path / "policy")
+    assert opened(f"policy.path={weights}").finished, "the same weights elsewhere are the same"
+    with (weights / "model.safetensors").open("r+b") as file:
+        file.seek(-8, 2)
+        file.write(b"another!")
+    with pytest.raises(ValueError, match="contents of policy.path="):
+        opened(f"policy.path={weights}")
 
 
 @pytest.mark.slow
