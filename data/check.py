@@ -15,8 +15,9 @@ from data.verify import problems_of_video
 
 
 def read_all(format: str, root: str, split: str) -> tuple[list[Sample], list[str]]:
-    """What can be read of a split, and all that is wrong with its files, each naming file and field."""
-    faults, samples = Faults(collect=True), list[Sample]()
+    """What can be read of a split, and all that is wrong with its files, each naming file and field; the frames of a
+    video that has some of them are left to `data.verify`."""
+    faults, samples = Faults(collect=True, frames_later=True), list[Sample]()
     with faults.noted():
         samples = reader(format)(Path(root).resolve(), split, faults)
     seen: set[str] = set()

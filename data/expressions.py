@@ -75,15 +75,14 @@ def frame_names(meta: Any, where: str) -> tuple[str, ...]:
 def present_frames(path: str, names: tuple[str, ...], where: str, faults: Faults) -> tuple[str, ...]:
     """Those of the listed frames that a folder of images holds; all, of a video file.
 
-    ValueError for the first that is missing; where faults are collected, it is only an error if all of them are (the
-    others are named by `data.verify`, which looks at every frame).
+    ValueError that names the first that is missing; with `faults.frames_later`, only if all of them are.
     """
     if not os.path.isdir(path):
         return names
     files = set(os.listdir(path))
     present = tuple(name for name in names if any(name + suffix in files for suffix in IMAGE_SUFFIXES))
     missing = next((name for name in names if name not in present), None) if len(present) < len(names) else None
-    if missing is not None and not (faults.collect and present):
+    if missing is not None and not (faults.frames_later and present):
         more = f", as it does {len(names) - len(present) - 1} more that are" if len(names) - len(present) > 1 else ""
         raise ValueError(
             f'{path}/{missing}{IMAGE_SUFFIXES[0]} is missing: {where}: "frames" lists it{more}: download it again'
@@ -135,9 +134,7 @@ def _read_video(family: Family, uid: str, meta: Any, faults: Faults) -> list[Sam
     return [_sample(family, video, *one, extra) for one in read]
 
 
-def _targets(
-    family: Family, frames: Frames, expression: Any, where: str
-) -> tuple[tuple[Target, ...], Size | None]:
+def _targets(family: Family, frames: Frames, expression: Any, where: str) -> tuple[tuple[Target, ...], Size | None]:
     """The objects of an expression, and the size of the video, which the first mask says if nothing else has."""
     ids = family.ids(expression) if isinstance(expression, dict) else None
     targets: list[Target] = []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
 from core.types import Sample, Target
 from data import cot, davis, long_rvos, mevis, own, reason_seg, reason_vos, refcoco, revos, youtube_vos
+from data.fields import Faults
 
 Reader = Callable[..., list[Sample]]  # (root, split, data.fields.Faults: what an error does; without, it is raised)
 READERS: dict[str, Reader] = {
@@ -23,19 +25,26 @@ READERS: dict[str, Reader] = {
     "o3_rl": cot.read_o3_rl,
     "own": own.read,
 }
-NO_TARGET = ("skip", "keep")
+NO_TARGET, BROKEN = ("skip", "keep"), ("stop", "skip")
+
+log = logging.getLogger(__name__)
 
 
-def load(format: str, root: str, split: str, no_target: str = "skip") -> list[Sample]:
+def load(format: str, root: str, split: str, no_target: str = "skip", broken: str = "stop") -> list[Sample]:
     """The samples of a split (`data.format`, `data.root`, a split's name, `data.no_target`).
 
     A relative root is one of the current directory. `no_target` "skip" leaves out samples without a target; it is a
-    ValueError if none are left, as in a split whose ground truth is not public.
+    ValueError if none are left, as in a split whose ground truth is not public. `broken` "stop" raises the first thing
+    that is wrong with the files; "skip" leaves out what it concerns, and warns.
     """
     read = reader(format)
-    if no_target not in NO_TARGET:
-        raise ValueError(f"data.no_target: {no_target!r} is not one of {', '.join(NO_TARGET)}")
-    samples = read(Path(root).resolve(), split)
+    for name, chosen, known in (("no_target", no_target, NO_TARGET), ("broken", broken, BROKEN)):
+        if chosen not in known:
+            raise ValueError(f"data.{name}: {chosen!r} is not one of {', '.join(known)}")
+    faults = Faults(collect=broken == "skip")
+    samples = read(Path(root).resolve(), split, faults)
+    if faults.found:
+        log.warning("%s: %d things that are wrong left out, first: %s", split, len(faults.found), [*faults.found][0])
     kept = [sample for sample in samples if sample.targets or no_target == "keep"]
     if not kept:
         raise ValueError(

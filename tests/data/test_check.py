@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from data.check import problems, read_all
+from data.load import load
 from tests.data.fixtures import FIXTURES, HEIGHT, WIDTH, dump
 
 
@@ -41,7 +42,7 @@ def test_six_things_at_once(tmp_path: Path) -> None:
     wanted = (
         ("meta_expressions_valid_.json: video 'UVO/all/-fbscFfkh4M': expression '0': key \"exp\" is missing",),
         ("mask_dict.json: key '101': frame 0: \"size\" is 24 x 33",),
-        ('meta_expressions_valid_.json: "type_id" of \'the cat on the table\' is 7',),
+        ("meta_expressions_valid_.json: \"type_id\" of 'the cat on the table' is 7",),
         ("LVOS/valid/kitten/00000.jpg", "missing"),
         ("LVOS/valid/kitten/00010.jpg", "missing"),
         ("LVOS/valid/kitten/00015.jpg", "damaged"),
@@ -77,3 +78,17 @@ def test_a_png_of_another_size_is_found(tmp_path: Path) -> None:
     cv2.imwrite(str(file), np.ones((HEIGHT, WIDTH + 2), np.uint8))
     found = problems("longrvos", str(root), "valid")
     assert len(found) == 1 and str(file) in found[0] and "24 x 34" in found[0]
+
+
+def test_loading_may_leave_out_what_is_broken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = FIXTURES["mevis"](tmp_path).root
+    masks = json.loads((root / "valid_u/mask_dict.json").read_text())
+    masks["11"].pop()
+    dump(root / "valid_u/mask_dict.json", masks)
+    (root / "valid_u/JPEGImages/77e0ff/00010.jpg").unlink()
+    with pytest.raises(ValueError, match="key '11' holds 3 masks"):
+        load("mevis", str(root), "valid_u")
+    assert [s.uid for s in load("mevis", str(root), "valid_u", broken="skip")] == ["0a1b2c/0"]
+    assert "valid_u: 2 things that are wrong left out, first" in caplog.text and "key '11' holds 3 masks" in caplog.text
+    with pytest.raises(ValueError, match="data.broken: 'go on' is not one of stop, skip"):
+        load("mevis", str(root), "valid_u", broken="go on")

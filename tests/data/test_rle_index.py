@@ -121,7 +121,7 @@ def test_polygons_of_coco(tmp_path: Path) -> None:
     assert crowd is not None and masks.decode(crowd)[:, 2].all() and masks.area(crowd) == 6
     assert RleMasks(str(file), "4", "instances", 1) == (None,)
     held = entries(file, "instances")
-    assert "\"image_id\" is 9, which" in held["5"].problem and "not a flat list of 3" in held["6"].problem
+    assert '"image_id" is 9, which' in held["5"].problem and "not a flat list of 3" in held["6"].problem
 
 
 @pytest.mark.parametrize(
