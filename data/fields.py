@@ -24,7 +24,7 @@ class Faults:
     """`with faults.noted():` raises what is wrong inside, or collects it and skips the rest of the block."""
 
     collect: bool = False
-    frames_later: bool = False  # every frame is looked at afterwards (`data.verify`): a few missing ones do not count now
+    frames_later: bool = False  # `data.verify` looks at every frame afterwards: some may be missing now
     found: dict[str, None] = field(default_factory=dict)  # messages in order, each once
 
     @contextmanager
