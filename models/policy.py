@@ -19,6 +19,7 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText
 from core.batch import GroupBatch, ImageLayout
 from models import lora, tree_attention
 
+CHUNK_BYTES = 64 << 20  # of logits at once; two such blocks are alive at the peak
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -40,8 +41,9 @@ class _LogprobEntropy(torch.autograd.Function):
             span = slice(part, part + chunk)
             logits_NV = _logits(hidden_ND[span], weight_VD, banned_V, temperature)
             norm_N = logits_NV.logsumexp(-1)
-            logprobs.append(logits_NV.gather(-1, target_N[span, None])[:, 0] - norm_N)
-            entropies.append(torch.special.entr((logits_NV - norm_N[:, None]).exp()).sum(-1))
+            logits_NV.sub_(norm_N[:, None])  # in place from here on: these blocks are what memory goes to
+            logprobs.append(logits_NV.gather(-1, target_N[span, None])[:, 0])
+            entropies.append(torch.special.entr(logits_NV.exp_(), out=logits_NV).sum(-1))
             norms.append(norm_N)
         entropy_N = torch.cat(entropies)
         ctx.save_for_backward(hidden_ND, weight_VD, target_N, banned_V, torch.cat(norms), entropy_N)
@@ -56,18 +58,33 @@ class _LogprobEntropy(torch.autograd.Function):
         d_weight_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[1] else None  # a frozen head has none
         for part in range(0, len(target_N), ctx.chunk):
             span = slice(part, part + ctx.chunk)
-            p_NV = (_logits(hidden_ND[span], weight_VD, banned_V, ctx.temperature) - norm_N[span, None]).exp()
-            d_NV = torch.zeros_like(p_NV)
-            if d_entropy_N is not None:  # dH/dx = -p (log p + H), and p log p = -entr(p), which is 0 at p = 0
-                d_NV += d_entropy_N[span, None] * (torch.special.entr(p_NV) - p_NV * entropy_N[span, None])
-            if d_logprob_N is not None:
-                d_NV -= d_logprob_N[span, None] * p_NV
-                d_NV.scatter_add_(-1, target_N[span, None], d_logprob_N[span, None])
-            d_NV = (d_NV / ctx.temperature).to(weight_VD.dtype)
+            d_NV = _logits(hidden_ND[span], weight_VD, banned_V, ctx.temperature).sub_(norm_N[span, None]).exp_()
+            d_NV = _d_logits(
+                d_NV, entropy_N[span], None if d_entropy_N is None else d_entropy_N[span],
+                torch.zeros_like(norm_N[span]) if d_logprob_N is None else d_logprob_N[span], target_N[span],
+            )  # fmt: skip
+            d_NV = d_NV.div_(ctx.temperature).to(weight_VD.dtype)
             d_hidden_ND[span] = d_NV @ weight_VD
             if d_weight_VD is not None:
                 d_weight_VD.addmm_(d_NV.t(), hidden_ND[span])
         return d_hidden_ND, d_weight_VD, None, None, None, None
+
+
+def _d_logits(
+    p_NV: Tensor, entropy_N: Tensor, d_entropy_N: Tensor | None, d_logprob_N: Tensor, target_N: Tensor
+) -> Tensor:
+    """The gradient at the logits over temperature, from their softmax `p_NV`, which is overwritten."""
+    if d_entropy_N is None:
+        d_NV = p_NV.mul_(-d_logprob_N[:, None])
+    else:  # dH/dx = -p (log p + H), and p log p = -entr(p), which is 0 at p = 0
+        d_NV = torch.special.entr(p_NV).mul_(d_entropy_N[:, None])
+        d_NV.addcmul_(p_NV, (d_entropy_N * entropy_N + d_logprob_N)[:, None], value=-1)
+    return d_NV.scatter_add_(-1, target_N[:, None], d_logprob_N[:, None])
+
+
+def chunk_of(vocabulary: int) -> int:
+    """Tokens whose fp32 logits fill `CHUNK_BYTES`, 512 at most."""
+    return max(1, min(512, CHUNK_BYTES // (4 * vocabulary)))
 
 
 def _logits(hidden_ND: Tensor, weight_VD: Tensor, banned_V: Tensor, temperature: float) -> Tensor:
@@ -87,10 +104,12 @@ class LogprobHead(nn.Linear):
         target_N: Tensor | None = None,
         banned_V: Tensor | None = None,
         temperature: float = 1.0,
-        chunk: int = 512,
+        chunk: int = 0,
     ) -> Any:
+        """`chunk`: tokens whose logits are made at once; 0 follows the vocabulary."""
         if target_N is None:
             return F.linear(hidden, self.weight)
+        chunk = chunk or chunk_of(self.out_features)
         return _LogprobEntropy.apply(hidden, self.weight, target_N, banned_V, temperature, chunk)
 
 
@@ -111,7 +130,7 @@ class Policy(nn.Module):
         device: torch.device | str = "cpu",
         freeze_vision: bool = False,
         gradient_checkpointing: bool = False,
-        chunk: int = 512,
+        chunk: int = 0,
         adapter: lora.Lora | None = None,
     ) -> None:
         super().__init__()

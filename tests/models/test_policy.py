@@ -10,7 +10,7 @@ from transformers import AutoModelForImageTextToText
 
 from core import batch, grpo
 from core.types import End
-from models.policy import Pixels, Policy
+from models.policy import CHUNK_BYTES, Pixels, Policy, chunk_of
 from tests.models.tiny_qwen import ALLOWED, ID, VOCABULARY, banned_ids, build, build_qwen3, random_group, reference
 
 LAYOUT = batch.ImageLayout(ID["<|image_pad|>"], 28)
@@ -164,3 +164,9 @@ def test_flex_attention_gives_the_same_log_probs(folder):
     with torch.no_grad():
         expected, found = run(split, pixels, rows[0], media)[0], run(flex, pixels, rows[0], media)[0]
     assert (found - expected).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("vocabulary, expected", [(556, 512), (151_936, 110), (10**9, 1)])
+def test_chunks_follow_the_vocabulary(vocabulary, expected):
+    assert chunk_of(vocabulary) == expected
+    assert expected == 1 or 4 * vocabulary * expected <= CHUNK_BYTES
