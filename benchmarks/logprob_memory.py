@@ -2,9 +2,10 @@
 
 Forward and backward of the head alone, from hidden states to log-probs of N trained tokens, at the vocabulary of
 Qwen-VL (151,936). "full" makes the (N, V) logits and their log-softmax; "chunks" is the learner's head
-(`models.policy.LogprobHead`), which gives entropies as well. Each runs in a process of its own. Peak: above what lies there before (hidden states and
-head weight); on the CPU the resident set, sampled every 2 ms, on a GPU `torch.cuda.max_memory_allocated`.
-Gradients of the hidden states are the same size for both and are counted; so is the head's, unless --frozen-head.
+(`models.policy.LogprobHead`), which gives entropies as well. Each runs in a process of its own. Peak: above what lies
+there before (hidden states and head weight); on the CPU the resident set, sampled every 2 ms, on a GPU
+`torch.cuda.max_memory_allocated`. Gradients of the hidden states are the same size for both and are counted; so is
+the head's, unless --frozen-head.
 """
 
 from __future__ import annotations
