@@ -2,9 +2,9 @@
 
 Processes read the same frames of the same videos at the same time, as the actors of a node do: of each video 16 frames
 spread over it (what a dialogue shows), then all of them from end to end (what a tracker reads). "each" gives every
-process a store of its own, "node" one to all. Wall seconds are those of the slowest process; "decoded" counts frames
-over all processes. Also one process alone: PyAV against decord, seeking and from end to end. Ratios are within one run,
-so a slow or busy machine moves both sides.
+process a store of its own, "node" one to all. Wall seconds are those of the slowest process; "cpu" (seconds, of readers
+and decoders) and "decoded" (frames) are sums over all processes. Also one process alone: PyAV against decord, seeking
+and from end to end. Ratios are within one run, so a slow or busy machine moves both sides.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from data.decoders import decode
 from data.synthetic.clip import write_clip
 
 READER = """
-import json, pathlib, sys, time
+import json, os, pathlib, sys, time
 from data import frame_store, frames
 frame_store.SHARED_MEMORY = pathlib.Path("/none")  # TMPDIR says where
 videos = [frames.probe(path) for path in sys.argv[1:]]
 store = frame_store.node_store()
 print("ready", flush=True)
 sys.stdin.readline()
-began = time.monotonic()
+began, used = time.monotonic(), sum(os.times()[:4])
 for video in videos:
     frames.read_frames(video, [int((i + 0.5) * video.num_frames / 16) for i in range(16)])
 shown = time.monotonic() - began
@@ -40,7 +40,8 @@ for video in videos:
     clip = frames.Clip(video)
     for start in range(0, video.num_frames, 8):
         clip[start : start + 8]
-print(json.dumps({"shown": shown, "all": time.monotonic() - began - shown, "decoded": store.added}), flush=True)
+told = {"shown": shown, "all": time.monotonic() - began - shown, "cpu": sum(os.times()[:4]) - used}
+print(json.dumps(told | {"decoded": store.added}), flush=True)
 sys.stdin.readline()  # stay: the last to leave empties the store
 """
 
@@ -62,7 +63,7 @@ def read_together(videos: Sequence[str], processes: int, place: Path, shared: bo
         _tell(reader)
     assert not any(reader.wait() for reader in readers)
     slowest = {name: max(t[name] for t in told) for name in ("shown", "all")}
-    return slowest | {"decoded": sum(t["decoded"] for t in told)}
+    return slowest | {name: sum(t[name] for t in told) for name in ("cpu", "decoded")}
 
 
 def _said(reader: subprocess.Popen[str]) -> str:
@@ -107,7 +108,7 @@ def main() -> None:
                 singles.setdefault(key, []).append(alone(video, decoder, wanted, Path(folder)))
     print(f"{given.processes} processes, 2 videos of {frames} frames; medians of {given.rounds} rounds")
     middle = {k: {n: statistics.median(r[n] for r in rows) for n in rows[0]} for k, rows in together.items()}
-    for name in ("shown", "all", "decoded"):
+    for name in ("shown", "all", "cpu", "decoded"):
         each, node = middle["each"][name], middle["node"][name]
         print(f"{name:<8} each {each:8.2f}   node {node:8.2f}   ratio {each / node:5.2f}")
     for (group_name, want, _), times in ((k, v) for k, v in singles.items() if k[2] == "pyav"):
