@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from core.masks import area, boxes_areas
 from core.metrics import mean_j_and_f
 from core.types import Sample, Target
 from data.load import load as load_samples
-from data.mevis import video_objects
+from data.load import video_objects
 from ray_jobs.evaluate import truth_FHW
 from ray_jobs.session import prepare_data, run_job
 from rewards.temporal import keyframe_size
@@ -34,7 +33,7 @@ CENTRE = 0.5  # side of the centre box, of the frame's
 def blind_jf(samples: Sequence[Sample], objects: Mapping[str, Sequence[Target]]) -> dict[str, float]:
     """Mean J&F in percent of answers that look at no sentence, over the samples.
 
-    `objects`: all annotated objects of each video (`data.mevis.video_objects`). The largest one gets its true mask, so
+    `objects`: all annotated objects of each video (`data.load.video_objects`). The largest one gets its true mask, so
     that guess is stronger than any segmenter's.
     """
     largest = {uid: max(targets, key=_pixels) for uid, targets in objects.items() if targets}
@@ -99,7 +98,7 @@ def main(argv: Sequence[str]) -> None:
         table = Table("blind guess", "value", title=f"{split}: {len(samples)} expressions")
         for name, value in blind_temporal(samples, num_frames).items():
             table.add_row(f"soft temporal reward, {name}", f"{value:.3f}")
-        for name, value in blind_jf(samples, video_objects(Path(cfg.data.root), split)).items():
+        for name, value in blind_jf(samples, video_objects(cfg.data.format, cfg.data.root, split)).items():
             table.add_row(f"J&F, {name}", f"{value:.1f}")
         Console().print(table)
 

@@ -5,12 +5,11 @@ Knows no step and no actor; every figure is of the run at hand.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data.mevis import video_objects
+from data.load import video_objects
 from ray_jobs.blind_baselines import blind_jf
 from ray_jobs.evaluate import Evaluation, paired_gain, write
 from ray_jobs.session import Session
@@ -29,7 +28,7 @@ def finish(session: Session, state: dict[str, Any], after: dict[str, Evaluation]
         write(folder / name, evaluation)
     overlays = session.overlays(folder, after["greedy"])
     split = cfg.data.test_split
-    blind = blind_jf(session.test_samples(split), video_objects(Path(cfg.data.root), split))
+    blind = blind_jf(session.test_samples(split), video_objects(cfg.data.format, cfg.data.root, split))
     summary = summarise(session, state, {k: values(e) for k, e in after.items()}, max(blind.values()), weights_hash)
     run.write_summary(summary)
     session.mlflow.metrics(cfg.train.steps, {k: v for k, v in summary.items() if isinstance(v, float)})

@@ -25,6 +25,7 @@ from configs.load import to_yaml, validate
 from configs.schema import Config
 from core.masks import union_of_targets
 from core.types import Sample, System
+from data.keep import keep
 from data.load import load as load_samples
 from data.synthetic.write import write_dataset
 from ray_jobs.entry import run_job as run_job
@@ -36,7 +37,7 @@ from ray_jobs.run_folder import RunFolder
 
 OVERLAYS = 2  # of the best and of the worst expressions
 MAY_CHANGE = (  # when a run goes on: settings that do not say what is learned, or from what
-    "runs", "train.", "tracking.", "cluster.", "warm_start.", "evaluate.", "rollout.workers", "reward.",
+    "runs", "train.", "tracking.", "cluster.", "warm_start.", "evaluate.", "prepare.", "rollout.workers", "reward.",
     "segmenter.workers",
 )  # fmt: skip
 
@@ -76,6 +77,8 @@ class Session:
             split: load_samples(data.format, data.root, split, data.no_target)
             for split in dict.fromkeys([data.test_split] if alone else [data.train_split, data.test_split])
         }
+        if data.keep_file and data.train_split in samples:
+            samples[data.train_split] = keep(samples[data.train_split], Path(data.keep_file))
         resume = cfg.evaluate.resume if alone else "auto" if part else cfg.train.resume
         path, fresh = Path(cfg.runs) / cfg.name / part, resume == "never"
         if not part and not fresh:
