@@ -19,7 +19,8 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText
 from core.batch import GroupBatch, ImageLayout
 from models import lora, tree_attention
 
-CHUNK_BYTES = 64 << 20  # of logits at once; two such blocks are alive at the peak
+# Of logits at once; two such blocks are alive at the peak. A bfloat16 head's gradient is rounded once for each chunk.
+CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -56,13 +57,12 @@ class _LogprobEntropy(torch.autograd.Function):
         hidden_ND, weight_VD, target_N, banned_V, norm_N, entropy_N = ctx.saved_tensors
         d_hidden_ND = torch.zeros_like(hidden_ND)
         d_weight_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[1] else None  # a frozen head has none
+        of_logprob_N = torch.zeros_like(norm_N) if d_logprob_N is None else d_logprob_N
         for part in range(0, len(target_N), ctx.chunk):
             span = slice(part, part + ctx.chunk)
             d_NV = _logits(hidden_ND[span], weight_VD, banned_V, ctx.temperature).sub_(norm_N[span, None]).exp_()
-            d_NV = _d_logits(
-                d_NV, entropy_N[span], None if d_entropy_N is None else d_entropy_N[span],
-                torch.zeros_like(norm_N[span]) if d_logprob_N is None else d_logprob_N[span], target_N[span],
-            )  # fmt: skip
+            of_entropy_N = None if d_entropy_N is None else d_entropy_N[span]
+            d_NV = _d_logits(d_NV, entropy_N[span], of_entropy_N, of_logprob_N[span], target_N[span])
             d_NV = d_NV.div_(ctx.temperature).to(weight_VD.dtype)
             d_hidden_ND[span] = d_NV @ weight_VD
             if d_weight_VD is not None:
@@ -82,9 +82,9 @@ def _d_logits(
     return d_NV.scatter_add_(-1, target_N[:, None], d_logprob_N[:, None])
 
 
-def chunk_of(vocabulary: int) -> int:
+def chunk_of(vocabulary: int, device: str) -> int:
     """Tokens whose fp32 logits fill `CHUNK_BYTES`, 512 at most."""
-    return max(1, min(512, CHUNK_BYTES // (4 * vocabulary)))
+    return max(1, min(512, CHUNK_BYTES[device] // (4 * vocabulary)))
 
 
 def _logits(hidden_ND: Tensor, weight_VD: Tensor, banned_V: Tensor, temperature: float) -> Tensor:
@@ -109,7 +109,7 @@ class LogprobHead(nn.Linear):
         """`chunk`: tokens whose logits are made at once; 0 follows the vocabulary."""
         if target_N is None:
             return F.linear(hidden, self.weight)
-        chunk = chunk or chunk_of(self.out_features)
+        chunk = chunk or chunk_of(self.out_features, hidden.device.type)
         return _LogprobEntropy.apply(hidden, self.weight, target_N, banned_V, temperature, chunk)
 
 
