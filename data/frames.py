@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -67,7 +68,7 @@ class Clip:
 def probe(path: str | Path) -> Video:
     """A video as it is in a file: true size and number of frames, also where their rate varies.
 
-    A video file, an image (a video of one frame), or a folder of images (frames in the order of their names). Raises
+    A video file, an image (a video of one frame), or a folder of images (frame 2 before frame 10). Raises
     ValueError, naming the file, for what is not there, empty, without pictures, or not readable.
     """
     return inspect(path)[0]
@@ -80,9 +81,10 @@ def inspect(path: str | Path) -> tuple[Video, Fraction | None]:
         raise ValueError(f"{path}: no such file or folder; give a video file, an image, or a folder of images")
     if path.is_dir() or path.suffix.lower() in IMAGES:
         folder = path if path.is_dir() else path.parent
-        names = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in IMAGES) if path.is_dir() else [path.name]
+        names = [p.name for p in folder.iterdir() if p.suffix.lower() in IMAGES] if path.is_dir() else [path.name]
         if not names:
             raise ValueError(f"{path}: no image in this folder; known are {', '.join(IMAGES)}")
+        names.sort(key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
         return Video(path.stem, str(folder), tuple(names), *frame_size(str(folder), names)), None
     if not path.stat().st_size:
         raise ValueError(f"{path}: the file is empty; copy or download it again")

@@ -15,6 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from configs.load import help_text, presets, resolve, validate
@@ -127,15 +128,21 @@ def dialogue(sample: Sample, episode: Episode) -> str:
 
 
 def answer(cfg: Config, sample: Sample, episode: Episode, masks_F: Sequence[Rle | None]) -> dict[str, Any]:
-    """What was found, JSON-able; boxes and points in pixels of the video, frames from 0."""
+    """What was found, JSON-able; boxes and points in pixels of the video, frames from 0, spans [start, stop)."""
     video = sample.video
     return {
         "video": video.path, "frames": video.num_frames, "height": video.height, "width": video.width,
         "sentence": sample.query, "system": cfg.system.name, "policy": cfg.policy.path,
         "segmenter": cfg.segmenter.path if cfg.segmenter.kind == "sam2" else cfg.segmenter.kind,
         "end": episode.end.value, "prompts": [asdict(prompt) for prompt in episode.answer.prompts],
-        "facts": episode.answer.facts, "frames_with_mask": [f for f, rle in enumerate(masks_F) if rle is not None],
+        "facts": episode.answer.facts, "spans_with_mask": spans([rle is not None for rle in masks_F]),
     }  # fmt: skip
+
+
+def spans(shown_F: Sequence[bool]) -> list[tuple[int, int]]:
+    """Runs of True as half-open spans."""
+    edges = np.flatnonzero(np.diff([False, *shown_F, False])).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def _write(

@@ -220,6 +220,13 @@ def test_probe_of_an_image_beside_one_of_the_same_name(tmp_path: Path) -> None:
         assert video.num_frames == 1 and numbers(frames.read_frames(video, [0])) == [index]
 
 
+def test_probe_of_a_folder_counts_as_a_person_does(tmp_path: Path) -> None:
+    for name, index in (("shot 10.png", 10), ("shot 2.jpg", 2), ("shot 1.png", 1)):
+        cv2.imwrite(str(tmp_path / name), cv2.cvtColor(painted(index), cv2.COLOR_RGB2BGR))
+    (tmp_path / "notes.txt").write_text("no frame")
+    assert numbers(frames.read_frames(frames.probe(tmp_path), [0, 1, 2])) == [1, 2, 10]
+
+
 def test_probe_refuses_in_one_line(tmp_path: Path) -> None:
     import av
 

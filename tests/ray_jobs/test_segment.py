@@ -46,7 +46,8 @@ def test_a_video_file_ends_with_an_overlay_to_look_at(tmp_path: Path) -> None:
     assert 0 <= x0 < x1 <= 480 and 0 <= y0 < y1 <= 480
 
     rles = json.loads((out / "masks.json").read_text())["masks"]
-    assert len(rles) == 72 and [f for f, rle in enumerate(rles) if rle] == answer["frames_with_mask"]
+    assert len(rles) == 72
+    assert [f for f, rle in enumerate(rles) if rle] == [f for span in answer["spans_with_mask"] for f in range(*span)]
     mask_HW = decode(rles[prompt["frame"]])
     inside = mask_HW[int(y0) : int(y1) + 1, int(x0) : int(x1) + 1]
     assert mask_HW.shape == (480, 480) and inside.sum() > 0.5 * mask_HW.sum() > 50
@@ -132,4 +133,5 @@ def test_what_is_said_of_an_episode() -> None:
     assert "no box or point (unreadable)" in segment.verdict(none, (None, None, None))
     assert segment.dialogue(SAMPLE, none).splitlines()[2:4] == ["turn 1, shown frames 1, 2:", "<think>so</think>"]
     told = segment.answer(segment.settings([]), SAMPLE, found, (None, rle, None))
-    assert json.loads(json.dumps(told))["prompts"][0]["frame"] == 1 and told["frames_with_mask"] == [1]
+    assert json.loads(json.dumps(told))["prompts"][0]["frame"] == 1 and told["spans_with_mask"] == [(1, 2)]
+    assert segment.spans([True, True, False, True]) == [(0, 2), (3, 4)] and segment.spans([False]) == []
