@@ -14,9 +14,10 @@ from sam2.modeling.sam2_base import SAM2Base
 
 from core.types import MaskPrompt
 from data.synthetic.scene import Scene, scene
-from models import sam2_build, sam2_track, segmenter
+from models import sam2_build, sam2_segmenter, sam2_track, segmenter
 from models.sam2_build import OFFICIAL, TINY
-from models.segmenter import Sam2Segmenter, Segmenter, make
+from models.sam2_segmenter import Sam2Segmenter
+from models.segmenter import Segmenter, make
 
 SHIPPED = Path(__file__).parents[2] / "models" / "tiny" / "segmenter"
 
@@ -123,7 +124,7 @@ def test_a_small_cache_changes_the_work_but_not_the_masks(
     tight.segment(frames, [BOX])
     assert tight.features.encoded > 20
     assert len(tight.features.kept) <= 2 * segmenter.AHEAD
-    assert tight.features.bytes == sum(segmenter._bytes(m) for m in tight.features.kept.values())
+    assert tight.features.bytes == sum(sam2_segmenter._bytes(m) for m in tight.features.kept.values())
 
 
 class Pieces:
