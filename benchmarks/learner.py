@@ -1,8 +1,10 @@
-"""Prefix-tree rows against a row for each episode, interleaved in one run: `python benchmarks/learner.py [--scale 8]`.
+"""Prefix-tree rows against a row for each episode, interleaved in one run: `python benchmarks/learner.py [--full]`.
 
 Forward and backward of one GRPO group in the shapes of the three systems at 1/scale of their token counts, random
-weights, fp32, one thread. The rows are in their fastest form: one unpadded episode at a time, causal attention without
-a mask, the head only where a token is trained. "limit" is G (P + R) / (P + G R), the ratio of token counts.
+weights, fp32, one thread; with --full ReVSeg at its real size as well (minutes). The rows are in their fastest form:
+one unpadded episode at a time, causal attention without a mask, the head only where a token is trained.
+"token limit" is G (P + R) / (P + G R), the ratio of token counts; "FLOP limit" the ratio of the counted products,
+attention included, a causal one as half a square.
 Prints a table; figures are ratios within the run, so a slow or busy machine moves both sides.
 """
 
@@ -15,9 +17,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from core import batch, grpo
 from core.types import End, Episode, Group, Media, MediaTable, Turn, View
@@ -117,6 +121,28 @@ def timed(work: Callable[[], None]) -> float:
     return time.process_time() - begin
 
 
+def _attention(q: Any, k: Any, v: Any, dropout: float = 0.0, causal: bool = False, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(q, k, v) // (1 + causal)
+
+
+def _attention_backward(
+    d: Any, q: Any, k: Any, v: Any, out: Any, norm: Any, dropout: float = 0.0, causal: bool = False, **_: Any
+) -> int:
+    return sdpa_backward_flop_count(d, q, k, v) // (1 + causal)
+
+
+def flops(work: Callable[[], None]) -> int:
+    """Floating-point operations of matrix products and attention (PyTorch leaves out its CPU attention)."""
+    aten = torch.ops.aten
+    mapping = {
+        aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    }
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
 def measure(policy: Policy, pixels: Pixels, shape: Shape, scale: int, repeats: int) -> str:
     """One line of the table."""
     group, media = make_group(shape, scale, np.random.default_rng(0))
@@ -135,8 +161,7 @@ def measure(policy: Policy, pixels: Pixels, shape: Shape, scale: int, repeats: i
             row_loss(policy, tree, single, pixels, media)
         policy.vlm.set_attn_implementation({"text_config": policy.attention, "vision_config": "sdpa"})
 
-    as_tree()
-    as_rows()
+    flop_limit = flops(as_rows) / flops(as_tree)  # also warms both up
     pairs = [(timed(as_rows), timed(as_tree)) for _ in range(repeats)]
     ratios = sorted(a / b for a, b in pairs)
     prompt, branch = len(tree.prompt_ids), sum(len(b.ids_R) for b in tree.branches) / shape.group
@@ -145,7 +170,8 @@ def measure(policy: Policy, pixels: Pixels, shape: Shape, scale: int, repeats: i
     ratio = statistics.median(ratios)
     return (
         f"| {shape.name} /{scale} | {prompt} | {branch:.0f} | {shape.group} | {rows_s:.2f} | {tree_s:.2f} "
-        f"| {ratio:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) | {limit:.2f} | {ratio / limit:.0%} |"
+        f"| {ratio:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) | {limit:.2f} | {ratio / limit:.0%} "
+        f"| {flop_limit:.2f} | {ratio / flop_limit:.0%} |"
     )
 
 
@@ -153,15 +179,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--full", action="store_true", help="also ReVSeg at full size, once")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         build_model(Path(folder))
         policy, pixels = Policy(folder, allowed_ids=range(WORDS)), Pixels(folder)
-        print("| shape | P | R | G | rows, CPU s | tree, CPU s | rows / tree (spread) | limit | share of limit |")
-        print("|---|---|---|---|---|---|---|---|---|")
+        print("| shape | P | R | G | rows, CPU s | tree, CPU s | rows / tree (spread) | token limit | share of it "
+              "| FLOP limit | share of it |")  # fmt: skip
+        print("|---|---|---|---|---|---|---|---|---|---|---|")
         for shape in SHAPES:
             print(measure(policy, pixels, shape, options.scale, options.repeats), flush=True)
+        if options.full:
+            policy.vlm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            print(measure(policy, pixels, SHAPES[0], 1, 1), flush=True)
 
 
 if __name__ == "__main__":

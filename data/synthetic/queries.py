@@ -21,7 +21,7 @@ MOST_TARGETS = 3
 
 KINDS = ("look", "motion", "order", "size", "relation", "hiding", "several", "none")
 MIX: Mapping[str, float] = {
-    "look": 0.44, "motion": 0.14, "order": 0.12, "size": 0.1, "relation": 0.06, "hiding": 0.04, "several": 0.08,
+    "look": 0.52, "motion": 0.08, "order": 0.2, "size": 0.06, "relation": 0.04, "hiding": 0.02, "several": 0.06,
     "none": 0.02,
 }  # fmt: skip
 _PLURAL = {"moves": "move", "stays": "stay", "keeps": "keep"}
