@@ -202,12 +202,12 @@ def load_media(media: dict[int, MediaRef]) -> MediaTable:
 class LearnerPool:
     """Driver side. `learn`, `imitate`, `publish`, `save`, `load` and `close` act on all ranks at once."""
 
-    def __init__(self, cfg: Config, env: dict[str, str], total_updates: int = 0) -> None:
+    def __init__(self, cfg: Config, total_updates: int = 0) -> None:
         """`total_updates`: length of the learning-rate schedule; by default that of the training run."""
         self.cfg = cfg
         self.bad_steps = 0  # in a row: skipped because loss or gradient was not finite
         ranks = range(cfg.learner.world_size)
-        self.ranks = [ray.remote(Learner).options(**options(cfg, rank, env)).remote() for rank in ranks]
+        self.ranks = [ray.remote(Learner).options(**actor_options(cfg, "learner", rank)).remote() for rank in ranks]
         total = total_updates or cfg.train.steps * cfg.learner.optimizer_steps
         hosts = ray.get([rank.address.remote() for rank in self.ranks])
         self.places = places(hosts, device_of(cfg))
@@ -300,13 +300,6 @@ class LearnerPool:
         ray.get([rank.close.remote() for rank in self.ranks])
         for rank in self.ranks:
             ray.kill(rank)
-
-
-def options(cfg: Config, rank: int, env: dict[str, str]) -> dict[str, Any]:
-    """Ray's options of one rank."""
-    found = actor_options(cfg, "learner", rank)
-    found["runtime_env"] = {"env_vars": {**found["runtime_env"]["env_vars"], **env}}
-    return found
 
 
 def results(refs: list[Any]) -> list[Any]:

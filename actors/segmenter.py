@@ -73,14 +73,12 @@ class _Task:
 class SegmenterPool:
     """Driver side: hands videos to free segmenter actors."""
 
-    def __init__(self, cfg: Config, env: dict[str, str]) -> None:
-        """Args: `env`, the environment variables of the actors."""
-        self.cfg, self.env = cfg, env
+    def __init__(self, cfg: Config) -> None:
+        self.cfg = cfg
         self.workers = [self._start() for _ in range(cfg.segmenter.workers)]
 
     def _start(self) -> Any:
-        options = actor_options(self.cfg, "segmenter") | {"runtime_env": {"env_vars": self.env}}
-        return ray.remote(SegmenterActor).options(**options).remote(self.cfg)
+        return ray.remote(SegmenterActor).options(**actor_options(self.cfg, "segmenter")).remote(self.cfg)
 
     def segment(self, jobs: Sequence[tuple[Video, Prompts]]) -> list[Masks]:
         """The masks of each job (a video and the prompts of one episode), in order; all None without prompts.

@@ -3,9 +3,10 @@
     python -m ray_jobs.evaluate revseg_tiny policy.path=FOLDER [name=NAME evaluate.protocol=... evaluate.samples=N]
 
 measures a policy (a model folder, a checkpoints/step_N or a run folder) on `data.test_split`, greedily, by the
-protocol of the benchmark (`ray_jobs.benchmark`). It goes on where a kill left it. `ray_jobs.train` calls `evaluate`
-before, while and after it trains. The episodes are played by the same rollout actors as in training, with one episode
-(or `repeats`) an expression: there is no second inference path. For a server: `python -m ray_jobs.submission --help`.
+protocol of the benchmark (`ray_jobs.resumable_evaluation`), and goes on where a kill left it. `ray_jobs.train` calls
+`evaluate` before, while and after it trains. The episodes are played by the same rollout actors as in training, with
+one episode (or `repeats`) an expression: there is no second inference path. For a server: `python -m
+ray_jobs.submission --help`.
 """
 
 from __future__ import annotations
@@ -165,7 +166,7 @@ def best_and_worst(results: Sequence[Result], count: int) -> list[Result]:
 
 
 def main(argv: Sequence[str]) -> dict[str, Any]:
-    from ray_jobs.benchmark import run  # these import the functions above
+    from ray_jobs.resumable_evaluation import run  # these import the functions above
     from ray_jobs.session import Session
 
     if "-h" in argv or "--help" in argv:

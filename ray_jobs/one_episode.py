@@ -12,7 +12,7 @@ import ray
 
 from actors.rollout import RolloutPool
 from actors.segmenter import SegmenterPool
-from cluster.start import actor_env, join
+from cluster.start import join
 from configs.schema import Config
 from core.types import Episode, Rle, Sample
 from ray_jobs.evaluate import EVAL_STEP, stop_on_failures
@@ -32,7 +32,7 @@ def one_episode(cfg: Config, sample: Sample, progress: Progress) -> tuple[Episod
         join(cfg)
     try:
         episode = _play(cfg, sample, progress)
-        with progress.phase("segment"), closing(SegmenterPool(cfg, actor_env(cfg))) as segmenters:
+        with progress.phase("segment"), closing(SegmenterPool(cfg)) as segmenters:
             [masks_F] = segmenters.segment([(sample.video, episode.answer.prompts)])
     finally:
         ray.shutdown()

@@ -19,7 +19,7 @@ import systems
 from actors.reward import RewardPool
 from actors.rollout import RolloutPool
 from actors.segmenter import SegmenterPool
-from cluster.start import actor_env, join
+from cluster.start import join
 from configs.load import load as load_config
 from configs.load import to_yaml, validate
 from configs.schema import Config
@@ -120,7 +120,7 @@ class Session:
 
     @cached_property
     def segmenters(self) -> SegmenterPool:
-        return SegmenterPool(self.cfg, actor_env(self.cfg))
+        return SegmenterPool(self.cfg)
 
     def test_samples(self, split: str) -> list[Sample]:
         """The first `train.eval_samples` of a split, or all when there are fewer."""

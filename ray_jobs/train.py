@@ -21,7 +21,6 @@ import numpy as np
 from actors.learner import LearnerPool
 from actors.reward import Scoring
 from actors.rollout import Played
-from cluster.start import actor_env
 from configs.load import resolve
 from configs.schema import Config
 from core.grpo import judge
@@ -207,7 +206,7 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
             for k, e in before.items():
                 write(run.evaluation_folder(0) / k, e)
         with session.progress.phase("start: learners"):
-            learner = LearnerPool(cfg, actor_env(cfg), total_updates=cfg.train.steps * cfg.learner.optimizer_steps)
+            learner = LearnerPool(cfg, total_updates=cfg.train.steps * cfg.learner.optimizer_steps)
         if resume_from is not None:
             state = checkpoint.read_state(resume_from)
             learner.load(resume_from)

@@ -18,7 +18,6 @@ import numpy as np
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from actors.learner import LearnerPool
-from cluster.start import actor_env
 from configs.load import resolve
 from core.types import End, Episode, Group, MediaTable, Sample, System, Turn, View
 from data.frames import show
@@ -78,7 +77,7 @@ def warm_start(argv: Sequence[str]) -> Path:
         demonstrator = Demonstrator(session.system, Dialogue(tokenizer), cfg.seed)
         samples = demonstrable(session.system, session.split(cfg.data.train_split))
         with session.progress.phase("start: learners"):
-            learner = LearnerPool(cfg, actor_env(cfg), total_updates=settings.steps)
+            learner = LearnerPool(cfg, total_updates=settings.steps)
         session.progress.total_steps = settings.steps
         for step in range(1, settings.steps + 1):
             began = time.monotonic()

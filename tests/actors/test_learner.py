@@ -45,7 +45,7 @@ def config(folder, ranks=1, stage=1, row_tokens=4096, **learner) -> Config:
 @pytest.fixture(scope="module")
 def pools(folder, ray_env):
     """One pool of one rank and one of two, as processes; `restart` gives them a fresh policy and configuration."""
-    found = {n: LearnerPool(config(folder, n), ray_env, total_updates=10) for n in (1, 2)}
+    found = {n: LearnerPool(config(folder, n), total_updates=10) for n in (1, 2)}
     yield found
     for pool in found.values():
         pool.close()

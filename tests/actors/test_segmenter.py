@@ -55,7 +55,7 @@ def pool(
     model = sam2_build.build(sam2_build.TINY)
     torch.nn.init.constant_(model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, 3.0)
     sam2_build.save(folder, model, sam2_build.TINY)
-    started = SegmenterPool(config("sam2", str(folder), workers=2), ray_env)
+    started = SegmenterPool(config("sam2", str(folder), workers=2))
     yield started, folder
     started.close()
 
@@ -99,7 +99,7 @@ def test_errors_reach_the_driver(
 def test_grabcut_survives_the_death_of_its_actor(
     ray_env: dict[str, str], videos: list[tuple[Video, MaskPrompt, MaskPrompt]]
 ) -> None:
-    segmenters = SegmenterPool(config("grabcut"), ray_env)
+    segmenters = SegmenterPool(config("grabcut"))
     jobs = [(video, (first,)) for video, first, _ in videos]
     before = segmenters.segment(jobs)
     assert all(masks_F[prompts[0].frame] is not None for masks_F, (_, prompts) in zip(before, jobs, strict=True))
@@ -111,7 +111,7 @@ def test_grabcut_survives_the_death_of_its_actor(
 def test_an_actor_that_cannot_start_says_why(
     ray_env: dict[str, str], videos: list[tuple[Video, MaskPrompt, MaskPrompt]], tmp_path: Path
 ) -> None:
-    segmenters = SegmenterPool(config("sam2", str(tmp_path / "none.pt")), ray_env)
+    segmenters = SegmenterPool(config("sam2", str(tmp_path / "none.pt")))
     with pytest.raises(RuntimeError, match="no file .*none.pt"):
         segmenters.segment([(videos[0][0], (videos[0][1],))])
     segmenters.close()
