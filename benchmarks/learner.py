@@ -1,10 +1,12 @@
 """Prefix-tree rows against a row for each episode, interleaved in one run: `python benchmarks/learner.py [--quick]`.
 
 Forward and backward of one GRPO group in the shapes of the three systems at 1/scale of their token counts, random
-weights, fp32, one thread; unless --quick ReVSeg at its real size as well (once, minutes). The rows are in their fastest form:
-one unpadded episode at a time, causal attention without a mask, the head only where a token is trained.
+weights, fp32, one thread; unless --quick ReVSeg at its real size as well (once, minutes). The rows are in their
+fastest form: one unpadded episode at a time, causal attention without a mask, the head only where a token is trained.
 "token limit" is G (P + R) / (P + G R), the ratio of token counts; "FLOP limit" the ratio of the counted products,
-attention included, a causal one as half a square.
+attention included, a causal one as half a square. "tokens/s" are those of the rows, G (P + R), over the tree's time.
+On a GPU (not yet run there): bf16, wall time, peak memory, and MFU = counted operations of the tree's pass / (its
+seconds x --peak_tflops); operations of flex_attention are not counted, so it is a lower bound.
 Prints a table; figures are ratios within the run, so a slow or busy machine moves both sides.
 """
 
@@ -27,6 +29,7 @@ from core import batch, grpo
 from core.types import End, Episode, Group, Media, MediaTable, Turn, View
 from models.policy import Pixels, Policy
 
+GPU = torch.cuda.is_available()
 IMAGE, START, STOP, WORDS = 500, 501, 502, 480
 
 
@@ -103,22 +106,37 @@ def make_group(shape: Shape, scale: int, rng: np.random.Generator) -> tuple[Grou
 
 def row_loss(policy: Policy, tree: batch.Tree, row: batch.GroupBatch, pixels: Pixels, media: MediaTable) -> None:
     """One episode in a row of its own, through the model's plain causal attention."""
+    device = policy.banned_V.device
+    patches, grid = pixels([media[d] for d in row.images])
     outputs = policy.vlm.model(
-        input_ids=torch.as_tensor(row.ids_T)[None],
-        position_ids=torch.as_tensor(row.positions_3T)[:, None],
+        input_ids=torch.as_tensor(row.ids_T, device=device)[None],
+        position_ids=torch.as_tensor(row.positions_3T, device=device)[:, None],
         attention_mask=None,
-        mm_encoder_outputs=policy._images(row, *pixels([media[d] for d in row.images])),
+        mm_encoder_outputs=policy._images(row, patches.to(device), grid.to(device)),
         use_cache=False,
     )
-    hidden_ND = outputs.last_hidden_state[0][torch.as_tensor(row.source_N)]
-    logprob_N, _ = policy.vlm.lm_head(hidden_ND, torch.as_tensor(row.target_N), policy.banned_V)
-    (logprob_N * torch.as_tensor(row.advantage_N)).sum().backward()
+    hidden_ND = outputs.last_hidden_state[0][torch.as_tensor(row.source_N, device=device)]
+    logprob_N, _ = policy.vlm.lm_head(hidden_ND, torch.as_tensor(row.target_N, device=device), policy.banned_V)
+    (logprob_N * torch.as_tensor(row.advantage_N, device=device)).sum().backward()
 
 
 def timed(work: Callable[[], None]) -> float:
-    begin = time.process_time()
+    """CPU seconds; on a GPU wall seconds."""
+    if not GPU:
+        begin = time.process_time()
+        work()
+        return time.process_time() - begin
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
     work()
-    return time.process_time() - begin
+    torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def peak_gib(work: Callable[[], None]) -> float:
+    torch.cuda.reset_peak_memory_stats()
+    work()
+    return torch.cuda.max_memory_allocated() / 2**30
 
 
 def _attention(q: Any, k: Any, v: Any, dropout: float = 0.0, causal: bool = False, *_: Any, **__: Any) -> int:
@@ -144,7 +162,9 @@ def counted(work: Callable[[], None]) -> tuple[float, int]:
     return seconds, int(counter.get_total_flops())
 
 
-def measure(policy: Policy, pixels: Pixels, shape: Shape, scale: int, repeats: int) -> str:
+def measure(
+    policy: Policy, pixels: Pixels, shape: Shape, scale: int, repeats: int, peak_tflops: float = 0.0
+) -> str:
     """One line of the table; with no repeats the times are those of the pass that counts the operations."""
     group, media = make_group(shape, scale, np.random.default_rng(0))
     credit = grpo.credit(group, per_turn=False, std=True, eps=1e-6)
@@ -154,7 +174,7 @@ def measure(policy: Policy, pixels: Pixels, shape: Shape, scale: int, repeats: i
 
     def as_tree() -> None:
         logprob_N, _ = policy(whole, *pixels([media[d] for d in whole.images]))
-        (logprob_N * torch.as_tensor(whole.advantage_N)).sum().backward()
+        (logprob_N * torch.as_tensor(whole.advantage_N, device=logprob_N.device)).sum().backward()
 
     def as_rows() -> None:
         policy.vlm.set_attn_implementation({"text_config": "sdpa", "vision_config": "sdpa"})
@@ -170,10 +190,13 @@ def measure(policy: Policy, pixels: Pixels, shape: Shape, scale: int, repeats: i
     limit = shape.group * (prompt + branch) / (prompt + shape.group * branch)
     rows_s, tree_s = (statistics.median(side) for side in zip(*pairs, strict=True))
     ratio = statistics.median(ratios)
+    extra = ""
+    if GPU:
+        extra = f" {tree_flops / tree_s / peak_tflops / 1e12:.1%} | {peak_gib(as_rows):.1f} | {peak_gib(as_tree):.1f} |"
     return (
         f"| {shape.name} /{scale} | {prompt} | {branch:.0f} | {shape.group} | {rows_s:.2f} | {tree_s:.2f} "
         f"| {ratio:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) | {limit:.2f} | {ratio / limit:.0%} "
-        f"| {flop_limit:.2f} | {ratio / flop_limit:.0%} |"
+        f"| {flop_limit:.2f} | {ratio / flop_limit:.0%} | {shape.group * (prompt + branch) / tree_s:.0f} |" + extra
     )
 
 
@@ -181,20 +204,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--peak_tflops", type=float, default=989.0, help="of the GPU in bf16 (H200: 989)")
     parser.add_argument("--quick", action="store_true", help="without ReVSeg at full size")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         build_model(Path(folder))
-        policy, pixels = Policy(folder, allowed_ids=range(WORDS)), Pixels(folder)
-        print("| shape | P | R | G | rows, CPU s | tree, CPU s | rows / tree (spread) | token limit | share of it "
-              "| FLOP limit | share of it |")  # fmt: skip
-        print("|---|---|---|---|---|---|---|---|---|---|---|")
+        place: dict[str, Any] = {"device": "cuda", "dtype": "bfloat16"} if GPU else {}
+        policy, pixels = Policy(folder, allowed_ids=range(WORDS), **place), Pixels(folder)
+        columns = ["shape", "P", "R", "G", "rows, s", "tree, s", "rows / tree (spread)", "token limit", "share of it",
+                   "FLOP limit", "share of it", "tokens/s"]  # fmt: skip
+        columns += ["MFU", "rows, GiB", "tree, GiB"] if GPU else []
+        print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
         for shape in SHAPES:
-            print(measure(policy, pixels, shape, options.scale, options.repeats), flush=True)
+            print(measure(policy, pixels, shape, options.scale, options.repeats, options.peak_tflops), flush=True)
         if not options.quick:
             policy.vlm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            print(measure(policy, pixels, SHAPES[0], 1, 0), flush=True)
+            print(measure(policy, pixels, SHAPES[0], 1, 0, options.peak_tflops), flush=True)
 
 
 if __name__ == "__main__":
