@@ -97,7 +97,8 @@ class JudgeActor:
 
         torch.set_num_threads(1)
         settings = cfg.segmenter
-        self.segmenter = make(settings.kind, str(resolve(settings.path)), settings.config, device_of(cfg))
+        xmem = (str(resolve(settings.xmem_path)), str(resolve(settings.xmem_weights)), settings.xmem_size)
+        self.segmenter = make(settings.kind, str(resolve(settings.path)), settings.config, device_of(cfg), *xmem)
 
     def ready(self) -> None:
         """Returns once the weights are there."""

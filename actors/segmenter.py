@@ -41,7 +41,8 @@ class SegmenterActor:
 
         torch.set_num_threads(1)
         settings = cfg.segmenter
-        self.segmenter = make(settings.kind, str(resolve(settings.path)), settings.config, device_of(cfg))
+        xmem = (str(resolve(settings.xmem_path)), str(resolve(settings.xmem_weights)), settings.xmem_size)
+        self.segmenter = make(settings.kind, str(resolve(settings.path)), settings.config, device_of(cfg), *xmem)
 
     def segment(self, video: Video, jobs: Sequence[Prompts]) -> list[Masks]:
         """Masks of each job's prompts on every frame of the video, in order."""

@@ -42,7 +42,7 @@ CHOICES = {
     "learner.schedule": ("constant", "linear", "cosine"),
     "learner.zero_stage": (0, 1, 2, 3),
     "rollout.max_staleness": (0, 1),
-    "segmenter.kind": ("sam2", "grabcut"),
+    "segmenter.kind": ("sam2", "sam2_xmem", "grabcut"),
     "cluster.use_gpu": ("auto", "yes", "no"),
     "cluster.weight_backend": ("object_store", "nccl", "ipc"),
 }
@@ -261,7 +261,7 @@ def _wrong_numbers(cfg: Config) -> Iterator[str]:
     if not 0 <= cfg.rollout.max_failed_share < 1:
         yield f"rollout.max_failed_share={cfg.rollout.max_failed_share}: must be at least 0 and below 1"
     for key in ("train.steps", "train.checkpoint_every", "train.eval_every", "rollout.max_staleness", "learner.lr",
-                "evaluate.samples"):  # fmt: skip
+                "evaluate.samples", "segmenter.xmem_size"):  # fmt: skip
         if values[key] < 0:
             yield f"{key}={values[key]}: must not be negative"
     if cfg.learner.lora_rank < 0 or (cfg.learner.lora_rank and cfg.learner.lora_alpha <= 0):
@@ -297,8 +297,12 @@ def _missing_paths(cfg: Config) -> Iterator[str]:
         yield f"policy.path={cfg.policy.path}: no config.json in {policy}; give a model, checkpoint or run folder"
     if not root.is_dir() and not cfg.data.synthetic:
         yield f"data.root={cfg.data.root}: {root} does not exist; give the data's folder, or data.synthetic=true"
-    if cfg.segmenter.kind == "sam2" and not segmenter.exists():
+    if cfg.segmenter.kind in ("sam2", "sam2_xmem") and not segmenter.exists():
         yield f"segmenter.path={cfg.segmenter.path}: {segmenter} does not exist; give a SAM2 checkpoint or its folder"
+    for key in ("xmem_path", "xmem_weights") if cfg.segmenter.kind == "sam2_xmem" else ():
+        given = str(getattr(cfg.segmenter, key))
+        if not given or not resolve(given).exists():
+            yield f"segmenter.{key}={given}: does not exist; give a checkout of hkchengrex/XMem, and its XMem.pth"
     resume = cfg.train.resume
     if resume not in ("auto", "never") and not resolve(resume).is_dir():
         yield f"train.resume={resume}: expected auto, never, or an existing checkpoint folder"

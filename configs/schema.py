@@ -101,10 +101,13 @@ class RewardConfig:
 
 @dataclass
 class SegmenterConfig:
-    kind: str = "sam2"  # sam2 | grabcut
+    kind: str = "sam2"  # sam2 | sam2_xmem | grabcut
     path: str = "models/tiny/segmenter"  # tiny: a folder with config.json and model.safetensors; else a SAM2 checkpoint
     config: str = ""  # name of an official SAM2 shape (e.g. hiera_l) when `path` is an official checkpoint
     workers: int = 1
+    xmem_path: str = ""  # sam2_xmem only: a local checkout of the official XMem repository
+    xmem_weights: str = ""  # and its weights, XMem.pth
+    xmem_size: int = 480  # short side of the frames that XMem sees, in pixels, at least 96; 0: the frames' own
 
 
 @dataclass

@@ -59,7 +59,10 @@ class Segmenter(Protocol):
         ...
 
 
-def make(kind: str, path: str, config: str = "", device: str = "cpu") -> Segmenter:
+def make(
+    kind: str, path: str, config: str = "", device: str = "cpu",
+    xmem_path: str = "", xmem_weights: str = "", xmem_size: int = 480,
+) -> Segmenter:  # fmt: skip
     """The segmenter that the configuration asks for (`configs.schema.SegmenterConfig`).
 
     Raises ValueError for an unknown kind, a missing file and a checkpoint of another architecture.
@@ -74,7 +77,12 @@ def make(kind: str, path: str, config: str = "", device: str = "cpu") -> Segment
 
         model, shape = sam2_build.load(Path(path), config)
         return Sam2Segmenter(model, shape, device)
-    raise ValueError(f"segmenter.kind: {kind!r} is unknown; choose sam2 or grabcut")
+    if kind == "sam2_xmem":
+        from models import xmem_segmenter
+
+        xmem = xmem_segmenter.load(Path(xmem_path), Path(xmem_weights))  # first: it tells at once what is missing
+        return xmem_segmenter.XMemSegmenter(make("sam2", path, config, device), xmem, device, xmem_size)
+    raise ValueError(f"segmenter.kind: {kind!r} is unknown; choose sam2 or grabcut, or sam2_xmem")
 
 
 def check(prompts: Sequence[MaskPrompt], num_frames: int) -> None:
