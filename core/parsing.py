@@ -48,6 +48,19 @@ def value(text: str) -> Any | None:
     return None
 
 
+def json_value(text: str) -> Any | None:
+    """The JSON value that `text` is, and nothing else: no fence, no Python quotes; None otherwise (and for null).
+
+    Python's own reader, so NaN and Infinity are numbers too.
+    """
+    if len(text) > MAX_CHARS or _depth(text) > MAX_DEPTH:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
 def records(text: str) -> list[dict[Any, Any]]:
     """The dictionaries that `text` as a whole stands for: a list of them, or one by itself; else an empty list."""
     found = value(text)
