@@ -6,10 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.types import System
+from systems.difficulty_rater import DifficultyRater
 from systems.options import unknown
 from systems.revseg import ReVSeg
+from systems.videoseg_r1 import VideoSegR1
 
-SYSTEMS = {"revseg": ReVSeg}
+SYSTEMS: dict[str, type[ReVSeg] | type[VideoSegR1] | type[DifficultyRater]] = {
+    "revseg": ReVSeg,
+    "videoseg_r1": VideoSegR1,
+    "difficulty_rater": DifficultyRater,
+}
 
 
 def make(name: str, options: Mapping[str, Any]) -> System:

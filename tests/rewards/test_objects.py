@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from rewards.objects import (
-    Thresholds, box_l1, inclusive_iou, inside_own_box, matched_mean, pair_scores, point_distance,
+    Thresholds,
+    box_l1,
+    inclusive_iou,
+    inside_own_box,
+    matched_mean,
+    pair_scores,
+    point_distance,
 )  # fmt: skip
 
 

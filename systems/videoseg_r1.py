@@ -1,0 +1,334 @@
+"""VideoSeg-R1 (AAAI 2026): one round of reasoning about a frame, answered with a box and points for each object.
+
+A frame sampler picks the part of the video and the target frame (`systems.frame_sampler`; not trained). The policy
+sees frames of the part, a few of the whole video and the target frame at high resolution, thinks, and lists the
+objects. A segmenter, after the episode, makes masks of boxes and points. A video of one frame is an image: the same
+episode with that frame alone. The reward is VisionReasoner's, a term for negative points, and a factor for length.
+
+The paper's appendices (prompts, most numbers) are not public: what is not marked as the paper's is ours.
+This file knows no engine, no tracker and no process: the policy is `ask`, the ground truth is the sample's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+from core.geometry import uniform_frames
+from core.masks import area, box, decode
+from core.parsing import plain
+from core.points import inner_point, point_beside, resize_mask, scale_pixel
+from core.types import Answer, Ask, End, Episode, MaskPrompt, Reward, Sample, View
+from rewards.answers import answer_format, non_repeat, think_format
+from rewards.length import soft_length
+from rewards.negative_points import negative_points, taxicab_distance
+from rewards.objects import Thresholds, matched_mean, pair_scores
+from systems import object_answers
+from systems.frame_sampler import Aside, Choice, Choices, choose
+from systems.object_answers import MAX_OBJECTS, coordinates, estimate_tokens, negatives, read_objects, strict_answer
+from systems.options import build
+from systems.videoseg_r1_options import VideoSegR1Options
+
+Content = list[str | View]
+
+PARTS = ("think_format", "answer_format", "accuracy", "negative", "non_repeat", "length")
+LARGEST = 5  # frames among which training picks the target frame
+UNRATED = 5.5  # difficulty of a sample without ratings: the middle of 1 to 10
+HINTS = ("target_frame", "key_segment")  # notes by which training says what the sampler would
+
+
+@runtime_checkable
+class Counts(Protocol):
+    """A policy that tells how many of its tokens a text is."""
+
+    def count(self, text: str) -> int: ...
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The objects in one frame, in pixels of the target image; `union_HW` is at the size of the video."""
+
+    boxes_N4: np.ndarray  # x1 and y1 inside
+    points_N2: np.ndarray
+    union_HW: np.ndarray
+    own_NHW: np.ndarray
+
+
+class VideoSegR1:
+    """The system: how an episode is played, what it is worth, and what a perfect one looks like."""
+
+    name: str = "videoseg_r1"
+
+    def __init__(self, options: VideoSegR1Options | None = None) -> None:
+        self.options = options or VideoSegR1Options()
+        self.choices = Choices()
+
+    @classmethod
+    def make(cls, options: Mapping[str, Any]) -> VideoSegR1:
+        """From the mapping `system.options` of a configuration; ValueError for a key or value that does not fit."""
+        return cls(build(VideoSegR1Options, options))
+
+    def shown(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """The sample as training shows it to `play`: no truth but the target frame and the part around it, as notes.
+
+        The target frame is one of the 5 in which the targets are largest, or any that shows one (`training_frame`);
+        the part is a random window of 10 to 50 % of the video around it. Without a target any frame may be it.
+        """
+        bare = replace(sample, targets=(), notes={})
+        if self.options.training_frame == "sampler":
+            return bare
+        frame = self._training_frame(sample, rng)
+        return replace(bare, notes=dict(zip(HINTS, (frame, _window(sample.video.num_frames, frame, rng)), strict=True)))
+
+    async def play(self, sample: Sample, ask: Ask) -> Episode:
+        """One episode: the sampler's choice, unless the sample's notes give it, then one round of reasoning.
+
+        Facts of the answer: `frame`, `segment` [start, stop), `objects` as read (pixels of the target image),
+        `readable` and `reasoning_tokens`. An empty list is a readable answer: there is no such object.
+        """
+        choice = _hint(sample) or await self._choice(sample, ask)
+        content = self.ask_objects(sample.query, sample.video.num_frames, choice)
+        turn = await ask(content, max_tokens=self.options.max_tokens)
+        objects = read_objects(turn.text) if turn.complete else None
+        reasoning = object_answers.reasoning(turn.text)
+        facts = {
+            "frame": choice.frame, "segment": [choice.start, choice.stop], "readable": objects is not None,
+            "objects": objects or [],
+            "reasoning_tokens": ask.count(reasoning) if isinstance(ask, Counts) else estimate_tokens(reasoning),
+        }  # fmt: skip
+        prompts = tuple(p for o in objects or () if (p := self._prompt(sample, choice.frame, o)) is not None)
+        end = End.TRUNCATED if not turn.complete else End.UNREADABLE if objects is None else End.DONE
+        return Episode(sample.uid, (*choice.turns, turn), end, Answer(prompts, facts))
+
+    async def _choice(self, sample: Sample, ask: Ask) -> Choice:
+        video = sample.video
+
+        async def make() -> Choice:
+            return await choose(video.uid, video.num_frames, sample.query, ask, self.options.plan)
+
+        if not isinstance(ask, Aside):
+            return await make()
+        return await self.choices.get((video.uid, sample.query, ask.version), make)
+
+    def score(self, sample: Sample, episodes: Sequence[Episode]) -> list[Reward]:
+        """R = (think + answer format + accuracy + negative + non-repeat) x s for each episode.
+
+        VisionReasoner's sum, with the negative points of VideoSeg-R1 and the factor s of its Eq. 7 and 8. Only strict
+        JSON earns, as published; an answer cut off by its budget earns for not repeating itself alone.
+        No target: the empty list earns full format and accuracy, objects earn no accuracy. A video that has a target
+        which the target frame does not show gives no accuracy to anything: "nothing" would be the wrong answer.
+        """
+        assert episodes and all(e.end is not End.FAILED and e.sample_uid == sample.uid for e in episodes)
+        said_G = [e.turns[-1].text if e.turns[-1].complete else "" for e in episodes]
+        answers_G = [strict_answer(text) for text in said_G]
+        think_G = think_format(said_G) * self.options.think
+        format_G, accuracy_G = answer_format(answers_G, self.options.lengths), torch.zeros(len(episodes)).double()
+        negative_G = torch.zeros_like(accuracy_G)
+        if not sample.targets:
+            right_G = torch.tensor([answer == [] for answer in answers_G])
+            format_G = torch.where(right_G, float(len(self.options.lengths)), format_G)
+            accuracy_G = torch.where(right_G, self._most_accuracy, 0.0).double()
+        else:
+            for frame in {e.answer.facts["frame"] for e in episodes}:
+                rows = [g for g, e in enumerate(episodes) if e.answer.facts["frame"] == frame]
+                worth = self._seg_rewards(sample, frame, [answers_G[g] for g in rows])
+                accuracy_G[rows], negative_G[rows] = worth
+        repeat_G, length_G = non_repeat([e.turns[-1].text for e in episodes]), self._lengths(sample, episodes)
+        parts_6G = torch.stack([think_G, format_G, accuracy_G, negative_G, repeat_G, length_G])
+        total_G = parts_6G[:5].sum(dim=0) * length_G
+        columns = zip(total_G.tolist(), parts_6G.T.tolist(), strict=True)
+        return [Reward(total, dict(zip(PARTS, parts, strict=True))) for total, parts in columns]
+
+    def demonstrate(self, sample: Sample, rng: np.random.Generator) -> tuple[tuple[Content, str], ...]:
+        """A dialogue that answers right: what the user says, what to answer.
+
+        The target frame is chosen as training chooses it. The thought comes from `sample.notes` ("thought";
+        "description" or "names"), else from the query. Without a target the answer is the empty list.
+        Raises ValueError for a sample whose targets are in no frame.
+        """
+        frame = self._training_frame(sample, rng)
+        start, stop = _window(sample.video.num_frames, frame, rng)
+        truth = self._truth(sample, frame)
+        rows = [self._spell(truth, i, rng) for i in range(len(truth.boxes_N4))]
+        text = f"<answer>{json.dumps(rows, separators=(',', ':'))}</answer>"
+        if self.options.think:
+            names = sample.notes.get("names") or [sample.query.removeprefix("the ")]
+            described = str(sample.notes.get("description") or " and ".join(names))
+            thought = plain(str(sample.notes.get("thought") or f"{sample.query}: {described}"))
+            text = f"<think>{thought}</think>{text}"
+        return ((self.ask_objects(sample.query, sample.video.num_frames, Choice(start, stop, frame)), text),)
+
+    def ask_objects(self, query: str, num_frames: int, choice: Choice) -> Content:
+        """What the user says: frames of the part, then of the whole video, then the target frame, then the task.
+
+        No frame is shown twice: of a video of one frame only the target is left.
+        """
+        options, short = self.options, self.options.prompt == "short"
+        key = [choice.start + f for f in uniform_frames(choice.stop - choice.start, options.key_frames)]
+        key = [f for f in key if f != choice.frame]
+        whole = uniform_frames(num_frames, options.reference_frames) if options.reference_frames else []
+        whole = [f for f in whole if f != choice.frame and f not in key]
+        content: Content = []
+        for title, frames in (("The part of the video that matters:", key), ("The whole video:", whole)):
+            content += [title] if frames and not short else []
+            for frame in frames:
+                view = View(frame, options.frame_height, options.frame_width)
+                content += [f"{frame}" if short else f"Frame {frame}:", view]
+        target = View(choice.frame, *options.target_hw)
+        if short:
+            return [*content, f"{choice.frame}", target, f" Find {query}."]
+        return [*content, f"The target frame, frame {choice.frame}:", target, _task(query, options)]
+
+    def _training_frame(self, sample: Sample, rng: np.random.Generator) -> int:
+        areas_F = np.zeros(sample.video.num_frames, dtype=np.int64)
+        for target in sample.targets:  # overlaps count twice: only the order matters
+            areas_F += np.array([0 if rle is None else area(rle) for rle in target.masks_F])
+        visible = np.flatnonzero(areas_F) if sample.targets else np.arange(len(areas_F))
+        if not len(visible):
+            raise ValueError(f"sample {sample.uid!r}: its targets are in none of the {len(areas_F)} frames")
+        if self.options.training_frame == "largest" and sample.targets:
+            visible = visible[np.argsort(-areas_F[visible], kind="stable")][:LARGEST]
+        return int(rng.choice(visible))
+
+    def _truth(self, sample: Sample, frame: int) -> Truth:
+        """The targets that `frame` shows. Boxes and points go to the target image as VisionReasoner's data does it."""
+        (height, width), (to_height, to_width) = _size(sample), self.options.target_hw
+        rles = [t.masks_F[frame] for t in sample.targets]
+        there = [rle for rle in rles if rle is not None and area(rle)][:MAX_OBJECTS]
+        own_NHW = np.array([decode(rle) for rle in there]).reshape(len(there), height, width)
+        boxes_N4, points_N2 = np.zeros((len(there), 4)), np.zeros((len(there), 2))
+        for i, rle in enumerate(there):
+            x0, y0, x1, y1 = box(rle)
+            x, y = inner_point(own_NHW[i])
+            corners = ((x0, y0), (x1 - 1, y1 - 1), (x, y))
+            scaled = [(scale_pixel(a, width, to_width), scale_pixel(b, height, to_height)) for a, b in corners]
+            boxes_N4[i], points_N2[i] = (*scaled[0], *scaled[1]), scaled[2]
+        return Truth(boxes_N4, points_N2, own_NHW.any(axis=0), own_NHW)
+
+    def _seg_rewards(self, sample: Sample, frame: int, answers_G: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Accuracy and negative-point reward of answers about one frame."""
+        options, truth = self.options, self._truth(sample, frame)
+        zeros_G = torch.zeros(len(answers_G), dtype=torch.float64)
+        if not len(truth.boxes_N4):
+            return zeros_G, zeros_G
+        read_G = [coordinates(answer, options.wants_box, options.wants_point) for answer in answers_G]
+        counts_G = [len(rows) for rows in read_G]
+        rows_R6 = _table([row for rows in read_G for row in rows], 6)
+        boxes_R4, points_R2 = rows_R6[:, :4], rows_R6[:, 4:]
+        limits = Thresholds(options.iou_threshold, options.box_l1_threshold, options.point_threshold)
+        scores_RN = pair_scores(
+            boxes_R4 if options.wants_box else None, points_R2 if options.wants_point else None,
+            _table(truth.boxes_N4.tolist(), 4), _table(truth.points_N2.tolist(), 2), limits,
+        )  # fmt: skip
+        off_G = [negatives(answer) if options.wants_negative else [] for answer in answers_G]
+        accuracy_G = matched_mean(scores_RN, counts_G)
+        if not any(off_G):
+            return accuracy_G, zeros_G
+        union_HW = torch.tensor(resize_mask(truth.union_HW, options.target_hw))
+        points = _table([point for points in off_G for point in points], 2)
+        counts = [len(points) for points in off_G]
+        return accuracy_G, negative_points(points, counts, taxicab_distance(union_HW), options.negative_limit)
+
+    @property
+    def _most_accuracy(self) -> float:
+        return 2.0 * self.options.wants_box + 1.0 * self.options.wants_point
+
+    def _lengths(self, sample: Sample, episodes: Sequence[Episode]) -> torch.Tensor:
+        used_G = torch.tensor([float(e.answer.facts["reasoning_tokens"]) for e in episodes])
+        if self.options.length_penalty == "none" or not self.options.think:
+            return torch.ones(len(episodes), dtype=torch.float64)
+        budget = self.options.budget.of(difficulty(sample))
+        return soft_length(used_G, budget, self.options.length_beta, clamp=self.options.length_penalty == "clamped")
+
+    def _prompt(self, sample: Sample, frame: int, found: Mapping[str, Any]) -> MaskPrompt | None:
+        """What a segmenter is given for one object, in pixels of the video; None where nothing usable is left."""
+        (height, width), (of_height, of_width) = _size(sample), self.options.target_hw
+        sx, sy = width / of_width, height / of_height
+        at = None
+        if found["box"] is not None:
+            x0, y0, x1, y1 = found["box"]
+            corners = (x0 * sx, y0 * sy, x1 * sx + 1, y1 * sy + 1)  # x1 and y1 were inside
+            a, b, c, d = (min(max(v, 0.0), float(end)) for v, end in zip(corners, (width, height) * 2, strict=True))
+            at = (a, b, c, d) if x1 >= x0 and y1 >= y0 and c > a and d > b else None
+        marked = [(found["point"], 1), *((p, 0) for p in found["negatives"])]
+        inside = [(p, k) for p, k in marked if p and 0 <= p[0] < of_width and 0 <= p[1] < of_height]
+        if at is None and not any(k for _, k in inside):
+            return None
+        points = tuple((x * sx, y * sy) for (x, y), _ in inside)
+        return MaskPrompt(frame, at, points, tuple(k for _, k in inside))
+
+    def _spell(self, truth: Truth, i: int, rng: np.random.Generator) -> dict[str, list[int]]:
+        """Object i of the truth as an answer lists it."""
+        hw, row = self.options.target_hw, dict[str, list[int]]()
+        if self.options.wants_box:
+            row["bbox_2d"] = [int(x) for x in truth.boxes_N4[i]]
+        if self.options.wants_point:
+            row["point_2d"] = [int(x) for x in truth.points_N2[i]]
+        if self.options.wants_negative:
+            own_HW, union_HW = resize_mask(truth.own_NHW[i], hw), resize_mask(truth.union_HW, hw)
+            beside = point_beside(own_HW, union_HW, self.options.negative_limit, rng)
+            row |= {"neg_point_2d": list(beside)} if beside else {}
+        return row
+
+
+def difficulty(sample: Sample) -> float:
+    """D of a sample: `notes["difficulty"]`, from 1 to 10; 5.5 without one. Raises ValueError for anything else."""
+    note = sample.notes.get("difficulty", UNRATED)
+    if isinstance(note, bool) or not isinstance(note, int | float) or not 1 <= note <= 10:
+        raise ValueError(f"sample {sample.uid!r}: difficulty = {note!r}: expected a number from 1 to 10")
+    return float(note)
+
+
+def _table(rows: Sequence[Sequence[float]], width: int) -> torch.Tensor:
+    return torch.tensor([list(row) for row in rows], dtype=torch.float64).reshape(-1, width)
+
+
+def _hint(sample: Sample) -> Choice | None:
+    """The choice that the sample's notes give, if they do."""
+    if HINTS[0] not in sample.notes:
+        return None
+    start, stop = sample.notes.get(HINTS[1]) or (0, sample.video.num_frames)
+    return Choice(start, stop, sample.notes[HINTS[0]])
+
+
+def _window(num_frames: int, frame: int, rng: np.random.Generator) -> list[int]:
+    """A random part of 10 to 50 % of the video that holds `frame`, [start, stop)."""
+    length = max(round(num_frames * rng.uniform(0.1, 0.5)), 1)
+    start = int(rng.integers(max(frame - length + 1, 0), min(frame, num_frames - length) + 1))
+    return [start, start + length]
+
+
+def _size(sample: Sample) -> tuple[int, int]:
+    return sample.video.height, sample.video.width
+
+
+def _task(query: str, options: VideoSegR1Options) -> str:
+    """The full prompt after the frames."""
+    height, width = options.target_hw
+    rows = [{"bbox_2d": [104, 88, 331, 420], "point_2d": [210, 260], "neg_point_2d": [350, 262]},
+            {"bbox_2d": [512, 97, 640, 404], "point_2d": [575, 251], "neg_point_2d": [575, 420]}]  # fmt: skip
+    example = json.dumps([{key: row[key] for key in options.lengths} for row in rows])
+    keys = {
+        "bbox_2d": '"bbox_2d", the box [x1, y1, x2, y2] around it',
+        "point_2d": '"point_2d", a point [x, y] in its middle',
+        "neg_point_2d": '"neg_point_2d", a point [x, y] close to it that belongs to none of the objects',
+    }
+    wanted = "; ".join(keys[key] for key in options.lengths)
+    think = (
+        "Reason first, briefly: what the words ask for, what the frames show, which objects could be meant and what "
+        "tells them apart. Write your reasoning between <think> and </think>, then the result between <answer> and "
+        "</answer>"
+        if options.think
+        else "Do not explain. Write the result between <answer> and </answer>"
+    )
+    return (
+        f'\nFind in the target frame every object that this refers to: "{query}".\n{think}: a JSON list with an entry '
+        f"for each object, in pixels of the target frame ({width} x {height}): {wanted}. If there is no such object, "
+        "the list is empty. For example:\n"
+        f"{'<think>reasoning</think>' if options.think else ''}<answer>{example}</answer>"
+    )
