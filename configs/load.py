@@ -43,6 +43,7 @@ CHOICES = {
     "learner.zero_stage": (0, 1, 2, 3),
     "rollout.max_staleness": (0, 1),
     "segmenter.kind": ("sam2", "sam2_xmem", "grabcut"),
+    "difficulty.rater": ("policy", "generator"),
     "cluster.use_gpu": ("auto", "yes", "no"),
     "cluster.weight_backend": ("object_store", "nccl", "ipc"),
 }
@@ -52,7 +53,7 @@ POSITIVE = (
     "rollout.tensor_parallel", "rollout.temperature", "learner.world_size", "learner.row_tokens",
     "learner.optimizer_steps", "learner.max_bad_steps", "reward.workers", "reward.timeout_s", "segmenter.workers",
     "train.eval_samples", "train.sampled_repeats", "warm_start.batch_size", "evaluate.chunk",
-    "prepare.workers", "prepare.sheet_rows", "prepare.sheet_frames", "prepare.mix_temperature",
+    "difficulty.attempts", "prepare.workers", "prepare.sheet_rows", "prepare.sheet_frames", "prepare.mix_temperature",
 )  # fmt: skip
 
 

@@ -170,6 +170,20 @@ class PrepareConfig:
 
 
 @dataclass
+class DifficultyConfig:
+    """How hard each sentence is: rated once by `ray_jobs.rate_difficulty`, read by systems with a length budget."""
+
+    folder: str = ""  # of ratings: training reads it (empty: none), the job writes it (empty: one below data.root)
+    rater: str = "policy"  # policy: the model of policy.path | generator: synthetic data, where the truth is known
+    splits: list[str] = field(default_factory=list)  # to rate; empty: those of `data` that are there
+    num_frames: int = 8  # shown to the rater, sampled uniformly
+    frame_side: int = 336  # pixels, a multiple of 28
+    max_tokens: int = 256  # of an answer
+    attempts: int = 3  # answers asked for until all five ratings can be read; the first is greedy
+    temperature: float = 0.7  # of the others
+
+
+@dataclass
 class Config:
     name: str = "run"  # the run folder is runs/<name>
     runs: str = "runs"
@@ -188,3 +202,4 @@ class Config:
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
+    difficulty: DifficultyConfig = field(default_factory=DifficultyConfig)

@@ -1,0 +1,87 @@
+"""The rating job with a scripted rater: retries, what counts, going on after a kill; and whole, by the generator."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from core.difficulty import ASPECTS, difficulty
+from core.types import Sample, Video
+from data.difficulty import with_difficulty
+from data.load import load, video_objects
+from data.synthetic.difficulty import true_ratings
+from data.synthetic.write import write_split
+from ray_jobs.journal import Journal
+from ray_jobs.rate_difficulty import main, rate
+
+VIDEO = Video("v", "nowhere", ("0",), 8, 8)
+SAMPLES = [Sample(f"v/{i}", VIDEO, f"thing {i}", ()) for i in range(4)]
+FIVE = dict(zip(ASPECTS, (1, 2, 3, 4, 5), strict=True))
+
+
+class Script:
+    """Answers by sample and attempt; None is a failed episode, and an error a kill."""
+
+    def __init__(self, **ratings: list) -> None:
+        self.ratings, self.asked = ratings, list[tuple[int, list[str]]]()
+
+    def __call__(self, samples: Sequence[Sample], attempt: int) -> Iterator[tuple[Sample, dict[str, int]]]:
+        self.asked.append((attempt, [s.uid for s in samples]))
+        for sample in reversed(samples):  # in any order
+            found = self.ratings[f"v{sample.uid[2:]}"][attempt - 1]
+            if isinstance(found, Exception):
+                raise found
+            if found is not None:
+                yield sample, found
+
+
+def test_unreadable_answers_are_asked_again_and_the_fullest_counts(tmp_path: Path) -> None:
+    part, two = {"scene_complexity": 9}, {"scene_complexity": 8, "motion_complexity": 8}
+    script = Script(v0=[FIVE], v1=[part, FIVE], v2=[two, part, {}], v3=[None])
+    with Journal.open(tmp_path / "j", "x") as journal:
+        rate(SAMPLES, script, 3, journal)
+        assert script.asked == [(1, ["v/0", "v/1", "v/2", "v/3"]), (2, ["v/2", "v/1"]), (3, ["v/2"])]
+        assert journal.done == {
+            "v/0": {"query": "thing 0", "ratings": FIVE, "attempts": 1},
+            "v/1": {"query": "thing 1", "ratings": FIVE, "attempts": 2},
+            "v/2": {"query": "thing 2", "ratings": two, "attempts": 3},
+        }
+
+
+def test_a_killed_job_asks_only_for_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), Journal.open(tmp_path / "j", "x") as journal:
+        def kill(samples: Sequence[Sample], attempt: int) -> Iterator[tuple[Sample, dict[str, int]]]:
+            yield samples[2], FIVE
+            raise KeyboardInterrupt
+
+        rate(SAMPLES, kill, 3, journal)
+    script = Script(v0=[FIVE], v1=[FIVE], v3=[FIVE])
+    with Journal.open(tmp_path / "j", "x") as journal:
+        rate(SAMPLES, script, 3, journal)
+    assert script.asked == [(1, ["v/0", "v/1", "v/3"])] and set(journal.done) == {s.uid for s in SAMPLES}
+
+
+def test_the_generator_rates_a_data_set_and_training_reads_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    root = tmp_path / "synthetic"
+    for split, videos in (("train", 6), ("valid", 2), ("test", 2), ("mp4", 1)):
+        write_split(root, split, 1, videos, 2)
+    main(["revseg_tiny", f"data.root={root}", "difficulty.rater=generator"])
+    folder = root / "difficulty" / "generator_prompt1"
+    assert sorted(p.name for p in folder.iterdir()) == ["test.json", "train.json", "valid.json"]
+    content = json.loads((folder / "train.json").read_text())
+    assert (content["rater"], content["prompt"]) == ("generator", 1)
+    objects = video_objects("mevis", str(root), "train")
+    for sample in with_difficulty(load("mevis", str(root), "train"), str(folder), "train"):
+        truth = difficulty(true_ratings(sample, len(objects[sample.video.uid])))
+        assert sample.notes["difficulty"] == truth
+    assert "mean D" in capsys.readouterr().out
+
+
+def test_a_rater_that_cannot_work_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="difficulty.rater=generator knows the synthetic data set only"):
+        main(["revseg_tiny", "difficulty.rater=generator", "data.synthetic=false"])
+    with pytest.raises(ValueError, match="policy.path=nowhere: no config.json there"):
+        main(["revseg_tiny", "policy.path=nowhere"])
