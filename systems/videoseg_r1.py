@@ -208,7 +208,7 @@ class VideoSegR1:
             corners = ((x0, y0), (x1 - 1, y1 - 1), (x, y))
             scaled = [(scale_pixel(a, width, to_width), scale_pixel(b, height, to_height)) for a, b in corners]
             boxes_N4[i], points_N2[i] = (*scaled[0], *scaled[1]), scaled[2]
-        return Truth(boxes_N4, points_N2, own_NHW.any(axis=0), own_NHW)
+        return Truth(boxes_N4, points_N2, np.asarray(own_NHW.any(axis=0)), own_NHW)
 
     def _seg_rewards(self, sample: Sample, frame: int, answers_G: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Accuracy and negative-point reward of answers about one frame."""
