@@ -21,7 +21,8 @@ SAMPLE = Sample("v/0", VIDEO, "the dog", (), notes={"ratings": RATINGS})
 def play(text: str, complete: bool = True):
     async def ask(content, *, max_tokens: int, trainable: bool = True) -> Turn:
         views = [piece for piece in content if isinstance(piece, View)]
-        assert views == [View(f, 56, 56) for f in uniform_frames(10, 2)] and max_tokens == 40 and "the dog" in content[-1]
+        assert views == [View(f, 56, 56) for f in uniform_frames(10, 2)]
+        assert max_tokens == 40 and "the dog" in content[-1]
         return Turn((), (1,), (0.0,), text, (), complete, 0)
 
     rater = make("difficulty_rater", {"num_frames": 2, "frame_side": 56, "max_tokens": 40})

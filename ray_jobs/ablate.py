@@ -1,0 +1,139 @@
+"""Runs an ablation: its variants times seeds, one `ray_jobs.train` after the other, and a table of what came out.
+
+    python -m ray_jobs.ablate                                     # lists the ablations
+    python -m ray_jobs.ablate temporal_reward
+    python -m ray_jobs.ablate length_penalty seeds=0,1,2 preset=videoseg_r1_7b data.root=/data/mevis train.steps=200
+
+Further `key=value`s go to every run. All runs are in one MLflow experiment, `ablate_<name>`, and in one folder,
+<runs>/ablate_<name>/; table.md there is written anew after each. Started again, the job goes on: finished runs are not
+repeated, one that was killed resumes. A run with other settings in the same place is an error; choose another runs=...
+then.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from configs.load import load as load_config
+from configs.load import validate
+from configs.schema import Config
+from ray_jobs.ablations import ABLATIONS, Ablation, Outcome, markdown
+from ray_jobs.entry import run_job
+from ray_jobs.run_folder import RunFolder, write_atomic
+from ray_jobs.session import same_run
+from systems.options import unknown
+
+SEEDS = (0, 1, 2)
+LAST_STEPS = 10  # over which tokens of training episodes are averaged
+Start = Callable[[Sequence[str]], int]  # arguments of ray_jobs.train -> exit code
+
+
+def plan(name: str, ablation: Ablation, seeds: Sequence[int], extra: Sequence[str]) -> dict[tuple[str, int], list[str]]:
+    """Arguments of `ray_jobs.train` for each variant and seed; seeds outside, so that a table fills evenly."""
+    runs = {}
+    for seed in seeds:
+        for variant in ablation.variants:
+            folder = "".join(c if c.isalnum() else "_" for c in variant.name)
+            own = [f"name={folder}_seed{seed}", f"seed={seed}", f"tracking.experiment=ablate_{name}"]
+            runs[variant.name, seed] = [ablation.preset, *extra, *variant.settings, *own]
+    return runs
+
+
+def checked(arguments: Sequence[str]) -> Config:
+    """The configuration of a run. ValueError for what cannot work, or an older run with other settings in its place."""
+    cfg = load_config(arguments)
+    validate(cfg)
+    same_run(Path(cfg.runs) / cfg.name, cfg)
+    return cfg
+
+
+def outcome(folder: Path, steps: int) -> Outcome | None:
+    """What a finished run of `steps` steps measured; None for one that is not finished."""
+    run = RunFolder(folder)
+    summary = run.summary()
+    if summary is None or summary["steps"] != steps:
+        return None
+    found = {"J&F": summary["jf_after"], "sampled J&F": summary["sampled_jf_after"]}
+    found["gain"] = summary["jf_after"] - summary["jf_before"]
+    last = [line for line in run.episodes() if line["step"] > steps - LAST_STEPS]
+    if last:
+        found["tokens"] = float(np.mean([sum(turn["tokens"] for turn in line["turns"]) for line in last]))
+    counted = [line["facts"]["reasoning_tokens"] for line in last if "reasoning_tokens" in line["facts"]]
+    if counted:
+        found["reasoning tokens"] = float(np.mean(counted))
+    return found
+
+
+def ablate(name: str, ablation: Ablation, seeds: Sequence[int], extra: Sequence[str], start: Start) -> Path:
+    """Runs what is missing. Returns the table's file. RuntimeError if a run ends badly: start again to go on."""
+    root = Path(_runs(ablation, extra)) / f"ablate_{name}"
+    runs = plan(name, ablation, seeds, [*extra, f"runs={root}"])
+    configs = {key: checked(arguments) for key, arguments in runs.items()}  # all of them, before the first one starts
+    outcomes: dict[str, dict[int, Outcome]] = {}
+    table = root / "table.md"
+    root.mkdir(parents=True, exist_ok=True)
+    for number, ((variant, seed), arguments) in enumerate(runs.items(), 1):
+        cfg = configs[variant, seed]
+        folder, steps = Path(cfg.runs) / cfg.name, cfg.train.steps
+        found = outcome(folder, steps)
+        print(f"[{number}/{len(runs)}] {variant}, seed {seed}: {'finished before' if found else folder}", flush=True)
+        if found is None:
+            code = start(arguments)
+            found = outcome(folder, steps)
+            if code != 0 or found is None:
+                raise RuntimeError(f"{folder}: ended with exit code {code}; see above, then start again to go on")
+        outcomes.setdefault(variant, {})[seed] = found
+        write_atomic(table, markdown(name, ablation, outcomes))
+    return table
+
+
+def train_in_process(arguments: Sequence[str]) -> int:
+    """A run in a process of its own: Ray, engines and seeds start afresh."""
+    return subprocess.run([sys.executable, "-m", "ray_jobs.train", *arguments], check=False).returncode
+
+
+def listing(ablations: Mapping[str, Ablation] = ABLATIONS) -> str:
+    rows = [f"  {name:<16} {a.preset:<18} {' | '.join(v.name for v in a.variants)}" for name, a in ablations.items()]
+    return "\n".join(["usage: python -m ray_jobs.ablate NAME [seeds=0,1,2] [preset=...] [key=value ...]", "", *rows])
+
+
+def main(argv: Sequence[str]) -> None:
+    if not argv or {"-h", "--help"} & set(argv):
+        print(listing())
+        return
+    name, rest = argv[0], argv[1:]
+    if name not in ABLATIONS:
+        raise ValueError(unknown(f"ablation {name!r}", name, ABLATIONS))
+    ablation, seeds, extra = ABLATIONS[name], list(SEEDS), []
+    for argument in rest:
+        key, _, value = argument.partition("=")
+        if key == "seeds":
+            seeds = _seeds(value)
+        elif key == "preset":
+            ablation = Ablation(value, ablation.source, ablation.variants, ablation.note)
+        elif key in ("name", "seed", "tracking.experiment"):
+            raise ValueError(f"{argument}: the ablation sets it for each run; seeds are given as seeds=0,1,2")
+        else:
+            extra.append(argument)
+    table = ablate(name, ablation, seeds, extra, train_in_process)
+    print(f"\n{table.read_text()}\n{table}")
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return list(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise ValueError(f"seeds={text}: expected whole numbers with commas between, such as seeds=0,1,2") from None
+
+
+def _runs(ablation: Ablation, extra: Sequence[str]) -> str:
+    return load_config([ablation.preset, *extra]).runs
+
+
+if __name__ == "__main__":
+    run_job(main)

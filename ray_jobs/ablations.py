@@ -1,0 +1,154 @@
+"""The ablations of all systems as one literal table, and the Markdown table that comes out of their runs.
+
+A variant is a list of settings on top of a preset. The first variant of an ablation is the one that the others are
+compared with; `published` and `signs` say what the paper found. This file starts nothing and reads no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+MEASURES = {  # of a run -> decimals
+    "J&F": 1,  # greedy, test split, after training
+    "sampled J&F": 1,
+    "gain": 1,  # of greedy J&F by training
+    "tokens": 1,  # of an episode's answers, over the last steps
+    "reasoning tokens": 1,  # of these, where the system counts them
+}
+Outcome = Mapping[str, float]  # measure -> value of one run; a measure may be missing
+
+
+@dataclass(frozen=True)
+class Variant:
+    name: str
+    settings: tuple[str, ...] = ()
+    published: str = ""
+    signs: Mapping[str, int] = field(default_factory=dict)  # measure -> published sign of (this - first variant)
+
+
+@dataclass(frozen=True)
+class Ablation:
+    preset: str
+    source: str  # of the published numbers, and what they are
+    variants: tuple[Variant, ...]
+    note: str = ""
+
+
+WORSE = {"J&F": -1, "sampled J&F": -1}
+
+ABLATIONS: Mapping[str, Ablation] = {
+    "decomposition": Ablation(
+        "revseg_tiny",
+        "ReVSeg, Tab. 5: J&F on Ref-DAVIS17 / ReasonVOS, after RL",
+        (
+            Variant("two rounds", (), "80.7 / 64.8"),
+            Variant("one round", ("system.options.decompose=false",), "5.3 / 7.6", WORSE),
+        ),
+        "The shipped tiny policy was taught two rounds, so one round starts from a form that it does not know.",
+    ),
+    "temporal_reward": Ablation(
+        "revseg_tiny",
+        "ReVSeg, Tab. 7: J&F on MeViS / ReasonVOS",
+        (
+            Variant("soft", ("system.options.temporal_reward=soft",), "59.8 / 64.8"),
+            Variant("0 / 1", ("system.options.temporal_reward=binary",), "57.4 / 59.7", WORSE),
+            Variant("none", ("system.options.temporal_reward=none",), "54.7 / 58.0", WORSE),
+        ),
+    ),
+    "length_penalty": Ablation(
+        "videoseg_r1_tiny",
+        "VideoSeg-R1, Tab. 7: J&F on MeViS / ReVOS; reasoning tokens",
+        (
+            Variant("with", ("system.options.length_penalty=clamped",), "55.3 / 61.1; 52.7 / 56.1"),
+            Variant(
+                "without", ("system.options.length_penalty=none",), "52.2 / 57.3; 82.3 / 89.9",
+                WORSE | {"tokens": 1, "reasoning tokens": 1},
+            ),
+        ),
+    ),  # fmt: skip
+    "prompts": Ablation(
+        "videoseg_r1_tiny",
+        "VideoSeg-R1, Tab. 6: J&F on ReVOS, gIoU on ReasonSeg",
+        (
+            Variant("box, point, negative point", ("system.options.answer=all",), "61.1 / 69.8"),
+            Variant("box, point", ("system.options.answer=box_point",), "60.3 / 68.2", WORSE),
+            Variant("box, negative point", ("system.options.answer=box_negative",), "58.1 / 66.5", WORSE),
+            Variant("box", ("system.options.answer=box",), "57.2 / 65.7", WORSE),
+            Variant("point", ("system.options.answer=point",), "56.5 / 64.0", WORSE),
+        ),
+    ),
+    "sampler": Ablation(
+        "videoseg_r1_tiny",
+        "VideoSeg-R1, Tab. 5: J&F on MeViS / ReVOS",
+        (
+            Variant("key segment and target frame", ("system.options.sampler=full",), "55.3 / 61.1"),
+            Variant("target frame alone", ("system.options.sampler=direct",), "52.5 / 57.6", WORSE),
+            Variant("random in key segment", ("system.options.sampler=random",), "49.2 / 56.3", WORSE),
+            Variant("first frame", ("system.options.sampler=first",), "45.7 / 53.9", WORSE),
+        ),
+        "The sampler is not trained: what differs is the evaluation.",
+    ),
+    "thinking": Ablation(
+        "videoseg_r1_tiny",
+        "VideoSeg-R1, Tab. 4: J&F on MeViS / ReVOS, gIoU on ReasonSeg",
+        (
+            Variant("thinks", ("system.options.think=true",), "55.3 / 61.1 / 69.8"),
+            Variant("answers at once", ("system.options.think=false",), "52.6 / 58.9 / 67.2", WORSE),
+        ),
+    ),
+}
+
+
+def markdown(name: str, ablation: Ablation, outcomes: Mapping[str, Mapping[int, Outcome]]) -> str:
+    """The table of an ablation, also of one that is not finished.
+
+    Args:
+        outcomes: of each variant, by seed.
+
+    Of a measure: mean and standard deviation over the seeds; behind it the mean difference to the first variant over
+    the seeds that both have, and whether its sign is the published one ("within the spread": not larger than the
+    standard deviation of the differences, or a single seed).
+    """
+    first = outcomes.get(ablation.variants[0].name, {})
+    found = [m for m in MEASURES if any(m in run for runs in outcomes.values() for run in runs.values())]
+    head = ["variant", "settings", "published", "seeds", *found]
+    rows = [head, ["---"] * len(head)]
+    for variant in ablation.variants:
+        runs = outcomes.get(variant.name, {})
+        cells = [_cell(measure, variant, runs, first) for measure in found]
+        settings = " ".join(f"`{setting}`" for setting in variant.settings) or "-"
+        rows.append([variant.name, settings, variant.published, str(len(runs)), *cells])
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    tail = [f"Published: {ablation.source}.", *([ablation.note] if ablation.note else [])]
+    return "\n".join([f"# {name}: `{ablation.preset}`", "", *lines, "", *tail]) + "\n"
+
+
+def spread(values: Sequence[float]) -> float:
+    """Standard deviation over seeds; nan for one."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+
+
+def verdict(differences: Sequence[float], sign: int) -> str:
+    """Whether differences to the first variant, one a seed, have the published sign."""
+    mean, wide = float(np.mean(differences)), spread(differences)
+    if not abs(mean) > wide:  # nan too: one seed shows no sign
+        return "within the spread"
+    return "sign as published" if np.sign(mean) == sign else "sign NOT as published"
+
+
+def _cell(measure: str, variant: Variant, runs: Mapping[int, Outcome], first: Mapping[int, Outcome]) -> str:
+    values = {seed: run[measure] for seed, run in sorted(runs.items()) if measure in run}
+    if not values:
+        return "not run" if not runs else "-"
+    decimals, wide = MEASURES[measure], spread(list(values.values()))
+    cell = f"{np.mean(list(values.values())):.{decimals}f}" + ("" if np.isnan(wide) else f" ± {wide:.{decimals}f}")
+    differences = [value - first[seed][measure] for seed, value in values.items() if measure in first.get(seed, {})]
+    if runs is first or not differences:
+        return cell
+    cell += f" ({np.mean(differences):+.{decimals}f}"
+    if measure in variant.signs:
+        cell += f", {verdict(differences, variant.signs[measure])}"
+    return cell + ")"

@@ -1,0 +1,126 @@
+"""The ablations' table, and the job around it with runs that write their results at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+import systems
+from configs.load import load, presets
+from ray_jobs.ablate import ablate, main, outcome, plan
+from ray_jobs.ablations import ABLATIONS, MEASURES, Ablation, Variant, markdown, spread, verdict
+
+TWO = Ablation(
+    "revseg_tiny",
+    "a paper: J&F",
+    (
+        Variant("soft", ("system.options.temporal_reward=soft",), "60"),
+        Variant("none", ("system.options.temporal_reward=none",), "55", {"J&F": -1, "tokens": 1}),
+    ),
+)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_variant_is_a_setting_that_its_system_has_and_differs_from_the_others(name: str) -> None:
+    ablation = ABLATIONS[name]
+    preset = ablation.preset if ablation.preset in presets() else ablation.preset.replace("_tiny", "_7b")
+    configs = [load([preset, *variant.settings]) for variant in ablation.variants]
+    made = [systems.make(cfg.system.name, cfg.system.options) for cfg in configs]
+    options = [system.options for system in made]  # type: ignore[attr-defined]
+    assert len(set(map(repr, options))) == len(options) > 1
+    assert not ablation.variants[0].signs and all(variant.signs for variant in ablation.variants[1:])
+    assert all(set(variant.signs) <= set(MEASURES) and variant.published for variant in ablation.variants)
+
+
+def test_the_table_has_means_spreads_and_the_published_sign() -> None:
+    outcomes = {
+        "soft": {0: {"J&F": 60.0, "tokens": 50.0}, 1: {"J&F": 62.0, "tokens": 52.0}},
+        "none": {0: {"J&F": 50.0, "tokens": 49.0}, 1: {"J&F": 51.0, "tokens": 53.5}},
+    }
+    lines = markdown("trial", TWO, outcomes).splitlines()
+    assert lines[0] == "# trial: `revseg_tiny`"
+    assert lines[2] == "| variant | settings | published | seeds | J&F | tokens |"
+    assert lines[4] == (
+        "| soft | `system.options.temporal_reward=soft` | 60 | 2 | 61.0 ± 1.4 | 51.0 ± 1.4 |"
+    )
+    assert lines[5] == (
+        "| none | `system.options.temporal_reward=none` | 55 | 2 | 50.5 ± 0.7 (-10.5, sign as published) | "
+        "51.2 ± 3.2 (+0.2, within the spread) |"
+    )
+    assert lines[-1] == "Published: a paper: J&F."
+
+
+def test_a_table_that_is_not_finished_says_so_and_compares_common_seeds_only() -> None:
+    assert "| none | `system.options.temporal_reward=none` | 55 | 0 | not run |" in markdown(
+        "trial", TWO, {"soft": {0: {"J&F": 60.0}}}
+    )
+    part = markdown("trial", TWO, {"soft": {0: {"J&F": 60.0}}, "none": {0: {"J&F": 50.0}, 1: {"J&F": 90.0}}})
+    assert "70.0 ± 28.3 (-10.0, within the spread)" in part  # one common seed shows no sign
+
+
+def test_verdicts() -> None:
+    assert verdict([-3.0, -2.0, -4.0], -1) == "sign as published"
+    assert verdict([3.0, 2.0, 4.0], -1) == "sign NOT as published"
+    assert verdict([-3.0, 2.0, -1.0], -1) == "within the spread" == verdict([-9.0], -1) == verdict([0.0, 0.0], -1)
+    assert spread([1.0, 3.0]) == pytest.approx(2**0.5) and spread([1.0]) != spread([1.0])
+
+
+def test_runs_are_named_by_variant_and_seed_and_share_an_experiment() -> None:
+    runs = plan("trial", TWO, [0, 7], ["train.steps=2"])
+    assert list(runs) == [("soft", 0), ("none", 0), ("soft", 7), ("none", 7)]
+    assert runs["none", 7] == [
+        "revseg_tiny", "train.steps=2", "system.options.temporal_reward=none", "name=none_seed7", "seed=7",
+        "tracking.experiment=ablate_trial",
+    ]  # fmt: skip
+
+
+class Runs:
+    """Stands where training is started: writes what a run leaves behind."""
+
+    def __init__(self, fail_at: int = 99) -> None:
+        self.started, self.fail_at = list[str](), fail_at
+
+    def __call__(self, arguments: Sequence[str]) -> int:
+        cfg = load(arguments)
+        self.started.append(cfg.name)
+        if len(self.started) == self.fail_at:
+            return 1
+        folder = Path(cfg.runs) / cfg.name
+        folder.mkdir(parents=True)
+        jf = 60.0 if cfg.system.options["temporal_reward"] == "soft" else 50.0
+        summary = {"steps": cfg.train.steps, "jf_after": jf + cfg.seed, "jf_before": 40.0, "sampled_jf_after": 45.0}
+        (folder / "summary.json").write_text(json.dumps(summary))
+        lines = [{"step": s, "turns": [{"tokens": s}, {"tokens": 1}], "facts": {}} for s in (1, 90, 91, 100)]
+        (folder / "episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return 0
+
+
+def test_finished_runs_are_not_repeated(tmp_path: Path) -> None:
+    extra = [f"runs={tmp_path}", "train.steps=100"]
+    broken = Runs(fail_at=3)
+    with pytest.raises(RuntimeError, match="soft_seed1: ended with exit code 1.*start again"):
+        ablate("trial", TWO, [0, 1], extra, broken)
+    assert broken.started == ["soft_seed0", "none_seed0", "soft_seed1"]
+    again = Runs()
+    table = ablate("trial", TWO, [0, 1], extra, again)
+    assert again.started == ["soft_seed1", "none_seed1"] and table == tmp_path / "ablate_trial" / "table.md"
+    assert "| 50.5 ± 0.7 (-10.0, sign as published) |" in table.read_text()
+    found = outcome(tmp_path / "ablate_trial" / "none_seed1", 100)
+    assert found == {"J&F": 51.0, "sampled J&F": 45.0, "gain": 11.0, "tokens": (91 + 100) / 2 + 1}
+    assert outcome(tmp_path / "ablate_trial" / "none_seed1", 200) is None  # asked for longer runs: not finished
+
+
+def test_mistakes_are_told_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for argv, told in (
+        (["temporal_rewards"], "ablation 'temporal_rewards' is unknown; did you mean 'temporal_reward'"),
+        (["temporal_reward", "seeds=a"], "seeds=a: expected whole numbers"),
+        (["temporal_reward", "seed=1"], "seed=1: the ablation sets it"),
+        (["temporal_reward", "rollout.group_size=1", f"runs={tmp_path}"], "needs at least 2 episodes"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            main(argv)
+    main([])
+    assert all(name in capsys.readouterr().out for name in ["temporal_reward"]) and not list(tmp_path.iterdir())
