@@ -20,11 +20,11 @@ def test_distance_by_definition():
         np.testing.assert_array_equal(distance_HW, expected)
 
 
-def test_distance_as_opencv_has_it():
+def test_one_mask_on_a_cpu_is_the_same_as_in_a_batch():
     rng = np.random.default_rng(1)
-    mask_HW = cv2.blur(rng.random((140, 112)).astype(np.float32), (9, 9)) > 0.55
-    expected = cv2.distanceTransform((~mask_HW).astype(np.uint8), cv2.DIST_L1, 3)
-    np.testing.assert_array_equal(taxicab_distance(torch.tensor(mask_HW)).numpy(), expected)
+    masks = torch.tensor(np.stack([cv2.blur(rng.random((140, 112)), (9, 9)) > limit for limit in (0.4, 0.55, 0.6, 2)]))
+    for mask_HW, distance_HW in zip(masks, taxicab_distance(masks), strict=True):
+        assert torch.equal(taxicab_distance(mask_HW), distance_HW)
 
 
 def test_points_by_hand():
