@@ -1,4 +1,4 @@
-"""Two readings of the same answers (edge cases of SPEC's kind: fences, quotes, reversed boxes, too many objects)."""
+"""Two readings of the same answers: fences, quotes, reversed boxes, missing keys, too many objects."""
 
 import pytest
 
