@@ -140,13 +140,14 @@ def summary(split: str, content: Mapping[str, Any]) -> list[str]:
 def main(argv: Sequence[str]) -> None:
     cfg = load_config(argv)
     validate_values(cfg)
-    prepare_data(cfg)
     _check(cfg)
+    prepare_data(cfg)
     data, options = cfg.data, cfg.difficulty
     samples = {split: load_samples(data.format, data.root, split, data.no_target) for split in splits_of(cfg)}
     system = SystemConfig("difficulty_rater", {"num_frames": options.num_frames, "frame_side": options.frame_side,
                                                "max_tokens": options.max_tokens})  # fmt: skip
-    cfg = replace(cfg, system=system, learner=replace(cfg.learner, world_size=0))  # no learner asks for a GPU
+    alone = replace(cfg.cluster, weight_backend="object_store")  # no learner sends weights or asks for a GPU
+    cfg = replace(cfg, system=system, cluster=alone, learner=replace(cfg.learner, world_size=0))
     rows, pool = [["split", "sentences", "incomplete", "mean D", "% to 4 / 7 / 10"]], None
     with Progress.open(0, f"difficulty · {rater_name(cfg)} · {data.root}") as progress:
         if options.rater != GENERATOR:

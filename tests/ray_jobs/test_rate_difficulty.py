@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from actors.rollout import Played
 from core.difficulty import ASPECTS, difficulty
-from core.types import Sample, Video
+from core.types import Answer, End, Episode, Sample, Video
 from data.difficulty import with_difficulty
 from data.load import load, video_objects
 from data.synthetic.difficulty import true_ratings
 from data.synthetic.write import write_split
 from ray_jobs.journal import Journal
-from ray_jobs.rate_difficulty import main, rate
+from ray_jobs.rate_difficulty import by_model, main, rate
 
 VIDEO = Video("v", "nowhere", ("0",), 8, 8)
 SAMPLES = [Sample(f"v/{i}", VIDEO, f"thing {i}", ()) for i in range(4)]
@@ -78,6 +79,31 @@ def test_the_generator_rates_a_data_set_and_training_reads_it(tmp_path: Path, ca
         truth = difficulty(true_ratings(sample, len(objects[sample.video.uid])))
         assert sample.notes["difficulty"] == truth
     assert "mean D" in capsys.readouterr().out
+
+
+class Pool:
+    """Plays as a `RolloutPool` does, from a script of episodes by sample."""
+
+    def __init__(self, **episodes: Episode) -> None:
+        self.episodes, self.asked = episodes, list[tuple[float, int]]()
+
+    def play(self, samples: Sequence[Sample], *, group_size: int, temperature: float, step: int) -> Iterator[Played]:
+        assert group_size == 1
+        self.asked.append((temperature, step))
+        for index, sample in enumerate(samples):
+            yield Played(index, sample, (self.episodes[f"v{sample.uid[2:]}"],), None)
+
+
+def test_a_model_is_asked_greedily_first_then_sampled_and_failures_are_bounded() -> None:
+    good = Episode("", (), End.DONE, Answer(facts={"ratings": FIVE}))
+    bad = Episode("", (), End.FAILED, error="Traceback\nValueError: the prompt is too long")
+    pool = Pool(v0=good, v1=bad, v2=good, v3=good)
+    rater = by_model(pool, max_failed_share=0.3, temperature=0.7)  # type: ignore[arg-type]
+    assert [sample.uid for sample, ratings in rater(SAMPLES, 1) if ratings == FIVE] == ["v/0", "v/2", "v/3"]
+    list(rater(SAMPLES, 2))
+    assert pool.asked == [(0.0, 1), (0.7, 2)]
+    with pytest.raises(ValueError, match="the prompt is too long .*1 of 2 episodes failed"):
+        list(rater(SAMPLES[:2], 1))
 
 
 def test_a_rater_that_cannot_work_is_told_at_once(tmp_path: Path) -> None:
