@@ -110,7 +110,7 @@ def markdown(name: str, ablation: Ablation, outcomes: Mapping[str, Mapping[int, 
 
     Of a measure: mean and standard deviation over the seeds; behind it the mean difference to the first variant over
     the seeds that both have, and whether its sign is the published one ("within the spread": not larger than the
-    standard deviation of the differences, or a single seed).
+    standard deviation of the differences). A single seed gets no verdict.
     """
     first = outcomes.get(ablation.variants[0].name, {})
     found = [m for m in MEASURES if any(m in run for runs in outcomes.values() for run in runs.values())]
@@ -134,7 +134,9 @@ def spread(values: Sequence[float]) -> float:
 def verdict(differences: Sequence[float], sign: int) -> str:
     """Whether differences to the first variant, one a seed, have the published sign."""
     mean, wide = float(np.mean(differences)), spread(differences)
-    if not abs(mean) > wide:  # nan too: one seed shows no sign
+    if len(differences) == 1:
+        return "one seed: no spread"
+    if abs(mean) <= wide:
         return "within the spread"
     return "sign as published" if np.sign(mean) == sign else "sign NOT as published"
 
