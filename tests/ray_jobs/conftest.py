@@ -59,7 +59,7 @@ class Small:
             "data.synthetic=false", f"data.root={self.data}", "learner.world_size=2",
             f"rollout.prompts_per_step={PROMPTS}", f"rollout.group_size={GROUP}",
             f"train.steps={STEPS}", "train.checkpoint_every=1", f"train.eval_every={STEPS}",
-            f"train.eval_samples={EVALUATED}", f"evaluate.samples={EVALUATED}",
+            f"train.eval_samples={EVALUATED}", f"evaluate.samples={EVALUATED}", "train.sampled_repeats=1",
         ]  # fmt: skip
 
     def run(self, name: str) -> RunFolder:
