@@ -14,8 +14,8 @@ from typing import Any
 
 import ray
 
-from cluster.start import actor_options, device_of, wants_gpu
-from configs.load import resolve
+from actors.segmenter import load_segmenter
+from cluster.start import actor_options, wants_gpu
 from configs.schema import Config
 from core.masks import box, decode
 from core.types import MaskPrompt, Rle, Sample, Target, Video
@@ -91,14 +91,7 @@ class JudgeActor:
     """Holds one segmenter, and compares what it makes of true boxes with the true masks."""
 
     def __init__(self, cfg: Config) -> None:
-        import torch
-
-        from models.segmenter import make
-
-        torch.set_num_threads(1)
-        settings = cfg.segmenter
-        xmem = (str(resolve(settings.xmem_path)), str(resolve(settings.xmem_weights)), settings.xmem_size)
-        self.segmenter = make(settings.kind, str(resolve(settings.path)), settings.config, device_of(cfg), *xmem)
+        self.segmenter = load_segmenter(cfg)
 
     def ready(self) -> None:
         """Returns once the weights are there."""

@@ -12,7 +12,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -21,6 +21,9 @@ from configs.load import resolve
 from configs.schema import Config
 from core.masks import encode_frames, union
 from core.types import MaskPrompt, Rle, Video
+
+if TYPE_CHECKING:  # torch is for the actors: drivers that only hand out work start faster without it
+    from models.segmenter import Segmenter
 
 Prompts = tuple[MaskPrompt, ...]
 Masks = tuple[Rle | None, ...]  # one for each frame: the union over the prompts; None: nothing there
@@ -31,18 +34,23 @@ WHOLE_BYTES = 64 << 20  # a video up to this size is read at once: 50 frames of 
 MAX_ATTEMPTS = 2  # at one video, each ended by the death of an actor
 
 
+def load_segmenter(cfg: Config) -> Segmenter:
+    """The segmenter of the configuration on this process's device. Errors as `models.segmenter.make`."""
+    import torch
+
+    from models.segmenter import make
+
+    torch.set_num_threads(1)
+    settings = cfg.segmenter
+    xmem = (str(resolve(settings.xmem_path)), str(resolve(settings.xmem_weights)), settings.xmem_size)
+    return make(settings.kind, str(resolve(settings.path)), settings.config, device_of(cfg), *xmem)
+
+
 class SegmenterActor:
     """Holds one segmenter on its device."""
 
     def __init__(self, cfg: Config) -> None:
-        import torch
-
-        from models.segmenter import make
-
-        torch.set_num_threads(1)
-        settings = cfg.segmenter
-        xmem = (str(resolve(settings.xmem_path)), str(resolve(settings.xmem_weights)), settings.xmem_size)
-        self.segmenter = make(settings.kind, str(resolve(settings.path)), settings.config, device_of(cfg), *xmem)
+        self.segmenter = load_segmenter(cfg)
 
     def segment(self, video: Video, jobs: Sequence[Prompts]) -> list[Masks]:
         """Masks of each job's prompts on every frame of the video, in order."""

@@ -66,7 +66,7 @@ class Sample:
     query: str
     targets: tuple[Target, ...]
     kind: str = ""  # e.g. "motion"; for reports only
-    notes: dict[str, Any] = field(default_factory=dict)  # extras, e.g. "thought"; never shown or rewarded
+    notes: dict[str, Any] = field(default_factory=dict)  # extras, e.g. "thought"; not sent to who plays
 
 
 @dataclass(frozen=True)
