@@ -120,11 +120,22 @@ class MaskPrompt:
 
 
 @dataclass(frozen=True)
+class SegPrompt:
+    """A mask that the policy itself draws: the hidden state at a [SEG] token, decoded on one frame."""
+
+    turn: int  # index into the episode's turns
+    position: int  # of the [SEG] token in that turn's completion_ids
+    frame: int
+    role: str = "keyframe"  # rewarded and calibrated | "video": rewarded on another frame | "final": tracked only
+
+
+@dataclass(frozen=True)
 class Answer:
     """What an episode says about the video: prompts for the segmenter, one for each object."""
 
     prompts: tuple[MaskPrompt, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)  # system's own, for rewards and the log; JSON-able
+    segs: tuple[SegPrompt, ...] = ()  # of a policy that draws its masks itself; `score` gets theirs in this order
 
 
 @dataclass(frozen=True)
@@ -168,9 +179,23 @@ MediaTable = dict[str, np.ndarray]  # digest -> uint8 (height, width, 3)
 class Ask(Protocol):
     """The policy, as a system sees it: one dialogue, to which each call adds a user and an assistant turn."""
 
-    async def __call__(
-        self, content: Sequence[str | View], *, max_tokens: int, trainable: bool = True
-    ) -> Turn: ...
+    @property
+    def version(self) -> int:
+        """Of the weights that would answer now."""
+        ...
+
+    async def __call__(self, content: Sequence[str | View], *, max_tokens: int, trainable: bool = True) -> Turn: ...
+
+    async def aside(self, content: Sequence[str | View], *, max_tokens: int, temperature: float, top_p: float) -> Turn:
+        """Asks in a new dialogue about the same video, of which this one shows no trace; the turn is not trainable.
+
+        Calls may run at the same time and are sampled independently of each other.
+        """
+        ...
+
+    def count(self, text: str) -> int:
+        """How many of the policy's tokens a text is."""
+        ...
 
 
 class System(Protocol):

@@ -273,11 +273,25 @@ class Conversation:
     ) -> None:
         self.engine, self.gallery, self.key = engine, gallery, key
         self.temperature, self.top_p, self.system = temperature, top_p, system
-        self.turns = 0
+        self.turns = self.asides = 0
         self.open = True  # False after a completion that did not end
         self.short: list[int] = []  # all ids so far, one placeholder for each image
         self.long: list[int] = []  # the same as the model sees it
         self.media: list[Media] = []
+
+    @property
+    def version(self) -> int:
+        return self.engine.version
+
+    def count(self, text: str) -> int:
+        return len(self.engine.dialogue.text(text))
+
+    async def aside(self, content: Sequence[str | View], *, max_tokens: int, temperature: float, top_p: float) -> Turn:
+        """As `core.types.Ask`. Answers are seeded by the order of the calls, not by when each is answered."""
+        key = (*self.key, "aside", self.asides)
+        self.asides += 1  # before anything is awaited: calls that run at the same time must differ, and repeat
+        alone = Conversation(self.engine, self.gallery, key, temperature, top_p, self.system)
+        return await alone(content, max_tokens=max_tokens, trainable=False)
 
     async def __call__(self, content: Sequence[str | View], *, max_tokens: int, trainable: bool = True) -> Turn:
         """Says `content` and returns the answer. Raises RuntimeError after an answer that was cut off."""

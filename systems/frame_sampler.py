@@ -5,7 +5,7 @@ reasoning that follows does not see it. First the part of the video that a query
 while it is long; then the position of the target frame in it, in percent. How the questions are worded and every
 number here is ours: the paper's appendix is not public.
 
-This file knows no engine and no truth: `Aside` is what an engine must offer for it.
+This file knows no engine and no truth.
 """
 
 from __future__ import annotations
@@ -17,34 +17,17 @@ import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 from core.geometry import uniform_frames
 from core.parsing import block, numbers, records, search_records
-from core.types import Turn, View
+from core.types import Ask, Turn, View
 
 Mode = Literal["full", "random", "direct", "first"]
 
 MIN_FRAMES = 8  # a part of no more frames is not narrowed down further
 MIN_SHRINK = 0.1  # nor one that the last round made shorter by less than this share
 _PERCENT = re.compile(r"(last\s+)?(\d{1,3}(?:\.\d{1,6})?)\s*%", re.IGNORECASE)
-
-
-@runtime_checkable
-class Aside(Protocol):
-    """A policy that can be asked on the side: in a dialogue of its own, of which neither leaves a trace in the other.
-
-    The turn it returns has `trainable=False`; calls may run at the same time and are sampled independently.
-    """
-
-    @property
-    def version(self) -> int:
-        """Of the weights that would answer now."""
-        ...
-
-    async def aside(
-        self, content: Sequence[str | View], *, max_tokens: int, temperature: float, top_p: float
-    ) -> Turn: ...
 
 
 @dataclass(frozen=True)
@@ -97,18 +80,10 @@ class Choices:
             raise
 
 
-async def choose(video: str, num_frames: int, query: str, ask: object, plan: Plan) -> Choice:
-    """Part and target frame for `query` in the video named `video`; a video of one frame needs no question.
-
-    Raises ValueError where `plan` has questions and `ask` is no `Aside`.
-    """
+async def choose(video: str, num_frames: int, query: str, ask: Ask, plan: Plan) -> Choice:
+    """Part and target frame for `query` in the video named `video`; a video of one frame needs no question."""
     if num_frames == 1 or plan.mode == "first":
         return Choice(0, num_frames, 0)
-    if not isinstance(ask, Aside):
-        raise ValueError(
-            f"system.options.sampler = {plan.mode!r} asks the policy on the side, which this engine cannot: "
-            "choose sampler = 'first', or give each sample its target frame"
-        )
     start, stop, turns = 0, num_frames, list[Turn]()
     if plan.mode != "direct":
         start, stop, turns = await _narrow(num_frames, query, ask, plan)
@@ -121,7 +96,7 @@ async def choose(video: str, num_frames: int, query: str, ask: object, plan: Pla
     return Choice(start, stop, frame_at(start, stop, at), (*turns, *answers))
 
 
-async def _narrow(num_frames: int, query: str, ask: Aside, plan: Plan) -> tuple[int, int, list[Turn]]:
+async def _narrow(num_frames: int, query: str, ask: Ask, plan: Plan) -> tuple[int, int, list[Turn]]:
     """The part of the video: the mean of the sampled intervals, again while it is longer than delta x T."""
     start, stop, turns = 0, num_frames, list[Turn]()
     for _ in range(plan.rounds):
@@ -138,7 +113,7 @@ async def _narrow(num_frames: int, query: str, ask: Aside, plan: Plan) -> tuple[
     return start, stop, turns
 
 
-async def _ask(ask: Aside, content: Sequence[str | View], plan: Plan) -> list[Turn]:
+async def _ask(ask: Ask, content: Sequence[str | View], plan: Plan) -> list[Turn]:
     """K independent answers to one question."""
     sampling = {"temperature": plan.temperature, "top_p": plan.top_p}
     one = (ask.aside(content, max_tokens=plan.max_tokens, **sampling) for _ in range(plan.samples))

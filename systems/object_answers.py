@@ -71,11 +71,6 @@ def reasoning(text: str) -> str:
     return text.partition("<answer>")[0].replace("<think>", "").replace("</think>", "").strip()
 
 
-def estimate_tokens(text: str) -> int:
-    """Words and marks of a text: about the tokens of plain English, for a policy that cannot count its own."""
-    return len(re.findall(r"\w+|[^\w\s]", text))
-
-
 def _with_one_key(answer: Any) -> Any:
     """`answer` with the first of "neg_points_2d" under "neg_point_2d" as well, for the form."""
     if not isinstance(answer, list):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +29,8 @@ from rewards.length import soft_length
 from rewards.negative_points import negative_points, taxicab_distance
 from rewards.objects import Thresholds, matched_mean, pair_scores
 from systems import object_answers
-from systems.frame_sampler import Aside, Choice, Choices, choose
-from systems.object_answers import MAX_OBJECTS, coordinates, estimate_tokens, negatives, read_objects, strict_answer
+from systems.frame_sampler import Choice, Choices, choose
+from systems.object_answers import MAX_OBJECTS, coordinates, negatives, read_objects, strict_answer
 from systems.options import build
 from systems.videoseg_r1_options import VideoSegR1Options
 
@@ -40,13 +40,6 @@ PARTS = ("think_format", "answer_format", "accuracy", "negative", "non_repeat", 
 LARGEST = 5  # frames among which training picks the target frame
 UNRATED = 5.5  # difficulty of a sample without ratings: the middle of 1 to 10
 HINTS = ("target_frame", "key_segment")  # notes by which training says what the sampler would
-
-
-@runtime_checkable
-class Counts(Protocol):
-    """A policy that tells how many of its tokens a text is."""
-
-    def count(self, text: str) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -95,11 +88,9 @@ class VideoSegR1:
         content = self.ask_objects(sample.query, sample.video.num_frames, choice)
         turn = await ask(content, max_tokens=self.options.max_tokens)
         objects = read_objects(turn.text) if turn.complete else None
-        reasoning = object_answers.reasoning(turn.text)
         facts = {
             "frame": choice.frame, "segment": [choice.start, choice.stop], "readable": objects is not None,
-            "objects": objects or [],
-            "reasoning_tokens": ask.count(reasoning) if isinstance(ask, Counts) else estimate_tokens(reasoning),
+            "objects": objects or [], "reasoning_tokens": ask.count(object_answers.reasoning(turn.text)),
         }  # fmt: skip
         prompts = tuple(p for o in objects or () if (p := self._prompt(sample, choice.frame, o)) is not None)
         end = End.TRUNCATED if not turn.complete else End.UNREADABLE if objects is None else End.DONE
@@ -111,8 +102,6 @@ class VideoSegR1:
         async def make() -> Choice:
             return await choose(video.uid, video.num_frames, sample.query, ask, self.options.plan)
 
-        if not isinstance(ask, Aside):
-            return await make()
         return await self.choices.get((video.uid, sample.query, ask.version), make)
 
     def score(self, sample: Sample, episodes: Sequence[Episode]) -> list[Reward]:

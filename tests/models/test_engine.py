@@ -159,6 +159,31 @@ def test_answer_cut_off_cannot_be_followed(bench: Bench) -> None:
     assert not turn.complete and len(turn.completion_ids) == len(turn.logprobs) == 1
 
 
+def test_questions_on_the_side(bench: Bench) -> None:
+    """Independent of each other and repeatable, not trained, exactly scored; the dialogue is the same without them."""
+
+    async def scene(aside: bool) -> tuple[list[Turn], Turn, Gallery]:
+        gallery = Gallery(VIDEO, show)
+        ask = bench.engine.ask(gallery, ("aside",))
+        question, how = [View(3, 56, 56), "Where?"], {"max_tokens": 12, "temperature": 0.6, "top_p": 1.0}
+        beside = list(await asyncio.gather(*(ask.aside(question, **how) for _ in range(3 * aside))))
+        return beside, await ask(["0", View(0, 84, 84), " Find the dog."], max_tokens=12), gallery
+
+    beside, turn, gallery = bench.run(scene(True))
+    again, (_, alone, _) = bench.run(scene(True)), bench.run(scene(False))
+    assert beside == again[0] and len({t.completion_ids for t in beside}) == 3
+    assert turn == again[1] == alone and turn.trainable and not any(t.trainable for t in beside)
+    assert all(bench.gap([t], gallery, temperature=0.6) < EXACT for t in beside)
+    assert {m.view.frame for t in beside for m in t.media} == {3} and {m.view.frame for m in turn.media} == {0}
+
+
+def test_the_policy_counts_its_tokens(bench: Bench) -> None:
+    ask = bench.engine.ask(Gallery(VIDEO, show), ("count",))
+    assert ask.count("<think>a dog</think>") == 2 + 5 and ask.count("") == 0  # the test's tokens are bytes and tags
+    assert ask.count("<|image_pad|>") == 13, "a control token that is spelled out is text"
+    assert ask.version == bench.engine.version
+
+
 def test_views_are_decoded_once(bench: Bench) -> None:
     asked: list[View] = []
 

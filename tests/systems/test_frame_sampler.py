@@ -76,12 +76,6 @@ def test_modes():
     assert run(part(40, 59), part(40, 59), mode="random")[0].frame == anywhere.frame  # the same for a whole group
 
 
-def test_an_engine_that_cannot_be_asked_on_the_side():
-    with pytest.raises(ValueError, match=r"sampler = 'full' asks .* choose sampler = 'first'"):
-        asyncio.run(choose("v", 10, "the dog", object(), PLAN))
-    assert asyncio.run(choose("v", 10, "the dog", object(), replace(PLAN, mode="first"))) == Choice(0, 10, 0)
-
-
 @pytest.mark.parametrize(
     "text, span",
     [

@@ -2,7 +2,7 @@
 
 import pytest
 
-from systems.object_answers import coordinates, estimate_tokens, negatives, read_objects, reasoning, strict_answer
+from systems.object_answers import coordinates, negatives, read_objects, reasoning, strict_answer
 
 ROW = '{"bbox_2d": [1, 2, 30, 40], "point_2d": [5, 6], "neg_point_2d": [50, 6]}'
 READ = {"box": [1, 2, 30, 40], "point": [5, 6], "negatives": [[50, 6]]}
@@ -69,4 +69,3 @@ def test_negative_points_of_all_objects():
 def test_reasoning_is_all_before_the_answer():
     assert reasoning("<think>two words</think><answer>x</answer>") == "two words"
     assert reasoning("no tags at all") == "no tags at all"
-    assert estimate_tokens("It's the dog, left.") == 8

@@ -53,32 +53,25 @@ def sample(num_frames: int = 8, boxes=(LEFT, RIGHT), seen=None, **changes) -> Sa
 
 
 class Script:
-    """Says the given text and remembers what it was asked. A text that ends in "..." was cut off."""
+    """Says the given text and remembers what it was asked. A text that ends in "..." was cut off. Counts words."""
 
-    def __init__(self, text: str) -> None:
-        self.text, self.asked, self.budgets = text, [], []
+    version = 0
+
+    def __init__(self, text: str, aside: str = "") -> None:
+        self.text, self.answer, self.asides = text, aside, 0
+        self.asked, self.budgets = [], []
 
     async def __call__(self, content, *, max_tokens, trainable=True) -> Turn:
         self.asked.append(list(content))
         self.budgets.append(max_tokens)
         return Turn((1,), (2,), (-0.5,), self.text, (), not self.text.endswith("..."), version=0)
 
-
-class Helper(Script):
-    """One that can also count and be asked on the side."""
-
-    version = 0
-
-    def __init__(self, text: str, aside: str) -> None:
-        super().__init__(text)
-        self.answer, self.asides = aside, 0
-
-    def count(self, text: str) -> int:
-        return len(text)
-
     async def aside(self, content, *, max_tokens, temperature, top_p) -> Turn:
         self.asides += 1
         return Turn((9,), (9,), (-0.5,), self.answer, (), True, version=0, trainable=False)
+
+    def count(self, text: str) -> int:
+        return len(text.split())
 
 
 def say(rows, thought: str = "because") -> str:
@@ -125,7 +118,7 @@ def test_an_image_is_a_video_of_one_frame():
 
 
 def test_questions_on_the_side_are_not_trained_and_asked_once():
-    script = Helper(say(PERFECT), '{"start": 4, "end": 5} 50%')
+    script = Script(say(PERFECT, "it barks"), '{"start": 4, "end": 5} 50%')
     system = VideoSegR1.make(TINY | {"sampler": "full", "sampler_samples": 2})
 
     async def group():
@@ -136,13 +129,13 @@ def test_questions_on_the_side_are_not_trained_and_asked_once():
     assert [t.trainable for t in episodes[0].turns] == [False] * 4 + [True]
     assert [e.answer.facts["frame"] for e in episodes] == [5, 5, 5]
     assert episodes[0].answer.facts["segment"] == [4, 6]
-    assert episodes[0].answer.facts["reasoning_tokens"] == len("because")
+    assert episodes[0].answer.facts["reasoning_tokens"] == 2
     assert [r.parts["accuracy"] for r in system.score(sample(), episodes)] == [3, 3, 3]
 
 
-def test_without_a_hint_the_sampler_is_needed():
-    with pytest.raises(ValueError, match="sampler = 'full' asks the policy on the side"):
-        play(say(PERFECT), sampler="full")
+def test_a_hint_needs_no_sampler():
+    episode, script, _ = play(say(PERFECT), sample(notes={"target_frame": 4, "key_segment": [2, 6]}), sampler="full")
+    assert script.asides == 0 and (episode.answer.facts["frame"], episode.answer.facts["segment"]) == (4, [2, 6])
 
 
 def test_full_prompts_say_what_is_needed():
