@@ -2,7 +2,8 @@
 
 The pool hands groups to whoever is free and keeps a few more in flight than an engine decodes at once. An actor that
 dies is started again with the current weights, and its groups are played again: seeds come from what a turn is, not
-from who plays it, so a run repeats. Ground truth is taken out of a sample before it is sent: who plays cannot see it.
+from who plays it, so a run repeats. Ground truth is taken out of a sample before it is sent: who plays sees no more of
+it than the hint that a system may give in training.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import os
 import traceback
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import ray
 
 import systems
@@ -138,6 +140,7 @@ class RolloutPool:
     def __init__(self, cfg: Config) -> None:
         self.cfg = cfg
         self.settings = engine_settings(cfg)
+        self.system = systems.make(cfg.system.name, dict(cfg.system.options))  # for what it shows in training
         self.weights: WeightVersion | None = None
         self.workers: dict[int, Any] = {}  # a number is never used twice
         self.deaths = 0
@@ -209,8 +212,14 @@ class RolloutPool:
             self._connected = True
         return gpu_weights.send(backend, weights, self.workers)
 
-    def play(self, samples: Sequence[Sample], *, group_size: int, temperature: float, step: int) -> Iterator[Played]:
+    def play(
+        self, samples: Sequence[Sample], *, group_size: int, temperature: float, step: int, training: bool = False
+    ) -> Iterator[Played]:
         """Plays a group of each sample; yields groups as they finish, in any order.
+
+        Args:
+            step: with the run's seed and the sample it seeds all that is drawn.
+            training: show the samples as `System.shown` does, not bare.
 
         Raises:
             ValueError: a temperature that vLLM does not sample at.
@@ -223,7 +232,8 @@ class RolloutPool:
         while waiting or flying:
             while waiting and (worker := self._free(flying, group_size)) is not None:
                 index, attempt = waiting.popleft()
-                ref, media_ref = self._send(worker, samples[index], group_size, temperature, step)
+                shown = self._shown(samples[index], step) if training else samples[index].bare
+                ref, media_ref = self._send(worker, shown, group_size, temperature, step)
                 flying[ref] = Flight(index, attempt, worker, media_ref)
             done, _ = ray.wait(list(flying), num_returns=1)
             flight = flying.pop(done[0])
@@ -244,10 +254,15 @@ class RolloutPool:
         worker = min(self.workers, key=lambda w: load[w])
         return worker if load[worker] <= math.ceil(self.settings.max_num_seqs / group_size) else None
 
-    def _send(self, worker: int, sample: Sample, group_size: int, temperature: float, step: int) -> list[Any]:
+    def _shown(self, sample: Sample, step: int) -> Sample:
+        """What the whole group sees of the sample in this training step; the same whenever it is asked for."""
+        shown = self.system.shown(sample, np.random.default_rng([self.cfg.seed, step, *sample.uid.encode()]))
+        assert not shown.targets, f"{self.system.name} shows the ground truth of {sample.uid!r}"
+        return shown
+
+    def _send(self, worker: int, shown: Sample, group_size: int, temperature: float, step: int) -> list[Any]:
         """References to the episodes, which are small, and to their pixels, which go on to the learner unread."""
-        shown = replace(sample, targets=(), notes={})
-        key = (self.cfg.seed, step, sample.uid)
+        key = (self.cfg.seed, step, shown.uid)
         play = self.workers[worker].play_group.options(num_returns=2)
         return play.remote(shown, group_size, temperature, key)
 

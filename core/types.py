@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypedDict
 
 import numpy as np
@@ -67,6 +67,11 @@ class Sample:
     targets: tuple[Target, ...]
     kind: str = ""  # e.g. "motion"; for reports only
     notes: dict[str, Any] = field(default_factory=dict)  # extras, e.g. "thought"; not sent to who plays
+
+    @property
+    def bare(self) -> Sample:
+        """Without ground truth and notes: what who plays may see."""
+        return replace(self, targets=(), notes={})
 
 
 @dataclass(frozen=True)
@@ -202,6 +207,11 @@ class System(Protocol):
     """A published system: how an episode is played, and what it is worth."""
 
     name: str
+
+    def shown(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """The sample as training shows it to `play`: `sample.bare`, with hints in its notes where a method trains on
+        something that it finds for itself when it is used. Evaluation always shows `sample.bare`."""
+        ...
 
     async def play(self, sample: Sample, ask: Ask) -> Episode: ...
 

@@ -63,7 +63,7 @@ def play(session: Session, step: int) -> list[tuple[Played, Scoring]]:
     # 2 mask: nothing to do, no reward of this system needs a mask
     # 3 score: each group as soon as it is there, while others still decode
     for group in session.rollouts.play(
-        samples_P, group_size=rollout.group_size, temperature=rollout.temperature, step=step
+        samples_P, group_size=rollout.group_size, temperature=rollout.temperature, step=step, training=True
     ):
         scored.append((group, session.rewards.submit(cfg.data.train_split, group.sample.uid, group.episodes)))
     return sorted(scored, key=lambda pair: pair[0].index)  # the order of arrival must not change the update

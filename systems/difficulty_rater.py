@@ -46,6 +46,9 @@ class DifficultyRater:
         """From the mapping `system.options` of a configuration; ValueError for a key or value that does not fit."""
         return cls(build(RaterOptions, options))
 
+    def shown(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        return sample.bare
+
     async def play(self, sample: Sample, ask: Ask) -> Episode:
         """Asks once; DONE only if all five ratings could be read. An answer that was cut off is read all the same."""
         turn = await ask(self.content(sample), max_tokens=self.options.max_tokens)

@@ -101,6 +101,9 @@ class ReVSeg:
         """From the mapping `system.options` of a configuration; ValueError for a key or value that does not fit."""
         return cls(build(ReVSegOptions, options))
 
+    def shown(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        return sample.bare
+
     async def play(self, sample: Sample, ask: Ask) -> Episode:
         """One episode (Alg. 1): keyframe and description, then the box; it stops at the first unreadable answer.
 

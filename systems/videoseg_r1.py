@@ -40,6 +40,7 @@ PARTS = ("think_format", "answer_format", "accuracy", "negative", "non_repeat", 
 LARGEST = 5  # frames among which training picks the target frame
 UNRATED = 5.5  # difficulty of a sample without ratings: the middle of 1 to 10
 HINTS = ("target_frame", "key_segment")  # notes by which training says what the sampler would
+SHORT = {"all": "", "box": ": box", "point": ": point", "box_point": ": box, point", "box_negative": ": box, off"}
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,14 @@ class VideoSegR1:
         """The sample as training shows it to `play`: no truth but the target frame and the part around it, as notes.
 
         The target frame is one of the 5 in which the targets are largest, or any that shows one (`training_frame`);
-        the part is a random window of 10 to 50 % of the video around it. Without a target any frame may be it.
+        the part is a random window of 10 to 50 % of the video around it. Where no frame shows a target, any may be it.
         """
-        bare = replace(sample, targets=(), notes={})
         if self.options.training_frame == "sampler":
-            return bare
-        frame = self._training_frame(sample, rng)
-        return replace(bare, notes=dict(zip(HINTS, (frame, _window(sample.video.num_frames, frame, rng)), strict=True)))
+            return sample.bare
+        visible = self._visible(sample)
+        frame = int(rng.choice(visible if len(visible) else sample.video.num_frames))
+        notes = dict(zip(HINTS, (frame, _window(sample.video.num_frames, frame, rng)), strict=True))
+        return replace(sample.bare, notes=notes)
 
     async def play(self, sample: Sample, ask: Ask) -> Episode:
         """One episode: the sampler's choice, unless the sample's notes give it, then one round of reasoning.
@@ -136,13 +138,12 @@ class VideoSegR1:
     def demonstrate(self, sample: Sample, rng: np.random.Generator) -> tuple[tuple[Content, str], ...]:
         """A dialogue that answers right: what the user says, what to answer.
 
-        The target frame is chosen as training chooses it. The thought comes from `sample.notes` ("thought";
-        "description" or "names"), else from the query. Without a target the answer is the empty list.
+        The target frame is chosen as training chooses it, unless the notes give it. The thought comes from the notes
+        too ("thought"; "description" or "names"), else from the query. Without a target the answer is the empty list.
         Raises ValueError for a sample whose targets are in no frame.
         """
-        frame = self._training_frame(sample, rng)
-        start, stop = _window(sample.video.num_frames, frame, rng)
-        truth = self._truth(sample, frame)
+        choice = _hint(sample) or self._any_choice(sample, rng)
+        truth = self._truth(sample, choice.frame)
         rows = [self._spell(truth, i, rng) for i in range(len(truth.boxes_N4))]
         text = f"<answer>{json.dumps(rows, separators=(',', ':'))}</answer>"
         if self.options.think:
@@ -150,39 +151,51 @@ class VideoSegR1:
             described = str(sample.notes.get("description") or " and ".join(names))
             thought = plain(str(sample.notes.get("thought") or f"{sample.query}: {described}"))
             text = f"<think>{thought}</think>{text}"
-        return ((self.ask_objects(sample.query, sample.video.num_frames, Choice(start, stop, frame)), text),)
+        return ((self.ask_objects(sample.query, sample.video.num_frames, choice), text),)
 
     def ask_objects(self, query: str, num_frames: int, choice: Choice) -> Content:
         """What the user says: frames of the part, then of the whole video, then the target frame, then the task.
 
-        No frame is shown twice: of a video of one frame only the target is left.
+        No frame is shown twice: of a video of one frame only the target is left. The short form mixes part and whole
+        in the order of time.
         """
         options, short = self.options, self.options.prompt == "short"
         key = [choice.start + f for f in uniform_frames(choice.stop - choice.start, options.key_frames)]
         key = [f for f in key if f != choice.frame]
         whole = uniform_frames(num_frames, options.reference_frames) if options.reference_frames else []
         whole = [f for f in whole if f != choice.frame and f not in key]
-        content: Content = []
-        for title, frames in (("The part of the video that matters:", key), ("The whole video:", whole)):
-            content += [title] if frames and not short else []
-            for frame in frames:
-                view = View(frame, options.frame_height, options.frame_width)
-                content += [f"{frame}" if short else f"Frame {frame}:", view]
         target = View(choice.frame, *options.target_hw)
+        content: Content = []
         if short:
-            return [*content, f"{choice.frame}", target, f" Find {query}."]
+            for frame in sorted((*key, *whole)):
+                content += [f"{frame}", View(frame, options.frame_height, options.frame_width)]
+            verb = " Find" if options.think else "Locate"
+            return [*content, f"{choice.frame}", target, f"{verb} {query}{SHORT[options.answer]}."]
+        for title, frames in (("The part of the video that matters:", key), ("The whole video:", whole)):
+            content += [title] if frames else []
+            for frame in frames:
+                content += [f"Frame {frame}:", View(frame, options.frame_height, options.frame_width)]
         return [*content, f"The target frame, frame {choice.frame}:", target, _task(query, options)]
 
-    def _training_frame(self, sample: Sample, rng: np.random.Generator) -> int:
+    def _any_choice(self, sample: Sample, rng: np.random.Generator) -> Choice:
+        visible = self._visible(sample)
+        if not len(visible):
+            raise ValueError(f"sample {sample.uid!r}: its targets are in none of the {sample.video.num_frames} frames")
+        frame = int(rng.choice(visible))
+        start, stop = _window(sample.video.num_frames, frame, rng)
+        return Choice(start, stop, frame)
+
+    def _visible(self, sample: Sample) -> np.ndarray:
+        """The frames of which training may take one as the target frame: none where the targets are never seen."""
+        if not sample.targets:
+            return np.arange(sample.video.num_frames)
         areas_F = np.zeros(sample.video.num_frames, dtype=np.int64)
         for target in sample.targets:  # overlaps count twice: only the order matters
             areas_F += np.array([0 if rle is None else area(rle) for rle in target.masks_F])
-        visible = np.flatnonzero(areas_F) if sample.targets else np.arange(len(areas_F))
-        if not len(visible):
-            raise ValueError(f"sample {sample.uid!r}: its targets are in none of the {len(areas_F)} frames")
-        if self.options.training_frame == "largest" and sample.targets:
-            visible = visible[np.argsort(-areas_F[visible], kind="stable")][:LARGEST]
-        return int(rng.choice(visible))
+        visible = np.flatnonzero(areas_F)
+        if self.options.training_frame == "largest":
+            return visible[np.argsort(-areas_F[visible], kind="stable")][:LARGEST]
+        return visible
 
     def _truth(self, sample: Sample, frame: int) -> Truth:
         """The targets that `frame` shows. Boxes and points go to the target image as VisionReasoner's data does it."""

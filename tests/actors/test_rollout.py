@@ -14,7 +14,8 @@ import ray
 from actors import rollout
 from actors.rollout import Played, RolloutPool
 from cluster.weights import publish
-from configs.schema import Config
+from configs.schema import Config, SystemConfig
+from core.masks import encode
 from core.types import End, Sample, Target, Video
 from data.frames import digest
 from tests.models import tiny_engine
@@ -101,6 +102,30 @@ def test_damaged_weights_are_an_error(pool: RolloutPool) -> None:
     with pytest.raises(Exception, match="damaged"):
         pool.take(replace(weights, checksum="0" * 64))
     pool.take(weights)
+
+
+@pytest.mark.slow
+def test_only_training_shows_hints(config: Config, samples: list[Sample], ray_env: dict[str, str]) -> None:
+    """Training plays on the frame that shows the target; evaluation, which is told nothing, asks on the side."""
+    options = dict(
+        key_frames=2, reference_frames=1, frame_height=28, frame_width=28, target_height=56, target_width=56,
+        negative_limit=20.0, max_tokens=12, prompt="short", sampler_samples=2, sampler_frames=2, sampler_rounds=1,
+        sampler_max_tokens=8,
+    )  # fmt: skip
+    hinting = RolloutPool(replace(config, system=SystemConfig("videoseg_r1", options)))
+    masks = [encode(np.full((56, 56), f == 4)) for f in range(6)]
+    seen = [replace(sample, targets=(Target("o", tuple(masks)),)) for sample in samples[:3]]
+    training, again = (list(hinting.play(seen, group_size=2, temperature=1.0, step=3, training=True)) for _ in range(2))
+    told = [e for group in training for e in group.episodes]
+    assert [e.answer.facts["frame"] for e in told] == [4] * 6 and all(len(e.turns) == 1 for e in told)
+    segments = [e.answer.facts["segment"] for e in told]
+    assert {g.sample.uid: g.episodes for g in training} == {g.sample.uid: g.episodes for g in again}
+    assert segments[0::2] == segments[1::2], "a group plays one prompt"
+    [alone] = hinting.play(seen[:1], group_size=2, temperature=0.0, step=-1)
+    first, second = alone.episodes
+    assert [t.trainable for t in first.turns] == [False] * 4 + [True] and len(second.turns) == 1
+    assert first.answer.facts["frame"] == second.answer.facts["frame"] == 3  # nothing readable was said: the middle
+    hinting.close()
 
 
 @pytest.mark.slow

@@ -202,8 +202,11 @@ def test_training_shows_a_large_target_and_no_truth():
 def test_training_without_a_target_takes_any_frame():
     shown = [VideoSegR1.make(TINY).shown(sample(boxes=()), np.random.default_rng(s)) for s in range(80)]
     assert {s.notes["target_frame"] for s in shown} == set(range(8))
+    unseen = sample(seen=())
+    shown = [VideoSegR1.make(TINY).shown(unseen, np.random.default_rng(s)) for s in range(80)]
+    assert {s.notes["target_frame"] for s in shown} == set(range(8))
     with pytest.raises(ValueError, match="'v/0': its targets are in none of the 8 frames"):
-        VideoSegR1.make(TINY).shown(sample(seen=()), np.random.default_rng(0))
+        VideoSegR1.make(TINY).demonstrate(unseen, np.random.default_rng(0))
 
 
 # --- scoring by hand
