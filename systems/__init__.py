@@ -9,11 +9,13 @@ from core.types import System
 from systems.difficulty_rater import DifficultyRater
 from systems.options import unknown
 from systems.revseg import ReVSeg
+from systems.videoseg_o3 import VideoSegO3
 from systems.videoseg_r1 import VideoSegR1
 
-SYSTEMS: dict[str, type[ReVSeg] | type[VideoSegR1] | type[DifficultyRater]] = {
+SYSTEMS: dict[str, type[ReVSeg] | type[VideoSegR1] | type[VideoSegO3] | type[DifficultyRater]] = {
     "revseg": ReVSeg,
     "videoseg_r1": VideoSegR1,
+    "videoseg_o3": VideoSegO3,
     "difficulty_rater": DifficultyRater,
 }
 
