@@ -17,7 +17,21 @@ import systems
 from cluster.start import actor_options, device_of
 from configs.schema import Config
 from core.types import End, Episode, Reward, Sample
+from data.difficulty import file_of, with_difficulty
 from data.load import load
+
+
+def read_split(cfg: Config, split: str) -> list[Sample]:
+    """The samples of a split with their ratings, where `difficulty.folder` is given: driver and reward read the same.
+
+    Only training is paid by difficulty, so its split must be rated; another is rated if there is a file of it.
+    Errors as `data.load.load` and `data.difficulty.with_difficulty`.
+    """
+    data, folder = cfg.data, cfg.difficulty.folder
+    samples = load(data.format, data.root, split, data.no_target)
+    if split == data.train_split or file_of(folder, split).is_file():
+        return with_difficulty(samples, folder, split)
+    return samples
 
 
 class RewardActor:
@@ -31,7 +45,7 @@ class RewardActor:
         self.system = systems.make(cfg.system.name, dict(cfg.system.options))
         self.samples: dict[str, Sample] = {}
         for split in splits:
-            for sample in load(cfg.data.format, cfg.data.root, split, cfg.data.no_target):
+            for sample in read_split(cfg, split):
                 self.samples[f"{split}:{sample.uid}"] = sample
 
     def score(self, split: str, sample_uid: str, episodes: Sequence[Episode]) -> list[Reward | None]:

@@ -16,7 +16,7 @@ from typing import Any
 import ray
 
 import systems
-from actors.reward import RewardPool
+from actors.reward import RewardPool, read_split
 from actors.rollout import RolloutPool
 from actors.segmenter import SegmenterPool
 from cluster.start import join
@@ -26,7 +26,6 @@ from configs.schema import Config
 from core.masks import union_of_targets
 from core.types import Sample, System
 from data.keep import keep
-from data.load import load as load_samples
 from data.synthetic.write import write_dataset
 from ray_jobs.entry import run_job as run_job
 from ray_jobs.evaluate import Evaluation, Result, best_and_worst, evaluate
@@ -74,7 +73,7 @@ class Session:
         prepare_data(cfg)
         data, alone = cfg.data, part == "evaluate"
         samples = {
-            split: load_samples(data.format, data.root, split, data.no_target)
+            split: read_split(cfg, split)
             for split in dict.fromkeys([data.test_split] if alone else [data.train_split, data.test_split])
         }
         if data.keep_file and data.train_split in samples:
@@ -101,8 +100,7 @@ class Session:
     def split(self, name: str) -> list[Sample]:
         """Samples of a split, read once; the run's `data.no_target` applied."""
         if name not in self.samples:
-            data = self.cfg.data
-            self.samples[name] = load_samples(data.format, data.root, name, data.no_target)
+            self.samples[name] = read_split(self.cfg, name)
         return self.samples[name]
 
     @cached_property
@@ -180,7 +178,6 @@ def same_run(folder: Path, cfg: Config) -> None:
             f"{folder} holds a run with other settings ({'; '.join(differing[:4])}): choose another "
             "name=..., or train.resume=never, which sets the old folder aside"
         )
-
 
 
 def settings(cfg: Config) -> dict[str, Any]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import ray
 
 import systems
-from actors.reward import RewardPool
-from configs.schema import Config
+from actors.reward import RewardPool, read_split
+from configs.schema import Config, DifficultyConfig
 from core.types import Answer, End, Episode, Turn
 from data.load import load
 from data.synthetic.write import write_split
@@ -36,6 +38,19 @@ def setting(ray_env, tmp_path_factory):
     pool = RewardPool(cfg, ["train"])
     yield cfg, pool, load("mevis", str(root), "train")
     pool.close()
+
+
+def test_only_the_training_split_must_be_rated(setting, tmp_path):
+    cfg, _, samples = setting
+    cfg = replace(cfg, difficulty=DifficultyConfig(folder=str(tmp_path)))
+    with pytest.raises(ValueError, match=r"no file .*train\.json; `ray_jobs.rate_difficulty` makes it"):
+        read_split(cfg, "train")
+    as_test = replace(cfg, data=replace(cfg.data, train_split="other", test_split="train"))
+    assert read_split(as_test, "train") == samples
+    ratings = {s.uid: {"query": s.query, "ratings": {"motion_complexity": 8}} for s in samples}
+    (tmp_path / "train.json").write_text(json.dumps({"samples": ratings}))
+    for one in (cfg, as_test):
+        assert [s.notes["difficulty"] for s in read_split(one, "train")] == [6.0] * len(samples)
 
 
 def test_rewards_are_the_systems_own(setting):

@@ -44,6 +44,7 @@ def _open(small: Small, *settings: str) -> str:
         ("system.options.num_frame=4", ["system.options.num_frame", "did you mean 'num_frames'"]),
         ("system.options.num_frames=few", ["system.options.num_frames", "few", "a whole number"]),
         ("train.resume=no/checkpoint", ["train.resume=no/checkpoint", "checkpoint folder"]),
+        ("difficulty.folder=no/ratings", ["no file no/ratings/train.json", "`ray_jobs.rate_difficulty` makes it"]),
         ("rollout.group_size=1", ["rollout.group_size=1", "at least 2"]),
     ],
 )
