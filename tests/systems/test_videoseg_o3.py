@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import systems
+from configs.load import load
 from core.masks import encode
 from core.traces import Look, write_look
 from core.types import End, Reward, Sample, SegPrompt, Target, Turn, Video, View
 from systems.videoseg_o3 import VideoSegO3
 from systems.videoseg_o3_answers import keeps_form, named_steps, read_last, read_turn
+from systems.videoseg_o3_options import BUDGETS, WEIGHTS
 
 TINY = {
     "temporal_frames": 4, "spatial_frames": 2, "round_frames": 3, "factor": 28, "temporal_pixels": 28 * 28 * 2,
@@ -543,3 +545,28 @@ def test_nothing_to_demonstrate():
 def test_options_that_do_not_fit(options, message):
     with pytest.raises(ValueError, match=message):
         VideoSegO3.make(TINY | options)
+
+
+@pytest.mark.parametrize("preset", ["videoseg_o3_2b", "videoseg_o3_4b"])
+def test_presets_have_the_released_numbers(preset):
+    cfg = load([preset])
+    options = systems.make(cfg.system.name, cfg.system.options).options
+    assert options.frames == BUDGETS["rl"] and (options.max_turns, options.rewards) == (3, "as_released")
+    assert options.all_weights == WEIGHTS and sum(WEIGHTS.values()) == 7
+    assert (cfg.rollout.prompts_per_step, cfg.rollout.group_size, cfg.train.steps) == (16, 4, 1000)
+    assert (cfg.rollout.temperature, cfg.rollout.top_p) == (0.9, 0.9)
+    learner, grpo = cfg.learner, cfg.grpo
+    assert (learner.lr, learner.weight_decay, learner.schedule, learner.grad_clip) == (3e-6, 0, "linear", 1)
+    assert (grpo.kl_coef, grpo.kl_estimator, grpo.advantage_eps, grpo.aggregation) == (
+        0.04,
+        "k3",
+        1e-4,
+        "sequence_mean",
+    )
+    assert preset[-2:].upper() in cfg.policy.path
+
+
+def test_evaluation_has_its_own_budget():
+    cfg = load(["videoseg_o3_2b", "system.options.budget=evaluation"])
+    frames = systems.make(cfg.system.name, cfg.system.options).options.frames
+    assert (frames.temporal_frames, frames.spatial_frames, frames.max_tokens) == (20, 8, 1024)
