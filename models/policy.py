@@ -116,6 +116,7 @@ class LogprobHead(nn.Linear):
 class Policy(nn.Module):
     """`forward(row, pixels, grid)` -> (logprob_N, entropy_N) of the row's trained tokens, at `temperature`.
 
+    With `read_S` also the last hidden states (S, D) at these positions of the row, of the same pass.
     `allowed_ids`: the vocabulary the engine may sample from; all others get probability 0, as in the engine.
     With `adapter` only low-rank adapters of the language model are trained, and all else is frozen.
     """
@@ -159,8 +160,13 @@ class Policy(nn.Module):
         return ImageLayout(self.vlm.config.image_token_id, vision.patch_size * vision.spatial_merge_size)
 
     def forward(
-        self, row: GroupBatch, pixels: Tensor, grid_U3: Tensor, temperature: float = 1.0
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        row: GroupBatch,
+        pixels: Tensor,
+        grid_U3: Tensor,
+        temperature: float = 1.0,
+        read_S: np.ndarray | None = None,
+    ) -> tuple[Tensor, ...]:
         device = self.banned_V.device
         as_tensor = lambda array: torch.as_tensor(array, device=device)  # noqa: E731
         target_N = as_tensor(row.target_N)
@@ -175,8 +181,11 @@ class Policy(nn.Module):
             use_cache=False,
             **attention,
         )
-        hidden_ND = outputs.last_hidden_state[0][as_tensor(row.source_N)]
-        return self.vlm.lm_head(hidden_ND, target_N, self.banned_V, temperature, self.chunk)
+        hidden_TD = outputs.last_hidden_state[0]
+        of_tokens = self.vlm.lm_head(
+            hidden_TD[as_tensor(row.source_N)], target_N, self.banned_V, temperature, self.chunk
+        )
+        return of_tokens if read_S is None else (*of_tokens, hidden_TD[as_tensor(read_S)])
 
     def _attention(self, row: GroupBatch, device: torch.device) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """(ids_T, positions_3T, keywords of the model call); padded to whole blocks for flex attention."""
