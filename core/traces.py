@@ -71,3 +71,12 @@ def write_turn(action: Action, look: Look, steps: Sequence[str]) -> str:
 def write_look(look: Look) -> str:
     vtg = json.dumps({"start": look.start, "end": look.stop - 1, "keyframe": look.keyframe}, separators=(",", ":"))
     return f"<VTG>{vtg}</VTG>"
+
+
+def tell(looks: Sequence[Look], described: str, thought: str) -> list[str]:
+    """What each turn of a search says; the last one answers. `described`: what the target looks like."""
+    texts = []
+    for look in looks:
+        steps = (f"seen from {look.start} to {look.stop - 1}", described, thought)
+        texts.append(write_turn("answer" if look is looks[-1] else "select", look, steps))
+    return texts

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
 from core.masks import area, boxes_areas, union_of_targets
 from core.parsing import plain
-from core.traces import SEG, Look, plan, write_turn
+from core.traces import SEG, Look, plan, tell
 from core.types import Answer, Ask, End, Episode, Reward, Sample, SegPrompt, Turn, View
 from systems.options import build
 from systems.videoseg_o3_answers import Reading, read_turn
@@ -68,17 +68,36 @@ class VideoSegO3:
         `frame` its mask is made; `spatial`, the frames that all turns' masks are judged on besides; `frame`, where
         tracking starts. Its `segs` are empty for a policy that does not tell the id of [SEG].
         """
-        num_frames, rounds = sample.video.num_frames, list[Round]()
-        content, asked_for = self.ask_first(sample), num_frames // 2
+        content, turns = self.ask_first(sample), list[Turn]()
         while True:
-            turn = await ask(content, max_tokens=self.options.frames.max_tokens)
-            reading = read_turn(_said(turn), num_frames, self.options.bare_json)
-            rounds.append(Round(turn, reading, self._mask_frame(reading, asked_for)))
-            if reading.select is None or len(rounds) == self.options.max_turns:
+            turns.append(await ask(content, max_tokens=self.options.frames.max_tokens))
+            select = self._reading(sample, turns[-1]).select
+            if select is None or len(turns) == self.options.max_turns:
                 break
-            asked_for = reading.select.keyframe
-            content = self.ask_more(sample, reading.select, last=len(rounds) == self.options.max_turns - 1)
-        return self._episode(sample, rounds, ask.id_of(SEG) if isinstance(ask, TokenIds) else None)
+            content = self.ask_more(sample, select, last=len(turns) == self.options.max_turns - 1)
+        return self.episode(sample, turns, ask.id_of(SEG) if isinstance(ask, TokenIds) else None)
+
+    def episode(self, sample: Sample, turns: Sequence[Turn], seg_id: int | None) -> Episode:
+        """What these turns come to: those of `play`, or of a demonstration, whose [SEG] are to be learnt as well.
+
+        `seg_id`: of the [SEG] token; without it there are no `segs`.
+        """
+        rounds, asked_for = list[Round](), sample.video.num_frames // 2
+        for turn in turns:
+            reading = self._reading(sample, turn)
+            rounds.append(Round(turn, reading, self._mask_frame(reading, asked_for)))
+            asked_for = reading.select.keyframe if reading.select else asked_for
+        last, final = rounds[-1], self._final_frame(sample, rounds)
+        facts = {"rounds": [_row(r) for r in rounds], "spatial": self.spatial(sample), "frame": final}
+        done = last.reading.look is not None and SEG in _said(last.turn)
+        end = End.DONE if done else End.UNREADABLE if last.turn.complete else End.TRUNCATED
+        segs = self._segs(sample, rounds, seg_id, final) if seg_id is not None else ()
+        return Episode(sample.uid, tuple(turns), end, Answer((), facts, segs))
+
+    @property
+    def masks_by(self) -> Literal["", "policy"]:
+        weights = self.options.all_weights
+        return "policy" if any(weights[name] for name in MASKED) else ""
 
     def score(self, sample: Sample, episodes: Sequence[Episode], masks: Masks | None = None) -> list[Reward]:
         """The weighted sum of the parts, for each episode; "tiou" is the true tIoU, reported and by default not paid.
@@ -95,7 +114,7 @@ class VideoSegO3:
         said_GT = [[_said(turn) for turn in e.turns] for e in episodes]
         parts = text_parts(said_GT, visible_F, options.rewards, options.bare_json)
         if masks is not None:
-            parts |= mask_parts(episodes, masks, rles_F, self.spatial(sample), options.rewards)
+            parts |= mask_parts(episodes, masks, rles_F, options.rewards)
         elif paid := [name for name in MASKED if weights[name]]:
             raise ValueError(
                 f"the rewards {', '.join(paid)} need masks, and there are none: give their system.options.weights 0, "
@@ -114,24 +133,19 @@ class VideoSegO3:
         """
         if "conversations" in sample.notes:
             texts = [turn["value"] for turn in sample.notes["conversations"] if turn["from"] == "gpt"]
-            return self._dialogue(sample, texts, sample.notes.get("sample_frame_indice"))
+            return self._dialogue(sample, texts)
         looks = plan(boxes_areas(sample)[1], int(rng.integers(1, self.options.max_turns + 1)), rng)
         names = sample.notes.get("names") or [sample.query.removeprefix("the ")]
         described = plain(str(sample.notes.get("description") or " and ".join(names)))
         thought = plain(str(sample.notes.get("thought") or sample.query))
-        texts = []
-        for i, look in enumerate(looks):
-            steps = (f"seen from {look.start} to {look.stop - 1}", described, thought)
-            texts.append(write_turn("answer" if i == len(looks) - 1 else "select", look, steps))
-        return self._dialogue(sample, texts)
+        return self._dialogue(sample, tell(looks, described, thought))
 
-    def ask_first(self, sample: Sample, spatial: Sequence[int] | None = None) -> Content:
+    def ask_first(self, sample: Sample) -> Content:
         """What the user says in turn 1: small frames of the whole video, a few larger ones, the task."""
         budget, options, video = self.options.frames, self.options, sample.video
         temporal = spread(video.num_frames, budget.temporal_frames)
-        spatial = self.spatial(sample) if spatial is None else list(dict.fromkeys(spatial))
         content = self._show(sample, "The whole video, small:", temporal, budget.temporal_pixels)
-        content += self._show(sample, "Some of its frames, larger:", spatial, budget.spatial_pixels)
+        content += self._show(sample, "Some of its frames, larger:", self.spatial(sample), budget.spatial_pixels)
         if options.prompt == "short":
             return [*content, f" Find {sample.query}."]
         return [*content, _task(sample.query, video.num_frames, options.max_turns > 1)]
@@ -148,7 +162,9 @@ class VideoSegO3:
         return [*content, f'\nThe expression is "{sample.query}". {then} Think first, in the same form as before.']
 
     def spatial(self, sample: Sample) -> list[int]:
-        """The frames that turn 1 shows larger, and that masks are judged on."""
+        """The frames that turn 1 shows larger, and that masks are judged on; VTS-CoT names them."""
+        if "sample_frame_indice" in sample.notes:
+            return list(dict.fromkeys(sample.notes["sample_frame_indice"]))
         return spread(sample.video.num_frames, self.options.frames.spatial_frames)
 
     def _show(self, sample: Sample, title: str, frames: Sequence[int], pixels: int) -> Content:
@@ -159,6 +175,9 @@ class VideoSegO3:
         for frame in frames:
             content += [f"{frame}" if short else f"Frame {frame}:", View(frame, *hw)]
         return content
+
+    def _reading(self, sample: Sample, turn: Turn) -> Reading:
+        return read_turn(_said(turn), sample.video.num_frames, self.options.bare_json)
 
     def _mask_frame(self, reading: Reading, asked_for: int) -> int:
         own = reading.look if self.options.keyframe_rule == "own" else None
@@ -178,14 +197,6 @@ class VideoSegO3:
         answer, spatial = rounds[-1].reading.answer, self.spatial(sample)
         return answer.keyframe if answer else spatial[len(spatial) // 2]
 
-    def _episode(self, sample: Sample, rounds: Sequence[Round], seg_id: int | None) -> Episode:
-        last, final = rounds[-1], self._final_frame(sample, rounds)
-        facts = {"rounds": [_row(r) for r in rounds], "spatial": self.spatial(sample), "frame": final}
-        done = last.reading.look is not None and SEG in _said(last.turn)
-        end = End.DONE if done else End.UNREADABLE if last.turn.complete else End.TRUNCATED
-        segs = self._segs(sample, rounds, seg_id, final) if seg_id is not None else ()
-        return Episode(sample.uid, tuple(r.turn for r in rounds), end, Answer((), facts, segs))
-
     def _segs(self, sample: Sample, rounds: Sequence[Round], seg_id: int, final: int) -> tuple[SegPrompt, ...]:
         """Each [SEG] on its turn's frame and on the larger frames of turn 1, and the last turn's last one where
         tracking starts. A turn that was cut off draws nothing (ours).
@@ -201,14 +212,12 @@ class VideoSegO3:
                 segs.append(SegPrompt(t, places[-1], final, "final"))
         return tuple(segs)
 
-    def _dialogue(
-        self, sample: Sample, texts: Sequence[str], spatial: Sequence[int] | None = None
-    ) -> tuple[tuple[Content, str], ...]:
+    def _dialogue(self, sample: Sample, texts: Sequence[str]) -> tuple[tuple[Content, str], ...]:
         """The user's side of a dialogue whose answers are given."""
         most = self.options.max_turns
         if not 1 <= len(texts) <= most:
             raise ValueError(f"sample {sample.uid!r}: a dialogue of {len(texts)} turns; max_turns is {most}")
-        turns = [(self.ask_first(sample, spatial), texts[0])]
+        turns = [(self.ask_first(sample), texts[0])]
         for t, (before, text) in enumerate(zip(texts, texts[1:], strict=False), start=2):
             look = read_turn(before, sample.video.num_frames).select
             if look is None:

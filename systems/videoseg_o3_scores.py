@@ -57,16 +57,15 @@ def text_parts(
 
 
 def mask_parts(
-    episodes: Sequence[Episode], masks: Masks, rles_F: Sequence[Rle | None], spatial: Sequence[int], mode: Mode
+    episodes: Sequence[Episode], masks: Masks, rles_F: Sequence[Rle | None], mode: Mode
 ) -> dict[str, Tensor]:
     """Parts of masks, float64 (G,) each.
 
     Args:
         masks: all of one size.
         rles_F: the true mask of each frame of the video, brought to the size of the drawn ones where that is another.
-        spatial: frames that the masks of a turn are judged on besides its keyframe.
     """
-    turns_G = torch.tensor([len(e.turns) for e in episodes])
+    turns_G, spatial = torch.tensor([len(e.turns) for e in episodes]), episodes[0].answer.facts["spatial"]
     key_GT = torch.zeros(len(episodes), int(turns_G.max()), dtype=torch.float64)
     video_GF = torch.zeros(len(episodes), len(spatial), dtype=torch.float64)
     judged = [j for g, (e, m) in enumerate(zip(episodes, masks, strict=True)) for j in _judged(g, e, m)]

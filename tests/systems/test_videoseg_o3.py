@@ -462,6 +462,7 @@ def test_masks_that_are_paid_for_must_be_there():
     episode, _, system = play(ANSWER, weights={"progress": 0})
     with pytest.raises(ValueError, match="mask, keyframe_gain need masks, and there are none: .*weights 0"):
         system.score(sample(), [episode])
+    assert system.masks_by == "policy" and VideoSegO3.make({"weights": UNPAID}).masks_by == ""
 
 
 # --- demonstrating
