@@ -45,6 +45,7 @@ class Plan:
     max_tokens: int = 128
     temperature: float = 0.6
     top_p: float = 0.9
+    prompt: Literal["full", "short"] = "full"  # short: for a policy trained on the short form
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,8 @@ def frame_at(start: int, stop: int, position: float) -> int:
 
 def interval_question(query: str, start: int, stop: int, plan: Plan) -> list[str | View]:
     """What is asked for the part of the video: frames with their numbers, then the task."""
+    if plan.prompt == "short":
+        return [*_frames(start, stop, plan), f" Part with {query}?"]
     return _frames(start, stop, plan) + [
         f"\nThese frames are from a video, each after its number; the part shown has the frames {start} to "
         f'{stop - 1}. Which stretch of it does one have to watch to tell what "{query}" refers to, and to see it well? '
@@ -168,6 +171,8 @@ def interval_question(query: str, start: int, stop: int, plan: Plan) -> list[str
 
 def position_question(query: str, start: int, stop: int, plan: Plan) -> list[str | View]:
     """What is asked for the target frame: frames of the part with their numbers, then the task."""
+    if plan.prompt == "short":
+        return [*_frames(start, stop, plan), f" Best view of {query}?"]
     return _frames(start, stop, plan) + [
         f"\nThese frames are from a stretch of a video, in order. At which position of the stretch is what "
         f'"{query}" refers to seen best: large, sharp and hardly covered? Answer with one of 0%, 10%, 20%, 30%, 40%, '
@@ -175,10 +180,21 @@ def position_question(query: str, start: int, stop: int, plan: Plan) -> list[str
     ]
 
 
+def interval_answer(start: int, stop: int) -> str:
+    """How the part [start, stop) is said: what `read_interval` reads."""
+    return f'{{"start":{start},"end":{stop - 1}}}'
+
+
+def position_answer(start: int, stop: int, frame: int) -> str:
+    """How a frame of [start, stop) is said, to the nearest tenth: what `read_position` reads and `frame_at` takes."""
+    return f"{10 * _round(10 * (frame - start) / (stop - start))}%"
+
+
 def _frames(start: int, stop: int, plan: Plan) -> list[str | View]:
     content: list[str | View] = []
     for frame in uniform_frames(stop - start, plan.frames):
-        content += [f"Frame {start + frame}:", View(start + frame, plan.height, plan.width)]
+        name = f"{start + frame}" if plan.prompt == "short" else f"Frame {start + frame}:"
+        content += [name, View(start + frame, plan.height, plan.width)]
     return content
 
 

@@ -87,14 +87,25 @@ class Batched(torch.nn.Module):
         return angles.cos(), angles.sin()
 
     def embed(self, ids_BT: torch.Tensor, images_ND: torch.Tensor) -> torch.Tensor:
-        """Token embeddings, with `images_ND` in place of the image tokens, in order."""
+        """Token embeddings, with `images_ND` in place of the image tokens, in order.
+
+        Wider than the model by the features that are added behind its first layers, if the family has such: 0 for text.
+        """
         x = self.decoder.embed_tokens(ids_BT)
+        x = F.pad(x, (0, images_ND.shape[-1] - x.shape[-1]))
         return x.masked_scatter((ids_BT == self.image_id)[..., None], images_ND.to(x.dtype))
 
     def read(
-        self, x_BTD: torch.Tensor, positions_BT3: torch.Tensor, past: Cache | None = None, tap: int = -1
+        self,
+        x_BTD: torch.Tensor,
+        positions_BT3: torch.Tensor,
+        past: Cache | None = None,
+        tap: int = -1,
+        seen_BTT: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, Cache, torch.Tensor | None]:
         """Causal decoder. `past` is seen by every row; its rows are those of `x`, or one for each of several rows.
+
+        seen_BTT: True where a token (second to last axis) may look; without it, at all before it and itself.
 
         Returns:
             last hidden states (normed), keys and values of each layer, and the hidden states after layer `tap`.
@@ -102,16 +113,23 @@ class Batched(torch.nn.Module):
         b, t = x_BTD.shape[:2]
         cos, sin = self._angles(positions_BT3)
         seen = torch.ones(t, t, dtype=torch.bool, device=x_BTD.device).tril()
+        if seen_BTT is not None:
+            assert past is None, "a mask of its own and a past do not go together"
+            seen = seen_BTT[:, None]
         if past is not None:
             seen = torch.cat([seen.new_ones(t, past[0][0].shape[2]), seen], 1)
         cache: Cache = []
         tapped = None
-        x = x_BTD
+        x, *behind = x_BTD.split(self.width, -1)
         for index, layer in enumerate(self.decoder.layers):
             attention, h = layer.self_attn, _rms(x, layer.input_layernorm.weight, self.eps)
             q, k, v = (
-                project(h).view(b, t, -1, self.head_size).transpose(1, 2)
-                for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+                norm(project(h).view(b, t, -1, self.head_size)).transpose(1, 2)
+                for project, norm in (
+                    (attention.q_proj, self.norm_of(attention, "q_norm")),
+                    (attention.k_proj, self.norm_of(attention, "k_norm")),
+                    (attention.v_proj, torch.nn.Identity()),
+                )
             )
             q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
             k, v = (y.repeat_interleave(self.num_heads // self.num_kv, 1) for y in (k, v))

@@ -6,7 +6,20 @@ from dataclasses import replace
 import pytest
 
 from core.types import Turn, View
-from systems.frame_sampler import Choice, Choices, Plan, choose, frame_at, read_interval, read_position, top_mean
+from systems.frame_sampler import (
+    Choice,
+    Choices,
+    Plan,
+    choose,
+    frame_at,
+    interval_answer,
+    interval_question,
+    position_answer,
+    position_question,
+    read_interval,
+    read_position,
+    top_mean,
+)
 
 PLAN = Plan(samples=2, frames=4, height=56, width=84)
 
@@ -145,3 +158,16 @@ def test_a_failed_choice_is_made_again():
         return await choices.get(("v", "q", 0), works)
 
     assert asyncio.run(twice()) == Choice(0, 4, 1)
+
+
+def test_short_questions_and_their_answers():
+    helper_plan = replace(PLAN, prompt="short")
+    interval, position = (ask("the dog", 10, 14, helper_plan) for ask in (interval_question, position_question))
+    assert interval == ["10", View(10, 56, 84), "11", View(11, 56, 84), "12", View(12, 56, 84), "13", View(13, 56, 84),
+                        " Part with the dog?"]  # fmt: skip
+    assert position == [*interval[:-1], " Best view of the dog?"]
+    for start, stop in ((0, 24), (3, 11), (7, 8)):
+        assert read_interval(interval_answer(start, stop), 0, 24) == (start, stop)
+        for frame in range(start, stop):
+            told = frame_at(start, stop, read_position(position_answer(start, stop, frame)))
+            assert start <= told < stop and abs(told - frame) <= (stop - start) / 20 + 1
