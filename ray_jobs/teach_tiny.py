@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,7 @@ def examine(
     for _ in range(count):
         made = scene(rng)
         sample = lessons.sample(made, lessons.query(made))
-        speaker = Speaker(net, dialogue, lambda view, made=made: shrunk(made, view), temperature)
+        speaker = Speaker(net, dialogue, partial(shrunk, made), temperature)
         episode = asyncio.run(system.play(system.shown(sample, rng), speaker))
         reward = system.score(sample, [episode])[0]
         mark = {"reward": reward.total, **reward.parts, "readable": float(episode.answer.facts["readable"])}
