@@ -33,7 +33,8 @@ class Reading:
 
 
 def read_turn(text: str, num_frames: int, bare_json: bool = False) -> Reading:
-    """The first <select> and the first <answer> after the thought, as the rollout of the release reads them.
+    """The first <select> and the first <answer> after the thought, much as the rollout of the release reads them (it
+    looks in the thought, too).
 
     Strict JSON in <VTG> tags, with `bare_json` also without them; numbers are cut off to whole ones, start, end and
     keyframe are brought into the video. An end before its start is not readable.

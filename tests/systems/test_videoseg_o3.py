@@ -19,7 +19,7 @@ from core.traces import Look, write_look
 from core.types import End, Reward, Sample, SegPrompt, Target, Turn, Video, View
 from systems.videoseg_o3 import VideoSegO3
 from systems.videoseg_o3_answers import keeps_form, named_steps, read_last, read_turn
-from systems.videoseg_o3_options import BUDGETS, WEIGHTS
+from systems.videoseg_o3_options import BUDGETS, WEIGHTS, fit, spread
 
 TINY = {
     "temporal_frames": 4, "spatial_frames": 2, "round_frames": 3, "factor": 28, "temporal_pixels": 28 * 28 * 2,
@@ -209,6 +209,46 @@ def test_a_budget_of_the_release():
         sizes = sorted({view.height * view.width // 32**2 for view in views})
         assert len(sizes) == 3 and all(0.75 * most <= size <= most for size, most in zip(sizes, tokens, strict=True))
         assert views[count].frame == 50 and views[-2].frame == 89  # the part's last frame is shown
+
+
+def test_sizes_fit_the_budget_and_keep_the_aspect():
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        height, width = (int(x) for x in rng.integers(1, 3000, 2))
+        factor, tokens = int(rng.choice([28, 32])), int(rng.integers(1, 600))
+        rows, columns = (side / factor for side in fit(height, width, tokens * factor**2, factor))
+        assert rows == int(rows) >= 1 and columns == int(columns) >= 1 and rows * columns <= tokens
+        if min(rows, columns) >= 4:
+            assert abs(math.log(rows / columns * width / height)) < math.log(1.4)
+    assert fit(112, 112, 10**6, 28) == (112, 112) and fit(480, 854, 10**6, 32) == (480, 864)
+    assert fit(10, 5000, 784 * 50, 28) == (28, 1400)  # a strip
+
+
+@pytest.mark.parametrize(
+    "frames, count, shown",
+    [
+        (300, 4, [0, 99, 199, 299]),
+        (5, 4, [0, 1, 2, 3, 4]),
+        (6, 4, [0, 1, 3, 5]),
+        (1, 5, [0]),
+        (9, 1, [4]),
+        (2, 1, [0, 1]),
+    ],
+)
+def test_spread(frames, count, shown):
+    assert spread(frames, count) == shown
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 40])
+def test_videos_of_any_length(frames):
+    of = sample(video=replace(sample().video, frame_names=("f",) * frames), targets=())
+    texts = (say("select", 0, 0, 0), say("select", 0, 99, 99), say("answer", 0, 99, 50))
+    for rule in ("as_released", "own"):
+        episode, script, system = play(*texts, of=of, keyframe_rule=rule)
+        assert episode.end is End.DONE and len(script.asked) == 3
+        masks = [square(0)] * len(episode.answer.segs)
+        (reward,) = system.score(of, [episode], [masks])
+        assert reward.parts["span"] == 0.5 and reward.parts["mask"] == 1.5  # nothing to find, nothing drawn
 
 
 # --- reading
