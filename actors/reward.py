@@ -2,6 +2,9 @@
 
 A reward actor reads the data set itself and looks a sample up by its uid: what it scores against never comes from
 the prompt or from the rollout. It knows no policy and no tokens.
+
+Where a reward needs the segmenter's masks, the reward actor makes them itself: one call still scores a group, neither
+masks nor frames travel, and the segmenter actors, which keep whole videos in flight, need not wait in the step.
 """
 
 from __future__ import annotations
@@ -9,16 +12,21 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import ray
 
 import systems
+from actors.segmenter import load_segmenter, masks_on_own_frames
 from cluster.start import actor_options, device_of
 from configs.schema import Config
-from core.types import End, Episode, Reward, Sample
+from core.types import End, Episode, Masks, Reward, Sample
 from data.difficulty import file_of, with_difficulty
 from data.load import load
+
+if TYPE_CHECKING:
+    from models.segmenter import Segmenter
 
 
 def read_split(cfg: Config, split: str) -> list[Sample]:
@@ -42,7 +50,7 @@ class RewardActor:
 
         torch.set_num_threads(1)
         torch.set_default_device(device_of(cfg))
-        self.system = systems.make(cfg.system.name, dict(cfg.system.options))
+        self.cfg, self.system = cfg, systems.make(cfg.system.name, dict(cfg.system.options))
         self.samples: dict[str, Sample] = {}
         for split in splits:
             for sample in read_split(cfg, split):
@@ -52,8 +60,18 @@ class RewardActor:
         """Rewards of one group, in order; None for a FAILED episode, which is excluded rather than punished."""
         sample = self.samples[f"{split}:{sample_uid}"]
         alive = [e for e in episodes if e.end is not End.FAILED]
-        rewards = iter(self.system.score(sample, alive) if alive else [])
+        rewards = iter(self.system.score(sample, alive, self._masks(sample, alive)) if alive else [])
         return [None if e.end is End.FAILED else next(rewards) for e in episodes]
+
+    @cached_property
+    def segmenter(self) -> Segmenter:
+        """Loaded for the first group whose reward needs it. It is frozen and keeps the features of frames."""
+        return load_segmenter(self.cfg)
+
+    def _masks(self, sample: Sample, episodes: Sequence[Episode]) -> Masks | None:
+        if self.system.masks_by != "segmenter":
+            return None
+        return masks_on_own_frames(self.segmenter, sample.video, [e.answer.prompts for e in episodes])
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import ray
 
 from cluster.start import actor_options, device_of
@@ -44,6 +45,18 @@ def load_segmenter(cfg: Config) -> Segmenter:
     settings = cfg.segmenter
     xmem = (str(resolve(settings.xmem_path)), str(resolve(settings.xmem_weights)), settings.xmem_size)
     return make(settings.kind, str(resolve(settings.path)), settings.config, device_of(cfg), *xmem)
+
+
+def masks_on_own_frames(segmenter: Segmenter, video: Video, jobs: Sequence[Prompts]) -> list[list[np.ndarray]]:
+    """The mask of each prompt on its own frame alone, bool (H, W), job by job. Equal prompts are segmented once."""
+    from data.frames import read_frames
+
+    asked = list(dict.fromkeys(prompt for prompts in jobs for prompt in prompts))
+    numbers = sorted({prompt.frame for prompt in asked})
+    frames = dict(zip(numbers, read_frames(video, numbers), strict=True))
+    masks = segmenter.image_masks([frames[prompt.frame] for prompt in asked], asked)
+    made = dict(zip(asked, masks, strict=True))
+    return [[made[prompt] for prompt in prompts] for prompts in jobs]
 
 
 class SegmenterActor:

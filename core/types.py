@@ -22,7 +22,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict
 
 import numpy as np
 
@@ -179,6 +179,7 @@ class Group:
 
 
 MediaTable = dict[str, np.ndarray]  # digest -> uint8 (height, width, 3)
+Masks = Sequence[Sequence[np.ndarray | None]]  # of each episode, for each of its answer's prompts or segs: bool (H, W)
 
 
 class Ask(Protocol):
@@ -203,6 +204,10 @@ class Ask(Protocol):
         ...
 
 
+# "segmenter": each of an answer's prompts on its own frame alone | "policy": its segs | "": the reward needs no masks
+MaskMaker = Literal["", "segmenter", "policy"]
+
+
 class System(Protocol):
     """A published system: how an episode is played, and what it is worth."""
 
@@ -215,7 +220,12 @@ class System(Protocol):
 
     async def play(self, sample: Sample, ask: Ask) -> Episode: ...
 
-    def score(self, sample: Sample, episodes: Sequence[Episode]) -> list[Reward]: ...
+    @property
+    def masks_by(self) -> MaskMaker:
+        """Who makes the masks that `score` needs. Where it needs none, nothing is started for them."""
+        ...
+
+    def score(self, sample: Sample, episodes: Sequence[Episode], masks: Masks | None = None) -> list[Reward]: ...
 
     def demonstrate(self, sample: Sample, rng: np.random.Generator) -> tuple[tuple[list[str | View], str], ...]:
         """The ideal dialogue from the ground truth: for each turn what the user says and what to answer."""

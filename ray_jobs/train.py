@@ -3,7 +3,7 @@
     python -m ray_jobs.train revseg_tiny learner.lr=1e-4 rollout.workers=2
 
 `train` evaluates, runs the steps, evaluates again, and prints what changed. It knows no system by name: the system
-is what `system.name` says, and masks are made only where evaluation needs them.
+is what `system.name` says, and masks are made only where evaluation or its reward needs them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def play(session: Session, step: int) -> list[tuple[Played, Scoring]]:
     samples_P = samples_of_step(session.split(cfg.data.train_split), step, rollout.prompts_per_step, cfg.seed)
     scored = []
     # 1 play: G episodes of each prompt; groups arrive as they finish, in any order
-    # 2 mask: nothing to do, no reward of this system needs a mask
+    # 2 mask: only where the reward needs masks; those of the segmenter the reward actor makes before it scores
     # 3 score: each group as soon as it is there, while others still decode
     for group in session.rollouts.play(
         samples_P, group_size=rollout.group_size, temperature=rollout.temperature, step=step, training=True

@@ -39,6 +39,19 @@ def inclusive_iou(boxes_R4: Tensor, truth_N4: Tensor) -> Tensor:
     return shared_RN / (_area(a) + _area(b) - shared_RN)
 
 
+def mask_ious(masks_R: Sequence[np.ndarray | None], truth_NHW: Tensor) -> Tensor:
+    """Intersection over union of every pair of masks, float64 (R, N); 0 for a mask that was not made (None).
+
+    One predicted mask (bool (H, W)) at a time: the hundreds that a bad answer may list would not fit on the device.
+    """
+    rows = []
+    for mask in masks_R:
+        mask_HW = torch.zeros_like(truth_NHW[0]) if mask is None else torch.tensor(mask, device=truth_NHW.device)
+        either_N = (mask_HW | truth_NHW).sum(dim=(1, 2)).clamp(min=1)
+        rows.append((mask_HW & truth_NHW).sum(dim=(1, 2)).double() / either_N)
+    return torch.stack(rows) if rows else torch.zeros((0, len(truth_NHW)), dtype=torch.float64)
+
+
 def box_l1(boxes_R4: Tensor, truth_N4: Tensor) -> Tensor:
     """Mean absolute difference of the four coordinates, pixels, float64 (R, N)."""
     return (boxes_R4.double()[:, None] - truth_N4.double()[None]).abs().mean(dim=-1)
@@ -60,16 +73,19 @@ def pair_scores(
     truth_N4: Tensor,
     truth_N2: Tensor,
     thresholds: Thresholds,
+    iou_RN: Tensor | None = None,
 ) -> Tensor:
     """What each pair of a predicted and a true object is worth, float64 (R, N).
 
         1[IoU > .5] + 1[L1 < 10] + 1[distance of points < 30 and the predicted point lies in its own box]
 
     Without boxes the first two terms fall away and the point needs no box; without points the last one falls away.
+    `iou_RN`, of masks, takes the place of the boxes' IoU.
     """
     terms = []
     if boxes_R4 is not None:
-        terms += [inclusive_iou(boxes_R4, truth_N4) > thresholds.iou, box_l1(boxes_R4, truth_N4) < thresholds.box_l1]
+        iou_RN = inclusive_iou(boxes_R4, truth_N4) if iou_RN is None else iou_RN
+        terms += [iou_RN > thresholds.iou, box_l1(boxes_R4, truth_N4) < thresholds.box_l1]
     if points_R2 is not None:
         near_RN = point_distance(points_R2, truth_N2) < thresholds.point
         terms += [near_RN if boxes_R4 is None else near_RN & inside_own_box(points_R2, boxes_R4)[:, None]]

@@ -14,7 +14,7 @@ import numpy as np
 
 from core.difficulty import ASPECTS, LEAST, MOST, answer, difficulty, is_complete, question, read
 from core.geometry import uniform_frames
-from core.types import Answer, Ask, End, Episode, Reward, Sample, View
+from core.types import Answer, Ask, End, Episode, MaskMaker, Masks, Reward, Sample, View
 from systems.options import WHERE, build
 
 
@@ -37,6 +37,7 @@ class DifficultyRater:
     """One question, one answer. Facts: `ratings`, those that could be read."""
 
     name: str = "difficulty_rater"
+    masks_by: MaskMaker = ""
 
     def __init__(self, options: RaterOptions | None = None) -> None:
         self.options = options or RaterOptions()
@@ -56,7 +57,7 @@ class DifficultyRater:
         end = End.DONE if is_complete(ratings) else End.UNREADABLE if turn.complete else End.TRUNCATED
         return Episode(sample.uid, (turn,), end, Answer(facts={"ratings": ratings}))
 
-    def score(self, sample: Sample, episodes: Sequence[Episode]) -> list[Reward]:
+    def score(self, sample: Sample, episodes: Sequence[Episode], masks: Masks | None = None) -> list[Reward]:
         """r = share of the ratings that could be read + 1 - |D - D*| / 9, with D* the known difficulty.
 
         Raises ValueError for a sample whose notes know none.

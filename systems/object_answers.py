@@ -8,7 +8,7 @@ was asked about. This file knows no image, no truth and no prompt; every functio
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.parsing import block, json_value, numbers, records
@@ -28,13 +28,17 @@ def read_objects(text: str) -> list[dict[str, Any]] | None:
     if body is None:
         return None
     rows = records(body)
-    found = [
+    usable = [o for o in rows_as_read(rows) if o["box"] or o["point"]]
+    empty = not rows and re.sub(r"[\s`]|json", "", body) == "[]"
+    return usable if usable or empty else None
+
+
+def rows_as_read(rows: Sequence[Mapping[Any, Any]]) -> list[dict[str, Any]]:
+    """The objects that the dictionaries of an answer describe, in the form of `read_objects`."""
+    return [
         {"box": _floats(row.get("bbox_2d"), 4), "point": _floats(row.get("point_2d"), 2), "negatives": _off(row)}
         for row in rows[:MAX_OBJECTS]
     ]
-    usable = [o for o in found if o["box"] or o["point"]]
-    empty = not rows and re.sub(r"[\s`]|json", "", body) == "[]"
-    return usable if usable or empty else None
 
 
 def strict_answer(text: str) -> Any | None:

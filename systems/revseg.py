@@ -20,7 +20,7 @@ import torch
 from core.geometry import scale_box, uniform_frames
 from core.masks import boxes_areas
 from core.parsing import block, integer, is_tagged, numbers, plain, records, search_records
-from core.types import Answer, Ask, End, Episode, MaskPrompt, Reward, Sample, Turn, View
+from core.types import Answer, Ask, End, Episode, MaskMaker, MaskPrompt, Masks, Reward, Sample, Turn, View
 from rewards.format import format_reward
 from rewards.spatial import box_hit
 from rewards.temporal import keyframe_size, keyframe_visible
@@ -92,6 +92,7 @@ class ReVSeg:
     """The system: how an episode is played, what it is worth, and what a perfect one looks like."""
 
     name: str = "revseg"
+    masks_by: MaskMaker = ""
 
     def __init__(self, options: ReVSegOptions | None = None) -> None:
         self.options = options or ReVSegOptions()
@@ -134,7 +135,7 @@ class ReVSeg:
         box = read_box(_said(only), options.box_hw, strict=True) if choice else None
         return self._episode(sample, frames, (only,), choice, box)
 
-    def score(self, sample: Sample, episodes: Sequence[Episode]) -> list[Reward]:
+    def score(self, sample: Sample, episodes: Sequence[Episode], masks: Masks | None = None) -> list[Reward]:
         """r = w_f r_f + w_t 1[S1] r_t + w_s 1[S1 and S2] r_s for each episode (Eq. 8; S1, S2: a round was read).
 
         No round read means no frame or no box, for which r_t and r_s are 0: that is the gating of Eq. 8.

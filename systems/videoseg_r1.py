@@ -23,14 +23,14 @@ from core.geometry import uniform_frames
 from core.masks import area, box, decode
 from core.parsing import plain
 from core.points import inner_point, point_beside, resize_mask, scale_pixel
-from core.types import Answer, Ask, End, Episode, MaskPrompt, Reward, Sample, View
+from core.types import Answer, Ask, End, Episode, MaskMaker, MaskPrompt, Masks, Reward, Sample, View
 from rewards.answers import answer_format, non_repeat, think_format
 from rewards.length import soft_length
 from rewards.negative_points import negative_points, taxicab_distance
-from rewards.objects import Thresholds, matched_mean, pair_scores
+from rewards.objects import Thresholds, mask_ious, matched_mean, pair_scores
 from systems import object_answers
 from systems.frame_sampler import Choice, Choices, choose
-from systems.object_answers import MAX_OBJECTS, coordinates, negatives, read_objects, strict_answer
+from systems.object_answers import MAX_OBJECTS, coordinates, negatives, read_objects, rows_as_read, strict_answer
 from systems.options import build
 from systems.videoseg_r1_options import VideoSegR1Options
 
@@ -106,15 +106,22 @@ class VideoSegR1:
 
         return await self.choices.get((video.uid, sample.query, ask.version), make)
 
-    def score(self, sample: Sample, episodes: Sequence[Episode]) -> list[Reward]:
+    @property
+    def masks_by(self) -> MaskMaker:
+        return "segmenter" if self.options.iou_source == "mask" else ""
+
+    def score(self, sample: Sample, episodes: Sequence[Episode], masks: Masks | None = None) -> list[Reward]:
         """R = (think + answer format + accuracy + negative + non-repeat) x s for each episode.
 
         VisionReasoner's sum, with the negative points of VideoSeg-R1 and the factor s of its Eq. 7 and 8. Only strict
         JSON earns, as published; an answer cut off by its budget earns for not repeating itself alone.
         No target: the empty list earns full format and accuracy, objects earn no accuracy. A video that has a target
         which the target frame does not show gives no accuracy to anything: "nothing" would be the wrong answer.
+        With iou_source = "mask" an object's IoU is that of the segmenter's mask of it.
         """
         assert episodes and all(e.end is not End.FAILED and e.sample_uid == sample.uid for e in episodes)
+        assert masks is not None or not self.masks_by, "this reward is computed from masks"
+        made = {} if masks is None else _by_prompt(episodes, masks)
         said_G = [e.turns[-1].text if e.turns[-1].complete else "" for e in episodes]
         answers_G = [strict_answer(text) for text in said_G]
         think_G = think_format(said_G) * self.options.think
@@ -127,7 +134,7 @@ class VideoSegR1:
         else:
             for frame in {e.answer.facts["frame"] for e in episodes}:
                 rows = [g for g, e in enumerate(episodes) if e.answer.facts["frame"] == frame]
-                worth = self._seg_rewards(sample, frame, [answers_G[g] for g in rows])
+                worth = self._seg_rewards(sample, frame, [answers_G[g] for g in rows], made)
                 accuracy_G[rows], negative_G[rows] = worth
         repeat_G, length_G = non_repeat([e.turns[-1].text for e in episodes]), self._lengths(sample, episodes)
         parts_6G = torch.stack([think_G, format_G, accuracy_G, negative_G, repeat_G, length_G])
@@ -212,7 +219,9 @@ class VideoSegR1:
             boxes_N4[i], points_N2[i] = (*scaled[0], *scaled[1]), scaled[2]
         return Truth(boxes_N4, points_N2, np.asarray(own_NHW.any(axis=0)), own_NHW)
 
-    def _seg_rewards(self, sample: Sample, frame: int, answers_G: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _seg_rewards(
+        self, sample: Sample, frame: int, answers_G: Sequence[Any], made: Mapping[MaskPrompt, np.ndarray | None]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Accuracy and negative-point reward of answers about one frame."""
         options, truth = self.options, self._truth(sample, frame)
         zeros_G = torch.zeros(len(answers_G), dtype=torch.float64)
@@ -223,9 +232,14 @@ class VideoSegR1:
         rows_R6 = _table([row for rows in read_G for row in rows], 6)
         boxes_R4, points_R2 = rows_R6[:, :4], rows_R6[:, 4:]
         limits = Thresholds(options.iou_threshold, options.box_l1_threshold, options.point_threshold)
+        iou_RN = None
+        if self.masks_by:
+            counted = [answer for answer, rows in zip(answers_G, read_G, strict=True) if rows]
+            prompts = [self._prompt(sample, frame, o) for answer in counted for o in rows_as_read(answer)]
+            iou_RN = mask_ious([made[p] if p else None for p in prompts], torch.tensor(truth.own_NHW))
         scores_RN = pair_scores(
             boxes_R4 if options.wants_box else None, points_R2 if options.wants_point else None,
-            _table(truth.boxes_N4.tolist(), 4), _table(truth.points_N2.tolist(), 2), limits,
+            _table(truth.boxes_N4.tolist(), 4), _table(truth.points_N2.tolist(), 2), limits, iou_RN,
         )  # fmt: skip
         off_G = [negatives(answer) if options.wants_negative else [] for answer in answers_G]
         accuracy_G = matched_mean(scores_RN, counts_G)
@@ -284,6 +298,11 @@ def difficulty(sample: Sample) -> float:
     if isinstance(note, bool) or not isinstance(note, int | float) or not 1 <= note <= 10:
         raise ValueError(f"sample {sample.uid!r}: difficulty = {note!r}: expected a number from 1 to 10")
     return float(note)
+
+
+def _by_prompt(episodes: Sequence[Episode], masks: Masks) -> dict[MaskPrompt, np.ndarray | None]:
+    pairs = zip(episodes, masks, strict=True)
+    return {p: mask for e, several in pairs for p, mask in zip(e.answer.prompts, several, strict=True)}
 
 
 def _table(rows: Sequence[Sequence[float]], width: int) -> torch.Tensor:

@@ -24,7 +24,7 @@ class VideoSegR1Options:
     prompt: Literal["full", "short"] = "full"  # short: for a policy trained on the short form
     answer: Literal["point", "box", "box_point", "box_negative", "all"] = "all"  # ablation, Tab. 6
     think: bool = True  # False: no chain of thought, no reward for its form and no length penalty (ablation, Tab. 4)
-    iou_source: Literal["box", "mask"] = "box"
+    iou_source: Literal["box", "mask"] = "box"  # mask: that of the segmenter's mask of each object takes its place
     iou_threshold: float = 0.5  # the paper's; the next two are VisionReasoner's
     box_l1_threshold: float = 10.0
     point_threshold: float = 30.0
@@ -56,11 +56,8 @@ class VideoSegR1Options:
                 raise ValueError(f"{WHERE}.{name} = {number}: must be a multiple of 28")
             if name.endswith(("_threshold", "_limit", "_beta")) and number < 0:
                 raise ValueError(f"{WHERE}.{name} = {number}: must not be negative")
-        if self.iou_source == "mask":
-            raise ValueError(
-                f"{WHERE}.iou_source = 'mask': masks are made after the episode and do not reach the reward yet; "
-                "choose iou_source = 'box'"
-            )
+        if self.iou_source == "mask" and not self.wants_box:
+            raise ValueError(f"{WHERE}.iou_source = 'mask': answer = 'point' has no IoU; choose iou_source = 'box'")
         if not 0 < self.sampler_delta <= 1:
             raise ValueError(f"{WHERE}.sampler_delta = {self.sampler_delta}: must lie in (0, 1]")
         if self.negative_limit >= self.target_height + self.target_width:
@@ -92,7 +89,7 @@ class VideoSegR1Options:
     @property
     def plan(self) -> Plan:
         own = {f.name: getattr(self, f"sampler_{f.name}") for f in fields(Plan) if hasattr(self, f"sampler_{f.name}")}
-        return Plan(mode=self.sampler, height=self.frame_height, width=self.frame_width, **own)
+        return Plan(mode=self.sampler, height=self.frame_height, width=self.frame_width, prompt=self.prompt, **own)
 
     @property
     def budget(self) -> Budget:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import ray
+import torch
 
 import systems
-from actors.reward import RewardPool, read_split
-from configs.schema import Config, DifficultyConfig
+from actors.reward import RewardActor, RewardPool, read_split
+from actors.segmenter import load_segmenter
+from configs.schema import Config, DifficultyConfig, SystemConfig
+from core.masks import box, decode
 from core.types import Answer, End, Episode, Turn
+from data.frames import read_frames
 from data.load import load
 from data.synthetic.write import write_split
+from rewards.objects import mask_ious, matched_mean
 
 OPTIONS = {"frame_height": 84, "frame_width": 84, "keyframe_height": 112, "keyframe_width": 112, "prompt": "short"}
 
@@ -72,6 +79,62 @@ def test_a_failed_episode_gets_none_and_changes_nothing(setting):
     mixed = pool.collect(pool.submit("train", samples[0].uid, (failed, good)))
     assert mixed == (None, *alone)
     assert pool.collect(pool.submit("train", samples[0].uid, (failed,))) == (None,)
+
+
+def boxes(sample, frame, grow):
+    """An answer that lists the true boxes of a frame, wider by `grow` pixels on each side."""
+    found = [box(t.masks_F[frame]) for t in sample.targets if t.masks_F[frame] is not None]
+    sides = [[x0 - grow, y0 - grow, x1 - 1 + grow, y1 - 1 + grow] for x0, y0, x1, y1 in found]
+    return f"<answer>{json.dumps([{'bbox_2d': [min(max(v, 0), 111) for v in side]} for side in sides])}</answer>"
+
+
+class Says:
+    """A policy with one answer."""
+
+    version = 0
+
+    def __init__(self, text):
+        self.text = text
+
+    async def __call__(self, content, *, max_tokens, trainable=True):
+        return Turn((1,), (2,), (-0.1,), self.text, (), True, 0)
+
+    def count(self, text):
+        return len(text)
+
+
+def test_masks_of_the_segmenter_are_made_only_for_a_reward_that_needs_them(setting):
+    """The actor's class itself, with the shipped segmenter: the masks are its own, and they decide on the reward."""
+    cfg, _, samples = setting
+    options = {"target_height": 112, "target_width": 112, "negative_limit": 6.0, "answer": "box", "think": False}
+    options |= {"box_l1_threshold": 0.0}  # never below: what is left of the accuracy is the IoU
+    actors = {
+        source: RewardActor(
+            replace(cfg, system=SystemConfig("videoseg_r1", options | {"iou_source": source})), ["train"]
+        )
+        for source in ("box", "mask")
+    }
+    segmenter = load_segmenter(cfg)
+    differing = 0
+    for sample in samples:
+        shown = actors["mask"].system.shown(sample, np.random.default_rng(0))
+        frame = shown.notes["target_frame"]
+        answers = [boxes(sample, frame, grow) for grow in (0, 14, 14)]
+        group = tuple(asyncio.run(actors["mask"].system.play(shown, Says(text))) for text in answers)
+        failed = Episode(sample.uid, (), End.FAILED, error="boom")
+        earned = {s: a.score("train", sample.uid, (*group[:2], failed, group[2])) for s, a in actors.items()}
+        by_box, by_mask = ([r and r.parts["accuracy"] for r in rewards] for rewards in earned.values())
+        pixels = read_frames(sample.video, [frame])[0]
+        hits = []
+        for episode in group:
+            prompts = episode.answer.prompts
+            made = torch.tensor(np.array(segmenter.image_masks([pixels] * len(prompts), prompts)))
+            truth = torch.tensor(np.array([decode(t.masks_F[frame]) for t in sample.targets if t.masks_F[frame]]))
+            hits.append(matched_mean((mask_ious(list(made.numpy()), truth) > 0.5).double(), [len(prompts)]).item())
+        assert by_mask == [*hits[:2], None, hits[2]] and by_box[2] is None
+        differing += by_mask != by_box
+    assert differing, "masks and boxes never disagreed: proves little"
+    assert "segmenter" in vars(actors["mask"]) and "segmenter" not in vars(actors["box"])
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGSTOP, signal.SIGKILL], ids=["hung", "dead"])

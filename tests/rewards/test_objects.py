@@ -11,6 +11,7 @@ from rewards.objects import (
     box_l1,
     inclusive_iou,
     inside_own_box,
+    mask_ious,
     matched_mean,
     pair_scores,
     point_distance,
@@ -69,6 +70,18 @@ def test_without_boxes_or_points():
     assert pair_scores(box, None, box, point, Thresholds()).tolist() == [[2]]
     assert pair_scores(None, point, box, point, Thresholds()).tolist() == [[1]]
     assert pair_scores(box, point, box, point, Thresholds()).tolist() == [[2]]  # the point is outside its box
+
+
+def test_ious_of_masks_take_the_place_of_those_of_boxes():
+    truth_NHW = torch.zeros(2, 4, 6, dtype=torch.bool)
+    truth_NHW[0, :2, :2], truth_NHW[1, :, 4:] = True, True
+    left, both = truth_NHW[0].numpy(), truth_NHW.any(dim=0).numpy()
+    iou_RN = mask_ious([left, None, both, np.zeros((4, 6), dtype=bool)], truth_NHW)
+    assert iou_RN.tolist() == [[1, 0], [0, 0], [4 / 12, 8 / 12], [0, 0]]
+    assert mask_ious([], truth_NHW).shape == (0, 2)
+    far, truth_4 = table((50, 50, 90, 90)).repeat(4, 1), table((0, 0, 1, 1), (4, 0, 5, 3))
+    scores_RN = pair_scores(far, None, truth_4, table((0, 0), (4, 2)), Thresholds(), iou_RN)
+    assert scores_RN.tolist() == [[1, 0], [0, 0], [0, 1], [0, 0]]
 
 
 def test_too_many_cost_as_much_as_too_few():

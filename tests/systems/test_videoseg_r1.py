@@ -17,7 +17,7 @@ import torch
 
 import systems
 from configs.load import load
-from core.masks import encode
+from core.masks import decode, encode
 from core.types import End, Reward, Sample, Target, Turn, Video, View
 from rewards.negative_points import taxicab_distance
 from systems.videoseg_r1 import VideoSegR1, difficulty
@@ -264,6 +264,32 @@ def test_ablation_of_answers(answer, form, accuracy, negative):
     assert parts(say(PERFECT), answer=answer)[1:4] == (form, accuracy, negative)
 
 
+def drawn(of: Sample, *groups_of_boxes) -> list[list[np.ndarray | None]]:
+    """For each episode masks that are these boxes."""
+    hw = of.video.height, of.video.width
+    return [[None if b is None else decode(rectangle(*b, *hw)) for b in boxes] for boxes in groups_of_boxes]
+
+
+def test_the_iou_may_be_that_of_masks():
+    system = VideoSegR1.make(TINY | {"iou_source": "mask"})
+    useless = {"bbox_2d": [50, 50, 20, 20], "point_2d": [500, 0]}  # nothing that a segmenter could be asked
+    group = [play(say(rows))[0] for rows in (PERFECT, PERFECT, [useless, *PERFECT], PERFECT[::-1])]
+    assert [len(e.answer.prompts) for e in group] == [2, 2, 2, 2]
+    off = (0, 0, 5, 5)
+    right = drawn(sample(), (LEFT, RIGHT), (LEFT, RIGHT), (LEFT, RIGHT), (RIGHT, LEFT))
+    assert [r.parts["accuracy"] for r in system.score(sample(), group, right)] == [3, 3, 2, 3]
+    wrong = drawn(sample(), (LEFT, off), (LEFT, off), (LEFT, off), (off, LEFT))
+    assert [r.parts["accuracy"] for r in system.score(sample(), group, wrong)] == [2.5, 2.5, 5 / 3, 2.5]
+    none = drawn(sample(), *[(None, None)] * 4)
+    assert [r.parts["accuracy"] for r in system.score(sample(), group, none)] == [2, 2, 4 / 3, 2]
+    loose = play(say([{"bbox_2d": [0, 0, 60, 60], "point_2d": [40, 40]}]), sample(boxes=(LEFT,)))[0]
+    by_box = VideoSegR1.make(TINY).score(sample(boxes=(LEFT,)), [loose])[0].parts["accuracy"]
+    by_mask = system.score(sample(boxes=(LEFT,)), [loose], drawn(sample(), (LEFT,)))[0].parts["accuracy"]
+    assert (by_box, by_mask) == (1, 2) and system.masks_by == "segmenter" and VideoSegR1.make(TINY).masks_by == ""
+    with pytest.raises(AssertionError, match="computed from masks"):
+        system.score(sample(), group)
+
+
 def test_length_and_difficulty():
     text = say(PERFECT, " ".join(f"w{i}" for i in range(100)))
     assert score(text).parts["length"] == pytest.approx(1 - 0.36)  # 100 words, 64 allowed
@@ -443,20 +469,24 @@ def test_the_reward_is_vision_reasoners():
     assert len({round(r, 3) for r in earned}) > 20 and max(earned) == 7  # the fuzz reaches most of the scale
 
 
-def test_no_completion_breaks_parser_or_reward():
+@pytest.mark.parametrize("iou_source", ["box", "mask"])
+def test_no_completion_breaks_parser_or_reward(iou_source):
     one, truth = many(1)
-    none, options = sample(1, boxes=()), {"length_penalty": "paper"}
-    system, fuzz = VideoSegR1.make(TINY | options), Fuzz(1)
+    none, options = sample(1, boxes=()), {"length_penalty": "paper", "iou_source": iou_source, "answer": "all"}
+    system, fuzz, asked = VideoSegR1.make(TINY | VISION_REASONER | options), Fuzz(1), 0
     for _ in range(max(FUZZ // 20, 1)):
         texts = [fuzz.anything(fuzz.answer([t | {"neg_point_2d": [5, 5]} for t in truth])) for _ in range(20)]
         group = [asyncio.run(system.play(one, Script(text))) for text in texts]
         for episode in group:
             json.dumps(episode.answer.facts, allow_nan=False)
             assert all(p.box or 1 in p.labels for p in episode.answer.prompts)
+            asked += len(episode.answer.prompts)
         for of in (one, none):
-            for reward in system.score(of, group):
+            masks = drawn(of, *(e.answer.prompts and [LEFT] * len(e.answer.prompts) for e in group))
+            for reward in system.score(of, group, masks if iou_source == "mask" else None):
                 assert all(math.isfinite(v) for v in (reward.total, *reward.parts.values()))
                 assert all(0 <= v <= 3 for name, v in reward.parts.items() if name != "length")
+    assert asked > FUZZ // 40, "few answers reach the segmenter: proves little"
 
 
 # --- demonstrating
@@ -499,7 +529,7 @@ def test_a_demonstration_uses_the_notes():
         ({"sampler_samples": 0}, "at least 1"),
         ({"target_width": 100}, "multiple of 28"),
         ({"answer": "boxes"}, "expected one of 'point', 'box'"),
-        ({"iou_source": "mask"}, "iou_source = 'mask': masks are made after the episode .* choose iou_source = 'box'"),
+        ({"iou_source": "mask", "answer": "point"}, "answer = 'point' has no IoU; choose iou_source = 'box'"),
         ({"sampler": "best"}, "'full', 'random', 'direct', 'first'"),
         ({"sampler_delta": 1.5}, r"\(0, 1\]"),
         ({"length_beta": -1.0}, "must not be negative"),
