@@ -37,6 +37,15 @@ class SegMask:
     weight: float = 0.0  # of its auxiliary loss, counted over the whole batch
 
 
+@dataclass(frozen=True, eq=False)
+class DrawnPrompt:
+    """A mask that was drawn, for a segmenter to follow from its frame: the last thing that an episode's [SEG] gives."""
+
+    frame: int
+    logits_hw: np.ndarray  # float32, at the decoder's resolution, of the whole frame
+    token_C: np.ndarray | None = None  # float32, what it was drawn from: to draw it anew on every frame
+
+
 @dataclass(frozen=True)
 class Places:
     """M masks of a row and the S tokens that they come from."""

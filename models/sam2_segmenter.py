@@ -1,28 +1,33 @@
 """The `models.segmenter.Segmenter` protocol on SAM 2, official or tiny.
 
 An object is followed by two tracks with a memory of their own, forward and backward; SAM 2's own backward pass would
-read what the forward pass remembered, and depend on the order of calls. Image features depend on the frame alone, so
+read what the forward pass remembered, and depend on the order of calls. A track starts from a box and points, or from
+a mask that a policy has drawn (`DrawnPrompt`). Image features depend on the frame alone, so
 all tracks share them, also those of later calls on the same video.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from sam2.modeling.sam2_base import SAM2Base
 
+from core.segs import DrawnPrompt
 from core.types import MaskPrompt
 from data.frames import digest
 from models import sam2_track
 from models.sam2_build import Shape
-from models.sam2_track import Maps
+from models.sam2_track import Maps, Memory
 from models.segmenter import AHEAD, Frames, Piece, Segmenter, check, flush_size, inside
 
+Decode = Callable[[Maps, torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]  # `MaskHead.decode`
+Step = Callable[[Maps, int, Memory], torch.Tensor]  # masks of frame t of some tracks, remembered
 CACHE_BYTES = 2 << 30  # of image features: 30,000 frames of the tiny model, 128 of an official one in fp32
 
 
@@ -73,7 +78,7 @@ class _Track:
     """One object in one direction; `frames[0]` is the prompted one."""
 
     index: int  # of the prompt
-    prompt: MaskPrompt
+    prompt: Any  # MaskPrompt | DrawnPrompt
     frames: range
 
 
@@ -82,20 +87,32 @@ class Sam2Segmenter(Segmenter):
 
     As the official video predictor does it, but for two things: frames are resized as its image predictor does
     (bilinear, antialiased), and small holes in masks are not filled (that needs its CUDA extension).
+
+    `redraw`: of a mask head; a drawn mask is then drawn anew from its language token on every frame, from what SAM 2
+    remembers there (VideoSEG-O3's inference). Without it SAM 2's own decoder follows the first mask, and a trained
+    head need not be at hand here.
     """
 
-    def __init__(self, model: SAM2Base, shape: Shape, device: str = "cpu", cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self,
+        model: SAM2Base,
+        shape: Shape,
+        device: str = "cpu",
+        cache_bytes: int = CACHE_BYTES,
+        redraw: Decode | None = None,
+    ) -> None:
+        self.redraw = redraw
         self.model, self.shape, self.device = model.to(device).eval(), shape, torch.device(device)
         self.features = Features(self.model, self.device, cache_bytes)
         self.half = self.device.type == "cuda" and not shape.dense_prompt
 
     @torch.inference_mode()
-    def track(self, frames: Frames, prompts: Sequence[MaskPrompt]) -> Iterator[Piece]:
+    def track(self, frames: Frames, prompts: Sequence[MaskPrompt | DrawnPrompt]) -> Iterator[Piece]:
         """As `Segmenter.track`. Prompts with equally many points run in one batch, both directions together."""
         num_frames, height, width = frames.shape[:3]
-        check(prompts, num_frames)
+        check(prompts, num_frames, drawn=True)
         keys: dict[int, str] = {}  # digests of the frames that were read so far
-        tracks = [t for i, p in enumerate(prompts) for t in _tracks(i, inside(p, height, width), num_frames)]
+        tracks = [t for i, p in enumerate(prompts) for t in _tracks(i, _usable(p, height, width), num_frames)]
         for batch in _alike(tracks):
             yield from self._follow(frames, keys, batch)
 
@@ -105,7 +122,7 @@ class Sam2Segmenter(Segmenter):
         memory, num = sam2_track.new_memory(), len(tracks)
         places: list[tuple[int, int]] = []
         waiting: list[torch.Tensor] = []
-        points = self._points([t.prompt for t in tracks], [size_HW] * num)
+        step = self._redraw_step(tracks) if isinstance(tracks[0].prompt, DrawnPrompt) else self._step(tracks, size_HW)
         for t in range(len(tracks[0].frames)):
             now = [track for track in tracks if t < len(track.frames)]
             if len(now) < num:
@@ -113,12 +130,35 @@ class Sam2Segmenter(Segmenter):
                 sam2_track.keep_first(memory, num)
             with self._precision():
                 maps = self._maps(frames, keys, now, t)
-                low = sam2_track.step(self.model, maps, t, memory, None if t else points, self.shape.dense_prompt)
+                low = step(maps, t, memory)
             places += [(track.index, track.frames[t]) for track in now]
             waiting += low[:, 0]
             if len(waiting) >= flush_size(*size_HW) or t == len(tracks[0].frames) - 1:
                 yield Piece(tuple(places), _enlarge(torch.stack(waiting), *size_HW))
                 places, waiting = [], []
+
+    def _step(self, tracks: Sequence[_Track], size_HW: tuple[int, ...]) -> Step:
+        points = self._points([t.prompt for t in tracks], [size_HW] * len(tracks))
+        dense = self.shape.dense_prompt
+        return lambda maps, t, memory: sam2_track.step(self.model, maps, t, memory, None if t else points, dense)
+
+    def _redraw_step(self, tracks: Sequence[_Track]) -> Step:
+        """Of tracks that start from a drawn mask. Raises ValueError if one is to be redrawn and has no token."""
+        as_tensor = lambda arrays: torch.from_numpy(np.stack(arrays)).float().to(self.device)  # noqa: E731
+        dense, decode = self.shape.dense_prompt, self.redraw
+        if decode is None:
+            low_B1hw = as_tensor([t.prompt.logits_hw for t in tracks])[:, None]
+            return lambda maps, t, memory: (
+                sam2_track.step(self.model, maps, t, memory, None, dense)
+                if t
+                else sam2_track.begin(self.model, maps, memory, low_B1hw, dense)
+            )
+        if any(t.prompt.token_C is None for t in tracks):
+            raise ValueError("a drawn mask came without its language token, which is needed to redraw it")
+        token_BC = as_tensor([t.prompt.token_C for t in tracks])
+        return lambda maps, t, memory: sam2_track.redraw(
+            self.model, maps, t, memory, lambda seen: decode(seen, token_BC[: len(seen[0])])
+        )
 
     def _maps(self, frames: Frames, keys: dict[int, str], tracks: Sequence[_Track], t: int) -> Maps:
         """Features of the tracks' frames at t. Only if some are missing, pixels are read: of the next frames too."""
@@ -165,7 +205,14 @@ class Sam2Segmenter(Segmenter):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.half)
 
 
-def _tracks(index: int, prompt: MaskPrompt | None, num_frames: int) -> list[_Track]:
+def _usable(prompt: MaskPrompt | DrawnPrompt, height: int, width: int) -> MaskPrompt | DrawnPrompt | None:
+    """None when nothing is left that could have a mask."""
+    if isinstance(prompt, DrawnPrompt):
+        return prompt if (prompt.logits_hw > 0).any() else None
+    return inside(prompt, height, width)
+
+
+def _tracks(index: int, prompt: MaskPrompt | DrawnPrompt | None, num_frames: int) -> list[_Track]:
     """Forward (with the prompted frame, whose mask both directions agree on) and, if there is a past, backward."""
     if prompt is None:
         return []
@@ -184,7 +231,10 @@ def _runs(numbers: Sequence[int]) -> Iterator[range]:
 
 def _alike(tracks: Sequence[_Track]) -> Iterator[list[_Track]]:
     """Tracks in batches of equally many points, longest first: padding with "no point" tokens would change masks."""
-    counts = [(len(t.prompt.points), t.prompt.box is not None) for t in tracks]
+    counts = [
+        (len(t.prompt.points), t.prompt.box is not None) if isinstance(t.prompt, MaskPrompt) else (-1, False)
+        for t in tracks
+    ]
     for count in sorted(set(counts)):
         same = [t for t, c in zip(tracks, counts, strict=True) if c == count]
         yield sorted(same, key=lambda t: -len(t.frames))

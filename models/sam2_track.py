@@ -1,13 +1,14 @@
 """One step of SAM 2's tracker for a batch of tracks, and the prompts in the form that it reads.
 
 A track is one object followed in one direction from its prompted frame; time t is counted from there, so that a track
-backward in time is an ordinary track over reversed frames. Differentiable: training and inference share this file,
-which knows neither videos nor files.
+backward in time is an ordinary track over reversed frames. It starts from points (`step` at t = 0) or from a mask that
+somebody else has drawn (`begin`), or another decoder draws every frame from what this model remembers (`redraw`).
+Differentiable: training and inference share this file, which knows neither videos nor files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 Maps = tuple[Tensor, ...]  # image features of B frames, finest first: (B, C, h, w) at strides 4, 8 and 16
 Memory = dict[str, dict[int, dict[str, Any]]]  # SAM2Base's `output_dict`: what a track remembers, by t
 
+DRAWN = (-4.0, 6.0)  # logits of drawn prompts: where nothing is, and on a point
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -46,9 +48,7 @@ def step(
     `points` (from `pack`) at t = 0 only. Logits of a track whose object is not on the frame are all -1024.
     """
     assert (t == 0) == (points is not None)
-    flat = [m.flatten(2).permute(2, 0, 1) for m in maps]
-    sizes = [(m.shape[2], m.shape[3]) for m in maps]
-    position = model.image_encoder.neck.position_encoding(maps[-1]).flatten(2).permute(2, 0, 1)
+    flat, sizes, position = _flat(model, maps)
     drawn = draw(points["point_coords"] / model.image_size, points["point_labels"], model.image_size // 4) \
         if points is not None and dense_prompt else None  # fmt: skip
     out, heads, _, _ = model._track_step(
@@ -66,12 +66,80 @@ def step(
     )
     _, _, _, low, high, pointer, score = heads
     out["obj_ptr"] = pointer
-    if not remember:
-        return low
-    model._encode_memory_in_output(flat, sizes, points, True, high, score, out)
+    if remember:
+        _remember(model, maps, t, memory, out, high, score)
+    return low
+
+
+def begin(model: SAM2Base, maps: Maps, memory: Memory, low_B1hw: Tensor, dense_prompt: bool) -> Tensor:
+    """t = 0 of B tracks whose masks are given as logits (B, 1, S/4, S/4), which are also what it returns.
+
+    The object pointer is read off the mask: as SAM 2 does with a mask prompt, or, by a model whose prompts are drawn
+    into its mask input (the tiny one has never seen a mask prompt), by drawing it there.
+    """
+    present_B1 = (low_B1hw > 0).flatten(1).any(1, keepdim=True)
+    high = _enlarged(model, low_B1hw)
+    if dense_prompt:
+        seen = maps[-1] + model.no_mem_embed.reshape(1, -1, 1, 1)
+        given = low_B1hw.clamp(*DRAWN)
+        pointer = model._forward_sam_heads(seen, mask_inputs=given, high_res_features=list(maps[:-1]))[5]
+    else:
+        pointer = model._use_mask_as_output(maps[-1], list(maps[:-1]), (high > 0).float())[5]
+    _remember(model, maps, 0, memory, {"obj_ptr": pointer}, high, _score(present_B1))
+    return low_B1hw
+
+
+def redraw(
+    model: SAM2Base, maps: Maps, t: int, memory: Memory, decode: Callable[[Maps], tuple[Tensor, Tensor, Tensor]]
+) -> Tensor:
+    """Masks of frame t by `decode(maps)` -> (logits (B, 1, S/4, S/4), output tokens (B, C), _), the coarsest of the
+    maps being what the model remembers of the track; adds them to `memory`.
+
+    An object without a positive logit is not there: nothing has taught `decode` SAM 2's object score.
+    """
+    flat, sizes, position = _flat(model, maps)
+    remembered = model._prepare_memory_conditioned_features(
+        frame_idx=t,
+        is_init_cond_frame=t == 0,
+        current_vision_feats=flat[-1:],
+        current_vision_pos_embeds=[position],
+        feat_sizes=sizes[-1:],
+        output_dict=memory,
+        num_frames=1 << 30,
+    )
+    low, token_BC, _ = decode((*maps[:-1], remembered))
+    low = low.float()
+    present_B1 = (low > 0).flatten(1).any(1, keepdim=True)
+    pointer = torch.where(present_B1, model.obj_ptr_proj(token_BC), model.no_obj_ptr)
+    _remember(model, maps, t, memory, {"obj_ptr": pointer}, _enlarged(model, low), _score(present_B1))
+    return low
+
+
+def _flat(model: SAM2Base, maps: Maps) -> tuple[list[Tensor], list[tuple[int, int]], Tensor]:
+    """Maps as SAM 2's own functions want them, (h * w, B, C), their sizes, and the coarsest's position code."""
+    flat = [m.flatten(2).permute(2, 0, 1) for m in maps]
+    position = model.image_encoder.neck.position_encoding(maps[-1]).flatten(2).permute(2, 0, 1)
+    return flat, [(m.shape[2], m.shape[3]) for m in maps], position
+
+
+def _enlarged(model: SAM2Base, low_B1hw: Tensor) -> Tensor:
+    size = (model.image_size, model.image_size)
+    return F.interpolate(low_B1hw, size=size, mode="bilinear", align_corners=False)
+
+
+def _score(present_B1: Tensor) -> Tensor:
+    """The object score that SAM 2 gives to a mask prompt."""
+    return 20.0 * present_B1.float() - 10.0
+
+
+def _remember(
+    model: SAM2Base, maps: Maps, t: int, memory: Memory, out: dict[str, Any], high: Tensor, score: Tensor
+) -> None:
+    flat, sizes, _ = _flat(model, maps)
+    prompted: dict[str, Tensor] | None = {} if t == 0 else None  # all that SAM 2 asks: was this frame prompted
+    model._encode_memory_in_output(flat, sizes, prompted, True, high, score, out)
     memory["cond_frame_outputs" if t == 0 else "non_cond_frame_outputs"][t] = out
     _forget(model, t, memory)
-    return low
 
 
 def _forget(model: SAM2Base, t: int, memory: Memory) -> None:
@@ -120,7 +188,8 @@ def draw(coords_BP2: Tensor, labels_BP: Tensor, grid: int) -> Tensor:
     distance = (cells[None, None, None, :] + 0.5 - xy[..., 0, None, None]) ** 2 \
         + (cells[None, None, :, None] + 0.5 - xy[..., 1, None, None]) ** 2  # fmt: skip
     bump_BPhw = torch.exp(-distance / 4)
-    logits = torch.maximum(-4 + 6 * _covered(xy, labels_BP, cells), -4 + 10 * _of(bump_BPhw, labels_BP, 1))
+    low, high = DRAWN
+    logits = torch.maximum(low + 6 * _covered(xy, labels_BP, cells), low + (high - low) * _of(bump_BPhw, labels_BP, 1))
     return (logits - 8 * _of(bump_BPhw, labels_BP, 0))[:, None]
 
 

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from core.segs import DrawnPrompt
 from core.types import MaskPrompt
 
 AHEAD = 8  # frames that are read ahead in one piece
@@ -85,12 +86,16 @@ def make(
     raise ValueError(f"segmenter.kind: {kind!r} is unknown; choose sam2 or grabcut, or sam2_xmem")
 
 
-def check(prompts: Sequence[MaskPrompt], num_frames: int) -> None:
-    """Raises ValueError for a prompt outside the video or with another number of labels than points."""
+def check(prompts: Sequence[MaskPrompt | DrawnPrompt], num_frames: int, drawn: bool = False) -> None:
+    """Raises ValueError for a prompt outside the video or with another number of labels than points, and for a drawn
+    mask where the segmenter does not follow one (`drawn`)."""
     for prompt in prompts:
         if not 0 <= prompt.frame < num_frames:
             raise ValueError(f"prompt on frame {prompt.frame} of a video of {num_frames} frames")
-        if len(prompt.points) != len(prompt.labels):
+        if isinstance(prompt, DrawnPrompt):
+            if not drawn:
+                raise ValueError("segmenter.kind: only sam2 follows a mask that the policy has drawn")
+        elif len(prompt.points) != len(prompt.labels):
             raise ValueError(f"a prompt has {len(prompt.points)} points but {len(prompt.labels)} labels")
 
 
