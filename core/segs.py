@@ -8,13 +8,13 @@ A [SEG] token names an object; its hidden state, decoded on a frame, gives the m
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from core.batch import GroupBatch
-from core.types import Rle, SegPrompt
+from core.types import End, Episode, Rle, SegPrompt
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,35 @@ class DrawnPrompt:
 
 
 @dataclass(frozen=True)
+class Made:
+    """A mask that was drawn when its episode had ended."""
+
+    rle: Rle  # of the frame's size
+    sampled: SampledMask
+    prompt: DrawnPrompt | None  # of a mask that is tracked (role "final")
+
+
+@dataclass(frozen=True)
 class Places:
     """M masks of a row and the S tokens that they come from."""
 
     position_S: np.ndarray  # of each [SEG] token in the row: its own place, not the one that predicts it
     token_S: np.ndarray  # its index among the row's N trained tokens
     seg_M: np.ndarray  # which of the S tokens each mask is decoded from
+
+
+def asked(episodes: Sequence[Episode], first: int, digests: Mapping[int, str]) -> list[SegMask]:
+    """All masks that a group's episodes ask for, in the order of their answers' `segs`.
+
+    `first`: number of the group's first episode in the batch; `digests`: of the video's frames, by frame number.
+    FAILED episodes are left out: they are in no row.
+    """
+    return [
+        SegMask(first + e, seg, digests[seg.frame])
+        for e, episode in enumerate(episodes)
+        if episode.end is not End.FAILED
+        for seg in episode.answer.segs
+    ]
 
 
 def of_row(masks: Iterable[SegMask], row: GroupBatch) -> list[SegMask]:

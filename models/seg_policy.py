@@ -9,22 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 
 from core import segs
 from core.batch import GroupBatch, ImageLayout
 from core.calibration import SIDE, THRESHOLD, calibrate_change, drawn_bits, log_likelihood, shrink
 from core.mask_losses import mask_loss
-from core.masks import decode
-from core.segs import SampledMask, SegMask
+from core.masks import decode, encode
+from core.segs import DrawnPrompt, Made, SampledMask, SegMask
 from core.types import Rle
-from models.mask_head import FrozenFrames, MaskHead
+from models import mask_head
+from models.mask_head import FrozenFrames, MaskHead, resize
 from models.policy import Policy
+from models.sam2_build import Shape
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,27 @@ class SegPolicy(nn.Module):
         frames: Mapping[str, np.ndarray],
     ) -> Drawn:
         """The masks of finished episodes, from one teacher-forced pass over their row."""
-        return Drawn(*self(row, pixels, grid_U3, 1.0, masks, frames)[-1])
+        logits_Mhw, token_MC = self(row, pixels, grid_U3, 1.0, masks, frames)[-1]
+        return Drawn(logits_Mhw[: len(masks)], token_MC[: len(masks)])  # without masks the head drew one of nothing
+
+    def draw(
+        self,
+        row: GroupBatch,
+        pixels: Tensor,
+        grid_U3: Tensor,
+        masks: Sequence[SegMask],
+        frames: Mapping[str, np.ndarray],
+    ) -> list[Made]:
+        """As `masks`, in the form in which they travel: to rewards, to calibration and to the segmenter."""
+        drawn = self.masks(row, pixels, grid_U3, masks, frames)
+        logits_Mhw, token_MC = drawn.logits_Mhw.cpu().numpy(), drawn.token_MC.float().cpu().numpy()
+        made = []
+        for i, (mask, sampled) in enumerate(zip(masks, self.sampled(drawn.logits_Mhw), strict=True)):
+            full_HW = resize(drawn.logits_Mhw[i : i + 1], *frames[mask.digest].shape[:2])[0] > 0
+            tracked = mask.prompt.role == "final"
+            prompt = DrawnPrompt(mask.prompt.frame, logits_Mhw[i], token_MC[i]) if tracked else None
+            made.append(Made(encode(full_HW.cpu().numpy()), sampled, prompt))
+        return made
 
     @torch.no_grad()
     def sampled(self, logits_Mhw: Tensor) -> list[SampledMask]:
@@ -140,6 +164,27 @@ class SegPolicy(nn.Module):
         truth_Ahw = torch.stack([shrunk(masks[i].truth, logits_Mhw) for i in index])
         loss_A = mask_loss(logits_Mhw[index], truth_Ahw, self.options.bce, self.options.dice)
         return nothing + (loss_A.new_tensor([masks[i].weight for i in index]) * loss_A).sum()
+
+
+def attach(
+    policy: Policy,
+    folder: Path,
+    sam: SAM2Base,
+    shape: Shape,
+    seg_id: int,
+    options: SegOptions | None = None,
+    *,
+    fresh: bool = False,
+) -> SegPolicy:
+    """The policy that was loaded from `folder`, with the mask head that lies there, over a SAM 2 that it freezes.
+
+    `fresh`: where there is no head a new one is made, for a warm start. Raises ValueError as `mask_head.load`.
+    """
+    width = policy.vlm.config.get_text_config().hidden_size
+    new = fresh and not (folder / mask_head.FOLDER).is_dir()
+    head = MaskHead(sam, width) if new else mask_head.load(folder, sam, width)
+    dtype, device = next(policy.vlm.parameters()).dtype, policy.banned_V.device
+    return SegPolicy(policy, head.to(dtype), FrozenFrames(sam, shape, str(device)), seg_id, options)
 
 
 def shrunk(truth: Rle | None, logits_Mhw: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 
 from core import batch, segs
 from core.segs import SegMask
-from core.types import End, Episode, Group, SegPrompt, Turn
+from core.types import Answer, End, Episode, Group, SegPrompt, Turn
 
 SEG = 9
 LAYOUT = batch.ImageLayout(99, 28)
@@ -59,6 +59,19 @@ def test_a_row_gets_the_masks_of_its_episodes():
     assert segs.of_row(asked, row_of(EPISODES, first=4)) == asked[1:]
     none = segs.places(row_of(EPISODES), [], SEG)
     assert not len(none.position_S) and not len(none.token_S) and not len(none.seg_M)
+
+
+def test_a_groups_episodes_ask_in_the_order_of_their_answers():
+    prompts = [SegPrompt(0, 0, 3), SegPrompt(1, 1, 5, "video"), SegPrompt(0, 1, 5)]
+    episodes = [
+        Episode("s", EPISODES[0], End.DONE, Answer(segs=tuple(prompts[:2]))),
+        Episode("s", (), End.FAILED, Answer(segs=tuple(prompts[:1]))),
+        Episode("s", EPISODES[1], End.UNREADABLE, Answer(segs=tuple(prompts[2:]))),
+    ]
+    found = segs.asked(episodes, 8, {3: "three", 5: "five"})
+    assert [(m.episode, m.prompt, m.digest) for m in found] == [
+        (8, prompts[0], "three"), (8, prompts[1], "five"), (10, prompts[2], "five"),
+    ]  # fmt: skip
 
 
 def test_each_role_shares_the_weight():

@@ -15,11 +15,12 @@ from transformers import AutoModelForImageTextToText
 from core import segs
 from core.calibration import log_likelihood
 from core.mask_losses import mask_loss
-from core.masks import encode
+from core.masks import decode, encode
 from models.mask_head import resize
 from models.policy import Pixels
-from models.seg_policy import SegOptions, SegPolicy, shrunk
-from tests.models.seg_cases import SEG, asked_of, case, frames, seg_policy
+from models.sam2_build import TINY
+from models.seg_policy import SegOptions, SegPolicy, attach, shrunk
+from tests.models.seg_cases import SEG, asked_of, case, frames, sam, seg_policy
 from tests.models.tiny_qwen import ID, build, build_qwen3
 
 
@@ -284,6 +285,38 @@ def test_a_sample_is_what_exceeds_the_threshold_on_the_small_grid(qwen):
     np.testing.assert_array_equal(sample.bits, (small > 0.5).numpy())
     assert 0 < sample.bits.sum() < (small > 0).sum()
     assert sample.loglik == pytest.approx(float(log_likelihood(small[None], small[None] > 0.5)))
+
+
+def test_what_is_drawn_travels_as_rewards_calibration_and_segmenter_need_it(qwen):
+    policy = seg_policy(qwen)
+    (row,), media, _, asked = case()
+    shown = patches(qwen, row, media)
+    asked = [replace(m, prompt=replace(m.prompt, role="final")) if i % 4 == 1 else m for i, m in enumerate(asked)]
+    drawn, made = (draw(row, *shown, asked, frames()) for draw in (policy.masks, policy.draw))
+    for i, (mask, one) in enumerate(zip(asked, made, strict=True)):
+        height, width = frames()[mask.digest].shape[:2]
+        expected_HW = F.interpolate(drawn.logits_Mhw[i][None, None], (height, width), mode="bilinear")[0, 0] > 0
+        np.testing.assert_array_equal(decode(one.rle), expected_HW.numpy())
+        assert (one.prompt is not None) == (i % 4 == 1)
+        if one.prompt is not None:
+            assert one.prompt.frame == mask.prompt.frame
+            np.testing.assert_array_equal(one.prompt.logits_hw, drawn.logits_Mhw[i])
+            np.testing.assert_array_equal(one.prompt.token_C, drawn.token_MC[i])
+    assert [one.sampled.loglik for one in made] == [s.loglik for s in policy.sampled(drawn.logits_Mhw)]
+    assert policy.draw(row, *shown, [], {}) == []
+
+
+def test_a_policy_is_saved_and_attached_with_its_head(folder, tmp_path):
+    policy, model = seg_policy(folder), sam()
+    with pytest.raises(ValueError, match="has no mask head"):
+        attach(policy.policy, tmp_path, model, TINY, SEG)
+    fresh = attach(policy.policy, tmp_path, model, TINY, SEG, fresh=True)
+    policy.head.save(tmp_path)
+    again = attach(policy.policy, tmp_path, model, TINY, SEG, fresh=True)
+    (row,), media, _, asked = case()
+    ask = (row, *patches(folder, row, media), asked, frames())
+    expected, new, found = (p.masks(*ask).logits_Mhw for p in (policy, fresh, again))
+    assert torch.equal(found, expected) and not torch.equal(new, expected)
 
 
 def test_masks_must_be_asked_for_at_seg(qwen):
