@@ -87,12 +87,8 @@ class Batched(torch.nn.Module):
         return angles.cos(), angles.sin()
 
     def embed(self, ids_BT: torch.Tensor, images_ND: torch.Tensor) -> torch.Tensor:
-        """Token embeddings, with `images_ND` in place of the image tokens, in order.
-
-        Wider than the model by the features that are added behind its first layers, if the family has such: 0 for text.
-        """
+        """Token embeddings, with `images_ND` in place of the image tokens, in order."""
         x = self.decoder.embed_tokens(ids_BT)
-        x = F.pad(x, (0, images_ND.shape[-1] - x.shape[-1]))
         return x.masked_scatter((ids_BT == self.image_id)[..., None], images_ND.to(x.dtype))
 
     def read(
@@ -120,16 +116,12 @@ class Batched(torch.nn.Module):
             seen = torch.cat([seen.new_ones(t, past[0][0].shape[2]), seen], 1)
         cache: Cache = []
         tapped = None
-        x, *behind = x_BTD.split(self.width, -1)
+        x = x_BTD
         for index, layer in enumerate(self.decoder.layers):
             attention, h = layer.self_attn, _rms(x, layer.input_layernorm.weight, self.eps)
             q, k, v = (
-                norm(project(h).view(b, t, -1, self.head_size)).transpose(1, 2)
-                for project, norm in (
-                    (attention.q_proj, self.norm_of(attention, "q_norm")),
-                    (attention.k_proj, self.norm_of(attention, "k_norm")),
-                    (attention.v_proj, torch.nn.Identity()),
-                )
+                project(h).view(b, t, -1, self.head_size).transpose(1, 2)
+                for project in (attention.q_proj, attention.k_proj, attention.v_proj)
             )
             q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
             k, v = (y.repeat_interleave(self.num_heads // self.num_kv, 1) for y in (k, v))
