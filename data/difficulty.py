@@ -55,7 +55,7 @@ def with_difficulty(samples: Sequence[Sample], folder: str, split: str) -> list[
         if entry is None or entry.get("query") != sample.query:
             raise ValueError(
                 f"difficulty.folder: {file} has no rating of {sample.uid!r} ({sample.query!r}): it belongs to another "
-                "data set or version of it; run `ray_jobs.rate_difficulty` again"
+                "data set, version of it or data.no_target; run `ray_jobs.rate_difficulty` again"
             )
         notes = {"difficulty": difficulty(entry["ratings"]), "ratings": dict(entry["ratings"])}
         noted.append(replace(sample, notes=sample.notes | notes))

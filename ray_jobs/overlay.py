@@ -169,11 +169,11 @@ def _line(image_HWC: np.ndarray) -> int:
 
 
 def _text_panel(sample: Sample, episode: Episode, height: int) -> np.ndarray:
-    """The query and the episode's turns, (height, PANEL, 3); what does not fit is cut with an ellipsis."""
+    """The query and the episode's own turns, (height, PANEL, 3); what does not fit is cut with an ellipsis."""
     image = Image.new("RGB", (PANEL, height), PAPER)
     draw, y = ImageDraw.Draw(image), 12
     paragraphs = [(f"“{sample.query}”", 20, INK)]
-    for number, turn in enumerate(episode.turns, 1):
+    for number, turn in enumerate((t for t in episode.turns if t.trainable), 1):
         paragraphs += [(f"turn {number}", 13, FAINT), (" ".join(turn.text.split()) or "(nothing)", 15, INK)]
     paragraphs += [(f"episode: {episode.end.value}", 13, FAINT)]
     for text, size, colour in paragraphs:

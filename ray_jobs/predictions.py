@@ -126,7 +126,10 @@ def line_of(
         "scores": dict(scores),
         "answer": answer.facts,
         "prompts": [asdict(prompt) for prompt in answer.prompts],
-        "turns": [{"text": t.text, "complete": t.complete, "version": t.version} for t in episode.turns],
+        "turns": [
+            {"text": t.text, "complete": t.complete, "version": t.version, "trainable": t.trainable}
+            for t in episode.turns
+        ],
         "height": video.height,
         "width": video.width,
         "frames": list(video.frame_names),
@@ -142,7 +145,9 @@ def expression_of(sample: Sample) -> str:
 
 def episode_of(line: Mapping[str, Any]) -> Episode:
     """The episode of a line, as far as it was kept: what a person looks at, no token ids."""
-    turns = tuple(Turn((), (), (), t["text"], (), t["complete"], t["version"]) for t in line["turns"])
+    turns = tuple(
+        Turn((), (), (), t["text"], (), t["complete"], t["version"], t.get("trainable", True)) for t in line["turns"]
+    )
     answer = Answer(tuple(_prompt(p) for p in line["prompts"]), line["answer"])
     return Episode(line["uid"], turns, End(line["end"]), answer, line.get("error", ""))
 

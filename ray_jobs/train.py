@@ -130,7 +130,7 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     metrics = {"reward": float(np.mean([r.total for r in rewards]))}
     metrics |= {f"reward/{name}": float(np.mean([r.parts.get(name, 0.0) for r in rewards])) for name in sorted(parts)}
     metrics |= {f"end/{end.value}": sum(e.end is end for e in episodes) / len(episodes) for end in End}
-    metrics["turns"] = float(np.mean([len(e.turns) for e in episodes]))
+    metrics["turns"] = float(np.mean([sum(t.trainable for t in e.turns) for e in episodes]))
     metrics["completion_tokens"] = float(sum(len(t.completion_ids) for e in episodes for t in e.turns))
     metrics["failed_episodes"] = float(sum(e.end is End.FAILED for e in episodes))
     metrics["zero_variance_groups"] = float(sum(not g.informative for g in groups))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -111,6 +112,15 @@ def test_long_reasoning_does_not_grow_the_picture(tmp_path: Path) -> None:
         next(pictures(sample, _episode(prompts=(PROMPT,), said=n), [None] * 8, [None] * 8, fps=1)) for n in (1, 60)
     )
     assert few.shape == many.shape and not np.array_equal(few, many)
+
+
+def test_questions_on_the_side_do_not_crowd_out_the_answer(tmp_path: Path) -> None:
+    sample, episode = _sample(tmp_path / "frames", 112, 112), _episode(prompts=(PROMPT,))
+    aside = Turn((), (), (), "a long way round", (), True, 0, trainable=False)
+    asked = replace(episode, turns=(*[aside] * 40, *episode.turns))
+    said = replace(episode, turns=(replace(aside, trainable=True), *episode.turns))
+    plain, same, other = (next(pictures(sample, e, [None] * 8, [None] * 8, fps=1)) for e in (episode, asked, said))
+    assert np.array_equal(plain, same) and not np.array_equal(plain, other)
 
 
 def test_wrapped_text_fits_and_loses_nothing() -> None:

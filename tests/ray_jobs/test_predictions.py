@@ -18,10 +18,13 @@ IDENTITY = {"seed": 0, "contents of policy.path": "aa"}
 
 def line(uid: str, end: End = End.DONE, reward: float = 1.0) -> dict[str, object]:
     prompt = MaskPrompt(1, (0.0, 1.0, 3.0, 4.0), ((1.5, 2.0),), (1,))
+    aside = Turn((1,), (2,), (-0.1,), "50%", (), True, 3, trainable=False)
     turn = Turn((1,), (2,), (-0.1,), "it is <b>there</b>", (), True, 3)
     answer = Answer((prompt, MaskPrompt(0, None)), {"frame": 1, "why": "läuft"})
     sample, rle = Sample(uid, VIDEO, "das große", (), "motion"), encode(np.eye(4, 6))
-    return line_of(sample, Episode(uid, (turn,), end, answer), [None, rle], Reward(reward, {"x": reward}), {"J": 0.5})
+    return line_of(
+        sample, Episode(uid, (aside, turn), end, answer), [None, rle], Reward(reward, {"x": reward}), {"J": 0.5}
+    )
 
 
 def test_lines_keep_what_a_person_looks_at(tmp_path: Path) -> None:
@@ -32,7 +35,8 @@ def test_lines_keep_what_a_person_looks_at(tmp_path: Path) -> None:
     assert (kept["video"], kept["expression"], kept["query"]) == ("folder/v", "7", "das große")
     episode = episode_of(kept)
     assert episode.answer.prompts[0] == MaskPrompt(1, (0.0, 1.0, 3.0, 4.0), ((1.5, 2.0),), (1,))
-    assert episode.answer.facts == {"frame": 1, "why": "läuft"} and episode.turns[0].text == "it is <b>there</b>"
+    assert episode.answer.facts == {"frame": 1, "why": "läuft"} and episode.turns[1].text == "it is <b>there</b>"
+    assert [turn.trainable for turn in episode.turns] == [False, True]
     assert expression_of(Sample("folder/v/7", VIDEO, "", ())) == "7"
 
 
