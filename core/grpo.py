@@ -67,10 +67,16 @@ def _return_from(reward: Reward | None, turn: int) -> float | None:
 
 
 def credit(group: Group, *, per_turn: bool, std: bool, eps: float) -> list[tuple[float, ...]]:
-    """One advantage for each turn of each episode: the episode's own for all its turns, or `turn_advantages`."""
+    """One advantage for each turn of each episode: the episode's own for all its turns, or `turn_advantages`.
+
+    Those compare trainable turns alone: helper turns, which not every episode has, take no place and get 0.
+    """
     turns_G = [len(e.turns) for e in group.episodes]
     if per_turn:
-        return turn_advantages(group.rewards, turns_G, std=std, eps=eps)
+        trained_G = [sum(t.trainable for t in e.turns) for e in group.episodes]
+        own_G = [iter(row) for row in turn_advantages(group.rewards, trained_G, std=std, eps=eps)]
+        pairs = zip(group.episodes, own_G, strict=True)
+        return [tuple(next(own) if t.trainable else 0.0 for t in e.turns) for e, own in pairs]
     if len(group.advantages_G) != len(group.episodes):
         raise ValueError(
             f"group {group.sample_uid!r} has {len(group.episodes)} episodes and {len(group.advantages_G)} advantages: "

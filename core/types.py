@@ -160,7 +160,7 @@ class Reward:
 
     total: float
     parts: dict[str, float]  # each reward before its weight
-    per_turn: tuple[float, ...] = ()  # weighted reward earned at each turn; sums to `total`; empty: not told apart
+    per_turn: tuple[float, ...] = ()  # weighted reward of each trainable turn; sums to `total`; empty: not told apart
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,15 @@ def test_credit_is_the_same_for_all_turns_unless_asked():
         grpo.credit(group([Reward(1.0, {})]), per_turn=False, std=True, eps=1e-6)
 
 
+def test_credit_by_turn_does_not_count_helper_turns():
+    rewards = (Reward(3.0, {}, (1.0, 2.0)), Reward(0.5, {}, (0.0, 0.5)))
+    plain = Group("s", tuple(Episode("s", (turn(3), turn(2)), End.DONE) for _ in rewards), rewards)
+    helped = tuple(Episode("s", (*[turn(1, trainable=False)] * n, *plain.episodes[0].turns), End.DONE) for n in (2, 0))
+    (a, b), other = grpo.credit(plain, per_turn=True, std=True, eps=1e-6)
+    found = grpo.credit(Group("s", helped, rewards), per_turn=True, std=True, eps=1e-6)
+    assert found == [(0.0, 0.0, a, b), other] and a != 0 != b
+
+
 def test_trained_tokens_leave_out_failures_and_frozen_turns():
     episodes = (
         Episode("s", (turn(3), turn(4)), End.DONE),
