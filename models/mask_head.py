@@ -65,7 +65,7 @@ class MaskHead(nn.Module):
         """(logits_Mhw, token_MC). `maps`: features of each mask's frame, from `FrozenFrames`."""
         token_MC = self.mlp(hidden_SD.to(self.dtype))[seg_M]
         fine, middle, coarse = (level.to(self.dtype) for level in maps)
-        return self.decode((fine, middle, coarse + self.no_memory), token_MC)[0][:, 0].float(), token_MC
+        return self.decode((fine, middle, coarse + self.no_memory.to(self.dtype)), token_MC)[0][:, 0].float(), token_MC
 
     def decode(self, maps: Maps, token_MC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Masks (M, 1, h, w), the decoder's output tokens (M, C) and object scores (M, 1).
@@ -77,7 +77,7 @@ class MaskHead(nn.Module):
         empty_M2C = self.no_point.expand(number, 2, width)
         masks, iou, tokens, score = self.decoder(
             image_embeddings=maps[2],
-            image_pe=self.dense_pe,
+            image_pe=self.dense_pe.to(self.dtype),  # DeepSpeed halves parameters, not buffers
             sparse_prompt_embeddings=torch.cat([empty_M2C, token_MC[:, None]], 1),
             dense_prompt_embeddings=self.no_mask.reshape(1, -1, 1, 1).expand_as(maps[2]),
             multimask_output=self.multimask,
