@@ -174,7 +174,7 @@ class DifficultyConfig:
     """How hard each sentence is: rated once by `ray_jobs.rate_difficulty`, read by systems with a length budget."""
 
     folder: str = ""  # of ratings: training reads it (empty: none), the job writes it (empty: one below data.root)
-    rater: str = "policy"  # policy: the model of policy.path | generator: synthetic data, where the truth is known
+    rater: str = "policy"  # policy: model of policy.path | generator: synthetic data's known truth, made when not there
     splits: list[str] = field(default_factory=list)  # to rate; empty: those of `data` that are there
     num_frames: int = 8  # shown to the rater, sampled uniformly
     frame_side: int = 336  # pixels, a multiple of 28

@@ -26,6 +26,7 @@ from configs.schema import Config
 from core.masks import union_of_targets
 from core.types import Sample, System
 from data.keep import keep
+from data.synthetic.ratings import RATER, write_ratings
 from data.synthetic.write import write_dataset
 from ray_jobs.entry import run_job as run_job
 from ray_jobs.evaluate import Evaluation, Result, best_and_worst, evaluate
@@ -157,11 +158,16 @@ class Session:
 
 
 def prepare_data(cfg: Config) -> None:
-    """Makes the synthetic data set when the configuration asks for it and it is not there."""
-    if cfg.data.synthetic:
-        if not Path(cfg.data.root).is_dir():
-            print(f"making the synthetic data set in {cfg.data.root}", flush=True)
-        write_dataset(Path(cfg.data.root))
+    """Makes the synthetic data set, and its generator's ratings, when the configuration asks for them and they are not
+    there: the embedded default needs no job before it."""
+    if not cfg.data.synthetic:
+        return
+    root, difficulty = Path(cfg.data.root), cfg.difficulty
+    if not root.is_dir():
+        print(f"making the synthetic data set in {root}", flush=True)
+    write_dataset(root)
+    if difficulty.folder and difficulty.rater == RATER:
+        write_ratings(root, Path(difficulty.folder))
 
 
 def same_run(folder: Path, cfg: Config) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from actors.rollout import Played
+from configs.load import load as load_config
 from core.difficulty import ASPECTS, difficulty
 from core.types import Answer, End, Episode, Sample, Video
 from data.difficulty import with_difficulty
@@ -17,6 +18,7 @@ from data.synthetic.difficulty import true_ratings
 from data.synthetic.write import write_split
 from ray_jobs.journal import Journal
 from ray_jobs.rate_difficulty import by_model, main, rate
+from ray_jobs.session import prepare_data
 
 VIDEO = Video("v", "nowhere", ("0",), 8, 8)
 SAMPLES = [Sample(f"v/{i}", VIDEO, f"thing {i}", ()) for i in range(4)]
@@ -79,6 +81,25 @@ def test_the_generator_rates_a_data_set_and_training_reads_it(tmp_path: Path, ca
         truth = difficulty(true_ratings(sample, len(objects[sample.video.uid])))
         assert sample.notes["difficulty"] == truth
     assert "mean D" in capsys.readouterr().out
+
+
+def test_a_run_on_synthetic_data_makes_the_same_ratings_itself(tmp_path: Path) -> None:
+    root, made = tmp_path / "synthetic", tmp_path / "made"
+    for split, videos in (("train", 6), ("valid", 2), ("test", 2), ("mp4", 1)):
+        write_split(root, split, 1, videos, 2)
+    settings = [f"data.root={root}", "difficulty.rater=generator", "data.no_target=keep"]
+    cfg = load_config(["revseg_tiny", *settings, f"difficulty.folder={made}"])
+    prepare_data(cfg)
+    main(["revseg_tiny", *settings])
+    for split in ("train", "valid", "test"):
+        by_job = (root / "difficulty" / "generator_prompt1" / f"{split}.json").read_text()
+        assert json.loads((made / f"{split}.json").read_text()) == json.loads(by_job)
+    (made / "test.json").unlink()
+    (made / "train.json").write_text("mine")
+    prepare_data(cfg)
+    assert (made / "test.json").is_file() and (made / "train.json").read_text() == "mine"
+    prepare_data(load_config(["revseg_tiny", f"data.root={root}", f"difficulty.folder={tmp_path / 'none'}"]))
+    assert not (tmp_path / "none").exists()  # those of a model take its job
 
 
 class Pool:
