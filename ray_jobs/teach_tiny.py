@@ -141,7 +141,8 @@ def teach(options: argparse.Namespace) -> None:
         cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share))
         for group in optimizer.param_groups:
             group["lr"] = options.lr * min(1.0, (step + 1) / options.warm_steps) * cosine
-        parts = tutor.losses(*next(source))
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16"):
+            parts = tutor.losses(*next(source))
         optimizer.zero_grad(set_to_none=True)
         parts["loss"].backward()
         parts["_norm"] = torch.nn.utils.clip_grad_norm_(hf.parameters(), 1.0)
@@ -215,6 +216,7 @@ def main() -> None:
     parser.add_argument("--warm_steps", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--freeze_vision", action="store_true")
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of matrix products")
     parser.add_argument("--exam", type=int, default=40, help="scenes of an examination")
     parser.add_argument("--save_seconds", type=float, default=300.0)
     parser.add_argument("--log_seconds", type=float, default=20.0)

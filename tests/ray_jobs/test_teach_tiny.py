@@ -88,7 +88,7 @@ def test_teaching_changes_the_policy_and_writes_a_folder(start: Path, tmp_path: 
     out = tmp_path / "taught"
     options = argparse.Namespace(
         preset="videoseg_r1_tiny", init=str(start), out=str(out), minutes=0.03, rows=1, lr=1e-3, warm_steps=1, seed=0,
-        freeze_vision=True, exam=1, save_seconds=1e9, log_seconds=1e9,
+        freeze_vision=True, precision="bf16", exam=1, save_seconds=1e9, log_seconds=1e9,
     )  # fmt: skip
     teach_tiny.teach(options)
     before, after = (AutoModelForImageTextToText.from_pretrained(f) for f in (start, out))
