@@ -75,8 +75,13 @@ def write_look(look: Look) -> str:
 
 def tell(looks: Sequence[Look], described: str, thought: str) -> list[str]:
     """What each turn of a search says; the last one answers. `described`: what the target looks like."""
-    texts = []
-    for look in looks:
-        steps = (f"seen from {look.start} to {look.stop - 1}", described, thought)
-        texts.append(write_turn("answer" if look is looks[-1] else "select", look, steps))
-    return texts
+    last = len(looks) - 1
+    return [
+        write_turn("answer" if i == last else "select", look, steps(look, described, thought))
+        for i, look in enumerate(looks)
+    ]
+
+
+def steps(look: Look, described: str, thought: str) -> tuple[str, str, str]:
+    """Which object it is comes before when it is seen: what is said last can build on what was said before."""
+    return f"{thought}, seen from {look.start} to {look.stop - 1}", described, thought

@@ -1,6 +1,9 @@
 """Makes the foundation of the embedded default from nothing: minutes on one GPU, hours on a CPU.
 
-    python -m ray_jobs.pretrain_tiny --out DIR --minutes 9 --workers 13 [--init DIR]
+    python -m ray_jobs.pretrain_tiny --out DIR --minutes 9 --workers 13 [--family qwen3_vl] [--init DIR]
+
+A qwen2_5_vl learns dialogues that choose a frame and draw a box, a qwen3_vl searches that choose a part of the video
+and a keyframe and end in [SEG].
 
 Needs torch, transformers, numpy and OpenCV alone; neither ray nor vLLM nor DeepSpeed. `--out` becomes a Hugging Face
 folder (bf16), with fp32 weights and pretraining heads beside it in DIR.state.pt, from which `--init DIR` goes on.
@@ -26,27 +29,35 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
 from models.tiny.batched import Batched
+from models.tiny.batched_qwen3 import batched
 from models.tiny.exam import examine, questions
-from models.tiny.lessons import CHUNK, QUERIES, School, Teacher
+from models.tiny.families import FAMILIES, QWEN3, family_of
+from models.tiny.lessons import Teacher
 from models.tiny.losses import Heads, Tensors, Tutor
+from models.tiny.school import CHUNK, School
+from models.tiny.search_exam import examine as examine_searches
+from models.tiny.search_lessons import SearchTeacher
+from models.tiny.search_losses import SearchTutor
 
 STARTED = time.monotonic()
-SHOWING = 0.18  # share of the time in which images and single boxes alone are taught
+SHOWING = 0.18
 EXAM_SEED = 990_017  # no lesson's: those come from SeedSequence([seed, worker])
 
 
 def main() -> None:
     options = _options()
     out = Path(options.out)
-    init = Path(options.init) if options.init else _new_folder(out)
+    init = Path(options.init) if options.init else _new_folder(out, options.family)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = AutoTokenizer.from_pretrained(init)
-    school = School(tokenizer, options.seed, options.workers, slots=3 * options.chunks + options.workers)
+    search = family_of(AutoConfig.from_pretrained(init)) is QWEN3
+    teacher = SearchTeacher(tokenizer) if search else Teacher(tokenizer)
+    school = School(teacher, options.seed, options.workers, slots=3 * options.chunks + options.workers)
     try:
-        _train(options, out, init, device, Teacher(tokenizer), school)
+        _train(options, out, init, device, teacher, school)
     finally:
         school.close()
 
@@ -55,10 +66,13 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True)
     parser.add_argument("--init", default="", help="Hugging Face folder to start from; default: a new random one")
+    parser.add_argument("--family", choices=FAMILIES, default="qwen2_5_vl", help="of a new one")
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--workers", type=int, default=13)
     parser.add_argument("--chunks", type=int, default=8, help=f"lesson chunks of {CHUNK} scenes in a step")
     parser.add_argument("--lr", type=float, default=2e-3)
+    alone = f"share of the time in which images and single boxes alone are taught; default {SHOWING}, with --init 0"
+    parser.add_argument("--showing", type=float, help=alone)
     parser.add_argument("--warm_steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--reserve", type=float, default=30.0, help="seconds kept for saving and the examination")
@@ -70,13 +84,13 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _new_folder(out: Path) -> Path:
+def _new_folder(out: Path, family: str) -> Path:
     # Imported here: with --init neither torchvision nor an image processor is needed.
     from data.synthetic.queries import sentences
     from models.tiny.build import build
 
     folder = out.with_name(out.name + ".random")
-    build(folder, sentences())
+    build(folder, sentences(), family=FAMILIES[family])
     return folder
 
 
@@ -87,14 +101,16 @@ def _train(
     torch.manual_seed(options.seed)
     if device.type == "cuda":
         torch.set_num_threads(2)  # the other cores are the lesson workers'
-    hf = Qwen2_5_VLForConditionalGeneration.from_pretrained(init, dtype=torch.float32)
-    heads = Heads(hf.config.text_config.hidden_size)
+    hf = AutoModelForImageTextToText.from_pretrained(init, dtype=torch.float32)
+    search = isinstance(teacher, SearchTeacher)
+    heads = Heads(hf.config.text_config.hidden_size, search)
     resumed = _restore(init, hf, heads)
-    net = Batched(hf).to(device)
-    tutor = Tutor(net, heads.to(device), teacher, device)
+    net = batched(hf).to(device)
+    tutor = (SearchTutor if search else Tutor)(net, heads.to(device), teacher, device)
     optimizer = _optimizer(net, heads, options.lr, device)
     batches = Batches(school, options.chunks, device)
     asked = questions(EXAM_SEED, options.exam)
+    showing = options.showing if options.showing is not None else SHOWING * (not resumed)
     begin, end = time.monotonic(), STARTED + options.minutes * 60 - options.reserve
     _log({"start_up_s": begin - STARTED, "device": str(device), "resumed": resumed, "parameters": _size(hf)})
     sums: dict[str, torch.Tensor] = {}
@@ -106,7 +122,7 @@ def _train(
             group["lr"] = rate
         lesson = batches.take()
         with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
-            parts = tutor.losses(lesson, dialogues=resumed or share > SHOWING)
+            parts = tutor.losses(lesson, dialogues=share >= showing)
         loss = torch.stack([part for name, part in parts.items() if name[0] != "_"]).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -153,8 +169,7 @@ class Batches:
     def _chunk(self) -> Tensors:
         slot = self.school.take()
         copied = {
-            name: torch.from_numpy(array).to(self.device, copy=True)
-            for name, array in self.school.slots[slot].items()
+            name: torch.from_numpy(array).to(self.device, copy=True) for name, array in self.school.slots[slot].items()
         }
         if self.device.type == "cuda":
             torch.cuda.current_stream().synchronize()
@@ -229,7 +244,8 @@ def _final_exam(out: Path, init: Path, hf: Any, tutor: Tutor, teacher: Teacher, 
             parameter.copy_(parameter.bfloat16().float())
     results = {}
     for label, temperature in (("greedy", 0.0), ("sampled", 1.0)):
-        results[label] = examine(tutor, teacher, asked, temperature)
+        exam = examine_searches if isinstance(teacher, SearchTeacher) else examine
+        results[label] = exam(tutor, teacher, asked, temperature)
         for kind, marks in results[label].items():
             print(f"{label:8}{kind:10}" + " ".join(f"{name} {mark:7.3f}" for name, mark in marks.items()), flush=True)
     out.with_name(out.name + ".exam.json").write_text(json.dumps(results, indent=1))
@@ -240,7 +256,7 @@ def _log_step(
 ) -> None:
     count = float(sums.pop("_steps"))
     means = {name: float(total) / count for name, total in sums.items()}
-    speed = {"scenes_per_s": scenes_per_s, "dialogues_per_s": scenes_per_s * QUERIES, "waited_s": batches.waited}
+    speed = {"scenes_per_s": scenes_per_s, "waited_s": batches.waited}
     batches.waited = 0.0
     _log({"step": step, "share": share, "lr": rate, **speed, **means})
 

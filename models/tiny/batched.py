@@ -1,4 +1,4 @@
-"""Qwen2.5-VL's forward over whole batches, with the parameters of the Hugging Face module.
+"""Qwen2.5-VL's forward over whole batches, with the parameters of the Hugging Face module (Qwen3-VL's: batched_qwen3).
 
 The Hugging Face forward walks over images and packs rows; with images of one size and rows of one layout all of that
 is a few batched matrix products. Equal to it within rounding (tested). Knows no tokens' meaning and no data.
@@ -36,6 +36,29 @@ def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, seen: torch.Tenso
     return scores.softmax(-1).to(v.dtype) @ v
 
 
+def _attend_behind(
+    past: tuple[torch.Tensor, torch.Tensor], q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, seen: torch.Tensor
+) -> torch.Tensor:
+    """Attention of rows that follow a past, which all of them see whole; each row of the past is that of some
+    neighbouring rows, and on a CPU not repeated for them."""
+    b, _, t, size = q.shape
+    past_k, past_v = (p.to(k.dtype) for p in past)
+    if q.device.type == "cuda":
+        seen = torch.cat([seen.new_ones(t, past_k.shape[2]), seen], 1)
+        k, v = (torch.cat([_rows(p, b), y], 2) for p, y in ((past_k, k), (past_v, v)))
+        return _attend(q, k, v, seen)
+    rows = b // len(past_k)
+    together = lambda y: y.unflatten(0, (-1, rows)).transpose(1, 2).flatten(2, 3)  # noqa: E731
+    apart = lambda y: y.unflatten(2, (rows, -1)).transpose(1, 2).flatten(0, 1)  # noqa: E731
+    q = q * size**-0.5
+    own = q @ k.transpose(-1, -2)
+    own = own.masked_fill(~seen, torch.finfo(own.dtype).min)
+    scores = torch.cat([together(q) @ past_k.transpose(-1, -2), together(own)], -1)
+    share = scores.softmax(-1).to(v.dtype)
+    length = past_k.shape[2]
+    return apart(share[..., :length] @ past_v) + apart(share[..., length:]) @ v
+
+
 class Batched(torch.nn.Module):
     """Wraps (and shares) a `Qwen2_5_VLForConditionalGeneration` whose vision blocks all use full attention."""
 
@@ -43,28 +66,29 @@ class Batched(torch.nn.Module):
         super().__init__()
         self.hf = hf
         text, vision = hf.config.text_config, hf.config.vision_config
-        assert len(vision.fullatt_block_indexes) == vision.depth, "windowed vision attention is not implemented"
+        assert len(getattr(vision, "fullatt_block_indexes", range(vision.depth))) == vision.depth, "windowed attention"
         self.visual, self.decoder = hf.model.visual, hf.model.language_model
         self.image_id = hf.config.image_token_id
         self.num_vision_heads = vision.num_heads
         self.vision_size = vision.hidden_size // vision.num_heads
         self.num_heads, self.num_kv = text.num_attention_heads, text.num_key_value_heads
+        self.width = text.hidden_size
         self.head_size = text.hidden_size // text.num_attention_heads
         self.eps = text.rms_norm_eps
         rope = text.rope_parameters
         steps = torch.arange(0, self.head_size, 2).float() / self.head_size
         self.register_buffer("inverse_D", rope["rope_theta"] ** -steps, persistent=False)
-        axis = [i for i, n in enumerate(rope["mrope_section"]) for _ in range(n)]
-        self.register_buffer("axis_D", torch.tensor(axis), persistent=False)
+        self.register_buffer("axis_D", torch.tensor(self._axes(rope["mrope_section"])), persistent=False)
+
+    def _axes(self, sections: list[int]) -> list[int]:
+        """Which of a position's three numbers turns each frequency."""
+        return [i for i, n in enumerate(sections) for _ in range(n)]
 
     def see(self, images_NHWC: torch.Tensor) -> torch.Tensor:
         """Square uint8 RGB images, sides a multiple of 28 -> image tokens (N, tokens, D)."""
         n, side = images_NHWC.shape[:2]
         grid = side // 14
-        x = images_NHWC.float() / 127.5 - 1
-        x = x.view(n, grid // 2, 2, 14, grid // 2, 2, 14, 3).permute(0, 1, 4, 2, 5, 7, 3, 6).reshape(n, grid * grid, -1)
-        patch = self.visual.patch_embed.proj.weight.sum(2)  # a still image fills both temporal halves of a patch
-        x = F.linear(x, patch.reshape(patch.shape[0], -1)).float()  # the residual stays fp32 under autocast
+        x = self._patches(images_NHWC, 14)
         cos, sin = self._vision_angles(grid, x.device)
         for block in self.visual.blocks:
             h = block.attn.qkv(_rms(x, block.norm1.weight))
@@ -75,6 +99,17 @@ class Batched(torch.nn.Module):
             x = x + block.mlp.down_proj(F.silu(block.mlp.gate_proj(h)) * block.mlp.up_proj(h))
         x = _rms(x, self.visual.merger.ln_q.weight).reshape(n, grid * grid // 4, -1)
         return self.visual.merger.mlp(x)
+
+    def _patches(self, images_NHWC: torch.Tensor, size: int) -> torch.Tensor:
+        """Embedded patches (N, patches, D), in 2 x 2 blocks."""
+        n, side = images_NHWC.shape[:2]
+        g = side // size
+        x = images_NHWC.float() / 127.5 - 1
+        x = x.view(n, g // 2, 2, size, g // 2, 2, size, 3).permute(0, 1, 4, 2, 5, 7, 3, 6).reshape(n, g * g, -1)
+        embed = self.visual.patch_embed.proj
+        patch = embed.weight.sum(2)  # a still image fills both temporal halves of a patch
+        # The residual stays fp32 under autocast.
+        return F.linear(x, patch.reshape(patch.shape[0], -1), embed.bias).float()
 
     def _vision_angles(self, grid: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         steps = torch.arange(0, self.vision_size // 2, 2, device=device).float() / (self.vision_size // 2)
@@ -87,8 +122,12 @@ class Batched(torch.nn.Module):
         return angles.cos(), angles.sin()
 
     def embed(self, ids_BT: torch.Tensor, images_ND: torch.Tensor) -> torch.Tensor:
-        """Token embeddings, with `images_ND` in place of the image tokens, in order."""
+        """Token embeddings, with `images_ND` in place of the image tokens, in order.
+
+        Wider than the model by the features that are added behind its first layers, if the family has such: 0 for text.
+        """
         x = self.decoder.embed_tokens(ids_BT)
+        x = F.pad(x, (0, images_ND.shape[-1] - x.shape[-1]))
         return x.masked_scatter((ids_BT == self.image_id)[..., None], images_ND.to(x.dtype))
 
     def read(
@@ -112,28 +151,31 @@ class Batched(torch.nn.Module):
         if seen_BTT is not None:
             assert past is None, "a mask of its own and a past do not go together"
             seen = seen_BTT[:, None]
-        if past is not None:
-            seen = torch.cat([seen.new_ones(t, past[0][0].shape[2]), seen], 1)
         cache: Cache = []
         tapped = None
-        x = x_BTD
+        x, *behind = x_BTD.split(self.width, -1)
         for index, layer in enumerate(self.decoder.layers):
             attention, h = layer.self_attn, _rms(x, layer.input_layernorm.weight, self.eps)
             q, k, v = (
-                project(h).view(b, t, -1, self.head_size).transpose(1, 2)
-                for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+                y.view(b, t, -1, self.head_size).transpose(1, 2)
+                for y in (self.queries(attention, h), self.keys(attention, h), attention.v_proj(h))
             )
             q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
             k, v = (y.repeat_interleave(self.num_heads // self.num_kv, 1) for y in (k, v))
             cache.append((k, v))
-            if past is not None:
-                k, v = (torch.cat([_rows(p.to(y.dtype), b), y], 2) for p, y in zip(past[index], (k, v), strict=True))
-            o = _attend(q, k, v, seen)
+            o = _attend(q, k, v, seen) if past is None else _attend_behind(past[index], q, k, v, seen)
             x = x + attention.o_proj(o.transpose(1, 2).reshape(b, t, -1))
             h = _rms(x, layer.post_attention_layernorm.weight, self.eps)
             x = x + layer.mlp.down_proj(F.silu(layer.mlp.gate_proj(h)) * layer.mlp.up_proj(h))
+            x = x + behind[index] if index < len(behind) else x
             tapped = x if index == tap else tapped
         return _rms(x, self.decoder.norm.weight, self.eps), cache, tapped
+
+    def queries(self, attention: Any, h: torch.Tensor) -> torch.Tensor:
+        return attention.q_proj(h)
+
+    def keys(self, attention: Any, h: torch.Tensor) -> torch.Tensor:
+        return attention.k_proj(h)
 
     def _angles(self, positions_BT3: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         angles = (positions_BT3.float()[..., self.axis_D] * self.inverse_D).repeat(1, 1, 2)[:, None]
@@ -145,7 +187,7 @@ class Batched(torch.nn.Module):
         """How much each of some keys (of layer `index`, from its cache) is attended by states before that layer (N, T),
         as logits."""
         layer = self.decoder.layers[index]
-        q = layer.self_attn.q_proj(_rms(states_ND, layer.input_layernorm.weight, self.eps))
+        q = self.queries(layer.self_attn, _rms(states_ND, layer.input_layernorm.weight, self.eps))
         cos, sin = self._angles(positions_N3[:, None])
         q_N1d = _rotate(q.view(-1, self.num_heads, 1, self.head_size)[:, head], cos[:, 0], sin[:, 0])
         return (keys_NTd * q_N1d).sum(-1) * self.head_size**-0.5

@@ -16,6 +16,7 @@ import torch
 from data.synthetic.queries import Query, description
 from data.synthetic.scene import SIDE, Scene, scene
 from models.dialogue import allowed_ids
+from models.tiny.batched import Cache
 from models.tiny.lessons import (
     MIX,
     SAMPLED,
@@ -23,14 +24,14 @@ from models.tiny.lessons import (
     Script,
     Teacher,
     different_queries,
-    shrink,
+    resize,
     union_boxes,
 )
 from models.tiny.losses import Tutor
 
 FIRST = re.compile(r'<think>.+</think><answer>\[\{"frame_idx": (\d+), "object description": "([^"]+)"\}\]</answer>')
 SECOND = re.compile(r'<answer>\[\{"bbox_2d":\[(\d+),(\d+),(\d+),(\d+)\],"label":"[^"]*"\}\]</answer>')
-WORDS = 44  # most tokens of an answer
+WORDS = 60  # most tokens of an answer
 FIGURES = ("format", "name", "visible", "temporal", "iou", "iou>.5")
 
 
@@ -80,12 +81,10 @@ def examine(
 
 def _answer(tutor: Tutor, teacher: Teacher, asked: list[Question], temperature: float) -> list[list[float]]:
     device = tutor.prefix_ids.device
-    small = torch.from_numpy(np.stack([shrink(q.made.frames_FHWC[SAMPLED]) for q in asked])).to(device)
-    positions = tutor.prefix_positions.expand(len(asked), -1, -1)
-    _, cache, _ = tutor.net.read(tutor.prefix(small)[1], positions)
+    _, cache = read_prefix(tutor, teacher, asked)
     scripts = [teacher.ask(q.query.text) for q in asked]
     no_image = torch.zeros(0, tutor.heads.token.in_features, device=device)
-    said = _speak(tutor, teacher, scripts, [True] * len(asked), cache, no_image, temperature)
+    said = speak(tutor, teacher, scripts, [True] * len(asked), cache, no_image, temperature)
     marks, frames, names = [], [], []
     for question, text in zip(asked, said, strict=True):
         found = FIRST.fullmatch(text)
@@ -101,8 +100,8 @@ def _answer(tutor: Tutor, teacher: Teacher, asked: list[Question], temperature: 
     for script, name, on in zip(scripts, names, going, strict=True):
         teacher.point(script, name if on else "x")
     keys = np.stack([q.made.frames_FHWC[SAMPLED[max(f, 0)]] for q, f in zip(asked, frames, strict=True)])
-    features = tutor.net.see(torch.from_numpy(keys).to(device)).flatten(0, 1)
-    said = _speak(tutor, teacher, scripts, going, cache, features, temperature)
+    features = tutor.net.see(torch.from_numpy(resize(keys, teacher.family.key)).to(device)).flatten(0, 1)
+    said = speak(tutor, teacher, scripts, going, cache, features, temperature)
     for question, text, frame, mark in zip(asked, said, frames, marks, strict=True):
         found = SECOND.fullmatch(text)
         if frame >= 0 and found:
@@ -111,12 +110,20 @@ def _answer(tutor: Tutor, teacher: Teacher, asked: list[Question], temperature: 
     return marks
 
 
-def _speak(
+def read_prefix(tutor: Tutor, teacher: Teacher, asked: list[Question]) -> tuple[torch.Tensor, Cache]:
+    """Image tokens of the shown frames, (questions, frames, tokens, D), and what the decoder made of the prefix."""
+    shown = [resize(q.made.frames_FHWC[teacher.sampled], teacher.family.small) for q in asked]
+    images, x = tutor.prefix(torch.from_numpy(np.stack(shown)).to(tutor.prefix_ids.device))
+    _, cache, _ = tutor.net.read(x, tutor.prefix_positions.expand(len(asked), -1, -1))
+    return images.unflatten(0, (len(asked), -1)), cache
+
+
+def speak(
     tutor: Tutor,
     teacher: Teacher,
     scripts: list[Script],
     going: list[bool],
-    cache: list,
+    cache: Cache,
     features: torch.Tensor,
     temperature: float,
 ) -> list[str]:

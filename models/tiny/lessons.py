@@ -1,18 +1,14 @@
-"""Lessons for the tiny foundation: scenes with dialogues about them, as fixed-size arrays made by worker processes.
+"""Lessons for the tiny foundation: scenes with dialogues about them, as arrays of fixed sizes.
 
 A lesson is one scene: its sampled frames (a prefix that all its dialogues share, the same tokens in every lesson),
 `QUERIES` two-turn dialogues that continue the prefix, and as many grounding dialogues about one keyframe each.
 A dialogue's keyframe is drawn UNIFORMLY from the sampled frames that show the target, and its label is that uniform
 distribution: the foundation learns when the target can be seen, and not which of those frames is best, which is what
-reinforcement learning is for. Numpy and the tokenizer only: workers are forked before any GPU is touched.
+reinforcement learning is for. Numpy and the tokenizer only: `models.tiny.school` forks workers that fill lessons.
 """
 
 from __future__ import annotations
 
-import mmap
-import multiprocessing as mp
-import queue
-import traceback
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +19,11 @@ from core.types import View
 from data.synthetic.queries import Query, description, pick_query, queries
 from data.synthetic.scene import COLOURS, MOTIONS, NUM_FRAMES, SHAPES, SIDE, TRENDS, Scene, scene
 from models.dialogue import Dialogue
+from models.tiny.families import QWEN2_5, Family
 
-SHOWN, SMALL = 16, 84  # frames shown in the first turn, and their side in pixels
+SHOWN = 16  # frames shown in the first turn
 SAMPLED = np.round(np.linspace(0, NUM_FRAMES - 1, SHOWN)).astype(np.int64)
 QUERIES = 5  # dialogues of a lesson
-CHUNK = 8  # lessons that travel together
 GROUNDED = 3  # turns of a grounding dialogue
 DIALOGUE, GROUND = 109, 104  # tokens; prefix + dialogue is then a multiple of 16, which attention kernels like
 MIX = {"look": 0.42, "motion": 0.13, "order": 0.15, "size": 0.10, "relation": 0.05, "hiding": 0.03, "several": 0.12}
@@ -35,26 +31,32 @@ MIX = {"look": 0.42, "motion": 0.13, "order": 0.15, "size": 0.10, "relation": 0.
 FORMAT, NAME, THOUGHT, COORDINATE = 0.3, 1.0, 4.0, 1.0
 
 _COLOUR_INDEX = {name: i for i, name in enumerate(COLOURS)}
-LAYOUT: dict[str, tuple[tuple[int, ...], type]] = {
-    "small": ((SHOWN, SMALL, SMALL, 3), np.uint8),
-    "keys": ((QUERIES, SIDE, SIDE, 3), np.uint8),
-    "key_frame": ((QUERIES,), np.int64),  # index into the shown frames
-    "box": ((SHOWN, len(COLOURS), 4), np.float32),  # of the thing of a colour, as a share of the side
-    "visible": ((SHOWN, len(COLOURS)), np.bool_),
-    "traits": ((len(COLOURS), 3), np.int64),  # shape, motion, trend; -1: no such colour in the scene
-    "ids": ((QUERIES, DIALOGUE), np.int64),
-    "positions": ((QUERIES, DIALOGUE, 3), np.int64),
-    "weight": ((QUERIES, DIALOGUE), np.float32),  # of predicting the token at this place
-    "value": ((QUERIES, DIALOGUE), np.int64),  # of a coordinate token; -1 elsewhere
-    "means": ((QUERIES, DIALOGUE), np.int64),  # bits of the colours that a frame number or coordinate is about; else 0
-    "frame_at": ((QUERIES,), np.int64),  # place of the frame number token; 0: unused dialogue
-    "frame_share": ((QUERIES, SHOWN), np.float32),
-    "ground_ids": ((QUERIES, GROUND), np.int64),
-    "ground_positions": ((QUERIES, GROUND, 3), np.int64),
-    "ground_weight": ((QUERIES, GROUND), np.float32),
-    "ground_value": ((QUERIES, GROUND), np.int64),
-    "ground_means": ((QUERIES, GROUND), np.int64),
-}
+Layout = dict[str, tuple[tuple[int, ...], type]]
+
+
+def layout(family: Family, tokens: int, places: int, dialogues: int = QUERIES, keys: int = QUERIES) -> Layout:
+    """Arrays of a lesson: its dialogues have at most `tokens` tokens and `places` frame numbers to be chosen, and the
+    first `keys` of them show a keyframe, about which there is a grounding dialogue, too."""
+    return {
+        "small": ((SHOWN, family.small, family.small, 3), np.uint8),
+        "keys": ((keys, family.key, family.key, 3), np.uint8),
+        "key_frame": ((keys,), np.int64),  # index into the shown frames
+        "box": ((SHOWN, len(COLOURS), 4), np.float32),  # of the thing of a colour, as a share of the side
+        "visible": ((SHOWN, len(COLOURS)), np.bool_),
+        "traits": ((len(COLOURS), 3), np.int64),  # shape, motion, trend; -1: no such colour in the scene
+        "ids": ((dialogues, tokens), np.int64),
+        "positions": ((dialogues, tokens, 3), np.int64),
+        "weight": ((dialogues, tokens), np.float32),  # of predicting the token at this place
+        "value": ((dialogues, tokens), np.int64),  # of a coordinate token; -1 elsewhere
+        "means": ((dialogues, tokens), np.int64),  # bits of the colours a frame number or coordinate is about; else 0
+        "frame_at": ((dialogues, places), np.int64),  # of each frame number token; 0: unused
+        "frame_share": ((dialogues, places, SHOWN), np.float32),
+        "ground_ids": ((keys, GROUND), np.int64),
+        "ground_positions": ((keys, GROUND, 3), np.int64),
+        "ground_weight": ((keys, GROUND), np.float32),
+        "ground_value": ((keys, GROUND), np.int64),
+        "ground_means": ((keys, GROUND), np.int64),
+    }
 
 
 @dataclass
@@ -90,20 +92,30 @@ class Script:
 class Teacher:
     """Writes dialogues in ids, in exactly the layout of `models.dialogue`, with what it needs tokenised once."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.dialogue = Dialogue(tokenizer)
+    sampled = SAMPLED  # frames of the video that are shown
+    shown = tuple(range(SHOWN))  # which of these each image of the prefix is
+
+    def __init__(self, tokenizer: Any, family: Family = QWEN2_5) -> None:
+        self.family = family
+        self.layout = layout(family, DIALOGUE, places=1)
+        self.dialogue = Dialogue(tokenizer, family.cell)
         self.known: dict[str, list[int]] = {}
         d = self.dialogue
-        self.numbers = [self._number(i) for i in range(SIDE + 1)]
+        self.numbers = [self._number(i) for i in range(family.key + 1)]
         self.colours = [self.text(f" {name}")[-1] for name in COLOURS]
         self.start, self.end, self.image_id = d.id_of("<|im_start|>"), d.end_id, d.image_id
         self.look, self.looked = d.id_of("<|vision_start|>"), d.id_of("<|vision_end|>")
         self.opening = [self.start, *self.text("user\n")]
         self.reopening = [*self.text("\n"), *self.opening]
         self.turn = [self.end, *self.text("\n"), self.start, *self.text("assistant\n")]
+        self.labels = self.frame_labels()
         self.prefix = self._prefix()
 
-    def _number(self, value: int) -> int:
+    def frame_labels(self) -> list[int]:
+        """The number by which each shown frame is called."""
+        return list(range(SHOWN))
+
+    def _number(self, value: int | str) -> int:
         ids = self.text(str(value))
         assert len(ids) == 1, f"{value} is not one token"
         return ids[0]
@@ -119,12 +131,12 @@ class Teacher:
     def _prefix(self) -> Script:
         made = self._script()
         made.say(self.opening)
-        for i in range(SHOWN):
-            made.say([self.numbers[i], self.look])
-            made.show(self.image_id, SMALL // 28)
+        for i in self.shown:
+            made.say([self.numbers[self.labels[i]], self.look])
+            made.show(self.image_id, self.family.small // self.family.cell)
             made.say([self.looked])
-        view = View(0, SMALL, SMALL)
-        content = [piece for i in range(SHOWN) for piece in (str(i), view)]
+        view = View(0, self.family.small, self.family.small)
+        content = [piece for i in self.shown for piece in (str(self.labels[i]), view)]
         whole = self.dialogue.user(content, first=True, expanded=True)
         assert whole == made.ids + self.turn, "layout differs from models.dialogue"
         return made
@@ -143,7 +155,7 @@ class Teacher:
 
     def _keyframe(self, made: Script) -> None:
         made.say([self.look])
-        made.show(self.image_id, SIDE // 28)
+        made.show(self.image_id, self.family.key // self.family.cell)
         made.say([self.looked])
 
     def _first_answer(self, made: Script, thought: str, frame: int, name: str) -> int:
@@ -159,13 +171,26 @@ class Teacher:
 
     def _box_answer(self, made: Script, box: np.ndarray, name: str) -> None:
         made.say(self.text('<answer>[{"bbox_2d":['), FORMAT)
-        for i, value in enumerate(np.round(box).astype(int).tolist()):
+        for i, value in enumerate(np.round(box * self.family.key / SIDE).astype(int).tolist()):
             if i:
                 made.say(self.text(","), FORMAT)
             made.say([self.numbers[value]], COORDINATE, value, colour_bits(name))
         made.say(self.text('],"label":"'), FORMAT)
         made.say(self.text(name), FORMAT)
         made.say([*self.text('"}]</answer>'), self.end], FORMAT)
+
+    def write(
+        self, out: dict[str, np.ndarray], row: int, i: int, rng: np.random.Generator, made: Scene, query: Query
+    ) -> None:
+        """Dialogue `i` of lesson `row`; left empty if it is too long."""
+        box_F4 = union_boxes(made, query.objects)[self.sampled]
+        visible = np.flatnonzero(box_F4[:, 2] > 0)
+        frame = int(rng.choice(visible))
+        script, place = self.two_turns(query, description(made, query), frame, box_F4[frame])
+        if len(script.ids) <= DIALOGUE:
+            fill_script(out, row, i, "", script)
+            out["key_frame"][row, i], out["frame_at"][row, i, 0] = frame, place
+            out["frame_share"][row, i, 0, visible] = 1 / len(visible)
 
     def two_turns(self, query: Query, name: str, frame: int, box: np.ndarray) -> tuple[Script, int]:
         made = self.ask(query.text)
@@ -201,8 +226,12 @@ def union_boxes(made: Scene, objects: tuple[int, ...]) -> np.ndarray:
     return np.where(some_F1, np.concatenate([low_F2, high_F2], -1), 0)
 
 
-def shrink(frames_FHWC: np.ndarray) -> np.ndarray:
-    return np.stack([cv2.resize(frame, (SMALL, SMALL), interpolation=cv2.INTER_AREA) for frame in frames_FHWC])
+def resize(frames_FHWC: np.ndarray, side: int) -> np.ndarray:
+    """As `data.frames` does it."""
+    if side == frames_FHWC.shape[1]:
+        return frames_FHWC
+    flag = cv2.INTER_AREA if side < frames_FHWC.shape[1] else cv2.INTER_LINEAR
+    return np.stack([cv2.resize(frame, (side, side), interpolation=flag) for frame in frames_FHWC])
 
 
 def different_queries(rng: np.random.Generator, made: Scene, count: int) -> list[Query]:
@@ -215,35 +244,25 @@ def different_queries(rng: np.random.Generator, made: Scene, count: int) -> list
 
 
 def fill(out: dict[str, np.ndarray], row: int, rng: np.random.Generator, teacher: Teacher) -> None:
-    """Writes one lesson into row `row` of arrays shaped by LAYOUT (with a leading lesson axis)."""
-    made = scene(rng)
-    shown_FHWC = made.frames_FHWC[SAMPLED]
-    out["small"][row] = shrink(shown_FHWC)
-    _fill_truth(out, row, made)
-    for name in ("ids", "ground_ids", "weight", "ground_weight", "means", "ground_means", "frame_at", "frame_share",
-                 "positions"):  # fmt: skip
-        out[name][row] = 0
-    out["value"][row], out["ground_value"][row], out["ground_positions"][row] = -1, -1, 0
-    out["key_frame"][row] = rng.integers(0, SHOWN, QUERIES)  # of dialogues that stay empty
-    for i, query in enumerate(different_queries(rng, made, QUERIES)):
-        box_F4 = union_boxes(made, query.objects)[SAMPLED]
-        visible = np.flatnonzero(box_F4[:, 2] > 0)
-        frame = int(rng.choice(visible))
-        script, place = teacher.two_turns(query, description(made, query), frame, box_F4[frame])
-        if len(script.ids) > DIALOGUE:
-            continue
-        _fill_script(out, row, i, "", script)
-        out["key_frame"][row, i], out["frame_at"][row, i] = frame, place
-        out["frame_share"][row, i, visible] = 1 / len(visible)
+    """Writes one lesson into row `row` of arrays shaped by the teacher's layout (with a leading lesson axis)."""
+    made, sampled = scene(rng), teacher.sampled
+    shown_FHWC = made.frames_FHWC[sampled]
+    out["small"][row] = resize(shown_FHWC, teacher.family.small)
+    _fill_truth(out, row, made, sampled)
+    for name in teacher.layout.keys() - {"small", "keys", "key_frame", "box", "visible", "traits"}:
+        out[name][row] = -1 if "value" in name else 0
+    out["key_frame"][row] = rng.integers(0, SHOWN, len(out["key_frame"][row]))  # of dialogues that stay empty
+    for i, query in enumerate(different_queries(rng, made, len(out["ids"][row]))):
+        teacher.write(out, row, i, rng, made, query)
+    out["keys"][row] = resize(shown_FHWC[out["key_frame"][row]], teacher.family.key)
     for i, frame in enumerate(out["key_frame"][row]):
-        out["keys"][row, i] = shown_FHWC[frame]
-        seen = rng.permutation(np.flatnonzero(made.areas_OF[:, SAMPLED[frame]] > 0))[:GROUNDED]
-        names_boxes = [(made.things[k].name, made.boxes_OF4[k, SAMPLED[frame]]) for k in seen]
+        seen = rng.permutation(np.flatnonzero(made.areas_OF[:, sampled[frame]] > 0))[:GROUNDED]
+        names_boxes = [(made.things[k].name, made.boxes_OF4[k, sampled[frame]]) for k in seen]
         if names_boxes:
-            _fill_script(out, row, i, "ground_", teacher.grounding(names_boxes))
+            fill_script(out, row, i, "ground_", teacher.grounding(names_boxes))
 
 
-def _fill_script(out: dict[str, np.ndarray], row: int, i: int, prefix: str, script: Script) -> None:
+def fill_script(out: dict[str, np.ndarray], row: int, i: int, prefix: str, script: Script) -> None:
     n = len(script.ids)
     out[prefix + "ids"][row, i, :n] = script.ids
     out[prefix + "positions"][row, i, :n] = script.positions
@@ -252,79 +271,12 @@ def _fill_script(out: dict[str, np.ndarray], row: int, i: int, prefix: str, scri
     out[prefix + "means"][row, i, :n] = script.means
 
 
-def _fill_truth(out: dict[str, np.ndarray], row: int, made: Scene) -> None:
+def _fill_truth(out: dict[str, np.ndarray], row: int, made: Scene, sampled: np.ndarray) -> None:
     out["box"][row], out["visible"][row], out["traits"][row] = 0, False, -1
     for i, thing in enumerate(made.things):
         colour = _COLOUR_INDEX[thing.colour]
-        out["box"][row, :, colour] = made.boxes_OF4[i, SAMPLED] / SIDE
-        out["visible"][row, :, colour] = made.areas_OF[i, SAMPLED] > 0
+        out["box"][row, :, colour] = made.boxes_OF4[i, sampled] / SIDE
+        out["visible"][row, :, colour] = made.areas_OF[i, sampled] > 0
         out["traits"][row, colour] = (
             SHAPES.index(thing.shape), MOTIONS.index(thing.motion), TRENDS.index(thing.trend)
         )  # fmt: skip
-
-
-def arrays(buffer: Any, chunk: int = CHUNK) -> dict[str, np.ndarray]:
-    """The arrays of `chunk` lessons inside a buffer of `chunk_bytes(chunk)`."""
-    views, offset = {}, 0
-    for name, (shape, dtype) in LAYOUT.items():
-        view = np.ndarray((chunk, *shape), dtype, buffer, offset)
-        views[name] = view
-        offset += -(-view.nbytes // 64) * 64
-    return views
-
-
-def chunk_bytes(chunk: int = CHUNK) -> int:
-    sizes = (chunk * int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in LAYOUT.values())
-    return sum(-(-size // 64) * 64 for size in sizes)
-
-
-class School:
-    """Worker processes that fill shared memory with lessons. Anonymous memory: no limit of /dev/shm applies."""
-
-    def __init__(self, tokenizer: Any, seed: int, workers: int, slots: int) -> None:
-        context = mp.get_context("fork")
-        self._memory = [mmap.mmap(-1, chunk_bytes()) for _ in range(slots)]
-        self.slots = [arrays(memory) for memory in self._memory]
-        self._free, self._full = context.Queue(), context.Queue()
-        teacher = Teacher(tokenizer)
-        self._processes = [
-            context.Process(target=self._work, args=(teacher, np.random.SeedSequence([seed, i])), daemon=True)
-            for i in range(workers)
-        ]
-        for process in self._processes:
-            process.start()
-        for slot in range(slots):
-            self._free.put(slot)
-
-    def _work(self, teacher: Teacher, seed: np.random.SeedSequence) -> None:
-        cv2.setNumThreads(0)
-        rng = np.random.default_rng(seed)
-        try:
-            while True:
-                slot = self._free.get()
-                for row in range(CHUNK):
-                    fill(self.slots[slot], row, rng, teacher)
-                self._full.put(slot)
-        except BaseException:
-            traceback.print_exc()
-            raise
-
-    def take(self) -> int:
-        """A filled slot; give it back with `free`.
-
-        Raises:
-            RuntimeError: no worker is alive any more.
-        """
-        while True:
-            try:
-                return self._full.get(timeout=20)
-            except queue.Empty:
-                if not any(process.is_alive() for process in self._processes):
-                    raise RuntimeError("every lesson worker has died; its traceback stands above") from None
-
-    def free(self, slot: int) -> None:
-        self._free.put(slot)
-
-    def close(self) -> None:
-        for process in self._processes:
-            process.terminate()

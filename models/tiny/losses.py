@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from data.synthetic.scene import COLOURS, MOTIONS, SHAPES, SIDE, TRENDS
 from models.tiny.batched import Batched
-from models.tiny.lessons import QUERIES, SHOWN, SMALL, THOUGHT, Teacher
+from models.tiny.lessons import SHOWN, THOUGHT, Teacher
 
 Tensors = dict[str, torch.Tensor]
 COORDINATE_SIGMA = 0.8  # pixels
@@ -23,10 +23,12 @@ NUM_COLOURS = len(COLOURS)
 
 
 class Heads(torch.nn.Module):
-    """Readers of facts, used in pretraining only."""
+    """Readers of facts, used in pretraining only. `search`: for lessons of searches, which draw masks."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, search: bool = False) -> None:
         super().__init__()
+        if search:
+            self.seg = torch.nn.Linear(width, 4)
         self.token = torch.nn.Linear(width, NUM_COLOURS * (1 + 4 + len(SHAPES)))
         self.norm = torch.nn.LayerNorm(width)
         self.align_scale = torch.nn.Parameter(torch.tensor(10.0))
@@ -43,9 +45,13 @@ class Tutor:
         self.prefix_ids = torch.tensor(teacher.prefix.ids, device=device)
         self.prefix_positions = torch.tensor(teacher.prefix.positions, device=device)
         starts = (self.prefix_ids == net.hf.config.vision_start_token_id).nonzero()[:, 0]
-        self.frame_ends = starts + (SMALL // 28) ** 2 + 1
+        self.shown = torch.tensor(teacher.shown, device=device)
+        small = teacher.family.small // teacher.family.cell
+        self.frame_ends = starts[:SHOWN] + small**2 + 1
+        self.key_grid = teacher.family.key // teacher.family.cell
         self.numbers = torch.tensor(teacher.numbers, device=device)
-        values = torch.arange(SIDE + 1, device=device).float()
+        self.labels = self.numbers[teacher.labels]
+        values = torch.arange(len(self.numbers), device=device).float()
         soft = torch.exp(-0.5 * ((values[:, None] - values[None]) / COORDINATE_SIGMA) ** 2)
         self.soft_VV = soft / soft.sum(1, keepdim=True)
 
@@ -54,7 +60,8 @@ class Tutor:
         b = small_BFHWC.shape[0]
         images = self.net.see(small_BFHWC.flatten(0, 1))
         ids = self.prefix_ids.expand(b, -1)
-        return images, self.net.embed(ids, images.flatten(0, 1))
+        in_order = images.unflatten(0, (b, SHOWN))[:, self.shown]
+        return images, self.net.embed(ids, in_order.flatten(0, 2))
 
     def losses(self, lesson: Tensors, dialogues: bool) -> dict[str, torch.Tensor]:
         """Weighted parts, to be added up, and figures to log (detached, names begin with "_")."""
@@ -62,10 +69,12 @@ class Tutor:
         keys = self.net.see(lesson["keys"].flatten(0, 1))
         images, prefix = self.prefix(lesson["small"])
         at = torch.arange(b, device=keys.device)[:, None]
-        parts = self._facts(images, lesson["box"].flatten(0, 1), lesson["visible"].flatten(0, 1), lesson, SHOWN, "84")
+        parts = self._facts(
+            images, lesson["box"].flatten(0, 1), lesson["visible"].flatten(0, 1), lesson, SHOWN, "_small"
+        )
         key_box, key_visible = (lesson[name][at, lesson["key_frame"]].flatten(0, 1) for name in ("box", "visible"))
-        parts |= self._facts(keys, key_box, key_visible, lesson, QUERIES, "112")
-        cells = _shows(key_box, key_visible, SIDE // 28)  # of each dialogue's keyframe
+        parts |= self._facts(keys, key_box, key_visible, lesson, keys.shape[0] // b, "_key")
+        cells = _shows(key_box, key_visible, self.key_grid)  # of each dialogue's keyframe
         parts |= self._grounding(keys, cells, lesson)
         if dialogues:
             positions = self.prefix_positions.expand(b, -1, -1)
@@ -73,9 +82,13 @@ class Tutor:
             assert tapped is not None
             parts |= self._story(tapped[:, self.frame_ends], lesson)
             parts["number"] = self._number(tapped[:, self.frame_ends])
-            parts["align_ends"] = 2 * self._align(tapped[:, self.frame_ends], lesson["visible"])
-            parts |= self._dialogues(keys, cells, cache, lesson)
+            parts["align_ends"] = 2 * self.align(tapped[:, self.frame_ends], lesson["visible"])
+            parts |= self._dialogues(self.row_images(images, keys, lesson), cells, cache, lesson)
         return parts
+
+    def row_images(self, images: torch.Tensor, keys: torch.Tensor, lesson: Tensors) -> torch.Tensor:
+        """Image tokens of each dialogue after the prefix (R, tokens, D)."""
+        return keys
 
     def _grounding(self, keys: torch.Tensor, cells: torch.Tensor, lesson: Tensors) -> dict[str, torch.Tensor]:
         ids, positions = lesson["ground_ids"].flatten(0, 1), lesson["ground_positions"].flatten(0, 1)
@@ -85,37 +98,39 @@ class Tutor:
         loss, _ = self._tokens(hidden, ids, weight, value)
         ground = loss.sum() / (weight > 0).any(1).sum().clamp(min=1) / 10
         means = lesson["ground_means"].flatten(0, 1)
-        look = self._look_at_cells(tapped, ids, positions, value, means, cells, cache)
+        row, at = ((value[:, 1:] >= 0) & (means[:, 1:] > 0)).nonzero(as_tuple=True)
+        look = self.look_at_cells(tapped, ids, positions, row, at, means[row, at + 1], cells, cache)
         return {"ground": ground, "means_ground": self._means(tapped, means), "look_ground": look}
 
-    def _look_at_cells(
+    def look_at_cells(
         self,
         states_RTD: torch.Tensor,
         ids_RT: torch.Tensor,
         positions_RT3: torch.Tensor,
-        value_RT: torch.Tensor,
-        means_RT: torch.Tensor,
+        row_N: torch.Tensor,
+        at_N: torch.Tensor,
+        means_N: torch.Tensor,
         cells_RSC: torch.Tensor,
         cache: list,
     ) -> torch.Tensor:
-        """Before a coordinate one head must look at the cells of the keyframe that show what is named."""
-        row, at = ((value_RT[:, 1:] >= 0) & (means_RT[:, 1:] > 0)).nonzero(as_tuple=True)
-        wanted_NC = (means_RT[row, at + 1][:, None] >> _bits(means_RT) & 1).bool()
-        share_NS = (wanted_NC[:, None] & cells_RSC[row]).any(-1).float()
-        share_NT = torch.zeros(len(row), ids_RT.shape[1], device=ids_RT.device)
-        share_NT[(ids_RT == self.net.image_id)[row]] = share_NS.flatten()
+        """At N places (before a coordinate, say) one head must look at the image cells that show what is meant there.
+        `cells`: the colours that each of a row's S image tokens shows."""
+        wanted_NC = (means_N[:, None] >> bits(means_N) & 1).bool()
+        share_NS = (wanted_NC[:, None] & cells_RSC[row_N]).any(-1).float()
+        share_NT = torch.zeros(len(row_N), ids_RT.shape[1], device=ids_RT.device)
+        share_NT[(ids_RT == self.net.image_id)[row_N]] = share_NS.flatten()
         scores_NT = self.net.scores(
-            states_RTD[row, at], positions_RT3[row, at], cache[TAP + 1][0][row, CELL_HEAD], TAP + 1, CELL_HEAD
+            states_RTD[row_N, at_N], positions_RT3[row_N, at_N], cache[TAP + 1][0][row_N, CELL_HEAD], TAP + 1, CELL_HEAD
         )
-        later_NT = torch.arange(ids_RT.shape[1], device=at.device) > at[:, None]
-        return 0.3 * _attends(scores_NT.masked_fill(later_NT, -1e4), share_NT)
+        later_NT = torch.arange(ids_RT.shape[1], device=at_N.device) > at_N[:, None]
+        return 0.3 * attends(scores_NT.masked_fill(later_NT, -1e4), share_NT)
 
     def _means(self, states_RTD: torch.Tensor, means_RT: torch.Tensor) -> torch.Tensor:
         """Before a frame number or a coordinate is said, the middle of the decoder must hold whose it is: the first
         of two hops (name to here, here to what shows it), which alone earns nothing and so takes long to be found."""
-        wanted = means_RT[:, 1:, None] >> _bits(means_RT) & 1
+        wanted = means_RT[:, 1:, None] >> bits(means_RT) & 1
         at = means_RT[:, 1:] > 0
-        return 2 * self._align(states_RTD[:, :-1][at][None], wanted[at][None])
+        return 2 * self.align(states_RTD[:, :-1][at][None], wanted[at][None])
 
     def _embed_keys(self, ids: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         # A dialogue left empty has no image tokens; its image must not slide into the next row.
@@ -134,46 +149,64 @@ class Tutor:
         return torch.where(coordinate, soft, hard) * weight[:, 1:], logp
 
     def _dialogues(
-        self, keys: torch.Tensor, cells: torch.Tensor, cache: list, lesson: Tensors
+        self, images: torch.Tensor, cells: torch.Tensor, cache: list, lesson: Tensors
     ) -> dict[str, torch.Tensor]:
         ids, positions = lesson["ids"].flatten(0, 1), lesson["positions"].flatten(0, 1)
         weight, value = lesson["weight"].flatten(0, 1), lesson["value"].flatten(0, 1)
-        hidden, own_cache, tapped = self.net.read(self._embed_keys(ids, keys), positions, past=cache, tap=TAP)
+        hidden, own_cache, tapped = self.net.read(self._embed_keys(ids, images), positions, past=cache, tap=TAP)
         assert tapped is not None
         loss, logp = self._tokens(hidden, ids, weight, value)
-        place, used = lesson["frame_at"].flatten(), lesson["frame_at"].flatten() > 0
-        row = torch.arange(len(place), device=place.device)
-        frame_logp = logp[row, (place - 1).clamp(min=0)][:, self.numbers[:SHOWN]]
-        share = lesson["frame_share"].flatten(0, 1)
-        frame = -(share * frame_logp).sum(-1)
+        place = lesson["frame_at"].flatten(0, 1)  # (R, P)
+        row, column = (place > 0).nonzero(as_tuple=True)
+        before = place[row, column] - 1
+        share = lesson["frame_share"].flatten(0, 1)[row, column]
+        frame = -(share * logp[row, before][:, self.labels]).sum(-1)
         floor = -(share * share.clamp(min=1e-9).log()).sum(-1)
-        count = used.sum().clamp(min=1)
+        count = (place > 0).any(1).sum().clamp(min=1)
         thought = weight[:, 1:] == THOUGHT
-        means, before = lesson["means"].flatten(0, 1), (place - 1).clamp(min=0)
-        ends_R = cache[TAP + 1][0][:, FRAME_HEAD].repeat_interleave(QUERIES, 0)
-        scores_RT = self.net.scores(tapped[row, before], positions[row, before], ends_R, TAP + 1, FRAME_HEAD)
-        share_RT = torch.zeros_like(scores_RT)
-        share_RT[:, self.frame_ends] = share
-        return {
+        means = lesson["means"].flatten(0, 1)
+        ends_R = cache[TAP + 1][0][:, FRAME_HEAD].repeat_interleave(lesson["ids"].shape[1], 0)
+        scores_NT = self.net.scores(tapped[row, before], positions[row, before], ends_R[row], TAP + 1, FRAME_HEAD)
+        share_NT = torch.zeros_like(scores_NT)
+        share_NT[:, self.frame_ends] = share
+        parts = {
             "dialogue": loss.sum() / count / 10,
             "frame": FRAME_WEIGHT * frame.sum() / count / 10,
             "means": self._means(tapped, means),
-            "look_frames": 0.3 * _attends(scores_RT, share_RT),
-            "look_cells": self._look_at_cells(tapped, ids, positions, value, means, cells, own_cache),
-            "_frame_kl": ((frame - floor).sum() / count).detach(),
+            "look_frames": 0.3 * attends(scores_NT, share_NT),
+            "_frame_kl": ((frame - floor).sum() / max(len(row), 1)).detach(),
             "_thought": ((loss * thought).sum() / count / THOUGHT).detach(),
-            "_coordinate": ((loss * (value[:, 1:] >= 0)).sum() / (value >= 0).sum().clamp(min=1)).detach(),
         }
+        return parts | self.spatial(lesson, cells, ids, positions, hidden, tapped, own_cache, loss)
+
+    def spatial(
+        self,
+        lesson: Tensors,
+        cells: torch.Tensor,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        hidden: torch.Tensor,
+        tapped: torch.Tensor,
+        cache: list,
+        loss: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """What dialogues are taught about where things are in the keyframe."""
+        value, means = lesson["value"].flatten(0, 1), lesson["means"].flatten(0, 1)
+        row, at = ((value[:, 1:] >= 0) & (means[:, 1:] > 0)).nonzero(as_tuple=True)
+        off = (loss * (value[:, 1:] >= 0)).sum() / (value >= 0).sum().clamp(min=1)
+        look = self.look_at_cells(tapped, ids, positions, row, at, means[row, at + 1], cells, cache)
+        return {"look_cells": look, "_coordinate": off.detach()}
 
     def _facts(
         self, images: torch.Tensor, box: torch.Tensor, visible: torch.Tensor, lesson: Tensors, frames: int, name: str
     ) -> dict[str, torch.Tensor]:
         """images (N, tokens, D), box (N, C, 4), visible (N, C); N = lessons * frames."""
         grid = round(images.shape[1] ** 0.5)
+        images = images[..., : self.net.width]
         said = self.heads.token(images).float().unflatten(-1, (NUM_COLOURS, -1))
         shows = _shows(box, visible, grid)
         presence = F.binary_cross_entropy_with_logits(said[..., 0], shows.float())
-        aligned = self._align(images, shows)
+        aligned = self.align(images, shows)
         count = shows.sum().clamp(min=1)
         off = ((said[..., 1:5] - box[:, None]).abs().mean(-1) * shows).sum() / count
         shape = lesson["traits"][..., 0].clamp(min=0).repeat_interleave(frames, 0)[:, None].expand(shows.shape)
@@ -185,7 +218,7 @@ class Tutor:
             f"_box{name}": (off * SIDE).detach(),
         }
 
-    def _align(self, states_NTD: torch.Tensor, shows_NTC: torch.Tensor) -> torch.Tensor:
+    def align(self, states_NTD: torch.Tensor, shows_NTC: torch.Tensor) -> torch.Tensor:
         """States that show a colour point the way of its word's embedding, as a projector's alignment does: attention
         from a word to what it means is then nearly the identity, instead of a circuit that takes hours to form."""
         words_CD = F.normalize(self.net.decoder.embed_tokens.weight[self.colours].float(), dim=-1)
@@ -196,7 +229,7 @@ class Tutor:
     def _number(self, states_BFD: torch.Tensor) -> torch.Tensor:
         """At the end of each frame its own number, read by the model's own head: what an answer will have to copy."""
         said = self.net.logits(self.net.decoder.norm(states_BFD)).float()
-        return 0.3 * F.cross_entropy(said.flatten(0, 1), self.numbers[:SHOWN].repeat(len(said)))
+        return 0.3 * F.cross_entropy(said.flatten(0, 1), self.labels.repeat(len(said)))
 
     def _story(self, states_BFD: torch.Tensor, lesson: Tensors) -> dict[str, torch.Tensor]:
         """At the end of each frame: is it here, was it here, and (after 3 frames of it) how does it move and grow?"""
@@ -215,11 +248,11 @@ class Tutor:
         return {"story": now + before + 0.5 * (parts[0] + parts[1]), "_motion": parts[0].detach()}
 
 
-def _bits(like: torch.Tensor) -> torch.Tensor:
+def bits(like: torch.Tensor) -> torch.Tensor:
     return torch.arange(NUM_COLOURS, device=like.device)
 
 
-def _attends(scores_NT: torch.Tensor, share_NT: torch.Tensor) -> torch.Tensor:
+def attends(scores_NT: torch.Tensor, share_NT: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of attention with the (normalised) share of each key, less its floor; rows without any are left."""
     some_N = share_NT.sum(1) > 0
     share_NT = share_NT[some_N] / share_NT[some_N].sum(1, keepdim=True)

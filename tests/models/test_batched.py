@@ -1,8 +1,10 @@
-"""The batched forward against Hugging Face's, on whole lessons as pretraining builds them."""
+"""The batched forward against Hugging Face's, on whole lessons as pretraining builds them, for both families."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,66 +12,87 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from data.synthetic.queries import sentences
-from models.tiny.batched import Batched
+from models.tiny.batched_qwen3 import batched
 from models.tiny.build import build
-from models.tiny.lessons import QUERIES, Teacher, arrays, chunk_bytes, fill
+from models.tiny.families import FAMILIES
+from models.tiny.lessons import Teacher, fill
 from models.tiny.losses import Heads, Tutor
+from models.tiny.school import arrays, chunk_bytes
+from models.tiny.search_lessons import SearchTeacher
+from models.tiny.search_losses import SearchTutor
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("tiny") / "policy"
-    build(out, sentences())
-    return out
+@dataclass
+class School:
+    """A random policy and who teaches it."""
+
+    processor: Any
+    folder: Path
+    teacher: Teacher
+
+    @property
+    def search(self) -> bool:
+        return isinstance(self.teacher, SearchTeacher)
+
+    def tutor(self, **kwargs: str) -> tuple[Any, Tutor]:
+        hf = AutoModelForImageTextToText.from_pretrained(self.folder, dtype=torch.float32, **kwargs)
+        made = SearchTutor if self.search else Tutor
+        return hf, made(batched(hf), Heads(128, self.search), self.teacher, torch.device("cpu"))
+
+    def lessons(self, count: int) -> dict[str, np.ndarray]:
+        found = arrays(bytearray(chunk_bytes(self.teacher.layout, count)), self.teacher.layout, count)
+        for row in range(count):
+            fill(found, row, np.random.default_rng(5 + row), self.teacher)
+        return found
 
 
-def test_equals_the_hugging_face_forward(folder: Path) -> None:
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def school(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> School:
+    folder = tmp_path_factory.mktemp("tiny") / "policy"
+    build(folder, sentences(), family=FAMILIES[request.param])
     processor = AutoProcessor.from_pretrained(folder)
-    hf = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    made = SearchTeacher if request.param == "qwen3_vl" else Teacher
+    return School(processor, folder, made(processor.tokenizer))
+
+
+def test_equals_the_hugging_face_forward(school: School) -> None:
+    hf, tutor = school.tutor()
     with torch.no_grad():  # at their initial size the weights would hide differences
         for parameter in hf.parameters():
             if parameter.ndim >= 2:
                 parameter.mul_(3)
-    teacher, net = Teacher(processor.tokenizer), Batched(hf)
-    lesson = arrays(bytearray(chunk_bytes(1)), 1)
-    fill(lesson, 0, np.random.default_rng(5), teacher)
-    tutor = Tutor(net, Heads(128), teacher, torch.device("cpu"))
+    teacher, net, lesson = school.teacher, tutor.net, tensors(school.lessons(1))
     with torch.no_grad():
-        _, prefix = tutor.prefix(torch.from_numpy(lesson["small"]))
+        images, prefix = tutor.prefix(lesson["small"])
         hidden, cache, _ = net.read(prefix, tutor.prefix_positions[None])
-        ids = torch.from_numpy(lesson["ids"][0])
-        keys = net.see(torch.from_numpy(lesson["keys"][0]))
-        x = net.embed(ids, keys.flatten(0, 1))
-        ours = net.logits(net.read(x, torch.from_numpy(lesson["positions"][0]), past=cache)[0])
-        for i in range(QUERIES):
-            used = int((lesson["ids"][0, i] != 0).nonzero()[0].max()) + 1
-            whole = [*teacher.prefix.ids, *lesson["ids"][0, i, :used]]
-            theirs = hf(**_inputs(processor, whole, lesson["small"][0], lesson["keys"][0, i])).logits[0]
+        rows = len(lesson["keys"][0])
+        ids, keys = lesson["ids"][0, :rows], net.see(lesson["keys"][0])
+        x = net.embed(ids, tutor.row_images(images, keys, lesson).flatten(0, 1))
+        ours = net.logits(net.read(x, lesson["positions"][0, :rows], past=cache)[0])
+        for i in range(rows):
+            used = int((ids[i] != 0).nonzero()[-1]) + 1
+            whole = [*teacher.prefix.ids, *ids[i, :used].tolist()]
+            theirs = hf(**inputs(school, whole, lesson, i)).logits[0]
             begin = len(teacher.prefix.ids)
             assert theirs.std() > 0.5
             torch.testing.assert_close(net.logits(hidden[0]), theirs[:begin], atol=1e-4, rtol=1e-4)
             torch.testing.assert_close(ours[i, :used], theirs[begin:], atol=1e-4, rtol=1e-4)
 
 
-def test_scores_are_those_of_the_attention(folder: Path) -> None:
-    processor = AutoProcessor.from_pretrained(folder)
-    hf = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
-    teacher, net, index, head = Teacher(processor.tokenizer), Batched(hf), 2, 3
-    lesson = arrays(bytearray(chunk_bytes(1)), 1)
-    fill(lesson, 0, np.random.default_rng(5), teacher)
-    tutor = Tutor(net, Heads(128), teacher, torch.device("cpu"))
+def test_scores_are_those_of_the_attention(school: School) -> None:
+    hf, tutor = school.tutor(attn_implementation="eager")
+    index, head, net, lesson = 2, 3, tutor.net, tensors(school.lessons(1))
     with torch.no_grad():
         for parameter in hf.model.language_model.layers[index].self_attn.parameters():
             parameter.mul_(8)
-        _, prefix = tutor.prefix(torch.from_numpy(lesson["small"]))
+        _, prefix = tutor.prefix(lesson["small"])
         positions = tutor.prefix_positions
         _, cache, before = net.read(prefix, positions[None], tap=index - 1)
         assert before is not None
         keys = cache[index][0][0, head].expand(len(positions), -1, -1)
         scores = net.scores(before[0], positions, keys, index, head)
-        whole = [*teacher.prefix.ids, *lesson["ids"][0, 0]]
-        inputs = _inputs(processor, whole, lesson["small"][0], lesson["keys"][0, 0])
-        theirs = hf(**inputs, output_attentions=True).attentions[index]
+        whole = [*school.teacher.prefix.ids, *lesson["ids"][0, 0].tolist()]
+        theirs = hf(**inputs(school, whole, lesson, 0), output_attentions=True).attentions[index]
     n = len(positions)
     causal = torch.ones(n, n).tril().bool()
     ours = scores.masked_fill(~causal, -torch.inf).softmax(-1)
@@ -77,29 +100,38 @@ def test_scores_are_those_of_the_attention(folder: Path) -> None:
     torch.testing.assert_close(ours, theirs[0, head, :n, :n], atol=1e-4, rtol=1e-4)
 
 
-def _inputs(processor: object, ids: list[int], small_FHWC: np.ndarray, key_HWC: np.ndarray) -> dict[str, torch.Tensor]:
-    images = processor.image_processor(images=[*small_FHWC, key_HWC], return_tensors="pt")  # type: ignore[attr-defined]
-    assert images["image_grid_thw"].tolist() == [[1, 6, 6]] * 16 + [[1, 8, 8]]
+def tensors(lessons: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(array) for name, array in lessons.items()}
+
+
+def inputs(school: School, ids: list[int], lesson: dict[str, torch.Tensor], i: int) -> dict[str, torch.Tensor]:
+    """What transformers takes for dialogue `i` of the only lesson, patches by the folder's own processor."""
+    small = lesson["small"][0].numpy()
+    part = small[lesson["part"][0, i]] if school.search else []
+    shown = [*small[list(school.teacher.shown)], *part, lesson["keys"][0, i].numpy()]
+    images = school.processor.image_processor(images=shown, return_tensors="pt")
+    assert images["image_grid_thw"].tolist() == [[1, 6, 6]] * (len(shown) - 1) + [[1, 8, 8]]
     ids_1T = torch.tensor([ids])
-    image_id = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")  # type: ignore[attr-defined]
     return {
         "input_ids": ids_1T,
         "attention_mask": torch.ones_like(ids_1T),
-        "mm_token_type_ids": (ids_1T == image_id).int(),
+        "mm_token_type_ids": (ids_1T == school.teacher.image_id).int(),
         **images,
     }
 
 
-def test_losses_are_finite_and_reach_every_parameter(folder: Path) -> None:
-    processor = AutoProcessor.from_pretrained(folder)
-    hf = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
-    teacher, heads = Teacher(processor.tokenizer), Heads(128)
-    lessons = arrays(bytearray(chunk_bytes(2)), 2)
-    for row in range(2):
-        fill(lessons, row, np.random.default_rng(row), teacher)
-    tutor = Tutor(Batched(hf), heads, teacher, torch.device("cpu"))
-    parts = tutor.losses({name: torch.from_numpy(array) for name, array in lessons.items()}, dialogues=True)
-    torch.stack([part for name, part in parts.items() if name[0] != "_"]).sum().backward()
-    assert all(torch.isfinite(part) for part in parts.values())
-    still = [name for name, p in [*hf.named_parameters(), *heads.named_parameters()] if p.grad is None]
-    assert still == []
+def test_losses_are_finite_reach_every_parameter_and_fall(school: School) -> None:
+    hf, tutor = school.tutor()
+    lesson = tensors(school.lessons(2))
+    parameters = dict([*hf.named_parameters(), *tutor.heads.named_parameters()])
+    optimizer = torch.optim.AdamW(parameters.values(), lr=1e-3)
+    losses = []
+    for _ in range(4):
+        parts = tutor.losses(lesson, dialogues=True)
+        assert all(torch.isfinite(part) for part in parts.values())
+        losses.append(torch.stack([part for name, part in parts.items() if name[0] != "_"]).sum())
+        optimizer.zero_grad(set_to_none=True)
+        losses[-1].backward()
+        assert [name for name, p in parameters.items() if p.grad is None] == []
+        optimizer.step()
+    assert losses[1] < losses[0] and losses[-1] < 0.9 * losses[0]

@@ -1,0 +1,66 @@
+"""What searches are taught beside words and frames: that the state at [SEG] holds which object, and where it is."""
+
+from __future__ import annotations
+
+import torch
+
+from data.synthetic.scene import SIDE
+from models.tiny.lessons import SHOWN
+from models.tiny.losses import Tensors, Tutor, bits
+from models.tiny.search_lessons import DIALOGUES, KEYS, SHORT
+
+OF_SCENE = {"small", "keys", "key_frame", "box", "visible", "traits", "part"}
+
+
+class SearchTutor(Tutor):
+    """Losses of a batch of search lessons."""
+
+    def _dialogues(
+        self, images: torch.Tensor, cells: torch.Tensor, cache: list, lesson: Tensors
+    ) -> dict[str, torch.Tensor]:
+        """Those of two turns, and apart from them the short ones, whose rows need no room for a second turn."""
+        of_dialogue = lesson.keys() - OF_SCENE
+        long = {name: lesson[name][:, :KEYS] for name in of_dialogue}
+        short = {name: lesson[name][:, KEYS:] for name in of_dialogue}
+        short |= {name: short[name][:, :, :SHORT] for name in ("ids", "positions", "weight", "value", "means")}
+        two = super()._dialogues(images, cells, cache, long)
+        none = images.new_zeros(short["ids"].shape[:2].numel(), 0, images.shape[-1])
+        one = super()._dialogues(none, cells[:0], cache, short)
+        share = KEYS / DIALOGUES
+        mixed = {name: share * part + (1 - share) * one[name] for name, part in two.items() if name in one}
+        return two | mixed
+
+    def row_images(self, images: torch.Tensor, keys: torch.Tensor, lesson: Tensors) -> torch.Tensor:
+        """The part's frames, then the keyframe."""
+        b = len(lesson["part"])
+        at = torch.arange(b, device=keys.device)[:, None, None]
+        part = images.unflatten(0, (b, SHOWN))[at, lesson["part"]]  # (B, Q, 2, tokens, D)
+        return torch.cat([part.flatten(0, 1).flatten(1, 2), keys], 1)
+
+    def spatial(
+        self,
+        lesson: Tensors,
+        cells: torch.Tensor,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        hidden: torch.Tensor,
+        tapped: torch.Tensor,
+        cache: list,
+        loss: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """At [SEG] the last state must show the target's colours and box, and one head look at its cells."""
+        seg_at, means = lesson["seg_at"].flatten(0, 1), lesson["seg_means"].flatten()
+        row, turn = (seg_at > 0).nonzero(as_tuple=True)
+        at = seg_at[row, turn]
+        states = hidden[row, at]
+        colours = (means[row][:, None] >> bits(means) & 1).bool()
+        off = (self.heads.seg(states).float() - lesson["seg_box"].flatten(0, 1)[row]).abs().mean(-1)
+        parts = {"seg_align": 2 * self.align(states[None], colours[None]), "seg_box": 4 * off.mean()}
+        large = turn == 1  # turns that see the keyframe large
+        if not len(cells):
+            return parts | {"_seg_px1": SIDE * off.mean().detach()}
+        part = (ids == self.net.image_id).sum(1).max() - cells.shape[1]
+        cells = torch.nn.functional.pad(cells, (0, 0, int(part), 0))
+        look = self.look_at_cells(tapped, ids, positions, row[large], at[large], means[row][large], cells, cache)
+        px = [SIDE * (off * of).sum().detach() / of.sum().clamp(min=1) for of in (~large, large)]
+        return parts | {"look_seg": look, "_seg_px1": px[0], "_seg_px2": px[1]}
