@@ -120,7 +120,9 @@ class Engine:
         self.settings = settings
         self.version = 0
         self.llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_args(settings)))
-        self.dialogue = Dialogue(AutoTokenizer.from_pretrained(settings.path))
+        vision = self.llm.model_config.hf_config.vision_config
+        cell = vision.patch_size * vision.spatial_merge_size
+        self.dialogue = Dialogue(AutoTokenizer.from_pretrained(settings.path), cell)
         vocabulary = self.llm.model_config.get_vocab_size()
         self.ban = ban(allowed_ids(self.dialogue.tokenizer), vocabulary)
         self._numbers = itertools.count()
@@ -285,6 +287,11 @@ class Conversation:
 
     def count(self, text: str) -> int:
         return len(self.engine.dialogue.text(text))
+
+    def id_of(self, token: str) -> int | None:
+        """Of a text that is one token of the policy's, such as [SEG]; None for any other."""
+        ids = self.engine.dialogue.text(token)
+        return ids[0] if len(ids) == 1 else None
 
     async def aside(self, content: Sequence[str | View], *, max_tokens: int, temperature: float, top_p: float) -> Turn:
         """As `core.types.Ask`. Answers are seeded by the order of the calls, not by when each is answered."""
