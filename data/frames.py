@@ -192,7 +192,7 @@ def _numbered(video: Video, wanted: Sequence[int]) -> dict[int, str]:
 
 def _names(video: Video, wanted: Sequence[int]) -> dict[int, str]:
     """Names in the store of the frames of a folder."""
-    return {index: _content(str(_image_file(video, index))) for index in wanted}
+    return {index: _content(_image_file(video, index)) for index in wanted}
 
 
 def _content(path: str) -> str:
@@ -202,10 +202,10 @@ def _content(path: str) -> str:
     return hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
 
 
-def _image_file(video: Video, index: int) -> Path:
-    stem = Path(video.path) / video.frame_names[index]
-    suffixes = ("", *SUFFIXES) if stem.suffix.lower() in IMAGES else SUFFIXES
-    path = next((p for p in (stem.with_name(stem.name + suffix) for suffix in suffixes) if p.is_file()), None)
+def _image_file(video: Video, index: int) -> str:
+    stem = os.path.join(video.path, video.frame_names[index])
+    suffixes = ("", *SUFFIXES) if os.path.splitext(stem)[1].lower() in IMAGES else SUFFIXES
+    path = next((stem + suffix for suffix in suffixes if os.path.isfile(stem + suffix)), None)
     if path is None:
         where = f"frame {index} of {video.num_frames} of video {video.path!r}"
         raise ValueError(f"{stem}{suffixes[0]}: missing ({where}): extract the frames of this video again")
@@ -214,7 +214,7 @@ def _image_file(video: Video, index: int) -> Path:
 
 def _read_image(video: Video, index: int) -> np.ndarray:
     path = _image_file(video, index)
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    image = cv2.imread(path, cv2.IMREAD_COLOR)
     if image is None:
         where = f"frame {index} of {video.num_frames} of video {video.path!r}"
         raise ValueError(f"{path}: not a readable image ({where}): extract the frames of this video again")
