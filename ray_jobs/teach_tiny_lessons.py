@@ -17,7 +17,7 @@ import numpy as np
 from core.masks import encode_frames
 from core.types import Sample, Target, Video, View
 from data.synthetic.queries import Query, description, pick_query, queries
-from data.synthetic.scene import NUM_FRAMES, SIDE, Scene, scene
+from data.synthetic.scene import COLOURS, NUM_FRAMES, SIDE, Scene, scene
 from systems.frame_sampler import interval_answer, interval_question, position_answer, position_question
 from systems.videoseg_r1 import LARGEST, VideoSegR1
 
@@ -52,7 +52,7 @@ class Lessons:
                 return lesson, [shrunk(made, piece) for piece in lesson[0][0] if isinstance(piece, View)]
 
     def query(self, made: Scene) -> Query:
-        return pick_query(self.rng, queries(made), MIX)
+        return pick_query(self.rng, self._queries(made), MIX)
 
     def sample(self, made: Scene, query: Query) -> Sample:
         """The question as a data set would give it, with a thought of random length."""
@@ -68,8 +68,11 @@ class Lessons:
         """Visible pixels of all targets in each frame."""
         return made.areas_OF[[int(target.uid) for target in sample.targets]].sum(0)
 
+    def _queries(self, made: Scene) -> list[Query]:
+        return [in_order(made, query) for query in queries(made)]
+
     def _thought(self, made: Scene, query: Query) -> str:
-        others = [q.thought for q in queries(made) if q.objects == query.objects and q.thought != query.thought]
+        others = [q.thought for q in self._queries(made) if q.objects == query.objects and q.thought != query.thought]
         others = list(dict.fromkeys(others)) if query.objects else []
         more = min(int(self.rng.choice(MORE, p=MORE_SHARES)), len(others))
         picked = self.rng.permutation(len(others))[:more]
@@ -81,7 +84,7 @@ class Lessons:
         shows = self.frames[int(self.rng.random() < 0.3)].shown(self.sample(made, first), self.rng)
         frame = shows.notes["target_frame"]
         here = lambda query: not query.objects or made.areas_OF[list(query.objects), frame].any()  # noqa: E731
-        others = [q for q in queries(made) if q != first and here(q)]
+        others = [q for q in self._queries(made) if q != first and here(q)]
         chosen = [first]
         while others and len(chosen) < MOST:
             chosen.append(pick_query(self.rng, others, MIX))
@@ -117,6 +120,18 @@ class Lessons:
         low, high = (int(round(x)) for x in self.rng.normal((there[0], there[-1] + 1), 2.0))
         low = min(max(low, 0), NUM_FRAMES - 4)
         return low, min(max(high, low + 4), NUM_FRAMES)
+
+
+def in_order(made: Scene, query: Query) -> Query:
+    """The same sentence with its objects in the order of their colours, in which thought and answer list them: one
+    right answer can be learned faster than any order of it."""
+    if len(query.objects) < 2:
+        return query
+    rank = list(COLOURS)
+    objects = tuple(sorted(query.objects, key=lambda i: rank.index(made.things[i].colour)))
+    before, after = (" and ".join(f"the {made.things[i].name}" for i in order) for order in (query.objects, objects))
+    assert before in query.thought, query
+    return replace(query, objects=objects, thought=query.thought.replace(before, after))
 
 
 def shrunk(made: Scene, view: View) -> np.ndarray:

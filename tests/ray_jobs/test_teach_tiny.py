@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from core.types import End, Turn, View
-from data.synthetic.scene import scene
+from data.synthetic.scene import COLOURS, scene
 from models.dialogue import Dialogue
 from models.tiny.extend import extend
 from models.tiny.rows import pack
@@ -96,3 +96,17 @@ def test_teaching_changes_the_policy_and_writes_a_folder(start: Path, tmp_path: 
     assert changed and not any("visual" in name for name in changed)
     assert after.dtype == before.dtype
     assert {file.name for file in out.iterdir()} == {file.name for file in start.iterdir()}
+
+
+def test_several_objects_come_in_one_order() -> None:
+    rng, seen = np.random.default_rng(3), 0
+    lessons = Lessons(VideoSegR1.make(OPTIONS), rng)
+    while seen < 5:
+        made = scene(rng)
+        query = lessons.query(made)
+        if query.kind == "several":
+            seen += 1
+            things = [made.things[i] for i in query.objects]
+            colours = [list(COLOURS).index(thing.colour) for thing in things]
+            assert colours == sorted(colours)
+            assert query.thought.startswith(" and ".join(f"the {thing.name}" for thing in things))
