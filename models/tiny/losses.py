@@ -174,7 +174,8 @@ class Tutor:
             "frame": FRAME_WEIGHT * frame.sum() / count / 10,
             "means": self._means(tapped, means),
             "look_frames": 0.3 * attends(scores_NT, share_NT),
-            "_frame_kl": ((frame - floor).sum() / max(len(row), 1)).detach(),
+            "_frame_kl": _mean(frame - floor),
+            **{f"_frame_kl{c}": _mean((frame - floor)[column == c]) for c in column.unique().tolist()},
             "_thought": ((loss * thought).sum() / count / THOUGHT).detach(),
         }
         return parts | self.spatial(lesson, cells, ids, positions, hidden, tapped, own_cache, loss)
@@ -246,6 +247,11 @@ class Tutor:
             wrong = F.cross_entropy(said[..., start:stop].flatten(0, -2), trait, reduction="none")
             parts.append((wrong * known).sum() / count)
         return {"story": now + before + 0.5 * (parts[0] + parts[1]), "_motion": parts[0].detach()}
+
+
+def _mean(figure_N: torch.Tensor) -> torch.Tensor:
+    """To log; 0 of nothing."""
+    return figure_N.detach().sum() / max(len(figure_N), 1)
 
 
 def bits(like: torch.Tensor) -> torch.Tensor:
