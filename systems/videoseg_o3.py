@@ -20,11 +20,11 @@ import torch
 from core.masks import area, boxes_areas, union_of_targets
 from core.parsing import plain
 from core.traces import SEG, Look, plan, tell
-from core.types import Answer, Ask, End, Episode, Reward, Sample, SegPrompt, Turn, View
+from core.types import Answer, Ask, End, Episode, Masks, Reward, Sample, SegPrompt, Turn, View
 from systems.options import build
 from systems.videoseg_o3_answers import Reading, read_turn
 from systems.videoseg_o3_options import MASKED, VideoSegO3Options, fit, spread
-from systems.videoseg_o3_scores import Masks, mask_parts, text_parts
+from systems.videoseg_o3_scores import mask_parts, text_parts
 
 Content = list[str | View]
 

@@ -18,13 +18,12 @@ from torch import Tensor
 
 from core.masks import decode
 from core.points import resize_mask
-from core.types import Episode, Rle, SegPrompt
+from core.types import Episode, Masks, Rle, SegPrompt
 from rewards.segments import gain_over_turns, gain_over_video, iou_reward, mask_iou
 from rewards.temporal_search import Mode, keyframe_hit, span_iou, span_reward
 from rewards.turn_form import all_in_form, share_of_steps
 from systems.videoseg_o3_answers import is_answer, keeps_form, named_steps, read_last, read_turn
 
-Masks = Sequence[Sequence[np.ndarray | None]]  # of each episode, for each of its `segs`: bool (H, W), None: not made
 EMPTY_KEYFRAME = {"as_released": 0.0, "as_intended": 1.0}  # IoU of two empty masks on a keyframe; on others it is 1
 
 
