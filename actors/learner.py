@@ -2,7 +2,8 @@
 
 `LearnerPool` lives in the driver: it turns groups into rows with token weights that are counted over the whole batch,
 and gives every rank the same number of rows. `Learner` is one DeepSpeed rank: it adds up the gradients of its rows.
-Neither knows how episodes were played or scored.
+Neither knows how episodes were played or scored. A policy that draws masks itself draws here, with the newest weights,
+and adds losses of its own to ours (`actors.drawing`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 import random
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,15 @@ from typing import Any
 import numpy as np
 import ray
 
-from actors.objective import Sums, grpo_loss, imitation_loss, join, means, must_fail
+from actors.drawing import Asked, Drawn, Found, asked, by_episode, draw_rows, forest_of
+from actors.objective import Sums, grpo_loss, imitation_loss, join, means, must_fail, with_masks
 from cluster.start import actor_options, device_of
 from cluster.weights import WeightVersion
 from configs.load import resolve
 from configs.schema import Config
 from core import batch, grpo
 from core.batch import GroupBatch, ImageLayout
-from core.types import Group, MediaTable, Update
+from core.types import Episode, Group, MediaTable, Update, Video
 
 MediaRef = Any  # a Ray ObjectRef of a MediaTable, or the MediaTable itself
 Report = tuple[Sums, float | None, float]  # of one step: this rank's sums, gradient norm (None: skipped), learning rate
@@ -79,17 +81,24 @@ class Learner:
         self.engine = optimizer.start(policy, cfg)
         return policy.layout
 
-    def learn(self, rows: list[GroupBatch], media: dict[int, MediaRef], imitate: bool) -> list[Report]:
-        """Optimizer steps on these rows, one report for each."""
+    def draw(self, rows: list[GroupBatch], media: dict[int, MediaRef], wanted: Asked) -> Found:
+        """Masks of episodes that have ended."""
+        return draw_rows(self.engine.module, self.pixels, rows, load_media(media), wanted)
+
+    def learn(
+        self, rows: list[GroupBatch], media: dict[int, MediaRef], imitate: bool, masks: Asked | None = None
+    ) -> list[Report]:
+        """Optimizer steps on these rows, one report for each. `masks`: on all ranks or on none."""
         shown = load_media(media)
         patches = [self.pixels([shown[digest] for digest in row.images]) for row in rows]
+        extras: list[Any] = [() if masks is None else masks.of_row(row) for row in rows]
         temperature = 1.0 if imitate else self.cfg.rollout.temperature
         old: list[Any] = [None] * len(rows)  # log-probs before the first step
         reference: list[Any] = [None] * len(rows)
         if self.reference is not None and not imitate:
             reference = self.reference.logprobs(rows, patches, temperature)
         return [
-            self._update(rows, patches, temperature, imitate, old, reference)
+            self._update(rows, patches, extras, temperature, imitate, old, reference)
             for _ in range(1 if imitate else self.cfg.learner.optimizer_steps)
         ]
 
@@ -97,6 +106,7 @@ class Learner:
         self,
         rows: list[GroupBatch],
         patches: list[Any],
+        extras: list[Any],
         temperature: float,
         imitate: bool,
         old: list[Any],
@@ -106,7 +116,7 @@ class Learner:
 
         sums: list[Sums] = []
         for i, row in enumerate(rows):
-            logprob_N, entropy_N = self.engine(row, *patches[i], temperature)
+            logprob_N, entropy_N, *more = self.engine(row, *patches[i], temperature, *extras[i])
             if old[i] is None:  # of the very same forward: on policy the ratio is exactly 1
                 old[i] = logprob_N.detach()
             if imitate:
@@ -114,8 +124,10 @@ class Learner:
             else:
                 loss, report = grpo_loss(
                     logprob_N, entropy_N, row, self.cfg.grpo, old_N=old[i], reference_N=reference[i],
-                    off_policy=self.cfg.rollout.max_staleness > 0,
+                    off_policy=self.cfg.rollout.max_staleness > 0, text_N=more[1] if more else None,
                 )  # fmt: skip
+            if more:  # of a policy that draws
+                loss, report = with_masks(loss, report, more[0])
             sums.append(report)
             loss = must_fail(loss, logprob_N)
             self.engine.backward(loss * self.place.ranks)  # DeepSpeed takes the mean over ranks; ours is a sum
@@ -214,29 +226,41 @@ class LearnerPool:
         layouts = [r.start.remote(cfg, place, total) for r, place in zip(self.ranks, self.places, strict=True)]
         self.layout: ImageLayout = results(layouts)[0]
 
-    def learn(self, groups: Sequence[Group], media: Sequence[MediaRef]) -> Update:
+    def draw(
+        self,
+        videos: Sequence[Video],
+        episodes: Sequence[Sequence[Episode]],
+        media: Sequence[MediaRef],
+        roles: Iterable[str] = (),
+    ) -> list[Drawn]:
+        """The masks that the episodes of some groups ask for (with `roles`: those of these roles), one forward pass
+        for all; `videos[i]` and `media[i]` are of group i."""
+        return draw_with(self.ranks, self.cfg.learner.row_tokens, self.layout, videos, episodes, media, roles)
+
+    def learn(self, groups: Sequence[Group], media: Sequence[MediaRef], masks: Asked | None = None) -> Update:
         """GRPO on whole, judged groups (`core.grpo.judge`); `media[i]` holds the pixels of group i.
 
         Groups without any advantage carry no gradient and are not computed, but they count in the mean; with a KL or
-        entropy term they are computed too. If none is left, no step is made.
+        entropy term or with losses of `masks` they are computed too. If none is left, no step is made.
         """
         cfg = self.cfg.grpo
         credits = [
             grpo.credit(g, per_turn=cfg.per_turn_credit, std=cfg.advantage_std, eps=cfg.advantage_eps) for g in groups
         ]
         dense = cfg.kl_coef > 0 or cfg.entropy_coef != 0
+        dense = dense or (masks is not None and any(mask.weight for mask in masks.masks))
         useful = [dense or any(a != 0.0 for turns in credit for a in turns) for credit in credits]
         forest = self._forest(groups, credits, cfg.aggregation, useful)
-        return self._run(forest, media, imitate=False, skipped_groups=useful.count(False))
+        return self._run(forest, media, masks, imitate=False, skipped_groups=useful.count(False))
 
-    def imitate(self, demonstrations: Sequence[Group], media: Sequence[MediaRef]) -> Update:
+    def imitate(self, demonstrations: Sequence[Group], media: Sequence[MediaRef], masks: Asked | None = None) -> Update:
         """Supervised fine-tuning: cross-entropy on every completion token, mean over the tokens of the batch.
 
         A demonstration is a group whose turns hold the ideal completion; log-probs, rewards and advantages are unused.
         """
         credits = [[(0.0,) * len(e.turns) for e in g.episodes] for g in demonstrations]
         forest = self._forest(demonstrations, credits, "token_mean", [True] * len(demonstrations))
-        return self._run(forest, media, imitate=True, skipped_groups=0)
+        return self._run(forest, media, masks, imitate=True, skipped_groups=0)
 
     def _forest(
         self, groups: Sequence[Group], credits: Sequence[Any], aggregation: str, useful: Sequence[bool]
@@ -253,14 +277,23 @@ class LearnerPool:
             first += len(group.episodes)
         return forest
 
-    def _run(self, forest: list[batch.Tree], media: Sequence[MediaRef], imitate: bool, skipped_groups: int) -> Update:
+    def _run(
+        self,
+        forest: list[batch.Tree],
+        media: Sequence[MediaRef],
+        masks: Asked | None,
+        imitate: bool,
+        skipped_groups: int,
+    ) -> Update:
         if not forest:
             nothing = {"tokens_sum": 0.0}
             metrics = means(nothing, nothing) | {"skipped_groups": skipped_groups, "skipped_steps": 0.0}
             return Update(0.0, 0.0, metrics | {"bad_steps": float(self.bad_steps)})
         rows = batch.rows_of_ranks(forest, len(self.ranks), self.cfg.learner.row_tokens, self.layout)
         calls = [
-            rank.learn.remote(share, {g: media[g] for row in share for g in row.groups}, imitate)
+            rank.learn.remote(
+                share, {g: media[g] for row in share for g in row.groups}, imitate, masks and masks.share(share)
+            )
             for rank, share in zip(self.ranks, rows, strict=True)
         ]
         reports = list(zip(*results(calls), strict=True))  # [optimizer step][rank]
@@ -300,6 +333,29 @@ class LearnerPool:
         ray.get([rank.close.remote() for rank in self.ranks])
         for rank in self.ranks:
             ray.kill(rank)
+
+
+def draw_with(
+    ranks: Sequence[Any],
+    row_tokens: int,
+    layout: ImageLayout,
+    videos: Sequence[Video],
+    episodes: Sequence[Sequence[Episode]],
+    media: Sequence[MediaRef],
+    roles: Iterable[str],
+) -> list[Drawn]:
+    """`LearnerPool.draw` with any actors that draw."""
+    wanted, forest = asked(videos, episodes, roles), forest_of(episodes)
+    found: Found = {}
+    if forest and wanted.masks:
+        rows = batch.rows_of_ranks(forest, len(ranks), row_tokens, layout)
+        calls = [
+            rank.draw.remote(share, {g: media[g] for row in share for g in row.groups}, wanted.share(share))
+            for rank, share in zip(ranks, rows, strict=True)
+        ]
+        for part in results(calls):
+            found |= part
+    return by_episode(found, episodes)
 
 
 def results(refs: list[Any]) -> list[Any]:

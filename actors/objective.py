@@ -34,11 +34,13 @@ def grpo_loss(
     old_N: Tensor,
     reference_N: Tensor | None,
     off_policy: bool,
+    text_N: Tensor | None = None,
 ) -> tuple[Tensor, Sums]:
     """The row's share of the global loss, sum(weight * (surrogate + kl_coef KL - entropy_coef entropy)).
 
     `old_N`: the learner's own log-probs before this batch's first optimizer step. `off_policy`: the samples may come
     from an older policy, so the surrogate is weighted by truncated importance weights (reported in any case).
+    `text_N`: what the KL term compares, where `logprob_N` says more than text (calibrated masks).
     """
     as_tensor = lambda a: torch.as_tensor(a, dtype=logprob_N.dtype, device=logprob_N.device)  # noqa: E731
     engine_N, weight_N = as_tensor(row.engine_logprob_N), as_tensor(row.weight_N)
@@ -51,7 +53,7 @@ def grpo_loss(
         loss_N = loss_N * importance_N.clamp(max=cfg.importance_cap)
     kl_N = torch.zeros_like(loss_N)
     if reference_N is not None:
-        kl_N = grpo.kl(logprob_N, reference_N, cfg.kl_estimator)
+        kl_N = grpo.kl(logprob_N if text_N is None else text_N, reference_N, cfg.kl_estimator)
         loss_N = loss_N + cfg.kl_coef * kl_N
     if cfg.entropy_coef:
         loss_N = loss_N - cfg.entropy_coef * entropy_N
@@ -79,6 +81,12 @@ def imitation_loss(logprob_N: Tensor, entropy_N: Tensor, row: GroupBatch) -> tup
     weight_N = torch.as_tensor(row.weight_N, dtype=logprob_N.dtype, device=logprob_N.device)
     loss = -(weight_N * logprob_N).sum()
     return loss, _base(loss, entropy_N, row)
+
+
+def with_masks(loss: Tensor, sums: Sums, auxiliary: Tensor) -> tuple[Tensor, Sums]:
+    """The same with the row's share of the mask losses, of a policy that draws."""
+    value = float(auxiliary.detach())
+    return loss + auxiliary, sums | {"loss_sum": sums["loss_sum"] + value, "mask_loss_sum": value}
 
 
 def _base(loss: Tensor, entropy_N: Tensor, row: GroupBatch) -> Sums:
@@ -110,7 +118,8 @@ def means(first: Sums, last: Sums) -> dict[str, float]:
     """Means over trained tokens of one batch: engine gap and entropy at its first optimizer step, when the weights are
     those that played; ratios, clipping and KL at its last."""
     tokens = max(first["tokens_sum"], 1.0)
-    return {
+    masks = {"mask_loss": first["mask_loss_sum"]} if "mask_loss_sum" in first else {}
+    return masks | {
         "logprob_gap_mean": first.get("gap_sum", 0.0) / tokens,
         "logprob_gap_max": first.get("gap_max", 0.0),
         "entropy": first.get("entropy_sum", 0.0) / tokens,

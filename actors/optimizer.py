@@ -11,7 +11,7 @@ import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from torch import Tensor
 from configs.schema import Config, LearnerConfig
 from models import lora
 from models.policy import Policy
+
+if TYPE_CHECKING:
+    from models.seg_policy import SegPolicy
 
 SCHEDULES = ("constant", "linear", "cosine")
 _TAG = "state"  # of DeepSpeed's checkpoint folder
@@ -57,7 +60,7 @@ def deepspeed_config(cfg: Config) -> dict[str, Any]:
     } | ({"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}} if half else {})
 
 
-def start(policy: Policy, cfg: Config) -> Any:
+def start(policy: Policy | SegPolicy, cfg: Config) -> Any:
     """The engine. AdamW is PyTorch's, or DeepSpeed's CPU one when the optimizer is offloaded."""
     import deepspeed
     from deepspeed.utils import logger
@@ -167,7 +170,8 @@ def whole_tensors(engine: Any) -> Iterator[tuple[str, Tensor]]:
 
 def save(engine: Any, folder: Path, source: Path, updates: int) -> None:
     """folder/policy (Hugging Face, safetensors, with the processor's files; adapters merged), folder/deepspeed,
-    folder/rng_<rank>.pt, and with LoRA folder/adapter in peft's format."""
+    folder/rng_<rank>.pt, with LoRA folder/adapter in peft's format, and folder/policy/mask_head of a policy that
+    draws."""
     state, adapter, rank = whole_state(engine), adapter_state(engine), torch.distributed.get_rank()
     if rank == 0:
         vlm = engine.module.vlm
@@ -178,6 +182,11 @@ def save(engine: Any, folder: Path, source: Path, updates: int) -> None:
         facts = {"updates": updates, "ranks": torch.distributed.get_world_size(), "lora_rank": lora.rank(vlm)}
         facts["zero_stage"] = engine.zero_optimization_stage()
         (folder / "learner.json").write_text(json.dumps(facts))
+    head = getattr(engine.module, "head", None)
+    if head is not None:
+        with gathered(engine, list(head.parameters())):
+            if rank == 0:
+                head.save(folder / "policy")
     engine.save_checkpoint(str(folder / "deepspeed"), tag=_TAG)
     torch.save(random_states(), folder / f"rng_{rank}.pt")
     torch.distributed.barrier()

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoTokenizer
 
+from configs.load import resolve
 from configs.schema import Config
-from models.dialogue import allowed_ids
+from models.dialogue import Dialogue, allowed_ids
 from models.lora import Lora
 from models.policy import Policy
 from models.reference import Reference
 
+if TYPE_CHECKING:  # most policies do not draw, and need no SAM 2
+    from models.seg_policy import SegPolicy
 
-def load(cfg: Config, folder: Path, device: str) -> tuple[Policy, Reference | None]:
-    """From a Hugging Face folder. With LoRA the policy is its own reference; else that is a frozen copy."""
-    learner = cfg.learner
+
+def load(cfg: Config, folder: Path, device: str) -> tuple[Policy | SegPolicy, Reference | None]:
+    """From a Hugging Face folder, with its mask head where `mask.token` is set. With LoRA the policy is its own
+    reference; else that is a frozen copy."""
+    learner, tokenizer = cfg.learner, AutoTokenizer.from_pretrained(folder)
     common: dict[str, Any] = {
-        "allowed_ids": allowed_ids(AutoTokenizer.from_pretrained(folder)),
+        "allowed_ids": allowed_ids(tokenizer),
         "dtype": cfg.policy.dtype,
         "attention": cfg.policy.attention,
         "device": device,
@@ -31,6 +36,28 @@ def load(cfg: Config, folder: Path, device: str) -> tuple[Policy, Reference | No
         adapter=adapter,
         **common,
     )
+    whole = drawing(cfg, folder, policy, tokenizer) if cfg.mask.token else policy
     if cfg.grpo.kl_coef <= 0:
-        return policy, None
-    return policy, Reference(policy if adapter else Policy(folder, **common), offload=learner.offload_reference)
+        return whole, None
+    return whole, Reference(policy if adapter else Policy(folder, **common), offload=learner.offload_reference)
+
+
+def drawing(cfg: Config, folder: Path, policy: Policy, tokenizer: Any) -> SegPolicy:
+    """The policy with the mask head of its folder. Raises ValueError for a token or head that is not there."""
+    from models import sam2_build
+    from models.seg_policy import SegOptions, attach
+
+    mask = cfg.mask
+    sam, shape = sam2_build.load(resolve(cfg.segmenter.path), cfg.segmenter.config)
+    options = SegOptions(calibration=mask.calibration, threshold=mask.threshold, bce=mask.bce, dice=mask.dice)
+    return attach(policy, folder, sam, shape, token_id(tokenizer, mask.token), options, fresh=mask.fresh)
+
+
+def token_id(tokenizer: Any, token: str) -> int:
+    """Of `mask.token`, which must be one token of the policy's that it may say; else a ValueError."""
+    ids = Dialogue(tokenizer).text(token)
+    if len(ids) != 1:
+        raise ValueError(
+            f"mask.token={token}: {len(ids)} tokens in policy.path's tokenizer, not one: ray_jobs.warm_start adds it"
+        )
+    return ids[0]

@@ -4,7 +4,8 @@ A reward actor reads the data set itself and looks a sample up by its uid: what 
 the prompt or from the rollout. It knows no policy and no tokens.
 
 Where a reward needs the segmenter's masks, the reward actor makes them itself: one call still scores a group, neither
-masks nor frames travel, and the segmenter actors, which keep whole videos in flight, need not wait in the step.
+masks nor frames travel, and the segmenter actors, which keep whole videos in flight, need not wait in the step. Masks
+that the policy draws come with the group.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 import systems
+from actors.drawing import Drawn
 from actors.segmenter import load_segmenter, masks_on_own_frames
 from cluster.start import actor_options, device_of
 from configs.schema import Config
+from core.masks import decode
+from core.segs import Made
 from core.types import End, Episode, Masks, Reward, Sample
 from data.difficulty import file_of, with_difficulty
 from data.load import load
@@ -56,11 +60,18 @@ class RewardActor:
             for sample in read_split(cfg, split):
                 self.samples[f"{split}:{sample.uid}"] = sample
 
-    def score(self, split: str, sample_uid: str, episodes: Sequence[Episode]) -> list[Reward | None]:
-        """Rewards of one group, in order; None for a FAILED episode, which is excluded rather than punished."""
+    def score(
+        self, split: str, sample_uid: str, episodes: Sequence[Episode], drawn: Drawn | None = None
+    ) -> list[Reward | None]:
+        """Rewards of one group, in order; None for a FAILED episode, which is excluded rather than punished.
+
+        `drawn`: what the policy drew itself, for each of the episodes' segs.
+        """
         sample = self.samples[f"{split}:{sample_uid}"]
-        alive = [e for e in episodes if e.end is not End.FAILED]
-        rewards = iter(self.system.score(sample, alive, self._masks(sample, alive)) if alive else [])
+        alive = [i for i, e in enumerate(episodes) if e.end is not End.FAILED]
+        played = [episodes[i] for i in alive]
+        masks = self._masks(sample, played) if drawn is None else _decoded([drawn[i] for i in alive])
+        rewards = iter(self.system.score(sample, played, masks) if alive else [])
         return [None if e.end is End.FAILED else next(rewards) for e in episodes]
 
     @cached_property
@@ -74,6 +85,10 @@ class RewardActor:
         return masks_on_own_frames(self.segmenter, sample.video, [e.answer.prompts for e in episodes])
 
 
+def _decoded(drawn: Sequence[Sequence[Made | None]]) -> Masks:
+    return [[made if made is None else decode(made.rle) for made in masks] for masks in drawn]
+
+
 @dataclass(frozen=True)
 class Scoring:
     """A group whose rewards are being computed."""
@@ -84,6 +99,7 @@ class Scoring:
     worker: int
     started: float
     ref: Any
+    drawn: Drawn | None = None
 
 
 class RewardPool:
@@ -97,12 +113,12 @@ class RewardPool:
     def _start(self) -> Any:
         return ray.remote(RewardActor).options(**actor_options(self.cfg, "reward")).remote(self.cfg, self.splits)
 
-    def submit(self, split: str, sample_uid: str, episodes: tuple[Episode, ...]) -> Scoring:
-        """Starts the scoring of one group; returns at once."""
+    def submit(self, split: str, sample_uid: str, episodes: tuple[Episode, ...], drawn: Drawn | None = None) -> Scoring:
+        """Starts the scoring of one group, with the masks that its policy drew; returns at once."""
         worker = self._next % len(self.workers)
         self._next += 1
-        ref = self.workers[worker].score.remote(split, sample_uid, episodes)
-        return Scoring(split, sample_uid, episodes, worker, time.monotonic(), ref)
+        ref = self.workers[worker].score.remote(split, sample_uid, episodes, drawn)
+        return Scoring(split, sample_uid, episodes, worker, time.monotonic(), ref, drawn)
 
     def collect(self, scoring: Scoring, retried: bool = False) -> tuple[Reward | None, ...]:
         """Waits for the rewards of one group, at most `reward.timeout_s` from its submission.
@@ -121,7 +137,7 @@ class RewardPool:
                 ) from error
             ray.kill(self.workers[scoring.worker])
             self.workers[scoring.worker] = self._start()
-            again = self.submit(scoring.split, scoring.sample_uid, scoring.episodes)
+            again = self.submit(scoring.split, scoring.sample_uid, scoring.episodes, scoring.drawn)
             return self.collect(again, retried=True)
 
     def close(self) -> None:

@@ -21,12 +21,13 @@ from cluster.start import actor_options, device_of
 from configs.load import resolve
 from configs.schema import Config
 from core.masks import encode_frames, union
+from core.segs import DrawnPrompt
 from core.types import MaskPrompt, Rle, Video
 
 if TYPE_CHECKING:  # torch is for the actors: drivers that only hand out work start faster without it
     from models.segmenter import Segmenter
 
-Prompts = tuple[MaskPrompt, ...]
+Prompts = tuple[MaskPrompt | DrawnPrompt, ...]
 Masks = tuple[Rle | None, ...]  # one for each frame: the union over the prompts; None: nothing there
 
 TOGETHER = 16  # prompts of a video that are tracked in one batch
@@ -47,7 +48,9 @@ def load_segmenter(cfg: Config) -> Segmenter:
     return make(settings.kind, str(resolve(settings.path)), settings.config, device_of(cfg), *xmem)
 
 
-def masks_on_own_frames(segmenter: Segmenter, video: Video, jobs: Sequence[Prompts]) -> list[list[np.ndarray]]:
+def masks_on_own_frames(
+    segmenter: Segmenter, video: Video, jobs: Sequence[tuple[MaskPrompt, ...]]
+) -> list[list[np.ndarray]]:
     """The mask of each prompt on its own frame alone, bool (H, W), job by job. Equal prompts are segmented once."""
     from data.frames import read_frames
 
@@ -69,11 +72,11 @@ class SegmenterActor:
         """Masks of each job's prompts on every frame of the video, in order."""
         from data.frames import Clip
 
-        asked = list(dict.fromkeys(prompt for prompts in jobs for prompt in prompts))
+        asked: list[Any] = list(dict.fromkeys(prompt for prompts in jobs for prompt in prompts))
         clip = Clip(video)
         whole = math.prod(clip.shape) <= WHOLE_BYTES
         frames, together = (clip[:], TOGETHER) if whole and asked else (clip, TOGETHER_LONG)
-        tracks: dict[MaskPrompt, list[Rle | None]] = {prompt: [None] * video.num_frames for prompt in asked}
+        tracks: dict[Any, list[Rle | None]] = {prompt: [None] * video.num_frames for prompt in asked}
         for start in range(0, len(asked), together):
             part = asked[start : start + together]
             for piece in self.segmenter.track(frames, part):

@@ -262,7 +262,8 @@ def _wrong_numbers(cfg: Config) -> Iterator[str]:
     if not 0 <= cfg.rollout.max_failed_share < 1:
         yield f"rollout.max_failed_share={cfg.rollout.max_failed_share}: must be at least 0 and below 1"
     for key in ("train.steps", "train.checkpoint_every", "train.eval_every", "rollout.max_staleness", "learner.lr",
-                "evaluate.samples", "segmenter.xmem_size"):  # fmt: skip
+                "evaluate.samples", "segmenter.xmem_size", "mask.calibration", "mask.loss", "mask.bce", "mask.dice",
+                "warm_start.mask_loss", "warm_start.mask_bce", "warm_start.mask_dice"):  # fmt: skip
         if values[key] < 0:
             yield f"{key}={values[key]}: must not be negative"
     if cfg.learner.lora_rank < 0 or (cfg.learner.lora_rank and cfg.learner.lora_alpha <= 0):
@@ -271,6 +272,8 @@ def _wrong_numbers(cfg: Config) -> Iterator[str]:
         yield f"grpo.dual_clip={cfg.grpo.dual_clip}: must be above 1"
     if cfg.cluster.use_gpu == "no" and cfg.cluster.weight_backend != "object_store":
         yield f"cluster.weight_backend={cfg.cluster.weight_backend}: needs GPUs; use object_store"
+    if cfg.mask.token and cfg.segmenter.kind != "sam2":
+        yield f"segmenter.kind={cfg.segmenter.kind}: a policy that draws (mask.token={cfg.mask.token}) needs sam2"
     yield from _wrong_preparation(cfg)
     if not cfg.name or Path(cfg.name).name != cfg.name or cfg.name in (".", ".."):
         yield f"name={cfg.name!r}: must be a plain folder name; put the folder above it in `runs`"

@@ -111,6 +111,19 @@ class SegmenterConfig:
 
 
 @dataclass
+class MaskConfig:
+    """Of a policy that draws masks itself: a head on its hidden states decodes them, over segmenter.path's SAM 2."""
+
+    token: str = ""  # at which it draws, e.g. "[SEG]"; empty: it draws nothing and has no mask head
+    calibration: float = 1.0  # weight of a drawn mask's log-likelihood in its token's log-prob; 0: off
+    threshold: float = 0.5  # on logits: above it a pixel of the mask that calibration remembers is set
+    loss: float = 0.2  # weight of the supervised mask losses beside the policy's; 0: off
+    bce: float = 1.0  # of the binary cross-entropy in them
+    dice: float = 1.0
+    fresh: bool = False  # make a new head where the policy has none; ray_jobs.warm_start does
+
+
+@dataclass
 class TrainConfig:
     steps: int = 100
     checkpoint_every: int = 0  # 0: only at the end
@@ -152,6 +165,9 @@ class WarmStartConfig:
     batch_size: int = 32
     output: str = "runs/warm_start/policy"
     bf16: bool = False  # write the folder in bfloat16: half the size
+    mask_loss: float = 1.0  # mask.token only: as mask.loss, mask.bce and mask.dice in training
+    mask_bce: float = 2.0
+    mask_dice: float = 0.5
 
 
 @dataclass
@@ -196,6 +212,7 @@ class Config:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)

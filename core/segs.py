@@ -31,7 +31,7 @@ class SegMask:
 
     episode: int  # number in the whole batch, as in `GroupBatch.episode_N`
     prompt: SegPrompt
-    digest: str  # of the frame's pixels at full size, in the table that goes with the row
+    digest: str  # names the frame's pixels at full size, in the table that goes with the row
     sampled: SampledMask | None = None  # None: not calibrated
     truth: Rle | None = None  # of the frame's size
     weight: float = 0.0  # of its auxiliary loss, counted over the whole batch

@@ -1,4 +1,4 @@
-"""Evaluation: episodes -> masks by the segmenter -> figures for each expression.
+"""Evaluation: episodes -> masks by the segmenter, from what a policy points at or draws -> figures for each expression.
 
     python -m ray_jobs.evaluate revseg_tiny policy.path=FOLDER [name=NAME evaluate.protocol=... evaluate.samples=N]
 
@@ -13,21 +13,23 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from actors.reward import RewardPool
-from actors.rollout import RolloutPool
+from actors.drawing import Drawn, prompts_of
+from actors.reward import RewardPool, Scoring
+from actors.rollout import Played, RolloutPool
 from actors.segmenter import SegmenterPool
 from core.masks import decode_frames, union_of_targets
 from core.protocols import measure
 from core.types import End, Episode, Rle, Sample
 from ray_jobs.progress import Progress
 
+TOGETHER = 32  # groups whose masks a policy draws in one go, while others still play
 EVAL_STEP = -1  # seeds of evaluation episodes: never those of a training step
 
 
@@ -101,25 +103,41 @@ def evaluate(
     temperature: float = 0.0,
     repeats: int = 1,
     max_failed_share: float = 0.0,
+    draw: Callable[[Sequence[Played]], list[Drawn]] | None = None,
 ) -> Evaluation:
     """Plays `repeats` episodes of each sample, makes their masks and measures them against the ground truth.
 
+    `draw`: of a policy that draws masks itself.
     Errors as `stop_on_failures`; below its bound a FAILED episode counts as an empty answer, here and before alike.
     """
-    played: list[tuple[Sample, tuple[Episode, ...], Any]] = []
+    played: list[tuple[Sample, tuple[Episode, ...], Drawn, Scoring]] = []
+    waiting: list[Played] = []
+
+    def score() -> None:
+        for group, drawn in zip(waiting, draw(waiting) if draw else [None] * len(waiting), strict=True):
+            scoring = rewards.submit(split, group.sample.uid, group.episodes, drawn)
+            played.append((group.sample, group.episodes, drawn or ((),) * repeats, scoring))
+        waiting.clear()
+
     with progress.phase(f"{title}: play", total=len(samples)) as phase:
         for group in rollouts.play(samples, group_size=repeats, temperature=temperature, step=EVAL_STEP):
-            scoring = rewards.submit(split, group.sample.uid, group.episodes)
-            played.append((group.sample, group.episodes, scoring))
+            waiting.append(group)
+            if not draw or len(waiting) == TOGETHER:
+                score()
             phase.advance(1)
+        score()
     order = {sample.uid: i for i, sample in enumerate(samples)}
     played.sort(key=lambda item: order[item[0].uid])
-    stop_on_failures([e for _, episodes, _ in played for e in episodes], max_failed_share)
-    jobs = [(sample.video, e.answer.prompts) for sample, episodes, _ in played for e in episodes]
+    stop_on_failures([e for _, episodes, _, _ in played for e in episodes], max_failed_share)
+    jobs = [
+        (sample.video, prompts_of(episode, made))
+        for sample, episodes, drawn, _ in played
+        for episode, made in zip(episodes, drawn, strict=True)
+    ]
     with progress.phase(f"{title}: segment", total=1):
         masks = iter(segmenters.segment(jobs))
     results = []
-    for sample, episodes, scoring in played:
+    for sample, episodes, _, scoring in played:
         for episode, reward in zip(episodes, rewards.collect(scoring), strict=True):
             rles_F = tuple(next(masks))
             scores = measure(sample, rles_F).scores

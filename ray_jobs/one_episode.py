@@ -1,19 +1,23 @@
 """One greedy episode of one sample, and its masks, by the actors of training and evaluation.
 
-First the rollout actor, then the segmenter: at no time both, so that one GPU is enough. This file knows no data set,
-and writes nothing.
+First the rollout actor, then who draws, if the policy draws masks itself, then the segmenter: at no time two of them,
+so that one GPU is enough. This file knows no data set, and writes nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 
 import ray
 
-from actors.rollout import RolloutPool
+from actors.drawing import prompts_of
+from actors.painter import PainterPool
+from actors.rollout import Played, RolloutPool
 from actors.segmenter import SegmenterPool
 from cluster.start import join
 from configs.schema import Config
+from core.segs import Made
 from core.types import Episode, Rle, Sample
 from ray_jobs.evaluate import EVAL_STEP, stop_on_failures
 from ray_jobs.progress import Progress
@@ -31,20 +35,24 @@ def one_episode(cfg: Config, sample: Sample, progress: Progress) -> tuple[Episod
     with progress.phase("start: Ray"):
         join(cfg)
     try:
-        episode = _play(cfg, sample, progress)
+        played = _play(cfg, sample, progress)
+        [episode] = played.episodes
+        drawn: Sequence[Made | None] = ()
+        if cfg.mask.token:
+            with progress.phase("draw"), closing(PainterPool(cfg)) as painters:
+                [[drawn]] = painters.draw([sample.video], [played.episodes], [played.media_ref])
         with progress.phase("segment"), closing(SegmenterPool(cfg)) as segmenters:
-            [masks_F] = segmenters.segment([(sample.video, episode.answer.prompts)])
+            [masks_F] = segmenters.segment([(sample.video, prompts_of(episode, drawn))])
     finally:
         ray.shutdown()
     return episode, masks_F
 
 
-def _play(cfg: Config, sample: Sample, progress: Progress) -> Episode:
+def _play(cfg: Config, sample: Sample, progress: Progress) -> Played:
     with closing(RolloutPool(cfg)) as rollouts:
         with progress.phase("start: rollout engine"):
             rollouts.ready()
         with progress.phase("watch and answer"):
             [played] = rollouts.play([sample], group_size=1, temperature=0.0, step=EVAL_STEP)
-    [episode] = played.episodes
-    stop_on_failures([episode], 0.0)
-    return episode
+    stop_on_failures(played.episodes, 0.0)
+    return played

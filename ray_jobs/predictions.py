@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.types import Answer, End, Episode, MaskPrompt, Reward, Rle, Sample, Turn
+from core.types import Answer, End, Episode, MaskPrompt, Reward, Rle, Sample, SegPrompt, Turn
 from ray_jobs.run_folder import append, plain, repair, write_json
 
 FILE, IDENTITY = "predictions.jsonl", "evaluation.json"
@@ -126,6 +126,7 @@ def line_of(
         "scores": dict(scores),
         "answer": answer.facts,
         "prompts": [asdict(prompt) for prompt in answer.prompts],
+        "segs": [asdict(seg) for seg in answer.segs],
         "turns": [
             {"text": t.text, "complete": t.complete, "version": t.version, "trainable": t.trainable}
             for t in episode.turns
@@ -148,7 +149,8 @@ def episode_of(line: Mapping[str, Any]) -> Episode:
     turns = tuple(
         Turn((), (), (), t["text"], (), t["complete"], t["version"], t.get("trainable", True)) for t in line["turns"]
     )
-    answer = Answer(tuple(_prompt(p) for p in line["prompts"]), line["answer"])
+    segs = tuple(SegPrompt(**seg) for seg in line.get("segs", ()))
+    answer = Answer(tuple(_prompt(p) for p in line["prompts"]), line["answer"], segs)
     return Episode(line["uid"], turns, End(line["end"]), answer, line.get("error", ""))
 
 

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from actors.drawing import Drawn, prompts_of
+from actors.rollout import Played
 from configs.load import resolve
 from configs.schema import Config
 from core.protocols import BINARY, MERGED, Scored, measure, missing, protocol_of
@@ -31,8 +33,6 @@ SAME = (  # settings that decide what is predicted, beside the contents of the w
     "rollout.max_model_len", "segmenter.kind", "segmenter.config",
 )  # fmt: skip
 IN_FLIGHT = 2  # chunks that wait for the segmenters before playing waits for them
-
-Group = tuple[Sample, tuple[Episode, ...]]
 
 
 def run(session: Session) -> dict[str, Any]:
@@ -66,6 +66,8 @@ def identity(cfg: Config, samples: Sequence[Sample]) -> dict[str, Any]:
     """What predictions depend on; predictions of another identity are never mixed with ours."""
     same = {key: value for key, value in settings(cfg).items() if key.startswith(SAME)}
     same["contents of policy.path"] = content_of(resolve(cfg.policy.path))
+    if cfg.mask.token:
+        same["mask.token"] = cfg.mask.token
     if cfg.segmenter.kind != "grabcut":  # needs no weights
         same["contents of segmenter.path"] = content_of(resolve(cfg.segmenter.path))
     facts = ("\n".join([s.uid, s.query, *s.video.frame_names, *(t.uid for t in s.targets)]) for s in samples)
@@ -85,12 +87,13 @@ def play(session: Session, samples: Sequence[Sample], predictions: Predictions, 
     chunk, share = session.cfg.evaluate.chunk, session.cfg.rollout.max_failed_share
     rollouts, segmenters = session.rollouts, session.segmenters
     assert segmenters, "started here, while no other thread asks for them"
+    assert session.painters if session.draws else True, "as well"
     failed: list[Episode] = []
-    ready: list[Group] = []
+    ready: list[Played] = []
     behind: deque[Future[None]] = deque()
     with session.progress.phase("evaluate", total=len(samples)) as phase, ThreadPoolExecutor(1) as pool:
         for group in rollouts.play(samples, group_size=1, temperature=0.0, step=EVAL_STEP):
-            ready.append((group.sample, group.episodes))
+            ready.append(group)
             failed += [e for e in group.episodes if e.end is End.FAILED]
             stop_on_failures(failed, share, of)
             if len(ready) >= chunk:
@@ -103,15 +106,23 @@ def play(session: Session, samples: Sequence[Sample], predictions: Predictions, 
             future.result()
 
 
-def finish(session: Session, groups: Sequence[Group], predictions: Predictions, phase: Phase) -> None:
+def finish(session: Session, groups: Sequence[Played], predictions: Predictions, phase: Phase) -> None:
     """Masks, reward and scores of played groups, and their lines on disk. Of a failed episode only the line."""
     split = session.cfg.data.test_split
+    drawn: Sequence[Drawn | None] = session.masks(groups) if session.draws else [None] * len(groups)
     scoring = [
-        None if hidden(sample) else session.rewards.submit(split, sample.uid, episodes) for sample, episodes in groups
+        None if hidden(g.sample) else session.rewards.submit(split, g.sample.uid, g.episodes, made)
+        for g, made in zip(groups, drawn, strict=True)
     ]
-    masks = session.segmenters.segment([(sample.video, episodes[0].answer.prompts) for sample, episodes in groups])
+    masks = session.segmenters.segment(
+        [
+            (g.sample.video, prompts_of(g.episodes[0], made[0] if made else ()))
+            for g, made in zip(groups, drawn, strict=True)
+        ]
+    )
     lines = []
-    for (sample, [episode]), asked, masks_F in zip(groups, scoring, masks, strict=True):
+    for group, asked, masks_F in zip(groups, scoring, masks, strict=True):
+        sample, [episode] = group.sample, group.episodes
         reward = session.rewards.collect(asked)[0] if asked else None
         counts = not hidden(sample) and episode.end is not End.FAILED
         scores = measure(sample, masks_F, keyframes_of(episode)).scores if counts else {}

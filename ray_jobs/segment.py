@@ -25,7 +25,7 @@ from core.masks import decode
 from core.types import Episode, Rle, Sample
 from data.frames import inspect
 from ray_jobs.entry import run_job
-from ray_jobs.overlay import FPS, keyframe_pictures, overlay_video
+from ray_jobs.overlay import FPS, keyframe_pictures, keyframes_of, overlay_video
 from ray_jobs.progress import Progress
 
 PRESET = "revseg_tiny"  # the embedded default
@@ -110,9 +110,11 @@ def segment(
 def verdict(episode: Episode, masks_F: Sequence[Rle | None]) -> str:
     """What came out, in one line."""
     shown = [frame for frame, rle in enumerate(masks_F) if rle is not None]
-    if not episode.answer.prompts:
+    if not episode.answer.prompts and not episode.answer.segs:
         return f"the policy gave no box or point ({episode.end.value}), so there is no mask: see reasoning.txt"
-    where = ", ".join(str(frame) for frame in sorted({p.frame for p in episode.answer.prompts}))
+    where = ", ".join(str(frame) for frame in sorted(keyframes_of(episode)))
+    if not shown and not episode.answer.prompts:
+        return f"keyframe {where}, but the mask that the policy drew there is empty"
     if not shown:
         return f"keyframe {where}, but the segmenter found nothing in the box"
     return f"keyframe {where}; masks on {len(shown)} of {len(masks_F)} frames ({shown[0]} to {shown[-1]})"
@@ -135,6 +137,7 @@ def answer(cfg: Config, sample: Sample, episode: Episode, masks_F: Sequence[Rle 
         "sentence": sample.query, "system": cfg.system.name, "policy": cfg.policy.path,
         "segmenter": cfg.segmenter.path if cfg.segmenter.kind == "sam2" else cfg.segmenter.kind,
         "end": episode.end.value, "prompts": [asdict(prompt) for prompt in episode.answer.prompts],
+        "segs": [asdict(seg) for seg in episode.answer.segs],
         "facts": episode.answer.facts, "spans_with_mask": spans([rle is not None for rle in masks_F]),
     }  # fmt: skip
 

@@ -16,8 +16,11 @@ from typing import Any
 import ray
 
 import systems
+from actors.drawing import Drawn
+from actors.learner import LearnerPool
+from actors.painter import PainterPool
 from actors.reward import RewardPool, read_split
-from actors.rollout import RolloutPool
+from actors.rollout import Played, RolloutPool
 from actors.segmenter import SegmenterPool
 from cluster.start import join
 from configs.load import load as load_config
@@ -54,6 +57,7 @@ class Session:
     began: float = field(default_factory=time.monotonic)
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     alone: bool = False  # an evaluation, which knows the test split only
+    learner: LearnerPool | None = None  # in training: of a policy that draws masks it has the newest
 
     @classmethod
     @contextmanager
@@ -71,6 +75,7 @@ class Session:
         cfg = load_config(argv)
         validate(cfg)
         system = systems.make(cfg.system.name, dict(cfg.system.options))
+        check_draws(cfg, system)
         prepare_data(cfg)
         data, alone = cfg.data, part == "evaluate"
         samples = {
@@ -121,6 +126,21 @@ class Session:
     def segmenters(self) -> SegmenterPool:
         return SegmenterPool(self.cfg)
 
+    @cached_property
+    def painters(self) -> PainterPool:
+        with self.progress.phase("start: painter"):
+            return PainterPool(self.cfg)
+
+    @property
+    def draws(self) -> bool:
+        """Whether the policy draws masks itself."""
+        return bool(self.cfg.mask.token)
+
+    def masks(self, groups: Sequence[Played], roles: Sequence[str] = ()) -> list[Drawn]:
+        """The masks that the policy draws for these groups; with `roles` only those of these roles."""
+        videos, episodes = [g.sample.video for g in groups], [g.episodes for g in groups]
+        return (self.learner or self.painters).draw(videos, episodes, [g.media_ref for g in groups], roles)
+
     def test_samples(self, split: str) -> list[Sample]:
         """The first `train.eval_samples` of a split, or all when there are fewer."""
         return self.split(split)[: self.cfg.train.eval_samples]
@@ -129,7 +149,7 @@ class Session:
         return evaluate(
             self.test_samples(split), split, self.rollouts, self.rewards, self.segmenters, self.progress,
             title=title, temperature=temperature, repeats=repeats,
-            max_failed_share=self.cfg.rollout.max_failed_share,
+            max_failed_share=self.cfg.rollout.max_failed_share, draw=self.masks if self.draws else None,
         )  # fmt: skip
 
     def overlays(self, folder: Path, evaluation: Evaluation) -> list[Path]:
@@ -149,12 +169,23 @@ class Session:
 
     def close(self) -> None:
         pools: list[Callable[[], None]] = [
-            self.__dict__[name].close for name in ("rollouts", "rewards", "segmenters") if name in self.__dict__
+            self.__dict__[name].close
+            for name in ("rollouts", "rewards", "segmenters", "painters")
+            if name in self.__dict__
         ]
         for close in pools:
             close()
         self.mlflow.close(timeout=60.0)
         ray.shutdown()
+
+
+def check_draws(cfg: Config, system: System) -> None:
+    """ValueError if the reward needs masks of the policy's own and it has no token to draw them at."""
+    if system.masks_by == "policy" and not cfg.mask.token:
+        raise ValueError(
+            f"mask.token is empty, but {system.name} is paid for masks that the policy draws itself: give the token "
+            'at which it draws, mask.token="[SEG]", or give those rewards the weight 0'
+        )
 
 
 def prepare_data(cfg: Config) -> None:

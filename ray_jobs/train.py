@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from actors.drawing import REWARDED, Drawn, to_learn
 from actors.learner import LearnerPool
 from actors.reward import Scoring
 from actors.rollout import Played
@@ -54,19 +55,36 @@ def samples_of_step(samples: Sequence[Sample], step: int, count: int, seed: int)
     return picked
 
 
-def play(session: Session, step: int) -> list[tuple[Played, Scoring]]:
-    """Steps 1 to 3 for the P prompts of a step: groups that were played and are being scored, in a fixed order."""
+def play(session: Session, step: int) -> list[tuple[Played, Scoring | None]]:
+    """Steps 1 to 3 for the P prompts of a step: groups that were played and are being scored, in a fixed order.
+
+    Of a policy that draws masks itself step 1 alone: see `draw`.
+    """
     cfg, rollout = session.cfg, session.cfg.rollout
     samples_P = samples_of_step(session.split(cfg.data.train_split), step, rollout.prompts_per_step, cfg.seed)
-    scored = []
+    scored: list[tuple[Played, Scoring | None]] = []
     # 1 play: G episodes of each prompt; groups arrive as they finish, in any order
     # 2 mask: only where the reward needs masks; those of the segmenter the reward actor makes before it scores
     # 3 score: each group as soon as it is there, while others still decode
+    submit, split = session.rewards.submit, cfg.data.train_split
     for group in session.rollouts.play(
         samples_P, group_size=rollout.group_size, temperature=rollout.temperature, step=step, training=True
     ):
-        scored.append((group, session.rewards.submit(cfg.data.train_split, group.sample.uid, group.episodes)))
+        scored.append((group, None if session.draws else submit(split, group.sample.uid, group.episodes)))
     return sorted(scored, key=lambda pair: pair[0].index)  # the order of arrival must not change the update
+
+
+def draw(session: Session, groups: Sequence[Played]) -> tuple[list[Drawn], list[Scoring]]:
+    """Steps 2 and 3 for a policy that draws: a forward pass over all episodes, on the ranks that will learn from them.
+
+    Not while others still play: all ranks must be free, and with `rollout.max_staleness=1` they are learning then.
+    """
+    drawn_P = session.masks(groups, REWARDED)
+    split = session.cfg.data.train_split
+    return drawn_P, [
+        session.rewards.submit(split, group.sample.uid, group.episodes, drawn)
+        for group, drawn in zip(groups, drawn_P, strict=True)
+    ]
 
 
 def played_steps(session: Session, first: int, last: int) -> Iterator[tuple[int, Callable[[], list]]]:
@@ -92,20 +110,26 @@ def train_step(session: Session, learner: LearnerPool, step: int, get: Callable[
     """One GRPO step on P prompts; returns its metrics and writes them to the run folder."""
     cfg, clock = session.cfg, Clock()
     with session.progress.phase("play"):  # 1 to 3, see `play`
-        scored = get()
+        played, scorings = (list(column) for column in zip(*get(), strict=True))
     clock.lap("play")
+    drawn_P = None
+    if session.draws:  # 2 and 3, see `draw`
+        with session.progress.phase("mask"):
+            drawn_P, scorings = draw(session, played)
+        clock.lap("mask")
     with session.progress.phase("score"):
-        rewards_P = [session.rewards.collect(scoring) for _, scoring in scored]
+        rewards_P = [session.rewards.collect(scoring) for scoring in scorings]
     clock.lap("score")
     # 4 judge: advantages relative to the group
     groups = [
         judge(Group(g.sample.uid, g.episodes, r), std=cfg.grpo.advantage_std, eps=cfg.grpo.advantage_eps)
-        for (g, _), r in zip(scored, rewards_P, strict=True)
+        for g, r in zip(played, rewards_P, strict=True)
     ]
     stop_on_failures([e for g in groups for e in g.episodes], cfg.rollout.max_failed_share)
     # 5 learn: whole groups; pixels go from the rollout actors to the learners by reference
+    masks = to_learn([g.sample for g in played], [g.episodes for g in played], drawn_P, cfg.mask) if drawn_P else None
     with session.progress.phase("learn"):
-        update = learner.learn(groups, [g.media_ref for g, _ in scored])
+        update = learner.learn(groups, [g.media_ref for g in played], masks)
     clock.lap("learn")
     # 6 publish: the next step plays with the new weights
     with session.progress.phase("publish"):
@@ -199,14 +223,15 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
             check_fits(cfg, resume_from)
         first_rollout = session.rollouts and time.monotonic() - session.began
         state: dict[str, Any] = {"step": 0, "before": None, "watched": {}, "start_seconds": first_rollout}
+        if session.draws:  # every evaluation asks the learner for masks, for the newest head is nowhere else
+            session.learner = start_learner(session)
         if resume_from is None:
             run.truncate_after(0)  # of a run that was killed before its first checkpoint
             before = measure(session, "before")
             state["before"] = {k: values(e) for k, e in before.items()}
             for k, e in before.items():
                 write(run.evaluation_folder(0) / k, e)
-        with session.progress.phase("start: learners"):
-            learner = LearnerPool(cfg, total_updates=cfg.train.steps * cfg.learner.optimizer_steps)
+        learner = session.learner or start_learner(session)
         if resume_from is not None:
             state = checkpoint.read_state(resume_from)
             learner.load(resume_from)
@@ -223,9 +248,18 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
             if watched or step == cfg.train.steps or due(step, cfg.train.checkpoint_every):
                 save(session, learner, step, state)
         weights = learner.publish(cfg.train.steps)
-        learner.close()
+        if not session.draws:
+            learner.close()
         after = measure(session, "after")
+        if session.draws:
+            learner.close()
         return finish(session, state, after, weights.checksum)
+
+
+def start_learner(session: Session) -> LearnerPool:
+    with session.progress.phase("start: learners"):
+        train, learner = session.cfg.train, session.cfg.learner
+        return LearnerPool(session.cfg, total_updates=train.steps * learner.optimizer_steps)
 
 
 def check_fits(cfg: Config, folder: Path) -> None:

@@ -1,0 +1,64 @@
+"""Masks by a finished policy, for jobs without a learner: evaluation of a folder, a video of one's own.
+
+In training the learner's ranks draw: they alone have the newest mask head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import ray
+
+from actors.drawing import Asked, Drawn, Found, draw_rows
+from actors.learner import MediaRef, draw_with, load_media, results
+from cluster.start import actor_options, device_of
+from configs.load import resolve
+from configs.schema import Config
+from core.batch import GroupBatch, ImageLayout
+from core.types import Episode, Video
+
+
+class Painter:
+    """A policy with its mask head and nothing to train it with."""
+
+    def __init__(self, cfg: Config) -> None:
+        import torch
+
+        from actors import policies
+        from models.policy import Pixels
+
+        device = device_of(cfg)
+        if device == "cpu":
+            torch.set_num_threads(1)
+        folder = resolve(cfg.policy.path)
+        plain = replace(cfg, grpo=replace(cfg.grpo, kl_coef=0.0), learner=replace(cfg.learner, lora_rank=0))
+        self.policy, self.pixels = policies.load(plain, folder, device)[0], Pixels(folder)
+
+    def layout(self) -> ImageLayout:
+        return self.policy.layout
+
+    def draw(self, rows: list[GroupBatch], media: dict[int, MediaRef], wanted: Asked) -> Found:
+        return draw_rows(self.policy, self.pixels, rows, load_media(media), wanted)
+
+
+class PainterPool:
+    """Driver side of one `Painter`. It shares a GPU with the segmenters: an episode is one short forward pass."""
+
+    def __init__(self, cfg: Config) -> None:
+        self.cfg = cfg
+        self.worker = ray.remote(Painter).options(**actor_options(cfg, "segmenter")).remote(cfg)
+        [self.layout] = results([self.worker.layout.remote()])
+
+    def draw(
+        self,
+        videos: Sequence[Video],
+        episodes: Sequence[Sequence[Episode]],
+        media: Sequence[MediaRef],
+        roles: Iterable[str] = (),
+    ) -> list[Drawn]:
+        """As `actors.learner.LearnerPool.draw`."""
+        return draw_with([self.worker], self.cfg.learner.row_tokens, self.layout, videos, episodes, media, roles)
+
+    def close(self) -> None:
+        ray.kill(self.worker)
