@@ -149,6 +149,12 @@ class Learner:
         state = optimizer.whole_state(self.engine)
         return publish(version, state) if self.place.rank == 0 else None
 
+    def head(self) -> dict[str, np.ndarray]:
+        """The mask head's weights, from rank 0."""
+        from actors import optimizer
+
+        return optimizer.head_state(self.engine)
+
     def connect(self, master: dict[str, Any]) -> None:
         """Rank 0, nccl: joins the engines' process group."""
         self.sender.connect(master)
@@ -318,6 +324,11 @@ class LearnerPool:
         """
         weights: WeightVersion = results([rank.publish.remote(version) for rank in self.ranks])[0]
         return weights if weights.payload is not None else replace(weights, senders=tuple(self.ranks))
+
+    def head(self) -> dict[str, np.ndarray]:
+        """The weights of the mask head as they are now, for segmenters that draw anew while they track."""
+        weights: dict[str, np.ndarray] = results([rank.head.remote() for rank in self.ranks])[0]
+        return weights
 
     def save(self, folder: Path | str) -> None:
         """Policy, optimizer and random states into `folder`, which all ranks can reach."""

@@ -143,6 +143,14 @@ def adapter_state(engine: Any) -> dict[str, Tensor]:
     return state
 
 
+def head_state(engine: Any) -> dict[str, np.ndarray]:
+    """The mask head's weights, float32, of a policy that draws; on rank 0, empty elsewhere."""
+    head = engine.module.head
+    with gathered(engine, list(head.parameters())):
+        first = torch.distributed.get_rank() == 0
+        return {name: t.detach().float().cpu().numpy().copy() for name, t in head.state_dict().items()} if first else {}
+
+
 def describe(engine: Any) -> tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[int, ...], ...]]:
     """Names, dtypes (as in "float32") and shapes of what `whole_tensors` yields, without gathering it."""
     state = {name: weight.base for name, weight in lora.weights(engine.module.vlm).items()}

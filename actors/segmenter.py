@@ -25,6 +25,7 @@ from core.segs import DrawnPrompt
 from core.types import MaskPrompt, Rle, Video
 
 if TYPE_CHECKING:  # torch is for the actors: drivers that only hand out work start faster without it
+    from models.mask_head import MaskHead
     from models.segmenter import Segmenter
 
 Prompts = tuple[MaskPrompt | DrawnPrompt, ...]
@@ -48,6 +49,21 @@ def load_segmenter(cfg: Config) -> Segmenter:
     return make(settings.kind, str(resolve(settings.path)), settings.config, device_of(cfg), *xmem)
 
 
+def redrawing(cfg: Config, segmenter: Segmenter) -> MaskHead:
+    """Lets the segmenter draw anew on every frame, with the head that lies in the policy's folder; returns the head."""
+    from transformers import AutoConfig
+
+    from models import mask_head
+    from models.sam2_segmenter import Sam2Segmenter
+
+    assert isinstance(segmenter, Sam2Segmenter), "configs.load sees to it"
+    folder = resolve(cfg.policy.path)
+    width = AutoConfig.from_pretrained(folder).get_text_config().hidden_size
+    head = mask_head.load(folder, segmenter.model, width).to(segmenter.device).eval()
+    segmenter.redraw = head.decode
+    return head
+
+
 def masks_on_own_frames(
     segmenter: Segmenter, video: Video, jobs: Sequence[tuple[MaskPrompt, ...]]
 ) -> list[list[np.ndarray]]:
@@ -67,6 +83,14 @@ class SegmenterActor:
 
     def __init__(self, cfg: Config) -> None:
         self.segmenter = load_segmenter(cfg)
+        self.head = redrawing(cfg, self.segmenter) if cfg.mask.token and cfg.mask.redraw else None
+
+    def take_head(self, weights: dict[str, np.ndarray]) -> None:
+        """Draws with these weights from now on."""
+        import torch
+
+        assert self.head is not None, "asked only with mask.redraw"
+        self.head.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in weights.items()})
 
     def segment(self, video: Video, jobs: Sequence[Prompts]) -> list[Masks]:
         """Masks of each job's prompts on every frame of the video, in order."""
@@ -100,10 +124,19 @@ class SegmenterPool:
 
     def __init__(self, cfg: Config) -> None:
         self.cfg = cfg
+        self.head: Any = None  # a reference to its newest weights
         self.workers = [self._start() for _ in range(cfg.segmenter.workers)]
 
     def _start(self) -> Any:
-        return ray.remote(SegmenterActor).options(**actor_options(self.cfg, "segmenter")).remote(self.cfg)
+        worker = ray.remote(SegmenterActor).options(**actor_options(self.cfg, "segmenter")).remote(self.cfg)
+        if self.head is not None:
+            worker.take_head.remote(self.head)
+        return worker
+
+    def take_head(self, weights: dict[str, np.ndarray]) -> None:
+        """Gives all actors, and those that take their place, the weights that `mask.redraw` draws with."""
+        self.head = ray.put(weights)
+        ray.get([worker.take_head.remote(self.head) for worker in self.workers])
 
     def segment(self, jobs: Sequence[tuple[Video, Prompts]]) -> list[Masks]:
         """The masks of each job (a video and the prompts of one episode), in order; all None without prompts.

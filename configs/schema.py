@@ -120,6 +120,7 @@ class MaskConfig:
     loss: float = 0.2  # weight of the supervised mask losses beside the policy's; 0: off
     bce: float = 1.0  # of the binary cross-entropy in them
     dice: float = 1.0
+    redraw: bool = False  # tracking draws anew on every frame, from the token; else SAM 2 follows the first mask
     fresh: bool = False  # make a new head where the policy has none; ray_jobs.warm_start does
 
 

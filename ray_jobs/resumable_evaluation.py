@@ -67,7 +67,7 @@ def identity(cfg: Config, samples: Sequence[Sample]) -> dict[str, Any]:
     same = {key: value for key, value in settings(cfg).items() if key.startswith(SAME)}
     same["contents of policy.path"] = content_of(resolve(cfg.policy.path))
     if cfg.mask.token:
-        same["mask.token"] = cfg.mask.token
+        same |= {"mask.token": cfg.mask.token, "mask.redraw": cfg.mask.redraw}
     if cfg.segmenter.kind != "grabcut":  # needs no weights
         same["contents of segmenter.path"] = content_of(resolve(cfg.segmenter.path))
     facts = ("\n".join([s.uid, s.query, *s.video.frame_names, *(t.uid for t in s.targets)]) for s in samples)

@@ -146,6 +146,8 @@ class Session:
         return self.split(split)[: self.cfg.train.eval_samples]
 
     def evaluate(self, split: str, title: str, temperature: float = 0.0, repeats: int = 1) -> Evaluation:
+        if self.learner and self.cfg.mask.redraw:
+            self.segmenters.take_head(self.learner.head())
         return evaluate(
             self.test_samples(split), split, self.rollouts, self.rewards, self.segmenters, self.progress,
             title=title, temperature=temperature, repeats=repeats,

@@ -17,6 +17,7 @@ import torch
 from actors.drawing import Asked, asked, by_episode, prompts_of, to_learn
 from actors.learner import LearnerPool, results
 from actors.painter import PainterPool
+from actors.segmenter import SegmenterActor
 from configs.schema import Config, MaskConfig
 from core.masks import decode, encode
 from core.segs import DrawnPrompt, Made, SampledMask
@@ -253,6 +254,29 @@ def test_a_checkpoint_holds_the_head_and_goes_on_exactly(pools, clip, played, tm
     for a, b in zip(there, again, strict=True):
         for ours, theirs in zip([m for e in a for m in e], [m for e in b for m in e], strict=True):
             assert theirs.sampled.loglik == pytest.approx(ours.sampled.loglik, abs=1e-5)
+
+
+def test_segmenters_that_redraw_take_the_learners_newest_head(pools, clip, played, tmp_path) -> None:
+    groups, tables = played
+    cfg = config(Path(pools[1].cfg.policy.path), 2, 3, loss=1.0)
+    cfg.learner.lr = 1e-2
+    pool = restart(pools, cfg)
+    pool.save(tmp_path / "one")
+    [[drawn, *_], *_] = draw(pool, clip, played)
+    prompts = prompts_of(groups[0].episodes[0], drawn)
+    assert len(prompts) == 1
+    actor = SegmenterActor(replace(config(tmp_path / "one" / "policy"), mask=replace(cfg.mask, redraw=True)))
+    [before] = actor.segment(clip, [prompts])
+    actor.take_head(pool.head())
+    assert actor.segment(clip, [prompts]) == [before]  # what was saved is what is drawn with
+    masks = to_learn([sample(clip)] * 3, [g.episodes for g in groups], None, cfg.mask)
+    for _ in range(3):
+        pool.imitate(groups, tables, masks)
+    actor.take_head(pool.head())
+    [after] = actor.segment(clip, [prompts])
+    assert before != after and any(rle is not None for rle in before)
+    plain = SegmenterActor(config(tmp_path / "one" / "policy"))
+    assert plain.segment(clip, [prompts]) != [before]  # SAM 2 alone follows the mask in another way
 
 
 def test_imitation_of_true_masks_lowers_their_loss(pools, clip, played) -> None:
