@@ -30,6 +30,7 @@ from data.frames import show
 from models.engine import Engine, EngineSettings, Gallery, Key
 from models.weight_transfer import BACKEND
 
+BATCHES = 3  # in flight: the last episodes of a group must not decode beside empty places, nor wait for its frames
 MAX_ATTEMPTS = 3  # at playing a group, each ended by the death of an actor
 
 
@@ -249,10 +250,10 @@ class RolloutPool:
                 yield Played(flight.index, samples[flight.index], episodes, flight.media_ref)
 
     def _free(self, flying: Mapping[Any, Flight], group_size: int) -> int | None:
-        """The actor with the fewest groups, unless all have enough to fill their engine's batch and one to spare."""
+        """The actor with the fewest groups, unless all have enough to fill their engine's batch BATCHES times."""
         load = Counter(flight.worker for flight in flying.values())
         worker = min(self.workers, key=lambda w: load[w])
-        return worker if load[worker] <= math.ceil(self.settings.max_num_seqs / group_size) else None
+        return worker if load[worker] < BATCHES * math.ceil(self.settings.max_num_seqs / group_size) else None
 
     def _shown(self, sample: Sample, step: int) -> Sample:
         """What the whole group sees of the sample in this training step; the same whenever it is asked for."""

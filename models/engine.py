@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,9 @@ Key = tuple[int | str, ...]  # names an episode
 
 SMALL_VOCABULARY = 8192  # up to here the allowed ids travel with a request; above, the few banned ones
 BANNED_BIAS = -1e9  # on a logit: its probability is exactly 0 in float32
+# Who reads frames: not the event loop, which others wait for, and no more at a time than there are cores, so that the
+# first group's are there soon and the engine has something to begin with.
+READERS = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "frames")
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ class Gallery:
     def __init__(self, video: Video, show: Show) -> None:
         self.video = video
         self.pixels: MediaTable = {}
+        self.images: dict[str, Image.Image] = {}  # the same by digest, as the engine takes them
         self._show = show
         self._media: dict[View, Media] = {}
         self._lock = asyncio.Lock()
@@ -99,10 +104,11 @@ class Gallery:
         async with self._lock:
             missing = [view for view in dict.fromkeys(views) if view not in self._media]
             if missing:
-                shown = await asyncio.to_thread(self._show, self.video, missing)  # decoding must not stop the others
+                shown = await asyncio.get_running_loop().run_in_executor(READERS, self._show, self.video, missing)
                 for view, (media, pixels) in zip(missing, shown, strict=True):
                     self._media[view] = media
                     self.pixels[media.digest] = pixels
+                    self.images[media.digest] = Image.fromarray(pixels)
         return tuple(self._media[view] for view in views)
 
 
@@ -151,13 +157,13 @@ class Engine:
         return Conversation(self, gallery, key, temperature, top_p, system)
 
     async def generate(
-        self, prompt_ids: list[int], images: list[np.ndarray], digests: list[str], **sampling: Any
+        self, prompt_ids: list[int], images: list[Image.Image], digests: list[str], **sampling: Any
     ) -> tuple[list[int], list[int], list[float]]:
         """One request.
 
         Args:
             prompt_ids: with one placeholder for each image.
-            images: uint8 (height, width, 3), in the order of their placeholders.
+            images: in the order of their placeholders.
             digests: of the images; equal digests must mean equal pixels, they are the keys of vLLM's caches.
             sampling: of vLLM's `SamplingParams`.
 
@@ -169,7 +175,7 @@ class Engine:
 
         prompt: dict[str, Any] = {"prompt_token_ids": prompt_ids}
         if images:
-            prompt["multi_modal_data"] = {"image": [Image.fromarray(image) for image in images]}
+            prompt["multi_modal_data"] = {"image": images}
             prompt["multi_modal_uuids"] = {"image": digests}
         params = SamplingParams(
             logprobs=0,  # of the sampled token alone
@@ -314,7 +320,7 @@ class Conversation:
         version = engine.version
         seen, said, logprobs = await engine.generate(
             self.short,
-            [self.gallery.pixels[m.digest] for m in self.media],
+            [self.gallery.images[m.digest] for m in self.media],
             [m.digest for m in self.media],
             seed=seed_of(*self.key, self.turns),
             max_tokens=max_tokens,
