@@ -3,8 +3,8 @@
 Ours plays fresh samples through `actors.rollout`. The bare engine, vLLM in an actor of its own with the same settings,
 then answers the same turns with the same seeds, the second turns as soon as the first have ended: what it does not
 have is a system, a parser, frames to decode and a dialogue to keep. `generate` answers the same prompts, a group at a
-time with the group as its batch; it samples other tokens of the same distribution, and as it is slow it answers in every
-fourth round only. All in one run, interleaved; figures are ratios of tokens sampled in a second.
+time with the group as its batch; it samples other tokens of the same distribution, and answers in every fourth round only,
+being slow. All in one run, interleaved; figures are ratios of tokens sampled in a second.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def main() -> None:
     place = actor_options(cfg, "rollout")
     bare = ray.remote(Bare).options(**place).remote(engine_settings(cfg), max_tokens)
     plain = ray.remote(Generate).options(**place).remote(cfg, max_tokens)
-    rounds = []
+    rounds: list[tuple[float, float, float | None]] = []
     for step in range(options.rounds + 1):
         prompts = cfg.rollout.prompts_per_step
         chosen = [samples[(step * prompts + i) % len(samples)] for i in range(prompts)]
@@ -175,7 +175,7 @@ def main() -> None:
     print(f"{options.rounds} rounds of {cfg.rollout.prompts_per_step} prompts x {cfg.rollout.group_size} episodes")
     print("| | tokens/s, median (spread) | ours / it, median (spread) |\n|---|---|---|")
     for name, column in (("ours", 0), ("bare vLLM engine", 1), ("Hugging Face generate", 2)):
-        pairs = [(r[0], r[column]) for r in rounds if r[column] is not None]
+        pairs = [(r[0], speed) for r in rounds if (speed := r[column]) is not None]
         speeds, ratios = [speed for _, speed in pairs], [ours / speed for ours, speed in pairs]
         print(f"| {name} | {spread(speeds, 0)} | {spread(ratios, 2)} |")
     pool.close()
