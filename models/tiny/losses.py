@@ -18,7 +18,7 @@ Tensors = dict[str, torch.Tensor]
 COORDINATE_SIGMA = 0.8  # pixels
 FRAME_WEIGHT = 5.0
 TAP = 3  # decoder layer whose states the story head reads
-FRAME_HEAD, CELL_HEAD = 0, 1  # attention heads of the next layer that are shown where to look
+CELL_HEAD = 1  # attention head of the next layer that is shown at which cells to look; frames: `frame_heads`
 NUM_COLOURS = len(COLOURS)
 
 
@@ -29,6 +29,7 @@ class Heads(torch.nn.Module):
         super().__init__()
         if search:
             self.seg = torch.nn.Linear(width, 4)
+            self.edges = torch.nn.Linear(width, NUM_COLOURS * 2)
         self.token = torch.nn.Linear(width, NUM_COLOURS * (1 + 4 + len(SHAPES)))
         self.norm = torch.nn.LayerNorm(width)
         self.align_scale = torch.nn.Parameter(torch.tensor(10.0))
@@ -38,6 +39,8 @@ class Heads(torch.nn.Module):
 
 class Tutor:
     """Losses of a batch of lessons."""
+
+    frame_heads: tuple[int, ...] = (0,)  # the head that looks at frames before each frame number of a dialogue
 
     def __init__(self, net: Batched, heads: Heads, teacher: Teacher, device: torch.device) -> None:
         self.net, self.heads = net, heads
@@ -125,6 +128,29 @@ class Tutor:
         later_NT = torch.arange(ids_RT.shape[1], device=at_N.device) > at_N[:, None]
         return 0.3 * attends(scores_NT.masked_fill(later_NT, -1e4), share_NT)
 
+    def _look_at_frames(
+        self,
+        states_ND: torch.Tensor,
+        positions_N3: torch.Tensor,
+        cache: list,
+        lesson_N: torch.Tensor,
+        column_N: torch.Tensor,
+        share_NF: torch.Tensor,
+    ) -> torch.Tensor:
+        """Before the frame numbers that have a head for it, that head must look at the ends of the right frames."""
+        parts = []
+        for column, head in enumerate(self.frame_heads):
+            of = column_N == column
+            ends = cache[TAP + 1][0][:, head][lesson_N[of]]
+            scores_NT = self.net.scores(states_ND[of], positions_N3[of], ends, TAP + 1, head)
+            share_NT = torch.zeros_like(scores_NT)
+            share_NT[:, self.frame_ends] = self.where_to_look(share_NF[of], column)
+            parts.append(attends(scores_NT, share_NT))
+        return 0.3 * torch.stack(parts).mean()
+
+    def where_to_look(self, share_NF: torch.Tensor, column: int) -> torch.Tensor:
+        return share_NF
+
     def _means(self, states_RTD: torch.Tensor, means_RT: torch.Tensor) -> torch.Tensor:
         """Before a frame number or a coordinate is said, the middle of the decoder must hold whose it is: the first
         of two hops (name to here, here to what shows it), which alone earns nothing and so takes long to be found."""
@@ -165,15 +191,13 @@ class Tutor:
         count = (place > 0).any(1).sum().clamp(min=1)
         thought = weight[:, 1:] == THOUGHT
         means = lesson["means"].flatten(0, 1)
-        ends_R = cache[TAP + 1][0][:, FRAME_HEAD].repeat_interleave(lesson["ids"].shape[1], 0)
-        scores_NT = self.net.scores(tapped[row, before], positions[row, before], ends_R[row], TAP + 1, FRAME_HEAD)
-        share_NT = torch.zeros_like(scores_NT)
-        share_NT[:, self.frame_ends] = share
         parts = {
             "dialogue": loss.sum() / count / 10,
             "frame": FRAME_WEIGHT * frame.sum() / count / 10,
             "means": self._means(tapped, means),
-            "look_frames": 0.3 * attends(scores_NT, share_NT),
+            "look_frames": self._look_at_frames(
+                tapped[row, before], positions[row, before], cache, row // lesson["ids"].shape[1], column, share
+            ),
             "_frame_kl": _mean(frame - floor),
             **{f"_frame_kl{c}": _mean((frame - floor)[column == c]) for c in column.unique().tolist()},
             "_thought": ((loss * thought).sum() / count / THOUGHT).detach(),

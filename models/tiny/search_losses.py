@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from data.synthetic.scene import SIDE
 from models.tiny.lessons import SHOWN
@@ -13,7 +14,33 @@ OF_SCENE = {"small", "keys", "key_frame", "box", "visible", "traits", "part"}
 
 
 class SearchTutor(Tutor):
-    """Losses of a batch of search lessons."""
+    """Losses of a batch of search lessons.
+
+    One head each finds start, end and keyframe in turn 1; what turn 2 says of them can be copied.
+    """
+
+    frame_heads = (2, 3, 0)
+
+    def where_to_look(self, share_NF: torch.Tensor, column: int) -> torch.Tensor:
+        """The end is seen one frame later, when the target is gone: before that nothing tells it."""
+        if column != 1:
+            return share_NF
+        later_NF = share_NF.roll(1, 1)
+        later_NF[:, -1] += later_NF[:, 0]
+        return later_NF.index_fill(1, torch.tensor([0], device=share_NF.device), 0.0)
+
+    def _story(self, states_BFD: torch.Tensor, lesson: Tensors) -> dict[str, torch.Tensor]:
+        """Also: does each colour come for the first time, and is it just gone or (in the last frame) still here?"""
+        here = lesson["visible"]
+        before = torch.zeros_like(here)
+        before[:, 1:] = here[:, :-1]
+        comes = here & (here.long().cumsum(1) == 1)
+        goes = before & ~here
+        goes[:, -1] |= here[:, -1]
+        said = self.heads.edges(self.heads.norm(states_BFD)).float().unflatten(-1, (2, -1))
+        edges = torch.stack([comes, goes], 2).float()
+        loss = F.binary_cross_entropy_with_logits(said, edges, pos_weight=said.new_tensor(5.0))
+        return super()._story(states_BFD, lesson) | {"edges": 4 * loss}
 
     def _dialogues(
         self, images: torch.Tensor, cells: torch.Tensor, cache: list, lesson: Tensors
@@ -60,7 +87,7 @@ class SearchTutor(Tutor):
         if not len(cells):
             return parts | {"_seg_px1": SIDE * off.mean().detach()}
         part = (ids == self.net.image_id).sum(1).max() - cells.shape[1]
-        cells = torch.nn.functional.pad(cells, (0, 0, int(part), 0))
+        cells = F.pad(cells, (0, 0, int(part), 0))
         look = self.look_at_cells(tapped, ids, positions, row[large], at[large], means[row][large], cells, cache)
         px = [SIDE * (off * of).sum().detach() / of.sum().clamp(min=1) for of in (~large, large)]
         return parts | {"look_seg": look, "_seg_px1": px[0], "_seg_px2": px[1]}
