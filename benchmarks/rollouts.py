@@ -3,8 +3,8 @@
 Ours plays fresh samples through `actors.rollout`. The bare engine, vLLM in an actor of its own with the same settings,
 then answers the same turns with the same seeds, the second turns as soon as the first have ended: what it does not
 have is a system, a parser, frames to decode and a dialogue to keep. `generate` answers the same prompts, a group at a
-time with the group as its batch; it samples other tokens of the same distribution, and answers in every fourth round, being
-slow. All in one run, interleaved; figures are ratios of tokens sampled in a second.
+time with the group as its batch; it samples other tokens of the same distribution. It is slow and has its turn in every
+fourth round. All in one run, interleaved; figures are ratios of tokens sampled in a second.
 """
 
 from __future__ import annotations
