@@ -16,13 +16,14 @@ import torch
 
 from actors.drawing import Asked, asked, by_episode, prompts_of, to_learn
 from actors.learner import LearnerPool, results
+from actors.objective import grpo_loss
 from actors.painter import PainterPool
 from actors.segmenter import SegmenterActor
 from configs.schema import Config, MaskConfig
 from core.masks import decode, encode
 from core.segs import DrawnPrompt, Made, SampledMask
 from core.types import Answer, End, Episode, Group, MaskPrompt, Rle, Sample, SegPrompt, Target, Video
-from tests.models.seg_cases import SEG, with_seg
+from tests.models.seg_cases import SEG, case, with_seg
 from tests.models.tiny_qwen import build, random_group
 
 HEIGHT, WIDTH, FRAMES = 48, 64, 4
@@ -105,7 +106,7 @@ def test_a_segmenter_follows_prompts_and_what_was_drawn_to_be_tracked() -> None:
     assert prompts_of(both, ()) == (box,)
 
 
-def config(folder: Path, ranks: int = 1, stage: int = 1, token: str = f"w{SEG}", **mask: float) -> Config:
+def config(folder: Path, ranks: int = 1, stage: int = 1, token: str = f"w{SEG}", **mask: Any) -> Config:
     cfg = Config()
     cfg.policy.path = str(folder)
     cfg.cluster.use_gpu = "no"
@@ -159,11 +160,6 @@ def restart(pools: dict[int, LearnerPool], cfg: Config) -> LearnerPool:
 
 def flat(pool: LearnerPool) -> np.ndarray:
     return np.array(ray.get(pool.publish(1).payload))
-
-
-def head(learner) -> dict[str, torch.Tensor]:
-    """In a rank that has it whole."""
-    return {name: t.detach().clone() for name, t in learner.engine.module.head.state_dict().items()}
 
 
 def draw(pool: LearnerPool | PainterPool, clip: Video, played) -> list:
@@ -284,12 +280,12 @@ def test_imitation_of_true_masks_lowers_their_loss(pools, clip, played) -> None:
     cfg = config(Path(pools[1].cfg.policy.path), loss=1.0, bce=2.0, dice=0.5)
     pool = restart(pools, cfg)
     masks = to_learn([sample(clip)] * 3, [g.episodes for g in groups], None, cfg.mask)
-    [before] = results([pool.ranks[0].__ray_call__.remote(head)])
+    before = pool.head()
     losses = [pool.imitate(groups, tables, masks).metrics["mask_loss"] for _ in range(10)]
-    [after] = results([pool.ranks[0].__ray_call__.remote(head)])
+    after = pool.head()
     assert losses[-1] < 0.8 * losses[0]
     parts = ("mlp.0.weight", "mlp.2.weight", "decoder.output_upscaling.0.weight", "no_mask")
-    assert all(not torch.equal(before[name], after[name]) for name in parts)
+    assert all(not np.array_equal(before[name], after[name]) for name in parts)
 
 
 def test_a_token_that_is_none_and_a_head_that_is_missing_are_told(pools) -> None:
@@ -300,3 +296,30 @@ def test_a_token_that_is_none_and_a_head_that_is_missing_are_told(pools) -> None
     cfg.mask.fresh = False
     with pytest.raises(ValueError, match="this policy has no mask head; make one with ray_jobs.warm_start"):
         restart(pools, cfg)
+
+
+def test_the_kl_term_is_about_text_alone() -> None:
+    """A calibrated log-prob says how likely the drawn mask is as well; the reference has drawn none."""
+    rows, _, _, _ = case()
+    row = rows[0]
+    text_N = torch.full((len(row.target_N),), -1.5)
+    calibrated_N = (text_N - 0.3).requires_grad_()
+    given = {"old_N": calibrated_N.detach(), "reference_N": text_N, "off_policy": False}
+    cfg = replace(Config().grpo, kl_coef=0.1)
+    loss, sums = grpo_loss(calibrated_N, text_N, row, cfg, **given, text_N=text_N)
+    assert sums["kl_sum"] == 0.0 and sums["ratio_sum"] == len(text_N)
+    wrong, without = grpo_loss(calibrated_N, text_N, row, cfg, **given)
+    assert without["kl_sum"] > 1.0 and wrong != loss
+
+
+@pytest.mark.parametrize("ranks, stage", [(1, 1), (2, 3)])
+def test_with_lora_the_head_is_trained_whole(pools, clip, played, ranks, stage) -> None:
+    groups, tables = played
+    cfg = config(Path(pools[1].cfg.policy.path), ranks, stage)
+    cfg.learner.lora_rank, cfg.grpo.kl_coef = 4, 0.1
+    pool = restart(pools, cfg)
+    before, policy = pool.head(), flat(pool)
+    update = pool.learn(groups, tables, of(clip, played, draw(pool, clip, played), cfg))
+    after = pool.head()
+    assert update.metrics["kl"] == pytest.approx(0.0, abs=1e-6) and update.metrics["ratio_min"] == 1.0
+    assert not np.array_equal(before["mlp.2.weight"], after["mlp.2.weight"]) and not np.array_equal(policy, flat(pool))
