@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -67,14 +69,25 @@ def examine(
     tutor: Tutor, teacher: Teacher, asked: list[Question], temperature: float, rows: int = 256
 ) -> dict[str, dict[str, float]]:
     """Mean of FIGURES for each kind and "all", with the number of questions as "count"."""
+    return marked(partial(_answer, tutor, teacher), asked, temperature, rows, FIGURES)
+
+
+def marked(
+    answer: Callable[[list[Question], float], list[list[float]]],
+    asked: list[Question],
+    temperature: float,
+    rows: int,
+    figures: Sequence[str],
+) -> dict[str, dict[str, float]]:
+    """Mean of `figures` for each kind of question and "all", with their number as "count"; a mark of nan counts not."""
     marks: dict[str, list[list[float]]] = defaultdict(list)
     for start in range(0, len(asked), rows):
         batch = asked[start : start + rows]
-        for question, mark in zip(batch, _answer(tutor, teacher, batch, temperature), strict=True):
+        for question, mark in zip(batch, answer(batch, temperature), strict=True):
             marks[question.query.kind].append(mark)
             marks["all"].append(mark)
     return {
-        kind: dict(zip(FIGURES, np.mean(mark, 0).tolist(), strict=True)) | {"count": len(mark)}
+        kind: dict(zip(figures, np.nanmean(mark, 0).tolist(), strict=True)) | {"count": len(mark)}
         for kind, mark in sorted(marks.items())
     }
 

@@ -6,14 +6,14 @@ Reads answers strictly, in the form that is taught. Knows no file and no process
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from functools import partial
 
 import numpy as np
 import torch
 
 from core.traces import SEG, Look
 from data.synthetic.scene import SIDE
-from models.tiny.exam import Question, read_prefix, speak
+from models.tiny.exam import Question, marked, read_prefix, speak
 from models.tiny.lessons import Script, resize, union_boxes
 from models.tiny.search_lessons import PART, SearchTeacher
 from models.tiny.search_losses import SearchTutor
@@ -30,16 +30,7 @@ def examine(
     tutor: SearchTutor, teacher: SearchTeacher, asked: list[Question], temperature: float, rows: int = 128
 ) -> dict[str, dict[str, float]]:
     """Mean of FIGURES for each kind and "all", with the number of questions as "count"."""
-    marks: dict[str, list[list[float]]] = defaultdict(list)
-    for start in range(0, len(asked), rows):
-        batch = asked[start : start + rows]
-        for question, mark in zip(batch, _answer(tutor, teacher, batch, temperature), strict=True):
-            marks[question.query.kind].append(mark)
-            marks["all"].append(mark)
-    return {
-        kind: dict(zip(FIGURES, np.nanmean(mark, 0).tolist(), strict=True)) | {"count": len(mark)}
-        for kind, mark in sorted(marks.items())
-    }
+    return marked(partial(_answer, tutor, teacher), asked, temperature, rows, FIGURES)
 
 
 def _answer(tutor: SearchTutor, teacher: SearchTeacher, asked: list[Question], temperature: float) -> list[list[float]]:
