@@ -7,7 +7,8 @@ and a keyframe and end in [SEG].
 
 Needs torch, transformers, numpy and OpenCV alone; neither ray nor vLLM nor DeepSpeed. `--out` becomes a Hugging Face
 folder (bf16), with fp32 weights and pretraining heads beside it in DIR.state.pt, from which `--init DIR` goes on.
-`--minutes` is wall time from the start of the process to its end, saving and the final examination included.
+`--minutes` is time from the start of the process to its end, saving and the final examination included; a pause
+(SIGSTOP) of more than a minute does not count.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from models.tiny.search_lessons import SearchTeacher
 from models.tiny.search_losses import SearchTutor
 
 STARTED = time.monotonic()
+PAUSE = 60.0  # seconds: no step takes as long
 SHOWING = 0.18
 EXAM_SEED = 990_017  # no lesson's: those come from SeedSequence([seed, worker])
 
@@ -115,7 +117,8 @@ def _train(
     _log({"start_up_s": begin - STARTED, "device": str(device), "resumed": resumed, "parameters": _size(hf)})
     sums: dict[str, torch.Tensor] = {}
     step, logged, saved, logged_step = 0, begin, begin, 0
-    while (now := time.monotonic()) < end:
+    now = begin
+    while now < end:
         share = (now - begin) / (end - begin)
         rate = _rate(options, step, share)
         for group in optimizer.param_groups:
@@ -139,6 +142,9 @@ def _train(
         if now - saved > options.checkpoint_seconds:
             saved = now
             _save(out, init, hf, heads)
+        before, now = now, time.monotonic()
+        if now - before > PAUSE:
+            begin, end = begin + now - before, end + now - before
     _save(out, init, hf, heads)
     _log({"trained_steps": step, "trained_s": time.monotonic() - begin})
     _final_exam(out, init, hf, tutor, teacher, asked)
