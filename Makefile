@@ -4,6 +4,7 @@ VENV ?= .venv
 EXTRA ?= cpu            # cpu | gpu
 SYSTEM ?= revseg
 ARGS ?=
+PROCESSES ?= 2          # that share the tests; 0: one, with what it says in sight
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.rayvos-installed
 
@@ -30,7 +31,7 @@ train: $(STAMP)
 	$(RUN) -m ray_jobs.train $(SYSTEM)_tiny $(ARGS)
 
 test: $(STAMP)
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n $(strip $(PROCESSES)) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .

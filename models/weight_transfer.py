@@ -120,7 +120,8 @@ def keep_images() -> None:
 def write_shared(flat: np.ndarray) -> str:
     """Writes the flat array into a new file in shared memory, for every worker of one engine; the caller removes it."""
     folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    with tempfile.NamedTemporaryFile(prefix="rayvos_weights_", dir=folder, delete=False) as file:
+    prefix = f"rayvos_weights_{os.getpid()}_"
+    with tempfile.NamedTemporaryFile(prefix=prefix, dir=folder, delete=False) as file:
         try:
             file.write(flat.data)
         except OSError:

@@ -286,7 +286,7 @@ def test_damaged_weights_are_refused_and_the_old_stay(bench: Bench) -> None:
     with pytest.raises(Exception, match="damaged|update_weights"):
         bench.run(bench.engine.take(version + 1, names, dtypes, shapes, right, flat))
     assert bench.engine.version == version
-    assert not [f for f in os.listdir("/dev/shm") if f.startswith("rayvos_weights_")]
+    assert not [f for f in os.listdir("/dev/shm") if f.startswith(f"rayvos_weights_{os.getpid()}_")]
     played = bench.run(dialogues(bench.engine, 2))
     assert max(bench.gap(turns, gallery) for turns, gallery in played) < EXACT
     bench.update(changed(bench.policy, "", 7))  # and the next good version is taken
