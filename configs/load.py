@@ -33,6 +33,7 @@ CHOICES = {
     "policy.attention": ("auto", "split", "flex"),
     "data.format": FORMATS,
     "data.no_target": ("skip", "keep"),
+    "data.length": ("short", "long"),
     "evaluate.protocol": ("auto", *PROTOCOLS),
     "evaluate.resume": ("auto", "never"),
     "grpo.loss": ("grpo", "dual_clip", "gspo", "cispo"),

@@ -25,6 +25,7 @@ class DataConfig:
     format: str = "mevis"  # a reader of data/load.py; for a name that is none, the error lists them
     root: str = "datasets/synthetic"  # holds one folder for each split; made when absent if `synthetic` is true
     synthetic: bool = False  # make the synthetic data set under `root` when it is not there
+    length: str = "short"  # synthetic only: short, 24 frames a video | long, 96, and each shape in 8 to 12 of them
     train_split: str = "train"
     eval_split: str = "valid"  # what training watches
     test_split: str = "test"  # what the before/after table is measured on

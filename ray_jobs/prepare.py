@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
     cfg = load_config(settings)
     validate_values(cfg)
     if cfg.data.synthetic:
-        write_dataset(Path(cfg.data.root))
+        write_dataset(Path(cfg.data.root), length=cfg.data.length)
     splits = [] if cfg.prepare.steps == ["mixing"] else named or splits_of(cfg)
     _check_paths(cfg, splits)
     # No rollout and no learner will ask for a GPU.

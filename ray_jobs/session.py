@@ -192,13 +192,13 @@ def check_draws(cfg: Config, system: System) -> None:
 
 def prepare_data(cfg: Config) -> None:
     """Makes the synthetic data set, and its generator's ratings, when the configuration asks for them and they are not
-    there: the embedded default needs no job before it."""
+    there: the embedded default needs no job before it. ValueError if `data.root` has videos of another length."""
     if not cfg.data.synthetic:
         return
     root, difficulty = Path(cfg.data.root), cfg.difficulty
     if not root.is_dir():
         print(f"making the synthetic data set in {root}", flush=True)
-    write_dataset(root)
+    write_dataset(root, length=cfg.data.length)
     if difficulty.folder and difficulty.rater == RATER:
         write_ratings(root, Path(difficulty.folder))
 

@@ -2,7 +2,8 @@
 
 Every shape has a colour of its own in its video, so "<colour> <shape>" names exactly one. It is visible only in a
 random window and its size peaks at a random moment inside that window, so neither the middle frame nor any other
-fixed guess is a good keyframe. This file knows no sentence, no file format and no model.
+fixed guess is a good keyframe. In a long video that window is so short that frames taken from all over the video show
+the shape once or twice. This file knows no sentence, no file format and no model.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 SIDE = 112  # pixels
-NUM_FRAMES = 24
+NUM_FRAMES = 24  # of a short video
 MIN_AREA = 25  # pixels; a smaller visible rest counts as not visible
 MIN_VISIBLE = 5  # frames in which every shape is visible
 
@@ -36,6 +37,20 @@ _AXIS = (np.arange(SIDE, dtype=np.float32) + 0.5) / SIDE
 # Drawing fresh noise for each pixel would cost more than all the rest: frames take these tiles in random order.
 # Backgrounds lie in 20..160 and noise in -18..18, so adding in uint8 (negative numbers wrapped) never overflows.
 _NOISE = np.random.default_rng(20240229).normal(0, 4, (48, SIDE, SIDE, 1)).clip(-18, 18).astype(np.int8).view(np.uint8)
+
+
+@dataclass(frozen=True)
+class Length:
+    """Frames of a video, and the least and the most of them in which a shape is there."""
+
+    num_frames: int
+    shortest: int
+    longest: int
+
+
+# Of a long video 16 evenly taken frames are 6 or 7 apart: one or two of them fall into a shape's window.
+LENGTHS = {"short": Length(NUM_FRAMES, 8, 13), "long": Length(96, 8, 12)}
+SHORT = LENGTHS["short"]
 
 
 @dataclass(frozen=True)
@@ -74,21 +89,21 @@ class _Track:
     centre_L2: np.ndarray
 
 
-def scene(rng: np.random.Generator) -> Scene:
+def scene(rng: np.random.Generator, length: Length = SHORT) -> Scene:
     """A random scene in which every thing is visible in at least MIN_VISIBLE frames."""
     while True:
-        made = _draw(rng)
+        made = _draw(rng, length)
         if ((made.areas_OF > 0).sum(1) >= MIN_VISIBLE).all():
             return made
 
 
-def _draw(rng: np.random.Generator) -> Scene:
+def _draw(rng: np.random.Generator, length: Length) -> Scene:
     num = int(rng.integers(3, 6))
     colours = rng.permutation(len(COLOURS))[:num]
-    things = tuple(_thing(rng, _NAMES[c]) for c in colours)
-    frames_FHWC = _background(rng)
-    owner_FHW = np.full((NUM_FRAMES, SIDE, SIDE), -1, np.int8)
-    hides_OO, full_OF = np.zeros((num, num), np.float32), np.zeros((num, NUM_FRAMES), np.int32)
+    things = tuple(_thing(rng, _NAMES[c], length) for c in colours)
+    frames_FHWC = _background(rng, length.num_frames)
+    owner_FHW = np.full((length.num_frames, SIDE, SIDE), -1, np.int8)
+    hides_OO, full_OF = np.zeros((num, num), np.float32), np.zeros((num, length.num_frames), np.int32)
     for index, thing in enumerate(things):  # later things lie in front
         rgb = np.clip(_PALETTE[colours[index]] + rng.normal(0, 6, 3), 0, 255).astype(np.uint8)
         _paint(frames_FHWC, owner_FHW, hides_OO, full_OF, index, thing, _track(rng, thing), rgb)
@@ -105,14 +120,14 @@ def _draw(rng: np.random.Generator) -> Scene:
     )
 
 
-def _thing(rng: np.random.Generator, colour: str) -> Thing:
-    length = int(rng.integers(8, 14))
-    latest = NUM_FRAMES - length
+def _thing(rng: np.random.Generator, colour: str, length: Length) -> Thing:
+    there = int(rng.integers(length.shortest, length.longest + 1))
+    latest = length.num_frames - there
     place = rng.random()  # more weight on both ends, else the middle frame would nearly always show the target
     start = 0 if place < 0.2 else latest if place < 0.4 else int(rng.integers(0, latest + 1))
     shape = SHAPES[rng.integers(len(SHAPES))]
     motion = MOTIONS[rng.integers(len(MOTIONS))]
-    return Thing(colour, shape, motion, TRENDS[rng.choice(3, p=TREND_SHARES)], start, start + length)
+    return Thing(colour, shape, motion, TRENDS[rng.choice(3, p=TREND_SHARES)], start, start + there)
 
 
 def _track(rng: np.random.Generator, thing: Thing) -> _Track:
@@ -135,10 +150,10 @@ def _heights(peak: float) -> tuple[float, ...]:
     return (0.0, 1.0) if peak == 1 else (1.0, 0.0) if peak == 0 else (0.0, 1.0, 0.0)
 
 
-def _background(rng: np.random.Generator) -> np.ndarray:
+def _background(rng: np.random.Generator, num_frames: int) -> np.ndarray:
     base_3, across_3, down_3 = rng.uniform(20, 60, 3), rng.uniform(0, 50, 3), rng.uniform(0, 50, 3)
     plain_HWC = (base_3 + _AXIS[None, :, None] * across_3 + _AXIS[:, None, None] * down_3).astype(np.uint8)
-    return plain_HWC + _NOISE[rng.permutation(len(_NOISE))[:NUM_FRAMES]]
+    return plain_HWC + _NOISE[np.resize(rng.permutation(len(_NOISE)), num_frames)]
 
 
 def _inside(shape: str, x_W: np.ndarray, y_H1: np.ndarray, radius: float) -> np.ndarray:
@@ -182,8 +197,8 @@ def _paint(
 
 
 def _measure(owner_FHW: np.ndarray, things: tuple[Thing, ...]) -> tuple[np.ndarray, np.ndarray]:
-    boxes_OF4 = np.zeros((len(things), NUM_FRAMES, 4), np.float32)
-    areas_OF = np.zeros((len(things), NUM_FRAMES), np.int32)
+    boxes_OF4 = np.zeros((len(things), len(owner_FHW), 4), np.float32)
+    areas_OF = np.zeros((len(things), len(owner_FHW)), np.int32)
     for index, thing in enumerate(things):
         span = slice(thing.start, thing.stop)
         mask_LHW = owner_FHW[span] == index

@@ -23,22 +23,47 @@ from PIL import Image
 from core.masks import encode_frames
 from core.types import Rle
 from data.synthetic.queries import Query, description, pick_query, queries
-from data.synthetic.scene import NUM_FRAMES, Scene, scene
+from data.synthetic.scene import LENGTHS, SHORT, Length, Scene, scene
 
 # (split, videos, expressions of each, as mp4): the embedded data set. Splits draw from different seeds.
 SPLITS = (("train", 900, 3, False), ("valid", 110, 2, False), ("test", 150, 2, False), ("mp4", 6, 2, True))
-FRAME_NAMES = tuple(f"{i:05d}" for i in range(NUM_FRAMES))
+LONG_SPLITS = (("train", 300, 3, False), ("valid", 30, 2, False), ("test", 100, 2, False))  # four times the frames
 
 
-def write_dataset(root: Path, seed: int = 0) -> None:
-    """Makes those splits of the embedded data set that are not there yet (about 10 s and 35 MB)."""
-    for split, num_videos, expressions, mp4 in SPLITS:
-        if not (Path(root) / split).exists():
-            write_split(root, split, seed, num_videos, expressions, mp4)
+def write_dataset(root: Path, seed: int = 0, length: str = "short") -> None:
+    """Makes those splits of the embedded data set that are not there yet, of videos of this length (`data.length`).
+
+    Short ones take about 180 MB, long ones 250 MB.
+
+    Raises:
+        ValueError: a split is there already, and its videos are of another length.
+    """
+    for split, num_videos, expressions, mp4 in LONG_SPLITS if length == "long" else SPLITS:
+        if (Path(root) / split).exists():
+            _check_length(Path(root) / split, length)
+        else:
+            write_split(root, split, seed, num_videos, expressions, mp4, LENGTHS[length])
+
+
+def _check_length(folder: Path, length: str) -> None:
+    file, wanted = folder / "meta_expressions.json", LENGTHS[length].num_frames
+    videos = json.loads(file.read_text())["videos"].values() if file.is_file() else ()
+    for video in videos:
+        if len(video["frames"]) != wanted:
+            raise ValueError(
+                f"{folder} has videos of {len(video['frames'])} frames; data.length={length} makes some of {wanted}: "
+                "give them a data.root of their own"
+            )
 
 
 def write_split(
-    root: Path, split: str, seed: int, num_videos: int, expressions_per_video: int, mp4: bool = False
+    root: Path,
+    split: str,
+    seed: int,
+    num_videos: int,
+    expressions_per_video: int,
+    mp4: bool = False,
+    length: Length = SHORT,
 ) -> None:
     """Makes <root>/<split>; the same arguments make the same bytes, and no two splits share a scene's seed.
 
@@ -58,13 +83,13 @@ def write_split(
     seeds = np.random.SeedSequence([seed, *split.encode()]).spawn(num_videos)
     for number, video_seed in enumerate(seeds):
         rng, uid = np.random.default_rng(video_seed), f"{split}{number:05d}"
-        made = scene(rng)
+        made = scene(rng, length)
         _write_frames(part, uid, made, mp4)
         first_anno = len(masks)
         masks.update({str(first_anno + i): _masks(made, i) for i in range(len(made.things))})
         videos[uid] = {
             "vid_id": number,
-            "frames": list(FRAME_NAMES),
+            "frames": _names(made),
             "anno_id": [first_anno + i for i in range(len(made.things))],
             "expressions": _expressions(rng, made, expressions_per_video, first_anno),
         }
@@ -100,6 +125,10 @@ def _masks(made: Scene, index: int) -> list[Rle | None]:
     return [rle if area else None for rle, area in zip(rles_F, made.areas_OF[index], strict=True)]
 
 
+def _names(made: Scene) -> list[str]:
+    return [f"{i:05d}" for i in range(len(made.frames_FHWC))]
+
+
 def _write_frames(part: Path, uid: str, made: Scene, mp4: bool) -> None:
     if mp4:
         (part / "Videos").mkdir(exist_ok=True)
@@ -107,7 +136,7 @@ def _write_frames(part: Path, uid: str, made: Scene, mp4: bool) -> None:
         return
     folder = part / "JPEGImages" / uid
     folder.mkdir(parents=True)
-    for name, frame_HWC in zip(FRAME_NAMES, made.frames_FHWC, strict=True):
+    for name, frame_HWC in zip(_names(made), made.frames_FHWC, strict=True):
         Image.fromarray(frame_HWC).save(folder / f"{name}.jpg", quality=95, subsampling=0)
 
 
