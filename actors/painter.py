@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import ray
 
-from actors.drawing import Asked, Drawn, Found, draw_rows
-from actors.learner import MediaRef, draw_with, load_media, results
+from actors.drawing import Asked, Drawn, Found, asked, by_episode, draw_rows, forest_of
+from cluster.refs import MediaRef, load_media, results
 from cluster.start import actor_options, device_of
 from configs.load import resolve
 from configs.schema import Config
+from core import batch
 from core.batch import GroupBatch, ImageLayout
 from core.types import Episode, Video
 
@@ -57,8 +59,31 @@ class PainterPool:
         media: Sequence[MediaRef],
         roles: Iterable[str] = (),
     ) -> list[Drawn]:
-        """As `actors.learner.LearnerPool.draw`."""
+        """As `actors.learner_pool.LearnerPool.draw`."""
         return draw_with([self.worker], self.cfg.learner.row_tokens, self.layout, videos, episodes, media, roles)
 
     def close(self) -> None:
         ray.kill(self.worker)
+
+
+def draw_with(
+    ranks: Sequence[Any],
+    row_tokens: int,
+    layout: ImageLayout,
+    videos: Sequence[Video],
+    episodes: Sequence[Sequence[Episode]],
+    media: Sequence[MediaRef],
+    roles: Iterable[str],
+) -> list[Drawn]:
+    """`LearnerPool.draw` with any actors that draw."""
+    wanted, forest = asked(videos, episodes, roles), forest_of(episodes)
+    found: Found = {}
+    if forest and wanted.masks:
+        rows = batch.rows_of_ranks(forest, len(ranks), row_tokens, layout)
+        calls = [
+            rank.draw.remote(share, {g: media[g] for row in share for g in row.groups}, wanted.share(share))
+            for rank, share in zip(ranks, rows, strict=True)
+        ]
+        for part in results(calls):
+            found |= part
+    return by_episode(found, episodes)

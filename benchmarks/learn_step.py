@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import ray
 
-from actors.learner import LearnerPool
+from actors.learner_pool import LearnerPool
 from actors.reward import RewardPool
 from actors.rollout import RolloutPool
 from cluster.start import join

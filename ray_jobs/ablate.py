@@ -29,7 +29,7 @@ from ray_jobs.session import same_run
 from systems.options import unknown
 
 SEEDS = (0, 1, 2)
-LAST_STEPS = 10  # over which tokens of training episodes are averaged
+LAST_STEPS = 10  # over which measures of training episodes are averaged
 Start = Callable[[Sequence[str]], int]  # arguments of ray_jobs.train -> exit code
 
 
@@ -61,7 +61,11 @@ def outcome(folder: Path, steps: int) -> Outcome | None:
     found = {"J&F": summary["jf_after"], "sampled J&F": summary["sampled_jf_after"]}
     found["gain"] = summary["jf_after"] - summary["jf_before"]
     last = [line for line in run.episodes() if line["step"] > steps - LAST_STEPS]
+    placed = [100 * line["parts"]["tiou"] for line in last if "tiou" in (line["parts"] or {})]
+    if placed:
+        found["tIoU"] = float(np.mean(placed))
     if last:
+        found["turns"] = float(np.mean([len(line["turns"]) for line in last]))
         found["tokens"] = float(np.mean([sum(turn["tokens"] for turn in line["turns"]) for line in last]))
     counted = [line["facts"]["reasoning_tokens"] for line in last if "reasoning_tokens" in line["facts"]]
     if counted:

@@ -15,6 +15,8 @@ MEASURES = {  # of a run -> decimals
     "J&F": 1,  # greedy, test split, after training
     "sampled J&F": 1,
     "gain": 1,  # of greedy J&F by training
+    "tIoU": 1,  # percent, of the part of the video that an episode names, over the last steps, where it is counted
+    "turns": 2,  # of an episode, over the last steps
     "tokens": 1,  # of an episode's answers, over the last steps
     "reasoning tokens": 1,  # of these, where the system counts them
 }
@@ -25,7 +27,7 @@ Outcome = Mapping[str, float]  # measure -> value of one run; a measure may be m
 class Variant:
     name: str
     settings: tuple[str, ...] = ()
-    published: str = ""
+    published: str = ""  # or NOT_PUBLIC, then without signs
     signs: Mapping[str, int] = field(default_factory=dict)  # measure -> published sign of (this - first variant)
 
 
@@ -38,6 +40,8 @@ class Ablation:
 
 
 WORSE = {"J&F": -1, "sampled J&F": -1}
+NOT_PUBLIC = "not public"
+LONG = ("data.root=datasets/synthetic_long", "data.length=long", "system.options.round_frames=5")
 
 ABLATIONS: Mapping[str, Ablation] = {
     "decomposition": Ablation(
@@ -98,6 +102,25 @@ ABLATIONS: Mapping[str, Ablation] = {
             Variant("thinks", ("system.options.think=true",), "55.3 / 61.1 / 69.8"),
             Variant("answers at once", ("system.options.think=false",), "52.6 / 58.9 / 67.2", WORSE),
         ),
+    ),
+    "calibration": Ablation(
+        "videoseg_o3_tiny",
+        "VideoSEG-O3's README: J&F of the released 4B model on MeViS / Long-RVOS; no ablation table is public",
+        (
+            Variant("with", ("mask.calibration=1.0",), "60.0 / 57.4"),
+            Variant("without", ("mask.calibration=0",), NOT_PUBLIC),
+        ),
+    ),
+    "turns": Ablation(
+        "videoseg_o3_tiny",
+        "VideoSEG-O3's README: J&F of the released 4B model on MeViS / Long-RVOS; no ablation table is public",
+        (
+            Variant("up to 3 turns", ("system.options.max_turns=3", *LONG), "60.0 / 57.4"),
+            Variant("1 turn", ("system.options.max_turns=1", *LONG), NOT_PUBLIC),
+        ),
+        "Long clips: turn 1 sees a shape in one or two of its 16 frames, a later turn five frames of the part that was "
+        "asked for. A policy taught on short clips knows neither, nor a frame number above 23: give as policy.path one "
+        "that `ray_jobs.warm_start` made with the same settings. A <select> in the only turn counts as an answer.",
     ),
 }
 

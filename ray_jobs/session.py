@@ -17,7 +17,7 @@ import ray
 
 import systems
 from actors.drawing import Drawn
-from actors.learner import LearnerPool
+from actors.learner_pool import LearnerPool
 from actors.painter import PainterPool
 from actors.reward import RewardPool, read_split
 from actors.rollout import Played, RolloutPool

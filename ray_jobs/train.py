@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from actors.drawing import REWARDED, Drawn, to_learn
-from actors.learner import LearnerPool
+from actors.learner_pool import LearnerPool
 from actors.reward import Scoring
 from actors.rollout import Played
 from configs.load import resolve

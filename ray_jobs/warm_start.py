@@ -22,7 +22,7 @@ import numpy as np
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
 from actors.drawing import to_learn
-from actors.learner import LearnerPool
+from actors.learner_pool import LearnerPool
 from actors.policies import token_id
 from configs.load import resolve
 from configs.schema import Config

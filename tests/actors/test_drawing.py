@@ -15,10 +15,11 @@ import ray
 import torch
 
 from actors.drawing import Asked, asked, by_episode, prompts_of, to_learn
-from actors.learner import LearnerPool, results
+from actors.learner_pool import LearnerPool
 from actors.objective import grpo_loss
 from actors.painter import PainterPool
 from actors.segmenter import SegmenterActor
+from cluster.refs import results
 from configs.schema import Config, MaskConfig
 from core.masks import decode, encode
 from core.segs import DrawnPrompt, Made, SampledMask

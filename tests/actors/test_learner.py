@@ -11,9 +11,10 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from actors.learner import LearnerPool, places, results
+from actors.learner_pool import LearnerPool, places
 from actors.objective import join, means, must_fail
 from actors.optimizer import deepspeed_config, learning_rate
+from cluster.refs import results
 from configs.schema import Config
 from core import grpo
 from core.flat import checksum, unflatten
