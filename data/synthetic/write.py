@@ -33,7 +33,7 @@ LONG_SPLITS = (("train", 300, 3, False), ("valid", 30, 2, False), ("test", 100, 
 def write_dataset(root: Path, seed: int = 0, length: str = "short") -> None:
     """Makes those splits of the embedded data set that are not there yet, of videos of this length (`data.length`).
 
-    Short ones take about 180 MB, long ones 250 MB.
+    Short ones take about 170 MB, long ones 220 MB.
 
     Raises:
         ValueError: a split is there already, and its videos are of another length.

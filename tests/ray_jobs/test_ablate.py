@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import systems
 from configs.load import load, presets
+from configs.schema import Config, SystemConfig
 from ray_jobs.ablate import ablate, main, outcome, plan
-from ray_jobs.ablations import ABLATIONS, MEASURES, Ablation, Variant, markdown, spread, verdict
+from ray_jobs.ablations import ABLATIONS, MEASURES, NOT_PUBLIC, Ablation, Variant, markdown, spread, verdict
 
 TWO = Ablation(
     "revseg_tiny",
@@ -23,16 +25,37 @@ TWO = Ablation(
 )
 
 
-@pytest.mark.parametrize("name", ABLATIONS)
-def test_every_variant_is_a_setting_that_its_system_has_and_differs_from_the_others(name: str) -> None:
+def configs(name: str) -> list[Config]:
     ablation = ABLATIONS[name]
     preset = ablation.preset if ablation.preset in presets() else ablation.preset.replace("_tiny", "_7b")
-    configs = [load([preset, *variant.settings]) for variant in ablation.variants]
-    made = [systems.make(cfg.system.name, cfg.system.options) for cfg in configs]
+    return [load([preset, *variant.settings]) for variant in ablation.variants]
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_variant_is_a_setting_that_its_system_has_and_differs_from_the_others(name: str) -> None:
+    found = configs(name)
+    made = [systems.make(cfg.system.name, cfg.system.options) for cfg in found]
     options = [system.options for system in made]  # type: ignore[attr-defined]
-    assert len(set(map(repr, options))) == len(options) > 1
-    assert not ablation.variants[0].signs and all(variant.signs for variant in ablation.variants[1:])
-    assert all(set(variant.signs) <= set(MEASURES) and variant.published for variant in ablation.variants)
+    rest = [replace(cfg, system=SystemConfig()) for cfg in found]  # options that are left out have a default
+    assert len(set(map(repr, zip(options, rest, strict=True)))) == len(found) > 1
+    first, *others = ABLATIONS[name].variants
+    assert not first.signs and first.published not in ("", NOT_PUBLIC)
+    for variant in others:
+        assert variant.published and bool(variant.signs) == (variant.published != NOT_PUBLIC)
+        assert set(variant.signs) <= set(MEASURES)
+
+
+def test_calibration_is_on_at_the_released_weight_or_off() -> None:
+    assert [cfg.mask.calibration for cfg in configs("calibration")] == [1.0, 0.0]
+
+
+def test_turns_are_compared_on_long_clips_that_have_a_folder_of_their_own() -> None:
+    found = configs("turns")
+    assert [cfg.system.options["max_turns"] for cfg in found] == [3, 1]
+    (data,) = {repr(cfg.data): cfg.data for cfg in found}.values()
+    assert data.synthetic and data.length == "long"
+    usual = load([ABLATIONS["turns"].preset]).data
+    assert data.root != usual.root and usual.length == "short"
 
 
 def test_the_table_has_means_spreads_and_the_published_sign() -> None:
@@ -94,7 +117,12 @@ class Runs:
         jf = 60.0 if cfg.system.options["temporal_reward"] == "soft" else 50.0
         summary = {"steps": cfg.train.steps, "jf_after": jf + cfg.seed, "jf_before": 40.0, "sampled_jf_after": 45.0}
         (folder / "summary.json").write_text(json.dumps(summary))
-        lines = [{"step": s, "turns": [{"tokens": s}, {"tokens": 1}], "facts": {}} for s in (1, 90, 91, 100)]
+        of_91, of_others = {"parts": {"tiou": 0.5}}, {"parts": None}  # as of a failed episode
+        lines = [
+            {"step": s, "turns": [{"tokens": s}, {"tokens": 1}][: 1 + (s < 100)], "facts": {}}
+            | (of_91 if s == 91 else of_others)
+            for s in (1, 90, 91, 100)
+        ]
         (folder / "episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         return 0
 
@@ -110,7 +138,8 @@ def test_finished_runs_are_not_repeated(tmp_path: Path) -> None:
     assert again.started == ["soft_seed1", "none_seed1"] and table == tmp_path / "ablate_trial" / "table.md"
     assert "| 50.5 ± 0.7 (-10.0, sign as published) |" in table.read_text()
     found = outcome(tmp_path / "ablate_trial" / "none_seed1", 100)
-    assert found == {"J&F": 51.0, "sampled J&F": 45.0, "gain": 11.0, "tokens": (91 + 100) / 2 + 1}
+    tokens = (91 + 1 + 100) / 2
+    assert found == {"J&F": 51.0, "sampled J&F": 45.0, "gain": 11.0, "tIoU": 50.0, "turns": 1.5, "tokens": tokens}
     assert outcome(tmp_path / "ablate_trial" / "none_seed1", 200) is None  # asked for longer runs: not finished
 
 
