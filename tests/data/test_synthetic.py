@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from configs.load import load as load_config
 from core.masks import decode
 from data.frames import read_frames
 from data.mevis import read
+from data.synthetic import write
 from data.synthetic.queries import KINDS, MIX, Query, description, queries, sample_query
-from data.synthetic.scene import COLOURS, MIN_VISIBLE, NUM_FRAMES, SIDE, Scene, scene
-from data.synthetic.write import write_split
+from data.synthetic.scene import COLOURS, LENGTHS, MIN_VISIBLE, NUM_FRAMES, SIDE, Scene, scene
+from data.synthetic.write import write_dataset, write_split
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +28,30 @@ def test_same_seed_same_scene() -> None:
     one, two = (scene(np.random.default_rng(3)) for _ in range(2))
     assert one.things == two.things
     assert (one.frames_FHWC == two.frames_FHWC).all() and (one.owner_FHW == two.owner_FHW).all()
+
+
+def test_the_scenes_of_a_seed_stay_what_they_are() -> None:
+    """What was measured on the data set holds for as long as every draw keeps its place; pixels follow from these."""
+    told = [(t.name, t.motion, t.trend, t.start, t.stop) for t in scene(np.random.default_rng(1)).things]
+    assert told == [
+        ("green diamond", "moves left", "keeps growing", 14, 24), ("purple circle", "moves up", "pulses", 13, 23),
+        ("red diamond", "moves up", "keeps shrinking", 0, 8), ("white square", "moves up", "pulses", 5, 18),
+    ]  # fmt: skip
+
+
+def test_long_videos_show_a_shape_in_one_or_two_of_16_frames_from_all_over() -> None:
+    rng, seen = np.random.default_rng(2), list[int]()
+    sampled = np.linspace(0, 95, 16).astype(int)
+    for made in (scene(rng, LENGTHS["long"]) for _ in range(30)):
+        assert made.frames_FHWC.shape == (96, SIDE, SIDE, 3) and len(made.owner_FHW) == 96
+        for i, thing in enumerate(made.things):
+            assert 8 <= thing.stop - thing.start <= 12
+            in_frame_F = (made.owner_FHW == i).sum((1, 2))
+            assert (in_frame_F[made.areas_OF[i] > 0] == made.areas_OF[i][made.areas_OF[i] > 0]).all()
+            assert not in_frame_F[: thing.start].any() and not in_frame_F[thing.stop :].any()
+            seen.append(int((made.areas_OF[i, sampled] > 0).sum()))
+        assert all(len(np.unique(made.frames_FHWC[f])) > 10 for f in (0, 95))  # background and noise in every frame
+    assert max(seen) <= 2 and np.mean([n == 0 for n in seen]) < 0.1
 
 
 def test_boxes_and_areas_are_those_of_the_visible_pixels(scenes: list[Scene]) -> None:
@@ -156,3 +182,26 @@ def test_reader_gives_back_the_scene(tmp_path: Path, mp4: bool) -> None:
                 assert (rle is not None) == (made.areas_OF[index, frame] > 0)
                 if rle is not None:
                     assert (decode(rle) == (made.owner_FHW[frame] == index)).all()
+
+
+def test_long_videos_have_a_folder_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write, "SPLITS", (("train", 1, 2, False), ("mp4", 1, 2, True)))
+    monkeypatch.setattr(write, "LONG_SPLITS", (("train", 1, 2, False), ("test", 1, 2, False)))
+    short, long = tmp_path / "synthetic", tmp_path / "synthetic_long"
+    write_dataset(short)
+    write_dataset(long, length="long")
+    before = _bytes(tmp_path)
+    write_dataset(long, length="long")  # all there
+    for root, length, told in ((short, "long", "24 frames.*makes some of 96"), (long, "short", "96 frames")):
+        with pytest.raises(ValueError, match=f"{told}.*data.root of their own"):
+            write_dataset(root, length=length)
+    assert _bytes(tmp_path) == before and {path.name for path in long.iterdir()} == {"train", "test"}
+    (sample, *_) = read(long, "test")
+    assert sample.video.num_frames == 96 and read_frames(sample.video, [95]).any()
+    assert sum(rle is not None for rle in sample.targets[0].masks_F) <= 12
+
+
+def test_the_settings_name_every_length() -> None:
+    assert {load_config(["revseg_tiny", f"data.length={name}"]).data.length for name in LENGTHS} == set(LENGTHS)
+    with pytest.raises(ValueError, match=r"data.length=longer: expected one of short \| long"):
+        load_config(["revseg_tiny", "data.length=longer"])
