@@ -49,7 +49,9 @@ def drawing(cfg: Config, folder: Path, policy: Policy, tokenizer: Any) -> SegPol
 
     mask = cfg.mask
     sam, shape = sam2_build.load(resolve(cfg.segmenter.path), cfg.segmenter.config)
-    options = SegOptions(calibration=mask.calibration, threshold=mask.threshold, bce=mask.bce, dice=mask.dice)
+    options = SegOptions(
+        calibration=mask.calibration, threshold=mask.threshold, bce=mask.bce, dice=mask.dice, points=mask.points
+    )
     return attach(policy, folder, sam, shape, token_id(tokenizer, mask.token), options, fresh=mask.fresh)
 
 

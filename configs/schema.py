@@ -121,6 +121,7 @@ class MaskConfig:
     loss: float = 0.2  # weight of the supervised mask losses beside the policy's; 0: off
     bce: float = 1.0  # of the binary cross-entropy in them
     dice: float = 1.0
+    points: int = 0  # of a mask at which these losses are taken, three quarters where it is least sure; 0: all pixels
     redraw: bool = False  # tracking draws anew on every frame, from the token; else SAM 2 follows the first mask
     fresh: bool = False  # make a new head where the policy has none; ray_jobs.warm_start does
 
@@ -167,9 +168,10 @@ class WarmStartConfig:
     batch_size: int = 32
     output: str = "runs/warm_start/policy"
     bf16: bool = False  # write the folder in bfloat16: half the size
-    mask_loss: float = 1.0  # mask.token only: as mask.loss, mask.bce and mask.dice in training
+    mask_loss: float = 1.0  # mask.token only: as mask.loss, mask.bce, mask.dice and mask.points in training
     mask_bce: float = 2.0
     mask_dice: float = 0.5
+    mask_points: int = 12544  # the tiny decoder's masks have fewer pixels: all of them
 
 
 @dataclass

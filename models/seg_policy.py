@@ -40,6 +40,7 @@ class SegOptions:
     threshold: float = THRESHOLD  # on logits: above it a pixel of the sampled mask is set
     bce: float = 1.0  # of the auxiliary loss; supervised fine-tuning: 2.0
     dice: float = 1.0  # supervised fine-tuning: 0.5
+    points: int = 0  # of a mask at which the loss is taken; supervised fine-tuning: 12,544; 0: all pixels
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,8 @@ class SegPolicy(nn.Module):
         if not index:
             return nothing
         truth_Ahw = torch.stack([shrunk(masks[i].truth, logits_Mhw) for i in index])
-        loss_A = mask_loss(logits_Mhw[index], truth_Ahw, self.options.bce, self.options.dice)
+        options = self.options
+        loss_A = mask_loss(logits_Mhw[index], truth_Ahw, options.bce, options.dice, options.points)
         return nothing + (loss_A.new_tensor([masks[i].weight for i in index]) * loss_A).sum()
 
 

@@ -125,7 +125,10 @@ def to_draw(cfg: Config, folder: Path) -> Config:
     """The settings under which a policy learns to draw. If its vocabulary lacks the token, `folder` becomes a copy of
     the policy that has it."""
     given, mask = cfg.warm_start, cfg.mask
-    mask = replace(mask, fresh=True, loss=given.mask_loss, bce=given.mask_bce, dice=given.mask_dice)
+    mask = replace(
+        mask, fresh=True,
+        loss=given.mask_loss, bce=given.mask_bce, dice=given.mask_dice, points=given.mask_points,
+    )  # fmt: skip
     source = resolve(cfg.policy.path)
     if len(Dialogue(AutoTokenizer.from_pretrained(source)).text(mask.token)) == 1:
         return replace(cfg, mask=mask)

@@ -256,6 +256,26 @@ def test_the_auxiliary_loss_is_weighted_over_the_batch_whatever_the_rows(qwen):
     assert total[0] == pytest.approx(0.2 * float(loss_M[key_M].mean() + loss_M[~key_M].mean()), abs=1e-5)
 
 
+def test_the_auxiliary_loss_may_be_taken_at_points(qwen):
+    (row,), media, _, asked = case()
+    asked = segs.weigh(asked, 0.2)
+    policy = seg_policy(qwen, SegOptions(bce=2.0, dice=0.5, points=40))
+    torch.manual_seed(3)
+    auxiliary = policy(row, *patches(qwen, row, media), 1.0, asked, frames())[2]
+    drawn = policy.masks(row, *patches(qwen, row, media), asked, frames()).logits_Mhw
+    truth_Mhw = torch.stack([shrunk(m.truth, drawn) for m in asked])
+    assert 40 < drawn[0].numel()
+    torch.manual_seed(3)
+    loss_M = mask_loss(drawn, truth_Mhw, 2.0, 0.5, points=40)
+    expected = float((torch.tensor([m.weight for m in asked]) * loss_M).sum())
+    assert float(auxiliary) == pytest.approx(expected, rel=1e-5)
+    assert expected != pytest.approx(
+        float((torch.tensor([m.weight for m in asked]) * mask_loss(drawn, truth_Mhw, 2.0, 0.5)).sum()), rel=1e-3
+    )
+    auxiliary.backward()
+    assert any(p.grad is not None and p.grad.any() for p in policy.vlm.parameters())
+
+
 def test_a_dummy_row_and_a_row_without_masks_run_the_head_and_add_nothing(qwen):
     policy = seg_policy(qwen)
     (row,), media, _, asked = case()
