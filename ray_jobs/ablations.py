@@ -120,7 +120,8 @@ ABLATIONS: Mapping[str, Ablation] = {
         ),
         "Long clips: turn 1 sees a shape in one or two of its 16 frames, a later turn five frames of the part that was "
         "asked for. A policy taught on short clips knows neither, nor a frame number above 23: give as policy.path one "
-        "that `ray_jobs.warm_start` made with the same settings. A <select> in the only turn counts as an answer.",
+        "that `ray_jobs.warm_start` made with the same settings. A <select> in the only turn counts as an answer. A "
+        "target is in a tenth of the frames, so empty masks have a J&F of 89: tIoU tells more.",
     ),
 }
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -117,11 +118,11 @@ class Runs:
         jf = 60.0 if cfg.system.options["temporal_reward"] == "soft" else 50.0
         summary = {"steps": cfg.train.steps, "jf_after": jf + cfg.seed, "jf_before": 40.0, "sampled_jf_after": 45.0}
         (folder / "summary.json").write_text(json.dumps(summary))
-        of_91, of_others = {"parts": {"tiou": 0.5}}, {"parts": None}  # as of a failed episode
-        lines = [
-            {"step": s, "turns": [{"tokens": s}, {"tokens": 1}][: 1 + (s < 100)], "facts": {}}
-            | (of_91 if s == 91 else of_others)
-            for s in (1, 90, 91, 100)
+        two = [{"tokens": 91}, {"tokens": 1}]
+        lines: list[dict[str, Any]] = [
+            *({"step": step, "turns": two, "facts": {}, "parts": {"tiou": 0.0}} for step in (1, 90)),
+            {"step": 91, "turns": two, "facts": {}, "parts": {"tiou": 0.5}},
+            {"step": 100, "turns": [{"tokens": 100}], "facts": {}, "parts": None},  # as of a failed episode
         ]
         (folder / "episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         return 0
