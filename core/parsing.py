@@ -12,6 +12,7 @@ import math
 import re
 import warnings
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 MAX_CHARS = 20_000  # longer values are not answers; keeps a hostile completion from costing seconds
@@ -19,6 +20,8 @@ MAX_DEPTH = 20  # Python's own parsers recurse: beyond some depth they exhaust t
 MAX_STARTS = 32  # opening brackets tried by `search_records`
 
 _CLOSING = {"[": "]", "{": "}"}
+_STEPS = dict(zip(b"[{(]})", (1, 1, 1, -1, -1, -1), strict=True))
+_NO_BRACKETS = bytes(set(range(256)) - set(_STEPS))
 
 
 def block(text: str, name: str) -> str | None:
@@ -93,13 +96,14 @@ def numbers(row: Any, count: int) -> tuple[float, ...] | None:
     """`row` as `count` finite floats, or None."""
     if not isinstance(row, list | tuple) or len(row) != count:
         return None
-    if any(isinstance(x, bool) or not isinstance(x, int | float) for x in row):
-        return None
+    for x in row:  # written out: an answer of ten objects comes here thirty times, and generators double the time
+        if isinstance(x, bool) or not isinstance(x, (int, float)):
+            return None
     try:
-        floats = tuple(float(x) for x in row)
+        floats = tuple(map(float, row))
     except OverflowError:  # an int of hundreds of digits
         return None
-    return floats if all(math.isfinite(x) for x in floats) else None
+    return floats if all(map(math.isfinite, floats)) else None
 
 
 def plain(text: str) -> str:
@@ -127,11 +131,8 @@ def _literal(text: str) -> Any:
 
 def _depth(text: str) -> int:
     """How deep brackets nest; those inside strings count too, which only makes the bound stricter."""
-    depth = deepest = 0
-    for letter in text:
-        depth += (letter in "[{(") - (letter in "]})")
-        deepest = max(deepest, depth)
-    return deepest
+    brackets = text.encode("ascii", "replace").translate(None, _NO_BRACKETS)  # twelve times as fast as by letters
+    return max(accumulate(map(_STEPS.__getitem__, brackets), initial=0))
 
 
 def _end_of_bracket(text: str, start: int) -> int | None:

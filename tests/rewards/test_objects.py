@@ -8,6 +8,7 @@ import torch
 
 from rewards.objects import (
     Thresholds,
+    _pair_scores,
     box_l1,
     inclusive_iou,
     inside_own_box,
@@ -70,6 +71,16 @@ def test_without_boxes_or_points():
     assert pair_scores(box, None, box, point, Thresholds()).tolist() == [[2]]
     assert pair_scores(None, point, box, point, Thresholds()).tolist() == [[1]]
     assert pair_scores(box, point, box, point, Thresholds()).tolist() == [[2]]  # the point is outside its box
+
+
+def test_a_device_scores_as_the_cpu_does():
+    rng = np.random.default_rng(0)
+    truth_4, truth_2 = (torch.tensor(rng.integers(0, 60, size=(6, n)).astype(float)) for n in (4, 2))
+    boxes, points = (t.repeat(5, 1) + torch.tensor(rng.integers(-8, 9, (30, t.shape[1]))) for t in (truth_4, truth_2))
+    for b, p in ((boxes, points), (boxes, None), (None, points), (boxes[:0], points[:0])):
+        on_device = _pair_scores(Thresholds(), b, p, truth_4, truth_2, None)
+        assert on_device.dtype == torch.float64
+        assert torch.equal(on_device, pair_scores(b, p, truth_4, truth_2, Thresholds()))
 
 
 def test_ious_of_masks_take_the_place_of_those_of_boxes():
