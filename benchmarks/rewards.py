@@ -143,7 +143,7 @@ def picture(uid: str, num_objects: int, rng: np.random.Generator) -> Sample:
     for i in range(num_objects):
         cy, cx, ry, rx = rng.uniform(60, HEIGHT - 60), rng.uniform(60, WIDTH - 60), *rng.uniform(15, 60, size=2)
         targets.append(Target(str(i), (encode(((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 <= 1),)))
-    return Sample(uid, Video("v", "v", ("0",), HEIGHT, WIDTH), "them", tuple(targets), notes={"target_frame": 0})
+    return Sample(uid, Video("v", "v", ("0",), HEIGHT, WIDTH), "them", tuple(targets))
 
 
 def answer(rows: Sequence[dict[str, list[int]]], rng: np.random.Generator) -> str:
