@@ -30,6 +30,7 @@ class DataConfig:
     eval_split: str = "valid"  # what training watches
     test_split: str = "test"  # what the before/after table is measured on
     no_target: str = "skip"  # samples without a target: skip | keep
+    hints: str = ""  # folder of what a frozen policy found on the side; empty: the run's own, which it makes
     keep_file: str = ""  # keep.json of `ray_jobs.prepare`: train only on the videos that it keeps; empty: on all
 
 

@@ -67,6 +67,7 @@ class Sample:
     targets: tuple[Target, ...]
     kind: str = ""  # e.g. "motion"; for reports only
     notes: dict[str, Any] = field(default_factory=dict)  # extras, e.g. "thought"; not sent to who plays
+    hints: dict[str, Any] = field(default_factory=dict)  # what `System.play` is told, and else asks for on the side
 
     @property
     def bare(self) -> Sample:
@@ -214,11 +215,21 @@ class System(Protocol):
     name: str
 
     def shown(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """The sample as training shows it to `play`: `sample.bare`, with hints in its notes where a method trains on
-        something that it finds for itself when it is used. Evaluation always shows `sample.bare`."""
+        """The sample as training shows it to `play`: `sample.bare`, with hints where a method trains on something that
+        it finds for itself when it is used. Evaluation always shows `sample.bare`."""
         ...
 
     async def play(self, sample: Sample, ask: Ask) -> Episode: ...
+
+    @property
+    def asks_aside(self) -> bool:
+        """Whether `play` asks on the side (`Ask.aside`) where a sample has no hints. Who answers is not trained: a run
+        asks once, with the weights that it starts from (`ray_jobs.session.Session.freeze`)."""
+        ...
+
+    def hints(self, episode: Episode) -> dict[str, Any]:
+        """What the episode found on the side, as hints for others about its sample; empty if nothing."""
+        ...
 
     @property
     def masks_by(self) -> MaskMaker:

@@ -38,6 +38,7 @@ IN_FLIGHT = 2  # chunks that wait for the segmenters before playing waits for th
 def run(session: Session) -> dict[str, Any]:
     """Plays what is not there yet, writes all files and shows the table; returns summary.json."""
     cfg, folder, progress = session.cfg, session.run.path, session.progress
+    session.take_hints(cfg.data.test_split)
     every = session.split(cfg.data.test_split)
     samples = every[: cfg.evaluate.samples or len(every)]
     predictions = Predictions.open(folder, identity(cfg, every))
@@ -70,7 +71,10 @@ def identity(cfg: Config, samples: Sequence[Sample]) -> dict[str, Any]:
         same |= {"mask.token": cfg.mask.token, "mask.redraw": cfg.mask.redraw}
     if cfg.segmenter.kind != "grabcut":  # needs no weights
         same["contents of segmenter.path"] = content_of(resolve(cfg.segmenter.path))
-    facts = ("\n".join([s.uid, s.query, *s.video.frame_names, *(t.uid for t in s.targets)]) for s in samples)
+    hints = lambda s: [f"{hint}" for hint in s.hints.items()]  # noqa: E731
+    facts = (
+        "\n".join([s.uid, s.query, *s.video.frame_names, *(t.uid for t in s.targets), *hints(s)]) for s in samples
+    )
     return same | {"expressions": len(samples), "contents of the split": digest_of(facts)}
 
 

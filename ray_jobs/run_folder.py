@@ -1,7 +1,7 @@
 """The record of one run on disk: `runs/<name>/`, plain files that outlive every service.
 
     config.yaml  environment.json  metrics.jsonl  episodes.jsonl  checkpoints/step_N/  best -> checkpoints/step_K
-    evaluation/step_N/  summary.json
+    evaluation/step_N/  summary.json  hints/<split>.json (of a system that asks on the side: `data.hints`)
 
 Every step is written here before anything else hears of it. This file does not know what the numbers mean, nor MLflow.
 """

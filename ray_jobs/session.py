@@ -24,20 +24,22 @@ from actors.rollout import Played, RolloutPool
 from actors.segmenter import SegmenterPool
 from cluster.start import join
 from configs.load import load as load_config
-from configs.load import to_yaml, validate
+from configs.load import resolve, to_yaml, validate
 from configs.schema import Config
 from core.masks import union_of_targets
 from core.types import Sample, System
+from data.hints import file_of, with_hints, write
 from data.keep import keep
 from data.synthetic.ratings import RATER, write_ratings
 from data.synthetic.write import write_dataset
 from ray_jobs.entry import run_job as run_job
-from ray_jobs.evaluate import Evaluation, Result, best_and_worst, evaluate
+from ray_jobs.evaluate import EVAL_STEP, Evaluation, Result, best_and_worst, evaluate
 from ray_jobs.mlflow_writer import MlflowWriter
 from ray_jobs.overlay import overlay_video
 from ray_jobs.progress import Progress
 from ray_jobs.run_folder import RunFolder
 
+HINTS = "hints"  # folder in a run's
 OVERLAYS = 2  # of the best and of the worst expressions
 MAY_CHANGE = (  # when a run goes on: settings that do not say what is learned, or from what
     "runs", "train.", "tracking.", "cluster.", "warm_start.", "evaluate.", "prepare.", "rollout.workers", "reward.",
@@ -108,6 +110,42 @@ class Session:
         if name not in self.samples:
             self.samples[name] = read_split(self.cfg, name)
         return self.samples[name]
+
+    @property
+    def hints(self) -> Path:
+        """Folder of what is asked on the side once (`data.hints`): of this run, or of the run whose policy this is."""
+        if self.cfg.data.hints:
+            return Path(self.cfg.data.hints)
+        folders = [parent / HINTS for parent in resolve(self.cfg.policy.path).resolve().parents] if self.alone else []
+        return next(filter(Path.is_dir, folders), self.run.path / HINTS)
+
+    def freeze(self, splits: Sequence[str], again: bool) -> None:
+        """Asks on the side what the measured samples of these splits need (`System.asks_aside`), where no file has it.
+
+        To be called while the rollout actors have the weights that the run starts from: who answers such questions is
+        not trained, and before and after must not differ in what was answered. `again`: also where the run has a file.
+        """
+        for split in dict.fromkeys(splits) if self.system.asks_aside else ():
+            file = file_of(self.hints, split)
+            if not file.is_file() or (again and not self.cfg.data.hints):
+                samples, found = self.test_samples(split), {}
+                with self.progress.phase(f"ask on the side: {split}", total=len(samples)) as phase:
+                    for group in self.rollouts.play(samples, group_size=1, temperature=0.0, step=EVAL_STEP):
+                        found[group.sample.uid] = self.system.hints(group.episodes[0])
+                        phase.advance(1)
+                write(file.parent, split, samples, found)
+            self.take_hints(split)
+
+    def take_hints(self, split: str) -> None:
+        """Shows the samples of a split with the hints that there are; the others' questions the policy answers itself.
+
+        ValueError if `data.hints` has none of this split, or not of these samples.
+        """
+        file = file_of(self.hints, split)
+        if self.cfg.data.hints and not file.is_file():
+            raise ValueError(f"data.hints={self.cfg.data.hints}: there is no {file.name}; a training run makes it")
+        if self.system.asks_aside and file.is_file():
+            self.samples[split] = with_hints(self.split(split), file)
 
     @cached_property
     def rollouts(self) -> RolloutPool:

@@ -82,7 +82,7 @@ class Lessons:
         """Several sentences about one target frame; at least one of the objects of each is in it."""
         first = self.query(made)
         shows = self.frames[int(self.rng.random() < 0.3)].shown(self.sample(made, first), self.rng)
-        frame = shows.notes["target_frame"]
+        frame = shows.hints["target_frame"]
         here = lambda query: not query.objects or made.areas_OF[list(query.objects), frame].any()  # noqa: E731
         others = [q for q in self._queries(made) if q != first and here(q)]
         chosen = [first]
@@ -93,7 +93,7 @@ class Lessons:
         for query in chosen:
             sample = self.sample(made, query)
             form = self.forms[self.rng.choice(len(FORMS), p=FORM_SHARES)]
-            lesson += form.demonstrate(replace(sample, notes=sample.notes | shows.notes), self.rng)
+            lesson += form.demonstrate(replace(sample, hints=shows.hints), self.rng)
         return lesson
 
     def _time(self, made: Scene, part: bool) -> Lesson:

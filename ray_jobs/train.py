@@ -225,6 +225,8 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
         state: dict[str, Any] = {"step": 0, "before": None, "watched": {}, "start_seconds": first_rollout}
         if session.draws:  # every evaluation asks the learner for masks, for the newest head is nowhere else
             session.learner = start_learner(session)
+        splits = [cfg.data.test_split, cfg.data.eval_split] if cfg.train.eval_every else [cfg.data.test_split]
+        session.freeze(splits, again=resume_from is None)
         if resume_from is None:
             run.truncate_after(0)  # of a run that was killed before its first checkpoint
             before = measure(session, "before")

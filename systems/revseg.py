@@ -92,6 +92,7 @@ class ReVSeg:
     """The system: how an episode is played, what it is worth, and what a perfect one looks like."""
 
     name: str = "revseg"
+    asks_aside: bool = False
     masks_by: MaskMaker = ""
 
     def __init__(self, options: ReVSegOptions | None = None) -> None:
@@ -104,6 +105,9 @@ class ReVSeg:
 
     def shown(self, sample: Sample, rng: np.random.Generator) -> Sample:
         return sample.bare
+
+    def hints(self, episode: Episode) -> dict[str, Any]:
+        return {}
 
     async def play(self, sample: Sample, ask: Ask) -> Episode:
         """One episode (Alg. 1): keyframe and description, then the box; it stops at the first unreadable answer.

@@ -49,6 +49,7 @@ class VideoSegO3:
     """The system: how an episode is played, what it is worth, and what a perfect one looks like."""
 
     name: str = "videoseg_o3"
+    asks_aside: bool = False
 
     def __init__(self, options: VideoSegO3Options | None = None) -> None:
         self.options = options or VideoSegO3Options()
@@ -60,6 +61,9 @@ class VideoSegO3:
 
     def shown(self, sample: Sample, rng: np.random.Generator) -> Sample:
         return sample.bare
+
+    def hints(self, episode: Episode) -> dict[str, Any]:
+        return {}
 
     async def play(self, sample: Sample, ask: Ask) -> Episode:
         """One episode: turns that select, until one does not, not readably, or is the last.

@@ -154,7 +154,7 @@ class VideoSegR1:
     def demonstrate(self, sample: Sample, rng: np.random.Generator) -> tuple[tuple[Content, str], ...]:
         """A dialogue that answers right: what the user says, what to answer.
 
-        The target frame is chosen as training chooses it, unless the notes give it. The thought comes from the notes
+        The target frame is chosen as training chooses it, unless the hints give it. The thought comes from the notes
         too ("thought"; "description" or "names"), else from the query. Without a target the answer is the empty list.
         Raises ValueError for a sample whose targets are in no frame.
         """

@@ -118,7 +118,7 @@ def test_masks_of_the_segmenter_are_made_only_for_a_reward_that_needs_them(setti
     differing = 0
     for sample in samples:
         shown = actors["mask"].system.shown(sample, np.random.default_rng(0))
-        frame = shown.notes["target_frame"]
+        frame = shown.hints["target_frame"]
         answers = [boxes(sample, frame, grow) for grow in (0, 14, 14)]
         group = tuple(asyncio.run(actors["mask"].system.play(shown, Says(text))) for text in answers)
         failed = Episode(sample.uid, (), End.FAILED, error="boom")

@@ -5,6 +5,7 @@ The policy is the one that was shipped for another system: its answers are worth
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from core.masks import area
 from core.types import Sample
 from data.load import load
 from ray_jobs.predictions import FILE
-from tests.ray_jobs.conftest import GROUP, PROMPTS, STEPS, TIMEOUT_S, Small, environment, told
+from tests.ray_jobs.conftest import EVALUATED, GROUP, PROMPTS, STEPS, TIMEOUT_S, Small, environment, told
 
 PRESET = """
 policy: {path: models/tiny/revseg}
@@ -75,7 +76,17 @@ def test_hints_in_training_the_sampler_in_evaluation_and_budgets_by_difficulty(s
     gaps = [json.loads(line)["logprob_gap_mean"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert 0 < max(gaps) <= 1e-4
 
-    run("evaluate", preset, [*small.settings("second"), f"policy.path={folder}"])
-    predictions = [json.loads(line) for line in (folder / "evaluate" / FILE).read_text().splitlines()]
-    asides = [[turn["trainable"] for turn in line["turns"]] for line in predictions]
-    assert all(turns == [False] * 4 + [True] for turns in asides), "an evaluation asks on the side, once for each video"
+    hints = {uid: row["hints"] for uid, row in json.loads((folder / "hints" / "test.json").read_text()).items()}
+    assert len(hints) == EVALUATED and all(0 <= hint["target_frame"] < 24 for hint in hints.values())
+    for step in (0, STEPS):  # asked once, by the weights that the run started from
+        with open(folder / "evaluation" / f"step_{step}" / "greedy" / "per_expression.csv", newline="") as table:
+            for row in csv.DictReader(table):
+                facts, hint = json.loads(row["answer"]), hints[row["uid"]]
+                assert (facts["frame"], facts["segment"]) == (hint["target_frame"], hint["key_segment"])
+
+    run("evaluate", preset, [*small.settings("second"), f"policy.path={folder}", "evaluate.samples=5"])
+    lines = {line["uid"]: line for line in map(json.loads, (folder / "evaluate" / FILE).read_text().splitlines())}
+    asides = {uid: [turn["trainable"] for turn in line["turns"]] for uid, line in lines.items()}
+    assert all(asides[uid] == [True] and lines[uid]["answer"]["frame"] == hints[uid]["target_frame"] for uid in hints)
+    [new] = set(asides) - set(hints)
+    assert asides[new] == [False] * 4 + [True], "what nobody was asked before the policy is asked itself"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,9 +71,9 @@ def test_the_taught_answer_earns_what_can_be_earned() -> None:
         made = scene(rng)
         sample = lessons.sample(made, lessons.query(made))
         shown = system.shown(sample, rng)
-        hinted = type(sample)(**{**vars(sample), "notes": sample.notes | shown.notes})
+        hinted = replace(sample, hints=shown.hints)
         ((_, answer),) = system.demonstrate(hinted, rng)
-        facts = {"frame": shown.notes["target_frame"], "reasoning_tokens": 1}
+        facts = {"frame": shown.hints["target_frame"], "reasoning_tokens": 1}
         reward = system.score(sample, [_episode(sample.uid, answer, facts)])[0].parts
         assert (reward["think_format"], reward["accuracy"], reward["non_repeat"]) == (1, 3, 1)
         assert reward["negative"] == (1 if sample.targets else 0)

@@ -97,7 +97,7 @@ def parts(text: str, of: Sample | None = None, **options) -> tuple[float, ...]:
 
 
 def test_one_round():
-    hinted = sample(notes={"target_frame": 4, "key_segment": [2, 6]})
+    hinted = replace(sample(), hints={"target_frame": 4, "key_segment": [2, 6]})
     episode, script, _ = play(say(PERFECT), hinted)
     low = {f: View(f, 56, 84) for f in range(8)}
     assert script.asked == [["2", low[2], "5", low[5], "6", low[6], "4", View(4, 112, 168), " Find the dogs."]]
@@ -134,7 +134,8 @@ def test_questions_on_the_side_are_not_trained_and_asked_once():
 
 
 def test_a_hint_needs_no_sampler():
-    episode, script, _ = play(say(PERFECT), sample(notes={"target_frame": 4, "key_segment": [2, 6]}), sampler="full")
+    hinted = replace(sample(), hints={"target_frame": 4, "key_segment": [2, 6]})
+    episode, script, _ = play(say(PERFECT), hinted, sampler="full")
     assert script.asides == 0 and (episode.answer.facts["frame"], episode.answer.facts["segment"]) == (4, [2, 6])
 
 
@@ -187,24 +188,24 @@ def test_training_shows_a_large_target_and_no_truth():
     frames = set()
     for seed in range(60):
         shown = VideoSegR1.make(TINY).shown(grows, np.random.default_rng(seed))
-        frame, (start, stop) = shown.notes["target_frame"], shown.notes["key_segment"]
-        assert shown.targets == () and set(shown.notes) == {"target_frame", "key_segment"}
+        frame, (start, stop) = shown.hints["target_frame"], shown.hints["key_segment"]
+        assert shown.targets == () and not shown.notes and set(shown.hints) == {"target_frame", "key_segment"}
         assert 0 <= start <= frame < stop <= 20 and 2 <= stop - start <= 10
         frames.add(frame)
     assert frames == {11, 13, 15, 17, 19}
     any_visible = VideoSegR1.make(TINY | {"training_frame": "visible"})
-    assert {any_visible.shown(grows, np.random.default_rng(s)).notes["target_frame"] for s in range(200)} == set(
+    assert {any_visible.shown(grows, np.random.default_rng(s)).hints["target_frame"] for s in range(200)} == set(
         range(1, 20, 2)
     )
-    assert VideoSegR1.make(TINY | {"training_frame": "sampler"}).shown(grows, np.random.default_rng(0)).notes == {}
+    assert VideoSegR1.make(TINY | {"training_frame": "sampler"}).shown(grows, np.random.default_rng(0)).hints == {}
 
 
 def test_training_without_a_target_takes_any_frame():
     shown = [VideoSegR1.make(TINY).shown(sample(boxes=()), np.random.default_rng(s)) for s in range(80)]
-    assert {s.notes["target_frame"] for s in shown} == set(range(8))
+    assert {s.hints["target_frame"] for s in shown} == set(range(8))
     unseen = sample(seen=())
     shown = [VideoSegR1.make(TINY).shown(unseen, np.random.default_rng(s)) for s in range(80)]
-    assert {s.notes["target_frame"] for s in shown} == set(range(8))
+    assert {s.hints["target_frame"] for s in shown} == set(range(8))
     with pytest.raises(ValueError, match="'v/0': its targets are in none of the 8 frames"):
         VideoSegR1.make(TINY).demonstrate(unseen, np.random.default_rng(0))
 
@@ -251,7 +252,7 @@ def test_no_target():
 def test_a_target_frame_without_the_target_gives_no_accuracy():
     late = sample(seen=(5, 6))
     assert parts(say(PERFECT), late) == (1, 3, 0, 0, 1, 1) and parts(say([]), late) == (1, 0, 0, 0, 1, 1)
-    shown = replace(late, notes={"target_frame": 5, "key_segment": [4, 7]})
+    shown = replace(late, hints={"target_frame": 5, "key_segment": [4, 7]})
     episode, _, system = play(say(PERFECT), shown)
     assert system.score(late, [episode])[0].parts["accuracy"] == 3
 
@@ -313,7 +314,7 @@ def test_without_a_chain_of_thought():
 def test_a_group_is_scored_in_order_over_different_frames():
     system = VideoSegR1.make(TINY)
     late = sample(seen=(5, 6))
-    hinted = replace(late, notes={"target_frame": 5, "key_segment": [4, 7]})
+    hinted = replace(late, hints={"target_frame": 5, "key_segment": [4, 7]})
     group = [
         play(say(PERFECT), late)[0],
         play(say(PERFECT), hinted)[0],

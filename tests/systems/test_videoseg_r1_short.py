@@ -41,9 +41,9 @@ def test_every_form_of_answer_has_a_question_of_its_own(changes: dict, text: str
     assert VideoSegR1(replace(OPTIONS, **changes)).ask_objects("the dogs", 24, Choice(8, 16, 15))[-1] == text
 
 
-def test_a_demonstration_takes_the_frame_that_the_notes_give() -> None:
+def test_a_demonstration_takes_the_frame_that_the_hints_give() -> None:
     system, rng = VideoSegR1(OPTIONS), np.random.default_rng(0)
-    hinted = sample(notes={"target_frame": 5, "key_segment": [4, 7], "thought": "both dogs"})
+    hinted = replace(sample(notes={"thought": "both dogs"}), hints={"target_frame": 5, "key_segment": [4, 7]})
     ((content, answer),) = system.demonstrate(hinted, rng)
     assert content == system.ask_objects("the dogs", 8, Choice(4, 7, 5))
     assert answer.startswith("<think>both dogs</think>")
