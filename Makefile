@@ -31,7 +31,7 @@ train: $(STAMP)
 	$(RUN) -m ray_jobs.train $(SYSTEM)_tiny $(ARGS)
 
 test: $(STAMP)
-	$(RUN) -m pytest -n $(strip $(PROCESSES)) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(RUN) -m pytest -n $(strip $(PROCESSES)) --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .

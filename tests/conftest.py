@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 from cluster.environment import cpu_env, offline_env
 
@@ -12,21 +13,31 @@ os.environ.update(ENV)  # before torch, transformers, deepspeed or vLLM are impo
 
 import pytest  # noqa: E402
 
-LONGEST_FIRST = ("ray_jobs", "actors", "models")  # folders of tests that start processes
+LONGEST_FIRST = ("tests/ray_jobs/", "tests/actors/", "tests/models/", "")  # the first three start processes
+ONE_RUN = [f"tests/ray_jobs/test_{name}.py" for name in ("evaluate", "resume", "train")]  # read the same finished run
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> tuple[int, bool]:
+        file = item.nodeid.partition("::")[0]
+        return next(i for i, folder in enumerate(LONGEST_FIRST) if file.startswith(folder)), file not in ONE_RUN
+
+    items.sort(key=rank)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """For the processes of `make test`: a file stays in one of them, as do all files that read the one finished run.
 
     Most tests compute on one core or wait for processes to start, so two at a time take little longer than one.
     """
-    one_run = {item.path for item in items if "finished" in getattr(item, "fixturenames", ())}
-    for item in items:
-        group = "finished run" if item.path in one_run else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-    folders = [*(f"{folder}/" for folder in LONGEST_FIRST), ""]
-    rank = {item.path: next(i for i, f in enumerate(folders) if f"/{f}" in item.nodeid) for item in items}
-    items.sort(key=lambda item: (rank[item.path], item.path not in one_run))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "finished run" if file in ONE_RUN else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
