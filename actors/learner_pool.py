@@ -4,7 +4,7 @@ every rank (`actors.learner`) gets the same number of them. Knows neither how ep
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,20 +12,20 @@ from typing import Any
 import numpy as np
 import ray
 
-from actors.drawing import Asked, Drawn
+from actors.drawing import Asked
 from actors.learner import Learner, Place
 from actors.objective import join, means
-from actors.painter import draw_with
+from actors.painter import DrawingPool
 from cluster.refs import MediaRef, results
 from cluster.start import actor_options, device_of
 from cluster.weights import WeightVersion
 from configs.schema import Config
 from core import batch, grpo
 from core.batch import ImageLayout
-from core.types import Episode, Group, Update, Video
+from core.types import Group, Update
 
 
-class LearnerPool:
+class LearnerPool(DrawingPool):
     """All ranks. `learn`, `imitate`, `publish`, `save`, `load` and `close` act on all ranks at once."""
 
     def __init__(self, cfg: Config, total_updates: int = 0) -> None:
@@ -39,17 +39,6 @@ class LearnerPool:
         self.places = places(hosts, device_of(cfg))
         layouts = [r.start.remote(cfg, place, total) for r, place in zip(self.ranks, self.places, strict=True)]
         self.layout: ImageLayout = results(layouts)[0]
-
-    def draw(
-        self,
-        videos: Sequence[Video],
-        episodes: Sequence[Sequence[Episode]],
-        media: Sequence[MediaRef],
-        roles: Iterable[str] = (),
-    ) -> list[Drawn]:
-        """The masks that the episodes of some groups ask for (with `roles`: those of these roles), one forward pass
-        for all; `videos[i]` and `media[i]` are of group i."""
-        return draw_with(self.ranks, self.cfg.learner.row_tokens, self.layout, videos, episodes, media, roles)
 
     def learn(self, groups: Sequence[Group], media: Sequence[MediaRef], masks: Asked | None = None) -> Update:
         """GRPO on whole, judged groups (`core.grpo.judge`); `media[i]` holds the pixels of group i.

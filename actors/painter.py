@@ -44,13 +44,12 @@ class Painter:
         return draw_rows(self.policy, self.pixels, rows, load_media(media), wanted)
 
 
-class PainterPool:
-    """Driver side of one `Painter`. It shares a GPU with the segmenters: an episode is one short forward pass."""
+class DrawingPool:
+    """Driver side of actors that draw with the same weights (`Painter`, `actors.learner.Learner`)."""
 
-    def __init__(self, cfg: Config) -> None:
-        self.cfg = cfg
-        self.worker = ray.remote(Painter).options(**actor_options(cfg, "segmenter")).remote(cfg)
-        [self.layout] = results([self.worker.layout.remote()])
+    cfg: Config
+    ranks: Sequence[Any]
+    layout: ImageLayout
 
     def draw(
         self,
@@ -59,31 +58,29 @@ class PainterPool:
         media: Sequence[MediaRef],
         roles: Iterable[str] = (),
     ) -> list[Drawn]:
-        """As `actors.learner_pool.LearnerPool.draw`."""
-        return draw_with([self.worker], self.cfg.learner.row_tokens, self.layout, videos, episodes, media, roles)
+        """The masks that the episodes of some groups ask for (with `roles`: those of these roles), one forward pass
+        for all; `videos[i]` and `media[i]` are of group i."""
+        wanted, forest = asked(videos, episodes, roles), forest_of(episodes)
+        found: Found = {}
+        if forest and wanted.masks:
+            rows = batch.rows_of_ranks(forest, len(self.ranks), self.cfg.learner.row_tokens, self.layout)
+            calls = [
+                rank.draw.remote(share, {g: media[g] for row in share for g in row.groups}, wanted.share(share))
+                for rank, share in zip(self.ranks, rows, strict=True)
+            ]
+            for part in results(calls):
+                found |= part
+        return by_episode(found, episodes)
+
+
+class PainterPool(DrawingPool):
+    """One `Painter`. It shares a GPU with the segmenters: an episode is one short forward pass."""
+
+    def __init__(self, cfg: Config) -> None:
+        self.cfg = cfg
+        self.ranks = [ray.remote(Painter).options(**actor_options(cfg, "segmenter")).remote(cfg)]
+        [self.layout] = results([rank.layout.remote() for rank in self.ranks])
 
     def close(self) -> None:
-        ray.kill(self.worker)
-
-
-def draw_with(
-    ranks: Sequence[Any],
-    row_tokens: int,
-    layout: ImageLayout,
-    videos: Sequence[Video],
-    episodes: Sequence[Sequence[Episode]],
-    media: Sequence[MediaRef],
-    roles: Iterable[str],
-) -> list[Drawn]:
-    """`LearnerPool.draw` with any actors that draw."""
-    wanted, forest = asked(videos, episodes, roles), forest_of(episodes)
-    found: Found = {}
-    if forest and wanted.masks:
-        rows = batch.rows_of_ranks(forest, len(ranks), row_tokens, layout)
-        calls = [
-            rank.draw.remote(share, {g: media[g] for row in share for g in row.groups}, wanted.share(share))
-            for rank, share in zip(ranks, rows, strict=True)
-        ]
-        for part in results(calls):
-            found |= part
-    return by_episode(found, episodes)
+        for rank in self.ranks:
+            ray.kill(rank)

@@ -71,9 +71,9 @@ def identity(cfg: Config, samples: Sequence[Sample]) -> dict[str, Any]:
         same |= {"mask.token": cfg.mask.token, "mask.redraw": cfg.mask.redraw}
     if cfg.segmenter.kind != "grabcut":  # needs no weights
         same["contents of segmenter.path"] = content_of(resolve(cfg.segmenter.path))
-    hints = lambda s: [f"{hint}" for hint in s.hints.items()]  # noqa: E731
     facts = (
-        "\n".join([s.uid, s.query, *s.video.frame_names, *(t.uid for t in s.targets), *hints(s)]) for s in samples
+        "\n".join([s.uid, s.query, *s.video.frame_names, *(t.uid for t in s.targets), *map(str, s.hints.items())])
+        for s in samples
     )
     return same | {"expressions": len(samples), "contents of the split": digest_of(facts)}
 

@@ -112,7 +112,7 @@ class Session:
         return self.samples[name]
 
     @property
-    def hints(self) -> Path:
+    def hints_folder(self) -> Path:
         """Folder of what is asked on the side once (`data.hints`): of this run, or of the run whose policy this is."""
         if self.cfg.data.hints:
             return Path(self.cfg.data.hints)
@@ -126,7 +126,7 @@ class Session:
         not trained, and before and after must not differ in what was answered. `again`: also where the run has a file.
         """
         for split in dict.fromkeys(splits) if self.system.asks_aside else ():
-            file = file_of(self.hints, split)
+            file = file_of(self.hints_folder, split)
             if not file.is_file() or (again and not self.cfg.data.hints):
                 samples, found = self.test_samples(split), {}
                 with self.progress.phase(f"ask on the side: {split}", total=len(samples)) as phase:
@@ -141,7 +141,7 @@ class Session:
 
         ValueError if `data.hints` has none of this split, or not of these samples.
         """
-        file = file_of(self.hints, split)
+        file = file_of(self.hints_folder, split)
         if self.cfg.data.hints and not file.is_file():
             raise ValueError(f"data.hints={self.cfg.data.hints}: there is no {file.name}; a training run makes it")
         if self.system.asks_aside and file.is_file():
