@@ -24,7 +24,7 @@ from configs.load import validate
 from configs.schema import Config
 from ray_jobs.ablations import ABLATIONS, Ablation, Outcome, markdown
 from ray_jobs.entry import run_job
-from ray_jobs.run_folder import RunFolder, write_atomic
+from ray_jobs.record.run_folder import RunFolder, write_atomic
 from ray_jobs.session import same_run
 from systems.options import unknown
 

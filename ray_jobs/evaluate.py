@@ -27,7 +27,7 @@ from actors.segmenter import SegmenterPool
 from core.masks import decode_frames, union_of_targets
 from core.protocols import measure
 from core.types import End, Episode, Rle, Sample
-from ray_jobs.progress import Progress
+from ray_jobs.record.progress import Progress
 
 TOGETHER = 32  # groups whose masks a policy draws in one go, while others still play
 EVAL_STEP = -1  # seeds of evaluation episodes: never those of a training step

@@ -20,7 +20,7 @@ from configs.schema import Config
 from core.segs import Made
 from core.types import Episode, Rle, Sample
 from ray_jobs.evaluate import EVAL_STEP, stop_on_failures
-from ray_jobs.progress import Progress
+from ray_jobs.record.progress import Progress
 
 Masks = tuple[Rle | None, ...]
 

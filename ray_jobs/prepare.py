@@ -36,8 +36,8 @@ from data.mixing import by_temperature, epochs_of, shares
 from data.synthetic.write import write_dataset
 from ray_jobs.entry import run_job
 from ray_jobs.prepare_steps import STEPS, Split
-from ray_jobs.progress import Progress
-from ray_jobs.run_folder import write_json
+from ray_jobs.record.progress import Progress
+from ray_jobs.record.run_folder import write_json
 
 SHOWN = 200  # problems that are printed; report.json has all
 PRESET = "prepare"  # where the command line names none

@@ -24,10 +24,10 @@ from data.statistics import rows, statistics
 from data.tables import VERSION, Key, TargetTable, from_plain, load, save, to_plain
 from data.tables import fingerprint as made_from
 from data.verify import Problem, media_under
-from ray_jobs.contact_sheet import choose, row, stack
-from ray_jobs.journal import Journal, fingerprint_of
-from ray_jobs.progress import Progress
-from ray_jobs.run_folder import write_json
+from ray_jobs.record.contact_sheet import choose, row, stack
+from ray_jobs.record.journal import Journal, fingerprint_of
+from ray_jobs.record.progress import Progress
+from ray_jobs.record.run_folder import write_json
 
 Work = Callable[[Sequence[Piece]], Iterator[tuple[Piece, Result]]]
 SAY_S = 30.0  # between two lines about a long step

@@ -1,6 +1,6 @@
 """One policy on one benchmark: play, segment, measure, write; and go on where a kill left it.
 
-    runs/<name>/evaluate/  evaluation.json  predictions.jsonl      see ray_jobs.predictions
+    runs/<name>/evaluate/  evaluation.json  predictions.jsonl      see ray_jobs.record.predictions
                            summary.json  per_expression.csv  overlays/
 
 Expressions are played as fast as the rollout actors can; those that are finished go in chunks to the segmenter actors
@@ -22,11 +22,11 @@ from configs.schema import Config
 from core.protocols import BINARY, MERGED, Scored, measure, missing, protocol_of
 from core.types import End, Episode, Sample
 from ray_jobs.evaluate import EVAL_STEP, Result, best_and_worst, stop_on_failures
-from ray_jobs.overlay import keyframes_of
-from ray_jobs.predictions import FILE, Predictions, content_of, digest_of, episode_of, line_of
-from ray_jobs.progress import Phase
+from ray_jobs.record.overlay import keyframes_of
+from ray_jobs.record.predictions import FILE, Predictions, content_of, digest_of, episode_of, line_of
+from ray_jobs.record.progress import Phase
+from ray_jobs.record.tables import davis_four_annotators, summary_of, write_tables
 from ray_jobs.session import OVERLAYS, Session, settings
-from ray_jobs.tables import davis_four_annotators, summary_of, write_tables
 
 SAME = (  # settings that decide what is predicted, beside the contents of the weights
     "seed", "policy.dtype", "data.format", "data.test_split", "data.no_target", "system.", "rollout.top_p",

@@ -25,8 +25,8 @@ from core.masks import decode
 from core.types import Episode, Rle, Sample
 from data.frames import inspect
 from ray_jobs.entry import run_job
-from ray_jobs.overlay import FPS, keyframe_pictures, keyframes_of, overlay_video
-from ray_jobs.progress import Progress
+from ray_jobs.record.overlay import FPS, keyframe_pictures, keyframes_of, overlay_video
+from ray_jobs.record.progress import Progress
 
 PRESET = "revseg_tiny"  # the embedded default
 

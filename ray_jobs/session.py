@@ -34,16 +34,16 @@ from data.synthetic.ratings import RATER, write_ratings
 from data.synthetic.write import write_dataset
 from ray_jobs.entry import run_job as run_job
 from ray_jobs.evaluate import EVAL_STEP, Evaluation, Result, best_and_worst, evaluate
-from ray_jobs.mlflow_writer import MlflowWriter
-from ray_jobs.overlay import overlay_video
-from ray_jobs.progress import Progress
-from ray_jobs.run_folder import RunFolder
+from ray_jobs.record.mlflow_writer import MlflowWriter
+from ray_jobs.record.overlay import overlay_video
+from ray_jobs.record.progress import Progress
+from ray_jobs.record.run_folder import RunFolder
 
 HINTS = "hints"  # folder in a run's
 OVERLAYS = 2  # of the best and of the worst expressions
 MAY_CHANGE = (  # when a run goes on: settings that do not say what is learned, or from what
-    "runs", "train.", "tracking.", "cluster.", "warm_start.", "evaluate.", "prepare.", "rollout.workers", "reward.",
-    "segmenter.workers",
+    "name", "runs", "train.", "tracking.", "cluster.", "warm_start.", "evaluate.", "prepare.", "rollout.workers",
+    "reward.", "segmenter.workers",
 )  # fmt: skip
 
 

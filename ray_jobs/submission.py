@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from core.masks import decode
-from ray_jobs.predictions import Predictions
+from ray_jobs.record.predictions import Predictions
 
 LAYOUTS = {"ref_youtube_vos": "Annotations/", "mevis": ""}  # what stands before <video>
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment a zip can tell

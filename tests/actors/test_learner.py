@@ -20,7 +20,7 @@ from core import grpo
 from core.flat import checksum, unflatten
 from core.losses import LOSSES
 from models.policy import Pixels
-from ray_jobs import checkpoint
+from ray_jobs.record import checkpoint
 from ray_jobs.train import stop_on_bad_steps
 from tests.models.tiny_qwen import banned_ids, build, random_group, reference
 

@@ -13,7 +13,7 @@ import pytest
 
 from configs.load import REPOSITORY
 from data.synthetic.write import write_split
-from ray_jobs.run_folder import RunFolder
+from ray_jobs.record.run_folder import RunFolder
 from tests.conftest import ENV
 
 STEPS, PROMPTS, GROUP, EVALUATED = 2, 4, 4, 4

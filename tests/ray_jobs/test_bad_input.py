@@ -17,7 +17,7 @@ from configs.load import load, resolve, to_yaml
 from data.frames import read_frames
 from data.load import load as load_samples
 from ray_jobs import blind_baselines, evaluate, train, warm_start
-from ray_jobs.run_folder import RunFolder
+from ray_jobs.record.run_folder import RunFolder
 from ray_jobs.session import Session, same_run
 from ray_jobs.session import run_job as run_in_process
 from ray_jobs.train import check_fits
@@ -143,7 +143,7 @@ def test_a_run_folder_of_other_settings(tmp_path: Path) -> None:
     same_run(folder.path, other)  # it never came to a checkpoint: starting over mixes nothing
     (folder.checkpoints / "step_1").mkdir()
     same_run(folder.path, cfg)
-    same_run(folder.path, load(["revseg_tiny", "learner.lr=1e-4", "train.steps=30"]))
+    same_run(folder.path, load(["revseg_tiny", "name=moved", "learner.lr=1e-4", "train.steps=30"]))
     with pytest.raises(ValueError, match=r"learner.lr=0.0001 there, 0.001 now.*train.resume=never"):
         same_run(folder.path, other)
 

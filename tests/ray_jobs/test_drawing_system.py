@@ -19,9 +19,9 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from configs.load import REPOSITORY
 from models import mask_head
-from ray_jobs import checkpoint
-from ray_jobs.predictions import FILE, episode_of
-from ray_jobs.run_folder import RunFolder
+from ray_jobs.record import checkpoint
+from ray_jobs.record.predictions import FILE, episode_of
+from ray_jobs.record.run_folder import RunFolder
 from tests.ray_jobs.conftest import GROUP, PROMPTS, STEPS, TIMEOUT_S, Small, environment, told
 
 SETTINGS = [

@@ -21,9 +21,9 @@ from configs.load import REPOSITORY, load
 from core.types import End, Episode
 from data.load import load as load_samples
 from ray_jobs.evaluate import paired_gain, stop_on_failures
-from ray_jobs.predictions import FILE, Predictions
+from ray_jobs.record.predictions import FILE, Predictions
+from ray_jobs.record.run_folder import read_lines
 from ray_jobs.resumable_evaluation import identity
-from ray_jobs.run_folder import read_lines
 from ray_jobs.submission import submission
 from tests.ray_jobs.conftest import EVALUATED, TIMEOUT_S, Finished, Small, command, environment, run_job, told
 from tests.ray_jobs.test_resume import left

@@ -28,7 +28,7 @@ from data.verify import Problem
 from ray_jobs import prepare
 from ray_jobs.prepare import arguments, expressions_of, splits_of
 from ray_jobs.prepare_steps import Split
-from ray_jobs.progress import Progress
+from ray_jobs.record.progress import Progress
 from tests.data.fixtures import FIXTURES
 from tests.ray_jobs.conftest import TIMEOUT_S, environment, told
 

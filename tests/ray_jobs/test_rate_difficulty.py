@@ -16,8 +16,8 @@ from data.difficulty import with_difficulty
 from data.load import load, video_objects
 from data.synthetic.difficulty import true_ratings
 from data.synthetic.write import write_split
-from ray_jobs.journal import Journal
 from ray_jobs.rate_difficulty import by_model, main, rate
+from ray_jobs.record.journal import Journal
 from ray_jobs.session import prepare_data
 
 VIDEO = Video("v", "nowhere", ("0",), 8, 8)

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from configs.load import REPOSITORY
-from ray_jobs import checkpoint
+from ray_jobs.record import checkpoint
 from tests.ray_jobs.conftest import GROUP, PROMPTS, STEPS, TIMEOUT_S, Finished, command, environment, run_job, told
 
 # Two small processes of Ray's own that look for their dead head for a minute or two before they end.

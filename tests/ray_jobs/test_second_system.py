@@ -18,7 +18,7 @@ from configs.load import REPOSITORY
 from core.masks import area
 from core.types import Sample
 from data.load import load
-from ray_jobs.predictions import FILE
+from ray_jobs.record.predictions import FILE
 from tests.ray_jobs.conftest import EVALUATED, GROUP, PROMPTS, STEPS, TIMEOUT_S, Small, environment, told
 
 PRESET = """

@@ -14,7 +14,7 @@ from PIL import Image
 
 from core.masks import encode_frames
 from core.types import End, Episode, Sample, Video
-from ray_jobs.predictions import Predictions, line_of
+from ray_jobs.record.predictions import Predictions, line_of
 from ray_jobs.submission import submission
 
 NAMES, SIZE = ("00000", "00005", "00010"), (9, 13)  # every fifth frame is listed, as in Ref-YouTube-VOS

@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from core.types import Sample, Video
-from ray_jobs import checkpoint
+from ray_jobs.record import checkpoint
 from ray_jobs.train import due, samples_of_step
 from tests.ray_jobs.conftest import EVALUATED, GROUP, PROMPTS, STEPS, Finished, keys_of
 

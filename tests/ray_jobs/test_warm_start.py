@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from configs.load import load, resolve
-from ray_jobs.run_folder import RunFolder
+from ray_jobs.record.run_folder import RunFolder
 from ray_jobs.warm_start import to_draw, warm_start
 from tests.ray_jobs.conftest import EXTRA, Small, run_job, told
 

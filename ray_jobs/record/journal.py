@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ray_jobs.run_folder import append, read_lines, repair
+from ray_jobs.record.run_folder import append, read_lines, repair
 
 FLUSH_S = 1.0
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs.mlflow_writer import MlflowWriter
+from configs.load import REPOSITORY
+from ray_jobs.record.mlflow_writer import MlflowWriter
 
 
 def _points(uri: str, folder: Path, key: str) -> list[tuple[int, float]]:
@@ -94,13 +95,13 @@ def test_a_step_never_waits_for_mlflow(tmp_path: Path) -> None:
 def test_a_later_process_goes_on_in_the_same_run(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     code = (
-        "import os, signal, sys, pathlib; from ray_jobs.mlflow_writer import MlflowWriter\n"
+        "import os, signal, sys, pathlib; from ray_jobs.record.mlflow_writer import MlflowWriter\n"
         "w = MlflowWriter(sys.argv[2], 'tests', 'mine', pathlib.Path(sys.argv[1]))\n"
         "w.metrics(1, {'reward': 1.0})\n"
         "while not w.delivered(): pass\n"
         "w.metrics(2, {'reward': 2.0}); os.kill(os.getpid(), signal.SIGKILL)"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path), uri], cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", code, str(tmp_path), uri], cwd=REPOSITORY)
     with (tmp_path / "mlflow_outbox.jsonl").open("a") as out:
         out.write('{"step": 3, "time')  # what a kill in the middle of a line leaves
     run_id = json.loads((tmp_path / "mlflow.json").read_text())[uri]["run_id"]

@@ -8,13 +8,13 @@ import pty
 import re
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_jobs.progress import BARS, Progress, Screen, duration, sparkline
+from configs.load import REPOSITORY
+from ray_jobs.record.progress import BARS, Progress, Screen, duration, sparkline
 
 METRICS = {"reward": 1.25, "reward/format": 1.0, "reward/temporal": 0.25, "logprob_gap_mean": 2e-6, "loss": 0.1}
 SECONDS = {"play": 1.5, "learn": 2.0}
@@ -69,7 +69,7 @@ def _on_a_terminal(code: str) -> str:
     """What a program writes to a terminal of its own."""
     pid, terminal = pty.fork()
     if pid == 0:  # the child: its standard streams are a terminal now
-        os.chdir(Path(__file__).parents[2])
+        os.chdir(REPOSITORY)
         os.environ["TERM"] = "xterm"
         os.execv(sys.executable, [sys.executable, "-c", code])
     shown = b""
@@ -99,7 +99,7 @@ def _screen_after(written: str) -> list[str]:
 
 
 def test_on_a_terminal_it_is_live_and_leaves_the_cursor_as_it_was() -> None:
-    code = "from tests.ray_jobs.test_progress import _run, Progress; _run(Progress.open(10, 'my title'))"
+    code = "from tests.ray_jobs.record.test_progress import _run, Progress; _run(Progress.open(10, 'my title'))"
     text = _on_a_terminal(code)
     assert text.count("\x1b[?25l") >= 1 and text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l")
     lines = _screen_after(text)
@@ -110,9 +110,9 @@ def test_on_a_terminal_it_is_live_and_leaves_the_cursor_as_it_was() -> None:
 
 RACE = """
 import threading, time
-import ray_jobs.progress
-ray_jobs.progress.REFRESH_S = 0.001
-with ray_jobs.progress.Progress.open(10, "t") as progress:
+import ray_jobs.record.progress
+ray_jobs.record.progress.REFRESH_S = 0.001
+with ray_jobs.record.progress.Progress.open(10, "t") as progress:
     def write(say):
         for i in range(30):
             say(f"line {i}")

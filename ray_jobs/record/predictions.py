@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from core.types import Answer, End, Episode, MaskPrompt, Reward, Rle, Sample, SegPrompt, Turn
-from ray_jobs.run_folder import append, plain, repair, write_json
+from ray_jobs.record.run_folder import append, plain, repair, write_json
 
 FILE, IDENTITY = "predictions.jsonl", "evaluation.json"
 BLOCK, BLOCKS = 1 << 16, 256  # bytes, and how many of them tell two large files apart

@@ -9,8 +9,8 @@ import pytest
 
 from core.masks import encode
 from core.types import Answer, End, Episode, MaskPrompt, Reward, Sample, Turn, Video
-from ray_jobs.predictions import FILE, Predictions, content_of, digest_of, episode_of, expression_of, line_of
-from ray_jobs.run_folder import plain
+from ray_jobs.record.predictions import FILE, Predictions, content_of, digest_of, episode_of, expression_of, line_of
+from ray_jobs.record.run_folder import plain
 
 VIDEO = Video("folder/v", "nowhere", ("00000", "00001"), 4, 6)
 IDENTITY = {"seed": 0, "contents of policy.path": "aa"}

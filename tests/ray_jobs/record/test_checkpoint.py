@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs.checkpoint import damage, find, latest, read_state, save, set_aside
+from configs.load import REPOSITORY
+from ray_jobs.record.checkpoint import damage, find, latest, read_state, save, set_aside
 
 
 def _write(folder: Path) -> None:
@@ -105,7 +106,7 @@ def test_set_aside_hides_the_branch_that_was_left(tmp_path: Path) -> None:
 
 SLOW_WRITER = """
 import pathlib, sys, time
-from ray_jobs.checkpoint import save
+from ray_jobs.record.checkpoint import save
 def write(folder):
     (folder / "big").write_bytes(b"x" * 1000)
     print("half", flush=True)
@@ -117,7 +118,7 @@ save(pathlib.Path(sys.argv[1]), 2, write, {})
 def test_killed_while_writing(tmp_path: Path) -> None:
     good = save(tmp_path, 1, _write, {})
     command = [sys.executable, "-c", SLOW_WRITER, str(tmp_path)]
-    writer = subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE)
+    writer = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE)
     assert writer.stdout is not None and writer.stdout.readline() == b"half\n"
     writer.kill()
     writer.wait()
@@ -129,7 +130,7 @@ def test_killed_while_writing(tmp_path: Path) -> None:
 
 FAST_WRITER = """
 import pathlib, sys
-from ray_jobs.checkpoint import save
+from ray_jobs.record.checkpoint import save
 def write(folder):
     for i in range(20): (folder / f"shard_{i}").write_bytes(bytes([step % 256]) * 20000)
 step = 0
@@ -144,7 +145,7 @@ def test_killed_at_any_moment_the_newest_announced_one_is_whole(tmp_path: Path) 
     for round_number in range(3):
         checkpoints = tmp_path / str(round_number)
         command = [sys.executable, "-c", FAST_WRITER, str(checkpoints)]
-        writer = subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE)
+        writer = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE)
         assert writer.stdout is not None
         writer.stdout.readline()
         time.sleep(0.1 + 0.037 * round_number)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ray_jobs.journal import Journal, fingerprint_of
+from ray_jobs.record.journal import Journal, fingerprint_of
 
 
 def test_what_is_finished_is_not_done_again(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from core import davis
 from core.masks import decode_frames
 from core.protocols import MERGED, Scored, summarise
 from core.types import Sample
-from ray_jobs.predictions import Predictions, expression_of
-from ray_jobs.run_folder import write_json
+from ray_jobs.record.predictions import Predictions, expression_of
+from ray_jobs.record.run_folder import write_json
 
 SCORES = ("J", "F", "J&F", "A", "R@binary", "R@visa255", "tIoU", "vIoU", "keyframe_accuracy")
 

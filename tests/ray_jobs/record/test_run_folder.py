@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from configs.load import REPOSITORY
 from core.types import Answer, End, Episode, Group, Media, Reward, Turn, View
-from ray_jobs.run_folder import RunFolder, append, read_lines, repair
+from ray_jobs.record.run_folder import RunFolder, append, read_lines, repair
 
 
 def _group() -> Group:
@@ -22,7 +23,7 @@ def _group() -> Group:
 
 
 def _open(tmp_path: Path, **kwargs: bool) -> RunFolder:
-    return RunFolder.open(tmp_path / "run", "name: run\n", Path(__file__).parents[2], **kwargs)
+    return RunFolder.open(tmp_path / "run", "name: run\n", REPOSITORY, **kwargs)
 
 
 def test_steps_and_episodes_come_back(tmp_path: Path) -> None:
@@ -50,10 +51,10 @@ def test_open_again_appends_and_repairs_the_cut_line(tmp_path: Path) -> None:
 def test_killed_writer_leaves_whole_lines(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     code = (
-        "import sys, pathlib; from ray_jobs.run_folder import append\n"
+        "import sys, pathlib; from ray_jobs.record.run_folder import append\n"
         "for step in range(10**9): append(pathlib.Path(sys.argv[1]), {'step': step, 'text': 'x' * 50000})"
     )
-    writer = subprocess.Popen([sys.executable, "-c", code, str(file)], cwd=Path(__file__).parents[2])
+    writer = subprocess.Popen([sys.executable, "-c", code, str(file)], cwd=REPOSITORY)
     deadline = time.monotonic() + 30
     while not (file.exists() and file.stat().st_size > 200_000) and time.monotonic() < deadline:
         time.sleep(0.005)

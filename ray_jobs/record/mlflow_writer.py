@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.run_folder import append, repair, write_json
+from ray_jobs.record.run_folder import append, repair, write_json
 
 OUTBOX, STATE = "mlflow_outbox.jsonl", "mlflow.json"
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0

@@ -17,7 +17,7 @@ from core.masks import decode
 from core.types import Sample, Target
 from data.frames import read_frames
 from data.tables import Key, TargetTable
-from ray_jobs.overlay import FAINT, INK, PAPER, TRUE, wrap
+from ray_jobs.record.overlay import FAINT, INK, PAPER, TRUE, wrap
 
 CELL, PANEL, GAP = 224, 264, 4  # pixels: width of a frame, of the text, between them
 COLOURS = (TRUE, (255, 196, 0), (66, 135, 245), (240, 90, 190), (255, 120, 40))  # RGB, of the objects in turn

@@ -12,7 +12,7 @@ from PIL import Image, ImageFont
 
 from core.masks import encode
 from core.types import Answer, End, Episode, MaskPrompt, Rle, Sample, Target, Turn, Video
-from ray_jobs.overlay import (
+from ray_jobs.record.overlay import (
     BOTTOM,
     FPS,
     KEY,

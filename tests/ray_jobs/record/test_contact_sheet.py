@@ -11,7 +11,7 @@ import pytest
 from core.masks import encode
 from core.types import Sample, Target, Video
 from data.tables import target_table
-from ray_jobs.contact_sheet import CELL, COLOURS, GAP, PANEL, choose, row, stack
+from ray_jobs.record.contact_sheet import CELL, COLOURS, GAP, PANEL, choose, row, stack
 
 
 def _sample(uid: str, kind: str = "") -> Sample:

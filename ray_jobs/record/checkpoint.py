@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import resolve
-from ray_jobs.run_folder import plain
+from ray_jobs.record.run_folder import plain
 
 MANIFEST, STATE = "manifest.json", "state.json"
 _NAME = re.compile(r"step_(\d+)")
