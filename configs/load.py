@@ -262,10 +262,10 @@ def _wrong_numbers(cfg: Config) -> Iterator[str]:
         yield f"rollout.top_p={cfg.rollout.top_p}: must be above 0 and at most 1"
     if not 0 <= cfg.rollout.max_failed_share < 1:
         yield f"rollout.max_failed_share={cfg.rollout.max_failed_share}: must be at least 0 and below 1"
-    for key in ("train.steps", "train.checkpoint_every", "train.eval_every", "rollout.max_staleness", "learner.lr",
-                "evaluate.samples", "segmenter.xmem_size", "mask.calibration", "mask.loss", "mask.bce", "mask.dice",
-                "mask.points", "warm_start.mask_loss", "warm_start.mask_bce", "warm_start.mask_dice",
-                "warm_start.mask_points"):  # fmt: skip
+    for key in ("train.steps", "train.checkpoint_every", "train.keep_checkpoints", "train.eval_every",
+                "rollout.max_staleness", "learner.lr", "evaluate.samples", "segmenter.xmem_size", "mask.calibration",
+                "mask.loss", "mask.bce", "mask.dice", "mask.points", "warm_start.mask_loss", "warm_start.mask_bce",
+                "warm_start.mask_dice", "warm_start.mask_points"):  # fmt: skip
         if values[key] < 0:
             yield f"{key}={values[key]}: must not be negative"
     if cfg.learner.lora_rank < 0 or (cfg.learner.lora_rank and cfg.learner.lora_alpha <= 0):

@@ -131,6 +131,7 @@ class MaskConfig:
 class TrainConfig:
     steps: int = 100
     checkpoint_every: int = 0  # 0: only at the end
+    keep_checkpoints: int = 0  # the newest ones, and `best`; older ones are removed; 0: all stay
     eval_every: int = 0  # 0: only before and after
     eval_samples: int = 200  # expressions of the test split, before and after
     sampled_repeats: int = 1  # T = 1 episodes for each expression in the sampled evaluation
