@@ -11,7 +11,7 @@ from core.types import View
 from systems.frame_sampler import Choice
 from systems.videoseg_r1 import VideoSegR1
 from systems.videoseg_r1_options import VideoSegR1Options
-from tests.systems.test_videoseg_r1 import sample
+from tests.systems.r1_script import sample
 
 OPTIONS = VideoSegR1Options(
     prompt="short", key_frames=2, reference_frames=4, frame_height=84, frame_width=84, target_height=112,
