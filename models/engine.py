@@ -28,6 +28,9 @@ Key = tuple[int | str, ...]  # names an episode
 
 SMALL_VOCABULARY = 8192  # up to here the allowed ids travel with a request; above, the few banned ones
 BANNED_BIAS = -1e9  # on a logit: its probability is exactly 0 in float32
+# Processed images that vLLM keeps on a CPU: those of the prompts of a step, which a group asks for again. Its own 4 GiB
+# fill with frames of past steps, in memory that a laptop needs.
+PROCESSED_GIB = 0.5
 # Who reads frames: not the event loop, which others wait for, and no more at a time than there are cores, so that the
 # first group's are there soon and the engine has something to begin with.
 READERS = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "frames")
@@ -77,6 +80,7 @@ def engine_args(settings: EngineSettings) -> dict[str, Any]:
             kv_cache_memory_bytes=settings.kv_cache_bytes,
             enable_chunked_prefill=False,
             max_num_batched_tokens=settings.max_num_seqs * settings.max_model_len,
+            mm_processor_cache_gb=PROCESSED_GIB,
         )
     return shared | dict(
         gpu_memory_utilization=settings.gpu_memory_utilization, tensor_parallel_size=settings.tensor_parallel
