@@ -38,10 +38,10 @@ MAX_ATTEMPTS = 2  # at one video, each ended by the death of an actor
 
 
 def load_segmenter(cfg: Config) -> Segmenter:
-    """The segmenter of the configuration on this process's device. Errors as `models.segmenter.make`."""
+    """The segmenter of the configuration on this process's device. Errors as `models.segmenters.make`."""
     import torch
 
-    from models.segmenter import make
+    from models.segmenters import make
 
     torch.set_num_threads(1)
     settings = cfg.segmenter

@@ -2,14 +2,13 @@
 
 Each prompt is one object, followed from its own frame to both ends of the video. A video is read in pieces, and its
 masks are given out in pieces, in the order in which they are made: what is held does not grow with its length.
-This file knows neither Ray nor where frames come from, and loads an implementation only when it is asked for.
+This file knows neither Ray, nor where frames come from, nor which segmenters there are (`models.segmenters`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -58,32 +57,6 @@ class Segmenter(Protocol):
     def image_masks(self, frames: Sequence[np.ndarray], prompts: Sequence[MaskPrompt]) -> list[np.ndarray]:
         """The mask of prompts[i] on the image frames[i] alone, bool (H_i, W_i); `prompt.frame` is not looked at."""
         ...
-
-
-def make(
-    kind: str, path: str, config: str = "", device: str = "cpu",
-    xmem_path: str = "", xmem_weights: str = "", xmem_size: int = 480,
-) -> Segmenter:  # fmt: skip
-    """The segmenter that the configuration asks for (`configs.schema.SegmenterConfig`).
-
-    Raises ValueError for an unknown kind, a missing file and a checkpoint of another architecture.
-    """
-    if kind == "grabcut":
-        from models.grabcut import GrabCutSegmenter
-
-        return GrabCutSegmenter()
-    if kind == "sam2":
-        from models import sam2_build
-        from models.sam2_segmenter import Sam2Segmenter
-
-        model, shape = sam2_build.load(Path(path), config)
-        return Sam2Segmenter(model, shape, device)
-    if kind == "sam2_xmem":
-        from models import xmem_segmenter
-
-        xmem = xmem_segmenter.load(Path(xmem_path), Path(xmem_weights))  # first: it tells at once what is missing
-        return xmem_segmenter.XMemSegmenter(make("sam2", path, config, device), xmem, device, xmem_size)
-    raise ValueError(f"segmenter.kind: {kind!r} is unknown; choose sam2 or grabcut, or sam2_xmem")
 
 
 def check(prompts: Sequence[MaskPrompt | DrawnPrompt], num_frames: int, drawn: bool = False) -> None:

@@ -23,7 +23,7 @@ from core.metrics import mean_j_and_f
 from core.types import Sample, Target
 from data.load import load as load_samples
 from data.load import video_objects
-from ray_jobs.evaluate import truth_FHW
+from ray_jobs.evaluation import truth_FHW
 from ray_jobs.session import prepare_data, run_job
 from rewards.temporal import keyframe_size
 

@@ -19,7 +19,7 @@ from cluster.start import join
 from configs.schema import Config
 from core.segs import Made
 from core.types import Episode, Rle, Sample
-from ray_jobs.evaluate import EVAL_STEP, stop_on_failures
+from ray_jobs.evaluation import EVAL_STEP, stop_on_failures
 from ray_jobs.record.progress import Progress
 
 Masks = tuple[Rle | None, ...]

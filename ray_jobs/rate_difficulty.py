@@ -31,7 +31,7 @@ from data.load import load as load_samples
 from data.load import video_objects
 from data.synthetic.difficulty import true_ratings
 from ray_jobs.entry import run_job
-from ray_jobs.evaluate import stop_on_failures
+from ray_jobs.evaluation import stop_on_failures
 from ray_jobs.record.journal import Journal, fingerprint_of
 from ray_jobs.record.progress import Progress
 from ray_jobs.record.run_folder import write_json

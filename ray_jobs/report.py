@@ -11,7 +11,7 @@ import numpy as np
 
 from data.load import video_objects
 from ray_jobs.blind_baselines import blind_jf
-from ray_jobs.evaluate import Evaluation, paired_gain, write
+from ray_jobs.evaluation import Evaluation, paired_gain, write
 from ray_jobs.session import Session
 
 

@@ -33,7 +33,7 @@ from data.keep import keep
 from data.synthetic.ratings import RATER, write_ratings
 from data.synthetic.write import write_dataset
 from ray_jobs.entry import run_job as run_job
-from ray_jobs.evaluate import EVAL_STEP, Evaluation, Result, best_and_worst, evaluate
+from ray_jobs.evaluation import EVAL_STEP, Evaluation, Result, best_and_worst, evaluate
 from ray_jobs.record.mlflow_writer import MlflowWriter
 from ray_jobs.record.overlay import overlay_video
 from ray_jobs.record.progress import Progress

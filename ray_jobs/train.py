@@ -26,7 +26,7 @@ from configs.load import resolve
 from configs.schema import Config
 from core.grpo import judge
 from core.types import End, Group, Sample
-from ray_jobs.evaluate import Evaluation, stop_on_failures, write
+from ray_jobs.evaluation import Evaluation, stop_on_failures, write
 from ray_jobs.record import checkpoint
 from ray_jobs.report import finish, values
 from ray_jobs.session import Session, run_job

@@ -22,7 +22,7 @@ from data.frames import probe, read_frames
 from data.synthetic.clip import write_clip
 from data.synthetic.scene import scene
 from models import sam2_build
-from models.segmenter import make
+from models.segmenters import make
 
 
 @pytest.fixture(scope="module")

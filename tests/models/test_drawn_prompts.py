@@ -17,7 +17,7 @@ from models import sam2_build, sam2_track
 from models.mask_head import FrozenFrames, MaskHead, resize
 from models.sam2_build import OFFICIAL, TINY
 from models.sam2_segmenter import Sam2Segmenter
-from models.segmenter import make
+from models.segmenters import make
 from tests.models.seg_cases import head, sam
 from tests.models.test_segmenter import SHIPPED, noise, tracks
 

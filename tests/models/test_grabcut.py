@@ -7,7 +7,7 @@ import pytest
 
 from core.types import MaskPrompt
 from models.grabcut import GrabCutSegmenter
-from models.segmenter import make
+from models.segmenters import make
 from tests.models.test_segmenter import tracks
 
 

@@ -17,7 +17,8 @@ from data.synthetic.scene import Scene, scene
 from models import sam2_build, sam2_segmenter, sam2_track, segmenter
 from models.sam2_build import OFFICIAL, TINY
 from models.sam2_segmenter import Sam2Segmenter
-from models.segmenter import Segmenter, make
+from models.segmenter import Segmenter
+from models.segmenters import make
 
 SHIPPED = Path(__file__).parents[2] / "models" / "tiny" / "segmenter"
 

@@ -13,7 +13,7 @@ import torch
 from core.types import MaskPrompt
 from models import xmem_segmenter
 from models.grabcut import GrabCutSegmenter
-from models.segmenter import make
+from models.segmenters import make
 from models.xmem_segmenter import SETTINGS, XMem, XMemSegmenter, load
 from tests.models.small_xmem import write
 

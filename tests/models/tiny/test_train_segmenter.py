@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from models.sam2_build import load
-from models.segmenter import make
+from models.segmenters import make
 from models.tiny import segmenter_clips as clips
 from models.tiny.segmenter_tracks import Tracks, choose, draw_points
 from models.tiny.train_segmenter import _start, loss_of, options_from, train

@@ -14,9 +14,9 @@ from core.masks import encode_frames
 from core.metrics import mean_j_and_f
 from core.protocols import measure
 from core.types import Answer, End, Episode, Reward, Rle, Sample, Target, Video
+from ray_jobs.evaluate import scored
 from ray_jobs.record.predictions import Predictions, line_of
 from ray_jobs.record.tables import davis_four_annotators, summary_of, write_tables
-from ray_jobs.resumable_evaluation import scored
 
 FRAMES, HEIGHT, WIDTH = 3, 20, 30
 
