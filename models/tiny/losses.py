@@ -7,6 +7,8 @@ each colour has done so far. Nothing is shared with the rewards. Knows no file a
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 
@@ -35,6 +37,17 @@ class Heads(torch.nn.Module):
         self.align_scale = torch.nn.Parameter(torch.tensor(10.0))
         self.align_bias = torch.nn.Parameter(torch.tensor(-3.0))
         self.story = torch.nn.Linear(width, NUM_COLOURS * (2 + len(MOTIONS) + len(TRENDS)))
+
+
+@dataclass(frozen=True)
+class Read:
+    """What one pass over R dialogues of T tokens left."""
+
+    ids_RT: torch.Tensor
+    positions_RT3: torch.Tensor
+    hidden_RTD: torch.Tensor  # of the last layer
+    tapped_RTD: torch.Tensor  # of layer TAP
+    cache: list
 
 
 class Tutor:
@@ -94,38 +107,37 @@ class Tutor:
         return keys
 
     def _grounding(self, keys: torch.Tensor, cells: torch.Tensor, lesson: Tensors) -> dict[str, torch.Tensor]:
-        ids, positions = lesson["ground_ids"].flatten(0, 1), lesson["ground_positions"].flatten(0, 1)
-        hidden, cache, tapped = self.net.read(self._embed_keys(ids, keys), positions, tap=TAP)
-        assert tapped is not None
+        read = self._read(lesson["ground_ids"].flatten(0, 1), lesson["ground_positions"].flatten(0, 1), keys)
         weight, value = lesson["ground_weight"].flatten(0, 1), lesson["ground_value"].flatten(0, 1)
-        loss, _ = self._tokens(hidden, ids, weight, value)
+        loss, _ = self._tokens(read, weight, value)
         ground = loss.sum() / (weight > 0).any(1).sum().clamp(min=1) / 10
         means = lesson["ground_means"].flatten(0, 1)
         row, at = ((value[:, 1:] >= 0) & (means[:, 1:] > 0)).nonzero(as_tuple=True)
-        look = self.look_at_cells(tapped, ids, positions, row, at, means[row, at + 1], cells, cache)
-        return {"ground": ground, "means_ground": self._means(tapped, means), "look_ground": look}
+        look = self.look_at_cells(read, cells, row, at, means[row, at + 1])
+        return {"ground": ground, "means_ground": self._means(read.tapped_RTD, means), "look_ground": look}
+
+    def _read(
+        self, ids_RT: torch.Tensor, positions_RT3: torch.Tensor, images: torch.Tensor, past: list | None = None
+    ) -> Read:
+        """Dialogues with their images, after a prefix that was read before."""
+        embedded = self._embed_keys(ids_RT, images)
+        hidden_RTD, cache, tapped_RTD = self.net.read(embedded, positions_RT3, past=past, tap=TAP)
+        assert tapped_RTD is not None
+        return Read(ids_RT, positions_RT3, hidden_RTD, tapped_RTD, cache)
 
     def look_at_cells(
-        self,
-        states_RTD: torch.Tensor,
-        ids_RT: torch.Tensor,
-        positions_RT3: torch.Tensor,
-        row_N: torch.Tensor,
-        at_N: torch.Tensor,
-        means_N: torch.Tensor,
-        cells_RSC: torch.Tensor,
-        cache: list,
+        self, read: Read, cells_RSC: torch.Tensor, row_N: torch.Tensor, at_N: torch.Tensor, means_N: torch.Tensor
     ) -> torch.Tensor:
         """At N places (before a coordinate, say) one head must look at the image cells that show what is meant there.
         `cells`: the colours that each of a row's S image tokens shows."""
         wanted_NC = (means_N[:, None] >> bits(means_N) & 1).bool()
         share_NS = (wanted_NC[:, None] & cells_RSC[row_N]).any(-1).float()
-        share_NT = torch.zeros(len(row_N), ids_RT.shape[1], device=ids_RT.device)
-        share_NT[(ids_RT == self.net.image_id)[row_N]] = share_NS.flatten()
-        scores_NT = self.net.scores(
-            states_RTD[row_N, at_N], positions_RT3[row_N, at_N], cache[TAP + 1][0][row_N, CELL_HEAD], TAP + 1, CELL_HEAD
-        )
-        later_NT = torch.arange(ids_RT.shape[1], device=at_N.device) > at_N[:, None]
+        tokens = read.ids_RT.shape[1]
+        share_NT = torch.zeros(len(row_N), tokens, device=row_N.device)
+        share_NT[(read.ids_RT == self.net.image_id)[row_N]] = share_NS.flatten()
+        states_ND, keys = read.tapped_RTD[row_N, at_N], read.cache[TAP + 1][0][row_N, CELL_HEAD]
+        scores_NT = self.net.scores(states_ND, read.positions_RT3[row_N, at_N], keys, TAP + 1, CELL_HEAD)
+        later_NT = torch.arange(tokens, device=at_N.device) > at_N[:, None]
         return 0.3 * attends(scores_NT.masked_fill(later_NT, -1e4), share_NT)
 
     def _look_at_frames(
@@ -163,12 +175,10 @@ class Tutor:
         used = (ids == self.net.image_id).any(1)
         return self.net.embed(ids, keys[used].flatten(0, 1))
 
-    def _tokens(
-        self, hidden: torch.Tensor, ids: torch.Tensor, weight: torch.Tensor, value: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _tokens(self, read: Read, weight: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Weighted loss of each token but the first (R, T - 1), and all log-probs (R, T - 1, V)."""
-        logp = self.net.logits(hidden[:, :-1]).float().log_softmax(-1)
-        hard = -logp.gather(-1, ids[:, 1:, None])[..., 0]
+        logp = self.net.logits(read.hidden_RTD[:, :-1]).float().log_softmax(-1)
+        hard = -logp.gather(-1, read.ids_RT[:, 1:, None])[..., 0]
         coordinate = value[:, 1:] >= 0
         soft_labels = self.soft_VV[value[:, 1:].clamp(min=0)]
         soft = -(soft_labels * logp[..., self.numbers]).sum(-1)
@@ -177,11 +187,9 @@ class Tutor:
     def _dialogues(
         self, images: torch.Tensor, cells: torch.Tensor, cache: list, lesson: Tensors
     ) -> dict[str, torch.Tensor]:
-        ids, positions = lesson["ids"].flatten(0, 1), lesson["positions"].flatten(0, 1)
+        read = self._read(lesson["ids"].flatten(0, 1), lesson["positions"].flatten(0, 1), images, past=cache)
         weight, value = lesson["weight"].flatten(0, 1), lesson["value"].flatten(0, 1)
-        hidden, own_cache, tapped = self.net.read(self._embed_keys(ids, images), positions, past=cache, tap=TAP)
-        assert tapped is not None
-        loss, logp = self._tokens(hidden, ids, weight, value)
+        loss, logp = self._tokens(read, weight, value)
         place = lesson["frame_at"].flatten(0, 1)  # (R, P)
         row, column = (place > 0).nonzero(as_tuple=True)
         before = place[row, column] - 1
@@ -194,32 +202,27 @@ class Tutor:
         parts = {
             "dialogue": loss.sum() / count / 10,
             "frame": FRAME_WEIGHT * frame.sum() / count / 10,
-            "means": self._means(tapped, means),
+            "means": self._means(read.tapped_RTD, means),
             "look_frames": self._look_at_frames(
-                tapped[row, before], positions[row, before], cache, row // lesson["ids"].shape[1], column, share
+                read.tapped_RTD[row, before],
+                read.positions_RT3[row, before],
+                cache,
+                row // lesson["ids"].shape[1],
+                column,
+                share,
             ),
             "_frame_kl": _mean(frame - floor),
             **{f"_frame_kl{c}": _mean((frame - floor)[column == c]) for c in column.unique().tolist()},
             "_thought": ((loss * thought).sum() / count / THOUGHT).detach(),
         }
-        return parts | self.spatial(lesson, cells, ids, positions, hidden, tapped, own_cache, loss)
+        return parts | self.spatial(lesson, cells, read, loss)
 
-    def spatial(
-        self,
-        lesson: Tensors,
-        cells: torch.Tensor,
-        ids: torch.Tensor,
-        positions: torch.Tensor,
-        hidden: torch.Tensor,
-        tapped: torch.Tensor,
-        cache: list,
-        loss: torch.Tensor,
-    ) -> dict[str, torch.Tensor]:
+    def spatial(self, lesson: Tensors, cells: torch.Tensor, read: Read, loss: torch.Tensor) -> dict[str, torch.Tensor]:
         """What dialogues are taught about where things are in the keyframe."""
         value, means = lesson["value"].flatten(0, 1), lesson["means"].flatten(0, 1)
         row, at = ((value[:, 1:] >= 0) & (means[:, 1:] > 0)).nonzero(as_tuple=True)
         off = (loss * (value[:, 1:] >= 0)).sum() / (value >= 0).sum().clamp(min=1)
-        look = self.look_at_cells(tapped, ids, positions, row, at, means[row, at + 1], cells, cache)
+        look = self.look_at_cells(read, cells, row, at, means[row, at + 1])
         return {"look_cells": look, "_coordinate": off.detach()}
 
     def _facts(

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from data.synthetic.scene import SIDE
 from models.tiny.lessons import SHOWN
-from models.tiny.losses import Tensors, Tutor, bits
+from models.tiny.losses import Read, Tensors, Tutor, bits
 from models.tiny.search_lessons import DIALOGUES, KEYS, SHORT
 
 OF_SCENE = {"small", "keys", "key_frame", "box", "visible", "traits", "part"}
@@ -64,30 +64,20 @@ class SearchTutor(Tutor):
         part = images.unflatten(0, (b, SHOWN))[at, lesson["part"]]  # (B, Q, 2, tokens, D)
         return torch.cat([part.flatten(0, 1).flatten(1, 2), keys], 1)
 
-    def spatial(
-        self,
-        lesson: Tensors,
-        cells: torch.Tensor,
-        ids: torch.Tensor,
-        positions: torch.Tensor,
-        hidden: torch.Tensor,
-        tapped: torch.Tensor,
-        cache: list,
-        loss: torch.Tensor,
-    ) -> dict[str, torch.Tensor]:
+    def spatial(self, lesson: Tensors, cells: torch.Tensor, read: Read, loss: torch.Tensor) -> dict[str, torch.Tensor]:
         """At [SEG] the last state must show the target's colours and box, and one head look at its cells."""
         seg_at, means = lesson["seg_at"].flatten(0, 1), lesson["seg_means"].flatten()
         row, turn = (seg_at > 0).nonzero(as_tuple=True)
         at = seg_at[row, turn]
-        states = hidden[row, at]
+        states = read.hidden_RTD[row, at]
         colours = (means[row][:, None] >> bits(means) & 1).bool()
         off = (self.heads.seg(states).float() - lesson["seg_box"].flatten(0, 1)[row]).abs().mean(-1)
         parts = {"seg_align": 2 * self.align(states[None], colours[None]), "seg_box": 4 * off.mean()}
         large = turn == 1  # turns that see the keyframe large
         if not len(cells):
             return parts | {"_seg_px1": SIDE * off.mean().detach()}
-        part = (ids == self.net.image_id).sum(1).max() - cells.shape[1]
+        part = (read.ids_RT == self.net.image_id).sum(1).max() - cells.shape[1]
         cells = F.pad(cells, (0, 0, int(part), 0))
-        look = self.look_at_cells(tapped, ids, positions, row[large], at[large], means[row][large], cells, cache)
+        look = self.look_at_cells(read, cells, row[large], at[large], means[row][large])
         px = [SIDE * (off * of).sum().detach() / of.sum().clamp(min=1) for of in (~large, large)]
         return parts | {"look_seg": look, "_seg_px1": px[0], "_seg_px2": px[1]}
