@@ -186,9 +186,10 @@ def save(session: Session, learner: LearnerPool, step: int, state: dict[str, Any
     """Checkpoint; `best` points to the one that did best on the watched split, or to the newest if none is watched."""
     watched = state["watched"]
     with session.progress.phase(f"checkpoint step_{step}"):
-        folder = checkpoint.save(session.run.checkpoints, step, learner.save, state, session.cfg.train.keep_checkpoints)
+        folder = checkpoint.save(session.run.checkpoints, step, learner.save, state)
     if not watched or watched.get(str(step)) == max(watched.values()):
         session.run.mark_best(folder)
+    checkpoint.prune(session.run.checkpoints, session.cfg.train.keep_checkpoints)
     return folder
 
 

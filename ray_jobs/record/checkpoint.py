@@ -25,11 +25,10 @@ _NAME = re.compile(r"step_(\d+)")
 _TEMPORARY = re.compile(r"\.step_\d+\.writing")
 
 
-def save(checkpoints: Path, step: int, write: Callable[[Path], None], state: dict[str, Any], keep: int = 0) -> Path:
+def save(checkpoints: Path, step: int, write: Callable[[Path], None], state: dict[str, Any]) -> Path:
     """Write `step_<step>` and return it; `write` fills the folder, `state` (JSON-able) lies beside it.
 
-    `keep` > 0 then removes all but the newest `keep` checkpoints, never the one that a `best` link points to. A
-    checkpoint of the same step is replaced. If `write` raises, nothing is left behind.
+    A checkpoint of the same step is replaced. If `write` raises, nothing is left behind.
     """
     checkpoints.mkdir(parents=True, exist_ok=True)
     _sweep(checkpoints)
@@ -47,8 +46,6 @@ def save(checkpoints: Path, step: int, write: Callable[[Path], None], state: dic
         shutil.rmtree(final)
     os.rename(fresh, final)
     _sync_folder(checkpoints)
-    if keep > 0:
-        _prune(checkpoints, keep)
     return final
 
 
@@ -155,8 +152,9 @@ def _sweep(checkpoints: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _prune(checkpoints: Path, keep: int) -> None:
+def prune(checkpoints: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints, never the one that a `best` link points to; 0 keeps all."""
     best = (checkpoints.parent / "best").resolve()
-    for folder in _folders(checkpoints)[:-keep]:
+    for folder in _folders(checkpoints)[:-keep] if keep else []:
         if folder.resolve() != best:
             shutil.rmtree(folder)

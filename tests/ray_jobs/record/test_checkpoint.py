@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from configs.load import REPOSITORY
-from ray_jobs.record.checkpoint import damage, find, latest, read_state, save, set_aside
+from ray_jobs.record.checkpoint import damage, find, latest, prune, read_state, save, set_aside
 
 
 def _write(folder: Path) -> None:
@@ -92,7 +92,10 @@ def test_keep_removes_old_ones_but_never_the_best(tmp_path: Path) -> None:
     save(checkpoints, 1, _write, {})
     (tmp_path / "best").symlink_to("checkpoints/step_1")
     for step in (2, 3, 4):
-        save(checkpoints, step, _write, {}, keep=2)
+        save(checkpoints, step, _write, {})
+        prune(checkpoints, 0)
+    assert len(list(checkpoints.iterdir())) == 4
+    prune(checkpoints, 2)
     assert sorted(p.name for p in checkpoints.iterdir()) == ["step_1", "step_3", "step_4"]
 
 
@@ -106,7 +109,7 @@ def test_set_aside_hides_the_branch_that_was_left(tmp_path: Path) -> None:
 
 SLOW_WRITER = """
 import pathlib, sys, time
-from ray_jobs.record.checkpoint import save
+from ray_jobs.record.checkpoint import prune, save
 def write(folder):
     (folder / "big").write_bytes(b"x" * 1000)
     print("half", flush=True)
@@ -136,7 +139,8 @@ def write(folder):
 step = 0
 while True:
     step += 1
-    save(pathlib.Path(sys.argv[1]), step, write, {}, keep=2)
+    save(pathlib.Path(sys.argv[1]), step, write, {})
+    prune(pathlib.Path(sys.argv[1]), 2)
     print(step, flush=True)
 """
 
