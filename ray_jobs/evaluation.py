@@ -142,8 +142,8 @@ def evaluate(
     return Evaluation(tuple(results))
 
 
-def write(folder: Path, evaluation: Evaluation, extra: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Writes summary.json and per_expression.csv into `folder`; returns the summary."""
+def write(folder: Path, evaluation: Evaluation) -> None:
+    """Writes summary.json and per_expression.csv into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     kinds = sorted({r.sample.kind for r in evaluation.results})
     summary: dict[str, Any] = {
@@ -154,7 +154,7 @@ def write(folder: Path, evaluation: Evaluation, extra: dict[str, Any] | None = N
         "reward": evaluation.mean("reward"),
         "J&F_by_kind": {k: _mean_jf([r for r in evaluation.results if r.sample.kind == k]) for k in kinds},
         "ends": {e: sum(r.episode.end.value == e for r in evaluation.results) for e in _ends(evaluation)},
-    } | (extra or {})
+    }
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     with open(folder / "per_expression.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
@@ -162,7 +162,6 @@ def write(folder: Path, evaluation: Evaluation, extra: dict[str, Any] | None = N
         for r in evaluation.results:
             row = [r.sample.uid, r.sample.kind, r.sample.query, f"{r.j:.4f}", f"{r.f:.4f}", f"{r.jf:.4f}"]
             table.writerow([*row, f"{r.reward:.4f}", r.episode.end.value, json.dumps(r.episode.answer.facts)])
-    return summary
 
 
 def _mean_jf(results: Sequence[Result]) -> float:

@@ -49,6 +49,14 @@ def save(checkpoints: Path, step: int, write: Callable[[Path], None], state: dic
     return final
 
 
+def prune(checkpoints: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints, never the one that a `best` link points to; 0 keeps all."""
+    best = (checkpoints.parent / "best").resolve()
+    for folder in _folders(checkpoints)[:-keep] if keep else []:
+        if folder.resolve() != best:
+            shutil.rmtree(folder)
+
+
 def latest(checkpoints: Path) -> Path | None:
     """The newest checkpoint whose every file is what its manifest says; others are skipped with a warning."""
     for folder in reversed(_folders(checkpoints)):
@@ -150,11 +158,3 @@ def _sweep(checkpoints: Path) -> None:
     for path in checkpoints.iterdir():
         if _TEMPORARY.fullmatch(path.name):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def prune(checkpoints: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, never the one that a `best` link points to; 0 keeps all."""
-    best = (checkpoints.parent / "best").resolve()
-    for folder in _folders(checkpoints)[:-keep] if keep else []:
-        if folder.resolve() != best:
-            shutil.rmtree(folder)
