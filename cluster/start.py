@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import ray
@@ -37,6 +39,20 @@ def actor_env(cfg: Config) -> dict[str, str]:
 
 def spans_nodes(cfg: Config) -> bool:
     return len([node for node in ray.nodes() if node["Alive"]]) > 1
+
+
+@contextmanager
+def joined(cfg: Config, while_joining: AbstractContextManager[Any] | None = None) -> Iterator[None]:
+    """`join`, and leaves again; a connection that was there before stays. `while_joining`: what shows that it takes
+    a while."""
+    connected_before = ray.is_initialized()
+    try:
+        with while_joining or nullcontext():
+            join(cfg)
+        yield
+    finally:
+        if not connected_before:
+            ray.shutdown()
 
 
 def join(cfg: Config) -> None:

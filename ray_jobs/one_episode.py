@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 
-import ray
-
 from actors.drawing import prompts_of
 from actors.painter import PainterPool
 from actors.rollout import Played, RolloutPool
 from actors.segmenter import SegmenterPool
-from cluster.start import join
+from cluster.start import joined
 from configs.schema import Config
 from core.segs import Made
 from core.types import Episode, Rle, Sample
@@ -26,15 +24,13 @@ Masks = tuple[Rle | None, ...]
 
 
 def one_episode(cfg: Config, sample: Sample, progress: Progress) -> tuple[Episode, Masks]:
-    """Starts Ray and ends it. Masks in the video's pixels, None for a frame without one.
+    """Masks in the video's pixels, None for a frame without one.
 
     Raises:
         ValueError: a setting that cannot work, or frames that cannot be read.
         RuntimeError: an actor that does not start, or an episode that failed, with its traceback.
     """
-    with progress.phase("start: Ray"):
-        join(cfg)
-    try:
+    with joined(cfg, progress.phase("start: Ray")):
         played = _play(cfg, sample, progress)
         [episode] = played.episodes
         drawn: Sequence[Made | None] = ()
@@ -43,8 +39,6 @@ def one_episode(cfg: Config, sample: Sample, progress: Progress) -> tuple[Episod
                 [[drawn]] = painters.draw([sample.video], [played.episodes], [played.media_ref])
         with progress.phase("segment"), closing(SegmenterPool(cfg)) as segmenters:
             [masks_F] = segmenters.segment([(sample.video, prompts_of(episode, drawn))])
-    finally:
-        ray.shutdown()
     return episode, masks_F
 
 

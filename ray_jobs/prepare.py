@@ -25,10 +25,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import ray
-
 from actors.prepare import pieces
-from cluster.start import join
+from cluster.start import joined
 from configs.load import load as load_config
 from configs.load import resolve, validate_values
 from configs.schema import Config
@@ -83,12 +81,8 @@ def splits_of(cfg: Config) -> list[str]:
 
 def prepare_splits(cfg: Config, names: Sequence[str], progress: Progress) -> int:
     """The number of things that are wrong with all of them together."""
-    with progress.phase("start: Ray"):
-        join(cfg)
-    try:
+    with joined(cfg, progress.phase("start: Ray")):
         return sum([prepare_split(cfg, name, progress) for name in names])
-    finally:
-        ray.shutdown()
 
 
 def prepare_split(cfg: Config, name: str, progress: Progress) -> int:

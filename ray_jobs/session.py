@@ -13,8 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import ray
-
 import systems
 from actors.drawing import Drawn
 from actors.learner_pool import LearnerPool
@@ -22,7 +20,7 @@ from actors.painter import PainterPool
 from actors.reward import RewardPool, read_split
 from actors.rollout import Played, RolloutPool
 from actors.segmenter import SegmenterPool
-from cluster.start import join
+from cluster.start import joined
 from configs.load import load as load_config
 from configs.load import resolve, to_yaml, validate
 from configs.schema import Config
@@ -92,9 +90,8 @@ class Session:
             same_run(path, cfg)
         run = RunFolder.open(path, to_yaml(cfg), repository=Path("."), fresh=fresh)
         title = f"{cfg.system.name} · {cfg.policy.path} · {data.root} · {run.path}"
-        with Progress.open(0 if alone else cfg.train.steps, title) as progress:
-            with progress.phase("start: Ray"):
-                join(cfg)
+        steps = 0 if alone else cfg.train.steps
+        with Progress.open(steps, title) as progress, joined(cfg, progress.phase("start: Ray")):
             mlflow = MlflowWriter(
                 cfg.tracking.mlflow_uri, cfg.tracking.experiment, f"{cfg.name} {part}".strip(), run.path, asdict(cfg),
                 say=progress.note,
@@ -216,7 +213,6 @@ class Session:
         for close in pools:
             close()
         self.mlflow.close(timeout=60.0)
-        ray.shutdown()
 
 
 def check_draws(cfg: Config, system: System) -> None:

@@ -8,9 +8,10 @@ import subprocess
 import sys
 
 import pytest
+import ray
 
 from cluster.environment import cpu_env, torch_extensions_dir
-from cluster.start import actor_options, check_gpus, device_of, gpus_asked
+from cluster.start import actor_options, check_gpus, device_of, gpus_asked, joined
 from configs.schema import Config
 
 
@@ -92,6 +93,39 @@ def test_with_ipc_actor_and_rank_of_one_number_share_a_gpu():
     assert done.returncode == 0, done.stderr
     first, second, *ranks = ast.literal_eval(done.stdout.splitlines()[-1])
     assert [first, second] == ranks[:2] and sorted(ranks) == [[0], [1], [2]]
+
+
+def test_a_connection_that_was_there_before_stays(ray_env):
+    with joined(Config()):
+        assert ray.is_initialized()
+    assert ray.is_initialized()
+    with pytest.raises(ValueError, match="the cluster has 0"), joined(gpu_config()):
+        pass
+    assert ray.is_initialized()
+
+
+JOIN = """
+import ray
+from cluster.start import joined
+from configs.schema import Config
+
+cfg = Config()
+with joined(cfg):
+    print(ray.is_initialized())
+print(ray.is_initialized())
+cfg.cluster.use_gpu, cfg.learner.world_size = "yes", 1000
+try:
+    with joined(cfg):
+        print("joined")
+except ValueError:
+    print(ray.is_initialized())
+"""
+
+
+def test_who_joined_leaves_also_after_an_error():
+    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    done = subprocess.run([sys.executable, "-c", JOIN], capture_output=True, text=True, env=env, timeout=180)
+    assert done.returncode == 0 and done.stdout.split() == ["True", "False", "False"], done.stderr
 
 
 def test_compiled_operators_have_one_fixed_place(monkeypatch):
