@@ -5,8 +5,9 @@ weights, fp32, one thread; unless --quick ReVSeg at its real size as well (once,
 fastest form: one unpadded episode at a time, causal attention without a mask, the head only where a token is trained.
 "token limit" is G (P + R) / (P + G R), the ratio of token counts; "FLOP limit" the ratio of the counted products,
 attention included, a causal one as half a square. "tokens/s" are those of the rows, G (P + R), over the tree's time.
-On a GPU (not yet run there): bf16, wall time, peak memory, and MFU = counted operations of the tree's pass / (its
-seconds x --peak_tflops); operations of flex_attention are not counted, so it is a lower bound.
+On a GPU: bf16, wall time, peak memory, and MFU = counted operations of the tree's pass / (its seconds x
+--peak_tflops); causal products are counted whole there. `--model 3b` takes the shape of Qwen2.5-VL-3B, with gradient
+checkpointing, instead of a model that a CPU can run.
 Prints a table; figures are ratios within the run, so a slow or busy machine moves both sides.
 """
 
@@ -23,13 +24,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
 from core import batch, grpo
 from core.types import End, Episode, Group, Media, MediaTable, Turn, View
+from models import tree_attention
 from models.policy import Pixels, Policy
 
 GPU = torch.cuda.is_available()
+DTYPE = torch.bfloat16 if GPU else torch.float32
 IMAGE, START, STOP, WORDS = 500, 501, 502, 480
 
 
@@ -54,25 +57,39 @@ SHAPES = (
 )
 
 
-def build_model(folder: Path) -> None:
-    """A random Qwen2.5-VL of width 512, 4 + 4 layers, with its image processor."""
+MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # text and vision of a Qwen2.5-VL
+    "small": (
+        dict(vocab_size=512, hidden_size=512, intermediate_size=1408, num_hidden_layers=4, num_attention_heads=8,
+             num_key_value_heads=2, rope_scaling={"mrope_section": [8, 12, 12]}),
+        dict(depth=4, hidden_size=256, intermediate_size=768, num_heads=4, fullatt_block_indexes=[1, 3]),
+    ),
+    "3b": (
+        dict(vocab_size=151936, hidden_size=2048, intermediate_size=11008, num_hidden_layers=36,
+             num_attention_heads=16, num_key_value_heads=2, rope_scaling={"mrope_section": [16, 24, 24]}),
+        dict(depth=32, hidden_size=1280, intermediate_size=3420, num_heads=16,
+             fullatt_block_indexes=[7, 15, 23, 31]),
+    ),
+}  # fmt: skip
+
+
+def build_model(folder: Path, name: str) -> None:
+    """A random Qwen2.5-VL of this shape, with its image processor."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessor
 
+    text, vision = MODELS[name]
+    rope = {"type": "mrope", "rope_type": "default", "rope_theta": 1e6} | text["rope_scaling"]
     config = Qwen2_5_VLConfig(
-        text_config=dict(
-            vocab_size=512, hidden_size=512, intermediate_size=1408, num_hidden_layers=4, num_attention_heads=8,
-            num_key_value_heads=2, max_position_embeddings=32768,
-            rope_scaling={"type": "mrope", "rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 1e6},
-        ),
-        vision_config=dict(
-            depth=4, hidden_size=256, intermediate_size=768, num_heads=4, out_hidden_size=512, patch_size=14,
-            fullatt_block_indexes=[1, 3], temporal_patch_size=2, spatial_merge_size=2, window_size=112,
-            tokens_per_second=2,
+        text_config=text | dict(max_position_embeddings=32768, rope_scaling=rope),
+        vision_config=vision | dict(
+            out_hidden_size=text["hidden_size"], patch_size=14, temporal_patch_size=2, spatial_merge_size=2,
+            window_size=112, tokens_per_second=2,
         ),
         image_token_id=IMAGE, video_token_id=503, vision_start_token_id=START, vision_end_token_id=STOP,
     )  # fmt: skip
     torch.manual_seed(0)
-    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
+    with torch.device("cuda" if GPU else "cpu"):
+        model = Qwen2_5_VLForConditionalGeneration._from_config(config, dtype=DTYPE)
+    model.save_pretrained(folder)
     Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=2**24).save_pretrained(folder)
 
 
@@ -120,6 +137,11 @@ def row_loss(policy: Policy, tree: batch.Tree, row: batch.GroupBatch, pixels: Pi
     (logprob_N * torch.as_tensor(row.advantage_N, device=device)).sum().backward()
 
 
+def attend(policy: Policy, attention: str) -> None:
+    policy.attention = attention
+    policy.vlm.set_attn_implementation({"text_config": attention, "vision_config": "sdpa"})
+
+
 def timed(work: Callable[[], None]) -> float:
     """CPU seconds; on a GPU wall seconds."""
     if not GPU:
@@ -140,31 +162,35 @@ def peak_gib(work: Callable[[], None]) -> float:
 
 
 def _attention(q: Any, k: Any, v: Any, dropout: float = 0.0, causal: bool = False, *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(q, k, v) // (1 + causal)
+    """Operations of two products for each query head; PyTorch's own count knows no grouped heads."""
+    batch_size, heads, queries, width = q
+    return int(4 * batch_size * heads * queries * k[2] * width) // (1 + causal)
 
 
 def _attention_backward(
     d: Any, q: Any, k: Any, v: Any, out: Any, norm: Any, dropout: float = 0.0, causal: bool = False, **_: Any
 ) -> int:
-    return sdpa_backward_flop_count(d, q, k, v) // (1 + causal)
+    return 5 * _attention(q, k, v, causal=causal) // 2  # five products where the forward has two
 
 
 def counted(work: Callable[[], None]) -> tuple[float, int]:
-    """CPU seconds, and floating-point operations of matrix products and attention (PyTorch leaves out its CPU
-    attention)."""
+    """CPU seconds, and floating-point operations of matrix products and attention."""
     aten = torch.ops.aten
     mapping = {
         aten._scaled_dot_product_flash_attention_for_cpu: _attention,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     }
+    for kind in ("flash", "efficient", "cudnn"):  # of a GPU
+        mapping[getattr(aten, f"_scaled_dot_product_{kind}_attention")] = lambda q, k, v, *_, **__: _attention(q, k, v)
+        mapping[getattr(aten, f"_scaled_dot_product_{kind}_attention_backward")] = (
+            lambda d, q, k, v, *_, **__: _attention_backward(d, q, k, v, None, None)
+        )
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         seconds = timed(work)
     return seconds, int(counter.get_total_flops())
 
 
-def measure(
-    policy: Policy, pixels: Pixels, shape: Shape, scale: int, repeats: int, peak_tflops: float = 0.0
-) -> str:
+def measure(policy: Policy, pixels: Pixels, shape: Shape, scale: int, repeats: int, peak_tflops: float = 0.0) -> str:
     """One line of the table; with no repeats the times are those of the pass that counts the operations."""
     group, media = make_group(shape, scale, np.random.default_rng(0))
     credit = grpo.credit(group, per_turn=False, std=True, eps=1e-6)
@@ -177,12 +203,18 @@ def measure(
         (logprob_N * torch.as_tensor(whole.advantage_N, device=logprob_N.device)).sum().backward()
 
     def as_rows() -> None:
-        policy.vlm.set_attn_implementation({"text_config": "sdpa", "vision_config": "sdpa"})
+        attention = policy.attention
+        attend(policy, "sdpa")
         for single in singles:
             row_loss(policy, tree, single, pixels, media)
-        policy.vlm.set_attn_implementation({"text_config": policy.attention, "vision_config": "sdpa"})
+        attend(policy, attention)
 
+    attention = policy.attention
+    attend(policy, tree_attention.SPLIT)  # operations of flex_attention are not counted
     (first_rows, rows_flops), (first_tree, tree_flops) = counted(as_rows), counted(as_tree)  # also warms both up
+    attend(policy, attention)
+    if GPU:
+        as_tree()  # compiles flex_attention
     flop_limit = rows_flops / tree_flops
     pairs = [(timed(as_rows), timed(as_tree)) for _ in range(repeats)] or [(first_rows, first_tree)]
     ratios = sorted(a / b for a, b in pairs)
@@ -206,12 +238,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peak_tflops", type=float, default=989.0, help="of the GPU in bf16 (H200: 989)")
     parser.add_argument("--quick", action="store_true", help="without ReVSeg at full size")
+    parser.add_argument("--model", choices=MODELS, default="small")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        build_model(Path(folder))
+        build_model(Path(folder), options.model)
         place: dict[str, Any] = {"device": "cuda", "dtype": "bfloat16"} if GPU else {}
         policy, pixels = Policy(folder, allowed_ids=range(WORDS), **place), Pixels(folder)
+        if options.model != "small":
+            policy.vlm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         columns = ["shape", "P", "R", "G", "rows, s", "tree, s", "rows / tree (spread)", "token limit", "share of it",
                    "FLOP limit", "share of it", "tokens/s"]  # fmt: skip
         columns += ["MFU", "rows, GiB", "tree, GiB"] if GPU else []
