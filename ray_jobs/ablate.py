@@ -1,13 +1,16 @@
 """Runs an ablation: its variants times seeds, one `ray_jobs.train` after the other, and a table of what came out.
 
+An ablation of how a trained policy is used runs `ray_jobs.evaluate` instead.
+
     python -m ray_jobs.ablate                                     # lists the ablations
     python -m ray_jobs.ablate temporal_reward
     python -m ray_jobs.ablate length_penalty seeds=0,1,2 preset=videoseg_r1_7b data.root=/data/mevis train.steps=200
 
-Further `key=value`s go to every run. All runs are in one MLflow experiment, `ablate_<name>`, and in one folder,
-<runs>/ablate_<name>/; table.md there is written anew after each. Started again, the job goes on: finished runs are not
-repeated, one that was killed resumes. A run with other settings in the same place is an error; choose another runs=...
-then.
+Further `key=value`s go to every run. With its tiny preset an ablation has settings of its own that keep it short
+(`ray_jobs.ablations`); with another preset=... it has none. All runs are in one MLflow experiment, `ablate_<name>`, and
+in one folder, <runs>/ablate_<name>/; table.md there is written anew after each. Started again, the job goes on: what is
+finished is not repeated, what was killed resumes. A run with other settings in the same place is an error; choose
+another runs=... then.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,17 +34,17 @@ from systems.options import unknown
 
 SEEDS = (0, 1, 2)
 LAST_STEPS = 10  # over which measures of training episodes are averaged
-Start = Callable[[Sequence[str]], int]  # arguments of ray_jobs.train -> exit code
+Start = Callable[[str, Sequence[str]], int]  # name and arguments of a job -> exit code
 
 
 def plan(name: str, ablation: Ablation, seeds: Sequence[int], extra: Sequence[str]) -> dict[tuple[str, int], list[str]]:
-    """Arguments of `ray_jobs.train` for each variant and seed; seeds outside, so that a table fills evenly."""
+    """Arguments of the job for each variant and seed; seeds outside, so that a table fills evenly."""
     runs = {}
     for seed in seeds:
         for variant in ablation.variants:
             folder = "".join(c if c.isalnum() else "_" for c in variant.name)
             own = [f"name={folder}_seed{seed}", f"seed={seed}", f"tracking.experiment=ablate_{name}"]
-            runs[variant.name, seed] = [ablation.preset, *extra, *variant.settings, *own]
+            runs[variant.name, seed] = [ablation.preset, *ablation.settings, *extra, *variant.settings, *own]
     return runs
 
 
@@ -52,8 +56,18 @@ def checked(arguments: Sequence[str]) -> Config:
     return cfg
 
 
-def outcome(folder: Path, steps: int) -> Outcome | None:
-    """What a finished run of `steps` steps measured; None for one that is not finished."""
+def outcome(ablation: Ablation, cfg: Config) -> Outcome | None:
+    """What a finished run measured; None for one that is not finished."""
+    folder = Path(cfg.runs) / cfg.name
+    return evaluated(folder) if ablation.job == "evaluate" else trained(folder, cfg.train.steps)
+
+
+def evaluated(folder: Path) -> Outcome | None:
+    summary = RunFolder(folder / "evaluate").summary()
+    return None if summary is None or summary.get("missing") else {"J&F": summary["J&F"]}
+
+
+def trained(folder: Path, steps: int) -> Outcome | None:
     run = RunFolder(folder)
     summary = run.summary()
     if summary is None or summary["steps"] != steps:
@@ -83,12 +97,11 @@ def ablate(name: str, ablation: Ablation, seeds: Sequence[int], extra: Sequence[
     root.mkdir(parents=True, exist_ok=True)
     for number, ((variant, seed), arguments) in enumerate(runs.items(), 1):
         cfg = configs[variant, seed]
-        folder, steps = Path(cfg.runs) / cfg.name, cfg.train.steps
-        found = outcome(folder, steps)
+        folder, found = Path(cfg.runs) / cfg.name, outcome(ablation, cfg)
         print(f"[{number}/{len(runs)}] {variant}, seed {seed}: {'finished before' if found else folder}", flush=True)
         if found is None:
-            code = start(arguments)
-            found = outcome(folder, steps)
+            code = start(ablation.job, arguments)
+            found = outcome(ablation, cfg)
             if code != 0 or found is None:
                 raise RuntimeError(f"{folder}: ended with exit code {code}; see above, then start again to go on")
         outcomes.setdefault(variant, {})[seed] = found
@@ -96,9 +109,9 @@ def ablate(name: str, ablation: Ablation, seeds: Sequence[int], extra: Sequence[
     return table
 
 
-def train_in_process(arguments: Sequence[str]) -> int:
+def run_in_process(job: str, arguments: Sequence[str]) -> int:
     """A run in a process of its own: Ray, engines and seeds start afresh."""
-    return subprocess.run([sys.executable, "-m", "ray_jobs.train", *arguments], check=False).returncode
+    return subprocess.run([sys.executable, "-m", f"ray_jobs.{job}", *arguments], check=False).returncode
 
 
 def listing(ablations: Mapping[str, Ablation] = ABLATIONS) -> str:
@@ -119,12 +132,12 @@ def main(argv: Sequence[str]) -> None:
         if key == "seeds":
             seeds = _seeds(value)
         elif key == "preset":
-            ablation = Ablation(value, ablation.source, ablation.variants, ablation.note)
+            ablation = replace(ablation, preset=value, settings=())
         elif key in ("name", "seed", "tracking.experiment"):
             raise ValueError(f"{argument}: the ablation sets it for each run; seeds are given as seeds=0,1,2")
         else:
             extra.append(argument)
-    table = ablate(name, ablation, seeds, extra, train_in_process)
+    table = ablate(name, ablation, seeds, extra, run_in_process)
     print(f"\n{table.read_text()}\n{table}")
 
 
@@ -136,7 +149,7 @@ def _seeds(text: str) -> list[int]:
 
 
 def _runs(ablation: Ablation, extra: Sequence[str]) -> str:
-    return load_config([ablation.preset, *extra]).runs
+    return load_config([ablation.preset, *ablation.settings, *extra]).runs
 
 
 if __name__ == "__main__":

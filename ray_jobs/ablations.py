@@ -1,13 +1,16 @@
 """The ablations of all systems as one literal table, and the Markdown table that comes out of their runs.
 
 A variant is a list of settings on top of a preset. The first variant of an ablation is the one that the others are
-compared with; `published` and `signs` say what the paper found. This file starts nothing and reads no file.
+compared with; `published` and `signs` say what the paper found. What all variants of an ablation share makes its table
+small enough for two CPU cores; it belongs to the tiny preset and goes with it where another one is given.
+This file starts nothing and reads no file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -37,10 +40,13 @@ class Ablation:
     source: str  # of the published numbers, and what they are
     variants: tuple[Variant, ...]
     note: str = ""
+    settings: tuple[str, ...] = ()  # of all variants, with this preset
+    job: Literal["train", "evaluate"] = "train"  # evaluate: the variants differ in how a policy is used
 
 
 WORSE = {"J&F": -1, "sampled J&F": -1}
 NOT_PUBLIC = "not public"
+SHORT = ("train.steps=40", "train.eval_samples=150", "train.sampled_repeats=2")
 LONG = ("data.root=datasets/synthetic_long", "data.length=long", "system.options.round_frames=5")
 
 ABLATIONS: Mapping[str, Ablation] = {
@@ -68,10 +74,13 @@ ABLATIONS: Mapping[str, Ablation] = {
         (
             Variant("with", ("system.options.length_penalty=clamped",), "55.3 / 61.1; 52.7 / 56.1"),
             Variant(
-                "without", ("system.options.length_penalty=none",), "52.2 / 57.3; 82.3 / 89.9",
+                "without",
+                ("system.options.length_penalty=none",),
+                "52.2 / 57.3; 82.3 / 89.9",
                 WORSE | {"tokens": 1, "reasoning tokens": 1},
             ),
         ),
+        settings=SHORT,
     ),  # fmt: skip
     "prompts": Ablation(
         "videoseg_r1_tiny",
@@ -83,6 +92,7 @@ ABLATIONS: Mapping[str, Ablation] = {
             Variant("box", ("system.options.answer=box",), "57.2 / 65.7", WORSE),
             Variant("point", ("system.options.answer=point",), "56.5 / 64.0", WORSE),
         ),
+        settings=(*SHORT, "train.steps=20"),
     ),
     "sampler": Ablation(
         "videoseg_r1_tiny",
@@ -93,7 +103,8 @@ ABLATIONS: Mapping[str, Ablation] = {
             Variant("random in key segment", ("system.options.sampler=random",), "49.2 / 56.3", WORSE),
             Variant("first frame", ("system.options.sampler=first",), "45.7 / 53.9", WORSE),
         ),
-        "The sampler is not trained: what differs is the evaluation.",
+        "The sampler is not trained, so one policy is evaluated with each: policy.path, by default the shipped one.",
+        job="evaluate",
     ),
     "thinking": Ablation(
         "videoseg_r1_tiny",
@@ -110,18 +121,20 @@ ABLATIONS: Mapping[str, Ablation] = {
             Variant("with", ("mask.calibration=1.0",), "60.0 / 57.4"),
             Variant("without", ("mask.calibration=0",), NOT_PUBLIC),
         ),
+        settings=SHORT,
     ),
     "turns": Ablation(
         "videoseg_o3_tiny",
         "VideoSEG-O3's README: J&F of the released 4B model on MeViS / Long-RVOS; no ablation table is public",
         (
-            Variant("up to 3 turns", ("system.options.max_turns=3", *LONG), "60.0 / 57.4"),
-            Variant("1 turn", ("system.options.max_turns=1", *LONG), NOT_PUBLIC),
+            Variant("up to 3 turns", ("system.options.max_turns=3",), "60.0 / 57.4"),
+            Variant("1 turn", ("system.options.max_turns=1",), NOT_PUBLIC),
         ),
         "Long clips: turn 1 sees a shape in one or two of its 16 frames, a later turn five frames of the part that was "
         "asked for. A policy taught on short clips knows neither, nor a frame number above 23: give as policy.path one "
         "that `ray_jobs.warm_start` made with the same settings. A <select> in the only turn counts as an answer. A "
         "target is in a tenth of the frames, so empty masks have a J&F of 89: tIoU tells more.",
+        settings=(*SHORT, *LONG),
     ),
 }
 
@@ -147,7 +160,8 @@ def markdown(name: str, ablation: Ablation, outcomes: Mapping[str, Mapping[int, 
         rows.append([variant.name, settings, variant.published, str(len(runs)), *cells])
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     tail = [f"Published: {ablation.source}.", *([ablation.note] if ablation.note else [])]
-    return "\n".join([f"# {name}: `{ablation.preset}`", "", *lines, "", *tail]) + "\n"
+    what = " ".join(["evaluate"] * (ablation.job == "evaluate") + [ablation.preset, *ablation.settings])
+    return "\n".join([f"# {name}: `{what}`", "", *lines, "", *tail]) + "\n"
 
 
 def spread(values: Sequence[float]) -> float:

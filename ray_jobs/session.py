@@ -110,11 +110,16 @@ class Session:
 
     @property
     def hints_folder(self) -> Path:
-        """Folder of what is asked on the side once (`data.hints`): of this run, or of the run whose policy this is."""
+        """Folder of what is asked on the side once (`data.hints`): of this run, or of the run whose policy this is, if
+        that run asked in the same way."""
         if self.cfg.data.hints:
             return Path(self.cfg.data.hints)
-        folders = [parent / HINTS for parent in resolve(self.cfg.policy.path).resolve().parents] if self.alone else []
-        return next(filter(Path.is_dir, folders), self.run.path / HINTS)
+        folders = resolve(self.cfg.policy.path).resolve().parents if self.alone else []
+        for run in folders:
+            config = run / "config.yaml"
+            if (run / HINTS).is_dir() and config.is_file() and load_config([str(config)]).system == self.cfg.system:
+                return run / HINTS
+        return self.run.path / HINTS
 
     def freeze(self, splits: Sequence[str], again: bool) -> None:
         """Asks on the side what the measured samples of these splits need (`System.asks_aside`), where no file has it.

@@ -13,8 +13,9 @@ import pytest
 import systems
 from configs.load import load, presets
 from configs.schema import Config, SystemConfig
-from ray_jobs.ablate import ablate, main, outcome, plan
-from ray_jobs.ablations import ABLATIONS, MEASURES, NOT_PUBLIC, Ablation, Variant, markdown, spread, verdict
+from ray_jobs import ablate as job
+from ray_jobs.ablate import ablate, evaluated, main, plan, trained
+from ray_jobs.ablations import ABLATIONS, MEASURES, NOT_PUBLIC, SHORT, Ablation, Variant, markdown, spread, verdict
 
 TWO = Ablation(
     "revseg_tiny",
@@ -29,7 +30,7 @@ TWO = Ablation(
 def configs(name: str) -> list[Config]:
     ablation = ABLATIONS[name]
     preset = ablation.preset if ablation.preset in presets() else ablation.preset.replace("_tiny", "_7b")
-    return [load([preset, *variant.settings]) for variant in ablation.variants]
+    return [load([preset, *ablation.settings, *variant.settings]) for variant in ablation.variants]
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
@@ -67,9 +68,7 @@ def test_the_table_has_means_spreads_and_the_published_sign() -> None:
     lines = markdown("trial", TWO, outcomes).splitlines()
     assert lines[0] == "# trial: `revseg_tiny`"
     assert lines[2] == "| variant | settings | published | seeds | J&F | tokens |"
-    assert lines[4] == (
-        "| soft | `system.options.temporal_reward=soft` | 60 | 2 | 61.0 ± 1.4 | 51.0 ± 1.4 |"
-    )
+    assert lines[4] == ("| soft | `system.options.temporal_reward=soft` | 60 | 2 | 61.0 ± 1.4 | 51.0 ± 1.4 |")
     assert lines[5] == (
         "| none | `system.options.temporal_reward=none` | 55 | 2 | 50.5 ± 0.7 (-10.5, sign as published) | "
         "51.2 ± 3.2 (+0.2, within the spread) |"
@@ -108,7 +107,8 @@ class Runs:
     def __init__(self, fail_at: int = 99) -> None:
         self.started, self.fail_at = list[str](), fail_at
 
-    def __call__(self, arguments: Sequence[str]) -> int:
+    def __call__(self, job: str, arguments: Sequence[str]) -> int:
+        assert job == "train"
         cfg = load(arguments)
         self.started.append(cfg.name)
         if len(self.started) == self.fail_at:
@@ -138,10 +138,47 @@ def test_finished_runs_are_not_repeated(tmp_path: Path) -> None:
     table = ablate("trial", TWO, [0, 1], extra, again)
     assert again.started == ["soft_seed1", "none_seed1"] and table == tmp_path / "ablate_trial" / "table.md"
     assert "| 50.5 ± 0.7 (-10.0, sign as published) |" in table.read_text()
-    found = outcome(tmp_path / "ablate_trial" / "none_seed1", 100)
+    found = trained(tmp_path / "ablate_trial" / "none_seed1", 100)
     tokens = (91 + 1 + 100) / 2
     assert found == {"J&F": 51.0, "sampled J&F": 45.0, "gain": 11.0, "tIoU": 50.0, "turns": 1.5, "tokens": tokens}
-    assert outcome(tmp_path / "ablate_trial" / "none_seed1", 200) is None  # asked for longer runs: not finished
+    assert trained(tmp_path / "ablate_trial" / "none_seed1", 200) is None  # asked for longer runs: not finished
+
+
+def test_an_ablation_of_use_evaluates_and_goes_on_where_a_prediction_is_missing(tmp_path: Path) -> None:
+    sampler, started = ABLATIONS["sampler"], list[tuple[str, str]]()
+
+    def start(job: str, arguments: Sequence[str]) -> int:
+        cfg = load(arguments)
+        started.append((job, cfg.system.options["sampler"]))
+        folder = Path(cfg.runs) / cfg.name / "evaluate"
+        folder.mkdir(parents=True)
+        (folder / "summary.json").write_text(json.dumps({"J&F": 50.0 + 10 * (cfg.system.options["sampler"] == "full")}))
+        return 0
+
+    table = ablate("sampler", sampler, [3], [f"runs={tmp_path}"], start).read_text()
+    assert started == [("evaluate", mode) for mode in ("full", "direct", "random", "first")]
+    assert table.startswith("# sampler: `evaluate videoseg_r1_tiny`\n")
+    assert "| 50.0 (-10.0, one seed: no spread) |" in table
+    folder = tmp_path / "ablate_sampler" / "first_frame_seed3"
+    (folder / "evaluate" / "summary.json").write_text('{"J&F": 50.0, "missing": ["a/0"]}')
+    assert evaluated(folder) is None and evaluated(tmp_path) is None
+
+
+def test_what_keeps_a_table_short_belongs_to_the_tiny_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = list[tuple[str, ...]]()
+
+    def instead(name: str, ablation: Ablation, *rest: Any) -> Path:
+        given.append(ablation.settings)
+        table = tmp_path / "table.md"
+        table.write_text(name)
+        return table
+
+    monkeypatch.setattr(job, "ablate", instead)
+    main(["length_penalty"])
+    main(["length_penalty", "preset=videoseg_r1_7b"])
+    assert given == [SHORT, ()]
+    runs = plan("trial", replace(TWO, settings=SHORT), [0], ["train.steps=2"])
+    assert load(runs["soft", 0]).train.steps == 2, "what the user says comes last"
 
 
 def test_mistakes_are_told_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
