@@ -33,7 +33,7 @@ from models.tiny.losses import Tutor
 
 FIRST = re.compile(r'<think>.+</think><answer>\[\{"frame_idx": (\d+), "object description": "([^"]+)"\}\]</answer>')
 SECOND = re.compile(r'<answer>\[\{"bbox_2d":\[(\d+),(\d+),(\d+),(\d+)\],"label":"[^"]*"\}\]</answer>')
-WORDS = 60  # most tokens of an answer
+WORDS = 80  # most tokens of an answer
 FIGURES = ("format", "name", "visible", "temporal", "iou", "iou>.5")
 
 
