@@ -133,6 +133,7 @@ class TrainConfig:
     checkpoint_every: int = 0  # 0: only at the end
     keep_checkpoints: int = 0  # the newest ones, and `best`; older ones are removed; 0: all stay
     eval_every: int = 0  # 0: only before and after
+    eval_before: bool = True  # measure the policy before the first step, too
     eval_samples: int = 200  # expressions of the test split, before and after
     sampled_repeats: int = 1  # T = 1 episodes for each expression in the sampled evaluation
     max_logprob_gap: float = 1e-4  # mean |engine - learner|; above it the run stops

@@ -73,7 +73,8 @@ def trained(folder: Path, steps: int) -> Outcome | None:
     if summary is None or summary["steps"] != steps:
         return None
     found = {"J&F": summary["jf_after"], "sampled J&F": summary["sampled_jf_after"]}
-    found["gain"] = summary["jf_after"] - summary["jf_before"]
+    if "jf_before" in summary:
+        found["gain"] = summary["jf_after"] - summary["jf_before"]
     last = [line for line in run.episodes() if line["step"] > steps - LAST_STEPS]
     placed = [100 * line["parts"]["tiou"] for line in last if "tiou" in (line["parts"] or {})]
     if placed:

@@ -46,7 +46,7 @@ class Ablation:
 
 WORSE = {"J&F": -1, "sampled J&F": -1}
 NOT_PUBLIC = "not public"
-SHORT = ("train.steps=40", "train.eval_samples=150", "train.sampled_repeats=2")
+SHORT = ("train.steps=40", "train.eval_before=false", "train.eval_samples=150", "train.sampled_repeats=2")
 LONG = ("data.root=datasets/synthetic_long", "data.length=long", "system.options.round_frames=5")
 
 ABLATIONS: Mapping[str, Ablation] = {

@@ -42,7 +42,7 @@ def finish(session: Session, state: dict[str, Any], after: dict[str, Evaluation]
 def summarise(
     session: Session, state: dict[str, Any], after: dict[str, Any], blind: float, weights_hash: str
 ) -> dict[str, Any]:
-    """summary.json of the run; every figure is of this run."""
+    """summary.json of the run; every figure is of this run. Without a measure before training, none of its keys."""
     cfg, before, steps = session.cfg, state["before"], session.run.steps()
     seconds: dict[str, float] = {"start": state["start_seconds"], "mask": 0.0}
     for line in steps:
@@ -53,6 +53,7 @@ def summarise(
         for how, prefix in (("greedy", ""), ("sampled", "sampled_"))
         for what in ("jf", "reward")
         for when, table in (("before", before), ("after", after))
+        if table
     }
     tokens = sum(line["completion_tokens"] for line in steps)
     return mean | {
@@ -62,7 +63,9 @@ def summarise(
         "reward_first": steps[0]["reward"],
         "reward_last": steps[-1]["reward"],
         "blind_jf": blind,
-        "paired": {f"{how}_{what}": gain(before[how][what], after[how][what]) for how in after for what in after[how]},
+        "paired": {
+            f"{how}_{what}": gain(before[how][what], after[how][what]) for how in before for what in after[how]
+        },
         "logprob_gap_mean": float(np.mean([line["logprob_gap_mean"] for line in steps])),
         "logprob_gap_max": max(line["logprob_gap_max"] for line in steps),
         "groups": len(steps) * cfg.rollout.prompts_per_step,
@@ -81,9 +84,12 @@ def gain(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
 def table_rows(before: dict[str, Any], after: dict[str, Evaluation], blind: dict[str, float]) -> list[list[str]]:
     rows = [["", "before", "after", "gain ± paired s.e."]]
     for how, what in (("sampled", "reward"), ("sampled", "jf"), ("greedy", "reward"), ("greedy", "jf")):
-        b, a = before[how][what], after[how].per_expression(what)
-        mean, error = paired_gain(b, a)
+        a = after[how].per_expression(what)
+        first, gained = "-", "-"
+        if before:
+            b = before[how][what]
+            first, (mean, error) = f"{np.mean(list(b.values())):.3f}", paired_gain(b, a)
+            gained = f"{mean:+.3f} ± {error:.3f}"
         label = f"{how} {'J&F' if what == 'jf' else what}"
-        rows.append([label, f"{np.mean(list(b.values())):.3f}", f"{np.mean(list(a.values())):.3f}",
-                     f"{mean:+.3f} ± {error:.3f}"])  # fmt: skip
+        rows.append([label, first, f"{np.mean(list(a.values())):.3f}", gained])
     return rows + [[f"blind J&F: {name}", f"{jf:.3f}", "", ""] for name, jf in blind.items()]

@@ -223,14 +223,14 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
         if resume_from is not None:
             check_fits(cfg, resume_from)
         first_rollout = session.rollouts and time.monotonic() - session.began
-        state: dict[str, Any] = {"step": 0, "before": None, "watched": {}, "start_seconds": first_rollout}
+        state: dict[str, Any] = {"step": 0, "before": {}, "watched": {}, "start_seconds": first_rollout}
         if session.draws:  # every evaluation asks the learner for masks, for the newest head is nowhere else
             session.learner = start_learner(session)
         splits = [cfg.data.test_split, cfg.data.eval_split] if cfg.train.eval_every else [cfg.data.test_split]
         session.freeze(splits, again=resume_from is None)
         if resume_from is None:
             run.truncate_after(0)  # of a run that was killed before its first checkpoint
-            before = measure(session, "before")
+            before = measure(session, "before") if cfg.train.eval_before else {}
             state["before"] = {k: values(e) for k, e in before.items()}
             for k, e in before.items():
                 write(run.evaluation_folder(0) / k, e)
