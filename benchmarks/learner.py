@@ -5,9 +5,9 @@ weights, fp32, one thread; unless --quick ReVSeg at its real size as well (once,
 fastest form: one unpadded episode at a time, causal attention without a mask, the head only where a token is trained.
 "token limit" is G (P + R) / (P + G R), the ratio of token counts; "FLOP limit" the ratio of the counted products,
 attention included, a causal one as half a square. "tokens/s" are those of the rows, G (P + R), over the tree's time.
-On a GPU: bf16, wall time, peak memory, and MFU = counted operations of the tree's pass / (its seconds x
---peak_tflops); causal products are counted whole there. `--model 3b` takes the shape of Qwen2.5-VL-3B, with gradient
-checkpointing, instead of a model that a CPU can run.
+On a GPU (not yet run there to its end): bf16, wall time, peak memory, and MFU = counted operations of the tree's pass /
+(its seconds x --peak_tflops); causal products are counted whole there. `--model 3b` takes the shape of Qwen2.5-VL-3B,
+with gradient checkpointing, instead of a model that a CPU can run.
 Prints a table; figures are ratios within the run, so a slow or busy machine moves both sides.
 """
 
@@ -182,8 +182,8 @@ def counted(work: Callable[[], None]) -> tuple[float, int]:
     }
     for kind in ("flash", "efficient", "cudnn"):  # of a GPU
         mapping[getattr(aten, f"_scaled_dot_product_{kind}_attention")] = lambda q, k, v, *_, **__: _attention(q, k, v)
-        mapping[getattr(aten, f"_scaled_dot_product_{kind}_attention_backward")] = (
-            lambda d, q, k, v, *_, **__: _attention_backward(d, q, k, v, None, None)
+        mapping[getattr(aten, f"_scaled_dot_product_{kind}_attention_backward")] = lambda d, q, k, v, *_, **__: (
+            _attention_backward(d, q, k, v, None, None)
         )
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         seconds = timed(work)
@@ -203,16 +203,16 @@ def measure(policy: Policy, pixels: Pixels, shape: Shape, scale: int, repeats: i
         (logprob_N * torch.as_tensor(whole.advantage_N, device=logprob_N.device)).sum().backward()
 
     def as_rows() -> None:
-        attention = policy.attention
+        of_trees = policy.attention
         attend(policy, "sdpa")
         for single in singles:
             row_loss(policy, tree, single, pixels, media)
-        attend(policy, attention)
+        attend(policy, of_trees)
 
-    attention = policy.attention
+    chosen = policy.attention
     attend(policy, tree_attention.SPLIT)  # operations of flex_attention are not counted
     (first_rows, rows_flops), (first_tree, tree_flops) = counted(as_rows), counted(as_tree)  # also warms both up
-    attend(policy, attention)
+    attend(policy, chosen)
     if GPU:
         as_tree()  # compiles flex_attention
     flop_limit = rows_flops / tree_flops
