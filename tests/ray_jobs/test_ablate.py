@@ -176,8 +176,8 @@ def test_what_keeps_a_table_short_belongs_to_the_tiny_preset(tmp_path: Path, mon
     monkeypatch.setattr(job, "ablate", instead)
     main(["length_penalty"])
     main(["length_penalty", "preset=videoseg_r1_7b"])
-    assert given == [SHORT, ()]
-    runs = plan("trial", replace(TWO, settings=SHORT), [0], ["train.steps=2"])
+    assert given == [("train.steps=40", *SHORT), ()]
+    runs = plan("trial", replace(TWO, settings=("train.steps=40", *SHORT)), [0], ["train.steps=2"])
     assert load(runs["soft", 0]).train.steps == 2, "what the user says comes last"
 
 
