@@ -29,7 +29,7 @@ from configs.schema import Config
 from ray_jobs.ablations import ABLATIONS, Ablation, Outcome, markdown
 from ray_jobs.entry import run_job
 from ray_jobs.record.run_folder import RunFolder, write_atomic
-from ray_jobs.session import same_run
+from ray_jobs.session import same_run, settings
 from systems.options import unknown
 
 SEEDS = (0, 1, 2)
@@ -59,15 +59,22 @@ def checked(arguments: Sequence[str]) -> Config:
 def outcome(ablation: Ablation, cfg: Config) -> Outcome | None:
     """What a finished run measured; None for one that is not finished."""
     folder = Path(cfg.runs) / cfg.name
-    return evaluated(folder) if ablation.job == "evaluate" else trained(folder, cfg.train.steps)
+    return evaluated(folder, cfg) if ablation.job == "evaluate" else trained(folder, cfg.train.steps)
 
 
-def evaluated(folder: Path) -> Outcome | None:
-    summary = RunFolder(folder / "evaluate").summary()
-    return None if summary is None or summary.get("missing") else {"J&F": summary["J&F"]}
+def evaluated(folder: Path, cfg: Config) -> Outcome | None:
+    """Of an evaluation with these settings that misses no prediction. One with others is the job's to refuse."""
+    run = RunFolder(folder / "evaluate")
+    summary = run.summary()
+    if summary is None or summary.get("missing"):
+        return None
+    there = load_config([str(run.path / "config.yaml")])
+    same = settings(there) == settings(cfg) and there.evaluate == cfg.evaluate
+    return {"J&F": summary["J&F"]} if same else None
 
 
 def trained(folder: Path, steps: int) -> Outcome | None:
+    """Of a run that made all its steps; `checked` has seen to its settings."""
     run = RunFolder(folder)
     summary = run.summary()
     if summary is None or summary["steps"] != steps:

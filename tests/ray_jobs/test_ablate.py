@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import systems
-from configs.load import load, presets
+from configs.load import load, presets, to_yaml
 from configs.schema import Config, SystemConfig
 from ray_jobs import ablate as job
 from ray_jobs.ablate import ablate, evaluated, main, plan, trained
@@ -151,7 +151,8 @@ def test_an_ablation_of_use_evaluates_and_goes_on_where_a_prediction_is_missing(
         cfg = load(arguments)
         started.append((job, cfg.system.options["sampler"]))
         folder = Path(cfg.runs) / cfg.name / "evaluate"
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(to_yaml(cfg))
         (folder / "summary.json").write_text(json.dumps({"J&F": 50.0 + 10 * (cfg.system.options["sampler"] == "full")}))
         return 0
 
@@ -160,8 +161,15 @@ def test_an_ablation_of_use_evaluates_and_goes_on_where_a_prediction_is_missing(
     assert table.startswith("# sampler: `evaluate videoseg_r1_tiny`\n")
     assert "| 50.0 (-10.0, one seed: no spread) |" in table
     folder = tmp_path / "ablate_sampler" / "first_frame_seed3"
+    cfg = load([str(folder / "evaluate" / "config.yaml")])
+    assert evaluated(folder, cfg) == {"J&F": 50.0}
+    ablate("sampler", sampler, [3], [f"runs={tmp_path}"], start)
+    assert len(started) == 4, "finished before"
+    ablate("sampler", sampler, [3], [f"runs={tmp_path}", "policy.path=models/tiny/revseg"], start)
+    assert len(started) == 8, "of another policy, and no result of this one"
     (folder / "evaluate" / "summary.json").write_text('{"J&F": 50.0, "missing": ["a/0"]}')
-    assert evaluated(folder) is None and evaluated(tmp_path) is None
+    cfg = load([str(folder / "evaluate" / "config.yaml")])
+    assert evaluated(folder, cfg) is None and evaluated(tmp_path, cfg) is None
 
 
 def test_what_keeps_a_table_short_belongs_to_the_tiny_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
