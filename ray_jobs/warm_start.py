@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 from actors.drawing import to_learn
 from actors.learner_pool import LearnerPool
 from actors.policies import token_id
+from configs.load import load as load_config
 from configs.load import resolve
 from configs.schema import Config
 from core.types import End, Episode, Group, MediaTable, Sample, System, Turn, View
@@ -88,11 +89,11 @@ def demonstrable(system: System, samples: Sequence[Sample]) -> list[Sample]:
 
 def warm_start(argv: Sequence[str]) -> Path:
     """Runs `warm_start.steps` updates; returns the folder of the policy it wrote."""
+    output = Path(load_config(argv).warm_start.output)
+    if output.exists():  # told before anything starts
+        raise ValueError(f"warm_start.output={output}: exists already; choose another folder")
     with Session.open(argv, part="warm_start") as session:
         settings = session.cfg.warm_start
-        output = Path(settings.output)
-        if output.exists():
-            raise ValueError(f"warm_start.output={settings.output}: exists already; choose another folder")
         session.run.truncate_after(0)  # of an earlier warm start under this name
         cfg = to_draw(session.cfg, session.run.path / "with_token") if session.draws else session.cfg
         tokenizer = AutoTokenizer.from_pretrained(resolve(cfg.policy.path))
