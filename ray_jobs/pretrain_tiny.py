@@ -114,7 +114,7 @@ def _train(
     asked = questions(EXAM_SEED, options.exam)
     showing = options.showing if options.showing is not None else SHOWING * (not resumed)
     begin, end = CLOCK(), STARTED + options.minutes * 60 - options.reserve
-    _log({"start_up_s": begin - STARTED, "device": str(device), "resumed": resumed, "parameters": _size(hf)})
+    log({"start_up_s": begin - STARTED, "device": str(device), "resumed": resumed, "parameters": _size(hf)})
     sums: dict[str, torch.Tensor] = {}
     step, logged, saved, logged_step = 0, begin, begin, 0
     now = begin
@@ -131,7 +131,7 @@ def _train(
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_([*net.parameters(), *heads.parameters()], 1.0)
         if device.type == "cpu" or step % 50 == 0:
-            _require_finite(loss, step)
+            require_finite(loss, step)
         optimizer.step()
         step += 1
         for name, part in {**parts, "_norm": norm, "_steps": torch.ones_like(norm)}.items():
@@ -144,7 +144,7 @@ def _train(
             _save(out, init, hf, heads)
         now = CLOCK()
     _save(out, init, hf, heads)
-    _log({"trained_steps": step, "trained_s": CLOCK() - begin})
+    log({"trained_steps": step, "trained_s": CLOCK() - begin})
     _final_exam(out, init, hf, tutor, teacher, asked)
 
 
@@ -210,7 +210,7 @@ def _size(hf: torch.nn.Module) -> int:
     return sum(p.numel() for p in hf.parameters())
 
 
-def _require_finite(loss: torch.Tensor, step: int) -> None:
+def require_finite(loss: torch.Tensor, step: int) -> None:
     if not torch.isfinite(loss):
         raise ValueError(f"loss is {float(loss)} at step {step}; lower --lr or use --precision fp32")
 
@@ -262,10 +262,10 @@ def _log_step(
     means = {name: float(total) / count for name, total in sums.items()}
     speed = {"scenes_per_s": scenes_per_s, "waited_s": batches.waited}
     batches.waited = 0.0
-    _log({"step": step, "share": share, "lr": rate, **speed, **means})
+    log({"step": step, "share": share, "lr": rate, **speed, **means})
 
 
-def _log(line: dict[str, Any]) -> None:
+def log(line: dict[str, Any]) -> None:
     line = {"t": CLOCK() - STARTED, **line}
     print(" ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in line.items()), flush=True)
 

@@ -38,8 +38,7 @@ from models.dialogue import Dialogue
 from models.tiny.batched import Batched
 from models.tiny.rows import Dialogue1, Rows, pack
 from models.tiny.speaker import Speaker
-from ray_jobs.pretrain_tiny import _log as log
-from ray_jobs.pretrain_tiny import _require_finite as require_finite
+from ray_jobs.pretrain_tiny import log, require_finite
 from ray_jobs.teach_tiny_lessons import Lesson, Lessons, shrunk
 from systems.videoseg_r1 import VideoSegR1
 
