@@ -47,4 +47,5 @@ def test_policy_changes_and_loads(small: Small, tmp_path: Path) -> None:
     assert len(changed) > len(before) / 2
     assert all(tensor.isfinite().all() for tensor in after.values())
     with pytest.raises(ValueError, match="warm_start.output=.*exists already; choose another folder"):
-        warm_start(["revseg_tiny", *EXTRA, *settings])
+        warm_start(["revseg_tiny", *EXTRA, *small.settings("refused"), f"warm_start.output={output}"])
+    assert not small.run("refused").path.exists(), "told before anything is written"
