@@ -2,8 +2,10 @@
 
 Modes. as_released reads the last turn as the rewards of the release do (`read_last`): its part is [start, end), though
 frames up to and with `end` were shown, so a part of one frame says nothing; two empty masks on a keyframe have IoU 0;
-an episode may end with a <select>. as_intended reads it as the rollout does, `end` inside; IoU 1; the last turn must
-answer to be in form. In both, a <select> that nothing follows is otherwise worth what an answer is.
+an episode may end with a <select>. as_intended reads it as the rollout does, `end` inside; the last turn must answer to
+be in form; two empty masks on a keyframe have IoU 1 where the target is in no frame at all, else 0 as well (ours: a
+keyframe is to show the target, and 1 would pay an empty mask on one that does not as the largest gain). In both, a
+<select> that nothing follows is otherwise worth what an answer is.
 This file knows no prompt, no weight and no ground truth but masks.
 """
 
@@ -16,15 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.masks import decode
+from core.masks import area, decode
 from core.points import resize_mask
 from core.types import Episode, Masks, Rle, SegPrompt
 from rewards.segments import gain_over_turns, gain_over_video, iou_reward, mask_iou
 from rewards.temporal_search import Mode, keyframe_hit, span_iou, span_reward
 from rewards.turn_form import all_in_form, share_of_steps
 from systems.videoseg_o3_answers import is_answer, keeps_form, named_steps, read_last, read_turn
-
-EMPTY_KEYFRAME = {"as_released": 0.0, "as_intended": 1.0}  # IoU of two empty masks on a keyframe; on others it is 1
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,9 @@ def mask_parts(
     key_GT = torch.zeros(len(episodes), int(turns_G.max()), dtype=torch.float64)
     video_GF = torch.zeros(len(episodes), len(spatial), dtype=torch.float64)
     judged = [j for g, (e, m) in enumerate(zip(episodes, masks, strict=True)) for j in _judged(g, e, m)]
-    for one, iou in zip(judged, _ious(judged, rles_F, EMPTY_KEYFRAME[mode]), strict=True):
+    nowhere = all(rle is None or area(rle) == 0 for rle in rles_F)
+    empty_keyframe = 1.0 if mode == "as_intended" and nowhere else 0.0
+    for one, iou in zip(judged, _ious(judged, rles_F, empty_keyframe), strict=True):
         if one.seg.role == "keyframe":
             key_GT[one.episode, one.seg.turn] = iou  # a later [SEG] of the turn takes the place of an earlier one
         else:
@@ -97,7 +99,7 @@ def _judged(number: int, episode: Episode, masks: Sequence[np.ndarray | None]) -
 
 
 def _ious(judged: Sequence[Judged], rles_F: Sequence[Rle | None], empty_keyframe: float) -> list[float]:
-    """IoU of each mask with the truth of its frame."""
+    """IoU of each mask with the truth of its frame; where both are empty, `empty_keyframe` on a keyframe, else 1."""
     if not judged:
         return []
     hw = judged[0].mask_HW.shape

@@ -73,11 +73,14 @@ def test_rewards_of_masks_by_hand():
     assert (unsaid["mask"], unsaid["keyframe_gain"], unsaid["progress"]) == (-1, 0, -1)
 
 
-def test_empty_masks_on_a_keyframe_without_the_target():
-    empty = np.zeros((HEIGHT, WIDTH), bool)
-    for mode, gain in (("as_released", -1), ("as_intended", 0)):
-        parts = score(say("select", 0, 3, 1), ANSWER, draw=lambda seg: empty, rewards=mode).parts
-        assert (parts["mask"], parts["keyframe_gain"]) == (1.5, gain)
+@pytest.mark.parametrize("mode, gain", [("as_released", -1), ("as_intended", 0)])
+def test_empty_masks_on_a_keyframe_without_the_target(mode, gain):
+    """No gain while the target is elsewhere; in the intended form they are right where it is nowhere."""
+    empty, texts = np.zeros((HEIGHT, WIDTH), bool), (say("select", 0, 3, 1), ANSWER)
+    elsewhere = score(*texts, draw=lambda seg: empty, rewards=mode).parts
+    assert (elsewhere["mask"], elsewhere["keyframe_gain"]) == (1.5, -1)
+    nowhere = score(*texts, of=sample(seen=()), draw=lambda seg: empty, rewards=mode).parts
+    assert (nowhere["mask"], nowhere["keyframe_gain"]) == (1.5, gain)
 
 
 def test_the_mean_of_several_segs_counts_on_the_video_and_the_last_on_the_keyframe():
