@@ -61,6 +61,26 @@ class Evaluation:
     def mean(self, what: str) -> float:
         return float(np.mean(list(self.per_expression(what).values())))
 
+    def mean_parts(self) -> dict[str, float]:
+        """Mean of each part of the reward over all episodes; one that has no reward counts 0, as in its mean."""
+        names = sorted({name for r in self.results for name in r.parts})
+        return {name: float(np.mean([r.parts.get(name, 0.0) for r in self.results])) for name in names}
+
+    def reward_jf_correlation(self) -> float | None:
+        """Correlation of reward and J&F within expressions: how well what a group is paid for tells its J&F.
+
+        Pearson's r of the deviations from each expression's mean, FAILED episodes left out. None where one of the two
+        does not vary, as without repeats.
+        """
+        rows: dict[str, list[tuple[float, float]]] = {}
+        for r in self.results:
+            if r.episode.end is not End.FAILED:
+                rows.setdefault(r.sample.uid, []).append((r.reward, r.jf))
+        apart_N2 = np.array([row for v in rows.values() for row in np.array(v) - np.mean(v, axis=0)])
+        if not len(apart_N2) or (np.abs(apart_N2).max(axis=0) < 1e-9).any():
+            return None
+        return float(np.corrcoef(apart_N2.T)[0, 1])
+
 
 def paired_gain(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[float, float]:
     """Mean difference over the expressions and its standard error, s / sqrt(n) of the paired differences."""
@@ -152,16 +172,19 @@ def write(folder: Path, evaluation: Evaluation) -> None:
         "F": evaluation.mean("f"),
         "J&F": evaluation.mean("jf"),
         "reward": evaluation.mean("reward"),
+        "reward_parts": evaluation.mean_parts(),
+        "reward_jf_correlation": evaluation.reward_jf_correlation(),  # within expressions
         "J&F_by_kind": {k: _mean_jf([r for r in evaluation.results if r.sample.kind == k]) for k in kinds},
         "ends": {e: sum(r.episode.end.value == e for r in evaluation.results) for e in _ends(evaluation)},
     }
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     with open(folder / "per_expression.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["uid", "kind", "query", "J", "F", "J&F", "reward", "end", "answer"])
+        table.writerow(["uid", "kind", "query", "J", "F", "J&F", "reward", "parts", "end", "answer"])
         for r in evaluation.results:
             row = [r.sample.uid, r.sample.kind, r.sample.query, f"{r.j:.4f}", f"{r.f:.4f}", f"{r.jf:.4f}"]
-            table.writerow([*row, f"{r.reward:.4f}", r.episode.end.value, json.dumps(r.episode.answer.facts)])
+            row += [f"{r.reward:.4f}", json.dumps({name: round(worth, 4) for name, worth in r.parts.items()})]
+            table.writerow([*row, r.episode.end.value, json.dumps(r.episode.answer.facts)])
 
 
 def _mean_jf(results: Sequence[Result]) -> float:

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from core.types import End, Episode
-from ray_jobs.evaluation import paired_gain, stop_on_failures
+from core.types import End, Episode, Sample, Video
+from ray_jobs.evaluation import Evaluation, Result, paired_gain, stop_on_failures
 
 
 def test_paired_gain() -> None:
@@ -15,6 +15,23 @@ def test_paired_gain() -> None:
     before = {"a": 10.0, "b": 20.0, "c": 30.0, "d": 40.0}
     after = {"d": 46.0, "a": 11.0, "b": 22.0, "c": 33.0}
     assert paired_gain(before, after) == (3.0, pytest.approx(math.sqrt(14 / 3) / 2))
+
+
+def _result(uid: str, jf: float, reward: float, end: End = End.DONE) -> Result:
+    sample = Sample(uid, Video("v", "v", ("0",), 2, 2), "the circle", ())
+    parts = {} if end is End.FAILED else {"box": reward / 2}
+    return Result(sample, Episode(uid, (), end), (), jf, jf, reward, parts)
+
+
+def test_the_reward_and_jf_of_the_same_expression_are_compared() -> None:
+    """Between the expressions they go against each other: that is what their difficulty does, not the reward."""
+    same = [_result("a", 0.1, 8.0), _result("a", 0.2, 9.0), _result("b", 0.7, 1.0), _result("b", 0.9, 3.0)]
+    assert Evaluation(tuple(same)).reward_jf_correlation() == pytest.approx(1.0)
+    failed = Evaluation((*same, _result("a", 0.9, 0.0, End.FAILED)))
+    assert failed.reward_jf_correlation() == pytest.approx(1.0)
+    assert failed.mean_parts() == {"box": pytest.approx(21 / 2 / 5)}
+    once = Evaluation((same[0], same[2]))
+    assert once.reward_jf_correlation() is None
 
 
 def _episodes(failed: int, total: int, error: str) -> list[Episode]:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 
@@ -35,9 +36,13 @@ def test_run_folder_is_complete(finished: Finished) -> None:
     for step in (0, STEPS):
         for how in ("greedy", "sampled"):
             folder = path / "evaluation" / f"step_{step}" / how
-            assert json.loads((folder / "summary.json").read_text())["expressions"] == EVALUATED
+            summary = json.loads((folder / "summary.json").read_text())
             with open(folder / "per_expression.csv", newline="") as table:
-                assert len(list(csv.DictReader(table))) == EVALUATED
+                rows = list(csv.DictReader(table))
+            assert len(rows) == summary["expressions"] == EVALUATED
+            for name, mean in summary["reward_parts"].items():
+                parts = [json.loads(row["parts"]).get(name, 0.0) for row in rows]
+                assert mean == pytest.approx(np.mean(parts), abs=1e-4)
 
 
 @pytest.mark.slow
