@@ -121,7 +121,7 @@ ABLATIONS: Mapping[str, Ablation] = {
             Variant("with", ("mask.calibration=1.0",), "60.0 / 57.4"),
             Variant("without", ("mask.calibration=0",), NOT_PUBLIC),
         ),
-        settings=("train.steps=40", *SHORT),
+        settings=("train.steps=25", *SHORT),
     ),
     "turns": Ablation(
         "videoseg_o3_tiny",
@@ -134,7 +134,7 @@ ABLATIONS: Mapping[str, Ablation] = {
         "asked for. A policy taught on short clips knows neither, nor a frame number above 23: give as policy.path one "
         "that `ray_jobs.warm_start` made with the same settings. A <select> in the only turn counts as an answer. A "
         "target is in a tenth of the frames, so empty masks have a J&F of 89: tIoU tells more.",
-        settings=("train.steps=40", *SHORT, *LONG),
+        settings=("train.steps=25", *SHORT, *LONG),
     ),
 }
 
