@@ -61,11 +61,6 @@ class Evaluation:
     def mean(self, what: str) -> float:
         return float(np.mean(list(self.per_expression(what).values())))
 
-    def mean_parts(self) -> dict[str, float]:
-        """Mean of each part of the reward over all episodes; one that has no reward counts 0, as in its mean."""
-        names = sorted({name for r in self.results for name in r.parts})
-        return {name: float(np.mean([r.parts.get(name, 0.0) for r in self.results])) for name in names}
-
     def reward_jf_correlation(self) -> float | None:
         """Correlation of reward and J&F within expressions: how well what a group is paid for tells its J&F.
 
@@ -80,6 +75,12 @@ class Evaluation:
         if not len(apart_N2) or (np.abs(apart_N2).max(axis=0) < 1e-9).any():
             return None
         return float(np.corrcoef(apart_N2.T)[0, 1])
+
+
+def mean_parts(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each part of the rewards of some episodes; one that lacks a part counts 0."""
+    names = sorted({name for one in parts for name in one})
+    return {name: float(np.mean([one.get(name, 0.0) for one in parts])) for name in names}
 
 
 def paired_gain(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[float, float]:
@@ -172,7 +173,7 @@ def write(folder: Path, evaluation: Evaluation) -> None:
         "F": evaluation.mean("f"),
         "J&F": evaluation.mean("jf"),
         "reward": evaluation.mean("reward"),
-        "reward_parts": evaluation.mean_parts(),
+        "reward_parts": mean_parts([r.parts for r in evaluation.results]),
         "reward_jf_correlation": evaluation.reward_jf_correlation(),  # within expressions
         "J&F_by_kind": {k: _mean_jf([r for r in evaluation.results if r.sample.kind == k]) for k in kinds},
         "ends": {e: sum(r.episode.end.value == e for r in evaluation.results) for e in _ends(evaluation)},

@@ -26,7 +26,7 @@ from configs.load import resolve
 from configs.schema import Config
 from core.grpo import judge
 from core.types import End, Group, Sample
-from ray_jobs.evaluation import Evaluation, stop_on_failures, write
+from ray_jobs.evaluation import Evaluation, mean_parts, stop_on_failures, write
 from ray_jobs.record import checkpoint
 from ray_jobs.report import finish, values
 from ray_jobs.session import Session, run_job
@@ -150,9 +150,8 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """Means over the episodes of a step: reward and parts, lengths, ends."""
     episodes = [e for g in groups for e in g.episodes]
     rewards = [r for g in groups for r in g.rewards if r is not None]
-    parts = {name for r in rewards for name in r.parts}
     metrics = {"reward": float(np.mean([r.total for r in rewards]))}
-    metrics |= {f"reward/{name}": float(np.mean([r.parts.get(name, 0.0) for r in rewards])) for name in sorted(parts)}
+    metrics |= {f"reward/{name}": mean for name, mean in mean_parts([r.parts for r in rewards]).items()}
     metrics |= {f"end/{end.value}": sum(e.end is end for e in episodes) / len(episodes) for end in End}
     metrics["turns"] = float(np.mean([sum(t.trainable for t in e.turns) for e in episodes]))
     metrics["completion_tokens"] = float(sum(len(t.completion_ids) for e in episodes for t in e.turns))

@@ -118,7 +118,7 @@ class VideoSegO3:
         said_GT = [[_said(turn) for turn in e.turns] for e in episodes]
         parts = text_parts(said_GT, visible_F, options.rewards, options.bare_json)
         if masks is not None:
-            parts |= mask_parts(episodes, masks, rles_F, options.rewards)
+            parts |= mask_parts(episodes, masks, rles_F, visible_F, options.rewards)
         elif paid := [name for name in MASKED if weights[name]]:
             raise ValueError(
                 f"the rewards {', '.join(paid)} need masks, and there are none: give their system.options.weights 0, "

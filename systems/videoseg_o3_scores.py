@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.masks import area, decode
+from core.masks import decode
 from core.points import resize_mask
 from core.types import Episode, Masks, Rle, SegPrompt
 from rewards.segments import gain_over_turns, gain_over_video, iou_reward, mask_iou
@@ -56,20 +56,20 @@ def text_parts(
 
 
 def mask_parts(
-    episodes: Sequence[Episode], masks: Masks, rles_F: Sequence[Rle | None], mode: Mode
+    episodes: Sequence[Episode], masks: Masks, rles_F: Sequence[Rle | None], visible_F: Tensor, mode: Mode
 ) -> dict[str, Tensor]:
     """Parts of masks, float64 (G,) each.
 
     Args:
         masks: all of one size.
         rles_F: the true mask of each frame of the video, brought to the size of the drawn ones where that is another.
+        visible_F: where it is not empty.
     """
     turns_G, spatial = torch.tensor([len(e.turns) for e in episodes]), episodes[0].answer.facts["spatial"]
     key_GT = torch.zeros(len(episodes), int(turns_G.max()), dtype=torch.float64)
     video_GF = torch.zeros(len(episodes), len(spatial), dtype=torch.float64)
     judged = [j for g, (e, m) in enumerate(zip(episodes, masks, strict=True)) for j in _judged(g, e, m)]
-    nowhere = all(rle is None or area(rle) == 0 for rle in rles_F)
-    empty_keyframe = 1.0 if mode == "as_intended" and nowhere else 0.0
+    empty_keyframe = 1.0 if mode == "as_intended" and not visible_F.any() else 0.0
     for one, iou in zip(judged, _ious(judged, rles_F, empty_keyframe), strict=True):
         if one.seg.role == "keyframe":
             key_GT[one.episode, one.seg.turn] = iou  # a later [SEG] of the turn takes the place of an earlier one

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from core.types import End, Episode, Sample, Video
-from ray_jobs.evaluation import Evaluation, Result, paired_gain, stop_on_failures
+from ray_jobs.evaluation import Evaluation, Result, mean_parts, paired_gain, stop_on_failures
 
 
 def test_paired_gain() -> None:
@@ -29,7 +29,7 @@ def test_the_reward_and_jf_of_the_same_expression_are_compared() -> None:
     assert Evaluation(tuple(same)).reward_jf_correlation() == pytest.approx(1.0)
     failed = Evaluation((*same, _result("a", 0.9, 0.0, End.FAILED)))
     assert failed.reward_jf_correlation() == pytest.approx(1.0)
-    assert failed.mean_parts() == {"box": pytest.approx(21 / 2 / 5)}
+    assert mean_parts([r.parts for r in failed.results]) == {"box": pytest.approx(21 / 2 / 5)}
     once = Evaluation((same[0], same[2]))
     assert once.reward_jf_correlation() is None
 

@@ -40,6 +40,7 @@ def test_run_folder_is_complete(finished: Finished) -> None:
             with open(folder / "per_expression.csv", newline="") as table:
                 rows = list(csv.DictReader(table))
             assert len(rows) == summary["expressions"] == EVALUATED
+            assert summary["reward_parts"]
             for name, mean in summary["reward_parts"].items():
                 parts = [json.loads(row["parts"]).get(name, 0.0) for row in rows]
                 assert mean == pytest.approx(np.mean(parts), abs=1e-4)
