@@ -13,6 +13,7 @@ where it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from actors.rollout import RolloutPool
-from cluster.start import join
+from cluster.start import joined
 from configs.load import load as load_config
 from configs.load import resolve, validate_values
 from configs.schema import Config, SystemConfig
@@ -148,12 +149,14 @@ def main(argv: Sequence[str]) -> None:
                                                "max_tokens": options.max_tokens})  # fmt: skip
     alone = replace(cfg.cluster, weight_backend="object_store")  # no learner sends weights or asks for a GPU
     cfg = replace(cfg, system=system, cluster=alone, learner=replace(cfg.learner, world_size=0))
-    rows, pool = [["split", "sentences", "incomplete", "mean D", "% to 4 / 7 / 10"]], None
-    with Progress.open(0, f"difficulty · {rater_name(cfg)} · {data.root}") as progress:
+    rows = [["split", "sentences", "incomplete", "mean D", "% to 4 / 7 / 10"]]
+    with Progress.open(0, f"difficulty · {rater_name(cfg)} · {data.root}") as progress, ExitStack() as running:
+        pool = None
         if options.rater != GENERATOR:
-            with progress.phase("start: Ray and engines"):
-                join(cfg)
+            running.enter_context(joined(cfg, progress.phase("start: Ray")))
+            with progress.phase("start: rollout engines"):
                 pool = RolloutPool(cfg)
+                running.callback(pool.close)
                 pool.ready()
         for split, part in samples.items():
             rater = (
@@ -165,8 +168,6 @@ def main(argv: Sequence[str]) -> None:
             rows.append(summary(split, content))
             progress.note(f"{split}: {file}")
         progress.table(f"difficulty by {rater_name(cfg)}; use it: difficulty.folder={folder_of(cfg)}", rows)
-        if pool:
-            pool.close()
 
 
 def _check(cfg: Config) -> None:

@@ -11,31 +11,14 @@ from transformers import AutoModelForImageTextToText
 from core import batch, grpo
 from core.types import End
 from models.policy import CHUNK_BYTES, Pixels, Policy, chunk_of
-from tests.models.tiny_qwen import ALLOWED, ID, VOCABULARY, banned_ids, build, build_qwen3, random_group, reference
-
-LAYOUT = batch.ImageLayout(ID["<|image_pad|>"], 28)
+from tests.models.policy_rows import LAYOUT, relative, rows_and_media, run
+from tests.models.tiny_qwen import ALLOWED, VOCABULARY, banned_ids, build, build_qwen3, random_group, reference
 
 
 @pytest.fixture(scope="module", params=["tied", "untied", "qwen3"])
 def folder(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("qwen")
     return build_qwen3(path) if request.param == "qwen3" else build(path, tie=request.param == "tied")
-
-
-def rows_and_media(seeds, budget=10**6, **kwargs):
-    forest, media, groups, first = [], {}, [], 0
-    for i, seed in enumerate(seeds):
-        group, table = random_group(seed, **kwargs)
-        credit = grpo.credit(group, per_turn=False, std=True, eps=1e-6)
-        forest += batch.trees(group, i, credit, [1.0] * len(group.episodes), first)
-        first += len(group.episodes)
-        media |= table
-        groups.append(group)
-    return batch.rows_of_ranks(forest, 1, budget, LAYOUT)[0], media, groups
-
-
-def run(policy, pixels, row, media, temperature=1.0):
-    return policy(row, *pixels([media[d] for d in row.images]), temperature)
 
 
 def in_row_order(rows_out, rows, found):
@@ -53,13 +36,6 @@ def in_row_order(rows_out, rows, found):
 
 def plain(folder):
     return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).train()
-
-
-def relative(ours, theirs):
-    a, b = dict(ours.named_parameters()), dict(theirs.named_parameters())
-    assert {n for n, p in a.items() if p.grad is not None} == {n for n, p in b.items() if p.grad is not None}
-    difference = sum(float((a[n].grad - b[n].grad).double().pow(2).sum()) for n in b if b[n].grad is not None)
-    return (difference / sum(float(p.grad.double().pow(2).sum()) for p in b.values() if p.grad is not None)) ** 0.5
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch
 import torch._dynamo
 
 from models.policy import Pixels, Policy
-from tests.models.test_policy import relative, rows_and_media, run
+from tests.models.policy_rows import relative, rows_and_media, run
 from tests.models.tiny_qwen import ALLOWED, build, build_qwen3
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
