@@ -13,7 +13,7 @@ where it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -150,24 +150,25 @@ def main(argv: Sequence[str]) -> None:
     alone = replace(cfg.cluster, weight_backend="object_store")  # no learner sends weights or asks for a GPU
     cfg = replace(cfg, system=system, cluster=alone, learner=replace(cfg.learner, world_size=0))
     rows = [["split", "sentences", "incomplete", "mean D", "% to 4 / 7 / 10"]]
-    with Progress.open(0, f"difficulty · {rater_name(cfg)} · {data.root}") as progress, ExitStack() as running:
-        pool = None
-        if options.rater != GENERATOR:
-            running.enter_context(joined(cfg, progress.phase("start: Ray")))
-            with progress.phase("start: rollout engines"):
-                pool = RolloutPool(cfg)
-                running.callback(pool.close)
-                pool.ready()
+    with Progress.open(0, f"difficulty · {rater_name(cfg)} · {data.root}") as progress, _model(cfg, progress) as model:
         for split, part in samples.items():
-            rater = (
-                by_model(pool, cfg.rollout.max_failed_share, options.temperature)
-                if pool
-                else by_generator(video_objects(data.format, data.root, split))
-            )
+            rater = model or by_generator(video_objects(data.format, data.root, split))
             file, content = rate_split(cfg, split, part, rater, progress)
             rows.append(summary(split, content))
             progress.note(f"{split}: {file}")
         progress.table(f"difficulty by {rater_name(cfg)}; use it: difficulty.folder={folder_of(cfg)}", rows)
+
+
+@contextmanager
+def _model(cfg: Config, progress: Progress) -> Iterator[Rate | None]:
+    """The rater by a model, while its engines run; None where the generator rates."""
+    if cfg.difficulty.rater == GENERATOR:
+        yield None
+        return
+    with joined(cfg, progress.phase("start: Ray")), closing(RolloutPool(cfg)) as pool:
+        with progress.phase("start: rollout engines"):
+            pool.ready()
+        yield by_model(pool, cfg.rollout.max_failed_share, cfg.difficulty.temperature)
 
 
 def _check(cfg: Config) -> None:

@@ -1,4 +1,4 @@
-"""The rating job with a scripted rater: retries, what counts, going on after a kill; and whole, by the generator."""
+"""The rating job with a scripted rater: retries, what counts, going on after a kill; whole by the generator and a model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import ray
 
 from actors.rollout import Played
 from configs.load import load as load_config
@@ -125,6 +126,19 @@ def test_a_model_is_asked_greedily_first_then_sampled_and_failures_are_bounded()
     assert pool.asked == [(0.0, 1), (0.7, 2)]
     with pytest.raises(ValueError, match="the prompt is too long .*1 of 2 episodes failed"):
         list(rater(SAMPLES[:2], 1))
+
+
+def test_a_model_rates_with_real_engines_and_leaves_ray_as_it_was(tmp_path: Path) -> None:
+    """The shipped policy never learnt to rate, so that every sentence is asked again and none is left out."""
+    root, before = tmp_path / "synthetic", ray.is_initialized()
+    write_split(root, "valid", 1, 2, 2)
+    small = ["difficulty.num_frames=2", "difficulty.frame_side=112", "difficulty.max_tokens=16"]
+    settings = ["data.synthetic=false", "rollout.max_model_len=2048", "difficulty.attempts=2", *small]
+    main(["revseg_tiny", f"data.root={root}", *settings])
+    content = json.loads((root / "difficulty" / "revseg_prompt1" / "valid.json").read_text())
+    assert content["rater"] == "revseg" and ray.is_initialized() == before
+    assert set(content["samples"]) == {sample.uid for sample in load("mevis", str(root), "valid")}
+    assert {entry["attempts"] for entry in content["samples"].values()} == {2}
 
 
 def test_a_rater_that_cannot_work_is_told_at_once(tmp_path: Path) -> None:
