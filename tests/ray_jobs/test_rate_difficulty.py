@@ -1,4 +1,4 @@
-"""The rating job with a scripted rater: retries, what counts, going on after a kill; whole by the generator and a model."""
+"""The rating job: retries by a scripted rater, going on after a kill, and all of it by the generator and by a model."""
 
 from __future__ import annotations
 
