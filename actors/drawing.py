@@ -12,17 +12,23 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from configs.schema import MaskConfig
-from core import batch, segs
+from core import batch
 from core.batch import GroupBatch
+from core.drawing import requests as segs
+from core.drawing.requests import DrawnPrompt, Made, SegMask
 from core.masks import union_of_targets
-from core.segs import DrawnPrompt, Made, SegMask
 from core.types import Episode, Group, MaskPrompt, MediaTable, Rle, Sample, SegPrompt, Video
-from data.frames import read_frames
+from data.frames.frames import read_frames
 
-Drawn = tuple[tuple[Made | None, ...], ...]  # of each episode of a group, for each of its `segs`; None: not drawn
+Drawn = tuple[
+    tuple[Made | None, ...], ...
+]  # of each episode of a group, for each of its `segs`; None: not drawn
 Found = dict[tuple[int, SegPrompt], Made]  # by the number of the episode in the batch
 
-REWARDED = ("keyframe", "video")  # roles of masks that training looks at; "final" is there to be tracked
+REWARDED = (
+    "keyframe",
+    "video",
+)  # roles of masks that training looks at; "final" is there to be tracked
 
 
 @dataclass(frozen=True)
@@ -51,31 +57,45 @@ class Asked:
         return Asked(tuple(masks.values()), {name: self.frames[name] for name in names})
 
 
-def asked(videos: Sequence[Video], episodes: Sequence[Sequence[Episode]], roles: Iterable[str] = ()) -> Asked:
+def asked(
+    videos: Sequence[Video], episodes: Sequence[Sequence[Episode]], roles: Iterable[str] = ()
+) -> Asked:
     """All masks that the episodes of some groups ask for; with `roles` only those of these roles."""
     masks: list[SegMask] = []
     frames: dict[str, tuple[Video, int]] = {}
-    wanted, first = set(roles), 0
+    wanted = set(roles)
+    first = 0
     for video, group in zip(videos, episodes, strict=True):
         numbers = {seg.frame for episode in group for seg in episode.answer.segs}
         names = {frame: f"{video.path}/{video.frame_names[frame]}" for frame in sorted(numbers)}
         frames |= {name: (video, frame) for frame, name in names.items()}
-        masks += [m for m in segs.asked(group, first, names) if not wanted or m.prompt.role in wanted]
+        masks += [
+            m for m in segs.asked(group, first, names) if not wanted or m.prompt.role in wanted
+        ]
         first += len(group)
     return Asked(tuple(masks), frames)
 
 
 def by_episode(found: Found, episodes: Sequence[Sequence[Episode]]) -> list[Drawn]:
     """What was drawn, in the order in which the episodes of each group ask for it."""
-    drawn, number = [], 0
+    drawn = []
+    number = 0
     for group in episodes:
-        drawn.append(tuple(tuple(found.get((number + e, seg)) for seg in x.answer.segs) for e, x in enumerate(group)))
+        drawn.append(
+            tuple(
+                tuple(found.get((number + e, seg)) for seg in x.answer.segs)
+                for e, x in enumerate(group)
+            )
+        )
         number += len(group)
     return drawn
 
 
 def to_learn(
-    samples: Sequence[Sample], episodes: Sequence[Sequence[Episode]], drawn: Sequence[Drawn] | None, cfg: MaskConfig
+    samples: Sequence[Sample],
+    episodes: Sequence[Sequence[Episode]],
+    drawn: Sequence[Drawn] | None,
+    cfg: MaskConfig,
 ) -> Asked | None:
     """What the learner is told of masks: of keyframes the one that was drawn, to calibrate the token's log-prob with,
     and of all frames the truth (SPEC B.5). Demonstrations have none drawn. None where neither is learned from.
@@ -91,23 +111,41 @@ def to_learn(
         assert drawn is not None
         made = _numbered(drawn, episodes)
         masks = [
-            replace(m, sampled=made[m.episode, m.prompt].sampled) if m.prompt.role == "keyframe" else m for m in masks
+            replace(m, sampled=made[m.episode, m.prompt].sampled)
+            if m.prompt.role == "keyframe"
+            else m
+            for m in masks
         ]
     if cfg.loss:
-        truths = [truth for s, group in zip(samples, episodes, strict=True) for truth in [_truth(s)] * len(group)]
-        masks = segs.weigh([replace(m, truth=truths[m.episode][m.prompt.frame]) for m in masks], cfg.loss)
+        truths = [
+            truth
+            for s, group in zip(samples, episodes, strict=True)
+            for truth in [_truth(s)] * len(group)
+        ]
+        masks = segs.weigh(
+            [replace(m, truth=truths[m.episode][m.prompt.frame]) for m in masks], cfg.loss
+        )
     else:
         masks = [m for m in masks if m.sampled is not None]
     return Asked(tuple(masks), found.frames)
 
 
-def prompts_of(episode: Episode, drawn: Sequence[Made | None]) -> tuple[MaskPrompt | DrawnPrompt, ...]:
+def prompts_of(
+    episode: Episode, drawn: Sequence[Made | None]
+) -> tuple[MaskPrompt | DrawnPrompt, ...]:
     """What a segmenter follows through the video: the answer's prompts, and masks that were drawn to be tracked."""
-    return (*episode.answer.prompts, *(made.prompt for made in drawn if made is not None and made.prompt is not None))
+    return (
+        *episode.answer.prompts,
+        *(made.prompt for made in drawn if made is not None and made.prompt is not None),
+    )
 
 
 def _numbered(drawn: Sequence[Drawn], episodes: Sequence[Sequence[Episode]]) -> Found:
-    flat = [pair for group, made in zip(episodes, drawn, strict=True) for pair in zip(group, made, strict=True)]
+    flat = [
+        pair
+        for group, made in zip(episodes, drawn, strict=True)
+        for pair in zip(group, made, strict=True)
+    ]
     return {
         (number, seg): one
         for number, (episode, masks) in enumerate(flat)
@@ -121,7 +159,9 @@ def _truth(sample: Sample) -> Sequence[Rle | None]:
     return union_of_targets(sample) if sample.targets else [None] * sample.video.num_frames
 
 
-def draw_rows(policy: Any, pixels: Any, rows: Sequence[GroupBatch], shown: MediaTable, wanted: Asked) -> Found:
+def draw_rows(
+    policy: Any, pixels: Any, rows: Sequence[GroupBatch], shown: MediaTable, wanted: Asked
+) -> Found:
     """On a rank: the masks of its rows. Those of a dummy row are drawn once more, and are the same."""
     found: Found = {}
     for row in rows:

@@ -16,17 +16,22 @@ from typing import Any
 import ray
 
 from cluster.weights import WeightVersion
-from models.weight_senders import ipc_handshake, nccl_handshakes
+from models.engine.weight_senders import ipc_handshake, nccl_handshakes
 
 
-def connect(backend: str, senders: tuple[Any, ...], workers: Mapping[int, Any], tensor_parallel: int) -> None:
+def connect(
+    backend: str, senders: tuple[Any, ...], workers: Mapping[int, Any], tensor_parallel: int
+) -> None:
     """The handshake, once, before the first version is sent. Raises the first error of anyone who takes part."""
     if backend == "ipc":
         joining = [actor.init_transfer.remote(ipc_handshake()) for actor in workers.values()]
     else:
         host, port = ray.get(senders[0].address.remote())
         master, infos = nccl_handshakes(host, port, len(workers), tensor_parallel)
-        joining = [actor.init_transfer.remote(info) for actor, info in zip(workers.values(), infos, strict=True)]
+        joining = [
+            actor.init_transfer.remote(info)
+            for actor, info in zip(workers.values(), infos, strict=True)
+        ]
         joining.append(senders[0].connect.remote(master))
     while joining:  # not all at once: when one fails, the others wait for it
         done, joining = ray.wait(joining, num_returns=1)

@@ -25,7 +25,9 @@ from configs.load import resolve
 from configs.schema import Config
 from core.batch import GroupBatch, ImageLayout
 
-Report = tuple[Sums, float | None, float]  # of one step: this rank's sums, gradient norm (None: skipped), learning rate
+Report = tuple[
+    Sums, float | None, float
+]  # of one step: this rank's sums, gradient norm (None: skipped), learning rate
 
 
 @dataclass(frozen=True)
@@ -47,25 +49,32 @@ class Learner:
         with socket.socket() as free:
             free.bind(("", 0))
             port = free.getsockname()[1]
-        return ("127.0.0.1" if os.environ.get("GLOO_SOCKET_IFNAME") == "lo" else ray.util.get_node_ip_address()), port
+        return (
+            "127.0.0.1"
+            if os.environ.get("GLOO_SOCKET_IFNAME") == "lo"
+            else ray.util.get_node_ip_address()
+        ), port
 
     def start(self, cfg: Config, place: Place, total_updates: int) -> ImageLayout:
         """Loads the policy (and the reference, if the KL term is on) and joins the other ranks."""
         import torch
 
-        self.cfg, self.place, self.total, self.updates = cfg, place, total_updates, 0
+        self.cfg = cfg
+        self.place = place
+        self.total = total_updates
+        self.updates = 0
         self.device = device_of(cfg)
         if self.device == "cpu":
             torch.set_num_threads(1)
         self.sender: Any = None
         self.messages: Any = None  # ipc: of the version that is being taken
         if cfg.cluster.weight_backend != "object_store":
-            from models import weight_senders
+            from models.engine import weight_senders
 
             self.sender = weight_senders.make(cfg.cluster.weight_backend)
         join_ranks(place, self.device)
         from actors import optimizer, policies
-        from models.policy import Pixels
+        from models.policy.policy import Pixels
 
         random.seed(cfg.seed + place.rank)
         np.random.seed(cfg.seed + place.rank)
@@ -81,7 +90,11 @@ class Learner:
         return draw_rows(self.engine.module, self.pixels, rows, load_media(media), wanted)
 
     def learn(
-        self, rows: list[GroupBatch], media: dict[int, MediaRef], imitate: bool, masks: Asked | None = None
+        self,
+        rows: list[GroupBatch],
+        media: dict[int, MediaRef],
+        imitate: bool,
+        masks: Asked | None = None,
     ) -> list[Report]:
         """Optimizer steps on these rows, one report for each. `masks`: on all ranks or on none."""
         shown = load_media(media)
@@ -118,14 +131,22 @@ class Learner:
                 loss, report = imitation_loss(logprob_N, entropy_N, row)
             else:
                 loss, report = grpo_loss(
-                    logprob_N, entropy_N, row, self.cfg.grpo, old_N=old[i], reference_N=reference[i],
-                    off_policy=self.cfg.rollout.max_staleness > 0, text_N=more[1] if more else None,
-                )  # fmt: skip
+                    logprob_N,
+                    entropy_N,
+                    row,
+                    self.cfg.grpo,
+                    old_N=old[i],
+                    reference_N=reference[i],
+                    off_policy=self.cfg.rollout.max_staleness > 0,
+                    text_N=more[1] if more else None,
+                )
             if more:  # of a policy that draws
                 loss, report = with_masks(loss, report, more[0])
             sums.append(report)
             loss = must_fail(loss, logprob_N)
-            self.engine.backward(loss * self.place.ranks)  # DeepSpeed takes the mean over ranks; ours is a sum
+            self.engine.backward(
+                loss * self.place.ranks
+            )  # DeepSpeed takes the mean over ranks; ours is a sum
         lr = optimizer.learning_rate(self.updates, self.total, self.cfg.learner)
         norm = optimizer.step(self.engine, lr)
         self.updates += 1
@@ -140,7 +161,9 @@ class Learner:
         from cluster.weights import publish
 
         if self.sender is not None:
-            return WeightVersion(version, *optimizer.describe(self.engine), checksum="", payload=None)
+            return WeightVersion(
+                version, *optimizer.describe(self.engine), checksum="", payload=None
+            )
         state = optimizer.whole_state(self.engine)
         return publish(version, state) if self.place.rank == 0 else None
 

@@ -33,14 +33,22 @@ class LearnerPool(DrawingPool):
         self.cfg = cfg
         self.bad_steps = 0  # in a row: skipped because loss or gradient was not finite
         ranks = range(cfg.learner.world_size)
-        self.ranks = [ray.remote(Learner).options(**actor_options(cfg, "learner", rank)).remote() for rank in ranks]
+        self.ranks = [
+            ray.remote(Learner).options(**actor_options(cfg, "learner", rank)).remote()
+            for rank in ranks
+        ]
         total = total_updates or cfg.train.steps * cfg.learner.optimizer_steps
         hosts = ray.get([rank.address.remote() for rank in self.ranks])
         self.places = places(hosts, device_of(cfg))
-        layouts = [r.start.remote(cfg, place, total) for r, place in zip(self.ranks, self.places, strict=True)]
+        layouts = [
+            r.start.remote(cfg, place, total)
+            for r, place in zip(self.ranks, self.places, strict=True)
+        ]
         self.layout: ImageLayout = results(layouts)[0]
 
-    def learn(self, groups: Sequence[Group], media: Sequence[MediaRef], masks: Asked | None = None) -> Update:
+    def learn(
+        self, groups: Sequence[Group], media: Sequence[MediaRef], masks: Asked | None = None
+    ) -> Update:
         """GRPO on whole, judged groups (`core.grpo.judge`); `media[i]` holds the pixels of group i.
 
         Groups without any advantage carry no gradient and are not computed, but they count in the mean; with a KL or
@@ -48,7 +56,10 @@ class LearnerPool(DrawingPool):
         """
         cfg = self.cfg.grpo
         credits = [
-            grpo.credit(g, per_turn=cfg.per_turn_credit, std=cfg.advantage_std, eps=cfg.advantage_eps) for g in groups
+            grpo.credit(
+                g, per_turn=cfg.per_turn_credit, std=cfg.advantage_std, eps=cfg.advantage_eps
+            )
+            for g in groups
         ]
         dense = cfg.kl_coef > 0 or cfg.entropy_coef != 0
         dense = dense or (masks is not None and any(mask.weight for mask in masks.masks))
@@ -56,7 +67,9 @@ class LearnerPool(DrawingPool):
         forest = self._forest(groups, credits, cfg.aggregation, useful)
         return self._run(forest, media, masks, imitate=False, skipped_groups=useful.count(False))
 
-    def imitate(self, demonstrations: Sequence[Group], media: Sequence[MediaRef], masks: Asked | None = None) -> Update:
+    def imitate(
+        self, demonstrations: Sequence[Group], media: Sequence[MediaRef], masks: Asked | None = None
+    ) -> Update:
         """Supervised fine-tuning: cross-entropy on every completion token, mean over the tokens of the batch.
 
         A demonstration is a group whose turns hold the ideal completion; log-probs, rewards and advantages are unused.
@@ -66,7 +79,11 @@ class LearnerPool(DrawingPool):
         return self._run(forest, media, masks, imitate=True, skipped_groups=0)
 
     def _forest(
-        self, groups: Sequence[Group], credits: Sequence[Any], aggregation: str, useful: Sequence[bool]
+        self,
+        groups: Sequence[Group],
+        credits: Sequence[Any],
+        aggregation: str,
+        useful: Sequence[bool],
     ) -> list[batch.Tree]:
         counts = [grpo.trained_tokens(g) for g in groups]
         longest = self.cfg.rollout.max_model_len
@@ -90,12 +107,20 @@ class LearnerPool(DrawingPool):
     ) -> Update:
         if not forest:
             nothing = {"tokens_sum": 0.0}
-            metrics = means(nothing, nothing) | {"skipped_groups": skipped_groups, "skipped_steps": 0.0}
+            metrics = means(nothing, nothing) | {
+                "skipped_groups": skipped_groups,
+                "skipped_steps": 0.0,
+            }
             return Update(0.0, 0.0, metrics | {"bad_steps": float(self.bad_steps)})
-        rows = batch.rows_of_ranks(forest, len(self.ranks), self.cfg.learner.row_tokens, self.layout)
+        rows = batch.rows_of_ranks(
+            forest, len(self.ranks), self.cfg.learner.row_tokens, self.layout
+        )
         calls = [
             rank.learn.remote(
-                share, {g: media[g] for row in share for g in row.groups}, imitate, masks and masks.share(share)
+                share,
+                {g: media[g] for row in share for g in row.groups},
+                imitate,
+                masks and masks.share(share),
             )
             for rank, share in zip(self.ranks, rows, strict=True)
         ]
@@ -120,7 +145,9 @@ class LearnerPool(DrawingPool):
         With a GPU backend the version names the ranks as its senders: it must be taken before they learn on.
         """
         weights: WeightVersion = results([rank.publish.remote(version) for rank in self.ranks])[0]
-        return weights if weights.payload is not None else replace(weights, senders=tuple(self.ranks))
+        return (
+            weights if weights.payload is not None else replace(weights, senders=tuple(self.ranks))
+        )
 
     def head(self) -> dict[str, np.ndarray]:
         """The weights of the mask head as they are now, for segmenters that draw anew while they track."""

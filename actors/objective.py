@@ -13,7 +13,9 @@ from core import grpo
 from core.batch import GroupBatch
 from core.losses import LOSSES, Bounds
 
-Sums = dict[str, float]  # sums, extremes and counts over trained tokens, by a name that ends with how they combine
+Sums = dict[
+    str, float
+]  # sums, extremes and counts over trained tokens, by a name that ends with how they combine
 WATCHED_CAP = 2.0  # what "importance_above_cap" counts while grpo.importance_cap is off
 
 
@@ -42,8 +44,9 @@ def grpo_loss(
     from an older policy, so the surrogate is weighted by truncated importance weights (reported in any case).
     `text_N`: what the KL term compares, where `logprob_N` says more than text (calibrated masks).
     """
-    as_tensor = lambda a: torch.as_tensor(a, dtype=logprob_N.dtype, device=logprob_N.device)  # noqa: E731
-    engine_N, weight_N = as_tensor(row.engine_logprob_N), as_tensor(row.weight_N)
+    as_tensor = lambda a: torch.as_tensor(a, dtype=logprob_N.dtype, device=logprob_N.device)
+    engine_N = as_tensor(row.engine_logprob_N)
+    weight_N = as_tensor(row.weight_N)
     episode_N = torch.as_tensor(row.episode_N, device=logprob_N.device)
     bounds = Bounds(cfg.clip_low, cfg.clip_high, cfg.dual_clip)
     surrogate = LOSSES[cfg.loss](logprob_N, old_N, as_tensor(row.advantage_N), episode_N, bounds)

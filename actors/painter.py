@@ -28,14 +28,17 @@ class Painter:
         import torch
 
         from actors import policies
-        from models.policy import Pixels
+        from models.policy.policy import Pixels
 
         device = device_of(cfg)
         if device == "cpu":
             torch.set_num_threads(1)
         folder = resolve(cfg.policy.path)
-        plain = replace(cfg, grpo=replace(cfg.grpo, kl_coef=0.0), learner=replace(cfg.learner, lora_rank=0))
-        self.policy, self.pixels = policies.load(plain, folder, device)[0], Pixels(folder)
+        plain = replace(
+            cfg, grpo=replace(cfg.grpo, kl_coef=0.0), learner=replace(cfg.learner, lora_rank=0)
+        )
+        self.policy = policies.load(plain, folder, device)[0]
+        self.pixels = Pixels(folder)
 
     def layout(self) -> ImageLayout:
         return self.policy.layout
@@ -60,12 +63,17 @@ class DrawingPool:
     ) -> list[Drawn]:
         """The masks that the episodes of some groups ask for (with `roles`: those of these roles), one forward pass
         for all; `videos[i]` and `media[i]` are of group i."""
-        wanted, forest = asked(videos, episodes, roles), forest_of(episodes)
+        wanted = asked(videos, episodes, roles)
+        forest = forest_of(episodes)
         found: Found = {}
         if forest and wanted.masks:
-            rows = batch.rows_of_ranks(forest, len(self.ranks), self.cfg.learner.row_tokens, self.layout)
+            rows = batch.rows_of_ranks(
+                forest, len(self.ranks), self.cfg.learner.row_tokens, self.layout
+            )
             calls = [
-                rank.draw.remote(share, {g: media[g] for row in share for g in row.groups}, wanted.share(share))
+                rank.draw.remote(
+                    share, {g: media[g] for row in share for g in row.groups}, wanted.share(share)
+                )
                 for rank, share in zip(self.ranks, rows, strict=True)
             ]
             for part in results(calls):

@@ -10,25 +10,30 @@ from transformers import AutoTokenizer
 from configs.load import resolve
 from configs.schema import Config
 from models.dialogue import Dialogue, allowed_ids
-from models.lora import Lora
-from models.policy import Policy
-from models.reference import Reference
+from models.policy.lora import Lora
+from models.policy.policy import Policy
+from models.policy.reference import Reference
 
 if TYPE_CHECKING:  # most policies do not draw, and need no SAM 2
-    from models.seg_policy import SegPolicy
+    from models.policy.seg_policy import SegPolicy
 
 
 def load(cfg: Config, folder: Path, device: str) -> tuple[Policy | SegPolicy, Reference | None]:
     """From a Hugging Face folder, with its mask head where `mask.token` is set. With LoRA the policy is its own
     reference; else that is a frozen copy."""
-    learner, tokenizer = cfg.learner, AutoTokenizer.from_pretrained(folder)
+    learner = cfg.learner
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     common: dict[str, Any] = {
         "allowed_ids": allowed_ids(tokenizer),
         "dtype": cfg.policy.dtype,
         "attention": cfg.policy.attention,
         "device": device,
     }
-    adapter = Lora(learner.lora_rank, learner.lora_alpha, tuple(learner.lora_targets)) if learner.lora_rank else None
+    adapter = (
+        Lora(learner.lora_rank, learner.lora_alpha, tuple(learner.lora_targets))
+        if learner.lora_rank
+        else None
+    )
     policy = Policy(
         folder,
         freeze_vision=learner.freeze_vision,
@@ -39,20 +44,28 @@ def load(cfg: Config, folder: Path, device: str) -> tuple[Policy | SegPolicy, Re
     whole = drawing(cfg, folder, policy, tokenizer) if cfg.mask.token else policy
     if cfg.grpo.kl_coef <= 0:
         return whole, None
-    return whole, Reference(policy if adapter else Policy(folder, **common), offload=learner.offload_reference)
+    return whole, Reference(
+        policy if adapter else Policy(folder, **common), offload=learner.offload_reference
+    )
 
 
 def drawing(cfg: Config, folder: Path, policy: Policy, tokenizer: Any) -> SegPolicy:
     """The policy with the mask head of its folder. Raises ValueError for a token or head that is not there."""
-    from models import sam2_build
-    from models.seg_policy import SegOptions, attach
+    from models.policy.seg_policy import SegOptions, attach
+    from models.segmenters import sam2_build
 
     mask = cfg.mask
     sam, shape = sam2_build.load(resolve(cfg.segmenter.path), cfg.segmenter.config)
     options = SegOptions(
-        calibration=mask.calibration, threshold=mask.threshold, bce=mask.bce, dice=mask.dice, points=mask.points
+        calibration=mask.calibration,
+        threshold=mask.threshold,
+        bce=mask.bce,
+        dice=mask.dice,
+        points=mask.points,
     )
-    return attach(policy, folder, sam, shape, token_id(tokenizer, mask.token), options, fresh=mask.fresh)
+    return attach(
+        policy, folder, sam, shape, token_id(tokenizer, mask.token), options, fresh=mask.fresh
+    )
 
 
 def token_id(tokenizer: Any, token: str) -> int:

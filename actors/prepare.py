@@ -19,10 +19,10 @@ from cluster.start import actor_options, wants_gpu
 from configs.schema import Config
 from core.masks import box, decode
 from core.types import MaskPrompt, Rle, Sample, Target, Video
-from data.frames import read_frames
-from data.keep import Judged, iou
-from data.tables import TargetTable, target_table
-from data.verify import Problem, broken_masks, problems_of_video
+from data.frames.frames import read_frames
+from data.prepare.keep import Judged, iou
+from data.prepare.tables import TargetTable, target_table
+from data.prepare.verify import Problem, broken_masks, problems_of_video
 
 MAX_ATTEMPTS = 2  # at one video, each ended by the death of a process
 FRAMES = 16  # of a video that are in memory at a time
@@ -41,7 +41,9 @@ class Piece:
         return {target.uid: target for sample in self.samples for target in sample.targets}
 
 
-Result = tuple[Any, list[Problem]]  # what was worked out (None if it cannot be), and what is wrong with the video
+Result = tuple[
+    Any, list[Problem]
+]  # what was worked out (None if it cannot be), and what is wrong with the video
 
 
 def pieces(samples: Sequence[Sample]) -> list[Piece]:
@@ -68,13 +70,16 @@ def tables(piece: Piece) -> Result:
     return made, problems
 
 
-def in_tasks(cfg: Config, work: Callable[[Piece], Result], waiting: Sequence[Piece]) -> Iterator[tuple[Piece, Result]]:
+def in_tasks(
+    cfg: Config, work: Callable[[Piece], Result], waiting: Sequence[Piece]
+) -> Iterator[tuple[Piece, Result]]:
     """`work` on every piece in Ray tasks, `prepare.workers` at a time; results as they arrive."""
     env = actor_options(cfg, "reward")["runtime_env"]
     task = ray.remote(work).options(
         num_cpus=1, max_retries=MAX_ATTEMPTS - 1, scheduling_strategy="SPREAD", runtime_env=env
     )
-    left, running = deque(waiting), dict[Any, Piece]()
+    left = deque(waiting)
+    running = dict[Any, Piece]()
     while left or running:
         while left and len(running) < cfg.prepare.workers:
             piece = left.popleft()
@@ -101,7 +106,9 @@ class JudgeActor:
 
         The segmenter sees one frame and one box at a time, as an image: what is judged is the label, not the tracker.
         """
-        texts = [text for target in piece.targets.values() for text in broken_masks(piece.video, target)]
+        texts = [
+            text for target in piece.targets.values() for text in broken_masks(piece.video, target)
+        ]
         if wrong := [Problem(piece.video.uid, text) for text in texts]:
             return None, wrong
         ious: list[float] = []
@@ -113,7 +120,12 @@ class JudgeActor:
         return Judged(piece.video.uid, len(ious), sum(ious) / len(ious) if ious else None), []
 
     def _ious(self, piece: Piece, frames: range) -> list[float]:
-        labels = [(f, rle) for t in piece.targets.values() for f in frames if (rle := _visible(t.masks_F[f]))]
+        labels = [
+            (f, rle)
+            for t in piece.targets.values()
+            for f in frames
+            if (rle := _visible(t.masks_F[f]))
+        ]
         if not labels:
             return []
         needed = sorted({frame for frame, _ in labels})
@@ -128,14 +140,16 @@ def in_judges(cfg: Config, waiting: Sequence[Piece]) -> Iterator[tuple[Piece, Re
 
     Raises RuntimeError if an actor cannot start (it says why); the death of one costs its video one more attempt.
     """
-    left, actors = deque((piece, 1) for piece in waiting), [_judge(cfg) for _ in range(cfg.segmenter.workers)]
+    left = deque((piece, 1) for piece in waiting)
+    actors = [_judge(cfg) for _ in range(cfg.segmenter.workers)]
     running: dict[Any, tuple[Piece, int, int]] = {}
     try:
         _await(actors)
         free = deque(range(len(actors)))
         while left or running:
             while left and free:
-                (piece, attempt), number = left.popleft(), free.popleft()
+                (piece, attempt) = left.popleft()
+                number = free.popleft()
                 running[actors[number].judge.remote(piece)] = (piece, attempt, number)
             [ref], _ = ray.wait(list(running), num_returns=1)
             piece, attempt, number = running.pop(ref)
@@ -158,7 +172,11 @@ def _judge(cfg: Config) -> Any:
     options = actor_options(cfg, "segmenter")
     if wants_gpu(cfg):  # nothing else runs: the GPUs are the filter's own
         gpus = ray.cluster_resources().get("GPU", 0)
-        options |= {"num_gpus": 1 if gpus >= cfg.segmenter.workers else int(100 * gpus / cfg.segmenter.workers) / 100}
+        options |= {
+            "num_gpus": 1
+            if gpus >= cfg.segmenter.workers
+            else int(100 * gpus / cfg.segmenter.workers) / 100
+        }
     return ray.remote(JudgeActor).options(**options).remote(cfg)
 
 

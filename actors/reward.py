@@ -23,14 +23,14 @@ from actors.drawing import Drawn
 from actors.segmenter import load_segmenter, masks_on_own_frames
 from cluster.start import actor_options, device_of
 from configs.schema import Config
+from core.drawing.requests import Made
 from core.masks import decode
-from core.segs import Made
 from core.types import End, Episode, Masks, Reward, Sample
 from data.difficulty import file_of, with_difficulty
 from data.load import load
 
 if TYPE_CHECKING:
-    from models.segmenter import Segmenter
+    from models.segmenters.base import Segmenter
 
 
 def read_split(cfg: Config, split: str) -> list[Sample]:
@@ -39,7 +39,8 @@ def read_split(cfg: Config, split: str) -> list[Sample]:
     Only training is paid by difficulty, so its split must be rated; another is rated if there is a file of it.
     Errors as `data.load.load` and `data.difficulty.with_difficulty`.
     """
-    data, folder = cfg.data, cfg.difficulty.folder
+    data = cfg.data
+    folder = cfg.difficulty.folder
     samples = load(data.format, data.root, split, data.no_target)
     if split == data.train_split or file_of(folder, split).is_file():
         return with_difficulty(samples, folder, split)
@@ -54,7 +55,8 @@ class RewardActor:
 
         torch.set_num_threads(1)
         torch.set_default_device(device_of(cfg))
-        self.cfg, self.system = cfg, systems.make(cfg.system.name, dict(cfg.system.options))
+        self.cfg = cfg
+        self.system = systems.make(cfg.system.name, dict(cfg.system.options))
         self.samples: dict[str, Sample] = {}
         for split in splits:
             for sample in read_split(cfg, split):
@@ -70,7 +72,9 @@ class RewardActor:
         sample = self.samples[f"{split}:{sample_uid}"]
         alive = [i for i, e in enumerate(episodes) if e.end is not End.FAILED]
         played = [episodes[i] for i in alive]
-        masks = self._masks(sample, played) if drawn is None else _decoded([drawn[i] for i in alive])
+        masks = (
+            self._masks(sample, played) if drawn is None else _decoded([drawn[i] for i in alive])
+        )
         rewards = iter(self.system.score(sample, played, masks) if alive else [])
         return [None if e.end is End.FAILED else next(rewards) for e in episodes]
 
@@ -82,7 +86,9 @@ class RewardActor:
     def _masks(self, sample: Sample, episodes: Sequence[Episode]) -> Masks | None:
         if self.system.masks_by != "segmenter":
             return None
-        return masks_on_own_frames(self.segmenter, sample.video, [e.answer.prompts for e in episodes])
+        return masks_on_own_frames(
+            self.segmenter, sample.video, [e.answer.prompts for e in episodes]
+        )
 
 
 def _decoded(drawn: Sequence[Sequence[Made | None]]) -> Masks:
@@ -106,14 +112,21 @@ class RewardPool:
     """Driver side: hands groups to reward actors, and gives up on one that takes too long."""
 
     def __init__(self, cfg: Config, splits: Sequence[str]) -> None:
-        self.cfg, self.splits = cfg, tuple(splits)
+        self.cfg = cfg
+        self.splits = tuple(splits)
         self.workers = [self._start() for _ in range(cfg.reward.workers)]
         self._next = 0
 
     def _start(self) -> Any:
-        return ray.remote(RewardActor).options(**actor_options(self.cfg, "reward")).remote(self.cfg, self.splits)
+        return (
+            ray.remote(RewardActor)
+            .options(**actor_options(self.cfg, "reward"))
+            .remote(self.cfg, self.splits)
+        )
 
-    def submit(self, split: str, sample_uid: str, episodes: tuple[Episode, ...], drawn: Drawn | None = None) -> Scoring:
+    def submit(
+        self, split: str, sample_uid: str, episodes: tuple[Episode, ...], drawn: Drawn | None = None
+    ) -> Scoring:
         """Starts the scoring of one group, with the masks that its policy drew; returns at once."""
         worker = self._next % len(self.workers)
         self._next += 1

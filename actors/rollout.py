@@ -26,9 +26,9 @@ from cluster.start import actor_options, device_of
 from cluster.weights import WeightVersion
 from configs.schema import Config
 from core.types import End, Episode, MediaTable, Sample
-from data.frames import show
-from models.engine import Engine, EngineSettings, Gallery, Key
-from models.weight_transfer import BACKEND
+from data.frames.frames import show
+from models.engine.engine import Engine, EngineSettings, Gallery, Key
+from models.engine.weight_transfer import BACKEND
 
 BATCHES = 3  # in flight: the last episodes of a group must not decode beside empty places, nor wait for its frames
 MAX_ATTEMPTS = 3  # at playing a group, each ended by the death of an actor
@@ -68,14 +68,18 @@ class RolloutActor:
         )
         return tuple(episodes), gallery.pixels
 
-    async def _play(self, sample: Sample, gallery: Gallery, temperature: float, key: Key) -> Episode:
+    async def _play(
+        self, sample: Sample, gallery: Gallery, temperature: float, key: Key
+    ) -> Episode:
         """One episode. The one place where an error becomes a FAILED episode, which is never rewarded."""
         ask = self.engine.ask(gallery, key, temperature=temperature, top_p=self.top_p)
         try:
             return await self.system.play(sample, ask)
         except Exception:
             if self.engine.dead:
-                os._exit(1)  # no episode's fault: die, so that the pool starts another actor and plays the group again
+                os._exit(
+                    1
+                )  # no episode's fault: die, so that the pool starts another actor and plays the group again
             return Episode(sample.uid, (), End.FAILED, error=traceback.format_exc())
 
     async def take(self, weights: WeightVersion) -> int:
@@ -85,7 +89,12 @@ class RolloutActor:
         else:
             payload = None if weights.payload is None else await weights.payload
         await self.engine.take(
-            weights.version, weights.names, weights.dtypes, weights.shapes, weights.checksum, payload
+            weights.version,
+            weights.names,
+            weights.dtypes,
+            weights.shapes,
+            weights.checksum,
+            payload,
         )
         return self.engine.version
 
@@ -122,7 +131,9 @@ def engine_settings(cfg: Config) -> EngineSettings:
     rollout = cfg.rollout
     path = cfg.policy.path
     return EngineSettings(
-        path=os.path.abspath(path) if os.path.isdir(path) else path,  # a folder, or a name on a model hub
+        path=os.path.abspath(path)
+        if os.path.isdir(path)
+        else path,  # a folder, or a name on a model hub
         device=device_of(cfg),
         dtype=cfg.policy.dtype,
         max_model_len=rollout.max_model_len,
@@ -141,7 +152,9 @@ class RolloutPool:
     def __init__(self, cfg: Config) -> None:
         self.cfg = cfg
         self.settings = engine_settings(cfg)
-        self.system = systems.make(cfg.system.name, dict(cfg.system.options))  # for what it shows in training
+        self.system = systems.make(
+            cfg.system.name, dict(cfg.system.options)
+        )  # for what it shows in training
         self.weights: WeightVersion | None = None
         self.workers: dict[int, Any] = {}  # a number is never used twice
         self.deaths = 0
@@ -152,7 +165,9 @@ class RolloutPool:
     def _start(self) -> None:
         if self._started >= self.cfg.rollout.workers:
             self._check_elastic()
-        actor = ray.remote(RolloutActor).options(**actor_options(self.cfg, "rollout", self._started))
+        actor = ray.remote(RolloutActor).options(
+            **actor_options(self.cfg, "rollout", self._started)
+        )
         system = self.cfg.system
         self.workers[self._started] = actor.remote(
             self.settings, system.name, dict(system.options), self.cfg.rollout.top_p, self.weights
@@ -209,12 +224,20 @@ class RolloutPool:
         if backend == BACKEND:
             return {actor.take.remote(weights): worker for worker, actor in self.workers.items()}
         if not self._connected:
-            gpu_weights.connect(backend, weights.senders, self.workers, self.settings.tensor_parallel)
+            gpu_weights.connect(
+                backend, weights.senders, self.workers, self.settings.tensor_parallel
+            )
             self._connected = True
         return gpu_weights.send(backend, weights, self.workers)
 
     def play(
-        self, samples: Sequence[Sample], *, group_size: int, temperature: float, step: int, training: bool = False
+        self,
+        samples: Sequence[Sample],
+        *,
+        group_size: int,
+        temperature: float,
+        step: int,
+        training: bool = False,
     ) -> Iterator[Played]:
         """Plays a group of each sample; yields groups as they finish, in any order.
 
@@ -227,7 +250,9 @@ class RolloutPool:
             RuntimeError: a group lost its actor MAX_ATTEMPTS times.
         """
         if not 0 <= temperature <= 2:
-            raise ValueError(f"rollout.temperature={temperature}: must lie between 0 (greedy) and 2")
+            raise ValueError(
+                f"rollout.temperature={temperature}: must lie between 0 (greedy) and 2"
+            )
         waiting = deque((index, 1) for index in range(len(samples)))
         flying: dict[Any, Flight] = {}
         while waiting or flying:
@@ -244,7 +269,9 @@ class RolloutPool:
                 self._replace(flight.worker)
                 if flight.attempt == MAX_ATTEMPTS:
                     uid = samples[flight.index].uid
-                    raise RuntimeError(f"sample {uid!r}: {MAX_ATTEMPTS} rollout actors died playing it") from error
+                    raise RuntimeError(
+                        f"sample {uid!r}: {MAX_ATTEMPTS} rollout actors died playing it"
+                    ) from error
                 waiting.appendleft((flight.index, flight.attempt + 1))
             else:
                 yield Played(flight.index, samples[flight.index], episodes, flight.media_ref)
@@ -253,15 +280,23 @@ class RolloutPool:
         """The actor with the fewest groups, unless all have enough to fill their engine's batch BATCHES times."""
         load = Counter(flight.worker for flight in flying.values())
         worker = min(self.workers, key=lambda w: load[w])
-        return worker if load[worker] < BATCHES * math.ceil(self.settings.max_num_seqs / group_size) else None
+        return (
+            worker
+            if load[worker] < BATCHES * math.ceil(self.settings.max_num_seqs / group_size)
+            else None
+        )
 
     def _shown(self, sample: Sample, step: int) -> Sample:
         """What the whole group sees of the sample in this training step; the same whenever it is asked for."""
-        shown = self.system.shown(sample, np.random.default_rng([self.cfg.seed, step, *sample.uid.encode()]))
+        shown = self.system.shown(
+            sample, np.random.default_rng([self.cfg.seed, step, *sample.uid.encode()])
+        )
         assert not shown.targets, f"{self.system.name} shows the ground truth of {sample.uid!r}"
         return shown
 
-    def _send(self, worker: int, shown: Sample, group_size: int, temperature: float, step: int) -> list[Any]:
+    def _send(
+        self, worker: int, shown: Sample, group_size: int, temperature: float, step: int
+    ) -> list[Any]:
         """References to the episodes, which are small, and to their pixels, which go on to the learner unread."""
         key = (self.cfg.seed, step, shown.uid)
         play = self.workers[worker].play_group.options(num_returns=2)

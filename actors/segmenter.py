@@ -20,16 +20,20 @@ import ray
 from cluster.start import actor_options, device_of
 from configs.load import resolve
 from configs.schema import Config
+from core.drawing.requests import DrawnPrompt
 from core.masks import encode_frames, union
-from core.segs import DrawnPrompt
 from core.types import MaskPrompt, Rle, Video
 
-if TYPE_CHECKING:  # torch is for the actors: drivers that only hand out work start faster without it
-    from models.mask_head import MaskHead
-    from models.segmenter import Segmenter
+if (
+    TYPE_CHECKING
+):  # torch is for the actors: drivers that only hand out work start faster without it
+    from models.policy.mask_head import MaskHead
+    from models.segmenters.base import Segmenter
 
 Prompts = tuple[MaskPrompt | DrawnPrompt, ...]
-Masks = tuple[Rle | None, ...]  # one for each frame: the union over the prompts; None: nothing there
+Masks = tuple[
+    Rle | None, ...
+]  # one for each frame: the union over the prompts; None: nothing there
 
 TOGETHER = 16  # prompts of a video that are tracked in one batch
 TOGETHER_LONG = 4  # of a long one: each reads ahead at two places
@@ -45,7 +49,11 @@ def load_segmenter(cfg: Config) -> Segmenter:
 
     torch.set_num_threads(1)
     settings = cfg.segmenter
-    xmem = (str(resolve(settings.xmem_path)), str(resolve(settings.xmem_weights)), settings.xmem_size)
+    xmem = (
+        str(resolve(settings.xmem_path)),
+        str(resolve(settings.xmem_weights)),
+        settings.xmem_size,
+    )
     return make(settings.kind, str(resolve(settings.path)), settings.config, device_of(cfg), *xmem)
 
 
@@ -53,8 +61,8 @@ def redrawing(cfg: Config, segmenter: Segmenter) -> MaskHead:
     """Lets the segmenter draw anew on every frame, with the head that lies in the policy's folder; returns the head."""
     from transformers import AutoConfig
 
-    from models import mask_head
-    from models.sam2_segmenter import Sam2Segmenter
+    from models.policy import mask_head
+    from models.segmenters.sam2_segmenter import Sam2Segmenter
 
     assert isinstance(segmenter, Sam2Segmenter), "configs.load sees to it"
     folder = resolve(cfg.policy.path)
@@ -68,7 +76,7 @@ def masks_on_own_frames(
     segmenter: Segmenter, video: Video, jobs: Sequence[tuple[MaskPrompt, ...]]
 ) -> list[list[np.ndarray]]:
     """The mask of each prompt on its own frame alone, bool (H, W), job by job. Equal prompts are segmented once."""
-    from data.frames import read_frames
+    from data.frames.frames import read_frames
 
     asked = list(dict.fromkeys(prompt for prompts in jobs for prompt in prompts))
     numbers = sorted({prompt.frame for prompt in asked})
@@ -90,24 +98,33 @@ class SegmenterActor:
         import torch
 
         assert self.head is not None, "asked only with mask.redraw"
-        self.head.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in weights.items()})
+        self.head.load_state_dict(
+            {name: torch.from_numpy(array.copy()) for name, array in weights.items()}
+        )
 
     def segment(self, video: Video, jobs: Sequence[Prompts]) -> list[Masks]:
         """Masks of each job's prompts on every frame of the video, in order."""
-        from data.frames import Clip
+        from data.frames.frames import Clip
 
         asked: list[Any] = list(dict.fromkeys(prompt for prompts in jobs for prompt in prompts))
         clip = Clip(video)
         whole = math.prod(clip.shape) <= WHOLE_BYTES
         frames, together = (clip[:], TOGETHER) if whole and asked else (clip, TOGETHER_LONG)
-        tracks: dict[Any, list[Rle | None]] = {prompt: [None] * video.num_frames for prompt in asked}
+        tracks: dict[Any, list[Rle | None]] = {
+            prompt: [None] * video.num_frames for prompt in asked
+        }
         for start in range(0, len(asked), together):
             part = asked[start : start + together]
             for piece in self.segmenter.track(frames, part):
                 rles = encode_frames(piece.masks_NHW)
-                for (index, frame), rle, mask_HW in zip(piece.places, rles, piece.masks_NHW, strict=True):
+                for (index, frame), rle, mask_HW in zip(
+                    piece.places, rles, piece.masks_NHW, strict=True
+                ):
                     tracks[part[index]][frame] = rle if mask_HW.any() else None
-        return [tuple(union([tracks[p][f] for p in prompts]) for f in range(video.num_frames)) for prompts in jobs]
+        return [
+            tuple(union([tracks[p][f] for p in prompts]) for f in range(video.num_frames))
+            for prompts in jobs
+        ]
 
 
 @dataclass(frozen=True)
@@ -128,7 +145,11 @@ class SegmenterPool:
         self.workers = [self._start() for _ in range(cfg.segmenter.workers)]
 
     def _start(self) -> Any:
-        worker = ray.remote(SegmenterActor).options(**actor_options(self.cfg, "segmenter")).remote(self.cfg)
+        worker = (
+            ray.remote(SegmenterActor)
+            .options(**actor_options(self.cfg, "segmenter"))
+            .remote(self.cfg)
+        )
         if self.head is not None:
             worker.take_head.remote(self.head)
         return worker
@@ -143,13 +164,19 @@ class SegmenterPool:
 
         Raises what a segmenter raises. The death of an actor costs one more attempt on a fresh one.
         """
-        done: list[Masks | None] = [(None,) * video.num_frames if not prompts else None for video, prompts in jobs]
-        waiting, free = deque(_by_video(jobs)), deque(range(len(self.workers)))
+        done: list[Masks | None] = [
+            (None,) * video.num_frames if not prompts else None for video, prompts in jobs
+        ]
+        waiting = deque(_by_video(jobs))
+        free = deque(range(len(self.workers)))
         running: dict[Any, tuple[_Task, int]] = {}
         while waiting or running:
             while waiting and free:
-                task, worker = waiting.popleft(), free.popleft()
-                ref = self.workers[worker].segment.remote(task.video, [jobs[i][1] for i in task.jobs])
+                task = waiting.popleft()
+                worker = free.popleft()
+                ref = self.workers[worker].segment.remote(
+                    task.video, [jobs[i][1] for i in task.jobs]
+                )
                 running[ref] = (task, worker)
             [ref], _ = ray.wait(list(running), num_returns=1)
             task, worker = running.pop(ref)

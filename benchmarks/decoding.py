@@ -21,8 +21,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.decoders import decode
-from data.synthetic.clip import write_clip
+from data.frames.decoders import decode
+from tiny.world.clip import write_clip
 
 READER = """
 import json, os, pathlib, sys, time
@@ -46,7 +46,9 @@ sys.stdin.readline()  # stay: the last to leave empties the store
 """
 
 
-def read_together(videos: Sequence[str], processes: int, place: Path, shared: bool) -> dict[str, float]:
+def read_together(
+    videos: Sequence[str], processes: int, place: Path, shared: bool
+) -> dict[str, float]:
     """Seconds of the slowest of the processes, and frames decoded by all."""
     readers = []
     for number in range(processes):
@@ -54,7 +56,11 @@ def read_together(videos: Sequence[str], processes: int, place: Path, shared: bo
         folder.mkdir(exist_ok=True)
         env = os.environ | {"TMPDIR": str(folder)}
         command = [sys.executable, "-c", READER, *videos]
-        readers.append(subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        readers.append(
+            subprocess.Popen(
+                command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        )
     assert all(_said(reader) == "ready" for reader in readers)
     for reader in readers:
         _tell(reader)
@@ -86,9 +92,13 @@ def alone(video: str, decoder: str, wanted: Sequence[int], place: Path) -> float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--processes", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=8, help="of each of the two videos (480 x 480, 24 a second)")
+    parser.add_argument(
+        "--seconds", type=int, default=8, help="of each of the two videos (480 x 480, 24 a second)"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -98,22 +108,38 @@ def main() -> None:
         together: dict[str, list[dict[str, float]]] = {"each": [], "node": []}
         singles: dict[tuple[str, str, str], list[float]] = {}
         frames = given.seconds * 24
-        wants = {"16 spread": [int((i + 0.5) * frames / 16) for i in range(16)], "all": list(range(frames))}
+        wants = {
+            "16 spread": [int((i + 0.5) * frames / 16) for i in range(16)],
+            "all": list(range(frames)),
+        }
         for round_ in range(given.rounds):
             for kind in ("each", "node") if round_ % 2 else ("node", "each"):
                 with tempfile.TemporaryDirectory(dir=folder) as place:
-                    together[kind].append(read_together(videos, given.processes, Path(place), kind == "node"))
-            for video, (want, wanted), decoder in itertools.product(videos, wants.items(), ("pyav", "decord")):
+                    together[kind].append(
+                        read_together(videos, given.processes, Path(place), kind == "node")
+                    )
+            for video, (want, wanted), decoder in itertools.product(
+                videos, wants.items(), ("pyav", "decord")
+            ):
                 key = (f"key frame every {Path(video).stem}", want, decoder)
                 singles.setdefault(key, []).append(alone(video, decoder, wanted, Path(folder)))
-    print(f"{given.processes} processes, 2 videos of {frames} frames; medians of {given.rounds} rounds")
-    middle = {k: {n: statistics.median(r[n] for r in rows) for n in rows[0]} for k, rows in together.items()}
+    print(
+        f"{given.processes} processes, 2 videos of {frames} frames; medians of {given.rounds} rounds"
+    )
+    middle = {
+        k: {n: statistics.median(r[n] for r in rows) for n in rows[0]}
+        for k, rows in together.items()
+    }
     for name in ("shown", "all", "cpu", "decoded"):
-        each, node = middle["each"][name], middle["node"][name]
+        each = middle["each"][name]
+        node = middle["node"][name]
         print(f"{name:<8} each {each:8.2f}   node {node:8.2f}   ratio {each / node:5.2f}")
     for (group_name, want, _), times in ((k, v) for k, v in singles.items() if k[2] == "pyav"):
-        pyav, decord = statistics.median(times), statistics.median(singles[group_name, want, "decord"])
-        print(f"{group_name}, {want:<9}: pyav {pyav:6.2f} s   decord {decord:6.2f} s   ratio {decord / pyav:5.2f}")
+        pyav = statistics.median(times)
+        decord = statistics.median(singles[group_name, want, "decord"])
+        print(
+            f"{group_name}, {want:<9}: pyav {pyav:6.2f} s   decord {decord:6.2f} s   ratio {decord / pyav:5.2f}"
+        )
 
 
 if __name__ == "__main__":

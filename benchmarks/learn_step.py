@@ -23,11 +23,13 @@ from configs.load import load as load_config
 from configs.load import validate
 from core.grpo import judge
 from core.types import Group
-from ray_jobs.session import prepare_data
+from ray_jobs.driver.session import prepare_data
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("settings", nargs="*", default=["revseg_tiny"], help="preset and key=value")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
@@ -38,15 +40,25 @@ def main() -> None:
 
     join(cfg)
     split = cfg.data.train_split
-    samples = load(cfg.data.format, cfg.data.root, split, cfg.data.no_target)[: cfg.rollout.prompts_per_step]
-    rollouts, rewards = RolloutPool(cfg), RewardPool(cfg, [split])
-    played = list(rollouts.play(samples, group_size=cfg.rollout.group_size, temperature=1.0, step=1))
+    samples = load(cfg.data.format, cfg.data.root, split, cfg.data.no_target)[
+        : cfg.rollout.prompts_per_step
+    ]
+    rollouts = RolloutPool(cfg)
+    rewards = RewardPool(cfg, [split])
+    played = list(
+        rollouts.play(samples, group_size=cfg.rollout.group_size, temperature=1.0, step=1)
+    )
     scored = [rewards.collect(rewards.submit(split, p.sample.uid, p.episodes)) for p in played]
-    groups = [judge(Group(p.sample.uid, p.episodes, r)) for p, r in zip(played, scored, strict=True)]
+    groups = [
+        judge(Group(p.sample.uid, p.episodes, r)) for p, r in zip(played, scored, strict=True)
+    ]
     media = [ray.get(p.media_ref) for p in played]
     rollouts.close()
     budgets = (cfg.learner.row_tokens, 1)
-    pools = [LearnerPool(replace(cfg, learner=replace(cfg.learner, row_tokens=budget))) for budget in budgets]
+    pools = [
+        LearnerPool(replace(cfg, learner=replace(cfg.learner, row_tokens=budget)))
+        for budget in budgets
+    ]
     seconds: list[list[float]] = []
     for _ in range(options.rounds + 1):
         now = []
@@ -57,8 +69,14 @@ def main() -> None:
         seconds.append(now)
     tree, rows = zip(*seconds[1:], strict=True)  # the first round warms both up
     ratios = [r / t for t, r in zip(tree, rows, strict=True)]
-    print(f"{len(groups)} groups of {cfg.rollout.group_size} episodes, {cfg.learner.world_size} ranks")
-    for name, values in (("groups in a row, s", tree), ("a row for each episode, s", rows), ("ratio", ratios)):
+    print(
+        f"{len(groups)} groups of {cfg.rollout.group_size} episodes, {cfg.learner.world_size} ranks"
+    )
+    for name, values in (
+        ("groups in a row, s", tree),
+        ("a row for each episode, s", rows),
+        ("ratio", ratios),
+    ):
         print(f"{name}: {statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})")
     ray.shutdown()
 

@@ -28,12 +28,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from core import batch, grpo
 from core.types import End, Episode, Group, Media, MediaTable, Turn, View
-from models import tree_attention
-from models.policy import Pixels, Policy
+from models.policy import tree_attention
+from models.policy.policy import Pixels, Policy
 
 GPU = torch.cuda.is_available()
 DTYPE = torch.bfloat16 if GPU else torch.float32
-IMAGE, START, STOP, WORDS = 500, 501, 502, 480
+IMAGE = 500
+START = 501
+STOP = 502
+WORDS = 480
 
 
 @dataclass(frozen=True)
@@ -59,33 +62,70 @@ SHAPES = (
 
 MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # text and vision of a Qwen2.5-VL
     "small": (
-        dict(vocab_size=512, hidden_size=512, intermediate_size=1408, num_hidden_layers=4, num_attention_heads=8,
-             num_key_value_heads=2, rope_scaling={"mrope_section": [8, 12, 12]}),
-        dict(depth=4, hidden_size=256, intermediate_size=768, num_heads=4, fullatt_block_indexes=[1, 3]),
+        {
+            "vocab_size": 512,
+            "hidden_size": 512,
+            "intermediate_size": 1408,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 2,
+            "rope_scaling": {"mrope_section": [8, 12, 12]},
+        },
+        {
+            "depth": 4,
+            "hidden_size": 256,
+            "intermediate_size": 768,
+            "num_heads": 4,
+            "fullatt_block_indexes": [1, 3],
+        },
     ),
     "3b": (
-        dict(vocab_size=151936, hidden_size=2048, intermediate_size=11008, num_hidden_layers=36,
-             num_attention_heads=16, num_key_value_heads=2, rope_scaling={"mrope_section": [16, 24, 24]}),
-        dict(depth=32, hidden_size=1280, intermediate_size=3420, num_heads=16,
-             fullatt_block_indexes=[7, 15, 23, 31]),
+        {
+            "vocab_size": 151936,
+            "hidden_size": 2048,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 2,
+            "rope_scaling": {"mrope_section": [16, 24, 24]},
+        },
+        {
+            "depth": 32,
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "num_heads": 16,
+            "fullatt_block_indexes": [7, 15, 23, 31],
+        },
     ),
-}  # fmt: skip
+}
 
 
 def build_model(folder: Path, name: str) -> None:
     """A random Qwen2.5-VL of this shape, with its image processor."""
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessor
+    from transformers import (
+        Qwen2_5_VLConfig,
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen2VLImageProcessor,
+    )
 
     text, vision = MODELS[name]
     rope = {"type": "mrope", "rope_type": "default", "rope_theta": 1e6} | text["rope_scaling"]
     config = Qwen2_5_VLConfig(
-        text_config=text | dict(max_position_embeddings=32768, rope_scaling=rope),
-        vision_config=vision | dict(
-            out_hidden_size=text["hidden_size"], patch_size=14, temporal_patch_size=2, spatial_merge_size=2,
-            window_size=112, tokens_per_second=2,
-        ),
-        image_token_id=IMAGE, video_token_id=503, vision_start_token_id=START, vision_end_token_id=STOP,
-    )  # fmt: skip
+        text_config=text | {"max_position_embeddings": 32768, "rope_scaling": rope},
+        vision_config=vision
+        | {
+            "out_hidden_size": text["hidden_size"],
+            "patch_size": 14,
+            "temporal_patch_size": 2,
+            "spatial_merge_size": 2,
+            "window_size": 112,
+            "tokens_per_second": 2,
+        },
+        image_token_id=IMAGE,
+        video_token_id=503,
+        vision_start_token_id=START,
+        vision_end_token_id=STOP,
+    )
     torch.manual_seed(0)
     with torch.device("cuda" if GPU else "cpu"):
         model = Qwen2_5_VLForConditionalGeneration._from_config(config, dtype=DTYPE)
@@ -105,7 +145,8 @@ def make_group(shape: Shape, scale: int, rng: np.random.Generator) -> tuple[Grou
     def text(count: int) -> list[int]:
         return rng.integers(0, WORDS, max(1, count // scale)).tolist()
 
-    prompt, shown = text(shape.text), []
+    prompt = text(shape.text)
+    shown = []
     for i in range(shape.images):
         ids, media = image(shape.cell, f"prompt {i}")
         prompt += ids
@@ -113,15 +154,21 @@ def make_group(shape: Shape, scale: int, rng: np.random.Generator) -> tuple[Grou
     episodes = []
     for g in range(shape.group):
         answer = text(shape.answer // (shape.key + 1))
-        turns = [Turn(tuple(prompt), tuple(answer), (0.0,) * len(answer), "", tuple(shown), True, 0)]
+        turns = [
+            Turn(tuple(prompt), tuple(answer), (0.0,) * len(answer), "", tuple(shown), True, 0)
+        ]
         for k in range(shape.key):
             ids, media = image(shape.key_cell, f"key {g} {k}")
-            turns.append(Turn(tuple(ids), tuple(answer), (0.0,) * len(answer), "", (media,), True, 0))
+            turns.append(
+                Turn(tuple(ids), tuple(answer), (0.0,) * len(answer), "", (media,), True, 0)
+            )
         episodes.append(Episode("", tuple(turns), End.DONE))
     return Group("", tuple(episodes), advantages_G=tuple(rng.normal(size=shape.group))), pixels
 
 
-def row_loss(policy: Policy, tree: batch.Tree, row: batch.GroupBatch, pixels: Pixels, media: MediaTable) -> None:
+def row_loss(
+    policy: Policy, tree: batch.Tree, row: batch.GroupBatch, pixels: Pixels, media: MediaTable
+) -> None:
     """One episode in a row of its own, through the model's plain causal attention."""
     device = policy.banned_V.device
     patches, grid = pixels([media[d] for d in row.images])
@@ -133,7 +180,9 @@ def row_loss(policy: Policy, tree: batch.Tree, row: batch.GroupBatch, pixels: Pi
         use_cache=False,
     )
     hidden_ND = outputs.last_hidden_state[0][torch.as_tensor(row.source_N, device=device)]
-    logprob_N, _ = policy.vlm.lm_head(hidden_ND, torch.as_tensor(row.target_N, device=device), policy.banned_V)
+    logprob_N, _ = policy.vlm.lm_head(
+        hidden_ND, torch.as_tensor(row.target_N, device=device), policy.banned_V
+    )
     (logprob_N * torch.as_tensor(row.advantage_N, device=device)).sum().backward()
 
 
@@ -161,14 +210,24 @@ def peak_gib(work: Callable[[], None]) -> float:
     return torch.cuda.max_memory_allocated() / 2**30
 
 
-def _attention(q: Any, k: Any, v: Any, dropout: float = 0.0, causal: bool = False, *_: Any, **__: Any) -> int:
+def _attention(
+    q: Any, k: Any, v: Any, dropout: float = 0.0, causal: bool = False, *_: Any, **__: Any
+) -> int:
     """Operations of two products for each query head; PyTorch's own count knows no grouped heads."""
     batch_size, heads, queries, width = q
     return int(4 * batch_size * heads * queries * k[2] * width) // (1 + causal)
 
 
 def _attention_backward(
-    d: Any, q: Any, k: Any, v: Any, out: Any, norm: Any, dropout: float = 0.0, causal: bool = False, **_: Any
+    d: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    out: Any,
+    norm: Any,
+    dropout: float = 0.0,
+    causal: bool = False,
+    **_: Any,
 ) -> int:
     return 5 * _attention(q, k, v, causal=causal) // 2  # five products where the forward has two
 
@@ -181,22 +240,28 @@ def counted(work: Callable[[], None]) -> tuple[float, int]:
         aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     }
     for kind in ("flash", "efficient", "cudnn"):  # of a GPU
-        mapping[getattr(aten, f"_scaled_dot_product_{kind}_attention")] = lambda q, k, v, *_, **__: _attention(q, k, v)
-        mapping[getattr(aten, f"_scaled_dot_product_{kind}_attention_backward")] = lambda d, q, k, v, *_, **__: (
-            _attention_backward(d, q, k, v, None, None)
+        mapping[getattr(aten, f"_scaled_dot_product_{kind}_attention")] = lambda q, k, v, *_, **__: (
+            _attention(q, k, v)
+        )
+        mapping[getattr(aten, f"_scaled_dot_product_{kind}_attention_backward")] = (
+            lambda d, q, k, v, *_, **__: _attention_backward(d, q, k, v, None, None)
         )
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         seconds = timed(work)
     return seconds, int(counter.get_total_flops())
 
 
-def measure(policy: Policy, pixels: Pixels, shape: Shape, scale: int, repeats: int, peak_tflops: float = 0.0) -> str:
+def measure(
+    policy: Policy, pixels: Pixels, shape: Shape, scale: int, repeats: int, peak_tflops: float = 0.0
+) -> str:
     """One line of the table; with no repeats the times are those of the pass that counts the operations."""
     group, media = make_group(shape, scale, np.random.default_rng(0))
     credit = grpo.credit(group, per_turn=False, std=True, eps=1e-6)
     (tree,) = batch.trees(group, 0, credit, [1.0] * shape.group, 0)
     whole = batch.build_row([tree], policy.layout)
-    singles = [batch.build_row([batch.replace(tree, branches=(b,))], policy.layout) for b in tree.branches]
+    singles = [
+        batch.build_row([batch.replace(tree, branches=(b,))], policy.layout) for b in tree.branches
+    ]
 
     def as_tree() -> None:
         logprob_N, _ = policy(whole, *pixels([media[d] for d in whole.images]))
@@ -211,14 +276,17 @@ def measure(policy: Policy, pixels: Pixels, shape: Shape, scale: int, repeats: i
 
     chosen = policy.attention
     attend(policy, tree_attention.SPLIT)  # operations of flex_attention are not counted
-    (first_rows, rows_flops), (first_tree, tree_flops) = counted(as_rows), counted(as_tree)  # also warms both up
+    # also warms both up
+    (first_rows, rows_flops) = counted(as_rows)
+    (first_tree, tree_flops) = counted(as_tree)
     attend(policy, chosen)
     if GPU:
         as_tree()  # compiles flex_attention
     flop_limit = rows_flops / tree_flops
     pairs = [(timed(as_rows), timed(as_tree)) for _ in range(repeats)] or [(first_rows, first_tree)]
     ratios = sorted(a / b for a, b in pairs)
-    prompt, branch = len(tree.prompt_ids), sum(len(b.ids_R) for b in tree.branches) / shape.group
+    prompt = len(tree.prompt_ids)
+    branch = sum(len(b.ids_R) for b in tree.branches) / shape.group
     limit = shape.group * (prompt + branch) / (prompt + shape.group * branch)
     rows_s, tree_s = (statistics.median(side) for side in zip(*pairs, strict=True))
     ratio = statistics.median(ratios)
@@ -228,15 +296,20 @@ def measure(policy: Policy, pixels: Pixels, shape: Shape, scale: int, repeats: i
     return (
         f"| {shape.name} /{scale} | {prompt} | {branch:.0f} | {shape.group} | {rows_s:.2f} | {tree_s:.2f} "
         f"| {ratio:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) | {limit:.2f} | {ratio / limit:.0%} "
-        f"| {flop_limit:.2f} | {ratio / flop_limit:.0%} | {shape.group * (prompt + branch) / tree_s:.0f} |" + extra
+        f"| {flop_limit:.2f} | {ratio / flop_limit:.0%} | {shape.group * (prompt + branch) / tree_s:.0f} |"
+        + extra
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--scale", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--peak_tflops", type=float, default=989.0, help="of the GPU in bf16 (H200: 989)")
+    parser.add_argument(
+        "--peak_tflops", type=float, default=989.0, help="of the GPU in bf16 (H200: 989)"
+    )
     parser.add_argument("--quick", action="store_true", help="without ReVSeg at full size")
     parser.add_argument("--model", choices=MODELS, default="small")
     options = parser.parse_args()
@@ -244,17 +317,37 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         build_model(Path(folder), options.model)
         place: dict[str, Any] = {"device": "cuda", "dtype": "bfloat16"} if GPU else {}
-        policy, pixels = Policy(folder, allowed_ids=range(WORDS), **place), Pixels(folder)
+        policy = Policy(folder, allowed_ids=range(WORDS), **place)
+        pixels = Pixels(folder)
         if options.model != "small":
-            policy.vlm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        columns = ["shape", "P", "R", "G", "rows, s", "tree, s", "rows / tree (spread)", "token limit", "share of it",
-                   "FLOP limit", "share of it", "tokens/s"]  # fmt: skip
+            policy.vlm.gradient_checkpointing_enable(
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
+        columns = [
+            "shape",
+            "P",
+            "R",
+            "G",
+            "rows, s",
+            "tree, s",
+            "rows / tree (spread)",
+            "token limit",
+            "share of it",
+            "FLOP limit",
+            "share of it",
+            "tokens/s",
+        ]
         columns += ["MFU", "rows, GiB", "tree, GiB"] if GPU else []
         print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
         for shape in SHAPES:
-            print(measure(policy, pixels, shape, options.scale, options.repeats, options.peak_tflops), flush=True)
+            print(
+                measure(policy, pixels, shape, options.scale, options.repeats, options.peak_tflops),
+                flush=True,
+            )
         if not options.quick:
-            policy.vlm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            policy.vlm.gradient_checkpointing_enable(
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
             print(measure(policy, pixels, SHAPES[0], 1, 0, options.peak_tflops), flush=True)
 
 

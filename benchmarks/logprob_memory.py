@@ -2,7 +2,7 @@
 
 Forward and backward of the head alone, from hidden states to log-probs of N trained tokens, at the vocabulary of
 Qwen-VL (151,936). "full" makes the (N, V) logits and their log-softmax; "chunks" is the learner's head
-(`models.policy.LogprobHead`), which gives entropies as well. Each runs in a process of its own. Peak: above what lies
+(`models.policy.policy.LogprobHead`), which gives entropies as well. Each runs in a process of its own. Peak: above what lies
 there before (hidden states and head weight); on the CPU the resident set, sampled every 2 ms, on a GPU
 `torch.cuda.max_memory_allocated`. Gradients of the hidden states are the same size for both and are counted; so is
 the head's, unless --frozen-head.
@@ -20,8 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
+import torch
+from torch import Tensor
 
 VARIANTS = ("full", "chunks")
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -34,7 +34,7 @@ def full(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, banned_V: Tenso
 
 
 def chunks(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, banned_V: Tensor) -> Tensor:
-    from models.policy import LogprobHead
+    from models.policy.policy import LogprobHead
 
     head = LogprobHead(*reversed(weight_VD.shape), bias=False, device="meta")
     head.weight = weight_VD
@@ -45,7 +45,9 @@ class Peak:
     """Bytes above the start while the block runs."""
 
     def __init__(self, device: str) -> None:
-        self.device, self.bytes, self.done = device, 0, threading.Event()
+        self.device = device
+        self.bytes = 0
+        self.done = threading.Event()
 
     def __enter__(self) -> Peak:
         if self.device == "cuda":
@@ -80,15 +82,20 @@ def measure(variant: str, options: argparse.Namespace) -> None:
     """In the variant's own process: prints peak bytes, seconds, and a check sum that both variants share."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    dtype, device = getattr(torch, options.dtype), options.device
-    shape = dict(device=device, dtype=dtype)
+    dtype = getattr(torch, options.dtype)
+    device = options.device
+    shape = {"device": device, "dtype": dtype}
     hidden_ND = torch.randn(options.tokens, options.hidden, **shape).requires_grad_()
-    weight_VD = torch.nn.Parameter(torch.randn(options.vocabulary, options.hidden, **shape).mul_(options.hidden**-0.5))
+    weight_VD = torch.nn.Parameter(
+        torch.randn(options.vocabulary, options.hidden, **shape).mul_(options.hidden**-0.5)
+    )
     weight_VD.requires_grad_(not options.frozen_head)
     target_N = torch.randint(100, options.vocabulary, (options.tokens,), device=device)
     banned_V = torch.arange(options.vocabulary, device=device) < 100
     work = {"full": full, "chunks": chunks}[variant]
-    work(hidden_ND[:8], weight_VD, target_N[:8], banned_V).sum().backward()  # libraries load, threads start
+    work(
+        hidden_ND[:8], weight_VD, target_N[:8], banned_V
+    ).sum().backward()  # libraries load, threads start
     hidden_ND.grad = weight_VD.grad = None
     begin = time.perf_counter()
     with Peak(device) as peak:
@@ -100,14 +107,18 @@ def measure(variant: str, options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--vocabulary", type=int, default=151936)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--frozen-head", action="store_true", help="no gradient of the head, as with LoRA")
+    parser.add_argument(
+        "--frozen-head", action="store_true", help="no gradient of the head, as with LoRA"
+    )
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.variant:
@@ -116,11 +127,17 @@ def main() -> None:
     found = {}
     for variant in VARIANTS:
         call = [sys.executable, __file__, *sys.argv[1:], "--variant", variant]
-        *_, line = subprocess.run(call, check=True, capture_output=True, text=True).stdout.strip().splitlines()
+        *_, line = (
+            subprocess.run(call, check=True, capture_output=True, text=True)
+            .stdout.strip()
+            .splitlines()
+        )
         found[variant] = [float(x) for x in line.split()]
     torch.testing.assert_close(found["chunks"][2:], found["full"][2:], rtol=1e-3, atol=1e-3)
-    print(f"{options.tokens} tokens, vocabulary {options.vocabulary}, hidden {options.hidden}, {options.dtype}, "
-          f"{options.device}")  # fmt: skip
+    print(
+        f"{options.tokens} tokens, vocabulary {options.vocabulary}, hidden {options.hidden}, {options.dtype}, "
+        f"{options.device}"
+    )
     for variant in VARIANTS:
         peak, seconds = found[variant][:2]
         print(f"{variant:>7}: peak {peak / 2**20:8.0f} MiB above start, {seconds:6.2f} s")

@@ -1,4 +1,4 @@
-"""J and F of `core.metrics` against the published definition, interleaved in one run: `python benchmarks/metrics.py`.
+"""J and F of `core.evaluation.metrics` against the published definition, interleaved in one run: `python benchmarks/metrics.py`.
 
 One thread, 480 x 854, one object of a given share of the frame, wobbling against the truth. The reference is the
 definition as published (davis2017-evaluation) in whole-frame array operations: boundary map, dilation with a disk by
@@ -20,10 +20,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from core.metrics import j_and_f
+from core.evaluation.metrics import j_and_f
 
-HEIGHT, WIDTH, TOLERANCE, REQUIRED = 480, 854, 0.008, 4.0
-SHARES = (0.012, 0.05, 0.106)  # of the frame: what a small, a usual and a large object of the benchmarks cover
+HEIGHT = 480
+WIDTH = 854
+TOLERANCE = 0.008
+REQUIRED = 4.0
+SHARES = (
+    0.012,
+    0.05,
+    0.106,
+)  # of the frame: what a small, a usual and a large object of the benchmarks cover
 
 
 def reference(pred_FHW: np.ndarray, gt_FHW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -37,10 +44,12 @@ def reference(pred_FHW: np.ndarray, gt_FHW: np.ndarray) -> tuple[np.ndarray, np.
 def boundary_f(pred_HW: np.ndarray, gt_HW: np.ndarray) -> float:
     """F of one frame: boundary pixels matched within ceil(0.008 * diagonal) pixels."""
     radius = math.ceil(TOLERANCE * np.linalg.norm(pred_HW.shape))
-    pred_edge, gt_edge = boundary(pred_HW), boundary(gt_HW)
+    pred_edge = boundary(pred_HW)
+    gt_edge = boundary(gt_HW)
     pred_near = cv2.dilate(pred_edge.astype(np.uint8), disk(radius)).astype(bool)
     gt_near = cv2.dilate(gt_edge.astype(np.uint8), disk(radius)).astype(bool)
-    n_pred, n_gt = pred_edge.sum(), gt_edge.sum()
+    n_pred = pred_edge.sum()
+    n_gt = gt_edge.sum()
     if n_pred == 0 or n_gt == 0:
         return float(n_pred == n_gt)
     precision = (pred_edge & gt_near).sum() / float(n_pred)
@@ -51,7 +60,9 @@ def boundary_f(pred_HW: np.ndarray, gt_HW: np.ndarray) -> float:
 def boundary(mask_HW: np.ndarray) -> np.ndarray:
     """Pixels that differ from their right, lower or lower right neighbour; beyond the border lies a copy of it."""
     padded = np.pad(mask_HW, ((0, 1), (0, 1)), mode="edge")
-    east, south, south_east = padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
+    east = padded[:-1, 1:]
+    south = padded[1:, :-1]
+    south_east = padded[1:, 1:]
     return (mask_HW != east) | (mask_HW != south) | (mask_HW != south_east)
 
 
@@ -67,7 +78,8 @@ def masks(share: float, frames: int, seed: int) -> tuple[np.ndarray, np.ndarray]
     radius = math.sqrt(share * HEIGHT * WIDTH / math.pi)
     pred_FHW, gt_FHW = np.zeros((2, frames, HEIGHT, WIDTH), dtype=bool)
     for frame in range(frames):
-        cy, cx = rng.uniform(0.35, 0.65) * HEIGHT, rng.uniform(0.3, 0.7) * WIDTH
+        cy = rng.uniform(0.35, 0.65) * HEIGHT
+        cx = rng.uniform(0.3, 0.7) * WIDTH
         for out_HW, shift in ((gt_FHW[frame], 0.0), (pred_FHW[frame], rng.uniform(2, 12))):
             angle = np.arctan2(y - cy, x - cx - shift)
             rim = radius * (1 + 0.12 * np.sin(5 * angle + rng.uniform(0, 6)))
@@ -83,19 +95,32 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--frames", type=int, default=40, help="of each clip")
     parser.add_argument("--repeats", type=int, default=7, help="of each pair, interleaved")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
-    table = Table("object, % of frame", "reference, ms/frame", "ours, ms/frame", "ratio: median", "smallest", "largest",
-                  title=f"J and F, {HEIGHT} x {WIDTH}, one thread, {arguments.repeats} interleaved pairs")  # fmt: skip
+    table = Table(
+        "object, % of frame",
+        "reference, ms/frame",
+        "ours, ms/frame",
+        "ratio: median",
+        "smallest",
+        "largest",
+        title=f"J and F, {HEIGHT} x {WIDTH}, one thread, {arguments.repeats} interleaved pairs",
+    )
     medians = []
     for share in SHARES:
         pred_FHW, gt_FHW = masks(share, arguments.frames, seed=round(1000 * share))
-        expected, found = reference(pred_FHW, gt_FHW), j_and_f(pred_FHW, gt_FHW)
-        assert all(np.array_equal(e, f) for e, f in zip(expected, found, strict=True)), "not equal to the last bit"
-        slow, fast = [], []
+        expected = reference(pred_FHW, gt_FHW)
+        found = j_and_f(pred_FHW, gt_FHW)
+        assert all(np.array_equal(e, f) for e, f in zip(expected, found, strict=True)), (
+            "not equal to the last bit"
+        )
+        slow = []
+        fast = []
         for _ in range(arguments.repeats):
             slow.append(seconds(lambda p=pred_FHW, g=gt_FHW: reference(p, g)))  # type: ignore[misc]
             fast.append(seconds(lambda p=pred_FHW, g=gt_FHW: j_and_f(p, g)))  # type: ignore[misc]

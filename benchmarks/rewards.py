@@ -37,7 +37,9 @@ from scipy.optimize import linear_sum_assignment
 
 # A script has its own folder first on the path, and there this file hides the package `rewards`, for all benchmarks.
 sys.path[:] = [p for p in sys.path if Path(p).resolve() != Path(__file__).resolve().parent]
-if __name__ == "rewards":  # imported in place of the package by another benchmark: which gets the package
+if (
+    __name__ == "rewards"
+):  # imported in place of the package by another benchmark: which gets the package
     del sys.modules[__name__]
     importlib.import_module(__name__)
 else:
@@ -45,10 +47,15 @@ else:
     from core.points import resize_mask
     from core.types import Answer, End, Episode, Sample, Target, Turn, Video
     from rewards.objects import Thresholds, matched_mean, pair_scores
-    from systems.object_answers import coordinates, strict_answer
     from systems.videoseg_r1 import Truth, VideoSegR1
+    from systems.videoseg_r1.answers import coordinates, strict_answer
 
-GROUP, MOST, SIZE, HEIGHT, WIDTH, TOLERANCE = 8, 10, (840, 840), 480, 854, 1e-9
+GROUP = 8
+MOST = 10
+SIZE = (840, 840)
+HEIGHT = 480
+WIDTH = 854
+TOLERANCE = 1e-9
 WORDS = "the left right upper small large red blue dog cat man in front behind because it moves first then stands"
 Transform = Callable[[np.ndarray], np.ndarray]
 
@@ -80,8 +87,14 @@ def whole_reward(text: str, tokens: int, truth: Truth, budget: int, transform: T
         found = re.search(r"<answer>(.*?)</answer>", text, re.DOTALL)
         rows = json.loads(found.group(1)) if found else []
         wanted = {"bbox_2d": 4, "point_2d": 2, "neg_point_2d": 2}
-        kept = [isinstance(r.get(k), list) and len(r[k]) == n for r in rows for k, n in wanted.items()]
-        seg = sum(kept) / len(rows) + accuracy(text, truth) + negative(rows, transform(truth.union_HW))
+        kept = [
+            isinstance(r.get(k), list) and len(r[k]) == n for r in rows for k, n in wanted.items()
+        ]
+        seg = (
+            sum(kept) / len(rows)
+            + accuracy(text, truth)
+            + negative(rows, transform(truth.union_HW))
+        )
     except (ValueError, KeyError, ZeroDivisionError):
         pass
     length = max(1 - 0.01 * max(tokens - budget, 0), 0)
@@ -141,7 +154,11 @@ def picture(uid: str, num_objects: int, rng: np.random.Generator) -> Sample:
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     targets = []
     for i in range(num_objects):
-        cy, cx, ry, rx = rng.uniform(60, HEIGHT - 60), rng.uniform(60, WIDTH - 60), *rng.uniform(15, 60, size=2)
+        cy, cx, ry, rx = (
+            rng.uniform(60, HEIGHT - 60),
+            rng.uniform(60, WIDTH - 60),
+            *rng.uniform(15, 60, size=2),
+        )
         targets.append(Target(str(i), (encode(((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 <= 1),)))
     return Sample(uid, Video("v", "v", ("0",), HEIGHT, WIDTH), "them", tuple(targets))
 
@@ -154,23 +171,30 @@ def answer(rows: Sequence[dict[str, list[int]]], rng: np.random.Generator) -> st
     said = []
     for row in order:
         off = 60 if rng.random() < 0.15 else 6
-        said.append({key: [int(v + rng.normal(0, off)) for v in values] for key, values in row.items()})
+        said.append(
+            {key: [int(v + rng.normal(0, off)) for v in values] for key, values in row.items()}
+        )
     if rng.random() < 0.05:
         said[0].pop("point_2d")
-    thought = ". ".join(" ".join(rng.choice(WORDS.split(), size=8)) for _ in range(int(rng.integers(3, 11))))
+    thought = ". ".join(
+        " ".join(rng.choice(WORDS.split(), size=8)) for _ in range(int(rng.integers(3, 11)))
+    )
     thought = f"{thought}. {thought}" if rng.random() < 0.1 else thought
     text = f"<think>{thought}.</think>{rng.choice(['', ' '])}<answer>{json.dumps(said)}</answer>"
     return text.replace("}]", "}") if rng.random() < 0.05 else text
 
 
 def case(uid: str, num_objects: int) -> Case:
-    rng, system = np.random.default_rng(int(uid)), VideoSegR1()
+    rng = np.random.default_rng(int(uid))
+    system = VideoSegR1()
     sample = picture(uid, num_objects, rng)
     ((_, right),) = system.demonstrate(sample, rng)
     episodes = []
     for text in (answer(strict_answer(right) or [], rng) for _ in range(GROUP)):
         facts = {"frame": 0, "reasoning_tokens": len(text.partition("<answer>")[0].split())}
-        episodes.append(Episode(uid, (Turn((), (), (), text, (), True, 0),), End.DONE, Answer((), facts)))
+        episodes.append(
+            Episode(uid, (Turn((), (), (), text, (), True, 0),), End.DONE, Answer((), facts))
+        )
     return Case(sample, tuple(episodes), at_target_size(system._truth(sample, 0)))
 
 
@@ -190,7 +214,9 @@ def boxes_and_points(cases: Sequence[Case]) -> list[float]:
     found = []
     for c in cases:
         read_G = [coordinates(strict_answer(text)) for text, _ in c.answers]
-        rows_R6 = torch.from_numpy(np.array([row for rows in read_G for row in rows], dtype=np.float64).reshape(-1, 6))
+        rows_R6 = torch.from_numpy(
+            np.array([row for rows in read_G for row in rows], dtype=np.float64).reshape(-1, 6)
+        )
         truth = torch.from_numpy(c.truth.boxes_N4), torch.from_numpy(c.truth.points_N2)
         scores_RN = pair_scores(rows_R6[:, :4], rows_R6[:, 4:], *truth, Thresholds())
         found += matched_mean(scores_RN, [len(rows) for rows in read_G]).tolist()
@@ -199,11 +225,16 @@ def boxes_and_points(cases: Sequence[Case]) -> list[float]:
 
 def one_by_one(cases: Sequence[Case], transform: Transform) -> list[float]:
     budget = VideoSegR1().options.budget.medium  # of a sample without ratings
-    return [whole_reward(text, used, c.truth, budget, transform) for c in cases for text, used in c.answers]
+    return [
+        whole_reward(text, used, c.truth, budget, transform)
+        for c in cases
+        for text, used in c.answers
+    ]
 
 
 def one_by_one_from_encodings(cases: Sequence[Case]) -> list[float]:
-    system, found = VideoSegR1(), []
+    system = VideoSegR1()
+    found = []
     for c in cases:
         for text, used in c.answers:
             truth = at_target_size(system._truth(c.sample, 0))
@@ -219,29 +250,48 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--groups", type=int, default=20, help="objects in turn 1 to 10")
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     cases = [case(str(i), 1 + i % MOST) for i in range(arguments.groups)]
-    system, prepared, truths = VideoSegR1(), VideoSegR1(), {c.sample.uid: c.truth for c in cases}
+    system = VideoSegR1()
+    prepared = VideoSegR1()
+    truths = {c.sample.uid: c.truth for c in cases}
     prepared._truth = lambda sample, frame: truths[sample.uid]  # type: ignore[method-assign]
     rows: list[tuple[str, Callable[[], list[float]], Callable[[], list[float]], float]] = [
         ("whole reward", lambda: one_by_one(cases, by_scipy), lambda: whole(prepared, cases), 10.0),
-        ("whole, from encodings", lambda: one_by_one_from_encodings(cases), lambda: whole(system, cases), 0.0),
-        ("whole, both OpenCV", lambda: one_by_one(cases, by_opencv), lambda: whole(prepared, cases), 0.0),
-        ("boxes and points", lambda: [accuracy(text, c.truth) for c in cases for text, _ in c.answers],
-         lambda: boxes_and_points(cases), 1.0),
-    ]  # fmt: skip
+        (
+            "whole, from encodings",
+            lambda: one_by_one_from_encodings(cases),
+            lambda: whole(system, cases),
+            0.0,
+        ),
+        (
+            "whole, both OpenCV",
+            lambda: one_by_one(cases, by_opencv),
+            lambda: whole(prepared, cases),
+            0.0,
+        ),
+        (
+            "boxes and points",
+            lambda: [accuracy(text, c.truth) for c in cases for text, _ in c.answers],
+            lambda: boxes_and_points(cases),
+            1.0,
+        ),
+    ]
     for name, slow, fast, _ in rows:
         apart = np.abs(np.array(slow()) - fast()).max()
         assert apart <= TOLERANCE and len(set(fast())) > GROUP, f"{name}: rewards {apart} apart"
-    times = [[(seconds(slow), seconds(fast)) for _, slow, fast, _ in rows] for _ in range(arguments.rounds)]
-    title = (
-        f"{len(cases)} groups of {GROUP}, {SIZE[0]} x {SIZE[1]}, one thread, {arguments.rounds} rounds: median (range)"
-    )
+    times = [
+        [(seconds(slow), seconds(fast)) for _, slow, fast, _ in rows]
+        for _ in range(arguments.rounds)
+    ]
+    title = f"{len(cases)} groups of {GROUP}, {SIZE[0]} x {SIZE[1]}, one thread, {arguments.rounds} rounds: median (range)"
     table = Table("answers a second", "one by one", "ours", "ratio", title=title, box=box.MARKDOWN)
     missed = []
     for i, (name, _, _, required) in enumerate(rows):

@@ -25,22 +25,29 @@ from configs.load import load as load_config
 from configs.load import validate
 from configs.schema import Config
 from core.types import Episode, MediaTable
-from models.engine import Engine, EngineSettings, seed_of
-from ray_jobs.session import prepare_data
+from models.engine.engine import Engine, EngineSettings, seed_of
+from ray_jobs.driver.session import prepare_data
 
-Jobs = list[tuple[tuple[Episode, ...], MediaTable, tuple[int | str, ...]]]  # groups: episodes, pixels, key
+Jobs = list[
+    tuple[tuple[Episode, ...], MediaTable, tuple[int | str, ...]]
+]  # groups: episodes, pixels, key
 
 
 def short(ids: Sequence[int], image_id: int) -> list[int]:
     """One placeholder for each image."""
-    return [token for token, run in itertools.groupby(ids) for _ in range(1 if token == image_id else len(list(run)))]
+    return [
+        token
+        for token, run in itertools.groupby(ids)
+        for _ in range(1 if token == image_id else len(list(run)))
+    ]
 
 
 class Bare:
     """The engine alone."""
 
     async def __init__(self, settings: EngineSettings, max_tokens: tuple[int, ...]) -> None:  # type: ignore[misc]
-        self.engine, self.max_tokens = Engine(settings), max_tokens
+        self.engine = Engine(settings)
+        self.max_tokens = max_tokens
 
     async def run(self, jobs: Jobs) -> tuple[float, int]:
         """(seconds, tokens sampled), with those in which pixels become what vLLM takes."""
@@ -48,7 +55,10 @@ class Bare:
 
         image_id = self.engine.dialogue.image_id
         begin = time.monotonic()
-        images = [{digest: Image.fromarray(pixels) for digest, pixels in media.items()} for _, media, _ in jobs]
+        images = [
+            {digest: Image.fromarray(pixels) for digest, pixels in media.items()}
+            for _, media, _ in jobs
+        ]
         converted_s = time.monotonic() - begin
         plans = [
             (
@@ -63,7 +73,9 @@ class Bare:
         counts = await asyncio.gather(*(self._dialogue(*plan) for plan in plans))
         return converted_s + time.monotonic() - begin, sum(counts)
 
-    async def _dialogue(self, prompts: list[list[int]], shown: list[list[Any]], key: tuple[int | str, ...]) -> int:
+    async def _dialogue(
+        self, prompts: list[list[int]], shown: list[list[Any]], key: tuple[int | str, ...]
+    ) -> int:
         ids: list[int] = []
         images: list[Any] = []
         count = 0
@@ -71,9 +83,14 @@ class Bare:
             ids += prompt
             images += new
             _, said, _ = await self.engine.generate(
-                ids, [pixels for pixels, _ in images], [digest for _, digest in images],
-                seed=seed_of(*key, number), max_tokens=self.max_tokens[number], temperature=1.0, top_p=1.0,
-            )  # fmt: skip
+                ids,
+                [pixels for pixels, _ in images],
+                [digest for _, digest in images],
+                seed=seed_of(*key, number),
+                max_tokens=self.max_tokens[number],
+                temperature=1.0,
+                top_p=1.0,
+            )
             ids += said
             count += len(said)
         return count
@@ -88,14 +105,17 @@ class Generate:
 
         from configs.load import resolve
         from models.dialogue import allowed_ids
-        from models.policy import DTYPES, Pixels
+        from models.policy.policy import DTYPES, Pixels
 
         folder = resolve(cfg.policy.path)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=DTYPES[cfg.policy.dtype])
-        self.model, self.pixels, self.max_tokens = model.to(self.device).eval(), Pixels(folder), max_tokens
+        self.model = model.to(self.device).eval()
+        self.pixels = Pixels(folder)
+        self.max_tokens = max_tokens
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.end, self.pad = tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.pad_token_id
+        self.end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+        self.pad = tokenizer.pad_token_id
         vocabulary = model.config.get_text_config().vocab_size
         self.banned = sorted(set(range(vocabulary)) - set(allowed_ids(tokenizer)))
 
@@ -112,21 +132,34 @@ class Generate:
         import torch
 
         rows = [
-            [i for t in e.turns[:turn] for i in (*t.prompt_ids, *t.completion_ids)] + list(e.turns[turn].prompt_ids)
+            [i for t in e.turns[:turn] for i in (*t.prompt_ids, *t.completion_ids)]
+            + list(e.turns[turn].prompt_ids)
             for e in episodes
         ]
         width = max(map(len, rows))
-        ids = torch.tensor([[self.pad] * (width - len(row)) + row for row in rows], device=self.device)
-        seen = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.device)
+        ids = torch.tensor(
+            [[self.pad] * (width - len(row)) + row for row in rows], device=self.device
+        )
+        seen = torch.tensor(
+            [[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.device
+        )
         images = [media[m.digest] for e in episodes for t in e.turns[: turn + 1] for m in t.media]
         patches, grid = self.pixels(images)
         with torch.no_grad():
             out = self.model.generate(
-                input_ids=ids, attention_mask=seen, pixel_values=patches.to(self.device),
-                image_grid_thw=grid.to(self.device), do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
-                max_new_tokens=self.max_tokens[turn], eos_token_id=self.end, pad_token_id=self.pad,
+                input_ids=ids,
+                attention_mask=seen,
+                pixel_values=patches.to(self.device),
+                image_grid_thw=grid.to(self.device),
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
+                max_new_tokens=self.max_tokens[turn],
+                eos_token_id=self.end,
+                pad_token_id=self.pad,
                 suppress_tokens=self.banned,
-            )  # fmt: skip
+            )
         said = out[:, width:]
         ended = (said == self.end).cumsum(1)
         return int(((ended == 0) | ((ended == 1) & (said == self.end))).sum())
@@ -141,7 +174,9 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("settings", nargs="*", default=["revseg_tiny"], help="preset and key=value")
     parser.add_argument("--rounds", type=int, default=12)
     options = parser.parse_args()
@@ -163,7 +198,9 @@ def main() -> None:
         prompts = cfg.rollout.prompts_per_step
         chosen = [samples[(step * prompts + i) % len(samples)] for i in range(prompts)]
         begin = time.monotonic()
-        played = list(pool.play(chosen, group_size=cfg.rollout.group_size, temperature=1.0, step=step))
+        played = list(
+            pool.play(chosen, group_size=cfg.rollout.group_size, temperature=1.0, step=step)
+        )
         ours_s = time.monotonic() - begin
         tokens = sum(len(t.completion_ids) for p in played for e in p.episodes for t in e.turns)
         jobs = as_jobs(played, cfg, step)
@@ -171,12 +208,17 @@ def main() -> None:
         assert bare_tokens == tokens, f"same seeds, other tokens: {bare_tokens} and {tokens}"
         hf_s, hf_tokens = ray.get(plain.run.remote(jobs)) if step % 4 == 0 else (0.0, 0)
         if step:  # the first round warms all three up
-            rounds.append((tokens / ours_s, bare_tokens / bare_s, hf_tokens / hf_s if hf_s else None))
-    print(f"{options.rounds} rounds of {cfg.rollout.prompts_per_step} prompts x {cfg.rollout.group_size} episodes")
+            rounds.append(
+                (tokens / ours_s, bare_tokens / bare_s, hf_tokens / hf_s if hf_s else None)
+            )
+    print(
+        f"{options.rounds} rounds of {cfg.rollout.prompts_per_step} prompts x {cfg.rollout.group_size} episodes"
+    )
     print("| | tokens/s, median (spread) | ours / it, median (spread) |\n|---|---|---|")
     for name, column in (("ours", 0), ("bare vLLM engine", 1), ("Hugging Face generate", 2)):
         pairs = [(r[0], speed) for r in rounds if (speed := r[column]) is not None]
-        speeds, ratios = [speed for _, speed in pairs], [ours / speed for ours, speed in pairs]
+        speeds = [speed for _, speed in pairs]
+        ratios = [ours / speed for ours, speed in pairs]
         print(f"| {name} | {spread(speeds, 0)} | {spread(ratios, 2)} |")
     pool.close()
     ray.shutdown()

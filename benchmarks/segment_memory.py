@@ -18,8 +18,8 @@ from pathlib import Path
 
 import psutil
 
-from data.frame_store import node_store
-from data.synthetic.clip import write_clip
+from data.frames.frame_store import node_store
+from tiny.world.clip import write_clip
 
 INTERVAL_S = 0.1
 SENTENCE = "the blue triangle"
@@ -36,8 +36,18 @@ def resident(root: psutil.Process) -> Iterator[tuple[str, int]]:
 
 def peaks(clip: Path, out: Path, settings: list[str]) -> dict[str, float]:
     """Largest figures of one run, in MiB, and its seconds."""
-    command = [sys.executable, "-m", "ray_jobs.segment", str(clip), SENTENCE, "--out", str(out), *settings]
-    began, most = time.monotonic(), {"all": 0, "driver": 0, "SegmenterActor": 0, "RolloutActor": 0, "frames": 0}
+    command = [
+        sys.executable,
+        "-m",
+        "ray_jobs.segment",
+        str(clip),
+        SENTENCE,
+        "--out",
+        str(out),
+        *settings,
+    ]
+    began = time.monotonic()
+    most = {"all": 0, "driver": 0, "SegmenterActor": 0, "RolloutActor": 0, "frames": 0}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
         root = psutil.Process(run.pid)
         while run.poll() is None:
@@ -52,11 +62,15 @@ def peaks(clip: Path, out: Path, settings: list[str]) -> dict[str, float]:
     assert run.stdout is not None
     if run.returncode:
         sys.exit(f"segment failed on {clip}")
-    return {name: size / 2**20 for name, size in most.items()} | {"seconds": time.monotonic() - began}
+    return {name: size / 2**20 for name, size in most.items()} | {
+        "seconds": time.monotonic() - began
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=int, nargs=2, default=[15, 60], help="of the two clips")
     parser.add_argument("settings", nargs="*", help="key=value")
     given = parser.parse_intermixed_args()
@@ -70,7 +84,9 @@ def main() -> None:
             print(f"{seconds} s clip: {figures}", flush=True)
     short, long = found
     for name in ("all", "SegmenterActor", "driver", "frames"):
-        print(f"{name:<15} {short[name]:7.0f} MiB -> {long[name]:7.0f} MiB   x {long[name] / max(short[name], 1):.2f}")
+        print(
+            f"{name:<15} {short[name]:7.0f} MiB -> {long[name]:7.0f} MiB   x {long[name] / max(short[name], 1):.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ from pathlib import Path
 
 def torch_extensions_dir() -> str:
     """Where DeepSpeed's compiled operators are kept, so that they are compiled once for an environment."""
-    return os.environ.get("TORCH_EXTENSIONS_DIR") or str(Path(sys.prefix) / "share" / "rayvos" / "torch_extensions")
+    return os.environ.get("TORCH_EXTENSIONS_DIR") or str(
+        Path(sys.prefix) / "share" / "rayvos" / "torch_extensions"
+    )
 
 
 def common_env() -> dict[str, str]:

@@ -67,7 +67,11 @@ def join(cfg: Config) -> None:
             options["address"] = cfg.cluster.address
         elif not os.environ.get("RAY_ADDRESS"):  # set inside a job
             # Without an address Ray would join any head that happens to run on this machine.
-            options |= {"address": "local", "num_cpus": max(8, os.cpu_count() or 1), "include_dashboard": False}
+            options |= {
+                "address": "local",
+                "num_cpus": max(8, os.cpu_count() or 1),
+                "include_dashboard": False,
+            }
         ray.init(**options)
     check_gpus(cfg)
 
@@ -85,13 +89,16 @@ def check_gpus(cfg: Config) -> None:
         if backend != "object_store":
             raise ValueError(f"cluster.weight_backend={backend} needs GPUs; use object_store")
         return
-    if backend == "ipc" and (cfg.rollout.tensor_parallel > 1 or cfg.rollout.workers > cfg.learner.world_size):
+    if backend == "ipc" and (
+        cfg.rollout.tensor_parallel > 1 or cfg.rollout.workers > cfg.learner.world_size
+    ):
         raise ValueError(
             f"cluster.weight_backend=ipc: each rollout actor shares the GPU of one learner rank, but "
             f"rollout.workers={cfg.rollout.workers}, rollout.tensor_parallel={cfg.rollout.tensor_parallel} and "
             f"learner.world_size={cfg.learner.world_size}; set tensor_parallel=1 and workers to at most world_size"
         )
-    have, want = ray.cluster_resources().get("GPU", 0), gpus_asked(cfg)
+    have = ray.cluster_resources().get("GPU", 0)
+    want = gpus_asked(cfg)
     if want > have:
         raise ValueError(
             f"rollout.workers={cfg.rollout.workers} x rollout.tensor_parallel={cfg.rollout.tensor_parallel} and "
@@ -123,7 +130,9 @@ def shared_gpu(cfg: Config, number: int) -> PlacementGroupSchedulingStrategy:
     try:
         group = ray.util.get_placement_group(GPU_PAIRS)
     except ValueError:  # not made yet
-        group = ray.util.placement_group([{"GPU": 1, "CPU": 2}] * cfg.learner.world_size, name=GPU_PAIRS)
+        group = ray.util.placement_group(
+            [{"GPU": 1, "CPU": 2}] * cfg.learner.world_size, name=GPU_PAIRS
+        )
     return PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number)
 
 

@@ -42,7 +42,9 @@ class _DeclareOperators(importlib.abc.MetaPathFinder):
             if not extension._has_ops():
                 _library = torch.library.Library("torchvision", "FRAGMENT")
                 for operator in ("nms", "qnms"):
-                    _library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+                    _library.define(
+                        f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+                    )
         return None
 
 
@@ -50,17 +52,24 @@ def activate() -> None:
     """Called at interpreter start by the installed copy."""
     if torch_is_cpu_only():
         sys.meta_path.insert(0, _DeclareOperators())
-        for name in ("torchaudio", "torchcodec"):  # their libraries need CUDA: absent is better than crashing
+        for name in (
+            "torchaudio",
+            "torchcodec",
+        ):  # their libraries need CUDA: absent is better than crashing
             sys.modules.setdefault(name, None)  # type: ignore[arg-type]
 
 
 def install() -> None:
-    check = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, text=True)
+    check = subprocess.run(
+        [sys.executable, "-c", "import torchvision"], capture_output=True, text=True
+    )
     if check.returncode == 0:
         print("torchvision imports: no start-up hook needed")
         return
     if not torch_is_cpu_only():
-        raise ValueError(f"torchvision does not import, and torch is not CPU-only: reinstall both.\n{check.stderr}")
+        raise ValueError(
+            f"torchvision does not import, and torch is not CPU-only: reinstall both.\n{check.stderr}"
+        )
     site = sysconfig.get_paths()["purelib"]
     shutil.copy(os.path.abspath(__file__), os.path.join(site, NAME + ".py"))
     with open(os.path.join(site, NAME + ".pth"), "w", encoding="utf-8") as pth:

@@ -19,15 +19,27 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from configs.schema import Config
-from core.protocols import PROTOCOLS
+from core.evaluation.protocols import PROTOCOLS
 
 PRESETS = Path(__file__).parent
 REPOSITORY = PRESETS.parent
-OPEN_KEYS = ("system.options",)  # below these any key goes; the system's own options dataclass checks them
+OPEN_KEYS = (
+    "system.options",
+)  # below these any key goes; the system's own options dataclass checks them
 FORMATS = (  # the readers of data/load.py
-    "mevis", "revos", "lvvis", "reasonvos", "longrvos", "ref_youtube_vos", "ref_davis17", "reasonseg", "refcoco",
-    "vts_cot", "o3_rl", "own",
-)  # fmt: skip
+    "mevis",
+    "revos",
+    "lvvis",
+    "reasonvos",
+    "longrvos",
+    "ref_youtube_vos",
+    "ref_davis17",
+    "reasonseg",
+    "refcoco",
+    "vts_cot",
+    "o3_rl",
+    "own",
+)
 CHOICES = {
     "policy.dtype": ("float32", "bfloat16"),
     "policy.attention": ("auto", "split", "flex"),
@@ -50,12 +62,29 @@ CHOICES = {
 }
 PREPARE_STEPS = ("check", "tables", "filter", "statistics", "sheet", "mixing")
 POSITIVE = (
-    "rollout.workers", "rollout.prompts_per_step", "rollout.max_model_len", "rollout.max_num_seqs",
-    "rollout.tensor_parallel", "rollout.temperature", "learner.world_size", "learner.row_tokens",
-    "learner.optimizer_steps", "learner.max_bad_steps", "reward.workers", "reward.timeout_s", "segmenter.workers",
-    "train.eval_samples", "train.sampled_repeats", "warm_start.batch_size", "evaluate.chunk",
-    "difficulty.attempts", "prepare.workers", "prepare.sheet_rows", "prepare.sheet_frames", "prepare.mix_temperature",
-)  # fmt: skip
+    "rollout.workers",
+    "rollout.prompts_per_step",
+    "rollout.max_model_len",
+    "rollout.max_num_seqs",
+    "rollout.tensor_parallel",
+    "rollout.temperature",
+    "learner.world_size",
+    "learner.row_tokens",
+    "learner.optimizer_steps",
+    "learner.max_bad_steps",
+    "reward.workers",
+    "reward.timeout_s",
+    "segmenter.workers",
+    "train.eval_samples",
+    "train.sampled_repeats",
+    "warm_start.batch_size",
+    "evaluate.chunk",
+    "difficulty.attempts",
+    "prepare.workers",
+    "prepare.sheet_rows",
+    "prepare.sheet_frames",
+    "prepare.mix_temperature",
+)
 
 
 def load(argv: Sequence[str]) -> Config:
@@ -68,7 +97,9 @@ def load(argv: Sequence[str]) -> Config:
         print(help_text())
         raise SystemExit(0)
     if not argv or "=" in argv[0]:
-        raise ValueError(f"the first argument is a preset or a YAML path; presets: {', '.join(presets())}")
+        raise ValueError(
+            f"the first argument is a preset or a YAML path; presets: {', '.join(presets())}"
+        )
     tree = OmegaConf.structured(Config)
     for source in _chain(_preset_path(argv[0])):
         for key, value in _leaves(_read_yaml(source)):
@@ -85,8 +116,14 @@ def load(argv: Sequence[str]) -> Config:
 def policy_path(path: str) -> str:
     """The model folder that is meant: `path` itself, or the policy of a checkpoint (checkpoints/step_N) or of a run
     folder (its best). `path` if there is none, which `validate` then tells."""
-    inside = [part for part in ("policy", "best/policy") if (resolve(path) / part / "config.json").is_file()]
-    return f"{path}/{inside[0]}" if inside and not (resolve(path) / "config.json").is_file() else path
+    inside = [
+        part
+        for part in ("policy", "best/policy")
+        if (resolve(path) / part / "config.json").is_file()
+    ]
+    return (
+        f"{path}/{inside[0]}" if inside and not (resolve(path) / "config.json").is_file() else path
+    )
 
 
 def validate(cfg: Config) -> None:
@@ -127,22 +164,34 @@ def comments() -> dict[str, str]:
     def walk(name: str, prefix: str) -> Iterator[tuple[str, str]]:
         for node in classes[name].body:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                kind, key = ast.unparse(node.annotation), prefix + node.target.id
+                kind = ast.unparse(node.annotation)
+                key = prefix + node.target.id
                 if kind in classes:
                     yield from walk(kind, key + ".")
                 else:
-                    yield key, lines[(node.end_lineno or 0) - 1][node.end_col_offset or 0 :].partition("#")[2].strip()
+                    yield (
+                        key,
+                        lines[(node.end_lineno or 0) - 1][node.end_col_offset or 0 :]
+                        .partition("#")[2]
+                        .strip(),
+                    )
 
     return dict(walk("Config", ""))
 
 
 def help_text() -> str:
     """Usage, presets, and all keys with default and comment."""
-    notes, defaults = comments(), keys()
+    notes = comments()
+    defaults = keys()
     width = max(len(f"{k}={v}") for k, v in defaults.items())
-    rows = [f"  {f'{key}={value}':<{width}}  {notes.get(key, '')}".rstrip() for key, value in defaults.items()]
+    rows = [
+        f"  {f'{key}={value}':<{width}}  {notes.get(key, '')}".rstrip()
+        for key, value in defaults.items()
+    ]
     usage = "usage: python -m ray_jobs.<job> <preset | file.yaml> [key=value ...]"
-    return "\n".join([usage, "", f"presets: {', '.join(presets())}", "", "keys, with their defaults:", *rows])
+    return "\n".join(
+        [usage, "", f"presets: {', '.join(presets())}", "", "keys, with their defaults:", *rows]
+    )
 
 
 def _fields(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -170,7 +219,9 @@ def _preset_path(name: str, where: str = "") -> Path:
 def _chain(path: Path, seen: tuple[Path, ...] = ()) -> list[Path]:
     """The preset and its bases, the deepest base first."""
     if path in seen:
-        raise ValueError(f"{path.name}: `base` goes in a circle: {' -> '.join(p.name for p in (*seen, path))}")
+        raise ValueError(
+            f"{path.name}: `base` goes in a circle: {' -> '.join(p.name for p in (*seen, path))}"
+        )
     base = _read_yaml(path).get("base")
     deeper = _chain(_preset_path(str(base), f"{path.name}: base: "), (*seen, path)) if base else []
     return [*deeper, path]
@@ -179,10 +230,14 @@ def _chain(path: Path, seen: tuple[Path, ...] = ()) -> list[Path]:
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         tree = OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:  # the YAML reader has several families of errors; a user wants file and line
+    except (
+        Exception
+    ) as error:  # the YAML reader has several families of errors; a user wants file and line
         raise ValueError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(tree, dict):
-        raise ValueError(f"{path}: expected `key: value` lines at the top, found a {type(tree).__name__}")
+        raise ValueError(
+            f"{path}: expected `key: value` lines at the top, found a {type(tree).__name__}"
+        )
     return cast(dict[str, Any], tree)
 
 
@@ -218,10 +273,14 @@ def _set(tree: DictConfig, key: str, value: Any, where: str) -> None:
         value = "yes" if value else "no"  # YAML reads the bare words yes and no as booleans
     try:
         # An open key given as a whole is merged into what a base said, as two sections would be.
-        OmegaConf.update(tree, key, value, merge=key in OPEN_KEYS, force_add=open_parent is not None)
+        OmegaConf.update(
+            tree, key, value, merge=key in OPEN_KEYS, force_add=open_parent is not None
+        )
     except OmegaConfBaseException as error:
         kind = type(known.get(key)).__name__
-        raise ValueError(f"{where}: {key}={value!r}: expected {kind}, such as {known.get(key)!r}") from error
+        raise ValueError(
+            f"{where}: {key}={value!r}: expected {kind}, such as {known.get(key)!r}"
+        ) from error
 
 
 def _hint(key: str, known: dict[str, Any]) -> str:
@@ -243,7 +302,9 @@ def _check_choices(cfg: Config) -> None:
             continue
         near = difflib.get_close_matches(str(values[key]), [str(a) for a in allowed], n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(f"{key}={values[key]}: expected one of {' | '.join(str(a) for a in allowed)}{hint}")
+        raise ValueError(
+            f"{key}={values[key]}: expected one of {' | '.join(str(a) for a in allowed)}{hint}"
+        )
 
 
 def _tell(problems: list[str]) -> None:
@@ -262,10 +323,25 @@ def _wrong_numbers(cfg: Config) -> Iterator[str]:
         yield f"rollout.top_p={cfg.rollout.top_p}: must be above 0 and at most 1"
     if not 0 <= cfg.rollout.max_failed_share < 1:
         yield f"rollout.max_failed_share={cfg.rollout.max_failed_share}: must be at least 0 and below 1"
-    for key in ("train.steps", "train.checkpoint_every", "train.keep_checkpoints", "train.eval_every",
-                "rollout.max_staleness", "learner.lr", "evaluate.samples", "segmenter.xmem_size", "mask.calibration",
-                "mask.loss", "mask.bce", "mask.dice", "mask.points", "warm_start.mask_loss", "warm_start.mask_bce",
-                "warm_start.mask_dice", "warm_start.mask_points"):  # fmt: skip
+    for key in (
+        "train.steps",
+        "train.checkpoint_every",
+        "train.keep_checkpoints",
+        "train.eval_every",
+        "rollout.max_staleness",
+        "learner.lr",
+        "evaluate.samples",
+        "segmenter.xmem_size",
+        "mask.calibration",
+        "mask.loss",
+        "mask.bce",
+        "mask.dice",
+        "mask.points",
+        "warm_start.mask_loss",
+        "warm_start.mask_bce",
+        "warm_start.mask_dice",
+        "warm_start.mask_points",
+    ):
         if values[key] < 0:
             yield f"{key}={values[key]}: must not be negative"
     if cfg.learner.lora_rank < 0 or (cfg.learner.lora_rank and cfg.learner.lora_alpha <= 0):
@@ -298,7 +374,9 @@ def _wrong_preparation(cfg: Config) -> Iterator[str]:
 
 
 def _missing_paths(cfg: Config) -> Iterator[str]:
-    policy, root, segmenter = resolve(cfg.policy.path), resolve(cfg.data.root), resolve(cfg.segmenter.path)
+    policy = resolve(cfg.policy.path)
+    root = resolve(cfg.data.root)
+    segmenter = resolve(cfg.segmenter.path)
     if not (policy / "config.json").is_file():
         yield f"policy.path={cfg.policy.path}: no config.json in {policy}; give a model, checkpoint or run folder"
     if not root.is_dir() and not cfg.data.synthetic:

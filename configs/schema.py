@@ -10,12 +10,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # of a Qwen decoder layer
+LINEAR = (
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+)  # of a Qwen decoder layer
 
 
 @dataclass
 class PolicyConfig:
-    path: str = "models/tiny/revseg"  # Hugging Face folder; relative paths are relative to the repository
+    path: str = (
+        "tiny/weights/revseg"  # Hugging Face folder; relative paths are relative to the repository
+    )
     dtype: str = "float32"  # compute type of engine and learner: float32 | bfloat16
     attention: str = "auto"  # learner's tree attention: auto | split | flex (GPU)
 
@@ -30,14 +40,20 @@ class DataConfig:
     eval_split: str = "valid"  # what training watches
     test_split: str = "test"  # what the before/after table is measured on
     no_target: str = "skip"  # samples without a target: skip | keep
-    hints: str = ""  # folder of what a frozen policy found on the side; empty: the run's own, which it makes
-    keep_file: str = ""  # keep.json of `ray_jobs.prepare`: train only on the videos that it keeps; empty: on all
+    hints: str = (
+        ""  # folder of what a frozen policy found on the side; empty: the run's own, which it makes
+    )
+    keep_file: str = (
+        ""  # keep.json of `ray_jobs.prepare`: train only on the videos that it keeps; empty: on all
+    )
 
 
 @dataclass
 class SystemConfig:
     name: str = "revseg"
-    options: dict[str, Any] = field(default_factory=dict)  # fields of the system's own options dataclass
+    options: dict[str, Any] = field(
+        default_factory=dict
+    )  # fields of the system's own options dataclass
 
 
 @dataclass
@@ -61,16 +77,22 @@ class GrpoConfig:
     loss: str = "grpo"  # core/losses: grpo | dual_clip | gspo | cispo
     advantage_std: bool = True  # divide by the group's standard deviation
     advantage_eps: float = 1e-6
-    clip_low: float = 0.2  # of a token's ratio; gspo clips that of an episode: its authors take 3e-4 and 4e-4
+    clip_low: float = (
+        0.2  # of a token's ratio; gspo clips that of an episode: its authors take 3e-4 and 4e-4
+    )
     clip_high: float = 0.2
     dual_clip: float = 3.0  # dual_clip only: bound of the ratio where the advantage is negative
     kl_coef: float = 0.0
     kl_estimator: str = "k3"  # k1 | k2 | k3
     aggregation: str = "token_mean"  # token_mean | sequence_mean | dr_grpo
     importance: str = "token"  # importance weights learner / engine: token | sequence
-    importance_cap: float = 2.0  # above it they are cut off; used off-policy only, reported always; 0 switches them off
+    importance_cap: float = (
+        2.0  # above it they are cut off; used off-policy only, reported always; 0 switches them off
+    )
     entropy_coef: float = 0.0
-    per_turn_credit: bool = False  # ours: a turn is credited only with the reward that comes after it
+    per_turn_credit: bool = (
+        False  # ours: a turn is credited only with the reward that comes after it
+    )
 
 
 @dataclass
@@ -86,13 +108,19 @@ class LearnerConfig:
     freeze_vision: bool = False
     row_tokens: int = 4096  # token budget of a tree row
     offload_optimizer: bool = False  # optimizer states and steps on the CPU (DeepSpeed's CPU AdamW)
-    offload_reference: bool = False  # kl_coef > 0 without LoRA: the frozen copy lies in CPU memory between batches
+    offload_reference: bool = (
+        False  # kl_coef > 0 without LoRA: the frozen copy lies in CPU memory between batches
+    )
     lora_rank: int = 0  # above 0: low-rank adapters are trained and all else is frozen; the engine gets merged weights
     lora_alpha: float = 32.0  # adapters are scaled by lora_alpha / lora_rank
-    lora_targets: list[str] = field(default_factory=lambda: [*LINEAR])  # linear layers of the language model
+    lora_targets: list[str] = field(
+        default_factory=lambda: [*LINEAR]
+    )  # linear layers of the language model
     gradient_checkpointing: bool = False
     optimizer_steps: int = 1  # optimizer steps on one batch; above 1 the clipping matters
-    max_bad_steps: int = 3  # steps in a row with a loss or gradient that is not finite: skipped, then the run stops
+    max_bad_steps: int = (
+        3  # steps in a row with a loss or gradient that is not finite: skipped, then the run stops
+    )
 
 
 @dataclass
@@ -104,12 +132,16 @@ class RewardConfig:
 @dataclass
 class SegmenterConfig:
     kind: str = "sam2"  # sam2 | sam2_xmem | grabcut
-    path: str = "models/tiny/segmenter"  # tiny: a folder with config.json and model.safetensors; else a SAM2 checkpoint
-    config: str = ""  # name of an official SAM2 shape (e.g. hiera_l) when `path` is an official checkpoint
+    path: str = "tiny/weights/segmenter"  # tiny: a folder with config.json and model.safetensors; else a SAM2 checkpoint
+    config: str = (
+        ""  # name of an official SAM2 shape (e.g. hiera_l) when `path` is an official checkpoint
+    )
     workers: int = 1
     xmem_path: str = ""  # sam2_xmem only: a local checkout of the official XMem repository
     xmem_weights: str = ""  # and its weights, XMem.pth
-    xmem_size: int = 480  # short side of the frames that XMem sees, in pixels, at least 96; 0: the frames' own
+    xmem_size: int = (
+        480  # short side of the frames that XMem sees, in pixels, at least 96; 0: the frames' own
+    )
 
 
 @dataclass
@@ -117,8 +149,12 @@ class MaskConfig:
     """Of a policy that draws masks itself: a head on its hidden states decodes them, over segmenter.path's SAM 2."""
 
     token: str = ""  # at which it draws, e.g. "[SEG]"; empty: it draws nothing and has no mask head
-    calibration: float = 1.0  # weight of a drawn mask's log-likelihood in its token's log-prob; 0: off
-    threshold: float = 0.5  # on logits: above it a pixel of the mask that calibration remembers is set
+    calibration: float = (
+        1.0  # weight of a drawn mask's log-likelihood in its token's log-prob; 0: off
+    )
+    threshold: float = (
+        0.5  # on logits: above it a pixel of the mask that calibration remembers is set
+    )
     loss: float = 0.2  # weight of the supervised mask losses beside the policy's; 0: off
     bce: float = 1.0  # of the binary cross-entropy in them
     dice: float = 1.0
@@ -171,7 +207,9 @@ class WarmStartConfig:
     batch_size: int = 32
     output: str = "runs/warm_start/policy"
     bf16: bool = False  # write the folder in bfloat16: half the size
-    mask_loss: float = 1.0  # mask.token only: as mask.loss, mask.bce, mask.dice and mask.points in training
+    mask_loss: float = (
+        1.0  # mask.token only: as mask.loss, mask.bce, mask.dice and mask.points in training
+    )
     mask_bce: float = 2.0
     mask_dice: float = 0.5
     mask_points: int = 12544  # the tiny decoder's masks have fewer pixels: all of them
@@ -181,15 +219,27 @@ class WarmStartConfig:
 class PrepareConfig:
     """Checking and preparing a data set (`ray_jobs.prepare`)."""
 
-    steps: list[str] = field(default_factory=lambda: ["check", "tables", "statistics", "sheet"])  # or filter, mixing
-    output: str = ""  # folder for what is made, one folder in it for each split; empty: <data.root>/prepared
+    steps: list[str] = field(
+        default_factory=lambda: ["check", "tables", "statistics", "sheet"]
+    )  # or filter, mixing
+    output: str = (
+        ""  # folder for what is made, one folder in it for each split; empty: <data.root>/prepared
+    )
     workers: int = 4  # processes that decode; the filter's are segmenter.workers
-    filter_iou: float = 0.6  # step filter: a video whose labels the segmenter meets worse than this is dropped
+    filter_iou: float = (
+        0.6  # step filter: a video whose labels the segmenter meets worse than this is dropped
+    )
     sheet_rows: int = 8  # step sheet: sentences on the contact sheet
     sheet_frames: int = 6  # and frames of each
-    mix: list[str] = field(default_factory=list)  # step mixing: folders of splits, such as <root>/prepared/train
-    mix_weights: list[float] = field(default_factory=list)  # one for each folder; empty: by size and temperature
-    mix_temperature: float = 1.0  # probability ~ size ** (1 / temperature); 1: by size, large: equal shares
+    mix: list[str] = field(
+        default_factory=list
+    )  # step mixing: folders of splits, such as <root>/prepared/train
+    mix_weights: list[float] = field(
+        default_factory=list
+    )  # one for each folder; empty: by size and temperature
+    mix_temperature: float = (
+        1.0  # probability ~ size ** (1 / temperature); 1: by size, large: equal shares
+    )
 
 
 @dataclass
@@ -198,7 +248,9 @@ class DifficultyConfig:
 
     folder: str = ""  # of ratings: training reads it (empty: none), the job writes it (empty: one below data.root)
     rater: str = "policy"  # policy: model of policy.path | generator: synthetic data's known truth, made when not there
-    splits: list[str] = field(default_factory=list)  # to rate; empty: those of `data` that are there
+    splits: list[str] = field(
+        default_factory=list
+    )  # to rate; empty: those of `data` that are there
     num_frames: int = 8  # shown to the rater, sampled uniformly
     frame_side: int = 336  # pixels, a multiple of 28
     max_tokens: int = 256  # of an answer

@@ -17,7 +17,9 @@ import numpy as np
 
 from core.types import End, Episode, Group, Media
 
-Segments = tuple[tuple[int, int, tuple[tuple[int, int], ...]], ...]  # (prompt start, stop, branches (start, stop))
+Segments = tuple[
+    tuple[int, int, tuple[tuple[int, int], ...]], ...
+]  # (prompt start, stop, branches (start, stop))
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,9 @@ class GroupBatch:
     groups: tuple[int, ...]  # whose media tables hold `images`
 
 
-def mrope_positions(ids: Sequence[int] | np.ndarray, grids: Iterable[tuple[int, int]], image_token: int) -> np.ndarray:
+def mrope_positions(
+    ids: Sequence[int] | np.ndarray, grids: Iterable[tuple[int, int]], image_token: int
+) -> np.ndarray:
     """(3, T) M-RoPE positions of a token list that starts at 0; `grids` are the (height, width) in tokens per image.
 
     Text counts up in all three; an image of h x w tokens at p takes (p, p + row, p + column), and what follows goes on
@@ -89,17 +93,22 @@ def mrope_positions(ids: Sequence[int] | np.ndarray, grids: Iterable[tuple[int, 
     """
     ids_T = np.asarray(ids, dtype=np.int64)
     image_T = ids_T == image_token
-    out_3T, position, i = np.empty((3, len(ids_T)), dtype=np.int64), 0, 0
+    out_3T = np.empty((3, len(ids_T)), dtype=np.int64)
+    position = 0
+    i = 0
     for height, width in grids:
         start = i + int(np.argmax(image_T[i:])) if image_T[i:].any() else len(ids_T)
         stop = start + height * width
         if stop > len(ids_T) or not image_T[start:stop].all():
-            raise ValueError(f"an image of {height} x {width} tokens has no matching placeholders after token {i}")
+            raise ValueError(
+                f"an image of {height} x {width} tokens has no matching placeholders after token {i}"
+            )
         out_3T[:, i:start] = position + np.arange(start - i)
         position += start - i
         rows, columns = np.divmod(np.arange(height * width), width)
         out_3T[:, start:stop] = position + np.stack([np.zeros_like(rows), rows, columns])
-        position, i = position + max(height, width), stop
+        position = position + max(height, width)
+        i = stop
     if image_T[i:].any():
         raise ValueError(f"{int(image_T[i:].sum())} image placeholder(s) without an image")
     out_3T[:, i:] = position + np.arange(len(ids_T) - i)
@@ -117,7 +126,9 @@ def branch(episode: Episode, advantages: Sequence[float], weight: float, number:
         assert len(logprobs) == len(turn.completion_ids), "one log-prob for each completion token"
         columns += [(len(ids) + j, t, lp, advantages[t]) for j, lp in enumerate(logprobs)]
         ids += turn.completion_ids
-    offset, turn_of, logprob, advantage = zip(*columns, strict=True) if columns else ((), (), (), ())
+    offset, turn_of, logprob, advantage = (
+        zip(*columns, strict=True) if columns else ((), (), (), ())
+    )
     return Branch(
         ids_R=np.array(ids, dtype=np.int64),
         media=tuple(m for _, turn in turns[1:] for m in turn.media),
@@ -131,7 +142,11 @@ def branch(episode: Episode, advantages: Sequence[float], weight: float, number:
 
 
 def trees(
-    group: Group, index: int, credit: Sequence[Sequence[float]], weights: Sequence[float], first: int
+    group: Group,
+    index: int,
+    credit: Sequence[Sequence[float]],
+    weights: Sequence[float],
+    first: int,
 ) -> list[Tree]:
     """The trees of one group: one when all episodes start from the same prompt, as they do in a plain dialogue.
 
@@ -177,7 +192,9 @@ def pack(parts: Sequence[Tree], budget: int) -> list[list[Tree]]:
     return rows
 
 
-def balance(parts: Sequence[Tree], ranks: int, cost: Callable[[Tree], float] = lambda t: t.tokens) -> list[list[Tree]]:
+def balance(
+    parts: Sequence[Tree], ranks: int, cost: Callable[[Tree], float] = lambda t: t.tokens
+) -> list[list[Tree]]:
     """Trees shared out over `ranks` learners: the costliest first, each to the least loaded."""
     shares: list[list[Tree]] = [[] for _ in range(ranks)]
     load = [0.0] * ranks
@@ -194,13 +211,18 @@ def dummy(tree: Tree) -> Tree:
     return replace(tree, branches=(replace(shortest, weight=0.0),))
 
 
-def rows_of_ranks(forest: Sequence[Tree], ranks: int, budget: int, layout: ImageLayout) -> list[list[GroupBatch]]:
+def rows_of_ranks(
+    forest: Sequence[Tree], ranks: int, budget: int, layout: ImageLayout
+) -> list[list[GroupBatch]]:
     """The rows of every learner rank, the same number for all of them. `forest` must not be empty."""
     parts = [part for tree in forest for part in split(tree, budget)]
     packed = [pack(share, budget) for share in balance(parts, ranks)]
     filler = dummy(min(parts, key=lambda t: len(t.prompt_ids)))
     most = max(len(rows) for rows in packed)
-    return [[build_row(row, layout) for row in rows + [[filler]] * (most - len(rows))] for rows in packed]
+    return [
+        [build_row(row, layout) for row in rows + [[filler]] * (most - len(rows))]
+        for rows in packed
+    ]
 
 
 def build_row(forest: Sequence[Tree], layout: ImageLayout) -> GroupBatch:
@@ -209,19 +231,25 @@ def build_row(forest: Sequence[Tree], layout: ImageLayout) -> GroupBatch:
     positions: list[np.ndarray] = []
     group_of: list[np.ndarray] = []
     branch_of: list[np.ndarray] = []
-    segments, source = [], []
+    segments = []
+    source = []
     shown: list[str] = []
     length = 0
 
-    def add(part_ids: np.ndarray, media: tuple[Media, ...], origin: int, group: int, number: int) -> tuple[int, int]:
+    def add(
+        part_ids: np.ndarray, media: tuple[Media, ...], origin: int, group: int, number: int
+    ) -> tuple[int, int]:
         nonlocal length
-        position = mrope_positions(part_ids, [layout.grid(m) for m in media], layout.token_id) + origin
+        position = (
+            mrope_positions(part_ids, [layout.grid(m) for m in media], layout.token_id) + origin
+        )
         ids.append(part_ids)
         positions.append(position)
         group_of.append(np.full(len(part_ids), group, dtype=np.int32))
         branch_of.append(np.full(len(part_ids), number, dtype=np.int32))
         shown.extend(m.digest for m in media)
-        start, length = length, length + len(part_ids)
+        start = length
+        length = length + len(part_ids)
         return start, length
 
     for g, tree in enumerate(forest):

@@ -11,9 +11,14 @@ from collections.abc import Mapping, Sequence
 from core.parsing import integer, plain, search_records
 
 ASPECTS = (
-    "scene_complexity", "segmentation_challenge", "temporal_ambiguity", "motion_complexity", "linguistic_ambiguity",
-)  # fmt: skip
-LEAST, MOST = 1, 10
+    "scene_complexity",
+    "segmentation_challenge",
+    "temporal_ambiguity",
+    "motion_complexity",
+    "linguistic_ambiguity",
+)
+LEAST = 1
+MOST = 10
 UNKNOWN = 5.5  # of an aspect without a readable rating: the middle of the scale
 PROMPT_VERSION = 1  # to be raised with every change of `question`
 
@@ -46,7 +51,11 @@ def question(query: str, num_frames: int) -> str:
 
 def answer(ratings: Ratings) -> str:
     """Ratings in the form that the question asks for."""
-    return "{" + ", ".join(f'"{aspect}": {ratings[aspect]}' for aspect in ASPECTS if aspect in ratings) + "}"
+    return (
+        "{"
+        + ", ".join(f'"{aspect}": {ratings[aspect]}' for aspect in ASPECTS if aspect in ratings)
+        + "}"
+    )
 
 
 def read(text: str) -> dict[str, int]:
@@ -56,4 +65,8 @@ def read(text: str) -> dict[str, int]:
     """
     rows: Sequence[Mapping[object, object]] = search_records(text)
     found = {aspect: integer(rows[0].get(aspect)) for aspect in ASPECTS} if rows else {}
-    return {aspect: rating for aspect, rating in found.items() if rating is not None and LEAST <= rating <= MOST}
+    return {
+        aspect: rating
+        for aspect, rating in found.items()
+        if rating is not None and LEAST <= rating <= MOST
+    }

@@ -16,9 +16,12 @@ import torch
 ALIGN = 64  # bytes; a tensor may be viewed in place only at a multiple of its element size
 
 
-def layout(dtypes: Sequence[str], shapes: Sequence[Sequence[int]]) -> tuple[list[tuple[int, int]], int]:
+def layout(
+    dtypes: Sequence[str], shapes: Sequence[Sequence[int]]
+) -> tuple[list[tuple[int, int]], int]:
     """Byte ranges [start, stop) of the tensors, in order, and the size of the whole array."""
-    spans, at = [], 0
+    spans = []
+    at = 0
     for dtype, shape in zip(dtypes, shapes, strict=True):
         stop = at + math.prod(shape) * getattr(torch, dtype).itemsize
         spans.append((at, stop))
@@ -57,7 +60,9 @@ def unflatten(
     """
     spans, size = layout(dtypes, shapes)
     if flat.numel() != size:
-        raise ValueError(f"weights of {flat.numel()} bytes where names, types and shapes ask for {size}")
+        raise ValueError(
+            f"weights of {flat.numel()} bytes where names, types and shapes ask for {size}"
+        )
     for name, dtype, shape, (start, stop) in zip(names, dtypes, shapes, spans, strict=True):
         yield name, flat[start:stop].view(getattr(torch, dtype)).view(tuple(shape))
 

@@ -20,11 +20,15 @@ from core.types import End, Group, Reward
 AGGREGATIONS = ("token_mean", "sequence_mean", "dr_grpo")
 KL_ESTIMATORS = ("k1", "k2", "k3")
 IMPORTANCE_LEVELS = ("token", "sequence")
-_LARGEST_LOG = 20.0  # of an importance ratio: a product over a long episode must stay a number in reports
+_LARGEST_LOG = (
+    20.0  # of an importance ratio: a product over a long episode must stay a number in reports
+)
 _SAME = 1e-9  # returns closer than this are equal: sums of the same parts in another order differ by rounding
 
 
-def normalise(returns_G: Sequence[float | None], *, std: bool, eps: float, unbiased: bool = True) -> tuple[float, ...]:
+def normalise(
+    returns_G: Sequence[float | None], *, std: bool, eps: float, unbiased: bool = True
+) -> tuple[float, ...]:
     """Group-relative advantages (GRPO; ReVSeg, Eq. 9): (r - mean) / (std + eps), or r - mean.
 
     None (a FAILED episode) is left out of mean and deviation and gets 0. Equal returns, or a single one, give 0.
@@ -35,7 +39,10 @@ def normalise(returns_G: Sequence[float | None], *, std: bool, eps: float, unbia
     mean = math.fsum(valid) / len(valid)
     scale = 1.0
     if std:
-        scale = math.sqrt(math.fsum((r - mean) ** 2 for r in valid) / (len(valid) - int(unbiased))) + eps
+        scale = (
+            math.sqrt(math.fsum((r - mean) ** 2 for r in valid) / (len(valid) - int(unbiased)))
+            + eps
+        )
     return tuple(0.0 if r is None else (r - mean) / scale for r in returns_G)
 
 
@@ -53,7 +60,10 @@ def turn_advantages(
 
     `turns_G`: number of turns of each episode. A reward that does not tell its turns apart counts whole everywhere.
     """
-    returns = [[_return_from(reward, t) for t in range(n)] for reward, n in zip(rewards_G, turns_G, strict=True)]
+    returns = [
+        [_return_from(reward, t) for t in range(n)]
+        for reward, n in zip(rewards_G, turns_G, strict=True)
+    ]
     columns = []
     for t in range(max(turns_G, default=0)):
         columns.append(normalise([r[t] if t < len(r) else None for r in returns], std=std, eps=eps))
@@ -100,7 +110,8 @@ def token_weights(counts: Sequence[int], aggregation: str, *, max_tokens: int) -
     dr_grpo: 1 / (episodes * max_tokens), so that long answers are not discounted (Dr. GRPO, Sec. 3).
     An episode without trained tokens is no episode.
     """
-    total, episodes = sum(counts), sum(n > 0 for n in counts)
+    total = sum(counts)
+    episodes = sum(n > 0 for n in counts)
     if aggregation == "token_mean":
         return [1.0 / total if n else 0.0 for n in counts]
     if aggregation == "sequence_mean":

@@ -25,7 +25,9 @@ def encode(mask_HW: np.ndarray) -> Rle:
 
 def encode_frames(masks_FHW: np.ndarray) -> tuple[Rle, ...]:
     """The encodings of many masks; in one call, three times faster than one by one."""
-    assert masks_FHW.ndim == 3, f"masks of frames have three dimensions, not shape {masks_FHW.shape}"
+    assert masks_FHW.ndim == 3, (
+        f"masks of frames have three dimensions, not shape {masks_FHW.shape}"
+    )
     if not len(masks_FHW):
         return ()
     masks_HWF = np.asfortranarray(np.moveaxis(masks_FHW != 0, 0, -1))
@@ -42,7 +44,9 @@ def decode_frames(rles_F: Sequence[Rle | None], height: int, width: int) -> np.n
     masks_FHW = np.zeros((len(rles_F), height, width), dtype=bool)
     for mask_HW, rle in zip(masks_FHW, rles_F, strict=True):
         if rle is not None:
-            assert tuple(rle["size"]) == (height, width), f"mask of size {rle['size']} in a {height} x {width} video"
+            assert tuple(rle["size"]) == (height, width), (
+                f"mask of size {rle['size']} in a {height} x {width} video"
+            )
             mask_HW[:] = decode(rle)
     return masks_FHW
 
@@ -52,7 +56,9 @@ def union(rles: Sequence[Rle | None]) -> Rle | None:
     present = [rle for rle in rles if rle is not None]
     if len(present) <= 1:
         return present[0] if present else None
-    assert len({tuple(rle["size"]) for rle in present}) == 1, "masks of different sizes have no union"
+    assert len({tuple(rle["size"]) for rle in present}) == 1, (
+        "masks of different sizes have no union"
+    )
     return _text(coco.merge([_coco(rle) for rle in present]))
 
 
@@ -60,7 +66,9 @@ def union_of_targets(sample: Sample) -> tuple[Rle | None, ...]:
     """The ground truth of an expression in each frame: the union of its objects (MeViS tools/eval_mevis.py)."""
     if not sample.targets:
         return (None,) * sample.video.num_frames
-    return tuple(union(rles) for rles in zip(*(target.masks_F for target in sample.targets), strict=True))
+    return tuple(
+        union(rles) for rles in zip(*(target.masks_F for target in sample.targets), strict=True)
+    )
 
 
 def box(rle: Rle) -> Box:
@@ -77,10 +85,12 @@ def area(rle: Rle) -> int:
 def boxes_areas(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (F, 4) float64 and areas (F,) int64 of the union of the targets; zeros where nothing is visible."""
     rles_F = union_of_targets(sample)
-    boxes_F4, areas_F = np.zeros((len(rles_F), 4)), np.zeros(len(rles_F), dtype=np.int64)
+    boxes_F4 = np.zeros((len(rles_F), 4))
+    areas_F = np.zeros(len(rles_F), dtype=np.int64)
     for frame, rle in enumerate(rles_F):
         if rle is not None:
-            boxes_F4[frame], areas_F[frame] = box(rle), area(rle)
+            boxes_F4[frame] = box(rle)
+            areas_F[frame] = area(rle)
     return boxes_F4, areas_F
 
 

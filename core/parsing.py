@@ -124,20 +124,26 @@ def _without_fence(text: str) -> str:
 
 
 def _literal(text: str) -> Any:
-    with warnings.catch_warnings():  # "\d" in a string is the policy's slip, not one of this program
+    with (
+        warnings.catch_warnings()
+    ):  # "\d" in a string is the policy's slip, not one of this program
         warnings.simplefilter("ignore")
         return ast.literal_eval(text)
 
 
 def _depth(text: str) -> int:
     """How deep brackets nest; those inside strings count too, which only makes the bound stricter."""
-    brackets = text.encode("ascii", "replace").translate(None, _NO_BRACKETS)  # twelve times as fast as by letters
+    brackets = text.encode("ascii", "replace").translate(
+        None, _NO_BRACKETS
+    )  # twelve times as fast as by letters
     return max(accumulate(map(_STEPS.__getitem__, brackets), initial=0))
 
 
 def _end_of_bracket(text: str, start: int) -> int | None:
     """Index after the bracket that closes the one at `start`, strings skipped; None if it stays open."""
-    waiting, quote, i = [_CLOSING[text[start]]], "", start + 1
+    waiting = [_CLOSING[text[start]]]
+    quote = ""
+    i = start + 1
     while i < min(len(text), start + MAX_CHARS):
         letter = text[i]
         if quote:

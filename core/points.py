@@ -17,16 +17,22 @@ def inner_point(mask_HW: np.ndarray) -> Point:
     The image's edge counts as the object's. Source: VisionReasoner's data preparation (distance-transform maximum).
     """
     assert mask_HW.any(), "an empty mask has no inner point"
-    rows, columns = np.flatnonzero(mask_HW.any(axis=1)), np.flatnonzero(mask_HW.any(axis=0))
-    top, left = int(rows[0]), int(columns[0])
-    tight_HW = mask_HW[top : rows[-1] + 1, left : columns[-1] + 1]  # what lies around it is background like the padding
+    rows = np.flatnonzero(mask_HW.any(axis=1))
+    columns = np.flatnonzero(mask_HW.any(axis=0))
+    top = int(rows[0])
+    left = int(columns[0])
+    tight_HW = mask_HW[
+        top : rows[-1] + 1, left : columns[-1] + 1
+    ]  # what lies around it is background like the padding
     padded_HW = np.pad(tight_HW.astype(np.uint8), 1)
     distance_HW = cv2.distanceTransform(padded_HW, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
     y, x = np.unravel_index(int(np.argmax(distance_HW)), tight_HW.shape)
     return left + int(x), top + int(y)
 
 
-def point_beside(own_HW: np.ndarray, union_HW: np.ndarray, limit: float, rng: np.random.Generator) -> Point | None:
+def point_beside(
+    own_HW: np.ndarray, union_HW: np.ndarray, limit: float, rng: np.random.Generator
+) -> Point | None:
     """A random pixel off all objects (`union_HW`) and within taxicab distance `limit` of one of them (`own_HW`).
 
     From the middle half of the distances where there is one, so that it is neither at the edge nor at the limit.

@@ -48,11 +48,14 @@ def plan(areas_F: np.ndarray, turns: int, rng: np.random.Generator) -> list[Look
     visible = np.flatnonzero(areas_F)
     if not len(visible):
         raise ValueError(f"nothing to find in any of {len(areas_F)} frames")
-    first, stop, num_frames = int(visible[0]), int(visible[-1]) + 1, len(areas_F)
+    first = int(visible[0])
+    stop = int(visible[-1]) + 1
+    num_frames = len(areas_F)
     largest = visible[np.argsort(-areas_F[visible], kind="stable")][:LARGEST]
     looks = [Look(first, stop, int(rng.choice(largest)))]
     for _ in range(turns - 1):
-        start, end = looks[0].start, looks[0].stop
+        start = looks[0].start
+        end = looks[0].stop
         wider = (
             int(rng.integers(start // 2, start + 1)),
             int(rng.integers(end, end + (num_frames - end + 1) // 2 + 1)),
@@ -69,7 +72,10 @@ def write_turn(action: Action, look: Look, steps: Sequence[str]) -> str:
 
 
 def write_look(look: Look) -> str:
-    vtg = json.dumps({"start": look.start, "end": look.stop - 1, "keyframe": look.keyframe}, separators=(",", ":"))
+    vtg = json.dumps(
+        {"start": look.start, "end": look.stop - 1, "keyframe": look.keyframe},
+        separators=(",", ":"),
+    )
     return f"<VTG>{vtg}</VTG>"
 
 

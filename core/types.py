@@ -66,8 +66,12 @@ class Sample:
     query: str
     targets: tuple[Target, ...]
     kind: str = ""  # e.g. "motion"; for reports only
-    notes: dict[str, Any] = field(default_factory=dict)  # extras, e.g. "thought"; not sent to who plays
-    hints: dict[str, Any] = field(default_factory=dict)  # what `System.play` is told, and else asks for on the side
+    notes: dict[str, Any] = field(
+        default_factory=dict
+    )  # extras, e.g. "thought"; not sent to who plays
+    hints: dict[str, Any] = field(
+        default_factory=dict
+    )  # what `System.play` is told, and else asks for on the side
 
     @property
     def bare(self) -> Sample:
@@ -96,7 +100,9 @@ class Media:
 class Turn:
     """What the policy saw since its last word, and what it said, exactly as sampled."""
 
-    prompt_ids: tuple[int, ...]  # new tokens since the previous completion, image placeholders expanded
+    prompt_ids: tuple[
+        int, ...
+    ]  # new tokens since the previous completion, image placeholders expanded
     completion_ids: tuple[int, ...]  # as sampled, end-of-turn token included when it was sampled
     logprobs: tuple[float, ...]  # of completion_ids, from the engine, at the sampling temperature
     text: str  # completion, decoded, without the end-of-turn token
@@ -140,8 +146,12 @@ class Answer:
     """What an episode says about the video: prompts for the segmenter, one for each object."""
 
     prompts: tuple[MaskPrompt, ...] = ()
-    facts: dict[str, Any] = field(default_factory=dict)  # system's own, for rewards and the log; JSON-able
-    segs: tuple[SegPrompt, ...] = ()  # of a policy that draws its masks itself; `score` gets theirs in this order
+    facts: dict[str, Any] = field(
+        default_factory=dict
+    )  # system's own, for rewards and the log; JSON-able
+    segs: tuple[
+        SegPrompt, ...
+    ] = ()  # of a policy that draws its masks itself; `score` gets theirs in this order
 
 
 @dataclass(frozen=True)
@@ -161,7 +171,9 @@ class Reward:
 
     total: float
     parts: dict[str, float]  # each reward before its weight
-    per_turn: tuple[float, ...] = ()  # weighted reward of each trainable turn; sums to `total`; empty: not told apart
+    per_turn: tuple[
+        float, ...
+    ] = ()  # weighted reward of each trainable turn; sums to `total`; empty: not told apart
 
 
 @dataclass(frozen=True)
@@ -180,7 +192,9 @@ class Group:
 
 
 MediaTable = dict[str, np.ndarray]  # digest -> uint8 (height, width, 3)
-Masks = Sequence[Sequence[np.ndarray | None]]  # of each episode, for each of its answer's prompts or segs: bool (H, W)
+Masks = Sequence[
+    Sequence[np.ndarray | None]
+]  # of each episode, for each of its answer's prompts or segs: bool (H, W)
 
 
 class Ask(Protocol):
@@ -191,9 +205,13 @@ class Ask(Protocol):
         """Of the weights that would answer now."""
         ...
 
-    async def __call__(self, content: Sequence[str | View], *, max_tokens: int, trainable: bool = True) -> Turn: ...
+    async def __call__(
+        self, content: Sequence[str | View], *, max_tokens: int, trainable: bool = True
+    ) -> Turn: ...
 
-    async def aside(self, content: Sequence[str | View], *, max_tokens: int, temperature: float, top_p: float) -> Turn:
+    async def aside(
+        self, content: Sequence[str | View], *, max_tokens: int, temperature: float, top_p: float
+    ) -> Turn:
         """Asks in a new dialogue about the same video, of which this one shows no trace; the turn is not trainable.
 
         Calls may run at the same time and are sampled independently of each other.
@@ -224,7 +242,7 @@ class System(Protocol):
     @property
     def asks_aside(self) -> bool:
         """Whether `play` asks on the side (`Ask.aside`) where a sample has no hints. Who answers is not trained: a run
-        asks once, with the weights that it starts from (`ray_jobs.session.Session.freeze`)."""
+        asks once, with the weights that it starts from (`ray_jobs.driver.session.Session.freeze`)."""
         ...
 
     def hints(self, episode: Episode) -> dict[str, Any]:
@@ -236,9 +254,13 @@ class System(Protocol):
         """Who makes the masks that `score` needs. Where it needs none, nothing is started for them."""
         ...
 
-    def score(self, sample: Sample, episodes: Sequence[Episode], masks: Masks | None = None) -> list[Reward]: ...
+    def score(
+        self, sample: Sample, episodes: Sequence[Episode], masks: Masks | None = None
+    ) -> list[Reward]: ...
 
-    def demonstrate(self, sample: Sample, rng: np.random.Generator) -> tuple[tuple[list[str | View], str], ...]:
+    def demonstrate(
+        self, sample: Sample, rng: np.random.Generator
+    ) -> tuple[tuple[list[str | View], str], ...]:
         """The ideal dialogue from the ground truth: for each turn what the user says and what to answer."""
         ...
 

@@ -49,7 +49,8 @@ def with_difficulty(samples: Sequence[Sample], folder: str, split: str) -> list[
     if not folder:
         return list(samples)
     file = file_of(folder, split)
-    rated, noted = read(file)["samples"], []
+    rated = read(file)["samples"]
+    noted = []
     for sample in samples:
         entry = rated.get(sample.uid)
         if entry is None or entry.get("query") != sample.query:

@@ -21,7 +21,9 @@ def file_of(folder: Path, split: str) -> Path:
     return folder / f"{split}.json"
 
 
-def write(folder: Path, split: str, samples: Sequence[Sample], found: Mapping[str, dict[str, Any]]) -> None:
+def write(
+    folder: Path, split: str, samples: Sequence[Sample], found: Mapping[str, dict[str, Any]]
+) -> None:
     """The hints that were found, by the uid of their sample. The file appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = {s.uid: {"query": s.query, "hints": found[s.uid]} for s in samples if found.get(s.uid)}

@@ -7,10 +7,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 from core.types import Sample, Target
-from data import cot, davis, long_rvos, mevis, own, reason_seg, reason_vos, refcoco, revos, youtube_vos
-from data.fields import Faults
+from data.readers import (
+    cot,
+    davis,
+    long_rvos,
+    mevis,
+    own,
+    reason_seg,
+    reason_vos,
+    refcoco,
+    revos,
+    youtube_vos,
+)
+from data.readers.fields import Faults
 
-Reader = Callable[..., list[Sample]]  # (root, split, data.fields.Faults: what an error does; without, it is raised)
+Reader = Callable[
+    ..., list[Sample]
+]  # (root, split, data.readers.fields.Faults: what an error does; without, it is raised)
 READERS: dict[str, Reader] = {
     "mevis": mevis.read,
     "revos": revos.read,
@@ -25,12 +38,15 @@ READERS: dict[str, Reader] = {
     "o3_rl": cot.read_o3_rl,
     "own": own.read,
 }
-NO_TARGET, BROKEN = ("skip", "keep"), ("stop", "skip")
+NO_TARGET = ("skip", "keep")
+BROKEN = ("stop", "skip")
 
 log = logging.getLogger(__name__)
 
 
-def load(format: str, root: str, split: str, no_target: str = "skip", broken: str = "stop") -> list[Sample]:
+def load(
+    format: str, root: str, split: str, no_target: str = "skip", broken: str = "stop"
+) -> list[Sample]:
     """The samples of a split (`data.format`, `data.root`, a split's name, `data.no_target`).
 
     A relative root is one of the current directory. `no_target` "skip" leaves out samples without a target; it is a
@@ -44,7 +60,12 @@ def load(format: str, root: str, split: str, no_target: str = "skip", broken: st
     faults = Faults(collect=broken == "skip")
     samples = read(Path(root).resolve(), split, faults)
     if faults.found:
-        log.warning("%s: %d things that are wrong left out, first: %s", split, len(faults.found), [*faults.found][0])
+        log.warning(
+            "%s: %d things that are wrong left out, first: %s",
+            split,
+            len(faults.found),
+            next(iter(faults.found)),
+        )
     kept = [sample for sample in samples if sample.targets or no_target == "keep"]
     if not kept:
         raise ValueError(
@@ -61,7 +82,9 @@ def video_objects(format: str, root: str, split: str) -> dict[str, tuple[Target,
         return mevis.video_objects(Path(root).resolve(), split)
     found: dict[str, dict[str, Target]] = {}
     for sample in reader(format)(Path(root).resolve(), split):
-        found.setdefault(sample.video.uid, {}).update({target.uid: target for target in sample.targets})
+        found.setdefault(sample.video.uid, {}).update(
+            {target.uid: target for target in sample.targets}
+        )
     return {uid: tuple(targets.values()) for uid, targets in found.items()}
 
 

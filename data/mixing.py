@@ -17,8 +17,15 @@ import numpy as np
 def shares(weights: Sequence[float]) -> np.ndarray:
     """Weights as probabilities, float64 (D,); ValueError unless all are finite, none is negative and one positive."""
     weights_D = np.asarray(weights, dtype=np.float64)
-    if weights_D.ndim != 1 or not len(weights_D) or not np.isfinite(weights_D).all() or (weights_D < 0).any():
-        raise ValueError(f"mixing weights {list(weights)}: one finite number of at least 0 for each data set is needed")
+    if (
+        weights_D.ndim != 1
+        or not len(weights_D)
+        or not np.isfinite(weights_D).all()
+        or (weights_D < 0).any()
+    ):
+        raise ValueError(
+            f"mixing weights {list(weights)}: one finite number of at least 0 for each data set is needed"
+        )
     if not weights_D.sum() > 0:
         raise ValueError(f"mixing weights {list(weights)}: at least one must be positive")
     return weights_D / weights_D.sum()
@@ -31,7 +38,9 @@ def by_temperature(sizes: Sequence[int], temperature: float = 1.0) -> np.ndarray
     says, up to equal shares at infinity. ValueError for a temperature that is not positive and for an empty data set.
     """
     if not temperature > 0:
-        raise ValueError(f"mixing temperature {temperature}: must be positive (1: by size; inf: equal shares)")
+        raise ValueError(
+            f"mixing temperature {temperature}: must be positive (1: by size; inf: equal shares)"
+        )
     if not len(sizes) or min(sizes) <= 0:
         raise ValueError(f"data sets of {list(sizes)} samples: each needs at least one to be mixed")
     logs_D = np.log(np.asarray(sizes, dtype=np.float64)) / temperature
@@ -43,20 +52,27 @@ def epochs_of(num_draws: int, sizes: Sequence[int], weights: Sequence[float]) ->
     return num_draws * shares(weights) / np.asarray(sizes, dtype=np.float64)
 
 
-def draws(step: int, count: int, sizes: Sequence[int], weights: Sequence[float], seed: int) -> list[tuple[int, int]]:
+def draws(
+    step: int, count: int, sizes: Sequence[int], weights: Sequence[float], seed: int
+) -> list[tuple[int, int]]:
     """The (data set, sample) pairs of step `step` (from 1).
 
     Each draw picks a data set by its weight, independently; within a data set samples come in shuffled epochs, so none
     comes twice before all came once. Takes microseconds for each thousand draws before this step.
     """
-    weights_D, stop = shares(weights), step * count
+    weights_D = shares(weights)
+    stop = step * count
     assert len(sizes) == len(weights_D), "one weight for each data set"
     if any(w > 0 and size <= 0 for w, size in zip(weights_D, sizes, strict=True)):
-        raise ValueError(f"data sets of {list(sizes)} samples with weights {list(weights)}: an empty one has a weight")
+        raise ValueError(
+            f"data sets of {list(sizes)} samples with weights {list(weights)}: an empty one has a weight"
+        )
     # A generator's first draws do not depend on how many are taken, so this is a prefix of any later step's.
     uniform_N = np.random.default_rng([seed, 0]).random(stop)
     bounds_D = np.cumsum(weights_D) / weights_D.sum()
-    bounds_D[np.flatnonzero(weights_D)[-1] :] = np.inf  # rounding must not reach a data set of weight 0
+    bounds_D[np.flatnonzero(weights_D)[-1] :] = (
+        np.inf
+    )  # rounding must not reach a data set of weight 0
     sets_N = np.searchsorted(bounds_D, uniform_N, side="right")
     first = stop - count
     seen = np.bincount(sets_N[:first], minlength=len(sizes)).tolist()

@@ -19,8 +19,11 @@ from typing import Any
 from core.types import View
 
 REMEMBERED = 10_000  # texts whose ids are kept
-START, END = "<|im_start|>", "<|im_end|>"
-VISION_START, IMAGE, VISION_END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
+START = "<|im_start|>"
+END = "<|im_end|>"
+VISION_START = "<|vision_start|>"
+IMAGE = "<|image_pad|>"
+VISION_END = "<|vision_end|>"
 
 
 def tokens_of(view: View, merge: int = 28) -> int:
@@ -64,7 +67,9 @@ class Dialogue:
     def __post_init__(self) -> None:
         for mark in (START, END, VISION_START, IMAGE, VISION_END):
             if self.tokenizer.convert_tokens_to_ids(mark) not in control_ids(self.tokenizer):
-                raise ValueError(f"the policy's tokenizer has no control token {mark}: a Qwen2-VL tokenizer is needed")
+                raise ValueError(
+                    f"the policy's tokenizer has no control token {mark}: a Qwen2-VL tokenizer is needed"
+                )
 
     def id_of(self, mark: str) -> int:
         if mark not in self._marks:
@@ -85,7 +90,9 @@ class Dialogue:
         if text not in self._known:
             if len(self._known) > REMEMBERED:
                 self._known.clear()
-            ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
+                "input_ids"
+            ]
             self._known[text] = tuple(ids)
         return list(self._known[text])
 
@@ -93,7 +100,9 @@ class Dialogue:
         pads = tokens_of(view, self.merge) if expanded else 1
         return [self.id_of(VISION_START), *[self.image_id] * pads, self.id_of(VISION_END)]
 
-    def user(self, content: Sequence[str | View], *, first: bool, expanded: bool, system: str = "") -> list[int]:
+    def user(
+        self, content: Sequence[str | View], *, first: bool, expanded: bool, system: str = ""
+    ) -> list[int]:
         """A user turn, up to and including the mark that opens the assistant's answer.
 
         Args:
@@ -103,7 +112,8 @@ class Dialogue:
             system: message before the first turn; empty for none.
         """
         assert first or not system, "a system message stands only before the first turn"
-        start, end = self.id_of(START), self.end_id
+        start = self.id_of(START)
+        end = self.end_id
         ids = [] if first else self.text("\n")
         if system:
             ids += [start, *self.text("system\n"), *self.text(system), end, *self.text("\n")]
@@ -118,5 +128,13 @@ class Dialogue:
 
     def decode(self, completion_ids: Sequence[int]) -> str:
         """Text of sampled ids, without the end-of-turn token. Undecodable bytes become U+FFFD."""
-        ids = completion_ids[:-1] if completion_ids and completion_ids[-1] == self.end_id else completion_ids
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        ids = (
+            completion_ids[:-1]
+            if completion_ids and completion_ids[-1] == self.end_id
+            else completion_ids
+        )
+        return str(
+            self.tokenizer.decode(
+                list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+        )

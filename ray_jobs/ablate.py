@@ -7,7 +7,7 @@ An ablation of how a trained policy is used runs `ray_jobs.evaluate` instead.
     python -m ray_jobs.ablate length_penalty seeds=0,1,2 preset=videoseg_r1_7b data.root=/data/mevis train.steps=200
 
 Further `key=value`s go to every run. With its tiny preset an ablation has settings of its own that keep it short
-(`ray_jobs.ablations`); with another preset=... it has none. All runs are in one MLflow experiment, `ablate_<name>`, and
+(`ray_jobs.driver.ablations`); with another preset=... it has none. All runs are in one MLflow experiment, `ablate_<name>`, and
 in one folder, <runs>/ablate_<name>/; table.md there is written anew after each. Started again, the job goes on: what is
 finished is not repeated, what was killed resumes. A run with other settings in the same place is an error; choose
 another runs=... then.
@@ -26,25 +26,37 @@ import numpy as np
 from configs.load import load as load_config
 from configs.load import validate
 from configs.schema import Config
-from ray_jobs.ablations import ABLATIONS, Ablation, Outcome, markdown
-from ray_jobs.entry import run_job
+from ray_jobs.driver.ablations import ABLATIONS, Ablation, Outcome, markdown
+from ray_jobs.driver.entry import run_job
+from ray_jobs.driver.session import same_run, settings
 from ray_jobs.record.run_folder import RunFolder, write_atomic
-from ray_jobs.session import same_run, settings
-from systems.options import unknown
+from systems.base import unknown
 
 SEEDS = (0, 1, 2)
 LAST_STEPS = 10  # over which measures of training episodes are averaged
 Start = Callable[[str, Sequence[str]], int]  # name and arguments of a job -> exit code
 
 
-def plan(name: str, ablation: Ablation, seeds: Sequence[int], extra: Sequence[str]) -> dict[tuple[str, int], list[str]]:
+def plan(
+    name: str, ablation: Ablation, seeds: Sequence[int], extra: Sequence[str]
+) -> dict[tuple[str, int], list[str]]:
     """Arguments of the job for each variant and seed; seeds outside, so that a table fills evenly."""
     runs = {}
     for seed in seeds:
         for variant in ablation.variants:
             folder = "".join(c if c.isalnum() else "_" for c in variant.name)
-            own = [f"name={folder}_seed{seed}", f"seed={seed}", f"tracking.experiment=ablate_{name}"]
-            runs[variant.name, seed] = [ablation.preset, *ablation.settings, *extra, *variant.settings, *own]
+            own = [
+                f"name={folder}_seed{seed}",
+                f"seed={seed}",
+                f"tracking.experiment=ablate_{name}",
+            ]
+            runs[variant.name, seed] = [
+                ablation.preset,
+                *ablation.settings,
+                *extra,
+                *variant.settings,
+                *own,
+            ]
     return runs
 
 
@@ -59,7 +71,9 @@ def checked(arguments: Sequence[str]) -> Config:
 def outcome(ablation: Ablation, cfg: Config) -> Outcome | None:
     """What a finished run measured; None for one that is not finished."""
     folder = Path(cfg.runs) / cfg.name
-    return evaluated(folder, cfg) if ablation.job == "evaluate" else trained(folder, cfg.train.steps)
+    return (
+        evaluated(folder, cfg) if ablation.job == "evaluate" else trained(folder, cfg.train.steps)
+    )
 
 
 def evaluated(folder: Path, cfg: Config) -> Outcome | None:
@@ -88,30 +102,44 @@ def trained(folder: Path, steps: int) -> Outcome | None:
         found["tIoU"] = float(np.mean(placed))
     if last:
         found["turns"] = float(np.mean([len(line["turns"]) for line in last]))
-        found["tokens"] = float(np.mean([sum(turn["tokens"] for turn in line["turns"]) for line in last]))
-    counted = [line["facts"]["reasoning_tokens"] for line in last if "reasoning_tokens" in line["facts"]]
+        found["tokens"] = float(
+            np.mean([sum(turn["tokens"] for turn in line["turns"]) for line in last])
+        )
+    counted = [
+        line["facts"]["reasoning_tokens"] for line in last if "reasoning_tokens" in line["facts"]
+    ]
     if counted:
         found["reasoning tokens"] = float(np.mean(counted))
     return found
 
 
-def ablate(name: str, ablation: Ablation, seeds: Sequence[int], extra: Sequence[str], start: Start) -> Path:
+def ablate(
+    name: str, ablation: Ablation, seeds: Sequence[int], extra: Sequence[str], start: Start
+) -> Path:
     """Runs what is missing. Returns the table's file. RuntimeError if a run ends badly: start again to go on."""
     root = Path(_runs(ablation, extra)) / f"ablate_{name}"
     runs = plan(name, ablation, seeds, [*extra, f"runs={root}"])
-    configs = {key: checked(arguments) for key, arguments in runs.items()}  # all of them, before the first one starts
+    configs = {
+        key: checked(arguments) for key, arguments in runs.items()
+    }  # all of them, before the first one starts
     outcomes: dict[str, dict[int, Outcome]] = {}
     table = root / "table.md"
     root.mkdir(parents=True, exist_ok=True)
     for number, ((variant, seed), arguments) in enumerate(runs.items(), 1):
         cfg = configs[variant, seed]
-        folder, found = Path(cfg.runs) / cfg.name, outcome(ablation, cfg)
-        print(f"[{number}/{len(runs)}] {variant}, seed {seed}: {'finished before' if found else folder}", flush=True)
+        folder = Path(cfg.runs) / cfg.name
+        found = outcome(ablation, cfg)
+        print(
+            f"[{number}/{len(runs)}] {variant}, seed {seed}: {'finished before' if found else folder}",
+            flush=True,
+        )
         if found is None:
             code = start(ablation.job, arguments)
             found = outcome(ablation, cfg)
             if code != 0 or found is None:
-                raise RuntimeError(f"{folder}: ended with exit code {code}; see above, then start again to go on")
+                raise RuntimeError(
+                    f"{folder}: ended with exit code {code}; see above, then start again to go on"
+                )
         outcomes.setdefault(variant, {})[seed] = found
         write_atomic(table, markdown(name, ablation, outcomes))
     return table
@@ -119,22 +147,36 @@ def ablate(name: str, ablation: Ablation, seeds: Sequence[int], extra: Sequence[
 
 def run_in_process(job: str, arguments: Sequence[str]) -> int:
     """A run in a process of its own: Ray, engines and seeds start afresh."""
-    return subprocess.run([sys.executable, "-m", f"ray_jobs.{job}", *arguments], check=False).returncode
+    return subprocess.run(
+        [sys.executable, "-m", f"ray_jobs.{job}", *arguments], check=False
+    ).returncode
 
 
 def listing(ablations: Mapping[str, Ablation] = ABLATIONS) -> str:
-    rows = [f"  {name:<16} {a.preset:<18} {' | '.join(v.name for v in a.variants)}" for name, a in ablations.items()]
-    return "\n".join(["usage: python -m ray_jobs.ablate NAME [seeds=0,1,2] [preset=...] [key=value ...]", "", *rows])
+    rows = [
+        f"  {name:<16} {a.preset:<18} {' | '.join(v.name for v in a.variants)}"
+        for name, a in ablations.items()
+    ]
+    return "\n".join(
+        [
+            "usage: python -m ray_jobs.ablate NAME [seeds=0,1,2] [preset=...] [key=value ...]",
+            "",
+            *rows,
+        ]
+    )
 
 
 def main(argv: Sequence[str]) -> None:
     if not argv or {"-h", "--help"} & set(argv):
         print(listing())
         return
-    name, rest = argv[0], argv[1:]
+    name = argv[0]
+    rest = argv[1:]
     if name not in ABLATIONS:
         raise ValueError(unknown(f"ablation {name!r}", name, ABLATIONS))
-    ablation, seeds, extra = ABLATIONS[name], list(SEEDS), []
+    ablation = ABLATIONS[name]
+    seeds = list(SEEDS)
+    extra = []
     for argument in rest:
         key, _, value = argument.partition("=")
         if key == "seeds":
@@ -142,7 +184,9 @@ def main(argv: Sequence[str]) -> None:
         elif key == "preset":
             ablation = replace(ablation, preset=value, settings=())
         elif key in ("name", "seed", "tracking.experiment"):
-            raise ValueError(f"{argument}: the ablation sets it for each run; seeds are given as seeds=0,1,2")
+            raise ValueError(
+                f"{argument}: the ablation sets it for each run; seeds are given as seeds=0,1,2"
+            )
         else:
             extra.append(argument)
     table = ablate(name, ablation, seeds, extra, run_in_process)
@@ -153,7 +197,9 @@ def _seeds(text: str) -> list[int]:
     try:
         return list(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
-        raise ValueError(f"seeds={text}: expected whole numbers with commas between, such as seeds=0,1,2") from None
+        raise ValueError(
+            f"seeds={text}: expected whole numbers with commas between, such as seeds=0,1,2"
+        ) from None
 
 
 def _runs(ablation: Ablation, extra: Sequence[str]) -> str:

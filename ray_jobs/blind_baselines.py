@@ -17,20 +17,22 @@ from rich.console import Console
 from rich.table import Table
 
 from configs.load import load as load_config
+from core.evaluation.metrics import mean_j_and_f
 from core.geometry import uniform_frames
 from core.masks import area, boxes_areas
-from core.metrics import mean_j_and_f
 from core.types import Sample, Target
 from data.load import load as load_samples
 from data.load import video_objects
-from ray_jobs.evaluation import truth_FHW
-from ray_jobs.session import prepare_data, run_job
+from ray_jobs.driver.evaluation import truth_FHW
+from ray_jobs.driver.session import prepare_data, run_job
 from rewards.temporal import keyframe_size
 
 CENTRE = 0.5  # side of the centre box, of the frame's
 
 
-def blind_jf(samples: Sequence[Sample], objects: Mapping[str, Sequence[Target]]) -> dict[str, float]:
+def blind_jf(
+    samples: Sequence[Sample], objects: Mapping[str, Sequence[Target]]
+) -> dict[str, float]:
     """Mean J&F in percent of answers that look at no sentence, over the samples.
 
     `objects`: all annotated objects of each video (`data.load.video_objects`). The largest one gets its true mask, so
@@ -52,15 +54,21 @@ def blind_jf(samples: Sequence[Sample], objects: Mapping[str, Sequence[Target]])
 
 def blind_temporal(samples: Sequence[Sample], num_frames: int) -> dict[str, float]:
     """Mean soft temporal reward of blind choices among `num_frames` uniformly sampled frames."""
-    reward_SF, visible_SF = [], []
+    reward_SF = []
+    visible_SF = []
     for sample in samples:
         frames = uniform_frames(sample.video.num_frames, num_frames)
         boxes_F4, areas_F = boxes_areas(sample)
         sides = boxes_F4[frames, 2:] - boxes_F4[frames, :2]
         visible = torch.as_tensor(np.asarray(areas_F)[frames] > 0)
-        reward_SF.append(keyframe_size(torch.arange(len(frames)), visible, torch.as_tensor(sides.prod(1))).numpy())
+        reward_SF.append(
+            keyframe_size(
+                torch.arange(len(frames)), visible, torch.as_tensor(sides.prod(1))
+            ).numpy()
+        )
         visible_SF.append(visible.numpy())
-    reward, visible_share = np.stack(reward_SF), np.stack(visible_SF)
+    reward = np.stack(reward_SF)
+    visible_share = np.stack(visible_SF)
     best = int(reward.mean(0).argmax())
     random_visible = [r[v].mean() for r, v in zip(reward, visible_share, strict=True) if v.any()]
     return {
@@ -84,7 +92,8 @@ def _only_FHW(sample: Sample, target: Target | None) -> np.ndarray:
 def _centre_FHW(shape: tuple[int, ...]) -> np.ndarray:
     _, height, width = shape
     mask = np.zeros(shape, bool)
-    top, left = round(height * (1 - CENTRE) / 2), round(width * (1 - CENTRE) / 2)
+    top = round(height * (1 - CENTRE) / 2)
+    left = round(width * (1 - CENTRE) / 2)
     mask[:, top : height - top, left : width - left] = True
     return mask
 
@@ -98,7 +107,9 @@ def main(argv: Sequence[str]) -> None:
         table = Table("blind guess", "value", title=f"{split}: {len(samples)} expressions")
         for name, value in blind_temporal(samples, num_frames).items():
             table.add_row(f"soft temporal reward, {name}", f"{value:.3f}")
-        for name, value in blind_jf(samples, video_objects(cfg.data.format, cfg.data.root, split)).items():
+        for name, value in blind_jf(
+            samples, video_objects(cfg.data.format, cfg.data.root, split)
+        ).items():
             table.add_row(f"J&F, {name}", f"{value:.1f}")
         Console().print(table)
 

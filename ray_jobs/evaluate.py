@@ -24,25 +24,42 @@ from actors.drawing import Drawn, prompts_of
 from actors.rollout import Played
 from configs.load import resolve
 from configs.schema import Config
-from core.protocols import BINARY, MERGED, Scored, measure, missing, protocol_of
+from core.evaluation.protocols import BINARY, MERGED, Scored, measure, missing, protocol_of
 from core.types import End, Episode, Sample
-from ray_jobs.evaluation import EVAL_STEP, Result, best_and_worst, stop_on_failures
+from ray_jobs.driver.evaluation import EVAL_STEP, Result, best_and_worst, stop_on_failures
+from ray_jobs.driver.session import OVERLAYS, Session, run_job, settings
 from ray_jobs.record.overlay import keyframes_of
-from ray_jobs.record.predictions import FILE, Predictions, content_of, digest_of, episode_of, line_of
+from ray_jobs.record.predictions import (
+    FILE,
+    Predictions,
+    content_of,
+    digest_of,
+    episode_of,
+    line_of,
+)
 from ray_jobs.record.progress import Phase
 from ray_jobs.record.tables import davis_four_annotators, summary_of, write_tables
-from ray_jobs.session import OVERLAYS, Session, run_job, settings
 
 SAME = (  # settings that decide what is predicted, beside the contents of the weights
-    "seed", "policy.dtype", "data.format", "data.test_split", "data.no_target", "system.", "rollout.top_p",
-    "rollout.max_model_len", "segmenter.kind", "segmenter.config",
-)  # fmt: skip
+    "seed",
+    "policy.dtype",
+    "data.format",
+    "data.test_split",
+    "data.no_target",
+    "system.",
+    "rollout.top_p",
+    "rollout.max_model_len",
+    "segmenter.kind",
+    "segmenter.config",
+)
 IN_FLIGHT = 2  # chunks that wait for the segmenters before playing waits for them
 
 
 def run(session: Session) -> dict[str, Any]:
     """Plays what is not there yet, writes all files and shows the table; returns summary.json."""
-    cfg, folder, progress = session.cfg, session.run.path, session.progress
+    cfg = session.cfg
+    folder = session.run.path
+    progress = session.progress
     session.take_hints(cfg.data.test_split)
     every = session.split(cfg.data.test_split)
     samples = every[: cfg.evaluate.samples or len(every)]
@@ -50,7 +67,9 @@ def run(session: Session) -> dict[str, Any]:
     waiting = [sample for sample in samples if sample.uid not in predictions.finished]
     if len(waiting) < len(samples):
         there = len(samples) - len(waiting)
-        progress.note(f"{there} of {len(samples)} expressions were finished before and are not played again")
+        progress.note(
+            f"{there} of {len(samples)} expressions were finished before and are not played again"
+        )
     if waiting:
         play(session, waiting, predictions, of=len(samples))
     with progress.phase("evaluate: tables"):
@@ -77,7 +96,15 @@ def identity(cfg: Config, samples: Sequence[Sample]) -> dict[str, Any]:
     if cfg.segmenter.kind != "grabcut":  # needs no weights
         same["contents of segmenter.path"] = content_of(resolve(cfg.segmenter.path))
     facts = (
-        "\n".join([s.uid, s.query, *s.video.frame_names, *(t.uid for t in s.targets), *map(str, s.hints.items())])
+        "\n".join(
+            [
+                s.uid,
+                s.query,
+                *s.video.frame_names,
+                *(t.uid for t in s.targets),
+                *map(str, s.hints.items()),
+            ]
+        )
         for s in samples
     )
     return same | {"expressions": len(samples), "contents of the split": digest_of(facts)}
@@ -93,14 +120,19 @@ def play(session: Session, samples: Sequence[Sample], predictions: Predictions, 
 
     Errors as `stop_on_failures`, counted against `of` expressions; what was finished before stays on disk.
     """
-    chunk, share = session.cfg.evaluate.chunk, session.cfg.rollout.max_failed_share
-    rollouts, segmenters = session.rollouts, session.segmenters
+    chunk = session.cfg.evaluate.chunk
+    share = session.cfg.rollout.max_failed_share
+    rollouts = session.rollouts
+    segmenters = session.segmenters
     assert segmenters, "started here, while no other thread asks for them"
     assert session.painters if session.draws else True, "as well"
     failed: list[Episode] = []
     ready: list[Played] = []
     behind: deque[Future[None]] = deque()
-    with session.progress.phase("evaluate", total=len(samples)) as phase, ThreadPoolExecutor(1) as pool:
+    with (
+        session.progress.phase("evaluate", total=len(samples)) as phase,
+        ThreadPoolExecutor(1) as pool,
+    ):
         for group in rollouts.play(samples, group_size=1, temperature=0.0, step=EVAL_STEP):
             ready.append(group)
             failed += [e for e in group.episodes if e.end is End.FAILED]
@@ -115,7 +147,9 @@ def play(session: Session, samples: Sequence[Sample], predictions: Predictions, 
             future.result()
 
 
-def finish(session: Session, groups: Sequence[Played], predictions: Predictions, phase: Phase) -> None:
+def finish(
+    session: Session, groups: Sequence[Played], predictions: Predictions, phase: Phase
+) -> None:
     """Masks, reward and scores of played groups, and their lines on disk. Of a failed episode only the line."""
     split = session.cfg.data.test_split
     drawn: Sequence[Drawn | None] = session.masks(groups) if session.draws else [None] * len(groups)
@@ -131,7 +165,8 @@ def finish(session: Session, groups: Sequence[Played], predictions: Predictions,
     )
     lines = []
     for group, asked, masks_F in zip(groups, scoring, masks, strict=True):
-        sample, [episode] = group.sample, group.episodes
+        sample = group.sample
+        [episode] = group.episodes
         reward = session.rewards.collect(asked)[0] if asked else None
         counts = not hidden(sample) and episode.end is not End.FAILED
         scores = measure(sample, masks_F, keyframes_of(episode)).scores if counts else {}
@@ -155,10 +190,14 @@ def draw(session: Session, samples: Sequence[Sample], predictions: Predictions) 
     """Overlay videos of the best and the worst expressions; of the first where there is no public truth."""
     for old in (session.run.path / "overlays").glob("*.mp4"):
         old.unlink()
-    bare = [_result(sample, line, masks=False) for sample, line in _with_lines(samples, predictions)]
+    bare = [
+        _result(sample, line, masks=False) for sample, line in _with_lines(samples, predictions)
+    ]
     chosen = {result.sample.uid for result in best_and_worst(bare, OVERLAYS)}
     picked = [sample for sample in samples if sample.uid in chosen]
-    results = [_result(sample, line, masks=True) for sample, line in _with_lines(picked, predictions)]
+    results = [
+        _result(sample, line, masks=True) for sample, line in _with_lines(picked, predictions)
+    ]
     with session.progress.phase("evaluate: overlays"):
         return session.draw(session.run.path, sorted(results, key=lambda result: -result.jf))
 
@@ -176,25 +215,38 @@ def log(session: Session, summary: dict[str, Any]) -> None:
 def show(session: Session, summary: dict[str, Any], more: str) -> None:
     """The table, with the usual figures first."""
     first = [name for name in ("J", "F", "J&F", "gIoU", "cIoU", "reward") if name in summary]
-    others = [name for name, value in summary.items() if isinstance(value, float) and name not in first]
+    others = [
+        name for name, value in summary.items() if isinstance(value, float) and name not in first
+    ]
     rows = [[name, f"{summary[name]:.3f}"] for name in first + others]
-    rows += [[f"no target: {k}", f"{v:.3f}" if isinstance(v, float) else str(v)] for k, v in _no_target(summary)]
+    rows += [
+        [f"no target: {k}", f"{v:.3f}" if isinstance(v, float) else str(v)]
+        for k, v in _no_target(summary)
+    ]
     what = f"{summary['expressions']} expressions, greedy, protocol {summary['protocol']}"
     if rows:
         session.progress.table(what, rows)
     else:
-        session.progress.note(f"{what}: no truth to measure against; python -m ray_jobs.submission makes the zip")
+        session.progress.note(
+            f"{what}: no truth to measure against; python -m ray_jobs.submission makes the zip"
+        )
     lost = summary.get("missing", [])
     if lost:
-        session.progress.note(f"{len(lost)} predictions are missing and count 0 (a new start plays them): {lost[:5]}")
-    session.progress.note("; ".join(filter(None, [f"per expression: {session.run.path}/per_expression.csv", more])))
+        session.progress.note(
+            f"{len(lost)} predictions are missing and count 0 (a new start plays them): {lost[:5]}"
+        )
+    session.progress.note(
+        "; ".join(filter(None, [f"per expression: {session.run.path}/per_expression.csv", more]))
+    )
 
 
 def _no_target(summary: dict[str, Any]) -> list[tuple[str, Any]]:
     return list(summary.get("no_target", {}).items())
 
 
-def _with_lines(samples: Sequence[Sample], predictions: Predictions) -> Iterator[tuple[Sample, dict[str, Any]]]:
+def _with_lines(
+    samples: Sequence[Sample], predictions: Predictions
+) -> Iterator[tuple[Sample, dict[str, Any]]]:
     for sample in samples:
         line = predictions.get(sample.uid)
         if line is not None:
@@ -204,7 +256,8 @@ def _with_lines(samples: Sequence[Sample], predictions: Predictions) -> Iterator
 def _result(sample: Sample, line: dict[str, Any], masks: bool) -> Result:
     scores = line["scores"]
     kept = tuple(line["masks"]) if masks else ()
-    j, f = scores.get("J", 0.0), scores.get("F", 0.0)
+    j = scores.get("J", 0.0)
+    f = scores.get("F", 0.0)
     return Result(sample, episode_of(line), kept, j, f, line["reward"] or 0.0, line["parts"])
 
 

@@ -31,11 +31,11 @@ from configs.load import load as load_config
 from configs.load import resolve, validate_values
 from configs.schema import Config
 from data.mixing import by_temperature, epochs_of, shares
-from data.synthetic.write import write_dataset
-from ray_jobs.entry import run_job
-from ray_jobs.prepare_steps import STEPS, Split
+from ray_jobs.driver.entry import run_job
+from ray_jobs.driver.prepare_steps import STEPS, Split
 from ray_jobs.record.progress import Progress
 from ray_jobs.record.run_folder import write_json
+from tiny.world.write import write_dataset
 
 SHOWN = 200  # problems that are printed; report.json has all
 PRESET = "prepare"  # where the command line names none
@@ -52,7 +52,9 @@ def main(argv: Sequence[str]) -> None:
     splits = [] if cfg.prepare.steps == ["mixing"] else named or splits_of(cfg)
     _check_paths(cfg, splits)
     # No rollout and no learner will ask for a GPU.
-    cfg = replace(cfg, rollout=replace(cfg.rollout, workers=0), learner=replace(cfg.learner, world_size=0))
+    cfg = replace(
+        cfg, rollout=replace(cfg.rollout, workers=0), learner=replace(cfg.learner, world_size=0)
+    )
     wrong = 0
     with Progress.open(0, f"prepare · {cfg.data.format} · {cfg.data.root}") as progress:
         if splits:
@@ -102,14 +104,21 @@ def prepare_split(cfg: Config, name: str, progress: Progress) -> int:
 def report(split: Split) -> int:
     """Writes report.json and prints the problems; the number of those that are wrong, not only odd."""
     wrong, odd = ([p for p in split.problems if p.odd == is_odd] for is_odd in (False, True))
-    file, counts = split.folder / "report.json", {"wrong": len(wrong), "odd": len(odd)}
+    file = split.folder / "report.json"
+    counts = {"wrong": len(wrong), "odd": len(odd)}
     about = {"format": split.cfg.data.format, "root": split.cfg.data.root, "split": split.name}
     sizes = {"videos": len(pieces(split.samples)), "expressions": len(split.samples)}
     steps = {"steps": list(split.cfg.prepare.steps)}
-    write_json(file, about | steps | sizes | counts | {"problems": [asdict(p) for p in (*wrong, *odd)]})
+    write_json(
+        file, about | steps | sizes | counts | {"problems": [asdict(p) for p in (*wrong, *odd)]}
+    )
     for problem in [*wrong, *odd][:SHOWN]:
         split.progress.note(f"{'odd' if problem.odd else 'wrong'}: {problem.text}")
-    more = f", {len(split.problems) - SHOWN} of them not shown here" if len(split.problems) > SHOWN else ""
+    more = (
+        f", {len(split.problems) - SHOWN} of them not shown here"
+        if len(split.problems) > SHOWN
+        else ""
+    )
     said = ", ".join(f"{count:,} {name}" for name, count in (sizes | counts).items())
     split.progress.note(f"{split.name}: {said}{more}: {file}")
     return len(wrong)
@@ -119,15 +128,23 @@ def mixing(cfg: Config, progress: Progress) -> None:
     """mixing.json: how often each of several prepared splits is drawn, by the expressions that their filters left."""
     prepare = cfg.prepare
     sizes = [expressions_of(Path(folder)) for folder in prepare.mix]
-    weights_D = shares(prepare.mix_weights) if prepare.mix_weights else by_temperature(sizes, prepare.mix_temperature)
+    weights_D = (
+        shares(prepare.mix_weights)
+        if prepare.mix_weights
+        else by_temperature(sizes, prepare.mix_temperature)
+    )
     epochs_D = epochs_of(100_000, sizes, list(weights_D))
     rows = list(zip(prepare.mix, sizes, weights_D.tolist(), epochs_D.tolist(), strict=True))
     names = ("folder", "expressions", "probability", "epochs_in_100000_draws")
     file = output(cfg) / "mixing.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, {"seed": cfg.seed, "sets": [dict(zip(names, row, strict=True)) for row in rows]})
+    write_json(
+        file, {"seed": cfg.seed, "sets": [dict(zip(names, row, strict=True)) for row in rows]}
+    )
     head = ("", "expressions", "probability", "epochs in 100,000 draws")
-    progress.table(f"mixing: {file}", [head, *((f, f"{n:,}", f"{w:.3f}", f"{e:.2f}") for f, n, w, e in rows)])
+    progress.table(
+        f"mixing: {file}", [head, *((f, f"{n:,}", f"{w:.3f}", f"{e:.2f}") for f, n, w, e in rows)]
+    )
 
 
 def expressions_of(folder: Path) -> int:
@@ -135,7 +152,9 @@ def expressions_of(folder: Path) -> int:
     for name in ("keep.json", "statistics.json"):
         if (folder / name).is_file():
             return int(json.loads((folder / name).read_text())["expressions_with_target"])
-    raise ValueError(f"prepare.mix: {folder} has neither keep.json nor statistics.json: prepare that split first")
+    raise ValueError(
+        f"prepare.mix: {folder} has neither keep.json nor statistics.json: prepare that split first"
+    )
 
 
 def output(cfg: Config) -> Path:
@@ -144,15 +163,22 @@ def output(cfg: Config) -> Path:
 
 def _check_paths(cfg: Config, splits: Sequence[str]) -> None:
     """ValueError for what no step could do without, before Ray starts."""
-    root, weights = Path(cfg.data.root), resolve(cfg.segmenter.path)
+    root = Path(cfg.data.root)
+    weights = resolve(cfg.segmenter.path)
     if splits and not root.is_dir():
-        raise ValueError(f"data.root={cfg.data.root}: no such folder; give the data's folder, or data.synthetic=true")
+        raise ValueError(
+            f"data.root={cfg.data.root}: no such folder; give the data's folder, or data.synthetic=true"
+        )
     if "filter" in cfg.prepare.steps and cfg.segmenter.kind == "sam2" and not weights.exists():
-        raise ValueError(f"segmenter.path={cfg.segmenter.path}: {weights} does not exist; the step filter needs it")
+        raise ValueError(
+            f"segmenter.path={cfg.segmenter.path}: {weights} does not exist; the step filter needs it"
+        )
     try:
         output(cfg).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{output(cfg)}: cannot be written ({error}): choose another prepare.output") from error
+        raise ValueError(
+            f"{output(cfg)}: cannot be written ({error}): choose another prepare.output"
+        ) from error
 
 
 if __name__ == "__main__":

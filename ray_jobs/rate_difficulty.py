@@ -30,33 +30,44 @@ from core.types import End, Episode, Sample
 from data.difficulty import file_of
 from data.load import load as load_samples
 from data.load import video_objects
-from data.synthetic.difficulty import true_ratings
-from ray_jobs.entry import run_job
-from ray_jobs.evaluation import stop_on_failures
+from ray_jobs.driver.entry import run_job
+from ray_jobs.driver.evaluation import stop_on_failures
+from ray_jobs.driver.session import prepare_data
 from ray_jobs.record.journal import Journal, fingerprint_of
 from ray_jobs.record.progress import Progress
 from ray_jobs.record.run_folder import write_json
-from ray_jobs.session import prepare_data
+from tiny.world.difficulty import true_ratings
 
 GENERATOR = "generator"
-Rate = Callable[[Sequence[Sample], int], Iterator[tuple[Sample, Mapping[str, int]]]]  # samples, attempt (from 1)
+Rate = Callable[
+    [Sequence[Sample], int], Iterator[tuple[Sample, Mapping[str, int]]]
+]  # samples, attempt (from 1)
 
 
 def rate(
-    samples: Sequence[Sample], rater: Rate, attempts: int, journal: Journal, advance: Callable[[], None] = lambda: None
+    samples: Sequence[Sample],
+    rater: Rate,
+    attempts: int,
+    journal: Journal,
+    advance: Callable[[], None] = lambda: None,
 ) -> None:
     """Adds {"query", "ratings", "attempts"} of every sample to the journal.
 
     Incomplete ratings are asked for again, at most `attempts` times in all; the fullest of them count. A sample that
     the rater leaves out (its episode failed) stays out.
     """
-    left, best = [s for s in samples if s.uid not in journal.done], dict[str, Mapping[str, int]]()
+    left = [s for s in samples if s.uid not in journal.done]
+    best = dict[str, Mapping[str, int]]()
     for attempt in range(1, attempts + 1):
         again = []
         for sample, ratings in rater(left, attempt) if left else ():
             best[sample.uid] = max(best.get(sample.uid, {}), ratings, key=len)
             if is_complete(ratings) or attempt == attempts:
-                found = {"query": sample.query, "ratings": dict(best[sample.uid]), "attempts": attempt}
+                found = {
+                    "query": sample.query,
+                    "ratings": dict(best[sample.uid]),
+                    "attempts": attempt,
+                }
                 journal.add(sample.uid, found)
                 advance()
             else:
@@ -80,7 +91,9 @@ def rate_split(
         rate(samples, rater, cfg.difficulty.attempts, journal, phase.advance)
         rated = {s.uid: journal.done[s.uid] for s in samples if s.uid in journal.done}
         if len(rated) < len(samples):
-            raise RuntimeError(f"{split}: {len(samples) - len(rated)} of {len(samples)} could not be rated; run again")
+            raise RuntimeError(
+                f"{split}: {len(samples) - len(rated)} of {len(samples)} could not be rated; run again"
+            )
         write_json(file, about | {"samples": rated})
         journal.remove()
     return file, about | {"samples": rated}
@@ -143,20 +156,37 @@ def main(argv: Sequence[str]) -> None:
     validate_values(cfg)
     _check(cfg)
     prepare_data(cfg)
-    data, options = cfg.data, cfg.difficulty
-    samples = {split: load_samples(data.format, data.root, split, data.no_target) for split in splits_of(cfg)}
-    system = SystemConfig("difficulty_rater", {"num_frames": options.num_frames, "frame_side": options.frame_side,
-                                               "max_tokens": options.max_tokens})  # fmt: skip
-    alone = replace(cfg.cluster, weight_backend="object_store")  # no learner sends weights or asks for a GPU
+    data = cfg.data
+    options = cfg.difficulty
+    samples = {
+        split: load_samples(data.format, data.root, split, data.no_target)
+        for split in splits_of(cfg)
+    }
+    system = SystemConfig(
+        "difficulty_rater",
+        {
+            "num_frames": options.num_frames,
+            "frame_side": options.frame_side,
+            "max_tokens": options.max_tokens,
+        },
+    )
+    alone = replace(
+        cfg.cluster, weight_backend="object_store"
+    )  # no learner sends weights or asks for a GPU
     cfg = replace(cfg, system=system, cluster=alone, learner=replace(cfg.learner, world_size=0))
     rows = [["split", "sentences", "incomplete", "mean D", "% to 4 / 7 / 10"]]
-    with Progress.open(0, f"difficulty · {rater_name(cfg)} · {data.root}") as progress, _model(cfg, progress) as model:
+    with (
+        Progress.open(0, f"difficulty · {rater_name(cfg)} · {data.root}") as progress,
+        _model(cfg, progress) as model,
+    ):
         for split, part in samples.items():
             rater = model or by_generator(video_objects(data.format, data.root, split))
             file, content = rate_split(cfg, split, part, rater, progress)
             rows.append(summary(split, content))
             progress.note(f"{split}: {file}")
-        progress.table(f"difficulty by {rater_name(cfg)}; use it: difficulty.folder={folder_of(cfg)}", rows)
+        progress.table(
+            f"difficulty by {rater_name(cfg)}; use it: difficulty.folder={folder_of(cfg)}", rows
+        )
 
 
 @contextmanager
@@ -174,9 +204,13 @@ def _model(cfg: Config, progress: Progress) -> Iterator[Rate | None]:
 def _check(cfg: Config) -> None:
     if cfg.difficulty.rater == GENERATOR:
         if not cfg.data.synthetic:
-            raise ValueError("difficulty.rater=generator knows the synthetic data set only (data.synthetic=true)")
+            raise ValueError(
+                "difficulty.rater=generator knows the synthetic data set only (data.synthetic=true)"
+            )
     elif not (resolve(cfg.policy.path) / "config.json").is_file():
-        raise ValueError(f"policy.path={cfg.policy.path}: no config.json there; give the folder of the rater's model")
+        raise ValueError(
+            f"policy.path={cfg.policy.path}: no config.json there; give the folder of the rater's model"
+        )
 
 
 if __name__ == "__main__":

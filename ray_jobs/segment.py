@@ -23,8 +23,8 @@ from configs.load import load as load_config
 from configs.schema import Config
 from core.masks import decode
 from core.types import Episode, Rle, Sample
-from data.frames import inspect
-from ray_jobs.entry import run_job
+from data.frames.frames import inspect
+from ray_jobs.driver.entry import run_job
 from ray_jobs.record.overlay import FPS, keyframe_pictures, keyframes_of, overlay_video
 from ray_jobs.record.progress import Progress
 
@@ -44,27 +44,47 @@ def parser() -> argparse.ArgumentParser:
     text = help_text()
     keys = text[text.index("presets:") :]
     found = argparse.ArgumentParser(
-        "python -m ray_jobs.segment", description="Segments what a sentence says in a video of your own.",
-        epilog=keys, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+        "python -m ray_jobs.segment",
+        description="Segments what a sentence says in a video of your own.",
+        epilog=keys,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     found.add_argument("video", help="a video file, an image, or a folder of images")
     found.add_argument("sentence", help='what to segment, e.g. "the dog that jumps first"')
     found.add_argument(
-        "settings", nargs="*", metavar="PRESET | key=value",
+        "settings",
+        nargs="*",
+        metavar="PRESET | key=value",
         help=f"a preset or YAML file (default {PRESET}), then settings, e.g. policy.path=FOLDER segmenter.path=FILE",
-    )  # fmt: skip
-    found.add_argument("--out", metavar="FOLDER", help="of the results (default: runs/segment/<name of the video>)")
-    found.add_argument("--png", action="store_true", help="write each frame's mask as a PNG too (255 on the object)")
-    found.add_argument("--fps", type=Fraction, help=f"of the overlay (default: the video's own; {FPS} for images)")
+    )
+    found.add_argument(
+        "--out", metavar="FOLDER", help="of the results (default: runs/segment/<name of the video>)"
+    )
+    found.add_argument(
+        "--png",
+        action="store_true",
+        help="write each frame's mask as a PNG too (255 on the object)",
+    )
+    found.add_argument(
+        "--fps", type=Fraction, help=f"of the overlay (default: the video's own; {FPS} for images)"
+    )
     return found
 
 
 def settings(words: Sequence[str]) -> Config:
     """The configuration for one video: one actor of a kind, no learner, no data. ValueError as `configs.load`."""
-    named = [word.removeprefix("preset=") for word in words if word.startswith("preset=") or "=" not in word]
+    named = [
+        word.removeprefix("preset=")
+        for word in words
+        if word.startswith("preset=") or "=" not in word
+    ]
     if len(named) > 1:
-        raise ValueError(f"two presets, {named[0]!r} and {named[1]!r}; give one of {', '.join(presets())}")
-    cfg = load_config([*(named or [PRESET]), *(w for w in words if "=" in w and not w.startswith("preset="))])
+        raise ValueError(
+            f"two presets, {named[0]!r} and {named[1]!r}; give one of {', '.join(presets())}"
+        )
+    cfg = load_config(
+        [*(named or [PRESET]), *(w for w in words if "=" in w and not w.startswith("preset="))]
+    )
     cfg.data = replace(cfg.data, root=".", synthetic=False)  # of no matter: there is no data set
     cfg.rollout, cfg.segmenter = replace(cfg.rollout, workers=1), replace(cfg.segmenter, workers=1)
     cfg.cluster = replace(cfg.cluster, weight_backend="object_store")
@@ -76,7 +96,13 @@ def settings(words: Sequence[str]) -> Config:
 
 
 def segment(
-    path: str, sentence: str, cfg: Config, out: Path | None = None, *, png: bool = False, fps: Fraction | None = None
+    path: str,
+    sentence: str,
+    cfg: Config,
+    out: Path | None = None,
+    *,
+    png: bool = False,
+    fps: Fraction | None = None,
 ) -> Written:
     """Plays, segments and writes the results into `out` (by default <runs>/segment/<name of the video>).
 
@@ -91,16 +117,24 @@ def segment(
         raise ValueError(f"--fps {fps}: must be above 0")
     out = out or Path(cfg.runs) / "segment" / re.sub(r"[^\w.-]+", "_", video.uid)
     sample = Sample(f"{video.uid}/0", video, sentence.strip(), ())
-    about = f"{video.num_frames} frames of {video.width} x {video.height}" + (f", {float(rate):g}/s" if rate else "")
-    with Progress.open(0, f"{cfg.system.name} · {cfg.policy.path} · {video.path}: {about}") as progress:
-        with progress.phase("load"):  # here, because it takes seconds, and a wrong file is told at once
+    about = f"{video.num_frames} frames of {video.width} x {video.height}" + (
+        f", {float(rate):g}/s" if rate else ""
+    )
+    with Progress.open(
+        0, f"{cfg.system.name} · {cfg.policy.path} · {video.path}: {about}"
+    ) as progress:
+        with progress.phase(
+            "load"
+        ):  # here, because it takes seconds, and a wrong file is told at once
             import systems
-            from ray_jobs.one_episode import one_episode
+            from ray_jobs.driver.one_episode import one_episode
         systems.make(cfg.system.name, dict(cfg.system.options))
         episode, masks_F = one_episode(cfg, sample, progress)
         with progress.phase("write"):
             out.mkdir(parents=True, exist_ok=True)
-            files = dict(_write(out, cfg, sample, episode, masks_F, fps or rate or Fraction(FPS), png))
+            files = dict(
+                _write(out, cfg, sample, episode, masks_F, fps or rate or Fraction(FPS), png)
+            )
         for name, file in files.items():
             progress.note(f"{name + ':':<11} {file}")
         progress.note(verdict(episode, masks_F))
@@ -125,21 +159,34 @@ def dialogue(sample: Sample, episode: Episode) -> str:
     lines = [f"sentence: {sample.query}", ""]
     for number, turn in enumerate(episode.turns, 1):
         frames = ", ".join(str(media.view.frame) for media in turn.media)
-        lines += [f"turn {number}, shown frames {frames or 'none'}:", turn.text.strip() or "(nothing)", ""]
+        lines += [
+            f"turn {number}, shown frames {frames or 'none'}:",
+            turn.text.strip() or "(nothing)",
+            "",
+        ]
     return "\n".join([*lines, f"end: {episode.end.value}", ""])
 
 
-def answer(cfg: Config, sample: Sample, episode: Episode, masks_F: Sequence[Rle | None]) -> dict[str, Any]:
+def answer(
+    cfg: Config, sample: Sample, episode: Episode, masks_F: Sequence[Rle | None]
+) -> dict[str, Any]:
     """What was found, JSON-able; boxes and points in pixels of the video, frames from 0, spans [start, stop)."""
     video = sample.video
     return {
-        "video": video.path, "frames": video.num_frames, "height": video.height, "width": video.width,
-        "sentence": sample.query, "system": cfg.system.name, "policy": cfg.policy.path,
+        "video": video.path,
+        "frames": video.num_frames,
+        "height": video.height,
+        "width": video.width,
+        "sentence": sample.query,
+        "system": cfg.system.name,
+        "policy": cfg.policy.path,
         "segmenter": cfg.segmenter.path if cfg.segmenter.kind == "sam2" else cfg.segmenter.kind,
-        "end": episode.end.value, "prompts": [asdict(prompt) for prompt in episode.answer.prompts],
+        "end": episode.end.value,
+        "prompts": [asdict(prompt) for prompt in episode.answer.prompts],
         "segs": [asdict(seg) for seg in episode.answer.segs],
-        "facts": episode.answer.facts, "spans_with_mask": spans([rle is not None for rle in masks_F]),
-    }  # fmt: skip
+        "facts": episode.answer.facts,
+        "spans_with_mask": spans([rle is not None for rle in masks_F]),
+    }
 
 
 def spans(shown_F: Sequence[bool]) -> list[tuple[int, int]]:
@@ -149,7 +196,13 @@ def spans(shown_F: Sequence[bool]) -> list[tuple[int, int]]:
 
 
 def _write(
-    out: Path, cfg: Config, sample: Sample, episode: Episode, masks_F: tuple[Rle | None, ...], fps: Fraction, png: bool
+    out: Path,
+    cfg: Config,
+    sample: Sample,
+    episode: Episode,
+    masks_F: tuple[Rle | None, ...],
+    fps: Fraction,
+    png: bool,
 ) -> Iterable[tuple[str, Path]]:
     """Writes everything; yields what each file is."""
     yield "overlay", overlay_video(out / "overlay.mp4", sample, episode, masks_F, None, fps)
@@ -176,7 +229,11 @@ def _write_pngs(folder: Path, sample: Sample, masks_F: Sequence[Rle | None]) -> 
     folder.mkdir(exist_ok=True)
     size = (sample.video.width, sample.video.height)
     for name, rle in zip(sample.video.frame_names, masks_F, strict=True):
-        image = Image.fromarray(decode(rle).astype("uint8") * 255) if rle is not None else Image.new("L", size)
+        image = (
+            Image.fromarray(decode(rle).astype("uint8") * 255)
+            if rle is not None
+            else Image.new("L", size)
+        )
         image.save(folder / f"{Path(name).stem}.png")
     return folder
 
@@ -184,7 +241,9 @@ def _write_pngs(folder: Path, sample: Sample, masks_F: Sequence[Rle | None]) -> 
 def main(argv: Sequence[str]) -> None:
     given = parser().parse_intermixed_args(argv)
     out = Path(given.out) if given.out else None
-    segment(given.video, given.sentence, settings(given.settings), out, png=given.png, fps=given.fps)
+    segment(
+        given.video, given.sentence, settings(given.settings), out, png=given.png, fps=given.fps
+    )
 
 
 if __name__ == "__main__":

@@ -42,7 +42,9 @@ def submission(folder: Path, layout: str = "", target: Path | None = None) -> Pa
     identity = predictions.identity
     layout = layout or str(identity.get("data.format"))
     if layout not in LAYOUTS:
-        raise ValueError(f"layout {layout!r}: there is no server for it here; known: {', '.join(LAYOUTS)}")
+        raise ValueError(
+            f"layout {layout!r}: there is no server for it here; known: {', '.join(LAYOUTS)}"
+        )
     whole = identity.get("expressions", 0)
     if len(predictions.finished) < whole:
         raise ValueError(
@@ -79,7 +81,9 @@ def main(argv: Sequence[str]) -> None:
     if not argv or "-h" in argv or "--help" in argv or len(argv) > 3:
         print(__doc__)
         raise SystemExit(0 if "-h" in argv or "--help" in argv else 2)
-    target = submission(Path(argv[0]), argv[1] if len(argv) > 1 else "", Path(argv[2]) if len(argv) > 2 else None)
+    target = submission(
+        Path(argv[0]), argv[1] if len(argv) > 1 else "", Path(argv[2]) if len(argv) > 2 else None
+    )
     print(f"{target}: {target.stat().st_size / 2**20:.1f} MiB")
 
 

@@ -26,10 +26,10 @@ from configs.load import resolve
 from configs.schema import Config
 from core.grpo import judge
 from core.types import End, Group, Sample
-from ray_jobs.evaluation import Evaluation, mean_parts, stop_on_failures, write
+from ray_jobs.driver.evaluation import Evaluation, mean_parts, stop_on_failures, write
+from ray_jobs.driver.report import finish, values
+from ray_jobs.driver.session import Session, run_job
 from ray_jobs.record import checkpoint
-from ray_jobs.report import finish, values
-from ray_jobs.session import Session, run_job
 
 
 @dataclass
@@ -47,7 +47,8 @@ class Clock:
 
 def samples_of_step(samples: Sequence[Sample], step: int, count: int, seed: int) -> list[Sample]:
     """The `count` prompts of step `step` (from 1): epochs are reshuffled, and the position follows from the step."""
-    picked, position = [], (step - 1) * count
+    picked = []
+    position = (step - 1) * count
     for i in range(position, position + count):
         epoch, place = divmod(i, len(samples))
         order = np.random.default_rng([seed, epoch]).permutation(len(samples))
@@ -60,18 +61,30 @@ def play(session: Session, step: int) -> list[tuple[Played, Scoring | None]]:
 
     Of a policy that draws masks itself step 1 alone: see `draw`.
     """
-    cfg, rollout = session.cfg, session.cfg.rollout
-    samples_P = samples_of_step(session.split(cfg.data.train_split), step, rollout.prompts_per_step, cfg.seed)
+    cfg = session.cfg
+    rollout = session.cfg.rollout
+    samples_P = samples_of_step(
+        session.split(cfg.data.train_split), step, rollout.prompts_per_step, cfg.seed
+    )
     scored: list[tuple[Played, Scoring | None]] = []
     # 1 play: G episodes of each prompt; groups arrive as they finish, in any order
     # 2 mask: only where the reward needs masks; those of the segmenter the reward actor makes before it scores
     # 3 score: each group as soon as it is there, while others still decode
-    submit, split = session.rewards.submit, cfg.data.train_split
+    submit = session.rewards.submit
+    split = cfg.data.train_split
     for group in session.rollouts.play(
-        samples_P, group_size=rollout.group_size, temperature=rollout.temperature, step=step, training=True
+        samples_P,
+        group_size=rollout.group_size,
+        temperature=rollout.temperature,
+        step=step,
+        training=True,
     ):
-        scored.append((group, None if session.draws else submit(split, group.sample.uid, group.episodes)))
-    return sorted(scored, key=lambda pair: pair[0].index)  # the order of arrival must not change the update
+        scored.append(
+            (group, None if session.draws else submit(split, group.sample.uid, group.episodes))
+        )
+    return sorted(
+        scored, key=lambda pair: pair[0].index
+    )  # the order of arrival must not change the update
 
 
 def draw(session: Session, groups: Sequence[Played]) -> tuple[list[Drawn], list[Scoring]]:
@@ -87,7 +100,9 @@ def draw(session: Session, groups: Sequence[Played]) -> tuple[list[Drawn], list[
     ]
 
 
-def played_steps(session: Session, first: int, last: int) -> Iterator[tuple[int, Callable[[], list]]]:
+def played_steps(
+    session: Session, first: int, last: int
+) -> Iterator[tuple[int, Callable[[], list]]]:
     """(step, how to get its groups) for each step.
 
     With `rollout.max_staleness=0` a step is played when it is asked for, with the newest weights: strictly on policy.
@@ -102,13 +117,17 @@ def played_steps(session: Session, first: int, last: int) -> Iterator[tuple[int,
         coming = ahead.submit(play, session, first)
         for step in range(first, last + 1):
             coming.result()
-            now, coming = coming, ahead.submit(play, session, step + 1) if step < last else coming
+            now = coming
+            coming = ahead.submit(play, session, step + 1) if step < last else coming
             yield step, now.result
 
 
-def train_step(session: Session, learner: LearnerPool, step: int, get: Callable[[], list]) -> dict[str, float]:
+def train_step(
+    session: Session, learner: LearnerPool, step: int, get: Callable[[], list]
+) -> dict[str, float]:
     """One GRPO step on P prompts; returns its metrics and writes them to the run folder."""
-    cfg, clock = session.cfg, Clock()
+    cfg = session.cfg
+    clock = Clock()
     with session.progress.phase("play"):  # 1 to 3, see `play`
         played, scorings = (list(column) for column in zip(*get(), strict=True))
     clock.lap("play")
@@ -122,12 +141,20 @@ def train_step(session: Session, learner: LearnerPool, step: int, get: Callable[
     clock.lap("score")
     # 4 judge: advantages relative to the group
     groups = [
-        judge(Group(g.sample.uid, g.episodes, r), std=cfg.grpo.advantage_std, eps=cfg.grpo.advantage_eps)
+        judge(
+            Group(g.sample.uid, g.episodes, r),
+            std=cfg.grpo.advantage_std,
+            eps=cfg.grpo.advantage_eps,
+        )
         for g, r in zip(played, rewards_P, strict=True)
     ]
     stop_on_failures([e for g in groups for e in g.episodes], cfg.rollout.max_failed_share)
     # 5 learn: whole groups; pixels go from the rollout actors to the learners by reference
-    masks = to_learn([g.sample for g in played], [g.episodes for g in played], drawn_P, cfg.mask) if drawn_P else None
+    masks = (
+        to_learn([g.sample for g in played], [g.episodes for g in played], drawn_P, cfg.mask)
+        if drawn_P
+        else None
+    )
     with session.progress.phase("learn"):
         update = learner.learn(groups, [g.media_ref for g in played], masks)
     clock.lap("learn")
@@ -135,7 +162,11 @@ def train_step(session: Session, learner: LearnerPool, step: int, get: Callable[
     with session.progress.phase("publish"):
         session.rollouts.take(learner.publish(step))
     clock.lap("publish")
-    metrics = group_metrics(groups) | update.metrics | {"loss": update.loss, "grad_norm": update.grad_norm}
+    metrics = (
+        group_metrics(groups)
+        | update.metrics
+        | {"loss": update.loss, "grad_norm": update.grad_norm}
+    )
     metrics["tokens_per_second"] = metrics["completion_tokens"] / max(clock.seconds["play"], 1e-3)
     session.run.write_step(step, metrics, clock.seconds)
     session.run.write_episodes(step, groups)
@@ -151,10 +182,16 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     episodes = [e for g in groups for e in g.episodes]
     rewards = [r for g in groups for r in g.rewards if r is not None]
     metrics = {"reward": float(np.mean([r.total for r in rewards]))}
-    metrics |= {f"reward/{name}": mean for name, mean in mean_parts([r.parts for r in rewards]).items()}
-    metrics |= {f"end/{end.value}": sum(e.end is end for e in episodes) / len(episodes) for end in End}
+    metrics |= {
+        f"reward/{name}": mean for name, mean in mean_parts([r.parts for r in rewards]).items()
+    }
+    metrics |= {
+        f"end/{end.value}": sum(e.end is end for e in episodes) / len(episodes) for end in End
+    }
     metrics["turns"] = float(np.mean([sum(t.trainable for t in e.turns) for e in episodes]))
-    metrics["completion_tokens"] = float(sum(len(t.completion_ids) for e in episodes for t in e.turns))
+    metrics["completion_tokens"] = float(
+        sum(len(t.completion_ids) for e in episodes for t in e.turns)
+    )
     metrics["failed_episodes"] = float(sum(e.end is End.FAILED for e in episodes))
     metrics["zero_variance_groups"] = float(sum(not g.informative for g in groups))
     return metrics
@@ -165,7 +202,9 @@ def stop_on_bad_steps(cfg: Config, metrics: dict[str, float], checkpoints: Path)
     if metrics["bad_steps"] < cfg.learner.max_bad_steps:
         return
     good = checkpoint.latest(checkpoints)
-    where = f"go on from the last good checkpoint, {good}" if good else "no checkpoint was written yet"
+    where = (
+        f"go on from the last good checkpoint, {good}" if good else "no checkpoint was written yet"
+    )
     raise RuntimeError(
         f"{metrics['bad_steps']:.0f} optimizer steps in a row had a loss or gradient that is not finite and were "
         f"skipped (learner.max_bad_steps={cfg.learner.max_bad_steps}): {where}, with a smaller learner.lr"
@@ -174,7 +213,10 @@ def stop_on_bad_steps(cfg: Config, metrics: dict[str, float], checkpoints: Path)
 
 def stop_on_gap(cfg: Config, metrics: dict[str, float]) -> None:
     """The trace contract: the learner must see what the engine saw. Only on policy are their weights the same."""
-    if cfg.rollout.max_staleness == 0 and metrics.get("logprob_gap_mean", 0.0) > cfg.train.max_logprob_gap:
+    if (
+        cfg.rollout.max_staleness == 0
+        and metrics.get("logprob_gap_mean", 0.0) > cfg.train.max_logprob_gap
+    ):
         raise RuntimeError(
             f"mean |log-prob gap| between engine and learner is {metrics['logprob_gap_mean']:.2e}, above "
             f"train.max_logprob_gap={cfg.train.max_logprob_gap:g}: they do not see the same tokens, images or weights"
@@ -198,7 +240,9 @@ def watch(session: Session, step: int, state: dict[str, Any]) -> None:
     evaluation = session.evaluate(split, f"step {step}, {split}")
     write(session.run.evaluation_folder(step) / split, evaluation)
     state["watched"][str(step)] = evaluation.mean("jf")
-    session.mlflow.metrics(step, {f"{split}/{what}": evaluation.mean(what) for what in ("jf", "reward")})
+    session.mlflow.metrics(
+        step, {f"{split}/{what}": evaluation.mean(what) for what in ("jf", "reward")}
+    )
     session.progress.note(f"step {step}, {split}: J&F {evaluation.mean('jf'):.3f}")
 
 
@@ -209,7 +253,9 @@ def due(step: int, every: int) -> bool:
 def measure(session: Session, title: str) -> dict[str, Evaluation]:
     """The table's two rows: greedy, and sampled at the training temperature with fixed seeds."""
     cfg = session.cfg
-    sampled = session.evaluate(cfg.data.test_split, f"{title}, sampled", 1.0, cfg.train.sampled_repeats)
+    sampled = session.evaluate(
+        cfg.data.test_split, f"{title}, sampled", 1.0, cfg.train.sampled_repeats
+    )
     greedy = session.evaluate(cfg.data.test_split, f"{title}, greedy")
     return {"greedy": greedy, "sampled": sampled}
 
@@ -217,15 +263,27 @@ def measure(session: Session, title: str) -> dict[str, Evaluation]:
 def train(argv: Sequence[str]) -> dict[str, Any]:
     """Trains as the configuration says; returns what it wrote to summary.json."""
     with Session.open(argv) as session:
-        cfg, run = session.cfg, session.run
+        cfg = session.cfg
+        run = session.run
         resume_from = checkpoint.find(run.checkpoints, cfg.train.resume)
         if resume_from is not None:
             check_fits(cfg, resume_from)
         first_rollout = session.rollouts and time.monotonic() - session.began
-        state: dict[str, Any] = {"step": 0, "before": {}, "watched": {}, "start_seconds": first_rollout}
-        if session.draws:  # every evaluation asks the learner for masks, for the newest head is nowhere else
+        state: dict[str, Any] = {
+            "step": 0,
+            "before": {},
+            "watched": {},
+            "start_seconds": first_rollout,
+        }
+        if (
+            session.draws
+        ):  # every evaluation asks the learner for masks, for the newest head is nowhere else
             session.learner = start_learner(session)
-        splits = [cfg.data.test_split, cfg.data.eval_split] if cfg.train.eval_every else [cfg.data.test_split]
+        splits = (
+            [cfg.data.test_split, cfg.data.eval_split]
+            if cfg.train.eval_every
+            else [cfg.data.test_split]
+        )
         session.freeze(splits, again=resume_from is None)
         if resume_from is None:
             run.truncate_after(0)  # of a run that was killed before its first checkpoint
@@ -260,7 +318,8 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
 
 def start_learner(session: Session) -> LearnerPool:
     with session.progress.phase("start: learners"):
-        train, learner = session.cfg.train, session.cfg.learner
+        train = session.cfg.train
+        learner = session.cfg.learner
         return LearnerPool(session.cfg, total_updates=train.steps * learner.optimizer_steps)
 
 
@@ -273,7 +332,9 @@ def check_fits(cfg: Config, folder: Path) -> None:
     check_architecture(AutoConfig.from_pretrained(resolve(cfg.policy.path)), folder / "policy")
     done = checkpoint.read_state(folder)["step"]
     if done > cfg.train.steps:
-        raise ValueError(f"train.steps={cfg.train.steps}: checkpoint {folder} is of step {done}; give at least {done}")
+        raise ValueError(
+            f"train.steps={cfg.train.steps}: checkpoint {folder} is of step {done}; give at least {done}"
+        )
 
 
 if __name__ == "__main__":

@@ -28,13 +28,20 @@ from configs.load import load as load_config
 from configs.load import resolve
 from configs.schema import Config
 from core.types import End, Episode, Group, MediaTable, Sample, System, Turn, View
-from data.frames import show
+from data.frames.frames import show
 from models.dialogue import Dialogue
-from models.new_token import add_token
-from ray_jobs.session import Session, run_job
+from models.policy.new_token import add_token
+from ray_jobs.driver.session import Session, run_job
 from ray_jobs.train import samples_of_step
 
-IMITATION_METRICS = ("mask_loss", "entropy", "trained_tokens", "rows", "skipped_steps", "lr")  # others: of two policies
+IMITATION_METRICS = (
+    "mask_loss",
+    "entropy",
+    "trained_tokens",
+    "rows",
+    "skipped_steps",
+    "lr",
+)  # others: of two policies
 
 
 @runtime_checkable
@@ -64,7 +71,9 @@ class Demonstrator:
             prompt = self.dialogue.user(content, first=not turns, expanded=True)
             ids = self.dialogue.completion(answer)
             media = tuple(media for media, _ in shown)
-            turns.append(Turn(tuple(prompt), tuple(ids), (), answer, media, complete=True, version=0))
+            turns.append(
+                Turn(tuple(prompt), tuple(ids), (), answer, media, complete=True, version=0)
+            )
         return Group(sample.uid, (self._episode(sample, turns),)), pixels
 
     def _episode(self, sample: Sample, turns: Sequence[Turn]) -> Episode:
@@ -83,7 +92,9 @@ def demonstrable(system: System, samples: Sequence[Sample]) -> list[Sample]:
             continue  # nothing to point at: the reason that `demonstrate` documents
         kept.append(sample)
     if not kept:
-        raise ValueError(f"none of the {len(samples)} training samples has a target that can be demonstrated")
+        raise ValueError(
+            f"none of the {len(samples)} training samples has a target that can be demonstrated"
+        )
     return kept
 
 
@@ -95,7 +106,9 @@ def warm_start(argv: Sequence[str]) -> Path:
     with Session.open(argv, part="warm_start") as session:
         settings = session.cfg.warm_start
         session.run.truncate_after(0)  # of an earlier warm start under this name
-        cfg = to_draw(session.cfg, session.run.path / "with_token") if session.draws else session.cfg
+        cfg = (
+            to_draw(session.cfg, session.run.path / "with_token") if session.draws else session.cfg
+        )
         tokenizer = AutoTokenizer.from_pretrained(resolve(cfg.policy.path))
         dialogue = Dialogue(tokenizer, cell_of(resolve(cfg.policy.path)))
         seg_id = token_id(tokenizer, cfg.mask.token) if session.draws else None
@@ -107,10 +120,18 @@ def warm_start(argv: Sequence[str]) -> Path:
         for step in range(1, settings.steps + 1):
             began = time.monotonic()
             picked = samples_of_step(samples, step, settings.batch_size, cfg.seed)
-            groups, media = zip(*(demonstrator.group(sample, step) for sample in picked), strict=True)
-            masks = to_learn(picked, [g.episodes for g in groups], None, cfg.mask) if session.draws else None
+            groups, media = zip(
+                *(demonstrator.group(sample, step) for sample in picked), strict=True
+            )
+            masks = (
+                to_learn(picked, [g.episodes for g in groups], None, cfg.mask)
+                if session.draws
+                else None
+            )
             update = learner.imitate(groups, media, masks)
-            kept = {name: value for name, value in update.metrics.items() if name in IMITATION_METRICS}
+            kept = {
+                name: value for name, value in update.metrics.items() if name in IMITATION_METRICS
+            }
             metrics = {"loss": update.loss, "grad_norm": update.grad_norm} | kept
             seconds = {"learn": time.monotonic() - began}
             session.run.write_step(step, metrics, seconds)
@@ -125,11 +146,16 @@ def warm_start(argv: Sequence[str]) -> Path:
 def to_draw(cfg: Config, folder: Path) -> Config:
     """The settings under which a policy learns to draw. If its vocabulary lacks the token, `folder` becomes a copy of
     the policy that has it."""
-    given, mask = cfg.warm_start, cfg.mask
+    given = cfg.warm_start
+    mask = cfg.mask
     mask = replace(
-        mask, fresh=True,
-        loss=given.mask_loss, bce=given.mask_bce, dice=given.mask_dice, points=given.mask_points,
-    )  # fmt: skip
+        mask,
+        fresh=True,
+        loss=given.mask_loss,
+        bce=given.mask_bce,
+        dice=given.mask_dice,
+        points=given.mask_points,
+    )
     source = resolve(cfg.policy.path)
     if len(Dialogue(AutoTokenizer.from_pretrained(source)).text(mask.token)) == 1:
         return replace(cfg, mask=mask)
@@ -151,7 +177,9 @@ def write_policy(learner: LearnerPool, output: Path, bf16: bool) -> None:
     learner.save(part)
     output.parent.mkdir(parents=True, exist_ok=True)
     if bf16:
-        AutoModelForImageTextToText.from_pretrained(part / "policy", dtype="bfloat16").save_pretrained(part / "policy")
+        AutoModelForImageTextToText.from_pretrained(
+            part / "policy", dtype="bfloat16"
+        ).save_pretrained(part / "policy")
     for file in (part / "policy").iterdir():
         if file.is_file():
             file.chmod(0o644)  # safetensors writes files that only their owner may read

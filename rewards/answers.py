@@ -58,7 +58,10 @@ def _share(answer: Any, lengths: Mapping[str, int]) -> float:
 def _kept(row: Any, lengths: Mapping[str, int]) -> int:
     if not isinstance(row, dict):
         return 0
-    return sum(isinstance(row.get(key), list) and len(row[key]) == length for key, length in lengths.items())
+    return sum(
+        isinstance(row.get(key), list) and len(row[key]) == length
+        for key, length in lengths.items()
+    )
 
 
 def _column(values: Sequence[float]) -> Tensor:

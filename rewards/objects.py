@@ -39,8 +39,11 @@ def inclusive_iou(boxes_R4: Table, truth_N4: Table) -> Table:
     Source: VisionReasoner. A box of one point has area 1. The sides of a reversed box keep their sign, as published:
     the union can be 0 or below, and what comes out negative or not a number is no hit.
     """
-    boxes_4R, truth_4N1 = boxes_R4.T, truth_N4.T[:, :, None]  # R, the long side, last: that is fast
-    low_2NR, high_2NR = boxes_4R[:2, None].clip(min=truth_4N1[:2]), boxes_4R[2:, None].clip(max=truth_4N1[2:])
+    # R, the long side, last: that is fast
+    boxes_4R = boxes_R4.T
+    truth_4N1 = truth_N4.T[:, :, None]
+    low_2NR = boxes_4R[:2, None].clip(min=truth_4N1[:2])
+    high_2NR = boxes_4R[2:, None].clip(max=truth_4N1[2:])
     shared_NR = _area((high_2NR - low_2NR + 1).clip(min=0))
     area_R, area_N1 = (_area(b[2:] - b[:2] + 1) for b in (boxes_4R, truth_4N1))
     return (shared_NR / (area_R + area_N1 - shared_NR)).T
@@ -53,7 +56,11 @@ def mask_ious(masks_R: Sequence[np.ndarray | None], truth_NHW: Tensor) -> Tensor
     """
     rows = []
     for mask in masks_R:
-        mask_HW = torch.zeros_like(truth_NHW[0]) if mask is None else torch.tensor(mask, device=truth_NHW.device)
+        mask_HW = (
+            torch.zeros_like(truth_NHW[0])
+            if mask is None
+            else torch.tensor(mask, device=truth_NHW.device)
+        )
         either_N = (mask_HW | truth_NHW).sum(dim=(1, 2)).clamp(min=1)
         rows.append((mask_HW & truth_NHW).sum(dim=(1, 2)).double() / either_N)
     return torch.stack(rows) if rows else torch.zeros((0, len(truth_NHW)), dtype=torch.float64)
@@ -94,7 +101,9 @@ def pair_scores(
     tables = (boxes_R4, points_R2, truth_N4, truth_N2, iou_RN)
     if truth_N4.device.type != "cpu":
         return _pair_scores(thresholds, *tables)
-    arrays = (None if t is None else np.asfortranarray(t.numpy(), np.float64) for t in tables)  # long columns
+    arrays = (
+        None if t is None else np.asfortranarray(t.numpy(), np.float64) for t in tables
+    )  # long columns
     with np.errstate(all="ignore"):  # as torch does
         return torch.from_numpy(_pair_scores(thresholds, *arrays))
 
@@ -113,7 +122,9 @@ def _pair_scores(
         terms += [iou_RN > at.iou, box_l1(boxes_R4, truth_N4) < at.box_l1]
     if points_R2 is not None:
         near_RN = point_distance(points_R2, truth_N2) < at.point
-        terms += [near_RN if boxes_R4 is None else near_RN & inside_own_box(points_R2, boxes_R4)[:, None]]
+        terms += [
+            near_RN if boxes_R4 is None else near_RN & inside_own_box(points_R2, boxes_R4)[:, None]
+        ]
     assert terms, "neither boxes nor points"
     return sum(terms, start=0.0 * truth_N4[:, 0])  # that, because True and True is one in an array
 
@@ -125,7 +136,9 @@ def matched_mean(scores_RN: Tensor, counts_G: Sequence[int]) -> Tensor:
     much as one too few. An episode without objects earns 0. Source: VisionReasoner; matching by the Hungarian method.
     """
     assert scores_RN.shape[1] > 0 and sum(counts_G) == len(scores_RN), (scores_RN.shape, counts_G)
-    scores, end, means = scores_RN.cpu().numpy(), 0, []
+    scores = scores_RN.cpu().numpy()
+    end = 0
+    means = []
     for count in counts_G:
         means.append(_best(scores[end : end + count]))
         end += count
@@ -137,7 +150,9 @@ def _best(scores_MN: np.ndarray) -> float:
         return 0.0
     if 1 in scores_MN.shape:  # one object on a side: the best pair is the matching
         return float(scores_MN.max() / max(scores_MN.shape))
-    return float(scores_MN[linear_sum_assignment(scores_MN, maximize=True)].sum() / max(scores_MN.shape))
+    return float(
+        scores_MN[linear_sum_assignment(scores_MN, maximize=True)].sum() / max(scores_MN.shape)
+    )
 
 
 def _area(sides_2: Table) -> Table:

@@ -22,7 +22,9 @@ def mask_iou(masks_NHW: Tensor, truth_NHW: Tensor, empty: float | Tensor) -> Ten
     """
     shared_N = (masks_NHW & truth_NHW).sum(dim=(1, 2)).double()
     either_N = (masks_NHW | truth_NHW).sum(dim=(1, 2)).double()
-    return torch.where(either_N > 0, shared_N / either_N.clamp(min=1), torch.as_tensor(empty).double())
+    return torch.where(
+        either_N > 0, shared_N / either_N.clamp(min=1), torch.as_tensor(empty).double()
+    )
 
 
 def iou_reward(iou_GF: Tensor) -> Tensor:
@@ -33,7 +35,9 @@ def iou_reward(iou_GF: Tensor) -> Tensor:
     iou_GF: of the last turn's masks, 0 where there is none. At x = .4 the two sides meet.
     """
     x_GF = iou_GF.double()
-    g_GF = torch.where(x_GF > 0.4, (3 * (x_GF - 0.4)).clamp(max=1.5), torch.where(x_GF > 0.2, 0.0, -1.0))
+    g_GF = torch.where(
+        x_GF > 0.4, (3 * (x_GF - 0.4)).clamp(max=1.5), torch.where(x_GF > 0.2, 0.0, -1.0)
+    )
     return g_GF.mean(dim=1)
 
 
@@ -46,7 +50,9 @@ def gain_over_video(key_G: Tensor, video_G: Tensor, turns_G: Tensor, mode: Mode)
     float64 (G,); 0 for an episode of one turn. as_released: an `if` that should be `elif` overwrites the first line,
     so that .5 is earned by every d > .1.
     """
-    return _ladder(key_G.double() - video_G.double(), turns_G, upper=0.2, slope=5, middle=0.1, mode=mode)
+    return _ladder(
+        key_G.double() - video_G.double(), turns_G, upper=0.2, slope=5, middle=0.1, mode=mode
+    )
 
 
 def gain_over_turns(key_GT: Tensor, turns_G: Tensor, mode: Mode) -> Tensor:
@@ -66,7 +72,9 @@ def gain_over_turns(key_GT: Tensor, turns_G: Tensor, mode: Mode) -> Tensor:
     return _ladder(gain_G, turns_G, upper=0.1, slope=10, middle=0.05, mode=mode)
 
 
-def _ladder(gain_G: Tensor, turns_G: Tensor, *, upper: float, slope: float, middle: float, mode: Mode) -> Tensor:
+def _ladder(
+    gain_G: Tensor, turns_G: Tensor, *, upper: float, slope: float, middle: float, mode: Mode
+) -> Tensor:
     top_G = (slope * (gain_G - middle)).clamp(max=2)
     reward_G = torch.where(gain_G > middle, 0.5, torch.where(gain_G > -0.05, 0.0, -1.0)).double()
     if mode == "as_intended":

@@ -11,10 +11,12 @@ def pairwise_iou(boxes_G4: Tensor, truth_G4: Tensor) -> Tensor:
 
     Boxes are (x0, y0, x1, y1). 0 where either box has no area (an absent target, no box, a reversed box).
     """
-    a_G4, b_G4 = boxes_G4.double(), truth_G4.double()
+    a_G4 = boxes_G4.double()
+    b_G4 = truth_G4.double()
     sides_G2 = torch.minimum(a_G4[:, 2:], b_G4[:, 2:]) - torch.maximum(a_G4[:, :2], b_G4[:, :2])
     shared_G = sides_G2.clamp(min=0).prod(dim=1)
-    area_a_G, area_b_G = _area(a_G4), _area(b_G4)
+    area_a_G = _area(a_G4)
+    area_b_G = _area(b_G4)
     union_G = area_a_G + area_b_G - shared_G
     both_G = (area_a_G > 0) & (area_b_G > 0)
     return torch.where(both_G, shared_G / torch.where(both_G, union_G, 1.0), 0.0)

@@ -20,9 +20,12 @@ def keyframe_size(frames_G: Tensor, visible_F: Tensor, sizes_F: Tensor) -> Tenso
     all of them. Where all sizes are the same Eq. 7 divides by zero: ours is 1 for a visible frame.
     """
     sizes_F = sizes_F.double()
-    low, high = sizes_F.min(), sizes_F.max()
+    low = sizes_F.min()
+    high = sizes_F.max()
     spread = high - low
-    share_F = torch.where(spread > 0, (sizes_F - low) / spread.clamp(min=torch.finfo(sizes_F.dtype).tiny), 1.0)
+    share_F = torch.where(
+        spread > 0, (sizes_F - low) / spread.clamp(min=torch.finfo(sizes_F.dtype).tiny), 1.0
+    )
     return _choose(share_F * visible_F, frames_G)
 
 
@@ -35,5 +38,7 @@ def keyframe_visible(frames_G: Tensor, visible_F: Tensor) -> Tensor:
 
 
 def _choose(reward_F: Tensor, frames_G: Tensor) -> Tensor:
-    assert bool((frames_G < len(reward_F)).all()), f"frame index beyond {len(reward_F)} sampled frames: {frames_G}"
+    assert bool((frames_G < len(reward_F)).all()), (
+        f"frame index beyond {len(reward_F)} sampled frames: {frames_G}"
+    )
     return torch.where(frames_G >= 0, reward_F[frames_G.clamp(min=0)], 0.0)

@@ -58,9 +58,14 @@ def keyframe_hit(frames_G: Tensor, visible_F: Tensor) -> Tensor:
 
 def _overlap(spans_G2: Tensor, visible_F: Tensor) -> tuple[Tensor, Tensor]:
     """Frames of each part that show the target, and frames of each part."""
-    assert bool(((spans_G2 >= 0) & (spans_G2 <= len(visible_F))).all()), f"a part outside of the video: {spans_G2}"
-    starts_G, stops_G = spans_G2[:, 0], torch.maximum(spans_G2[:, 0], spans_G2[:, 1])
-    seen_F = torch.nn.functional.pad(visible_F.long().cumsum(0), (1, 0))  # [i]: visible frames before frame i
+    assert bool(((spans_G2 >= 0) & (spans_G2 <= len(visible_F))).all()), (
+        f"a part outside of the video: {spans_G2}"
+    )
+    starts_G = spans_G2[:, 0]
+    stops_G = torch.maximum(spans_G2[:, 0], spans_G2[:, 1])
+    seen_F = torch.nn.functional.pad(
+        visible_F.long().cumsum(0), (1, 0)
+    )  # [i]: visible frames before frame i
     return (seen_F[stops_G] - seen_F[starts_G]).double(), (stops_G - starts_G).double()
 
 

@@ -23,4 +23,6 @@ def share_of_steps(named_GT: Sequence[Sequence[int]]) -> Tensor:
 
     float64 (G,) in [0, 1]. named_GT: how many, of each turn; at least one turn.
     """
-    return torch.tensor([sum(named) / (STEPS * len(named)) for named in named_GT], dtype=torch.float64)
+    return torch.tensor(
+        [sum(named) / (STEPS * len(named)) for named in named_GT], dtype=torch.float64
+    )

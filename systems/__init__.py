@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.types import System
-from systems.difficulty_rater import DifficultyRater
-from systems.options import unknown
+from systems.base import unknown
 from systems.revseg import ReVSeg
 from systems.videoseg_o3 import VideoSegO3
 from systems.videoseg_r1 import VideoSegR1
+from systems.videoseg_r1.rater import DifficultyRater
 
 SYSTEMS: dict[str, type[ReVSeg] | type[VideoSegR1] | type[VideoSegO3] | type[DifficultyRater]] = {
     "revseg": ReVSeg,

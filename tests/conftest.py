@@ -11,16 +11,25 @@ from cluster.environment import cpu_env, offline_env
 ENV = cpu_env() | offline_env()
 os.environ.update(ENV)  # before torch, transformers, deepspeed or vLLM are imported
 
-import pytest  # noqa: E402
+import pytest
 
-LONGEST_FIRST = ("tests/ray_jobs/", "tests/actors/", "tests/models/", "")  # the first three start processes
-ONE_RUN = [f"tests/ray_jobs/test_{name}.py" for name in ("evaluate", "resume", "train")]  # read the same finished run
+LONGEST_FIRST = (
+    "tests/ray_jobs/",
+    "tests/actors/",
+    "tests/models/",
+    "",
+)  # the first three start processes
+ONE_RUN = [
+    f"tests/ray_jobs/test_{name}.py" for name in ("evaluate", "resume", "train")
+]  # read the same finished run
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def rank(item: pytest.Item) -> tuple[int, bool]:
         file = item.nodeid.partition("::")[0]
-        return next(i for i, folder in enumerate(LONGEST_FIRST) if file.startswith(folder)), file not in ONE_RUN
+        return next(
+            i for i, folder in enumerate(LONGEST_FIRST) if file.startswith(folder)
+        ), file not in ONE_RUN
 
     items.sort(key=rank)
 

@@ -31,8 +31,15 @@ NEVER = {  # third-party packages that a folder must not know
     "models": {"ray", "deepspeed", "mlflow"},
 }
 NO_PAPER = [
-    *(path for folder in ("actors", "cluster", "core", "models", "rewards") for path in (ROOT / folder).rglob("*.py")),
-    *(ROOT / "ray_jobs" / f"{job}.py" for job in ("train", "evaluate", "session", "warm_start", "segment")),
+    *(
+        path
+        for folder in ("actors", "cluster", "core", "models", "rewards")
+        for path in (ROOT / folder).rglob("*.py")
+    ),
+    *(
+        ROOT / "ray_jobs" / f"{job}.py"
+        for job in ("train", "evaluate", "session", "warm_start", "segment")
+    ),
 ]
 
 
@@ -56,7 +63,9 @@ def test_import_direction(folder: str) -> None:
         wrong = (names & OURS) - MAY_IMPORT[folder] - {folder}
         assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}; {folder}/ may not"
         banned = names & NEVER.get(folder, set())
-        assert not banned, f"{path.relative_to(ROOT)} imports {sorted(banned)}; {folder}/ must not know it"
+        assert not banned, (
+            f"{path.relative_to(ROOT)} imports {sorted(banned)}; {folder}/ must not know it"
+        )
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

@@ -8,7 +8,9 @@ from torch import Tensor
 from core.losses.surrogate import Bounds, Surrogate
 
 
-def loss(logprob_N: Tensor, old_N: Tensor, advantage_N: Tensor, episode_N: Tensor, bounds: Bounds) -> Surrogate:
+def loss(
+    logprob_N: Tensor, old_N: Tensor, advantage_N: Tensor, episode_N: Tensor, bounds: Bounds
+) -> Surrogate:
     """-sg(clip(r, 1 - low, 1 + high)) A logprob; sg stops the gradient."""
     ratio_N = (logprob_N - old_N).exp()
     weight_N = ratio_N.clamp(1.0 - bounds.low, 1.0 + bounds.high).detach()

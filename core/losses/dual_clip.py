@@ -10,9 +10,13 @@ from core.losses import grpo
 from core.losses.surrogate import Bounds, Surrogate
 
 
-def loss(logprob_N: Tensor, old_N: Tensor, advantage_N: Tensor, episode_N: Tensor, bounds: Bounds) -> Surrogate:
+def loss(
+    logprob_N: Tensor, old_N: Tensor, advantage_N: Tensor, episode_N: Tensor, bounds: Bounds
+) -> Surrogate:
     """-max(min(r A, clip(r) A), dual A) where A < 0, with dual > 1; the clipped surrogate elsewhere."""
     clipped = grpo.loss(logprob_N, old_N, advantage_N, episode_N, bounds)
     ceiling_N = -bounds.dual * advantage_N
     over_N = (advantage_N < 0) & (clipped.loss_N > ceiling_N)
-    return Surrogate(torch.where(over_N, ceiling_N, clipped.loss_N), clipped.ratio_N, clipped.clipped_N | over_N)
+    return Surrogate(
+        torch.where(over_N, ceiling_N, clipped.loss_N), clipped.ratio_N, clipped.clipped_N | over_N
+    )

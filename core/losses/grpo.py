@@ -8,7 +8,9 @@ from torch import Tensor
 from core.losses.surrogate import Bounds, Surrogate
 
 
-def loss(logprob_N: Tensor, old_N: Tensor, advantage_N: Tensor, episode_N: Tensor, bounds: Bounds) -> Surrogate:
+def loss(
+    logprob_N: Tensor, old_N: Tensor, advantage_N: Tensor, episode_N: Tensor, bounds: Bounds
+) -> Surrogate:
     """-min(r A, clip(r, 1 - low, 1 + high) A) with the token's ratio r = exp(logprob - old) (PPO, Eq. 7)."""
     ratio_N = (logprob_N - old_N).exp()
     free_N = ratio_N * advantage_N

@@ -11,7 +11,9 @@ from core.losses import grpo
 from core.losses.surrogate import Bounds, Surrogate, episode_mean
 
 
-def loss(logprob_N: Tensor, old_N: Tensor, advantage_N: Tensor, episode_N: Tensor, bounds: Bounds) -> Surrogate:
+def loss(
+    logprob_N: Tensor, old_N: Tensor, advantage_N: Tensor, episode_N: Tensor, bounds: Bounds
+) -> Surrogate:
     """-min(s A, clip(s, 1 - low, 1 + high) A), s = exp(mean over the episode's tokens of logprob - old).
 
     In the form of GSPO-token (Sec. 4.3): s carries, at token t, the gradient of t's own log-prob. Value and
@@ -20,4 +22,6 @@ def loss(logprob_N: Tensor, old_N: Tensor, advantage_N: Tensor, episode_N: Tenso
     """
     sequence_N = episode_mean((logprob_N - old_N).detach(), episode_N)
     of_token_N = logprob_N - logprob_N.detach()  # 0, with the gradient of the log-prob
-    return grpo.loss(sequence_N + of_token_N, sequence_N.new_zeros(()), advantage_N, episode_N, bounds)
+    return grpo.loss(
+        sequence_N + of_token_N, sequence_N.new_zeros(()), advantage_N, episode_N, bounds
+    )

@@ -20,24 +20,32 @@ from typing import Any
 from configs.load import resolve
 from ray_jobs.record.run_folder import plain
 
-MANIFEST, STATE = "manifest.json", "state.json"
+MANIFEST = "manifest.json"
+STATE = "state.json"
 _NAME = re.compile(r"step_(\d+)")
 _TEMPORARY = re.compile(r"\.step_\d+\.writing")
 
 
-def save(checkpoints: Path, step: int, write: Callable[[Path], None], state: dict[str, Any]) -> Path:
+def save(
+    checkpoints: Path, step: int, write: Callable[[Path], None], state: dict[str, Any]
+) -> Path:
     """Write `step_<step>` and return it; `write` fills the folder, `state` (JSON-able) lies beside it.
 
     A checkpoint of the same step is replaced. If `write` raises, nothing is left behind.
     """
     checkpoints.mkdir(parents=True, exist_ok=True)
     _sweep(checkpoints)
-    fresh, final = checkpoints / f".step_{step}.writing", checkpoints / f"step_{step}"
+    fresh = checkpoints / f".step_{step}.writing"
+    final = checkpoints / f"step_{step}"
     fresh.mkdir()
     try:
         write(fresh)
-        (fresh / STATE).write_text(json.dumps(plain({"step": step, **state}), indent=2, allow_nan=False))
-        (fresh / MANIFEST).write_text(json.dumps({"step": step, "files": _manifest(fresh)}, indent=2))
+        (fresh / STATE).write_text(
+            json.dumps(plain({"step": step, **state}), indent=2, allow_nan=False)
+        )
+        (fresh / MANIFEST).write_text(
+            json.dumps({"step": step, "files": _manifest(fresh)}, indent=2)
+        )
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
@@ -96,7 +104,9 @@ def find(checkpoints: Path, resume: str) -> Path | None:
     folder = resolve(resume)
     problem = damage(folder) if folder.is_dir() else "there is no such folder"
     if problem:
-        raise ValueError(f"train.resume={resume}: {problem}; give a checkpoints/step_N folder, auto or never")
+        raise ValueError(
+            f"train.resume={resume}: {problem}; give a checkpoints/step_N folder, auto or never"
+        )
     return folder
 
 
@@ -126,7 +136,9 @@ def _folders(checkpoints: Path) -> list[Path]:
 
 def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
     files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return {str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in files}
+    return {
+        str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in files
+    }
 
 
 def _sha256(file: Path) -> str:

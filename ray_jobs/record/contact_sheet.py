@@ -1,7 +1,7 @@
 """One picture of a data set: a row for each of some sentences, with frames, outlined objects, boxes and centre points.
 
 What a person looks at before a night of training: do sentences, frames and masks belong together? Objects of a
-sentence have a colour each; box and point are those of the tables (`data.tables`), so these are seen as well.
+sentence have a colour each; box and point are those of the tables (`data.prepare.tables`), so these are seen as well.
 """
 
 from __future__ import annotations
@@ -15,12 +15,21 @@ from PIL import Image, ImageDraw, ImageFont
 from core.geometry import uniform_frames
 from core.masks import decode
 from core.types import Sample, Target
-from data.frames import read_frames
-from data.tables import Key, TargetTable
+from data.frames.frames import read_frames
+from data.prepare.tables import Key, TargetTable
 from ray_jobs.record.overlay import FAINT, INK, PAPER, TRUE, wrap
 
-CELL, PANEL, GAP = 224, 264, 4  # pixels: width of a frame, of the text, between them
-COLOURS = (TRUE, (255, 196, 0), (66, 135, 245), (240, 90, 190), (255, 120, 40))  # RGB, of the objects in turn
+# pixels: width of a frame, of the text, between them
+CELL = 224
+PANEL = 264
+GAP = 4
+COLOURS = (
+    TRUE,
+    (255, 196, 0),
+    (66, 135, 245),
+    (240, 90, 190),
+    (255, 120, 40),
+)  # RGB, of the objects in turn
 
 
 def choose(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
@@ -59,10 +68,14 @@ def stack(rows: Sequence[np.ndarray]) -> np.ndarray:
     return np.vstack(rows)
 
 
-def _cell(image_HWC: np.ndarray, sample: Sample, frame: int, tables: Mapping[Key, TargetTable]) -> np.ndarray:
+def _cell(
+    image_HWC: np.ndarray, sample: Sample, frame: int, tables: Mapping[Key, TargetTable]
+) -> np.ndarray:
     scale = CELL / image_HWC.shape[1]
     size = (CELL, max(1, round(scale * image_HWC.shape[0])))
-    picture = cv2.resize(image_HWC, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
+    picture = cv2.resize(
+        image_HWC, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    )
     for number, target in enumerate(sample.targets):
         colour = COLOURS[number % len(COLOURS)]
         _outline(picture, target, frame, colour)
@@ -70,25 +83,34 @@ def _cell(image_HWC: np.ndarray, sample: Sample, frame: int, tables: Mapping[Key
         if table is not None and table.areas_F[frame]:
             x0, y0, x1, y1 = (round(scale * float(v)) for v in table.boxes_F4[frame])
             cv2.rectangle(picture, (x0, y0), (x1 - 1, y1 - 1), colour, 1)
-            x, y = (round(scale * (float(v) + 0.5)) for v in table.centres_F2[frame])  # the middle of the pixel
+            x, y = (
+                round(scale * (float(v) + 0.5)) for v in table.centres_F2[frame]
+            )  # the middle of the pixel
             cv2.drawMarker(picture, (x, y), colour, cv2.MARKER_CROSS, 10, 2)
-    cv2.putText(picture, str(frame), (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 3, cv2.LINE_AA)
+    cv2.putText(
+        picture, str(frame), (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 3, cv2.LINE_AA
+    )
     cv2.putText(picture, str(frame), (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, INK, 1, cv2.LINE_AA)
     return picture
 
 
-def _outline(picture_HWC: np.ndarray, target: Target, frame: int, colour: tuple[int, int, int]) -> None:
+def _outline(
+    picture_HWC: np.ndarray, target: Target, frame: int, colour: tuple[int, int, int]
+) -> None:
     rle = target.masks_F[frame]
     if rle is None:
         return
-    mask_HW = cv2.resize(decode(rle).astype(np.uint8), picture_HWC.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    mask_HW = cv2.resize(
+        decode(rle).astype(np.uint8), picture_HWC.shape[1::-1], interpolation=cv2.INTER_NEAREST
+    )
     outlines, _ = cv2.findContours(mask_HW, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(picture_HWC, outlines, -1, colour, 2)
 
 
 def _text(sample: Sample, height: int) -> np.ndarray:
     image = Image.new("RGB", (PANEL, height), PAPER)
-    draw, y = ImageDraw.Draw(image), 6
+    draw = ImageDraw.Draw(image)
+    y = 6
     objects = f"{len(sample.targets)} object{'' if len(sample.targets) == 1 else 's'}"
     about = " · ".join(filter(None, [sample.uid, sample.kind, objects]))
     for text, size, colour in ((f"“{sample.query}”", 16, INK), (about, 12, FAINT)):

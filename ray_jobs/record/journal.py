@@ -61,7 +61,8 @@ class Journal:
     def flush(self) -> None:
         if self._waiting:
             append(self.file, *self._waiting)
-        self._waiting, self._flushed = [], time.monotonic()
+        self._waiting = []
+        self._flushed = time.monotonic()
 
     def remove(self) -> None:
         """The work is finished and its result stands elsewhere."""
@@ -72,7 +73,10 @@ class Journal:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.flush()
 

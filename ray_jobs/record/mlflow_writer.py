@@ -24,8 +24,10 @@ from typing import Any
 
 from ray_jobs.record.run_folder import append, repair, write_json
 
-OUTBOX, STATE = "mlflow_outbox.jsonl", "mlflow.json"
-FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
+OUTBOX = "mlflow_outbox.jsonl"
+STATE = "mlflow.json"
+FIRST_WAIT_S = 1.0
+LONGEST_WAIT_S = 30.0
 BATCH = 900  # MLflow takes 1000 metrics and 100 parameters in one call
 CHUNK = 100  # records sent before the position is written down
 
@@ -46,12 +48,17 @@ class MlflowWriter:
         params: Mapping[str, Any] | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
-        self._outbox, self._state_file = folder / OUTBOX, folder / STATE
-        self._uri, self._experiment, self._name = uri, experiment, name
-        self._params, self._say = dict(params or {}), say
+        self._outbox = folder / OUTBOX
+        self._state_file = folder / STATE
+        self._uri = uri
+        self._experiment = experiment
+        self._name = name
+        self._params = dict(params or {})
+        self._say = say
         self._client: Any = None
         self._run_id = ""
-        self._closing, self._news = threading.Event(), threading.Event()
+        self._closing = threading.Event()
+        self._news = threading.Event()
         self._thread: threading.Thread | None = None
         if uri:
             repair(self._outbox)
@@ -95,7 +102,8 @@ class MlflowWriter:
 
     def _work(self) -> None:
         """The thread: waits for records and sends them, for ever, until closed and (once more) tried."""
-        wait, down = FIRST_WAIT_S, False
+        wait = FIRST_WAIT_S
+        down = False
         while True:
             closing = self._closing.is_set()
             self._news.clear()
@@ -105,10 +113,14 @@ class MlflowWriter:
                 if down:
                     self._say("MLflow answers again: everything is delivered")
                 down = False
-            except Exception as error:  # the one boundary: no error of a tracking service may reach training
+            except (
+                Exception
+            ) as error:  # the one boundary: no error of a tracking service may reach training
                 self._client = None
                 if not down:
-                    self._say(f"MLflow does not answer, steps are kept in {OUTBOX} ({_first_line(error)})")
+                    self._say(
+                        f"MLflow does not answer, steps are kept in {OUTBOX} ({_first_line(error)})"
+                    )
                 down = True
             if closing and not self._news.is_set():
                 return
@@ -124,7 +136,9 @@ class MlflowWriter:
             return
         with self._outbox.open("rb") as lines:
             lines.seek(self._state().get("sent", 0))
-            while whole := [line for line in itertools.islice(lines, CHUNK) if line.endswith(b"\n")]:
+            while whole := [
+                line for line in itertools.islice(lines, CHUNK) if line.endswith(b"\n")
+            ]:
                 self._send([json.loads(line) for line in whole])
                 self._remember(self._state()["sent"] + sum(map(len, whole)))
 
@@ -137,7 +151,11 @@ class MlflowWriter:
         if not self._run_id or not _is_alive(client, self._run_id):
             experiment = client.get_experiment_by_name(self._experiment)
             where = _artifacts_of(self._uri)
-            number = experiment.experiment_id if experiment else client.create_experiment(self._experiment, where)
+            number = (
+                experiment.experiment_id
+                if experiment
+                else client.create_experiment(self._experiment, where)
+            )
             self._run_id = client.create_run(number, run_name=self._name).info.run_id
             self._remember(0)
             _log_params(client, self._run_id, self._params)
@@ -165,7 +183,9 @@ class MlflowWriter:
             for record in records if len(records) > 1 else ():
                 self._send([record])
             if len(records) == 1:
-                self._say(f"MLflow refuses a record, which stays in {OUTBOX} only: {_first_line(error)}")
+                self._say(
+                    f"MLflow refuses a record, which stays in {OUTBOX} only: {_first_line(error)}"
+                )
 
     def _upload(self, file: Path, folder: str) -> None:
         if file.is_dir():
@@ -186,7 +206,9 @@ class MlflowWriter:
 
 def _client(uri: str) -> Any:
     """An MLflow client; the import and the first sqlite migration take seconds, hence only in the thread."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # we retry ourselves, and must notice `close`
+    os.environ.setdefault(
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"
+    )  # we retry ourselves, and must notice `close`
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for noisy in ("alembic", "mlflow.store.db.utils", "urllib3.connectionpool"):

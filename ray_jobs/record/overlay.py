@@ -18,25 +18,35 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from core.evaluation.metrics import jaccard
 from core.masks import area, decode_frames
-from core.metrics import jaccard
 from core.types import Episode, Rle, Sample
-from data.frames import Clip
+from data.frames.frames import Clip
 
 FPS = 6  # slow enough to look at
 HOLD_S = 1.0  # of the keyframe
 SHORT_SIDE = 448  # smaller videos are enlarged to it, pixels kept square and sharp
 PANEL = 448  # pixels, width of the text
 CHUNK = 16  # frames in memory at a time
-PREDICTED, TRUE, KEY = (66, 135, 245), (64, 220, 96), (255, 196, 0)  # RGB of mask, outline, keyframe and box
-INK, FAINT, PAPER = (235, 235, 235), (150, 150, 150), (24, 24, 28)
+# RGB of mask, outline, keyframe and box
+PREDICTED = (66, 135, 245)
+TRUE = (64, 220, 96)
+KEY = (255, 196, 0)
+INK = (235, 235, 235)
+FAINT = (150, 150, 150)
+PAPER = (24, 24, 28)
 
 
 Rles = Sequence[Rle | None]
 
 
 def overlay_video(
-    path: Path, sample: Sample, episode: Episode, pred_rles_F: Rles, gt_rles_F: Rles | None, fps: int | Fraction = FPS
+    path: Path,
+    sample: Sample,
+    episode: Episode,
+    pred_rles_F: Rles,
+    gt_rles_F: Rles | None,
+    fps: int | Fraction = FPS,
 ) -> Path:
     """Writes an mp4 (H.264, yuv420p: plays in any browser) of all frames of the sample's video.
 
@@ -51,7 +61,9 @@ def overlay_video(
         stream = None
         for image_HWC in pictures(sample, episode, pred_rles_F, gt_rles_F, fps):
             if stream is None:
-                stream = file.add_stream("libx264", rate=Fraction(fps), options={"crf": "18", "preset": "veryfast"})
+                stream = file.add_stream(
+                    "libx264", rate=Fraction(fps), options={"crf": "18", "preset": "veryfast"}
+                )
                 stream.height, stream.width, stream.pix_fmt = *image_HWC.shape[:2], "yuv420p"
             file.mux(stream.encode(av.VideoFrame.from_ndarray(image_HWC, format="rgb24")))
         assert stream is not None, "a video has a frame"
@@ -63,25 +75,41 @@ def pictures(
     sample: Sample, episode: Episode, pred_rles_F: Rles, gt_rles_F: Rles | None, fps: int | Fraction
 ) -> Iterator[np.ndarray]:
     """The pictures of the overlay, uint8 (height, width, 3) RGB with even sides; the keyframe comes HOLD_S long."""
-    video, keyframes = sample.video, keyframes_of(episode)
+    video = sample.video
+    keyframes = keyframes_of(episode)
     assert len(pred_rles_F) == video.num_frames, "one mask, or None, for each frame"
-    height, width, scale = video.height, video.width, _scale(sample)
-    curve = _curve_of_j(pred_rles_F, gt_rles_F, height, width) if gt_rles_F is not None else _curve_of_size(pred_rles_F)
+    height = video.height
+    width = video.width
+    scale = _scale(sample)
+    curve = (
+        _curve_of_j(pred_rles_F, gt_rles_F, height, width)
+        if gt_rles_F is not None
+        else _curve_of_size(pred_rles_F)
+    )
     text = _text_panel(sample, episode, max(height * scale, SHORT_SIDE) - 150)
     drawn = _curve_panel(curve, keyframes)
     for frame, image_HWC in _frames(sample):
         pred_HW = decode_frames([pred_rles_F[frame]], height, width)[0]
-        truth_HW = decode_frames([gt_rles_F[frame] if gt_rles_F is not None else None], height, width)[0]
-        large = _draw_masks(_enlarge(image_HWC, scale), _enlarge(pred_HW, scale), _enlarge(truth_HW, scale))
+        truth_HW = decode_frames(
+            [gt_rles_F[frame] if gt_rles_F is not None else None], height, width
+        )[0]
+        large = _draw_masks(
+            _enlarge(image_HWC, scale), _enlarge(pred_HW, scale), _enlarge(truth_HW, scale)
+        )
         if frame in keyframes:
             large = _draw_prompts(large, episode, frame, scale)
-        picture = _beside(large, np.vstack([text, _figures(drawn.copy(), curve, frame, frame in keyframes)]))
-        yield from itertools.repeat(picture, max(1, round(HOLD_S * fps)) if frame in keyframes else 1)
+        picture = _beside(
+            large, np.vstack([text, _figures(drawn.copy(), curve, frame, frame in keyframes)])
+        )
+        yield from itertools.repeat(
+            picture, max(1, round(HOLD_S * fps)) if frame in keyframes else 1
+        )
 
 
 def keyframe_pictures(sample: Sample, episode: Episode, pred_rles_F: Rles) -> dict[int, np.ndarray]:
     """Each keyframe with its mask, boxes and points, uint8 (height, width, 3) RGB, small ones enlarged."""
-    found, scale = {}, _scale(sample)
+    found = {}
+    scale = _scale(sample)
     for frame in sorted(keyframes_of(episode)):
         mask_HW = decode_frames([pred_rles_F[frame]], sample.video.height, sample.video.width)[0]
         image_HWC = Clip(sample.video)[frame : frame + 1][0]
@@ -97,7 +125,9 @@ def _scale(sample: Sample) -> int:
 def keyframes_of(episode: Episode) -> set[int]:
     """Frames on which the answer prompts the segmenter; else the one it names in its facts, if it got that far."""
     named = episode.answer.facts.get("frame")
-    return {p.frame for p in episode.answer.prompts} or ({named} if isinstance(named, int) else set())
+    return {p.frame for p in episode.answer.prompts} or (
+        {named} if isinstance(named, int) else set()
+    )
 
 
 @dataclass(frozen=True)
@@ -114,16 +144,22 @@ def _curve_of_j(pred_rles_F: Rles, gt_rles_F: Rles, height: int, width: int) -> 
     assert len(gt_rles_F) == len(pred_rles_F), "one mask, or None, for each frame"
     parts = []
     for start in range(0, len(gt_rles_F), CHUNK):
-        pred_FHW, gt_FHW = (decode_frames(r[start : start + CHUNK], height, width) for r in (pred_rles_F, gt_rles_F))
+        pred_FHW, gt_FHW = (
+            decode_frames(r[start : start + CHUNK], height, width) for r in (pred_rles_F, gt_rles_F)
+        )
         parts.append(jaccard(pred_FHW, gt_FHW))
     j_F = np.concatenate(parts)
     words = tuple(f"J {100 * j:.0f}    mean J {100 * j_F.mean():.1f}" for j in j_F)
-    remarks = tuple("" if rle is not None and area(rle) else ", target not visible" for rle in gt_rles_F)
+    remarks = tuple(
+        "" if rle is not None and area(rle) else ", target not visible" for rle in gt_rles_F
+    )
     return _Curve(j_F, words, remarks, True)
 
 
 def _curve_of_size(pred_rles_F: Rles) -> _Curve:
-    share_F = np.array([area(rle) / float(np.prod(rle["size"])) if rle else 0.0 for rle in pred_rles_F])
+    share_F = np.array(
+        [area(rle) / float(np.prod(rle["size"])) if rle else 0.0 for rle in pred_rles_F]
+    )
     words = tuple(f"mask: {100 * share:.1f} % of the frame" for share in share_F)
     remarks = tuple("" if share else ", nothing found" for share in share_F)
     return _Curve(share_F / max(share_F.max(), 1e-9), words, remarks, False)
@@ -139,7 +175,9 @@ def _enlarge(image: np.ndarray, scale: int) -> np.ndarray:
     return image.repeat(scale, axis=0).repeat(scale, axis=1) if scale > 1 else image
 
 
-def _draw_masks(image_HWC: np.ndarray, pred_HW: np.ndarray, truth_HW: np.ndarray | None) -> np.ndarray:
+def _draw_masks(
+    image_HWC: np.ndarray, pred_HW: np.ndarray, truth_HW: np.ndarray | None
+) -> np.ndarray:
     tinted = image_HWC.copy()
     tinted[pred_HW] = (0.45 * image_HWC[pred_HW] + 0.55 * np.array(PREDICTED)).astype(np.uint8)
     if truth_HW is None:
@@ -159,7 +197,9 @@ def _draw_prompts(image_HWC: np.ndarray, episode: Episode, frame: int, scale: in
             cv2.rectangle(image_HWC, (x0, y0), (x1 - 1, y1 - 1), KEY, line)
         for (x, y), label in zip(prompt.points, prompt.labels, strict=True):
             mark = cv2.MARKER_STAR if label else cv2.MARKER_TILTED_CROSS
-            cv2.drawMarker(image_HWC, (round(scale * x), round(scale * y)), KEY, mark, 10 * line, line)
+            cv2.drawMarker(
+                image_HWC, (round(scale * x), round(scale * y)), KEY, mark, 10 * line, line
+            )
     return image_HWC
 
 
@@ -171,10 +211,14 @@ def _line(image_HWC: np.ndarray) -> int:
 def _text_panel(sample: Sample, episode: Episode, height: int) -> np.ndarray:
     """The query and the episode's own turns, (height, PANEL, 3); what does not fit is cut with an ellipsis."""
     image = Image.new("RGB", (PANEL, height), PAPER)
-    draw, y = ImageDraw.Draw(image), 12
+    draw = ImageDraw.Draw(image)
+    y = 12
     paragraphs = [(f"“{sample.query}”", 20, INK)]
     for number, turn in enumerate((t for t in episode.turns if t.trainable), 1):
-        paragraphs += [(f"turn {number}", 13, FAINT), (" ".join(turn.text.split()) or "(nothing)", 15, INK)]
+        paragraphs += [
+            (f"turn {number}", 13, FAINT),
+            (" ".join(turn.text.split()) or "(nothing)", 15, INK),
+        ]
     paragraphs += [(f"episode: {episode.end.value}", 13, FAINT)]
     for text, size, colour in paragraphs:
         font = ImageFont.load_default(size)
@@ -203,15 +247,22 @@ def wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: i
     return lines
 
 
-LEFT, TOP, BOTTOM = 12, 56, 108  # of the curve in the lower part of the panel
+# of the curve in the lower part of the panel
+LEFT = 12
+TOP = 56
+BOTTOM = 108
 
 
 def _curve_panel(curve: _Curve, keyframes: set[int]) -> Image.Image:
     """The lower part of the panel, (150, PANEL, 3), without what changes from frame to frame: curve and legend."""
     image = Image.new("RGB", (PANEL, 150), PAPER)
-    draw, small = ImageDraw.Draw(image), ImageFont.load_default(13)
+    draw = ImageDraw.Draw(image)
+    small = ImageFont.load_default(13)
     draw.line((LEFT, BOTTOM + 1, PANEL - 12, BOTTOM + 1), FAINT)
-    for i in [*range(len(curve.heights_F)), *sorted(keyframes)]:  # keyframes again: over their neighbours
+    for i in [
+        *range(len(curve.heights_F)),
+        *sorted(keyframes),
+    ]:  # keyframes again: over their neighbours
         draw.rectangle(_bar(curve, i), KEY if i in keyframes else PREDICTED)
     x = 12.0
     truth = [("ground truth", TRUE)] if curve.outlined else []
@@ -231,13 +282,16 @@ def _bar(curve: _Curve, i: int) -> tuple[float, float, float, float]:
 
 def _figures(image: Image.Image, curve: _Curve, frame: int, key: bool) -> np.ndarray:
     """Draws what is said of one frame on the lower part of the panel."""
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(17)
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(17)
     where = f"frame {frame} of 0 to {len(curve.heights_F) - 1}" + (", keyframe" if key else "")
     draw.text((12, 6), where + curve.remarks_F[frame], KEY if key else INK, font)
     draw.text((12, 28), curve.words_F[frame], INK, font)
     x0, top, x1, bottom = _bar(curve, frame)
     draw.rectangle((x0, top, x1, bottom), INK)
-    draw.rectangle((x0, bottom + 3, x1, bottom + 6), INK)  # also where the curve is 0 and the bar is not seen
+    draw.rectangle(
+        (x0, bottom + 3, x1, bottom + 6), INK
+    )  # also where the curve is 0 and the bar is not seen
     return np.asarray(image)
 
 

@@ -19,8 +19,11 @@ from typing import Any
 from core.types import Answer, End, Episode, MaskPrompt, Reward, Rle, Sample, SegPrompt, Turn
 from ray_jobs.record.run_folder import append, plain, repair, write_json
 
-FILE, IDENTITY = "predictions.jsonl", "evaluation.json"
-BLOCK, BLOCKS = 1 << 16, 256  # bytes, and how many of them tell two large files apart
+FILE = "predictions.jsonl"
+IDENTITY = "evaluation.json"
+# bytes, and how many of them tell two large files apart
+BLOCK = 1 << 16
+BLOCKS = 256
 
 
 @dataclass
@@ -38,7 +41,8 @@ class Predictions:
 
         Raises ValueError if that was made with another `identity` (names what differs), or cannot be read.
         """
-        known, now = folder / IDENTITY, plain(identity)
+        known = folder / IDENTITY
+        now = plain(identity)
         if (folder / FILE).exists():
             there = json.loads(known.read_text(encoding="utf-8")) if known.exists() else {}
             _same(folder, there, now)
@@ -50,7 +54,9 @@ class Predictions:
     def read(cls, folder: Path) -> Predictions:
         """What lies in `folder`; ValueError if there is no evaluation, or a line that is no JSON."""
         if not (folder / IDENTITY).is_file():
-            raise ValueError(f"{folder}: no {IDENTITY} there: give the folder of an evaluation, runs/<name>/evaluate")
+            raise ValueError(
+                f"{folder}: no {IDENTITY} there: give the folder of an evaluation, runs/<name>/evaluate"
+            )
         repair(folder / FILE)
         predictions = cls(folder)
         predictions._scan()
@@ -94,7 +100,8 @@ class Predictions:
             for raw in lines:
                 try:
                     line = json.loads(raw)
-                    uid, failed = line["uid"], line["end"] == End.FAILED.value
+                    uid = line["uid"]
+                    failed = line["end"] == End.FAILED.value
                 except (ValueError, KeyError, TypeError) as error:
                     raise ValueError(
                         f"{file}: the line at byte {self._read} is no prediction ({error}): take it out, or play all "
@@ -113,7 +120,8 @@ def line_of(
     scores: Mapping[str, float],
 ) -> dict[str, Any]:
     """All that is kept of one expression, JSON-able."""
-    video, answer = sample.video, episode.answer
+    video = sample.video
+    answer = episode.answer
     line = {
         "uid": sample.uid,
         "video": video.uid,
@@ -147,7 +155,8 @@ def expression_of(sample: Sample) -> str:
 def episode_of(line: Mapping[str, Any]) -> Episode:
     """The episode of a line, as far as it was kept: what a person looks at, no token ids."""
     turns = tuple(
-        Turn((), (), (), t["text"], (), t["complete"], t["version"], t.get("trainable", True)) for t in line["turns"]
+        Turn((), (), (), t["text"], (), t["complete"], t["version"], t.get("trainable", True))
+        for t in line["turns"]
     )
     segs = tuple(SegPrompt(**seg) for seg in line.get("segs", ()))
     answer = Answer(tuple(_prompt(p) for p in line["prompts"]), line["answer"], segs)
@@ -180,7 +189,8 @@ def digest_of(parts: Iterable[str]) -> str:
 
 
 def _prompt(kept: Mapping[str, Any]) -> MaskPrompt:
-    box, points = kept["box"], tuple(tuple(point) for point in kept["points"])
+    box = kept["box"]
+    points = tuple(tuple(point) for point in kept["points"])
     return MaskPrompt(kept["frame"], tuple(box) if box else None, points, tuple(kept["labels"]))
 
 

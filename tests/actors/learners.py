@@ -15,8 +15,11 @@ def config(policy_folder, ranks=1, stage=1, row_tokens=4096, **learner) -> Confi
     cfg.policy.path = str(policy_folder)
     cfg.cluster.use_gpu = "no"
     cfg.rollout.temperature = 0.9
-    cfg.learner.world_size, cfg.learner.zero_stage, cfg.learner.row_tokens = ranks, stage, row_tokens
-    cfg.learner.lr, cfg.learner.grad_clip = 1e-3, 0.25
+    cfg.learner.world_size = ranks
+    cfg.learner.zero_stage = stage
+    cfg.learner.row_tokens = row_tokens
+    cfg.learner.lr = 1e-3
+    cfg.learner.grad_clip = 0.25
     for name, value in learner.items():
         assert hasattr(cfg.learner, name)
         setattr(cfg.learner, name, value)
@@ -26,7 +29,12 @@ def config(policy_folder, ranks=1, stage=1, row_tokens=4096, **learner) -> Confi
 def restart(learner_pools, cfg) -> LearnerPool:
     pool = learner_pools[cfg.learner.world_size]
     pool.cfg = cfg
-    results([rank.start.remote(cfg, place, 10) for rank, place in zip(pool.ranks, pool.places, strict=True)])
+    results(
+        [
+            rank.start.remote(cfg, place, 10)
+            for rank, place in zip(pool.ranks, pool.places, strict=True)
+        ]
+    )
     return pool
 
 

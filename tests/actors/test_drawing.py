@@ -21,14 +21,29 @@ from actors.painter import PainterPool
 from actors.segmenter import SegmenterActor
 from cluster.refs import results
 from configs.schema import Config, MaskConfig
+from core.drawing.requests import DrawnPrompt, Made, SampledMask
 from core.masks import decode, encode
-from core.segs import DrawnPrompt, Made, SampledMask
-from core.types import Answer, End, Episode, Group, MaskPrompt, Rle, Sample, SegPrompt, Target, Video
+from core.types import (
+    Answer,
+    End,
+    Episode,
+    Group,
+    MaskPrompt,
+    Rle,
+    Sample,
+    SegPrompt,
+    Target,
+    Video,
+)
 from tests.models.seg_cases import SEG, case, with_seg
 from tests.models.tiny_qwen import build, random_group
 
-HEIGHT, WIDTH, FRAMES = 48, 64, 4
-KEY, SEEN, FINAL = SegPrompt(0, 0, 1), SegPrompt(0, 0, 3, "video"), SegPrompt(0, 0, 2, "final")
+HEIGHT = 48
+WIDTH = 64
+FRAMES = 4
+KEY = SegPrompt(0, 0, 1)
+SEEN = SegPrompt(0, 0, 3, "video")
+FINAL = SegPrompt(0, 0, 2, "final")
 SEGS = (KEY, SEEN, FINAL)
 
 
@@ -67,34 +82,58 @@ def learned(**changes: Any) -> Asked | None:
 def test_keyframes_are_calibrated_and_every_rewarded_frame_has_its_truth() -> None:
     found = learned()
     assert found is not None
-    assert [(m.episode, m.prompt) for m in found.masks] == [(0, KEY), (0, SEEN), (2, KEY), (3, KEY), (3, SEEN)]
+    assert [(m.episode, m.prompt) for m in found.masks] == [
+        (0, KEY),
+        (0, SEEN),
+        (2, KEY),
+        (3, KEY),
+        (3, SEEN),
+    ]
     assert [m.sampled and m.sampled.loglik for m in found.masks] == [0.0, None, -2.0, -3.0, None]
     assert [m.truth for m in found.masks] == [truth(), None, truth(), truth(), None]
     weights = [m.weight for m in found.masks]
-    assert weights == pytest.approx([0.2 / 3, 0.2 / 2, 0.2 / 3, 0.2 / 3, 0.2 / 2])  # three keyframes, two others
+    assert weights == pytest.approx(
+        [0.2 / 3, 0.2 / 2, 0.2 / 3, 0.2 / 3, 0.2 / 2]
+    )  # three keyframes, two others
     assert set(found.frames.values()) == {(video(), frame) for frame in (1, 2, 3)}
 
 
 def test_what_is_off_is_not_learned_from() -> None:
     assert learned(calibration=0.0, loss=0.0) is None
-    only_truth, only_drawn = learned(calibration=0.0), learned(loss=0.0)
-    assert only_truth and only_drawn
-    assert [m.sampled for m in only_truth.masks] == [None] * 5 and all(m.weight for m in only_truth.masks)
-    assert [m.prompt for m in only_drawn.masks] == [KEY] * 3 and not any(m.weight for m in only_drawn.masks)
-    shown = to_learn([sample(video())] * 2, GROUPS, None, MaskConfig("[SEG]"))  # demonstrations: none was drawn
-    assert shown is not None and [m.sampled for m in shown.masks] == [None] * 5
+    only_truth = learned(calibration=0.0)
+    only_drawn = learned(loss=0.0)
+    assert only_truth
+    assert only_drawn
+    assert [m.sampled for m in only_truth.masks] == [None] * 5
+    assert all(m.weight for m in only_truth.masks)
+    assert [m.prompt for m in only_drawn.masks] == [KEY] * 3
+    assert not any(m.weight for m in only_drawn.masks)
+    shown = to_learn(
+        [sample(video())] * 2, GROUPS, None, MaskConfig("[SEG]")
+    )  # demonstrations: none was drawn
+    assert shown is not None
+    assert [m.sampled for m in shown.masks] == [None] * 5
     nothing = to_learn([sample(video())], [[episode(())]], [((),)], MaskConfig("[SEG]"))
-    assert nothing is not None and nothing.masks == ()  # the head runs on all ranks all the same
+    assert nothing is not None
+    assert nothing.masks == ()
 
 
 def test_a_sample_without_a_target_is_true_nowhere() -> None:
     none = replace(sample(video()), targets=())
     found = to_learn([none], [[episode()]], [((made(0), made(1), None),)], MaskConfig("[SEG]"))
-    assert found is not None and [m.truth for m in found.masks] == [None, None] and all(m.weight for m in found.masks)
+    assert found is not None
+    assert [m.truth for m in found.masks] == [None, None]
+    assert all(m.weight for m in found.masks)
 
 
 def test_masks_return_to_the_episodes_that_asked_for_them() -> None:
-    found = {(0, KEY): made(0), (0, SEEN): made(1), (2, KEY): made(2), (3, KEY): made(3), (3, SEEN): made(4)}
+    found = {
+        (0, KEY): made(0),
+        (0, SEEN): made(1),
+        (2, KEY): made(2),
+        (3, KEY): made(3),
+        (3, SEEN): made(4),
+    }
     assert by_episode(found, GROUPS) == DRAWN
     assert [m.prompt.role for m in asked([video()] * 2, GROUPS).masks].count("final") == 2
 
@@ -107,11 +146,15 @@ def test_a_segmenter_follows_prompts_and_what_was_drawn_to_be_tracked() -> None:
     assert prompts_of(both, ()) == (box,)
 
 
-def config(folder: Path, ranks: int = 1, stage: int = 1, token: str = f"w{SEG}", **mask: Any) -> Config:
+def config(
+    folder: Path, ranks: int = 1, stage: int = 1, token: str = f"w{SEG}", **mask: Any
+) -> Config:
     cfg = Config()
     cfg.policy.path = str(folder)
     cfg.cluster.use_gpu = "no"
-    cfg.learner.world_size, cfg.learner.zero_stage, cfg.learner.row_tokens = ranks, stage, 200
+    cfg.learner.world_size = ranks
+    cfg.learner.zero_stage = stage
+    cfg.learner.row_tokens = 200
     cfg.learner.lr = 1e-3
     cfg.mask = MaskConfig(token, fresh=True, **mask)
     return cfg
@@ -134,7 +177,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Video:
 @pytest.fixture(scope="module")
 def played() -> tuple[list[Group], list]:
     """Three groups whose turns hold [SEG], the first of them drawn on a keyframe, another frame and one to track."""
-    groups, tables = [], []
+    groups = []
+    tables = []
     for seed in range(3):
         group, table = random_group(seed)
         group = with_seg(group)
@@ -155,7 +199,12 @@ def pools(folder: Path, ray_env: dict[str, str]):
 def restart(pools: dict[int, LearnerPool], cfg: Config) -> LearnerPool:
     pool = pools[cfg.learner.world_size]
     pool.cfg = cfg
-    results([rank.start.remote(cfg, place, 10) for rank, place in zip(pool.ranks, pool.places, strict=True)])
+    results(
+        [
+            rank.start.remote(cfg, place, 10)
+            for rank, place in zip(pool.ranks, pool.places, strict=True)
+        ]
+    )
     return pool
 
 
@@ -175,7 +224,9 @@ def of(clip: Video, played, drawn: list, cfg: Config) -> Asked | None:
 
 def test_any_ranks_draw_the_same_masks_and_learn_the_same(pools, clip, played) -> None:
     groups, tables = played
-    seen, norms, losses = [], [], []
+    seen = []
+    norms = []
+    losses = []
     folder = Path(pools[1].cfg.policy.path)
     for ranks, stage in ((1, 1), (2, 2), (2, 3)):
         cfg = config(folder, ranks, stage)
@@ -185,24 +236,33 @@ def test_any_ranks_draw_the_same_masks_and_learn_the_same(pools, clip, played) -
         seen.append(drawn)
         norms.append(update.grad_norm)
         losses.append(update.metrics["mask_loss"])
-        assert update.metrics["ratio_min"] == update.metrics["ratio_max"] == 1.0  # on policy, exactly
-        assert update.metrics["skipped_steps"] == 0.0 and np.isfinite(update.loss)
+        assert (
+            update.metrics["ratio_min"] == update.metrics["ratio_max"] == 1.0
+        )  # on policy, exactly
+        assert update.metrics["skipped_steps"] == 0.0
+        assert np.isfinite(update.loss)
     flat_masks = [[m for group in drawn for masks in group for m in masks] for drawn in seen]
-    assert len(flat_masks[0]) == 3 * 4 * len(SEGS) and all(m is not None for m in flat_masks[0])
+    assert len(flat_masks[0]) == 3 * 4 * len(SEGS)
+    assert all(m is not None for m in flat_masks[0])
     for other in flat_masks[1:]:
         for a, b in zip(flat_masks[0], other, strict=True):
             assert b.sampled.loglik == pytest.approx(a.sampled.loglik, abs=1e-5)
-            assert (decode(a.rle) != decode(b.rle)).mean() < 1e-3 and decode(a.rle).shape == (HEIGHT, WIDTH)
+            assert (decode(a.rle) != decode(b.rle)).mean() < 1e-3
+            assert decode(a.rle).shape == (HEIGHT, WIDTH)
             assert (a.prompt is None) == (b.prompt is None)
     assert [m.prompt is not None for m in flat_masks[0]] == [False, False, True] * 12
     assert norms[1:] == pytest.approx([norms[0]] * 2, rel=1e-4)
-    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-4) and losses[0] > 0.1
+    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-4)
+    assert losses[0] > 0.1
 
 
-def test_weights_of_zero_are_bit_identical_to_a_policy_that_does_not_draw(pools, clip, played) -> None:
+def test_weights_of_zero_are_bit_identical_to_a_policy_that_does_not_draw(
+    pools, clip, played
+) -> None:
     """Three ways: no token at all; masks that are not learned from; and a head that runs, with every weight 0."""
     groups, tables = played
-    folder, found = Path(pools[1].cfg.policy.path), []
+    folder = Path(pools[1].cfg.policy.path)
+    found = []
     for token, given in (("", False), (f"w{SEG}", False), (f"w{SEG}", True)):
         cfg = config(folder, token=token, calibration=0.0, loss=0.0)
         pool = restart(pools, cfg)
@@ -215,7 +275,8 @@ def test_weights_of_zero_are_bit_identical_to_a_policy_that_does_not_draw(pools,
             update = pool.learn(groups, tables, masks)
         found.append((update.loss, update.grad_norm, flat(pool)))
     for loss, norm, weights in found[1:]:
-        assert (loss, norm) == found[0][:2] and np.array_equal(weights, found[0][2])
+        assert (loss, norm) == found[0][:2]
+        assert np.array_equal(weights, found[0][2])
     cfg = config(folder)
     pool = restart(pools, cfg)
     masks = of(clip, played, draw(pool, clip, played), cfg)
@@ -225,7 +286,9 @@ def test_weights_of_zero_are_bit_identical_to_a_policy_that_does_not_draw(pools,
 
 
 @pytest.mark.parametrize("ranks, stage", [(1, 1), (2, 3)])
-def test_a_checkpoint_holds_the_head_and_goes_on_exactly(pools, clip, played, tmp_path, ranks, stage) -> None:
+def test_a_checkpoint_holds_the_head_and_goes_on_exactly(
+    pools, clip, played, tmp_path, ranks, stage
+) -> None:
     groups, tables = played
     cfg = config(Path(pools[1].cfg.policy.path), ranks, stage)
     pool = restart(pools, cfg)
@@ -239,7 +302,8 @@ def test_a_checkpoint_holds_the_head_and_goes_on_exactly(pools, clip, played, tm
     pool.load(tmp_path / "one")
     resumed = pool.learn(groups, tables, masks)
     pool.save(tmp_path / "resumed")
-    assert resumed.loss == straight.loss and resumed.grad_norm == straight.grad_norm
+    assert resumed.loss == straight.loss
+    assert resumed.grad_norm == straight.grad_norm
     file = Path("policy") / "mask_head" / "model.safetensors"
     saved = {name: (tmp_path / name / file).read_bytes() for name in ("one", "straight", "resumed")}
     assert saved["straight"] == saved["resumed"] != saved["one"]
@@ -253,7 +317,9 @@ def test_a_checkpoint_holds_the_head_and_goes_on_exactly(pools, clip, played, tm
             assert theirs.sampled.loglik == pytest.approx(ours.sampled.loglik, abs=1e-5)
 
 
-def test_segmenters_that_redraw_take_the_learners_newest_head(pools, clip, played, tmp_path) -> None:
+def test_segmenters_that_redraw_take_the_learners_newest_head(
+    pools, clip, played, tmp_path
+) -> None:
     groups, tables = played
     cfg = config(Path(pools[1].cfg.policy.path), 2, 3, loss=1.0)
     cfg.learner.lr = 1e-2
@@ -262,7 +328,9 @@ def test_segmenters_that_redraw_take_the_learners_newest_head(pools, clip, playe
     [[drawn, *_], *_] = draw(pool, clip, played)
     prompts = prompts_of(groups[0].episodes[0], drawn)
     assert len(prompts) == 1
-    actor = SegmenterActor(replace(config(tmp_path / "one" / "policy"), mask=replace(cfg.mask, redraw=True)))
+    actor = SegmenterActor(
+        replace(config(tmp_path / "one" / "policy"), mask=replace(cfg.mask, redraw=True))
+    )
     [before] = actor.segment(clip, [prompts])
     actor.take_head(pool.head())
     assert actor.segment(clip, [prompts]) == [before]  # what was saved is what is drawn with
@@ -271,7 +339,8 @@ def test_segmenters_that_redraw_take_the_learners_newest_head(pools, clip, playe
         pool.imitate(groups, tables, masks)
     actor.take_head(pool.head())
     [after] = actor.segment(clip, [prompts])
-    assert before != after and any(rle is not None for rle in before)
+    assert before != after
+    assert any(rle is not None for rle in before)
     plain = SegmenterActor(config(tmp_path / "one" / "policy"))
     assert plain.segment(clip, [prompts]) != [before]  # SAM 2 alone follows the mask in another way
 
@@ -291,11 +360,15 @@ def test_imitation_of_true_masks_lowers_their_loss(pools, clip, played) -> None:
 
 def test_a_token_that_is_none_and_a_head_that_is_missing_are_told(pools) -> None:
     folder = Path(pools[1].cfg.policy.path)
-    with pytest.raises(ValueError, match=r"mask.token=w1 w2: 2 tokens .* ray_jobs.warm_start adds it"):
+    with pytest.raises(
+        ValueError, match=r"mask.token=w1 w2: 2 tokens .* ray_jobs.warm_start adds it"
+    ):
         restart(pools, config(folder, token="w1 w2"))
     cfg = config(folder)
     cfg.mask.fresh = False
-    with pytest.raises(ValueError, match="this policy has no mask head; make one with ray_jobs.warm_start"):
+    with pytest.raises(
+        ValueError, match="this policy has no mask head; make one with ray_jobs.warm_start"
+    ):
         restart(pools, cfg)
 
 
@@ -308,19 +381,25 @@ def test_the_kl_term_is_about_text_alone() -> None:
     given = {"old_N": calibrated_N.detach(), "reference_N": text_N, "off_policy": False}
     cfg = replace(Config().grpo, kl_coef=0.1)
     loss, sums = grpo_loss(calibrated_N, text_N, row, cfg, **given, text_N=text_N)
-    assert sums["kl_sum"] == 0.0 and sums["ratio_sum"] == len(text_N)
+    assert sums["kl_sum"] == 0.0
+    assert sums["ratio_sum"] == len(text_N)
     wrong, without = grpo_loss(calibrated_N, text_N, row, cfg, **given)
-    assert without["kl_sum"] > 1.0 and wrong != loss
+    assert without["kl_sum"] > 1.0
+    assert wrong != loss
 
 
 @pytest.mark.parametrize("ranks, stage", [(1, 1), (2, 3)])
 def test_with_lora_the_head_is_trained_whole(pools, clip, played, ranks, stage) -> None:
     groups, tables = played
     cfg = config(Path(pools[1].cfg.policy.path), ranks, stage)
-    cfg.learner.lora_rank, cfg.grpo.kl_coef = 4, 0.1
+    cfg.learner.lora_rank = 4
+    cfg.grpo.kl_coef = 0.1
     pool = restart(pools, cfg)
-    before, policy = pool.head(), flat(pool)
+    before = pool.head()
+    policy = flat(pool)
     update = pool.learn(groups, tables, of(clip, played, draw(pool, clip, played), cfg))
     after = pool.head()
-    assert update.metrics["kl"] == pytest.approx(0.0, abs=1e-6) and update.metrics["ratio_min"] == 1.0
-    assert not np.array_equal(before["mlp.2.weight"], after["mlp.2.weight"]) and not np.array_equal(policy, flat(pool))
+    assert update.metrics["kl"] == pytest.approx(0.0, abs=1e-6)
+    assert update.metrics["ratio_min"] == 1.0
+    assert not np.array_equal(before["mlp.2.weight"], after["mlp.2.weight"])
+    assert not np.array_equal(policy, flat(pool))

@@ -18,7 +18,9 @@ class Rank:
     """A learner rank: a rendezvous and a transfer that end only if the other side is there at the same time."""
 
     def __init__(self, number: int) -> None:
-        self.number, self.store, self.asked = number, None, 0
+        self.number = number
+        self.store = None
+        self.asked = 0
 
     def address(self) -> tuple[str, int]:
         with socket.socket() as free:
@@ -29,7 +31,9 @@ class Rank:
         from torch.distributed import TCPStore
 
         self.world = master["world_size"]
-        self.store = TCPStore(master["master_address"], master["master_port"], self.world, True, timeout=LONG)
+        self.store = TCPStore(
+            master["master_address"], master["master_port"], self.world, True, timeout=LONG
+        )
 
     def send(self) -> int:
         if self.store is not None:
@@ -50,7 +54,9 @@ class Actor:
 
         self.info = info
         if "rank_offset" in info:
-            self.store = TCPStore(info["master_address"], info["master_port"], info["world_size"], False, timeout=LONG)
+            self.store = TCPStore(
+                info["master_address"], info["master_port"], info["world_size"], False, timeout=LONG
+            )
 
     async def take(self, weights: WeightVersion) -> list[str]:
         if weights.senders:
@@ -70,9 +76,12 @@ def test_receiving_and_sending_go_on_together(ray_env: dict[str, str], backend: 
     going = gpu_weights.send(backend, weights, workers)
     found = dict(zip(going.values(), ray.get(list(going), timeout=90), strict=False))
     if backend == "nccl":
-        assert found[0] == found[1] == ["of 5"] and list(going.values()).count(None) == 3
+        assert found[0] == found[1] == ["of 5"]
+        assert list(going.values()).count(None) == 3
     else:  # each from the rank on its GPU; the third rank has no engine and only takes part
-        assert found[0] == ["0.1", "0.2", "0.3"] and found[1] == ["1.1", "1.2", "1.3"] and found[None] == 2
+        assert found[0] == ["0.1", "0.2", "0.3"]
+        assert found[1] == ["1.1", "1.2", "1.3"]
+        assert found[None] == 2
 
 
 def test_an_actor_that_cannot_connect_ends_the_handshake(ray_env: dict[str, str]) -> None:

@@ -6,5 +6,7 @@ from actors.learner_pool import places
 def test_ranks_are_numbered_on_each_node():
     found = places([("a", 1), ("b", 2), ("a", 3)], "cpu")
     assert [(p.rank, p.local_rank, p.local_ranks, p.master) for p in found] == [
-        (0, 0, 2, ("a", 1)), (1, 0, 1, ("a", 1)), (2, 1, 2, ("a", 1)),
-    ]  # fmt: skip
+        (0, 0, 2, ("a", 1)),
+        (1, 0, 1, ("a", 1)),
+        (2, 1, 2, ("a", 1)),
+    ]

@@ -10,7 +10,15 @@ from tests.actors.learners import config
 
 def test_learning_rate_schedules():
     cfg = config("x", lr=1.0, warmup_steps=2, schedule="linear")
-    assert [learning_rate(i, 6, cfg.learner) for i in range(7)] == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
+    assert [learning_rate(i, 6, cfg.learner) for i in range(7)] == [
+        0.5,
+        1.0,
+        1.0,
+        0.75,
+        0.5,
+        0.25,
+        0.0,
+    ]
     assert learning_rate(50, 6, cfg.learner) == 0.0
     cosine = dataclasses.replace(cfg.learner, schedule="cosine", warmup_steps=0)
     assert [learning_rate(i, 4, cosine) for i in (0, 2, 4)] == pytest.approx([1.0, 0.5, 0.0])

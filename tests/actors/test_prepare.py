@@ -11,13 +11,13 @@ import pytest
 
 from actors.prepare import Piece, Result, check, in_judges, in_tasks, pieces, tables
 from configs.schema import ClusterConfig, Config, PrepareConfig, SegmenterConfig
-from data.keep import Judged
 from data.load import load
-from data.synthetic.write import write_split
-from data.tables import target_table
+from data.prepare.keep import Judged
+from data.prepare.tables import target_table
+from tiny.world.write import write_split
 
 CONFIG = Config(
-    segmenter=SegmenterConfig(kind="sam2", path="models/tiny/segmenter", workers=2),
+    segmenter=SegmenterConfig(kind="sam2", path="tiny/weights/segmenter", workers=2),
     cluster=ClusterConfig(use_gpu="no"),
     prepare=PrepareConfig(workers=2),
 )
@@ -38,16 +38,20 @@ def test_pieces_hold_all_samples_of_a_video_and_each_object_once(found: list[Pie
 
 def test_tasks_do_what_the_functions_do(ray_env: dict[str, str], found: list[Piece]) -> None:
     made = {piece.video.uid: result for piece, result in in_tasks(CONFIG, tables, found)}
-    assert list(made) != [] and set(made) == {piece.video.uid for piece in found}
+    assert list(made) != []
+    assert set(made) == {piece.video.uid for piece in found}
     for piece in found:
         rows, problems = made[piece.video.uid]
-        assert problems == [] and [row.target for row in rows] == list(piece.targets)
+        assert problems == []
+        assert [row.target for row in rows] == list(piece.targets)
         for row, target in zip(rows, piece.targets.values(), strict=True):
             assert (row.boxes_F4 == target_table(piece.video.uid, target).boxes_F4).all()
     assert all(result == (None, []) for _, result in in_tasks(CONFIG, check, found))
 
 
-def test_a_video_that_kills_its_process_is_a_result(ray_env: dict[str, str], found: list[Piece]) -> None:
+def test_a_video_that_kills_its_process_is_a_result(
+    ray_env: dict[str, str], found: list[Piece]
+) -> None:
     victim = found[1].video.uid
 
     def die_at_one(piece: Piece) -> Result:
@@ -55,7 +59,9 @@ def test_a_video_that_kills_its_process_is_a_result(ray_env: dict[str, str], fou
             os._exit(1)
         return None, []
 
-    results = {piece.video.uid: problems for piece, (_, problems) in in_tasks(CONFIG, die_at_one, found)}
+    results = {
+        piece.video.uid: problems for piece, (_, problems) in in_tasks(CONFIG, die_at_one, found)
+    }
     assert "its process died" in results.pop(victim)[0].text
     assert list(results.values()) == [[]] * 3
 
@@ -63,18 +69,27 @@ def test_a_video_that_kills_its_process_is_a_result(ray_env: dict[str, str], fou
 def test_judges(ray_env: dict[str, str], found: list[Piece], tmp_path: Path) -> None:
     """Good masks are met, masks of other frames are not, and what cannot be read is a problem of its video alone."""
     sample = next(sample for sample in found[1].samples if sample.targets)
-    backwards = replace(sample.targets[0], masks_F=tuple(reversed(tuple(sample.targets[0].masks_F))))
+    backwards = replace(
+        sample.targets[0], masks_F=tuple(reversed(tuple(sample.targets[0].masks_F)))
+    )
     swapped = (replace(sample, targets=(backwards,)),)
     gone = replace(found[2].video, path=str(tmp_path / "gone"))
     asked = [found[0], replace(found[1], samples=swapped), replace(found[2], video=gone)]
     results = {piece.video.uid: result for piece, result in in_judges(CONFIG, asked)}
     good, bad = (results[asked[i].video.uid][0] for i in (0, 1))
-    assert isinstance(good, Judged) and isinstance(bad, Judged)
-    assert good.mean_iou is not None and good.mean_iou > 0.6
-    assert good.masks == sum(rle is not None for t in found[0].targets.values() for rle in t.masks_F)
-    assert bad.mean_iou is not None and bad.mean_iou < 0.45
+    assert isinstance(good, Judged)
+    assert isinstance(bad, Judged)
+    assert good.mean_iou is not None
+    assert good.mean_iou > 0.6
+    assert good.masks == sum(
+        rle is not None for t in found[0].targets.values() for rle in t.masks_F
+    )
+    assert bad.mean_iou is not None
+    assert bad.mean_iou < 0.45
     nothing, [problem] = results[asked[2].video.uid]
-    assert nothing is None and "gone" in problem.text and problem.video == asked[2].video.uid
+    assert nothing is None
+    assert "gone" in problem.text
+    assert problem.video == asked[2].video.uid
 
 
 def test_the_death_of_a_judge_costs_no_video(ray_env: dict[str, str], found: list[Piece]) -> None:
@@ -84,11 +99,14 @@ def test_the_death_of_a_judge_costs_no_video(ray_env: dict[str, str], found: lis
     [judge] = [process for process in family if "JudgeActor" in "".join(process.cmdline())]
     judge.kill()
     done += list(results)
-    assert {piece.video.uid for piece, _ in done} == {piece.video.uid for piece in found} and len(done) == len(found)
+    assert {piece.video.uid for piece, _ in done} == {piece.video.uid for piece in found}
+    assert len(done) == len(found)
     assert all(isinstance(judged, Judged) and problems == [] for _, (judged, problems) in done)
 
 
-def test_judges_that_cannot_start_say_why(ray_env: dict[str, str], found: list[Piece], tmp_path: Path) -> None:
+def test_judges_that_cannot_start_say_why(
+    ray_env: dict[str, str], found: list[Piece], tmp_path: Path
+) -> None:
     cfg = replace(CONFIG, segmenter=SegmenterConfig(path=str(tmp_path / "none.pt")))
     with pytest.raises(RuntimeError, match="(?s)does not start.*none.pt"):
         list(in_judges(cfg, found))

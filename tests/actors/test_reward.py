@@ -19,12 +19,18 @@ from actors.segmenter import load_segmenter
 from configs.schema import Config, DifficultyConfig, SystemConfig
 from core.masks import box, decode
 from core.types import Answer, End, Episode, Turn
-from data.frames import read_frames
+from data.frames.frames import read_frames
 from data.load import load
-from data.synthetic.write import write_split
 from rewards.objects import mask_ious, matched_mean
+from tiny.world.write import write_split
 
-OPTIONS = {"frame_height": 84, "frame_width": 84, "keyframe_height": 112, "keyframe_width": 112, "prompt": "short"}
+OPTIONS = {
+    "frame_height": 84,
+    "frame_width": 84,
+    "keyframe_height": 112,
+    "keyframe_width": 112,
+    "prompt": "short",
+}
 
 
 def played(sample, box):
@@ -40,7 +46,8 @@ def setting(ray_env, tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     write_split(root, "train", seed=3, num_videos=3, expressions_per_video=2)
     cfg = Config()
-    cfg.data.root, cfg.cluster.use_gpu = str(root), "no"
+    cfg.data.root = str(root)
+    cfg.cluster.use_gpu = "no"
     cfg.system.options = OPTIONS
     pool = RewardPool(cfg, ["train"])
     yield cfg, pool, load("mevis", str(root), "train")
@@ -50,7 +57,9 @@ def setting(ray_env, tmp_path_factory):
 def test_only_the_training_split_must_be_rated(setting, tmp_path):
     cfg, _, samples = setting
     cfg = replace(cfg, difficulty=DifficultyConfig(folder=str(tmp_path)))
-    with pytest.raises(ValueError, match=r"no file .*train\.json; `ray_jobs.rate_difficulty` makes it"):
+    with pytest.raises(
+        ValueError, match=r"no file .*train\.json; `ray_jobs.rate_difficulty` makes it"
+    ):
         read_split(cfg, "train")
     as_test = replace(cfg, data=replace(cfg.data, train_split="other", test_split="train"))
     assert read_split(as_test, "train") == samples
@@ -106,11 +115,18 @@ class Says:
 def test_masks_of_the_segmenter_are_made_only_for_a_reward_that_needs_them(setting):
     """The actor's class itself, with the shipped segmenter: the masks are its own, and they decide on the reward."""
     cfg, _, samples = setting
-    options = {"target_height": 112, "target_width": 112, "negative_limit": 6.0, "answer": "box", "think": False}
+    options = {
+        "target_height": 112,
+        "target_width": 112,
+        "negative_limit": 6.0,
+        "answer": "box",
+        "think": False,
+    }
     options |= {"box_l1_threshold": 0.0}  # never below: what is left of the accuracy is the IoU
     actors = {
         source: RewardActor(
-            replace(cfg, system=SystemConfig("videoseg_r1", options | {"iou_source": source})), ["train"]
+            replace(cfg, system=SystemConfig("videoseg_r1", options | {"iou_source": source})),
+            ["train"],
         )
         for source in ("box", "mask")
     }
@@ -120,21 +136,36 @@ def test_masks_of_the_segmenter_are_made_only_for_a_reward_that_needs_them(setti
         shown = actors["mask"].system.shown(sample, np.random.default_rng(0))
         frame = shown.hints["target_frame"]
         answers = [boxes(sample, frame, grow) for grow in (0, 14, 14)]
-        group = tuple(asyncio.run(actors["mask"].system.play(shown, Says(text))) for text in answers)
+        group = tuple(
+            asyncio.run(actors["mask"].system.play(shown, Says(text))) for text in answers
+        )
         failed = Episode(sample.uid, (), End.FAILED, error="boom")
-        earned = {s: a.score("train", sample.uid, (*group[:2], failed, group[2])) for s, a in actors.items()}
-        by_box, by_mask = ([r and r.parts["accuracy"] for r in rewards] for rewards in earned.values())
+        earned = {
+            s: a.score("train", sample.uid, (*group[:2], failed, group[2]))
+            for s, a in actors.items()
+        }
+        by_box, by_mask = (
+            [r and r.parts["accuracy"] for r in rewards] for rewards in earned.values()
+        )
         pixels = read_frames(sample.video, [frame])[0]
         hits = []
         for episode in group:
             prompts = episode.answer.prompts
             made = torch.tensor(np.array(segmenter.image_masks([pixels] * len(prompts), prompts)))
-            truth = torch.tensor(np.array([decode(t.masks_F[frame]) for t in sample.targets if t.masks_F[frame]]))
-            hits.append(matched_mean((mask_ious(list(made.numpy()), truth) > 0.5).double(), [len(prompts)]).item())
-        assert by_mask == [*hits[:2], None, hits[2]] and by_box[2] is None
+            truth = torch.tensor(
+                np.array([decode(t.masks_F[frame]) for t in sample.targets if t.masks_F[frame]])
+            )
+            hits.append(
+                matched_mean(
+                    (mask_ious(list(made.numpy()), truth) > 0.5).double(), [len(prompts)]
+                ).item()
+            )
+        assert by_mask == [*hits[:2], None, hits[2]]
+        assert by_box[2] is None
         differing += by_mask != by_box
     assert differing, "masks and boxes never disagreed: proves little"
-    assert "segmenter" in vars(actors["mask"]) and "segmenter" not in vars(actors["box"])
+    assert "segmenter" in vars(actors["mask"])
+    assert "segmenter" not in vars(actors["box"])
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGSTOP, signal.SIGKILL], ids=["hung", "dead"])
@@ -184,7 +215,9 @@ def test_a_reward_that_never_arrives_is_an_error(setting):
     pool.submit = stopped
     try:
         with pytest.raises(RuntimeError, match="did not arrive within reward.timeout_s"):
-            pool.collect(pool.submit("train", samples[0].uid, (played(samples[0], [10, 10, 60, 60]),)))
+            pool.collect(
+                pool.submit("train", samples[0].uid, (played(samples[0], [10, 10, 60, 60]),))
+            )
     finally:
         del pool.submit
         cfg.reward.timeout_s = 300.0

@@ -17,7 +17,7 @@ from cluster.weights import publish
 from configs.schema import Config, SystemConfig
 from core.masks import encode
 from core.types import End, Sample, Target, Video
-from data.frames import digest
+from data.frames.frames import digest
 from tests.models import tiny_engine
 
 G = 4
@@ -26,15 +26,21 @@ G = 4
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     """Twelve sentences about three videos of noise."""
-    out, rng = [], np.random.default_rng(0)
+    out = []
+    rng = np.random.default_rng(0)
     for v in range(3):
         folder = tmp_path_factory.mktemp(f"video{v}")
         names = tuple(f"{i:05d}" for i in range(6))
         for name in names:
-            cv2.imwrite(str(folder / f"{name}.jpg"), rng.integers(0, 256, (56, 56, 3), dtype=np.uint8))
+            cv2.imwrite(
+                str(folder / f"{name}.jpg"), rng.integers(0, 256, (56, 56, 3), dtype=np.uint8)
+            )
         video = Video(f"v{v}", str(folder), names, 56, 56)
         target = Target("o", tuple([None] * 6))
-        out += [Sample(f"v{v}/{i}", video, f"shape number {i}", (target,), notes={"thought": "x"}) for i in range(4)]
+        out += [
+            Sample(f"v{v}/{i}", video, f"shape number {i}", (target,), notes={"thought": "x"})
+            for i in range(4)
+        ]
     return out
 
 
@@ -43,11 +49,18 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     cfg = Config(seed=5)
     cfg.policy.path = str(tiny_engine.build(tmp_path_factory.mktemp("policy")))
     cfg.cluster.use_gpu = "no"
-    cfg.system.options = dict(
-        num_frames=4, frame_height=28, frame_width=28, keyframe_height=56, keyframe_width=56, max_tokens_1=120,
-        max_tokens_2=20, prompt="short",
-    )  # fmt: skip
-    cfg.rollout.max_num_seqs, cfg.rollout.kv_cache_bytes = 16, 64 << 20
+    cfg.system.options = {
+        "num_frames": 4,
+        "frame_height": 28,
+        "frame_width": 28,
+        "keyframe_height": 56,
+        "keyframe_width": 56,
+        "max_tokens_1": 120,
+        "max_tokens_2": 20,
+        "prompt": "short",
+    }
+    cfg.rollout.max_num_seqs = 16
+    cfg.rollout.kv_cache_bytes = 64 << 20
     return cfg
 
 
@@ -67,24 +80,33 @@ def test_groups_come_with_their_pixels_and_repeat(pool: RolloutPool, samples: li
     played = list(pool.play(samples[:3], group_size=G, temperature=1.0, step=0))
     assert sorted(p.index for p in played) == [0, 1, 2]
     for group in played:
-        assert group.sample is samples[group.index] and len(group.episodes) == G
+        assert group.sample is samples[group.index]
+        assert len(group.episodes) == G
         media = ray.get(group.media_ref)
         shown = {m.digest for e in group.episodes for t in e.turns for m in t.media}
-        assert shown == set(media) and all(digest(pixels) == name for name, pixels in media.items())
+        assert shown == set(media)
+        assert all(digest(pixels) == name for name, pixels in media.items())
         assert all(e.end in (End.DONE, End.UNREADABLE, End.TRUNCATED) for e in group.episodes)
         assert len({e.turns[0].prompt_ids for e in group.episodes}) == 1
         assert len({e.turns[0].completion_ids for e in group.episodes}) > 1
     again = list(pool.play(samples[:3], group_size=G, temperature=1.0, step=0))
     other = list(pool.play(samples[:3], group_size=G, temperature=1.0, step=1))
     assert tokens(played) == tokens(again) != tokens(other)
-    greedy = [tokens(list(pool.play(samples[:1], group_size=1, temperature=0.0, step=s))) for s in (0, 1)]
+    greedy = [
+        tokens(list(pool.play(samples[:1], group_size=1, temperature=0.0, step=s))) for s in (0, 1)
+    ]
     assert greedy[0] == greedy[1]
 
 
 def test_an_error_inside_an_episode_stays_there(pool: RolloutPool, samples: list[Sample]) -> None:
     lost = replace(samples[1], video=replace(samples[1].video, path="/nowhere/video"))
-    played = {p.index: p for p in pool.play([samples[0], lost], group_size=2, temperature=1.0, step=0)}
-    assert all(e.end is End.FAILED and "/nowhere/video" in e.error and not e.turns for e in played[1].episodes)
+    played = {
+        p.index: p for p in pool.play([samples[0], lost], group_size=2, temperature=1.0, step=0)
+    }
+    assert all(
+        e.end is End.FAILED and "/nowhere/video" in e.error and not e.turns
+        for e in played[1].episodes
+    )
     assert all(e.end is not End.FAILED for e in played[0].episodes)
 
 
@@ -105,26 +127,45 @@ def test_damaged_weights_are_an_error(pool: RolloutPool) -> None:
 
 
 @pytest.mark.slow
-def test_only_training_shows_hints(config: Config, samples: list[Sample], ray_env: dict[str, str]) -> None:
+def test_only_training_shows_hints(
+    config: Config, samples: list[Sample], ray_env: dict[str, str]
+) -> None:
     """Training plays on the frame that shows the target; evaluation, which is told nothing, asks on the side."""
-    options = dict(
-        key_frames=2, reference_frames=1, frame_height=28, frame_width=28, target_height=56, target_width=56,
-        negative_limit=20.0, max_tokens=12, prompt="short", sampler_samples=2, sampler_frames=2, sampler_rounds=1,
-        sampler_max_tokens=8,
-    )  # fmt: skip
+    options = {
+        "key_frames": 2,
+        "reference_frames": 1,
+        "frame_height": 28,
+        "frame_width": 28,
+        "target_height": 56,
+        "target_width": 56,
+        "negative_limit": 20.0,
+        "max_tokens": 12,
+        "prompt": "short",
+        "sampler_samples": 2,
+        "sampler_frames": 2,
+        "sampler_rounds": 1,
+        "sampler_max_tokens": 8,
+    }
     hinting = RolloutPool(replace(config, system=SystemConfig("videoseg_r1", options)))
     masks = [encode(np.full((56, 56), f == 4)) for f in range(6)]
     seen = [replace(sample, targets=(Target("o", tuple(masks)),)) for sample in samples[:3]]
-    training, again = (list(hinting.play(seen, group_size=2, temperature=1.0, step=3, training=True)) for _ in range(2))
+    training, again = (
+        list(hinting.play(seen, group_size=2, temperature=1.0, step=3, training=True))
+        for _ in range(2)
+    )
     told = [e for group in training for e in group.episodes]
-    assert [e.answer.facts["frame"] for e in told] == [4] * 6 and all(len(e.turns) == 1 for e in told)
+    assert [e.answer.facts["frame"] for e in told] == [4] * 6
+    assert all(len(e.turns) == 1 for e in told)
     segments = [e.answer.facts["segment"] for e in told]
     assert {g.sample.uid: g.episodes for g in training} == {g.sample.uid: g.episodes for g in again}
     assert segments[0::2] == segments[1::2], "a group plays one prompt"
     [alone] = hinting.play(seen[:1], group_size=2, temperature=0.0, step=-1)
     first, second = alone.episodes
-    assert [t.trainable for t in first.turns] == [False] * 4 + [True] and len(second.turns) == 1
-    assert first.answer.facts["frame"] == second.answer.facts["frame"] == 3  # nothing readable was said: the middle
+    assert [t.trainable for t in first.turns] == [False] * 4 + [True]
+    assert len(second.turns) == 1
+    assert (
+        first.answer.facts["frame"] == second.answer.facts["frame"] == 3
+    )  # nothing readable was said: the middle
     hinting.close()
 
 
@@ -134,24 +175,32 @@ def test_groups_survive_the_death_of_their_actor(pool: RolloutPool, samples: lis
     calm = list(pool.play(samples, group_size=G, temperature=1.0, step=7))
     pool.scale(2)
     pool.ready()
-    first, deaths = min(pool.workers), pool.deaths
+    first = min(pool.workers)
+    deaths = pool.deaths
     stormy: list[Played] = []
     for group in pool.play(samples, group_size=G, temperature=1.0, step=7):
         if not stormy:
             ray.kill(pool.workers[first])
         stormy.append(group)
     assert sorted(p.index for p in stormy) == list(range(len(samples)))
-    assert pool.deaths == deaths + 1 and first not in pool.workers
+    assert pool.deaths == deaths + 1
+    assert first not in pool.workers
     assert tokens(calm) == tokens(stormy)
     assert pool.weights is not None
     versions = ray.get([actor.version.remote() for actor in pool.workers.values()])
-    assert versions == [pool.weights.version] * 2, "an actor that joined late did not pull the current weights"
+    assert versions == [pool.weights.version] * 2, (
+        "an actor that joined late did not pull the current weights"
+    )
     pool.scale(1)
     assert len(pool.workers) == 1
 
 
 def test_an_actor_that_cannot_start_is_an_error(
-    config: Config, samples: list[Sample], ray_env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Config,
+    samples: list[Sample],
+    ray_env: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(rollout, "MAX_ATTEMPTS", 1)
     broken = RolloutPool(replace(config, policy=replace(config.policy, path=str(tmp_path))))
@@ -165,7 +214,9 @@ def test_with_a_gpu_backend_the_actors_are_fixed(
 ) -> None:
     """Without GPUs: whoever is lost or asked for is an error, before any weights are sent."""
     fixed = RolloutPool(replace(config, cluster=replace(config.cluster, weight_backend="nccl")))
-    with pytest.raises(RuntimeError, match="cannot join or leave a running cluster.weight_backend=nccl"):
+    with pytest.raises(
+        RuntimeError, match="cannot join or leave a running cluster.weight_backend=nccl"
+    ):
         fixed.scale(2)
     ray.kill(next(iter(fixed.workers.values())))
     with pytest.raises(RuntimeError, match="use object_store"):

@@ -17,12 +17,11 @@ from actors.segmenter import SegmenterPool
 from configs.schema import ClusterConfig, Config, SegmenterConfig
 from core.masks import decode, union
 from core.types import MaskPrompt, Video
-from data.frame_store import node_store
-from data.frames import probe, read_frames
-from data.synthetic.clip import write_clip
-from data.synthetic.scene import scene
-from models import sam2_build
-from models.segmenters import make
+from data.frames.frame_store import node_store
+from data.frames.frames import probe, read_frames
+from models.segmenters import make, sam2_build
+from tiny.world.clip import write_clip
+from tiny.world.scene import scene
 
 
 @pytest.fixture(scope="module")
@@ -30,19 +29,28 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Video, MaskPr
     """Three short videos as JPEG folders, each with two prompts."""
     found: list[tuple[Video, MaskPrompt, MaskPrompt]] = []
     for i in range(3):
-        folder, made = tmp_path_factory.mktemp(f"v{i}"), scene(np.random.default_rng(i))
+        folder = tmp_path_factory.mktemp(f"v{i}")
+        made = scene(np.random.default_rng(i))
         for f, frame in enumerate(made.frames_FHWC[:10]):
-            cv2.imwrite(str(folder / f"{f:05d}.jpg"), frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
-        video = Video(f"v{i}", str(folder), tuple(f"{f:05d}" for f in range(10)), *made.frames_FHWC.shape[1:3])
+            cv2.imwrite(
+                str(folder / f"{f:05d}.jpg"), frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95]
+            )
+        video = Video(
+            f"v{i}", str(folder), tuple(f"{f:05d}" for f in range(10)), *made.frames_FHWC.shape[1:3]
+        )
         spots = np.argwhere(made.areas_OF[:, :10] > 100)
-        first, last = (MaskPrompt(int(f), tuple(float(v) for v in made.boxes_OF4[o, f])) for o, f in spots[[0, -1]])  # type: ignore[arg-type]
+        first, last = (
+            MaskPrompt(int(f), tuple(float(v) for v in made.boxes_OF4[o, f]))
+            for o, f in spots[[0, -1]]
+        )  # type: ignore[arg-type]
         found.append((video, first, last))
     return found
 
 
 def config(kind: str, path: str = "", workers: int = 1) -> Config:
     return Config(
-        segmenter=SegmenterConfig(kind=kind, path=path, workers=workers), cluster=ClusterConfig(use_gpu="no")
+        segmenter=SegmenterConfig(kind=kind, path=path, workers=workers),
+        cluster=ClusterConfig(use_gpu="no"),
     )
 
 
@@ -102,7 +110,10 @@ def test_grabcut_survives_the_death_of_its_actor(
     segmenters = SegmenterPool(config("grabcut"))
     jobs = [(video, (first,)) for video, first, _ in videos]
     before = segmenters.segment(jobs)
-    assert all(masks_F[prompts[0].frame] is not None for masks_F, (_, prompts) in zip(before, jobs, strict=True))
+    assert all(
+        masks_F[prompts[0].frame] is not None
+        for masks_F, (_, prompts) in zip(before, jobs, strict=True)
+    )
     ray.kill(segmenters.workers[0])
     assert segmenters.segment(jobs) == before
     segmenters.close()
@@ -130,13 +141,16 @@ def test_a_long_video_file_is_read_in_pieces_with_the_same_masks(
     thing = int(made.areas_OF[:, 12].argmax())
     box = tuple(float(v) for v in made.boxes_OF4[thing, 12])
     jobs = [(MaskPrompt(36, box),), (MaskPrompt(38, box), MaskPrompt(0, box))]  # type: ignore[arg-type]
-    video, cfg = probe(tmp_path / "clip.mp4"), config(kind, str(tmp_path))
+    video = probe(tmp_path / "clip.mp4")
+    cfg = config(kind, str(tmp_path))
     assert video.num_frames == 72
     whole = segmenter.SegmenterActor(cfg).segment(video, jobs)
-    assert whole[0][36] is not None and whole[0][30] is not None and whole[0][42] is not None
+    assert whole[0][36] is not None
+    assert whole[0][30] is not None
+    assert whole[0][42] is not None
 
     monkeypatch.setattr(segmenter, "WHOLE_BYTES", 0)
-    monkeypatch.setattr("data.frames.BLOCK", 10)
+    monkeypatch.setattr("data.frames.frames.BLOCK", 10)
     os.utime(tmp_path / "clip.mp4", (1, 1))  # as another file: the store of frames does not know it
     before = node_store().added
     assert segmenter.SegmenterActor(cfg).segment(video, jobs) == whole

@@ -18,7 +18,9 @@ from configs.schema import Config
 def gpu_config(**changes) -> Config:
     cfg = Config()
     cfg.cluster.use_gpu = "yes"
-    cfg.rollout.workers, cfg.rollout.tensor_parallel, cfg.learner.world_size = 3, 2, 4
+    cfg.rollout.workers = 3
+    cfg.rollout.tensor_parallel = 2
+    cfg.learner.world_size = 4
     for name, value in changes.items():
         setattr(cfg.cluster, name, value)
     return cfg
@@ -30,7 +32,9 @@ def test_gpus_are_added_up_unless_engine_and_learner_share_them():
 
 
 def test_too_few_gpus_is_one_clear_error(ray_env):
-    with pytest.raises(ValueError, match=r"rollout.workers=3 x .* ask for 10 GPUs, the cluster has 0"):
+    with pytest.raises(
+        ValueError, match=r"rollout.workers=3 x .* ask for 10 GPUs, the cluster has 0"
+    ):
         check_gpus(gpu_config())
 
 
@@ -38,7 +42,8 @@ def test_actors_on_cpu_reserve_nothing_and_carry_their_environment(ray_env):
     cfg = Config()
     for kind in ("rollout", "learner", "reward", "segmenter"):
         options = actor_options(cfg, kind)
-        assert options["num_cpus"] == 0 and "num_gpus" not in options
+        assert options["num_cpus"] == 0
+        assert "num_gpus" not in options
         assert options["runtime_env"]["env_vars"]["DS_ACCELERATOR"] == "cpu"
     assert device_of(cfg) == "cpu"
 
@@ -52,14 +57,18 @@ def test_actors_on_gpu_get_their_share(ray_env):
 
 def test_gpu_weight_backends_without_a_gpu_are_one_clear_error(ray_env):
     for backend in ("nccl", "ipc"):
-        with pytest.raises(ValueError, match=f"cluster.weight_backend={backend} needs GPUs; use object_store"):
+        with pytest.raises(
+            ValueError, match=f"cluster.weight_backend={backend} needs GPUs; use object_store"
+        ):
             check_gpus(gpu_config(use_gpu="no", weight_backend=backend))
     check_gpus(gpu_config(use_gpu="no"))
 
 
 def test_ipc_needs_a_learner_rank_for_each_engine(ray_env):
     cfg = gpu_config(weight_backend="ipc")
-    with pytest.raises(ValueError, match="rollout.workers=3, rollout.tensor_parallel=2 and learner.world_size=4"):
+    with pytest.raises(
+        ValueError, match="rollout.workers=3, rollout.tensor_parallel=2 and learner.world_size=4"
+    ):
         check_gpus(cfg)
     cfg.rollout.tensor_parallel = 1
     with pytest.raises(ValueError, match="ask for 4 GPUs, the cluster has 0"):
@@ -89,10 +98,13 @@ print(ray.get([seat.gpus.remote() for seat in seats], timeout=60))
 def test_with_ipc_actor_and_rank_of_one_number_share_a_gpu():
     """On a Ray of its own that is told of three GPUs: where Ray puts actors does not need them to be there."""
     env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    done = subprocess.run([sys.executable, "-c", PAIRS], capture_output=True, text=True, env=env, timeout=180)
+    done = subprocess.run(
+        [sys.executable, "-c", PAIRS], capture_output=True, text=True, env=env, timeout=180
+    )
     assert done.returncode == 0, done.stderr
     first, second, *ranks = ast.literal_eval(done.stdout.splitlines()[-1])
-    assert [first, second] == ranks[:2] and sorted(ranks) == [[0], [1], [2]]
+    assert [first, second] == ranks[:2]
+    assert sorted(ranks) == [[0], [1], [2]]
 
 
 def test_a_connection_that_was_there_before_stays(ray_env):
@@ -124,7 +136,9 @@ except ValueError:
 
 def test_who_joined_leaves_also_after_an_error():
     env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    done = subprocess.run([sys.executable, "-c", JOIN], capture_output=True, text=True, env=env, timeout=180)
+    done = subprocess.run(
+        [sys.executable, "-c", JOIN], capture_output=True, text=True, env=env, timeout=180
+    )
     assert done.returncode == 0 and done.stdout.split() == ["True", "False", "False"], done.stderr
 
 

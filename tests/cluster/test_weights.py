@@ -12,7 +12,9 @@ from cluster.weights import checksum, flatten, publish, unflatten
 def state() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     return {
-        "a.weight": torch.randn(3, 5, generator=generator).to(torch.bfloat16),  # 30 bytes: the next must be aligned
+        "a.weight": torch.randn(3, 5, generator=generator).to(
+            torch.bfloat16
+        ),  # 30 bytes: the next must be aligned
         "b.bias": torch.randn(7, generator=generator),
         "c.transposed": torch.randn(4, 6, generator=generator).T,
         "d.scalar": torch.tensor(3, dtype=torch.int64),
@@ -25,7 +27,8 @@ def test_flatten_unflatten_bit_equal() -> None:
     back = dict(unflatten(torch.from_numpy(flat), names, dtypes, shapes))
     assert list(back) == list(state())
     for name, tensor in state().items():
-        assert back[name].dtype == tensor.dtype and torch.equal(back[name], tensor)
+        assert back[name].dtype == tensor.dtype
+        assert torch.equal(back[name], tensor)
 
 
 def test_wrong_size_is_refused() -> None:
@@ -44,6 +47,9 @@ def test_checksum_sees_one_bit() -> None:
 def test_published_weights_arrive(ray_env: dict[str, str]) -> None:
     weights = publish(3, state())
     flat = ray.get(weights.payload)
-    assert weights.version == 3 and checksum(flat) == weights.checksum
-    back = dict(unflatten(torch.from_numpy(flat.copy()), weights.names, weights.dtypes, weights.shapes))
+    assert weights.version == 3
+    assert checksum(flat) == weights.checksum
+    back = dict(
+        unflatten(torch.from_numpy(flat.copy()), weights.names, weights.dtypes, weights.shapes)
+    )
     assert torch.equal(back["c.transposed"], state()["c.transposed"])

@@ -11,14 +11,39 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.load import CHOICES, POSITIVE, comments, help_text, keys, load, presets, resolve, to_yaml, validate
+from configs.load import (
+    CHOICES,
+    POSITIVE,
+    comments,
+    help_text,
+    keys,
+    load,
+    presets,
+    resolve,
+    to_yaml,
+    validate,
+)
 from configs.schema import Config
 
 
 def test_overrides_are_typed() -> None:
-    cfg = load(["revseg_tiny", "learner.lr=1e-4", "learner.betas=[0.9,0.95]", "name=7", "tracking.mlflow_uri="])
-    assert type(cfg) is Config and type(cfg.learner.betas) is tuple
-    assert (cfg.learner.lr, cfg.learner.betas, cfg.name, cfg.tracking.mlflow_uri) == (1e-4, (0.9, 0.95), "7", "")
+    cfg = load(
+        [
+            "revseg_tiny",
+            "learner.lr=1e-4",
+            "learner.betas=[0.9,0.95]",
+            "name=7",
+            "tracking.mlflow_uri=",
+        ]
+    )
+    assert type(cfg) is Config
+    assert type(cfg.learner.betas) is tuple
+    assert (cfg.learner.lr, cfg.learner.betas, cfg.name, cfg.tracking.mlflow_uri) == (
+        1e-4,
+        (0.9, 0.95),
+        "7",
+        "",
+    )
 
 
 def test_words_that_yaml_reads_as_booleans() -> None:
@@ -26,13 +51,17 @@ def test_words_that_yaml_reads_as_booleans() -> None:
 
 
 def test_values_may_hold_equal_signs() -> None:
-    assert load(["revseg_tiny", "tracking.mlflow_uri=http://host:1/?a=b"]).tracking.mlflow_uri == "http://host:1/?a=b"
+    assert (
+        load(["revseg_tiny", "tracking.mlflow_uri=http://host:1/?a=b"]).tracking.mlflow_uri
+        == "http://host:1/?a=b"
+    )
 
 
 def test_options_are_open_and_merge_into_the_preset() -> None:
     before = load(["revseg_tiny"]).system.options
     options = load(["revseg_tiny", "system.options.new_one=1e-3"]).system.options
-    assert options == {**before, "new_one": 0.001} and type(options) is dict
+    assert options == {**before, "new_one": 0.001}
+    assert type(options) is dict
 
 
 @pytest.mark.parametrize("preset", presets())
@@ -56,7 +85,10 @@ def test_every_preset_loads_and_survives_the_run_folder(preset: str, tmp_path: P
         ("policy.dtype=null", "policy.dtype=None: expected str"),
         ("name=[1,", "not a YAML value"),
         ("system.options=3", "system.options=3: expected dict"),
-        ("grpo.aggregation=tokenmean", r"expected one of token_mean .* \(did you mean token_mean\?\)"),
+        (
+            "grpo.aggregation=tokenmean",
+            r"expected one of token_mean .* \(did you mean token_mean\?\)",
+        ),
         ("learner.zero_stage=4", "learner.zero_stage=4: expected one of 0 | 1 | 2 | 3"),
     ],
 )
@@ -72,7 +104,10 @@ def test_mistakes_on_the_command_line(argument: str, message: str) -> None:
         ("learner: 3", "mine.yaml: learner: no such key; learner is a section"),
         ("- a", "expected `key: value` lines"),
         ("a: [", "not readable as YAML"),
-        ("base: revseg_tny", "mine.yaml: base: revseg_tny: no such preset; did you mean revseg_tiny?"),
+        (
+            "base: revseg_tny",
+            "mine.yaml: base: revseg_tny: no such preset; did you mean revseg_tiny?",
+        ),
     ],
 )
 def test_mistakes_in_a_file(tmp_path: Path, text: str, message: str) -> None:
@@ -91,8 +126,11 @@ def test_unknown_presets() -> None:
 
 
 def test_base_is_inherited(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("base: revseg_tiny\nname: mine\nsystem: {options: {new_one: 1}}\n")
-    mine, base = load([str(tmp_path / "mine.yaml")]), load(["revseg_tiny"])
+    (tmp_path / "mine.yaml").write_text(
+        "base: revseg_tiny\nname: mine\nsystem: {options: {new_one: 1}}\n"
+    )
+    mine = load([str(tmp_path / "mine.yaml")])
+    base = load(["revseg_tiny"])
     assert mine.system.options == {**base.system.options, "new_one": 1}
     assert dataclasses.replace(mine, name=base.name, system=base.system) == base
 
@@ -105,15 +143,31 @@ def test_a_circle_of_bases(tmp_path: Path) -> None:
 
 
 @settings(deadline=None)  # a busy machine is no error
-@given(lr=st.floats(1e-12, 1e3), steps=st.integers(0, 10**9), name=st.from_regex(r"[a-z_]{1,20}", fullmatch=True))
+@given(
+    lr=st.floats(1e-12, 1e3),
+    steps=st.integers(0, 10**9),
+    name=st.from_regex(r"[a-z_]{1,20}", fullmatch=True),
+)
 def test_overrides_keep_their_value(lr: float, steps: int, name: str) -> None:
-    cfg = load(["revseg_tiny", f"learner.lr={lr!r}", f"train.steps={steps}", f'tracking.experiment="{name}"'])
+    cfg = load(
+        [
+            "revseg_tiny",
+            f"learner.lr={lr!r}",
+            f"train.steps={steps}",
+            f'tracking.experiment="{name}"',
+        ]
+    )
     assert (cfg.learner.lr, cfg.train.steps, cfg.tracking.experiment) == (lr, steps, name)
 
 
 def _runnable(tmp_path: Path) -> list[str]:
     (tmp_path / "config.json").write_text("{}")
-    return ["revseg_tiny", f"policy.path={tmp_path}", f"segmenter.path={tmp_path}", f"data.root={tmp_path}"]
+    return [
+        "revseg_tiny",
+        f"policy.path={tmp_path}",
+        f"segmenter.path={tmp_path}",
+        f"data.root={tmp_path}",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +182,10 @@ def _runnable(tmp_path: Path) -> list[str]:
         ("segmenter.path=nowhere", "segmenter.path=nowhere: .* does not exist"),
         ("train.resume=oto", "train.resume=oto: expected auto, never"),
         ("name=a/b", "name='a/b': must be a plain folder name"),
-        ("prepare.steps=[chek]", r"prepare.steps: chek: expected some of check, .* \(did you mean check\?\)"),
+        (
+            "prepare.steps=[chek]",
+            r"prepare.steps: chek: expected some of check, .* \(did you mean check\?\)",
+        ),
         ("prepare.steps=[mixing]", r"prepare.mix=\[\]: the step mixing needs the folders"),
         ("prepare.mix_weights=[1,2]", "prepare.mix_weights has 2 numbers for 0 folders"),
         ("prepare.filter_iou=60", "prepare.filter_iou=60.0: an IoU is"),
@@ -142,32 +199,49 @@ def test_validate(tmp_path: Path, argument: str, message: str) -> None:
 
 
 def test_validate_tells_all_problems_at_once(tmp_path: Path) -> None:
-    bad = [*_runnable(tmp_path), "rollout.group_size=1", "data.root=nowhere", "data.synthetic=false"]
+    bad = [
+        *_runnable(tmp_path),
+        "rollout.group_size=1",
+        "data.root=nowhere",
+        "data.synthetic=false",
+    ]
     with pytest.raises(ValueError) as error:
         validate(load(bad))
-    assert [line.split("=")[0] for line in str(error.value).splitlines()] == ["rollout.group_size", "data.root"]
+    assert [line.split("=")[0] for line in str(error.value).splitlines()] == [
+        "rollout.group_size",
+        "data.root",
+    ]
 
 
 def test_data_root_may_be_absent_if_it_can_be_made(tmp_path: Path) -> None:
     validate(load([*_runnable(tmp_path), "data.root=nowhere", "data.synthetic=true"]))
 
 
-def test_relative_paths_belong_to_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_paths_belong_to_the_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert (resolve("configs") / "schema.py").is_file()
     assert resolve(str(tmp_path)) == tmp_path
 
 
 def test_a_policy_may_be_a_checkpoint_or_a_run(tmp_path: Path) -> None:
-    run, step = tmp_path / "runs" / "mine", tmp_path / "runs" / "mine" / "checkpoints" / "step_2"
+    run = tmp_path / "runs" / "mine"
+    step = tmp_path / "runs" / "mine" / "checkpoints" / "step_2"
     (step / "policy").mkdir(parents=True)
     (step / "policy" / "config.json").write_text("{}")
     (run / "best").symlink_to("checkpoints/step_2")
-    for path, found in ((run, f"{run}/best/policy"), (step, f"{step}/policy"), (step / "policy", f"{step}/policy")):
+    for path, found in (
+        (run, f"{run}/best/policy"),
+        (step, f"{step}/policy"),
+        (step / "policy", f"{step}/policy"),
+    ):
         assert load(["revseg_tiny", f"policy.path={path}"]).policy.path == found
     cfg = load(["revseg_tiny", f"policy.path={tmp_path}"])
     assert cfg.policy.path == str(tmp_path)
-    with pytest.raises(ValueError, match="no config.json in .*; give a model, checkpoint or run folder"):
+    with pytest.raises(
+        ValueError, match="no config.json in .*; give a model, checkpoint or run folder"
+    ):
         validate(cfg)
 
 
@@ -192,4 +266,6 @@ def test_help_lists_every_key_with_its_comment() -> None:
 
 def test_configs_need_neither_torch_nor_ray() -> None:
     code = "import sys, configs.load; sys.exit(any(m in sys.modules for m in ('torch', 'ray', 'transformers')))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+    )

@@ -1,4 +1,4 @@
-"""Rows of groups: positions, indices, packing. The numbers against the model are in tests/models/test_policy.py."""
+"""Rows of groups: positions, indices, packing. The numbers against the model are in tests/models/policy/test_policy.py."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,8 @@ LAYOUT = batch.ImageLayout(ID["<|image_pad|>"], 28)
 
 
 def forest(seeds=(0, 1, 2), **kwargs):
-    found, first = [], 0
+    found = []
+    first = 0
     for i, seed in enumerate(seeds):
         group, _ = random_group(seed, **kwargs)
         credit = grpo.credit(group, per_turn=False, std=True, eps=1e-6)
@@ -25,14 +26,20 @@ def tokens_of(rows):
     return sorted(
         (int(e), int(t), int(y), float(a))
         for row in rows
-        for e, t, y, a, w in zip(row.episode_N, row.turn_N, row.target_N, row.advantage_N, row.weight_N, strict=True)
+        for e, t, y, a, w in zip(
+            row.episode_N, row.turn_N, row.target_N, row.advantage_N, row.weight_N, strict=True
+        )
         if w
     )
 
 
 def test_mrope_positions_of_text_image_text():
     ids = [1, 2, *[LAYOUT.token_id] * 6, 3]
-    expected = [[0, 1, 2, 2, 2, 2, 2, 2, 5], [0, 1, 2, 2, 2, 3, 3, 3, 5], [0, 1, 2, 3, 4, 2, 3, 4, 5]]
+    expected = [
+        [0, 1, 2, 2, 2, 2, 2, 2, 5],
+        [0, 1, 2, 2, 2, 3, 3, 3, 5],
+        [0, 1, 2, 3, 4, 2, 3, 4, 5],
+    ]
     np.testing.assert_array_equal(batch.mrope_positions(ids, [(2, 3)], LAYOUT.token_id), expected)
 
 
@@ -49,7 +56,8 @@ def test_every_trained_token_is_predicted_by_the_one_before_it_in_its_own_episod
     for source, target, episode in zip(row.source_N, row.target_N, row.episode_N, strict=True):
         start, stop = row.segments[0][2][episode]
         following = start if source == p1 - 1 else source + 1
-        assert start <= following < stop and row.ids_T[following] == target
+        assert start <= following < stop
+        assert row.ids_T[following] == target
     assert (row.source_N == p1 - 1).sum() == len(tree.branches)  # the first token of each branch
 
 
@@ -66,7 +74,8 @@ def test_packing_and_splitting_lose_no_token():
     whole = tokens_of([batch.build_row(trees, LAYOUT)])
     for ranks, budget in ((1, 10**6), (1, 150), (2, 200), (3, 90)):
         rows = batch.rows_of_ranks(trees, ranks, budget, LAYOUT)
-        assert len(rows) == ranks and len({len(r) for r in rows}) == 1
+        assert len(rows) == ranks
+        assert len({len(r) for r in rows}) == 1
         assert tokens_of([row for rank in rows for row in rank]) == whole
 
 
@@ -74,7 +83,8 @@ def test_rows_keep_the_token_budget():
     for rank in batch.rows_of_ranks(forest((0, 1, 2, 3, 4)), 2, 200, LAYOUT):
         assert all(len(row.ids_T) <= 200 for row in rank)
     parts = batch.split(forest((0,))[0], 40)  # a single branch may be longer than the budget
-    assert len(parts) == 4 and all(len(p.branches) == 1 for p in parts)
+    assert len(parts) == 4
+    assert all(len(p.branches) == 1 for p in parts)
 
 
 def test_work_is_shared_out_evenly():
@@ -94,9 +104,14 @@ def test_failed_episodes_and_frozen_turns_never_reach_a_row():
     prompt = tuple(image_ids(28, 28))
     frozen = Turn((1, 2), (7, 7), (-1.0, -1.0), "", (), True, 0, trainable=False)
     good = Turn(prompt, (5, 6), (-1.0, -2.0), "", (Media("a", View(0, 28, 28)),), True, 0)
-    episodes = (Episode("s", (frozen, good), End.DONE), Episode("s", (good,), End.FAILED), Episode("s", (), End.DONE))
+    episodes = (
+        Episode("s", (frozen, good), End.DONE),
+        Episode("s", (good,), End.FAILED),
+        Episode("s", (), End.DONE),
+    )
     group = Group("s", episodes, (None,) * 3, (1.0, 1.0, 1.0))
     (tree,) = batch.trees(group, 0, [(1.0, 1.0), (1.0,), ()], [1.0] * 3, 0)
     row = batch.build_row([tree], LAYOUT)
     assert row.ids_T.tolist() == [*prompt, 5, 6]
-    assert row.turn_N.tolist() == [1, 1] and row.engine_logprob_N.tolist() == [-1.0, -2.0]
+    assert row.turn_N.tolist() == [1, 1]
+    assert row.engine_logprob_N.tolist() == [-1.0, -2.0]

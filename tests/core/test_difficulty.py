@@ -19,17 +19,24 @@ def test_the_difficulty_is_the_mean_and_a_missing_rating_the_middle_of_the_scale
 
 @pytest.mark.parametrize(
     "text",
-    [answer(FIVE), f"Here it is:\n```json\n{answer(FIVE)}\n```", str(FIVE), f"[{answer(FIVE)}, {{}}]",
-     answer(FIVE).replace(": 5", ": 5.0") + " I hope this helps."],
-)  # fmt: skip
+    [
+        answer(FIVE),
+        f"Here it is:\n```json\n{answer(FIVE)}\n```",
+        str(FIVE),
+        f"[{answer(FIVE)}, {{}}]",
+        answer(FIVE).replace(": 5", ": 5.0") + " I hope this helps.",
+    ],
+)
 def test_ratings_are_read_in_the_usual_spellings(text: str) -> None:
-    assert read(text) == FIVE and is_complete(read(text))
+    assert read(text) == FIVE
+    assert is_complete(read(text))
 
 
 @pytest.mark.parametrize("bad", ['"7"', "0", "11", "5.5", "null", "true", "[3]"])
 def test_what_is_no_rating_is_left_out(bad: str) -> None:
     found = read(answer(FIVE).replace('"motion_complexity": 1', f'"motion_complexity": {bad}'))
-    assert found == {k: v for k, v in FIVE.items() if k != "motion_complexity"} and not is_complete(found)
+    assert found == {k: v for k, v in FIVE.items() if k != "motion_complexity"}
+    assert not is_complete(found)
 
 
 @settings(max_examples=300, deadline=None)
@@ -40,4 +47,6 @@ def test_any_text_is_taken(text: str) -> None:
 
 def test_the_question_names_what_is_read_and_shows_no_special_token_of_the_sentence() -> None:
     asked = question("the <|image_pad|>dog", 8)
-    assert all(aspect in asked for aspect in ASPECTS) and "8 frames" in asked and "<|" not in asked
+    assert all(aspect in asked for aspect in ASPECTS)
+    assert "8 frames" in asked
+    assert "<|" not in asked

@@ -28,8 +28,11 @@ def test_box_iou_counts_pixels(a: tuple[int, ...], b: tuple[int, ...]) -> None:
     masks = np.zeros((2, 20, 20), bool)
     for mask, (x0, y0, x1, y1) in zip(masks, (a, b), strict=True):
         mask[y0:y1, x0:x1] = True
-    inter, union = (masks[0] & masks[1]).sum(), (masks[0] | masks[1]).sum()
-    assert float(box_iou(np.array(a), np.array(b))) == pytest.approx(inter / union if union else 0.0)
+    inter = (masks[0] & masks[1]).sum()
+    union = (masks[0] | masks[1]).sum()
+    assert float(box_iou(np.array(a), np.array(b))) == pytest.approx(
+        inter / union if union else 0.0
+    )
 
 
 def test_scale_box() -> None:
@@ -48,6 +51,7 @@ def test_uniform_frames_by_hand() -> None:
 def test_uniform_frames_are_distinct_and_even(num_frames: int, n: int) -> None:
     frames = uniform_frames(num_frames, n)
     assert len(frames) == min(n, num_frames)
-    assert 0 <= frames[0] and frames[-1] < num_frames
+    assert frames[0] >= 0
+    assert frames[-1] < num_frames
     gaps = np.diff(frames)
     assert not len(gaps) or (gaps.min() >= 1 and gaps.max() - gaps.min() <= 1)

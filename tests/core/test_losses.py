@@ -9,7 +9,9 @@ from configs.load import CHOICES
 from core.losses import LOSSES, Bounds
 
 LENGTHS = (5, 1, 9, 12)  # tokens of the episodes
-EPISODE = torch.tensor([3] * 5 + [0] * 1 + [8] * 9 + [4] * 12)  # numbers in the batch: any, not in order
+EPISODE = torch.tensor(
+    [3] * 5 + [0] * 1 + [8] * 9 + [4] * 12
+)  # numbers in the batch: any, not in order
 BOUNDS = Bounds(0.2, 0.28, 1.5)
 
 
@@ -17,10 +19,16 @@ def sample(seed: int = 0, *, per_token: bool = False):
     """(log-probs, old ones, advantages): equal within an episode unless `per_token`."""
     rng = torch.Generator().manual_seed(seed)
     old = -torch.rand(len(EPISODE), generator=rng, dtype=torch.float64)
-    new = (old + 0.6 * torch.randn(len(EPISODE), generator=rng, dtype=torch.float64)).requires_grad_()
+    new = (
+        old + 0.6 * torch.randn(len(EPISODE), generator=rng, dtype=torch.float64)
+    ).requires_grad_()
     if per_token:
         return new, old, torch.randn(len(EPISODE), generator=rng, dtype=torch.float64)
-    return new, old, torch.randn(4, generator=rng, dtype=torch.float64).repeat_interleave(torch.tensor(LENGTHS))
+    return (
+        new,
+        old,
+        torch.randn(4, generator=rng, dtype=torch.float64).repeat_interleave(torch.tensor(LENGTHS)),
+    )
 
 
 def clip(x: float, bounds: Bounds) -> float:
@@ -29,7 +37,8 @@ def clip(x: float, bounds: Bounds) -> float:
 
 def grpo(r: float, a: float, bounds: Bounds) -> tuple[float, float]:
     """(loss, its derivative in the log-prob)."""
-    free, bound = r * a, clip(r, bounds) * a
+    free = r * a
+    bound = clip(r, bounds) * a
     return (-bound, 0.0) if bound < free else (-free, -r * a)
 
 
@@ -48,7 +57,8 @@ def test_token_ratios(name, formula):
         found = LOSSES[name](new, old, advantage, EPISODE, BOUNDS)
         (gradient,) = torch.autograd.grad(found.loss_N.sum(), new)
         for i in range(len(EPISODE)):
-            r, a = math.exp(new[i].item() - old[i].item()), advantage[i].item()
+            r = math.exp(new[i].item() - old[i].item())
+            a = advantage[i].item()
             value, slope = formula(r, a, BOUNDS)
             assert found.loss_N[i].item() == pytest.approx(value, rel=1e-12)
             assert gradient[i].item() == pytest.approx(slope, rel=1e-12, abs=1e-15)
@@ -68,7 +78,7 @@ def gspo_of_paper(new, old, advantage, bounds: Bounds, length_weights: bool) -> 
     """GSPO's objective itself: one ratio and one term for each sequence; weighted by length if tokens weigh equally."""
     total = torch.zeros((), dtype=torch.float64)
     for number in EPISODE.unique().tolist():
-        of = EPISODE == number
+        of = number == EPISODE
         s = ((new[of] - old[of]).sum() / of.sum()).exp()
         a = advantage[of][0]
         term = -torch.minimum(s * a, s.clamp(1 - bounds.low, 1 + bounds.high) * a)
@@ -78,7 +88,8 @@ def gspo_of_paper(new, old, advantage, bounds: Bounds, length_weights: bool) -> 
 
 @pytest.mark.parametrize("length_weights", [True, False], ids=["token_mean", "sequence_mean"])
 def test_gspo_has_the_value_and_the_gradient_of_the_papers_objective(length_weights):
-    close, clipped = Bounds(0.05, 0.08), 0
+    close = Bounds(0.05, 0.08)
+    clipped = 0
     counts = torch.tensor(LENGTHS, dtype=torch.float64).repeat_interleave(torch.tensor(LENGTHS))
     weight = torch.ones_like(counts) if length_weights else 1 / counts
     for seed in range(20):
@@ -87,7 +98,8 @@ def test_gspo_has_the_value_and_the_gradient_of_the_papers_objective(length_weig
         expected = gspo_of_paper(new, old, advantage, close, length_weights)
         total = (weight * found.loss_N).sum()
         torch.testing.assert_close(total, expected, rtol=1e-12, atol=1e-14)
-        ours, theirs = torch.autograd.grad(total, new)[0], torch.autograd.grad(expected, new)[0]
+        ours = torch.autograd.grad(total, new)[0]
+        theirs = torch.autograd.grad(expected, new)[0]
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
         clipped += int(found.clipped_N.sum())
     assert 0 < clipped < 20 * len(EPISODE)
@@ -98,7 +110,7 @@ def test_gspo_moves_each_token_by_its_own_advantage():
     found = LOSSES["gspo"](new, old, advantage, EPISODE, Bounds(1.0, 1e9))  # nothing is clipped
     (gradient,) = torch.autograd.grad(found.loss_N.sum(), new)
     for i, number in enumerate(EPISODE.tolist()):
-        of = EPISODE == number
+        of = number == EPISODE
         s = math.exp(float((new[of] - old[of]).mean()))
         assert found.ratio_N[i].item() == pytest.approx(s, rel=1e-12)
         assert gradient[i].item() == pytest.approx(-s * advantage[i].item(), rel=1e-12)
@@ -112,7 +124,9 @@ def test_cispo_keeps_the_gradient_of_every_token():
     for i in range(len(EPISODE)):
         r = math.exp(new[i].item() - old[i].item())
         weight = clip(r, BOUNDS)
-        assert found.loss_N[i].item() == pytest.approx(-weight * advantage[i].item() * new[i].item(), rel=1e-12)
+        assert found.loss_N[i].item() == pytest.approx(
+            -weight * advantage[i].item() * new[i].item(), rel=1e-12
+        )
         assert gradient[i].item() == pytest.approx(-weight * advantage[i].item(), rel=1e-12)
         assert bool(found.clipped_N[i]) == (not 0.8 <= r <= 1.28)
 
@@ -125,5 +139,7 @@ def test_on_policy_all_have_the_policy_gradient(name):
     found = LOSSES[name](new, old, advantage, EPISODE, BOUNDS)
     (gradient,) = torch.autograd.grad(found.loss_N.sum(), new)
     torch.testing.assert_close(gradient, -advantage, rtol=1e-12, atol=0)
-    assert (found.ratio_N == 1).all() and not found.clipped_N.any()
-    assert name in CHOICES["grpo.loss"] and len(CHOICES["grpo.loss"]) == len(LOSSES)
+    assert (found.ratio_N == 1).all()
+    assert not found.clipped_N.any()
+    assert name in CHOICES["grpo.loss"]
+    assert len(CHOICES["grpo.loss"]) == len(LOSSES)

@@ -54,7 +54,8 @@ def test_records_of_json_python_and_fenced(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "7", "null", "[1, 2]", '[{"a": 1}, 2]', "{1, 2}", '{"a": 1', 'x {"a": 1}', "``````"]
+    "text",
+    ["", "7", "null", "[1, 2]", '[{"a": 1}, 2]', "{1, 2}", '{"a": 1', 'x {"a": 1}', "``````"],
 )
 def test_records_of_anything_else_are_none(text):
     assert records(text) == []
@@ -74,7 +75,8 @@ def test_search_gives_up_on_an_open_bracket():
 )
 def test_hostile_text_is_cheap(hostile):
     start = time.perf_counter()
-    assert value(hostile) is None and search_records(hostile) == []
+    assert value(hostile) is None
+    assert search_records(hostile) == []
     assert time.perf_counter() - start < 5.0
 
 
@@ -82,7 +84,9 @@ def test_value_of_an_overlong_text_is_none():
     assert value("[" + "1," * 10_001 + "1]") is None
 
 
-@pytest.mark.parametrize("number, expected", [(7, 7), (7.0, 7), (-1, -1), (7.5, None), (True, None), ("7", None)])
+@pytest.mark.parametrize(
+    "number, expected", [(7, 7), (7.0, 7), (-1, -1), (7.5, None), (True, None), ("7", None)]
+)
 def test_integer(number, expected):
     assert integer(number) == expected
 
@@ -93,7 +97,15 @@ def test_integer_of_what_is_none(number):
 
 
 @pytest.mark.parametrize(
-    "row", [[1, 2, 3], [1, 2, 3, "4"], [1, 2, 3, True], [1, 2, 3, float("nan")], [1, 2, 3, 10**400], "1234"]
+    "row",
+    [
+        [1, 2, 3],
+        [1, 2, 3, "4"],
+        [1, 2, 3, True],
+        [1, 2, 3, float("nan")],
+        [1, 2, 3, 10**400],
+        "1234",
+    ],
 )
 def test_numbers_wants_count_finite_numbers(row):
     assert numbers(row, 4) is None
@@ -112,7 +124,13 @@ def test_plain_takes_out_special_tokens_and_broken_unicode():
 @settings(deadline=None)  # a busy machine is no failure
 @given(st.text())
 def test_nothing_raises(text):
-    value(text), records(text), search_records(text), block(text, "answer"), is_tagged(text, ("think", "answer"))
+    (
+        value(text),
+        records(text),
+        search_records(text),
+        block(text, "answer"),
+        is_tagged(text, ("think", "answer")),
+    )
     assert "<|" not in plain(text)
 
 

@@ -12,18 +12,23 @@ AREAS = np.array([0, 0, 0, 5, 9, 0, 7, 8, 6, 4, 1, 0, 0, 0, 0, 0])  # shown in 3
 def test_a_search_narrows_down_to_what_shows_the_target(turns):
     for seed in range(50):
         looks = plan(AREAS, turns, np.random.default_rng(seed))
-        assert len(looks) == turns and (looks[-1].start, looks[-1].stop) == (3, 11)
+        assert len(looks) == turns
+        assert (looks[-1].start, looks[-1].stop) == (3, 11)
         assert looks[-1].keyframe in (3, 4, 6, 7, 8)  # the five largest
         for wide, narrow in zip(looks, looks[1:], strict=False):
-            assert 0 <= wide.start <= narrow.start and narrow.stop <= wide.stop <= len(AREAS)
+            assert 0 <= wide.start <= narrow.start
+            assert narrow.stop <= wide.stop <= len(AREAS)
         for look in looks:
-            assert AREAS[look.keyframe] > 0 and look.start <= look.keyframe < look.stop
+            assert AREAS[look.keyframe] > 0
+            assert look.start <= look.keyframe < look.stop
 
 
 def test_searches_differ_and_repeat():
     made = [tuple(plan(AREAS, 3, np.random.default_rng(seed))) for seed in range(20)]
-    assert len(set(made)) > 10 and made[3] == tuple(plan(AREAS, 3, np.random.default_rng(3)))
-    assert {looks[0].start for looks in made} > {3} and max(looks[0].stop for looks in made) > 11
+    assert len(set(made)) > 10
+    assert made[3] == tuple(plan(AREAS, 3, np.random.default_rng(3)))
+    assert {looks[0].start for looks in made} > {3}
+    assert max(looks[0].stop for looks in made) > 11
 
 
 def test_shown_all_the_time():
@@ -36,7 +41,8 @@ def test_nothing_to_find():
 
 
 def test_how_it_is_written():
-    wide, narrow = Look(2, 9, 3), Look(3, 6, 4)
+    wide = Look(2, 9, 3)
+    narrow = Look(3, 6, 4)
     assert write_look(narrow) == '<VTG>{"start":3,"end":5,"keyframe":4}</VTG>'
     assert tell([wide, narrow], "red circle", "it grows") == [
         "<think>Step 1: it grows, seen from 2 to 8. Step 2: red circle. Step 3: it grows. "

@@ -15,7 +15,8 @@ from PIL import Image
 
 from core.masks import encode
 
-HEIGHT, WIDTH = 24, 32
+HEIGHT = 24
+WIDTH = 32
 NAMES = ("00000", "00005", "00010", "00015")  # every fifth frame, as in YouTube-VOS and MeViS
 
 
@@ -62,7 +63,9 @@ def palette_png(file: Path, values_HW: np.ndarray) -> None:
     image.save(file)
 
 
-def palette_pngs(folder: Path, objects: dict[int, np.ndarray], names: Sequence[str] = NAMES) -> None:
+def palette_pngs(
+    folder: Path, objects: dict[int, np.ndarray], names: Sequence[str] = NAMES
+) -> None:
     for f, name in enumerate(names):
         values_HW = np.zeros((HEIGHT, WIDTH), np.uint8)
         for number, masks_FHW in objects.items():
@@ -70,7 +73,9 @@ def palette_pngs(folder: Path, objects: dict[int, np.ndarray], names: Sequence[s
         palette_png(folder / f"{name}.png", values_HW)
 
 
-def object_pngs(folder: Path, masks_FHW: np.ndarray, names: Sequence[str] = NAMES, empty: bool = True) -> None:
+def object_pngs(
+    folder: Path, masks_FHW: np.ndarray, names: Sequence[str] = NAMES, empty: bool = True
+) -> None:
     """Black and white; without `empty`, frames without the object have no file."""
     folder.mkdir(parents=True, exist_ok=True)
     for mask_HW, name in zip(masks_FHW, names, strict=True):
@@ -87,8 +92,12 @@ def mp4(file: Path, frames: int = len(NAMES)) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(file), "w") as container:
         stream = container.add_stream("libx264", rate=8)
-        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+        stream.height = HEIGHT
+        stream.width = WIDTH
+        stream.pix_fmt = "yuv420p"
         for i in range(frames):
-            frame = av.VideoFrame.from_ndarray(np.full((HEIGHT, WIDTH, 3), 40 * i, np.uint8), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(
+                np.full((HEIGHT, WIDTH, 3), 40 * i, np.uint8), format="rgb24"
+            )
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

@@ -40,58 +40,102 @@ def reasonseg(root: Path) -> Written:
     folder = root / "val"
     images(folder, ("200_0", "77_b"))
     shapes = [
-        {"label": "target", "points": _square(4, 4, 5)},  # small, and so drawn over the region that does not count
+        {
+            "label": "target",
+            "points": _square(4, 4, 5),
+        },  # small, and so drawn over the region that does not count
         {"label": "Ignore_1", "points": _square(2, 2, 12)},
         {"label": "target", "points": _square(20, 8, 6)},
         {"label": "flag", "points": _square(0, 0, 20)},
     ]
-    first = {"text": ["something for caf\xe9s", "another way to say it"], "is_sentence": True, "shapes": shapes}
+    first = {
+        "text": ["something for caf\xe9s", "another way to say it"],
+        "is_sentence": True,
+        "shapes": shapes,
+    }
     (folder / "200_0.json").write_bytes(json.dumps(first, ensure_ascii=False).encode("cp1252"))
-    second = {"text": ["lid"], "is_sentence": False, "shapes": [{"label": "target", "points": _square(10, 3, 9)}]}
+    second = {
+        "text": ["lid"],
+        "is_sentence": False,
+        "shapes": [{"label": "target", "points": _square(10, 3, 9)}],
+    }
     dump(folder / "77_b.json", second)
     ignore = _filled(2, 2, 12) & ~_filled(4, 4, 5)
     target = _filled(4, 4, 5) | _filled(20, 8, 6)
-    return Written(root, "val", {
-        "200_0/0": Expected("something for caf\xe9s", "long", target[None], {"ignore": encode(ignore)}),
-        "77_b/0": Expected("lid", "short", _filled(10, 3, 9)[None]),
-    })  # fmt: skip
+    return Written(
+        root,
+        "val",
+        {
+            "200_0/0": Expected(
+                "something for caf\xe9s", "long", target[None], {"ignore": encode(ignore)}
+            ),
+            "77_b/0": Expected("lid", "short", _filled(10, 3, 9)[None]),
+        },
+    )
 
 
 def refcoco(root: Path) -> Written:
     """A pickle, polygons in COCO's file, file names of references that are not those of the images."""
-    folder, stems = root / "refcoco", [f"COCO_train2014_{number:012d}" for number in (581857, 9)]
+    folder = root / "refcoco"
+    stems = [f"COCO_train2014_{number:012d}" for number in (581857, 9)]
     images(root / "images/mscoco/images/train2014", stems)
     folder.mkdir()
-    refs = [_ref(7, 1, 581857, "testA", ["the lady with the blue shirt", "lady"]),
-            _ref(8, 2, 9, "val", ["caf\xe9 sign"]), _ref(9, 3, 9, "testB", ["left bowl"])]  # fmt: skip
+    refs = [
+        _ref(7, 1, 581857, "testA", ["the lady with the blue shirt", "lady"]),
+        _ref(8, 2, 9, "val", ["caf\xe9 sign"]),
+        _ref(9, 3, 9, "testB", ["left bowl"]),
+    ]
     (folder / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
-    polygons = {1: (581857, [[4, 2, 12, 2, 12, 9, 4, 9]]), 2: (9, [[0, 0, 5, 0, 5, 5, 0, 5]]),
-                3: (9, [[8, 8, 16, 8, 16, 20, 8, 20], [20, 2, 30, 2, 30, 6, 20, 6]])}  # fmt: skip
-    dump(folder / "instances.json", {
-        "images": [{"id": n, "height": HEIGHT, "width": WIDTH, "file_name": f"{stem}.jpg"}
-                   for n, stem in zip((581857, 9), stems, strict=True)],
-        "annotations": [{"id": i, "image_id": n, "segmentation": p, "iscrowd": 0, "bbox": [0, 0, 1, 1]}
-                        for i, (n, p) in polygons.items()],
-        "categories": [{"id": 1, "name": "person"}],
-    })  # fmt: skip
+    polygons = {
+        1: (581857, [[4, 2, 12, 2, 12, 9, 4, 9]]),
+        2: (9, [[0, 0, 5, 0, 5, 5, 0, 5]]),
+        3: (9, [[8, 8, 16, 8, 16, 20, 8, 20], [20, 2, 30, 2, 30, 6, 20, 6]]),
+    }
+    dump(
+        folder / "instances.json",
+        {
+            "images": [
+                {"id": n, "height": HEIGHT, "width": WIDTH, "file_name": f"{stem}.jpg"}
+                for n, stem in zip((581857, 9), stems, strict=True)
+            ],
+            "annotations": [
+                {"id": i, "image_id": n, "segmentation": p, "iscrowd": 0, "bbox": [0, 0, 1, 1]}
+                for i, (n, p) in polygons.items()
+            ],
+            "categories": [{"id": 1, "name": "person"}],
+        },
+    )
     lady, bowl = np.zeros((2, 1, HEIGHT, WIDTH), bool)
     lady[0, 2:9, 4:12] = True
     bowl[0, 8:20, 8:16] = bowl[0, 2:6, 20:30] = True
-    return Written(folder, "test", {
-        f"{stems[0]}/70": Expected("the lady with the blue shirt", "", lady, {"ref_id": 7}),
-        f"{stems[0]}/71": Expected("lady", "", lady),
-        f"{stems[1]}/90": Expected("left bowl", "", bowl),
-    })  # fmt: skip
+    return Written(
+        folder,
+        "test",
+        {
+            f"{stems[0]}/70": Expected("the lady with the blue shirt", "", lady, {"ref_id": 7}),
+            f"{stems[0]}/71": Expected("lady", "", lady),
+            f"{stems[1]}/90": Expected("left bowl", "", bowl),
+        },
+    )
 
 
-def _ref(ref_id: int, ann_id: int, image_id: int, split: str, sentences: list[str]) -> dict[str, Any]:
+def _ref(
+    ref_id: int, ann_id: int, image_id: int, split: str, sentences: list[str]
+) -> dict[str, Any]:
     sent_ids = [10 * ref_id + i for i in range(len(sentences))]
     return {
-        "ref_id": ref_id, "ann_id": ann_id, "category_id": 1, "image_id": image_id, "split": split,
-        "file_name": f"COCO_train2014_{image_id:012d}_{ann_id}.jpg", "sent_ids": sent_ids,
-        "sentences": [{"sent_id": s, "sent": text, "raw": text.upper(), "tokens": text.split()}
-                      for s, text in zip(sent_ids, sentences, strict=True)],
-    }  # fmt: skip
+        "ref_id": ref_id,
+        "ann_id": ann_id,
+        "category_id": 1,
+        "image_id": image_id,
+        "split": split,
+        "file_name": f"COCO_train2014_{image_id:012d}_{ann_id}.jpg",
+        "sent_ids": sent_ids,
+        "sentences": [
+            {"sent_id": s, "sent": text, "raw": text.upper(), "tokens": text.split()}
+            for s, text in zip(sent_ids, sentences, strict=True)
+        ],
+    }
 
 
 def vts_cot(root: Path) -> Written:
@@ -100,19 +144,37 @@ def vts_cot(root: Path) -> Written:
     images(base / "UVO/all/a-b")
     dump(base / "mask_dict.json", {"5": rles(blob(0)), "6": rles(blob(1))})
     select = '<select><VTG>{"start": 0, "end": 4, "keyframe": 2}</VTG>[SEG]</select>'
-    turns = [("system", "You look at videos."), ("human", "Find it."), ("gpt", f"Between. {select}"),
-             ("human", "<image>"), ("gpt", "<answer>[SEG]</answer>")]  # fmt: skip
+    turns = [
+        ("system", "You look at videos."),
+        ("human", "Find it."),
+        ("gpt", f"Between. {select}"),
+        ("human", "<image>"),
+        ("gpt", "<answer>[SEG]</answer>"),
+    ]
     dialogue = {
-        "video_name": "UVO/all/a-b", "frames": list(NAMES), "exp": "what falls", "anno_id": [5, 6],
-        "sample_frame_indice": [0, 1, 2, 3, 3], "round_num": 1,
+        "video_name": "UVO/all/a-b",
+        "frames": list(NAMES),
+        "exp": "what falls",
+        "anno_id": [5, 6],
+        "sample_frame_indice": [0, 1, 2, 3, 3],
+        "round_num": 1,
         "cot_trace": [{"start_frame": 0, "end_frame": 4, "key_frame": 2}],
         "conversations": [{"from": who, "value": text} for who, text in turns],
-    }  # fmt: skip
-    dump(root / "VTG-CoT/revos.json", [dialogue, {**dialogue, "exp": "the left one", "anno_id": ["5"]}])
-    return Written(root, "revos", {
-        "UVO/all/a-b/0": Expected("what falls", "revos", blob(0) | blob(1), {"round_num": 1}),
-        "UVO/all/a-b/1": Expected("the left one", "revos", blob(0), {"sample_frame_indice": [0, 1, 2, 3, 3]}),
-    })  # fmt: skip
+    }
+    dump(
+        root / "VTG-CoT/revos.json",
+        [dialogue, {**dialogue, "exp": "the left one", "anno_id": ["5"]}],
+    )
+    return Written(
+        root,
+        "revos",
+        {
+            "UVO/all/a-b/0": Expected("what falls", "revos", blob(0) | blob(1), {"round_num": 1}),
+            "UVO/all/a-b/1": Expected(
+                "the left one", "revos", blob(0), {"sample_frame_indice": [0, 1, 2, 3, 3]}
+            ),
+        },
+    )
 
 
 def o3_rl(root: Path) -> Written:
@@ -120,8 +182,13 @@ def o3_rl(root: Path) -> Written:
     base = root / "video_datas/mevis/train"
     images(base / "JPEGImages/0a1b2c")
     dump(base / "mask_dict.json", {"5": rles(blob(0)), "6": rles(blob(1))})
-    record = {"video_name": "0a1b2c", "frames": list(NAMES), "exp": "the one that jumps", "anno_id": [6],
-              "mask_existence": [1, 0, 1, 1]}  # fmt: skip
+    record = {
+        "video_name": "0a1b2c",
+        "frames": list(NAMES),
+        "exp": "the one that jumps",
+        "anno_id": [6],
+        "mask_existence": [1, 0, 1, 1],
+    }
     dump(root / "VideoSEG-O3-RL/rl_mevis_data.json", [[record, {**record, "exp": "not this one"}]])
     expected = Expected("the one that jumps", "mevis", blob(1), {"mask_existence": [1, 0, 1, 1]})
     return Written(root, "mevis", {"0a1b2c/0": expected})
@@ -135,19 +202,35 @@ def own(root: Path) -> Written:
     names = tuple(f"{i:05d}" for i in range(4))
     object_pngs(root / "masks/kitchen/cup", blob(0), names, empty=False)
     videos = {
-        "kitchen": {"path": "clips/kitchen.mp4", "objects": {"cup": "masks/kitchen/cup", "jug": rles(blob(1))},
-                    "expressions": [{"exp": "what is poured from", "objects": ["jug"], "kind": "reasoning"},
-                                    {"exp": "all the dishes", "objects": ["cup", "jug"]},
-                                    {"exp": "a knife", "objects": []}]},
-        "yard": {"path": "frames/yard", "frames": ["00000", "00010"], "expressions": [{"exp": "the one that moves"}]},
-        "photo": {"path": "photo.jpg", "objects": {"sky": rles(blob(2, 1))},
-                  "expressions": [{"exp": "what is above", "objects": ["sky"]}]},
-    }  # fmt: skip
+        "kitchen": {
+            "path": "clips/kitchen.mp4",
+            "objects": {"cup": "masks/kitchen/cup", "jug": rles(blob(1))},
+            "expressions": [
+                {"exp": "what is poured from", "objects": ["jug"], "kind": "reasoning"},
+                {"exp": "all the dishes", "objects": ["cup", "jug"]},
+                {"exp": "a knife", "objects": []},
+            ],
+        },
+        "yard": {
+            "path": "frames/yard",
+            "frames": ["00000", "00010"],
+            "expressions": [{"exp": "the one that moves"}],
+        },
+        "photo": {
+            "path": "photo.jpg",
+            "objects": {"sky": rles(blob(2, 1))},
+            "expressions": [{"exp": "what is above", "objects": ["sky"]}],
+        },
+    }
     dump(root / "mine.json", {"videos": videos})
-    return Written(root, "mine", {
-        "kitchen/0": Expected("what is poured from", "reasoning", blob(1)),
-        "kitchen/1": Expected("all the dishes", "", blob(0) | blob(1)),
-        "kitchen/2": Expected("a knife", "", np.zeros_like(blob(0))),
-        "yard/0": Expected("the one that moves", "", None),
-        "photo/0": Expected("what is above", "", blob(2, 1)),
-    })  # fmt: skip
+    return Written(
+        root,
+        "mine",
+        {
+            "kitchen/0": Expected("what is poured from", "reasoning", blob(1)),
+            "kitchen/1": Expected("all the dishes", "", blob(0) | blob(1)),
+            "kitchen/2": Expected("a knife", "", np.zeros_like(blob(0))),
+            "yard/0": Expected("the one that moves", "", None),
+            "photo/0": Expected("what is above", "", blob(2, 1)),
+        },
+    )

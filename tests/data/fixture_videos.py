@@ -40,24 +40,38 @@ def mevis(root: Path) -> Written:
     dump(folder / "meta_expressions.json", {"videos": videos})
     dump(folder / "mask_dict.json", {str(10 + i): rles(blob(i)) for i in range(3)})
     nothing = np.zeros_like(blob(0))
-    return Written(root, "valid_u", {
-        "0a1b2c/0": Expected("the bird that turns", "", blob(0)),
-        "0a1b2c/1": Expected("both birds", "", blob(0) | blob(1)),
-        "0a1b2c/2": Expected("a bird that sinks", "", nothing),
-        "77e0ff/0": Expected("the one alone", "", blob(2)),
-    })  # fmt: skip
+    return Written(
+        root,
+        "valid_u",
+        {
+            "0a1b2c/0": Expected("the bird that turns", "", blob(0)),
+            "0a1b2c/1": Expected("both birds", "", blob(0) | blob(1)),
+            "0a1b2c/2": Expected("a bird that sinks", "", nothing),
+            "77e0ff/0": Expected("the one alone", "", blob(2)),
+        },
+    )
 
 
 def lvvis(root: Path) -> Written:
     """Categories with "_", and a video of one frame, which is left out."""
-    folder, names = root / "train", ("00001", "00002", "00003", "00004")
+    folder = root / "train"
+    names = ("00001", "00002", "00003", "00004")
     for uid in ("00000", "00001"):
         images(folder / "JPEGImages" / uid, names)
     videos = {
-        "00000": {"vid_id": 0, "frames": list(names), "height": HEIGHT, "width": WIDTH, "expressions": {
-            "0": {"exp": "baseball_bat", "obj_id": [0, 1], "anno_id": [0, 1]}}},
-        "00001": {"vid_id": 1, "frames": [names[0]], "expressions": {"0": {"exp": "cup", "obj_id": [], "anno_id": []}}},
-    }  # fmt: skip
+        "00000": {
+            "vid_id": 0,
+            "frames": list(names),
+            "height": HEIGHT,
+            "width": WIDTH,
+            "expressions": {"0": {"exp": "baseball_bat", "obj_id": [0, 1], "anno_id": [0, 1]}},
+        },
+        "00001": {
+            "vid_id": 1,
+            "frames": [names[0]],
+            "expressions": {"0": {"exp": "cup", "obj_id": [], "anno_id": []}},
+        },
+    }
     dump(folder / "meta_expressions.json", {"videos": videos})
     dump(folder / "mask_dict.json", {"0": rles(blob(0)), "1": rles(blob(1))})
     return Written(root, "train", {"00000/0": Expected("baseball bat", "", blob(0) | blob(1))})
@@ -70,7 +84,12 @@ def revos(root: Path) -> Written:
         images(root / "JPEGImages" / uid)
     first = {
         "0": {"exp": "the dog", "obj_id": [0], "anno_id": [100], "type_id": 0},
-        "1": {"exp": "who would win the race?", "obj_id": [1, 2], "anno_id": [101, 102], "type_id": 1},
+        "1": {
+            "exp": "who would win the race?",
+            "obj_id": [1, 2],
+            "anno_id": [101, 102],
+            "type_id": 1,
+        },
         "2": {"exp": "the cat on the table", "obj_id": [], "anno_id": [], "type_id": 2},
     }
     second = {"0": {"exp": "what is the milk for", "obj_id": [0], "anno_id": [103], "type_id": 1}}
@@ -84,16 +103,26 @@ def revos(root: Path) -> Written:
     dump(root / "meta_expressions_train_.json", {"videos": {}})
     dump(root / "mask_dict.json", {str(100 + i): rles(blob(i)) for i in range(4)})
     all_of_first = blob(0) | blob(1) | blob(2)
-    dump(root / "mask_dict_foreground.json", {
-        uids[0]: {"masks_rle": [dict(encode(m)) for m in all_of_first], "foreground_ratio": [0.1] * 4},
-        uids[1]: {"masks_rle": rles(blob(3)), "foreground_ratio": [0.1] * 4},
-    })  # fmt: skip
-    return Written(root, "valid", {
-        f"{uids[0]}/0": Expected("the dog", "referring", blob(0)),
-        f"{uids[0]}/1": Expected("who would win the race?", "reasoning", blob(1) | blob(2)),
-        f"{uids[0]}/2": Expected("the cat on the table", "no_target", np.zeros_like(blob(0))),
-        f"{uids[1]}/0": Expected("what is the milk for", "reasoning", blob(3)),
-    })  # fmt: skip
+    dump(
+        root / "mask_dict_foreground.json",
+        {
+            uids[0]: {
+                "masks_rle": [dict(encode(m)) for m in all_of_first],
+                "foreground_ratio": [0.1] * 4,
+            },
+            uids[1]: {"masks_rle": rles(blob(3)), "foreground_ratio": [0.1] * 4},
+        },
+    )
+    return Written(
+        root,
+        "valid",
+        {
+            f"{uids[0]}/0": Expected("the dog", "referring", blob(0)),
+            f"{uids[0]}/1": Expected("who would win the race?", "reasoning", blob(1) | blob(2)),
+            f"{uids[0]}/2": Expected("the cat on the table", "no_target", np.zeros_like(blob(0))),
+            f"{uids[1]}/0": Expected("what is the milk for", "reasoning", blob(3)),
+        },
+    )
 
 
 def reasonvos(root: Path) -> Written:
@@ -108,21 +137,35 @@ def reasonvos(root: Path) -> Written:
     ]
     videos = {
         "v_0001": {"source": "MOSE", "frames": list(NAMES), "is_sent": 1, "expressions": listed},
-        "drive": {"source": "burst", "frames": list(NAMES), "is_sent": True, "expressions": {
-            "7": {"exp_text": "What brakes first?", "obj_id": "1"}}},
-    }  # fmt: skip
+        "drive": {
+            "source": "burst",
+            "frames": list(NAMES),
+            "is_sent": True,
+            "expressions": {"7": {"exp_text": "What brakes first?", "obj_id": "1"}},
+        },
+    }
     dump(root / "meta_expressions.json", {"videos": videos})
     object_pngs(root / "Annotations/mose_v_0001_2", blob(0))
     object_pngs(root / "Annotations/mose_v_0001_3", blob(1))
     object_pngs(root / "Annotations/burst_drive_1", blob(2))
     (root / "Annotations/burst_drive_1/00005.png").unlink()  # blob(2) is not visible there
-    return Written(root, "test", {
-        "v_0001/0": Expected("Which one is thirsty?", "sentence", blob(0), {"object": "2", "source": "MOSE"}),
-        "v_0001/1": Expected("the animal at the bucket", "phrase", blob(0), {"object": "2"}),
-        "v_0001/2": Expected("the bucket", "phrase", blob(1), {"object": "3"}),
-        "drive/7": Expected("What brakes first?", "sentence", blob(2),
-                            {"object": "1", "frames_listed": ("00000", "00010", "00015")}),
-    })  # fmt: skip
+    return Written(
+        root,
+        "test",
+        {
+            "v_0001/0": Expected(
+                "Which one is thirsty?", "sentence", blob(0), {"object": "2", "source": "MOSE"}
+            ),
+            "v_0001/1": Expected("the animal at the bucket", "phrase", blob(0), {"object": "2"}),
+            "v_0001/2": Expected("the bucket", "phrase", blob(1), {"object": "3"}),
+            "drive/7": Expected(
+                "What brakes first?",
+                "sentence",
+                blob(2),
+                {"object": "1", "frames_listed": ("00000", "00010", "00015")},
+            ),
+        },
+    )
 
 
 def longrvos(root: Path) -> Written:
@@ -138,11 +181,17 @@ def longrvos(root: Path) -> Written:
     dump(folder / "meta_expressions.json", {"videos": {"71fb69bbcd": video}})
     for number in (1, 4):
         object_pngs(folder / "Annotations/71fb69bbcd" / str(number), blob(number), empty=False)
-    return Written(root, "valid", {
-        "71fb69bbcd/0": Expected("the red car", "static", blob(1), {"object": "1"}),
-        "71fb69bbcd/1": Expected("the car that parks", "dynamic", blob(1)),
-        "71fb69bbcd/2": Expected("the blue car that leaves", "hybrid", blob(4), {"object": "4"}),
-    })  # fmt: skip
+    return Written(
+        root,
+        "valid",
+        {
+            "71fb69bbcd/0": Expected("the red car", "static", blob(1), {"object": "1"}),
+            "71fb69bbcd/1": Expected("the car that parks", "dynamic", blob(1)),
+            "71fb69bbcd/2": Expected(
+                "the blue car that leaves", "hybrid", blob(4), {"object": "4"}
+            ),
+        },
+    )
 
 
 def ref_youtube_vos(root: Path) -> Written:
@@ -150,7 +199,10 @@ def ref_youtube_vos(root: Path) -> Written:
     images(root / "train/JPEGImages/003234408d")
     visible = {1: blob(1) & ~blob(2), 2: blob(2)}
     palette_pngs(root / "train/Annotations/003234408d", visible)
-    objects = {"1": {"category": "penguin", "frames": ["00000"]}, "2": {"category": "person", "frames": ["00000"]}}
+    objects = {
+        "1": {"category": "penguin", "frames": ["00000"]},
+        "2": {"category": "person", "frames": ["00000"]},
+    }
     dump(root / "train/meta.json", {"videos": {"003234408d": {"objects": objects}}})
     expressions = {
         "0": {"exp": "a penguin is on the left", "obj_id": "1"},
@@ -165,11 +217,19 @@ def ref_youtube_vos(root: Path) -> Written:
     videos = {"0062f687f1": hidden, "00f88c4f0a": hidden}
     dump(root / "meta_expressions/valid/meta_expressions.json", {"videos": videos})
     dump(root / "meta_expressions/test/meta_expressions.json", {"videos": {"00f88c4f0a": hidden}})
-    return Written(root, "train", {
-        "003234408d/0": Expected("a penguin is on the left", "", visible[1], {"object": "1", "category": "penguin"}),
-        "003234408d/1": Expected("penguin standing", "", visible[1]),
-        "003234408d/2": Expected("a person", "", visible[2], {"object": "2", "category": "person"}),
-    })  # fmt: skip
+    return Written(
+        root,
+        "train",
+        {
+            "003234408d/0": Expected(
+                "a penguin is on the left", "", visible[1], {"object": "1", "category": "penguin"}
+            ),
+            "003234408d/1": Expected("penguin standing", "", visible[1]),
+            "003234408d/2": Expected(
+                "a person", "", visible[2], {"object": "2", "category": "person"}
+            ),
+        },
+    )
 
 
 def ref_davis17(root: Path) -> Written:
@@ -192,7 +252,11 @@ def ref_davis17(root: Path) -> Written:
         ("Davis17_annot2.txt", "latin-1", "second"),
         ("Davis17_annot2_full_video.txt", "latin-1", "second caf\xe9"),
     ):
-        lines = [f'clasic-car 1 "a car, {who}"', f'dogs-jump 2 "a person, {who}"', f'dogs-jump 1 "a dog, {who}"']
+        lines = [
+            f'clasic-car 1 "a car, {who}"',
+            f'dogs-jump 2 "a person, {who}"',
+            f'dogs-jump 1 "a dog, {who}"',
+        ]
         (folder / file).write_bytes(("\n".join(lines) + "\n").encode(encoding))
     expected = {}
     for obj, what in ((1, "a dog"), (2, "a person")):

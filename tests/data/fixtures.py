@@ -9,17 +9,56 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.data.fixture_files import HEIGHT, NAMES, WIDTH, Expected, Written, blob, dump, images, mp4, rles
+from tests.data.fixture_files import (
+    HEIGHT,
+    NAMES,
+    WIDTH,
+    Expected,
+    Written,
+    blob,
+    dump,
+    images,
+    mp4,
+    rles,
+)
 from tests.data.fixture_others import o3_rl, own, reasonseg, refcoco, vts_cot
-from tests.data.fixture_videos import longrvos, lvvis, mevis, reasonvos, ref_davis17, ref_youtube_vos, revos
+from tests.data.fixture_videos import (
+    longrvos,
+    lvvis,
+    mevis,
+    reasonvos,
+    ref_davis17,
+    ref_youtube_vos,
+    revos,
+)
 
 __all__ = [
-    "FIXTURES", "HEIGHT", "NAMES", "WIDTH", "Expected", "Written", "blob", "dump", "images", "mp4", "ref_youtube_vos",
-    "revos", "rles",
-]  # fmt: skip
+    "FIXTURES",
+    "HEIGHT",
+    "NAMES",
+    "WIDTH",
+    "Expected",
+    "Written",
+    "blob",
+    "dump",
+    "images",
+    "mp4",
+    "ref_youtube_vos",
+    "revos",
+    "rles",
+]
 
 FIXTURES: dict[str, Callable[[Path], Written]] = {
-    "mevis": mevis, "revos": revos, "lvvis": lvvis, "reasonvos": reasonvos, "longrvos": longrvos,
-    "ref_youtube_vos": ref_youtube_vos, "ref_davis17": ref_davis17, "reasonseg": reasonseg, "refcoco": refcoco,
-    "vts_cot": vts_cot, "o3_rl": o3_rl, "own": own,
-}  # fmt: skip
+    "mevis": mevis,
+    "revos": revos,
+    "lvvis": lvvis,
+    "reasonvos": reasonvos,
+    "longrvos": longrvos,
+    "ref_youtube_vos": ref_youtube_vos,
+    "ref_davis17": ref_davis17,
+    "reasonseg": reasonseg,
+    "refcoco": refcoco,
+    "vts_cot": vts_cot,
+    "o3_rl": o3_rl,
+    "own": own,
+}

@@ -12,10 +12,10 @@ from core.difficulty import ASPECTS, difficulty, is_complete
 from core.types import Sample
 from data.difficulty import file_of, with_difficulty
 from data.load import load, video_objects
-from data.synthetic.difficulty import LANGUAGE, true_ratings
-from data.synthetic.queries import KINDS
-from data.synthetic.write import write_split
 from rewards.length import Budget
+from tiny.world.difficulty import LANGUAGE, true_ratings
+from tiny.world.queries import KINDS
+from tiny.world.write import write_split
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,13 @@ def samples(root: Path) -> list[Sample]:
 
 
 def store(folder: Path, samples: list[Sample], ratings: list[dict[str, int]]) -> None:
-    entries = {s.uid: {"query": s.query, "ratings": r, "attempts": 1} for s, r in zip(samples, ratings, strict=True)}
-    file_of(folder, "train").write_text(json.dumps({"rater": "script", "prompt": 1, "samples": entries}))
+    entries = {
+        s.uid: {"query": s.query, "ratings": r, "attempts": 1}
+        for s, r in zip(samples, ratings, strict=True)
+    }
+    file_of(folder, "train").write_text(
+        json.dumps({"rater": "script", "prompt": 1, "samples": entries})
+    )
 
 
 def test_the_generator_rates_every_aspect_over_the_scale(root: Path, samples: list[Sample]) -> None:
@@ -47,7 +52,10 @@ def test_more_shapes_and_a_harder_kind_of_sentence_are_harder(samples: list[Samp
     look = next(sample for sample in samples if sample.kind == "look")
     assert difficulty(true_ratings(look, 3)) < difficulty(true_ratings(look, 5))
     other = Sample(look.uid, look.video, look.query, look.targets, "hiding")
-    assert true_ratings(other, 3)["linguistic_ambiguity"] > true_ratings(look, 3)["linguistic_ambiguity"]
+    assert (
+        true_ratings(other, 3)["linguistic_ambiguity"]
+        > true_ratings(look, 3)["linguistic_ambiguity"]
+    )
     with pytest.raises(ValueError, match="kind 'poem' is not one of the synthetic"):
         true_ratings(Sample(look.uid, look.video, look.query, look.targets, "poem"), 3)
 
@@ -60,7 +68,8 @@ def test_stored_ratings_become_difficulty_and_budget(tmp_path: Path, samples: li
     found = [sample.notes["difficulty"] for sample in noted]
     assert found == [5.5, *(1 + i % 10 for i in range(1, len(samples)))]
     assert [Budget().of(d) for d in found[1:10]] == [48, 48, 48, 64, 64, 64, 96, 96, 96]
-    assert noted[3].notes["thought"] == samples[3].notes["thought"] and "difficulty" not in samples[3].notes
+    assert noted[3].notes["thought"] == samples[3].notes["thought"]
+    assert "difficulty" not in samples[3].notes
 
 
 def test_without_a_folder_samples_stay_as_they_are(samples: list[Sample]) -> None:
@@ -68,7 +77,10 @@ def test_without_a_folder_samples_stay_as_they_are(samples: list[Sample]) -> Non
 
 
 def test_ratings_of_something_else_are_told(tmp_path: Path, samples: list[Sample]) -> None:
-    with pytest.raises(ValueError, match="difficulty.folder: no file .*train.json; `ray_jobs.rate_difficulty` makes"):
+    with pytest.raises(
+        ValueError,
+        match="difficulty.folder: no file .*train.json; `ray_jobs.rate_difficulty` makes",
+    ):
         with_difficulty(samples, str(tmp_path), "train")
     store(tmp_path, samples[1:], [{}] * (len(samples) - 1))
     with pytest.raises(ValueError, match=f"no rating of '{samples[0].uid}'"):

@@ -18,11 +18,14 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     write(tmp_path / "new", "test", SAMPLES, FOUND)
     hinted = with_hints(SAMPLES, file_of(tmp_path / "new", "test"))
     assert [sample.hints for sample in hinted] == [FOUND["v/0"], {}, {}]
-    assert [replace(sample, hints={}) for sample in hinted] == SAMPLES and hinted[0].bare.hints == FOUND["v/0"]
+    assert [replace(sample, hints={}) for sample in hinted] == SAMPLES
+    assert hinted[0].bare.hints == FOUND["v/0"]
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["test.json"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "7", '{"v/0": 1}', '{"v/0": {"query": "query 0"}}', "{"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "7", '{"v/0": 1}', '{"v/0": {"query": "query 0"}}', "{"]
+)
 def test_another_file(text: str, tmp_path: Path) -> None:
     (tmp_path / "test.json").write_text(text)
     with pytest.raises(ValueError, match="test.json: not a file of hints .*delete it"):

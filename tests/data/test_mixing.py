@@ -39,20 +39,28 @@ def test_sizes_and_temperatures_that_are_none() -> None:
 SETS = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 5)), min_size=1, max_size=4)
 
 
-@given(SETS.filter(lambda sets: any(weight for _, weight in sets)), st.integers(1, 7), st.integers(0, 10))
+@given(
+    SETS.filter(lambda sets: any(weight for _, weight in sets)),
+    st.integers(1, 7),
+    st.integers(0, 10),
+)
 @settings(max_examples=60, deadline=None)
 def test_steps_are_pieces_of_one_sequence_in_shuffled_epochs(
     sets: list[tuple[int, int]], count: int, seed: int
 ) -> None:
-    sizes, weights = [s for s, _ in sets], [float(w) for _, w in sets]
+    sizes = [s for s, _ in sets]
+    weights = [float(w) for _, w in sets]
     whole = draws(1, 8 * count, sizes, weights, seed)
-    assert [pair for step in range(1, 9) for pair in draws(step, count, sizes, weights, seed)] == whole
+    assert [
+        pair for step in range(1, 9) for pair in draws(step, count, sizes, weights, seed)
+    ] == whole
     for data_set, size in enumerate(sizes):
         drawn = [sample for d, sample in whole if d == data_set]
         assert not drawn or weights[data_set] > 0
         for start in range(0, len(drawn), size):
             epoch = drawn[start : start + size]
-            assert len(set(epoch)) == len(epoch) and set(epoch) <= set(range(size))
+            assert len(set(epoch)) == len(epoch)
+            assert set(epoch) <= set(range(size))
 
 
 def test_data_sets_are_drawn_by_their_weight_and_differently_by_seed() -> None:

@@ -12,15 +12,15 @@ from sam2.modeling.sam2_base import SAM2Base
 
 from core import batch, grpo
 from core.batch import GroupBatch
+from core.drawing.requests import SegMask
 from core.masks import encode
-from core.segs import SegMask
 from core.types import Group, MediaTable, SegPrompt
-from data.frames import digest
-from models import sam2_build
-from models.mask_head import FrozenFrames, MaskHead
-from models.policy import Policy
-from models.sam2_build import TINY
-from models.seg_policy import SegOptions, SegPolicy
+from data.frames.frames import digest
+from models.policy.mask_head import FrozenFrames, MaskHead
+from models.policy.policy import Policy
+from models.policy.seg_policy import SegOptions, SegPolicy
+from models.segmenters import sam2_build
+from models.segmenters.sam2_build import TINY
 from tests.models.tiny_qwen import ALLOWED, ID, random_group
 
 SEG = 150  # a word that the random groups' turns get
@@ -57,7 +57,9 @@ def frames() -> MediaTable:
     """Three frames of different sizes, by digest."""
     found = {}
     for i, (height, width) in enumerate(((60, 90), (40, 120), (64, 64))):
-        small = np.random.default_rng(i).integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
+        small = np.random.default_rng(i).integers(
+            0, 256, (height // 4, width // 4, 3), dtype=np.uint8
+        )
         image = small.repeat(4, 0).repeat(4, 1)
         found[digest(image)] = image
     return found
@@ -92,9 +94,15 @@ def asked_of(group: Group, first: int = 0) -> list[SegMask]:
     return found
 
 
-def case(seeds=(0,), budget=10**6, **kwargs) -> tuple[list[GroupBatch], MediaTable, list[Group], list[SegMask]]:
+def case(
+    seeds=(0,), budget=10**6, **kwargs
+) -> tuple[list[GroupBatch], MediaTable, list[Group], list[SegMask]]:
     """Rows, shown images, groups and masks."""
-    forest, media, groups, asked, first = [], {}, [], [], 0
+    forest = []
+    media = {}
+    groups = []
+    asked = []
+    first = 0
     for i, seed in enumerate(seeds):
         group, table = random_group(seed, **kwargs)
         group = with_seg(group)

@@ -73,10 +73,14 @@ class InferenceCore:
 def write(folder: Path) -> tuple[Path, Path]:
     """(checkout, weights)."""
     files = {
-        "model/__init__.py": "", "model/resnet.py": RESNET, "model/network.py": NETWORK,
-        "inference/__init__.py": "", "inference/inference_core.py": CORE,
-        "util/__init__.py": "", "util/tools.py": TOOLS,
-    }  # fmt: skip
+        "model/__init__.py": "",
+        "model/resnet.py": RESNET,
+        "model/network.py": NETWORK,
+        "inference/__init__.py": "",
+        "inference/inference_core.py": CORE,
+        "util/__init__.py": "",
+        "util/tools.py": TOOLS,
+    }
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)

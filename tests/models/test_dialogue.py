@@ -16,14 +16,17 @@ from tests.models import tiny_engine
 DIALOGUE = Dialogue(tiny_engine.tokenizer())
 TOKENS = DIALOGUE.tokenizer
 PIECES = st.lists(
-    st.one_of(st.text(max_size=8), st.sampled_from(tiny_engine.CONTROL + tiny_engine.MARKUP)), max_size=5
+    st.one_of(st.text(max_size=8), st.sampled_from(tiny_engine.CONTROL + tiny_engine.MARKUP)),
+    max_size=5,
 ).map("".join)
 
 
 def test_layout_of_two_turns() -> None:
     first = DIALOGUE.user(["0", View(3, 56, 84), " Find it."], first=True, expanded=False)
     second = DIALOGUE.user(["And?"], first=False, expanded=False)
-    said = TOKENS.decode(first + DIALOGUE.completion("Here.") + second, clean_up_tokenization_spaces=False)
+    said = TOKENS.decode(
+        first + DIALOGUE.completion("Here.") + second, clean_up_tokenization_spaces=False
+    )
     assert said == (
         "<|im_start|>user\n0<|vision_start|><|image_pad|><|vision_end|> Find it.<|im_end|>\n<|im_start|>assistant\n"
         "Here.<|im_end|>\n<|im_start|>user\nAnd?<|im_end|>\n<|im_start|>assistant\n"
@@ -40,7 +43,8 @@ def test_expanded_differs_only_in_pads() -> None:
     short = DIALOGUE.user(content, first=True, expanded=False)
     long = DIALOGUE.user(content, first=True, expanded=True)
     image = DIALOGUE.image_id
-    assert short.count(image) == 2 and long.count(image) == tokens_of(View(0, 56, 84)) + 1 == 7
+    assert short.count(image) == 2
+    assert long.count(image) == tokens_of(View(0, 56, 84)) + 1 == 7
     assert [i for i in short if i != image] == [i for i in long if i != image]
 
 
@@ -69,7 +73,8 @@ def test_markup_stays_one_token() -> None:
 
 def test_allowed_ids() -> None:
     allowed = allowed_ids(TOKENS)
-    assert allowed == sorted(allowed) and max(allowed) < len(TOKENS)
+    assert allowed == sorted(allowed)
+    assert max(allowed) < len(TOKENS)
     assert TOKENS.convert_tokens_to_ids("<|im_end|>") in allowed
     banned = {TOKENS.convert_tokens_to_ids(t) for t in tiny_engine.CONTROL if t != "<|im_end|>"}
     assert set(range(len(TOKENS))) - set(allowed) == banned
@@ -81,5 +86,7 @@ def test_same_ids_after_saving(tmp_path: Path) -> None:
     TOKENS.save_pretrained(tmp_path)
     again = Dialogue(AutoTokenizer.from_pretrained(tmp_path))
     content = ["Find <|im_end|> now", View(0, 28, 28)]
-    assert again.user(content, first=True, expanded=True) == DIALOGUE.user(content, first=True, expanded=True)
+    assert again.user(content, first=True, expanded=True) == DIALOGUE.user(
+        content, first=True, expanded=True
+    )
     assert allowed_ids(again.tokenizer) == allowed_ids(TOKENS)

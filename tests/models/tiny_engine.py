@@ -7,10 +7,23 @@ from pathlib import Path
 import torch
 
 CONTROL = [
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|vision_start|>",
-    "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
-]  # fmt: skip
-MARKUP = ["<think>", "</think>", "<answer>", "</answer>"]  # ordinary tokens, as <tool_call> is in Qwen2.5-VL
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+]
+MARKUP = [
+    "<think>",
+    "</think>",
+    "<answer>",
+    "</answer>",
+]  # ordinary tokens, as <tool_call> is in Qwen2.5-VL
 
 
 def tokenizer():
@@ -20,9 +33,14 @@ def tokenizer():
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = Qwen2Tokenizer(
-        vocab={c: i for i, c in enumerate(alphabet)}, merges=[], unk_token=None, bos_token=None, eos_token="<|im_end|>",
-        pad_token="<|endoftext|>", model_max_length=4096,
-    )  # fmt: skip
+        vocab={c: i for i, c in enumerate(alphabet)},
+        merges=[],
+        unk_token=None,
+        bos_token=None,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        model_max_length=4096,
+    )
     tokens.add_tokens([AddedToken(t, special=True, normalized=False) for t in CONTROL])
     tokens.add_tokens([AddedToken(t, special=False, normalized=False) for t in MARKUP])
     return tokens
@@ -33,21 +51,44 @@ def model(tokens, seed: int):
 
     ids = {t: tokens.convert_tokens_to_ids(t) for t in CONTROL}
     config = Qwen2_5_VLConfig(
-        text_config=dict(
-            vocab_size=288, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
-            num_key_value_heads=1, max_position_embeddings=4096, tie_word_embeddings=True,
-            rope_scaling={"type": "mrope", "rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 1e4},
-            bos_token_id=ids["<|endoftext|>"], eos_token_id=ids["<|im_end|>"], pad_token_id=ids["<|endoftext|>"],
-        ),
-        vision_config=dict(
-            depth=2, hidden_size=64, intermediate_size=128, num_heads=2, out_hidden_size=64,
-            fullatt_block_indexes=[1], patch_size=14, temporal_patch_size=2, spatial_merge_size=2, window_size=112,
-            tokens_per_second=2,
-        ),
-        image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"],
+        text_config={
+            "vocab_size": 288,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "max_position_embeddings": 4096,
+            "tie_word_embeddings": True,
+            "rope_scaling": {
+                "type": "mrope",
+                "rope_type": "default",
+                "mrope_section": [4, 6, 6],
+                "rope_theta": 1e4,
+            },
+            "bos_token_id": ids["<|endoftext|>"],
+            "eos_token_id": ids["<|im_end|>"],
+            "pad_token_id": ids["<|endoftext|>"],
+        },
+        vision_config={
+            "depth": 2,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_heads": 2,
+            "out_hidden_size": 64,
+            "fullatt_block_indexes": [1],
+            "patch_size": 14,
+            "temporal_patch_size": 2,
+            "spatial_merge_size": 2,
+            "window_size": 112,
+            "tokens_per_second": 2,
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=True,
-    )  # fmt: skip
+    )
     torch.manual_seed(seed)
     policy = Qwen2_5_VLForConditionalGeneration(config)
     with torch.no_grad():  # larger than at birth: images and history must move the log-probs, else a test proves little

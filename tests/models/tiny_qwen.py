@@ -31,25 +31,50 @@ def build(folder: Path, *, tie: bool = True, seed: int = 0, layers: int = 2) -> 
     words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(WORDS)}, unk_token="w0"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in SPECIAL])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
     ids = {s: tokenizer.convert_tokens_to_ids(s) for s in SPECIAL}
     assert ids == ID
     config = Qwen2_5_VLConfig(
-        text_config=dict(
-            vocab_size=VOCABULARY, hidden_size=64, intermediate_size=128, num_hidden_layers=layers,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096, tie_word_embeddings=tie,
-            rope_scaling={"type": "mrope", "rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 100.0},
-            bos_token_id=ids["<|endoftext|>"], eos_token_id=ids["<|im_end|>"], pad_token_id=ids["<|endoftext|>"],
-        ),
-        vision_config=dict(
-            depth=2, hidden_size=32, intermediate_size=64, num_heads=2, out_hidden_size=64,
-            fullatt_block_indexes=[0, 1],
-            patch_size=14, temporal_patch_size=2, spatial_merge_size=2, window_size=112, tokens_per_second=2,
-        ),
-        image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"],
+        text_config={
+            "vocab_size": VOCABULARY,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 4096,
+            "tie_word_embeddings": tie,
+            "rope_scaling": {
+                "type": "mrope",
+                "rope_type": "default",
+                "mrope_section": [2, 3, 3],
+                "rope_theta": 100.0,
+            },
+            "bos_token_id": ids["<|endoftext|>"],
+            "eos_token_id": ids["<|im_end|>"],
+            "pad_token_id": ids["<|endoftext|>"],
+        },
+        vision_config={
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_heads": 2,
+            "out_hidden_size": 64,
+            "fullatt_block_indexes": [0, 1],
+            "patch_size": 14,
+            "temporal_patch_size": 2,
+            "spatial_merge_size": 2,
+            "window_size": 112,
+            "tokens_per_second": 2,
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=tie,
-    )  # fmt: skip
+    )
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(config)
     with torch.no_grad():  # larger logits than at birth: else every log-prob is nearly the same
@@ -67,21 +92,41 @@ def build_qwen3(folder: Path, seed: int = 0) -> Path:
     from transformers import Qwen2VLImageProcessor, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
     config = Qwen3VLConfig(
-        text_config=dict(
-            vocab_size=VOCABULARY, hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
-            num_key_value_heads=2, head_dim=16, max_position_embeddings=4096, tie_word_embeddings=True,
-            rope_parameters={
-                "rope_type": "default", "mrope_section": [4, 2, 2], "mrope_interleaved": True, "rope_theta": 1e4
+        text_config={
+            "vocab_size": VOCABULARY,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "max_position_embeddings": 4096,
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "rope_type": "default",
+                "mrope_section": [4, 2, 2],
+                "mrope_interleaved": True,
+                "rope_theta": 1e4,
             },
-        ),
-        vision_config=dict(
-            depth=3, hidden_size=32, intermediate_size=64, num_heads=2, out_hidden_size=64, patch_size=14,
-            deepstack_visual_indexes=[0, 1, 2], temporal_patch_size=2, spatial_merge_size=2, num_position_embeddings=64,
-        ),
-        image_token_id=ID["<|image_pad|>"], video_token_id=ID["<|video_pad|>"],
-        vision_start_token_id=ID["<|vision_start|>"], vision_end_token_id=ID["<|vision_end|>"],
+        },
+        vision_config={
+            "depth": 3,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_heads": 2,
+            "out_hidden_size": 64,
+            "patch_size": 14,
+            "deepstack_visual_indexes": [0, 1, 2],
+            "temporal_patch_size": 2,
+            "spatial_merge_size": 2,
+            "num_position_embeddings": 64,
+        },
+        image_token_id=ID["<|image_pad|>"],
+        video_token_id=ID["<|video_pad|>"],
+        vision_start_token_id=ID["<|vision_start|>"],
+        vision_end_token_id=ID["<|vision_end|>"],
         tie_word_embeddings=True,
-    )  # fmt: skip
+    )
     torch.manual_seed(seed)
     model = Qwen3VLForConditionalGeneration(config)
     with torch.no_grad():
@@ -96,7 +141,9 @@ def image_ids(height: int, width: int) -> list[int]:
     return [ID["<|vision_start|>"], *pads, ID["<|vision_end|>"]]
 
 
-def random_group(seed: int, episodes: int = 4, frames: int = 2, second_turns: bool = True) -> tuple[Group, MediaTable]:
+def random_group(
+    seed: int, episodes: int = 4, frames: int = 2, second_turns: bool = True
+) -> tuple[Group, MediaTable]:
     """Episodes with one shared prompt of `frames` images; every second one goes on with a larger image."""
     rng = np.random.default_rng(seed)
     table: MediaTable = {}
@@ -110,14 +157,23 @@ def random_group(seed: int, episodes: int = 4, frames: int = 2, second_turns: bo
 
     def turn(prompt: list[int], shown: tuple[Media, ...]) -> Turn:
         completion = (*words(3, 8), ID["<|im_end|>"])
-        return Turn(tuple(prompt), completion, tuple((-rng.random(len(completion))).tolist()), "", shown, True, 0)
+        return Turn(
+            tuple(prompt),
+            completion,
+            tuple((-rng.random(len(completion))).tolist()),
+            "",
+            shown,
+            True,
+            0,
+        )
 
     first = tuple(media(56, 84, f"{seed}/{i}") for i in range(frames))
     prompt = words(4, 6)
     for _ in first:
         prompt += [*words(1, 1), *image_ids(56, 84)]
     prompt += words(3, 5)
-    played, rewards = [], []
+    played = []
+    rewards = []
     for g in range(episodes):
         turns = [turn(prompt, first)]
         if second_turns and g % 2 == 0:
@@ -135,10 +191,13 @@ def banned_ids() -> list[int]:
 
 def reference(model, pixels, groups, media, temperature=1.0, banned=None) -> dict:
     """(logprob, entropy) by (episode, token), one row for each episode through transformers' ordinary forward."""
-    found, number = {}, 0
+    found = {}
+    number = 0
     for group in groups:
         for episode in group.episodes:
-            ids, trained, shown = [], [], []
+            ids = []
+            trained = []
+            shown = []
             for turn in episode.turns:
                 ids += turn.prompt_ids
                 shown += [media[m.digest] for m in turn.media]
@@ -147,7 +206,9 @@ def reference(model, pixels, groups, media, temperature=1.0, banned=None) -> dic
             ids_1T = torch.tensor([ids])
             patches, grid = pixels(shown)
             types = (ids_1T == ID["<|image_pad|>"]).int()
-            out = model(input_ids=ids_1T, pixel_values=patches, image_grid_thw=grid, mm_token_type_ids=types)
+            out = model(
+                input_ids=ids_1T, pixel_values=patches, image_grid_thw=grid, mm_token_type_ids=types
+            )
             logits = out.logits[0] / temperature
             if banned is not None:
                 logits[:, banned] = -torch.inf

@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 
 from configs.load import REPOSITORY
-from data.synthetic.write import write_split
 from ray_jobs.record.run_folder import RunFolder
 from tests.conftest import ENV
+from tiny.world.write import write_split
 
-STEPS, PROMPTS, GROUP, EVALUATED = 2, 4, 4, 4
+STEPS = 2
+PROMPTS = 4
+GROUP = 4
+EVALUATED = 4
 TIMEOUT_S = 600
 # Settings for all jobs, for instance `policy.path=...`, when the tests are to run with something else than the preset.
 EXTRA = os.environ.get("RAYVOS_TEST_SETTINGS", "").split()
@@ -33,7 +36,12 @@ def command(job: str, *settings: str) -> list[str]:
 
 def run_job(job: str, *settings: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(job, *settings), cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S
+        command(job, *settings),
+        cwd=REPOSITORY,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
     )
 
 
@@ -55,12 +63,21 @@ class Small:
 
     def settings(self, name: str) -> list[str]:
         return [
-            f"name={name}", f"runs={self.home}/runs", f"tracking.mlflow_uri={self.mlflow_uri}",
-            "data.synthetic=false", f"data.root={self.data}", "learner.world_size=2",
-            f"rollout.prompts_per_step={PROMPTS}", f"rollout.group_size={GROUP}",
-            f"train.steps={STEPS}", "train.checkpoint_every=1", f"train.eval_every={STEPS}",
-            f"train.eval_samples={EVALUATED}", f"evaluate.samples={EVALUATED}", "train.sampled_repeats=1",
-        ]  # fmt: skip
+            f"name={name}",
+            f"runs={self.home}/runs",
+            f"tracking.mlflow_uri={self.mlflow_uri}",
+            "data.synthetic=false",
+            f"data.root={self.data}",
+            "learner.world_size=2",
+            f"rollout.prompts_per_step={PROMPTS}",
+            f"rollout.group_size={GROUP}",
+            f"train.steps={STEPS}",
+            "train.checkpoint_every=1",
+            f"train.eval_every={STEPS}",
+            f"train.eval_samples={EVALUATED}",
+            f"evaluate.samples={EVALUATED}",
+            "train.sampled_repeats=1",
+        ]
 
     def run(self, name: str) -> RunFolder:
         return RunFolder(self.home / "runs" / name)

@@ -15,7 +15,17 @@ from configs.load import load, presets, to_yaml
 from configs.schema import Config, SystemConfig
 from ray_jobs import ablate as job
 from ray_jobs.ablate import ablate, evaluated, main, plan, trained
-from ray_jobs.ablations import ABLATIONS, MEASURES, NOT_PUBLIC, SHORT, Ablation, Variant, markdown, spread, verdict
+from ray_jobs.driver.ablations import (
+    ABLATIONS,
+    MEASURES,
+    NOT_PUBLIC,
+    SHORT,
+    Ablation,
+    Variant,
+    markdown,
+    spread,
+    verdict,
+)
 
 TWO = Ablation(
     "revseg_tiny",
@@ -29,21 +39,29 @@ TWO = Ablation(
 
 def configs(name: str) -> list[Config]:
     ablation = ABLATIONS[name]
-    preset = ablation.preset if ablation.preset in presets() else ablation.preset.replace("_tiny", "_7b")
+    preset = (
+        ablation.preset if ablation.preset in presets() else ablation.preset.replace("_tiny", "_7b")
+    )
     return [load([preset, *ablation.settings, *variant.settings]) for variant in ablation.variants]
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_every_variant_is_a_setting_that_its_system_has_and_differs_from_the_others(name: str) -> None:
+def test_every_variant_is_a_setting_that_its_system_has_and_differs_from_the_others(
+    name: str,
+) -> None:
     found = configs(name)
     made = [systems.make(cfg.system.name, cfg.system.options) for cfg in found]
     options = [system.options for system in made]  # type: ignore[attr-defined]
-    rest = [replace(cfg, system=SystemConfig()) for cfg in found]  # options that are left out have a default
+    rest = [
+        replace(cfg, system=SystemConfig()) for cfg in found
+    ]  # options that are left out have a default
     assert len(set(map(repr, zip(options, rest, strict=True)))) == len(found) > 1
     first, *others = ABLATIONS[name].variants
-    assert not first.signs and first.published not in ("", NOT_PUBLIC)
+    assert not first.signs
+    assert first.published not in ("", NOT_PUBLIC)
     for variant in others:
-        assert variant.published and bool(variant.signs) == (variant.published != NOT_PUBLIC)
+        assert variant.published
+        assert bool(variant.signs) == (variant.published != NOT_PUBLIC)
         assert set(variant.signs) <= set(MEASURES)
 
 
@@ -55,9 +73,11 @@ def test_turns_are_compared_on_long_clips_that_have_a_folder_of_their_own() -> N
     found = configs("turns")
     assert [cfg.system.options["max_turns"] for cfg in found] == [3, 1]
     (data,) = {repr(cfg.data): cfg.data for cfg in found}.values()
-    assert data.synthetic and data.length == "long"
+    assert data.synthetic
+    assert data.length == "long"
     usual = load([ABLATIONS["turns"].preset]).data
-    assert data.root != usual.root and usual.length == "short"
+    assert data.root != usual.root
+    assert usual.length == "short"
 
 
 def test_the_table_has_means_spreads_and_the_published_sign() -> None:
@@ -68,7 +88,9 @@ def test_the_table_has_means_spreads_and_the_published_sign() -> None:
     lines = markdown("trial", TWO, outcomes).splitlines()
     assert lines[0] == "# trial: `revseg_tiny`"
     assert lines[2] == "| variant | settings | published | seeds | J&F | tokens |"
-    assert lines[4] == ("| soft | `system.options.temporal_reward=soft` | 60 | 2 | 61.0 ± 1.4 | 51.0 ± 1.4 |")
+    assert lines[4] == (
+        "| soft | `system.options.temporal_reward=soft` | 60 | 2 | 61.0 ± 1.4 | 51.0 ± 1.4 |"
+    )
     assert lines[5] == (
         "| none | `system.options.temporal_reward=none` | 55 | 2 | 50.5 ± 0.7 (-10.5, sign as published) | "
         "51.2 ± 3.2 (+0.2, within the spread) |"
@@ -80,7 +102,9 @@ def test_a_table_that_is_not_finished_says_so_and_compares_common_seeds_only() -
     assert "| none | `system.options.temporal_reward=none` | 55 | 0 | not run |" in markdown(
         "trial", TWO, {"soft": {0: {"J&F": 60.0}}}
     )
-    part = markdown("trial", TWO, {"soft": {0: {"J&F": 60.0}}, "none": {0: {"J&F": 50.0}, 1: {"J&F": 90.0}}})
+    part = markdown(
+        "trial", TWO, {"soft": {0: {"J&F": 60.0}}, "none": {0: {"J&F": 50.0}, 1: {"J&F": 90.0}}}
+    )
     assert "70.0 ± 28.3 (-10.0, one seed: no spread)" in part
 
 
@@ -89,23 +113,29 @@ def test_verdicts() -> None:
     assert verdict([3.0, 2.0, 4.0], -1) == "sign NOT as published"
     assert verdict([-3.0, 2.0, -1.0], -1) == "within the spread" == verdict([0.0, 0.0], -1)
     assert verdict([-9.0], -1) == "one seed: no spread"
-    assert spread([1.0, 3.0]) == pytest.approx(2**0.5) and spread([1.0]) != spread([1.0])
+    assert spread([1.0, 3.0]) == pytest.approx(2**0.5)
+    assert spread([1.0]) != spread([1.0])
 
 
 def test_runs_are_named_by_variant_and_seed_and_share_an_experiment() -> None:
     runs = plan("trial", TWO, [0, 7], ["train.steps=2"])
     assert list(runs) == [("soft", 0), ("none", 0), ("soft", 7), ("none", 7)]
     assert runs["none", 7] == [
-        "revseg_tiny", "train.steps=2", "system.options.temporal_reward=none", "name=none_seed7", "seed=7",
+        "revseg_tiny",
+        "train.steps=2",
+        "system.options.temporal_reward=none",
+        "name=none_seed7",
+        "seed=7",
         "tracking.experiment=ablate_trial",
-    ]  # fmt: skip
+    ]
 
 
 class Runs:
     """Stands where training is started: writes what a run leaves behind."""
 
     def __init__(self, fail_at: int = 99) -> None:
-        self.started, self.fail_at = list[str](), fail_at
+        self.started = list[str]()
+        self.fail_at = fail_at
 
     def __call__(self, job: str, arguments: Sequence[str]) -> int:
         assert job == "train"
@@ -116,13 +146,26 @@ class Runs:
         folder = Path(cfg.runs) / cfg.name
         folder.mkdir(parents=True)
         jf = 60.0 if cfg.system.options["temporal_reward"] == "soft" else 50.0
-        summary = {"steps": cfg.train.steps, "jf_after": jf + cfg.seed, "jf_before": 40.0, "sampled_jf_after": 45.0}
+        summary = {
+            "steps": cfg.train.steps,
+            "jf_after": jf + cfg.seed,
+            "jf_before": 40.0,
+            "sampled_jf_after": 45.0,
+        }
         (folder / "summary.json").write_text(json.dumps(summary))
         two = [{"tokens": 91}, {"tokens": 1}]
         lines: list[dict[str, Any]] = [
-            *({"step": step, "turns": two, "facts": {}, "parts": {"tiou": 0.0}} for step in (1, 90)),
+            *(
+                {"step": step, "turns": two, "facts": {}, "parts": {"tiou": 0.0}}
+                for step in (1, 90)
+            ),
             {"step": 91, "turns": two, "facts": {}, "parts": {"tiou": 0.5}},
-            {"step": 100, "turns": [{"tokens": 100}], "facts": {}, "parts": None},  # as of a failed episode
+            {
+                "step": 100,
+                "turns": [{"tokens": 100}],
+                "facts": {},
+                "parts": None,
+            },  # as of a failed episode
         ]
         (folder / "episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         return 0
@@ -136,16 +179,29 @@ def test_finished_runs_are_not_repeated(tmp_path: Path) -> None:
     assert broken.started == ["soft_seed0", "none_seed0", "soft_seed1"]
     again = Runs()
     table = ablate("trial", TWO, [0, 1], extra, again)
-    assert again.started == ["soft_seed1", "none_seed1"] and table == tmp_path / "ablate_trial" / "table.md"
+    assert again.started == ["soft_seed1", "none_seed1"]
+    assert table == tmp_path / "ablate_trial" / "table.md"
     assert "| 50.5 ± 0.7 (-10.0, sign as published) |" in table.read_text()
     found = trained(tmp_path / "ablate_trial" / "none_seed1", 100)
     tokens = (91 + 1 + 100) / 2
-    assert found == {"J&F": 51.0, "sampled J&F": 45.0, "gain": 11.0, "tIoU": 50.0, "turns": 1.5, "tokens": tokens}
-    assert trained(tmp_path / "ablate_trial" / "none_seed1", 200) is None  # asked for longer runs: not finished
+    assert found == {
+        "J&F": 51.0,
+        "sampled J&F": 45.0,
+        "gain": 11.0,
+        "tIoU": 50.0,
+        "turns": 1.5,
+        "tokens": tokens,
+    }
+    assert (
+        trained(tmp_path / "ablate_trial" / "none_seed1", 200) is None
+    )  # asked for longer runs: not finished
 
 
-def test_an_ablation_of_use_evaluates_and_goes_on_where_a_prediction_is_missing(tmp_path: Path) -> None:
-    sampler, started = ABLATIONS["sampler"], list[tuple[str, str]]()
+def test_an_ablation_of_use_evaluates_and_goes_on_where_a_prediction_is_missing(
+    tmp_path: Path,
+) -> None:
+    sampler = ABLATIONS["sampler"]
+    started = list[tuple[str, str]]()
 
     def start(job: str, arguments: Sequence[str]) -> int:
         cfg = load(arguments)
@@ -153,7 +209,9 @@ def test_an_ablation_of_use_evaluates_and_goes_on_where_a_prediction_is_missing(
         folder = Path(cfg.runs) / cfg.name / "evaluate"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(to_yaml(cfg))
-        (folder / "summary.json").write_text(json.dumps({"J&F": 50.0 + 10 * (cfg.system.options["sampler"] == "full")}))
+        (folder / "summary.json").write_text(
+            json.dumps({"J&F": 50.0 + 10 * (cfg.system.options["sampler"] == "full")})
+        )
         return 0
 
     table = ablate("sampler", sampler, [3], [f"runs={tmp_path}"], start).read_text()
@@ -165,14 +223,17 @@ def test_an_ablation_of_use_evaluates_and_goes_on_where_a_prediction_is_missing(
     assert evaluated(folder, cfg) == {"J&F": 50.0}
     ablate("sampler", sampler, [3], [f"runs={tmp_path}"], start)
     assert len(started) == 4, "finished before"
-    ablate("sampler", sampler, [3], [f"runs={tmp_path}", "policy.path=models/tiny/revseg"], start)
+    ablate("sampler", sampler, [3], [f"runs={tmp_path}", "policy.path=tiny/weights/revseg"], start)
     assert len(started) == 8, "of another policy, and no result of this one"
     (folder / "evaluate" / "summary.json").write_text('{"J&F": 50.0, "missing": ["a/0"]}')
     cfg = load([str(folder / "evaluate" / "config.yaml")])
-    assert evaluated(folder, cfg) is None and evaluated(tmp_path, cfg) is None
+    assert evaluated(folder, cfg) is None
+    assert evaluated(tmp_path, cfg) is None
 
 
-def test_what_keeps_a_table_short_belongs_to_the_tiny_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_keeps_a_table_short_belongs_to_the_tiny_preset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = list[tuple[str, ...]]()
 
     def instead(name: str, ablation: Ablation, *rest: Any) -> Path:
@@ -189,14 +250,23 @@ def test_what_keeps_a_table_short_belongs_to_the_tiny_preset(tmp_path: Path, mon
     assert load(runs["soft", 0]).train.steps == 2, "what the user says comes last"
 
 
-def test_mistakes_are_told_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_told_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for argv, told in (
-        (["temporal_rewards"], "ablation 'temporal_rewards' is unknown; did you mean 'temporal_reward'"),
+        (
+            ["temporal_rewards"],
+            "ablation 'temporal_rewards' is unknown; did you mean 'temporal_reward'",
+        ),
         (["temporal_reward", "seeds=a"], "seeds=a: expected whole numbers"),
         (["temporal_reward", "seed=1"], "seed=1: the ablation sets it"),
-        (["temporal_reward", "rollout.group_size=1", f"runs={tmp_path}"], "needs at least 2 episodes"),
+        (
+            ["temporal_reward", "rollout.group_size=1", f"runs={tmp_path}"],
+            "needs at least 2 episodes",
+        ),
     ):
         with pytest.raises(ValueError, match=told):
             main(argv)
     main([])
-    assert all(name in capsys.readouterr().out for name in ["temporal_reward"]) and not list(tmp_path.iterdir())
+    assert all(name in capsys.readouterr().out for name in ["temporal_reward"])
+    assert not list(tmp_path.iterdir())

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from configs.load import load, resolve, to_yaml
-from data.frames import read_frames
+from data.frames.frames import read_frames
 from data.load import load as load_samples
 from ray_jobs import blind_baselines, evaluate, train, warm_start
+from ray_jobs.driver.session import Session, same_run
+from ray_jobs.driver.session import run_job as run_in_process
 from ray_jobs.record.run_folder import RunFolder
-from ray_jobs.session import Session, same_run
-from ray_jobs.session import run_job as run_in_process
 from ray_jobs.train import check_fits
 from tests.ray_jobs.conftest import EXTRA, Small, run_job, told
 
@@ -37,26 +37,34 @@ def _open(small: Small, *settings: str) -> str:
     [
         ("learner.lrr=1", ["learner.lrr", "did you mean learner.lr"]),
         ("train.steps=many", ["train.steps", "many", "expected int"]),
-        ("data.root=no/such/folder", ["data.root=no/such/folder", "does not exist", "data.synthetic=true"]),
+        (
+            "data.root=no/such/folder",
+            ["data.root=no/such/folder", "does not exist", "data.synthetic=true"],
+        ),
         ("data.test_split=tset", ["tset", "no such folder", "test, train, valid"]),
         ("policy.path=no/policy", ["policy.path=no/policy", "config.json"]),
         ("system.name=revsge", ["revsge", "did you mean 'revseg'"]),
         ("system.options.num_frame=4", ["system.options.num_frame", "did you mean 'num_frames'"]),
         ("system.options.num_frames=few", ["system.options.num_frames", "few", "a whole number"]),
         ("train.resume=no/checkpoint", ["train.resume=no/checkpoint", "checkpoint folder"]),
-        ("difficulty.folder=no/ratings", ["no file no/ratings/train.json", "`ray_jobs.rate_difficulty` makes it"]),
+        (
+            "difficulty.folder=no/ratings",
+            ["no file no/ratings/train.json", "`ray_jobs.rate_difficulty` makes it"],
+        ),
         ("rollout.group_size=1", ["rollout.group_size=1", "at least 2"]),
     ],
 )
 def test_settings(small: Small, setting: str, parts: list[str]) -> None:
     message = _open(small, setting)
     assert all(part in message for part in parts), message
-    assert "Traceback" not in message and len(message.splitlines()) == 1
+    assert "Traceback" not in message
+    assert len(message.splitlines()) == 1
 
 
 def test_more_gpus_than_there_are(small: Small, ray_env: dict[str, str]) -> None:
     message = _open(small, "cluster.use_gpu=yes", "learner.world_size=1000")
-    assert "learner.world_size=1000" in message and "cluster.use_gpu=no" in message
+    assert "learner.world_size=1000" in message
+    assert "cluster.use_gpu=no" in message
 
 
 @pytest.fixture
@@ -75,7 +83,9 @@ def test_meta_file_that_is_not_json(small: Small, data: Path) -> None:
     file = data / "train" / "meta_expressions.json"
     file.write_text(file.read_text()[:500])
     message = _open(small, f"data.root={data}")
-    assert str(file) in message and "not JSON" in message and "download it again" in message
+    assert str(file) in message
+    assert "not JSON" in message
+    assert "download it again" in message
 
 
 def test_mask_of_another_size(small: Small, data: Path) -> None:
@@ -87,14 +97,17 @@ def test_mask_of_another_size(small: Small, data: Path) -> None:
 
     _edit(file, halve)
     message = _open(small, f"data.root={data}")
-    assert "mask_dict.json" in message and "annotation" in message and "56 x 112" in message
+    assert "mask_dict.json" in message
+    assert "annotation" in message
+    assert "56 x 112" in message
 
 
 def test_missing_video(small: Small, data: Path) -> None:
     gone = next((data / "train" / "JPEGImages").iterdir())
     shutil.rmtree(gone)
     message = _open(small, f"data.root={data}")
-    assert gone.name in message and "download its frames" in message
+    assert gone.name in message
+    assert "download its frames" in message
 
 
 def test_video_that_stops_half_way(data: Path) -> None:
@@ -105,7 +118,9 @@ def test_video_that_stops_half_way(data: Path) -> None:
         stream.height = stream.width = 112
         stream.pix_fmt = "yuv420p"
         for i in range(12):
-            frame = av.VideoFrame.from_ndarray(np.full((112, 112, 3), 20 * i, np.uint8), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(
+                np.full((112, 112, 3), 20 * i, np.uint8), format="rgb24"
+            )
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     shutil.rmtree(images)
@@ -117,7 +132,11 @@ def test_video_that_stops_half_way(data: Path) -> None:
 
 def test_checkpoint_of_another_architecture(tmp_path: Path) -> None:
     cfg = load(["revseg_tiny", *EXTRA])
-    shutil.copytree(resolve(cfg.policy.path), tmp_path / "policy", ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copytree(
+        resolve(cfg.policy.path),
+        tmp_path / "policy",
+        ignore=shutil.ignore_patterns("*.safetensors"),
+    )
 
     def widen(config: dict[str, Any]) -> None:
         part = config.get("text_config", config)
@@ -130,7 +149,11 @@ def test_checkpoint_of_another_architecture(tmp_path: Path) -> None:
 
 def test_checkpoint_beyond_the_last_step(tmp_path: Path) -> None:
     cfg = load(["revseg_tiny", *EXTRA, "train.steps=3"])
-    shutil.copytree(resolve(cfg.policy.path), tmp_path / "policy", ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copytree(
+        resolve(cfg.policy.path),
+        tmp_path / "policy",
+        ignore=shutil.ignore_patterns("*.safetensors"),
+    )
     (tmp_path / "state.json").write_text('{"step": 5}')
     with pytest.raises(ValueError, match="train.steps=3: .* is of step 5; give at least 5"):
         check_fits(cfg, tmp_path)
@@ -148,10 +171,16 @@ def test_a_run_folder_of_other_settings(tmp_path: Path) -> None:
         same_run(folder.path, other)
 
 
-@pytest.mark.parametrize("job", [train.train, evaluate.main, warm_start.warm_start, blind_baselines.main])
-def test_every_job_says_it_in_one_line(job: Callable[..., object], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "job", [train.train, evaluate.main, warm_start.warm_start, blind_baselines.main]
+)
+def test_every_job_says_it_in_one_line(
+    job: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "argv", ["job", "revseg_tini"])
-    with pytest.raises(SystemExit, match="^error: revseg_tini: no such preset; did you mean revseg_tiny?"):
+    with pytest.raises(
+        SystemExit, match="^error: revseg_tini: no such preset; did you mean revseg_tiny?"
+    ):
         run_in_process(job)
 
 
@@ -159,4 +188,5 @@ def test_a_process_ends_with_the_error_and_no_traceback(small: Small) -> None:
     done = run_job("train", *small.settings("bad"), "system.name=nobody")
     assert done.returncode == 1, told(done)
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("error: system.name = 'nobody' is unknown") and "Traceback" not in done.stderr
+    assert last.startswith("error: system.name = 'nobody' is unknown")
+    assert "Traceback" not in done.stderr

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from core.evaluation.metrics import j_and_f
+from core.evaluation.protocols import OF_FORMAT, PROTOCOLS, measure, protocol_of
 from core.masks import decode_frames, encode_frames
-from core.metrics import j_and_f
-from core.protocols import OF_FORMAT, PROTOCOLS, measure, protocol_of
 from core.types import End, Episode, Reward, Sample
 from data.load import READERS, load
 from ray_jobs.evaluate import hidden, scored
@@ -44,7 +44,8 @@ def straight(sample: Sample, expected: Expected) -> tuple[float, float]:
     valid = np.ones((HEIGHT, WIDTH), bool)
     if "ignore" in sample.notes:
         valid = ~decode_frames([sample.notes["ignore"]], HEIGHT, WIDTH)[0]
-    pred, gt = (shifted(truth) & valid)[kept], (truth & valid)[kept]
+    pred = (shifted(truth) & valid)[kept]
+    gt = (truth & valid)[kept]
     j_F, f_F = j_and_f(pred, gt)
     union = (pred | gt).sum()
     return float((j_F.mean() + f_F.mean()) / 2), float((pred & gt).sum() / union) if union else 1.0
@@ -54,7 +55,9 @@ def straight(sample: Sample, expected: Expected) -> tuple[float, float]:
 def test_formats_are_measured(format: str, tmp_path: Path) -> None:
     written = FIXTURES[format](tmp_path / "data")
     samples = load(format, str(written.root), written.split, no_target="keep")
-    predictions = Predictions.open(tmp_path / "out", {"data.format": format, "expressions": len(samples)})
+    predictions = Predictions.open(
+        tmp_path / "out", {"data.format": format, "expressions": len(samples)}
+    )
     for sample in samples:
         truth = written.expected[sample.uid].masks_FHW
         blank = np.zeros((sample.video.num_frames, HEIGHT, WIDTH), bool)
@@ -64,25 +67,33 @@ def test_formats_are_measured(format: str, tmp_path: Path) -> None:
     summary = summary_of(samples, list(scored(public, predictions)), predictions, protocol)
     write_tables(tmp_path / "out", samples, predictions, summary)
     values = {s.uid: straight(s, written.expected[s.uid]) for s in public if s.targets}
-    assert summary["expressions"] == len(samples) and summary["missing"] == [] and summary["reward"] == 1.0
+    assert summary["expressions"] == len(samples)
+    assert summary["missing"] == []
+    assert summary["reward"] == 1.0
     if protocol == "images":
         assert summary["gIoU"] == pytest.approx(100 * np.mean([iou for _, iou in values.values()]))
     elif protocol == "revos":
-        kinds = [[values[s.uid][0] for s in samples if s.kind == kind] for kind in ("referring", "reasoning")]
+        kinds = [
+            [values[s.uid][0] for s in samples if s.kind == kind]
+            for kind in ("referring", "reasoning")
+        ]
         assert summary["J&F"] == pytest.approx(100 * np.mean([np.mean(kind) for kind in kinds]))
-        assert summary["no_target"]["N-acc"] == 100.0 and "R@binary" in summary
+        assert summary["no_target"]["N-acc"] == 100.0
+        assert "R@binary" in summary
     else:
         assert summary["J&F"] == pytest.approx(100 * np.mean([jf for jf, _ in values.values()]))
     if format == "ref_davis17":
         assert protocol == "davis_4_annotators"
         merged = davis_four_annotators(public, predictions)
-        assert 0 < merged["J&F"] < 100 and merged["J&F"] != summary["J&F"]
+        assert 0 < merged["J&F"] < 100
+        assert merged["J&F"] != summary["J&F"]
     if format == "longrvos":
         assert {"static/J&F", "dynamic/J&F", "hybrid/J&F"} <= summary.keys()
 
 
 def test_protocols_belong_to_formats_that_there_are() -> None:
-    assert set(OF_FORMAT) <= set(READERS) and set(OF_FORMAT.values()) <= set(PROTOCOLS)
+    assert set(OF_FORMAT) <= set(READERS)
+    assert set(OF_FORMAT.values()) <= set(PROTOCOLS)
     assert set(LAYOUTS) <= set(READERS)
 
 
@@ -91,14 +102,18 @@ def test_zip_of_a_split_without_public_truth(tmp_path: Path) -> None:
     written = ref_youtube_vos(tmp_path / "data")
     samples = load("ref_youtube_vos", str(written.root), "valid", no_target="keep")
     assert all(hidden(sample) for sample in samples)
-    predictions = Predictions.open(tmp_path, {"data.format": "ref_youtube_vos", "expressions": len(samples)})
+    predictions = Predictions.open(
+        tmp_path, {"data.format": "ref_youtube_vos", "expressions": len(samples)}
+    )
     for sample in samples:
         predict(sample, np.ones((sample.video.num_frames, HEIGHT, WIDTH), bool), predictions)
     summary = summary_of(samples, [], predictions, "mean")
     assert summary == {"expressions": 2, "protocol": "mean", "ends": {"done": 2}}
     with zipfile.ZipFile(submission(tmp_path)) as file:
         assert sorted(file.namelist()) == [
-            f"Annotations/0062f687f1/{expression}/{name}.png" for expression in "01" for name in NAMES
+            f"Annotations/0062f687f1/{expression}/{name}.png"
+            for expression in "01"
+            for name in NAMES
         ]
 
 
@@ -106,12 +121,22 @@ def test_zip_of_a_split_without_public_truth(tmp_path: Path) -> None:
 def test_a_benchmark_played_for_real(small: Small, tmp_path: Path) -> None:
     """ReVOS, with an expression that has no target: the whole job, by the protocol of the data."""
     written = revos(tmp_path)
-    settings = [*small.settings("revos"), f"data.root={written.root}", "data.format=revos", "data.test_split=valid"]
+    settings = [
+        *small.settings("revos"),
+        f"data.root={written.root}",
+        "data.format=revos",
+        "data.test_split=valid",
+    ]
     done = run_job("evaluate", *settings, "data.no_target=keep", "evaluate.samples=0")
     assert done.returncode == 0, told(done)
     assert "4 expressions, greedy, protocol revos" in " ".join(done.stdout.split())
     folder = small.run("revos").path / "evaluate"
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["J&F"] == pytest.approx((summary["referring/J&F"] + summary["reasoning/J&F"]) / 2)
-    assert summary["no_target"]["expressions"] == 1 and {"R@binary", "R@visa255"} <= summary.keys()
-    assert {line["uid"] for line in read_lines(folder / "predictions.jsonl")} == set(written.expected)
+    assert summary["J&F"] == pytest.approx(
+        (summary["referring/J&F"] + summary["reasoning/J&F"]) / 2
+    )
+    assert summary["no_target"]["expressions"] == 1
+    assert {"R@binary", "R@visa255"} <= summary.keys()
+    assert {line["uid"] for line in read_lines(folder / "predictions.jsonl")} == set(
+        written.expected
+    )

@@ -10,7 +10,9 @@ from core.types import Sample, Target, Video
 from ray_jobs.blind_baselines import blind_jf, blind_temporal
 
 
-def _target(uid: str, box: tuple[int, int, int, int], visible: list[int], num_frames: int) -> Target:
+def _target(
+    uid: str, box: tuple[int, int, int, int], visible: list[int], num_frames: int
+) -> Target:
     mask = np.zeros((32, 32), bool)
     x0, y0, x1, y1 = box
     mask[y0:y1, x0:x1] = True
@@ -24,10 +26,19 @@ SMALL = _target("small", (0, 0, 4, 4), [0, 1, 2, 3], 4)
 
 def test_masks() -> None:
     """The query means the centre object, which is the largest too; in the second sample it means the other one."""
-    of_centre, of_small = Sample("v/0", VIDEO, "a", (CENTRE,)), Sample("v/1", VIDEO, "b", (SMALL,))
+    of_centre = Sample("v/0", VIDEO, "a", (CENTRE,))
+    of_small = Sample("v/1", VIDEO, "b", (SMALL,))
     objects = {"v": (SMALL, CENTRE)}
-    assert blind_jf([of_centre], objects) == {"nothing": 0.0, "centre box": 100.0, "largest object": 100.0}
-    assert blind_jf([of_small], objects) == {"nothing": 0.0, "centre box": 0.0, "largest object": 0.0}
+    assert blind_jf([of_centre], objects) == {
+        "nothing": 0.0,
+        "centre box": 100.0,
+        "largest object": 100.0,
+    }
+    assert blind_jf([of_small], objects) == {
+        "nothing": 0.0,
+        "centre box": 0.0,
+        "largest object": 0.0,
+    }
     assert blind_jf([of_centre, of_small], objects)["largest object"] == 50.0
 
 
@@ -37,7 +48,8 @@ def test_keyframes() -> None:
     found = blind_temporal([sample], 4)
     assert found["share of frames in which the target is visible"] == 0.5
     best = found["best frame (needs the target)"]
-    assert best > 0 and found["random visible frame (needs the target)"] == pytest.approx(best)
+    assert best > 0
+    assert found["random visible frame (needs the target)"] == pytest.approx(best)
     assert found["best constant frame (1)"] == pytest.approx(best)
     assert found["middle frame"] == pytest.approx(best)
     assert found["random frame"] == pytest.approx(best / 2)

@@ -22,7 +22,16 @@ from ray_jobs.evaluate import identity
 from ray_jobs.record.predictions import FILE, Predictions
 from ray_jobs.record.run_folder import read_lines
 from ray_jobs.submission import submission
-from tests.ray_jobs.conftest import EVALUATED, TIMEOUT_S, Finished, Small, command, environment, run_job, told
+from tests.ray_jobs.conftest import (
+    EVALUATED,
+    TIMEOUT_S,
+    Finished,
+    Small,
+    command,
+    environment,
+    run_job,
+    told,
+)
 from tests.ray_jobs.test_resume import left
 
 EXPRESSIONS = 6  # of the small test split
@@ -41,9 +50,13 @@ def alone(small: Small) -> Path:
 def started(*settings: str) -> Iterator[subprocess.Popen[bytes]]:
     """An evaluation in the background; what is left of it and of its children in the end is killed by pid."""
     process = subprocess.Popen(
-        command("evaluate", *settings), cwd=REPOSITORY, env=environment(), start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        command("evaluate", *settings),
+        cwd=REPOSITORY,
+        env=environment(),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     family: list[psutil.Process] = []
     try:
         yield process
@@ -57,7 +70,8 @@ def started(*settings: str) -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.mark.slow
 def test_killed_evaluation_goes_on_and_ends_with_the_same_table(small: Small, alone: Path) -> None:
-    settings, folder = [*small.settings("halfway"), *ALL], small.run("halfway").path / "evaluate"
+    settings = [*small.settings("halfway"), *ALL]
+    folder = small.run("halfway").path / "evaluate"
     with started(*settings) as process:
         deadline = time.monotonic() + TIMEOUT_S
         while not read_lines(folder / FILE) and time.monotonic() < deadline:
@@ -66,20 +80,30 @@ def test_killed_evaluation_goes_on_and_ends_with_the_same_table(small: Small, al
         process.send_signal(signal.SIGSTOP)  # not one line more
     before = (folder / FILE).read_bytes()
     finished = len(read_lines(folder / FILE))
-    assert 0 < finished < EXPRESSIONS and not (folder / "summary.json").exists()
+    assert 0 < finished < EXPRESSIONS
+    assert not (folder / "summary.json").exists()
 
     done = run_job("evaluate", *settings)
     assert done.returncode == 0, told(done)
-    assert f"{finished} of {EXPRESSIONS} expressions were finished before and are not played again" in done.stdout
+    assert (
+        f"{finished} of {EXPRESSIONS} expressions were finished before and are not played again"
+        in done.stdout
+    )
     after = (folder / FILE).read_bytes()
     assert after.startswith(before[: before.rfind(b"\n") + 1]), "what was finished is still there"
-    assert len({line["uid"] for line in read_lines(folder / FILE)}) == len(read_lines(folder / FILE)) == EXPRESSIONS
+    assert (
+        len({line["uid"] for line in read_lines(folder / FILE)})
+        == len(read_lines(folder / FILE))
+        == EXPRESSIONS
+    )
     assert (folder / "summary.json").read_text() == (alone / "summary.json").read_text()
     assert (folder / "per_expression.csv").read_text() == (alone / "per_expression.csv").read_text()
 
 
 @pytest.mark.slow
-def test_other_settings_and_weights_are_not_mixed_in(small: Small, alone: Path, tmp_path: Path) -> None:
+def test_other_settings_and_weights_are_not_mixed_in(
+    small: Small, alone: Path, tmp_path: Path
+) -> None:
     def opened(*changed: str) -> Predictions:
         cfg = load([*command("evaluate", *small.settings("alone"), *ALL)[3:], *changed])
         return Predictions.open(alone, identity(cfg, load_samples("mevis", cfg.data.root, "test")))
@@ -87,7 +111,7 @@ def test_other_settings_and_weights_are_not_mixed_in(small: Small, alone: Path, 
     assert len(opened("rollout.workers=2", "name=other").finished) == EXPRESSIONS
     with pytest.raises(ValueError, match=r"\(seed=0 there, 5 now\): .* or evaluate.resume=never"):
         opened("seed=5")
-    weights = shutil.copytree(REPOSITORY / "models/tiny/revseg", tmp_path / "policy")
+    weights = shutil.copytree(REPOSITORY / "tiny/weights/revseg", tmp_path / "policy")
     assert opened(f"policy.path={weights}").finished, "the same weights elsewhere are the same"
     with (weights / "model.safetensors").open("r+b") as file:
         file.seek(-8, 2)
@@ -106,8 +130,18 @@ def test_files_of_an_evaluation(small: Small, alone: Path) -> None:
     client = MlflowClient(small.mlflow_uri)
     run_id = json.loads((alone / "mlflow.json").read_text())[small.mlflow_uri]["run_id"]
     kept = {file.path for file in client.list_artifacts(run_id)}
-    assert {"summary.json", "per_expression.csv", "predictions.jsonl", "evaluation.json", "overlays"} <= kept
-    assert len(client.list_artifacts(run_id, "overlays")) == len(list((alone / "overlays").glob("*.mp4"))) == 4
+    assert {
+        "summary.json",
+        "per_expression.csv",
+        "predictions.jsonl",
+        "evaluation.json",
+        "overlays",
+    } <= kept
+    assert (
+        len(client.list_artifacts(run_id, "overlays"))
+        == len(list((alone / "overlays").glob("*.mp4")))
+        == 4
+    )
 
 
 @pytest.mark.slow
@@ -117,13 +151,17 @@ def test_the_same_numbers_as_before_training(finished: Finished, alone: Path) ->
     assert done.returncode == 0, told(done)
     assert f"{EVALUATED} of {EVALUATED} expressions were finished before" in done.stdout
     assert "rollout engines" not in done.stdout
-    folder, summary = finished.small.run("alone").path / "evaluate", finished.run.summary()
+    folder = finished.small.run("alone").path / "evaluate"
+    summary = finished.run.summary()
     measured = json.loads((folder / "summary.json").read_text())
-    assert summary is not None and measured["expressions"] == EVALUATED
+    assert summary is not None
+    assert measured["expressions"] == EVALUATED
     assert measured["J&F"] == pytest.approx(summary["jf_before"], abs=1e-6)
     assert measured["reward"] == pytest.approx(summary["reward_before"], abs=1e-6)
     assert f"{measured['J&F']:.3f}" in done.stdout
     with open(folder / "per_expression.csv", newline="") as table:
         rows = list(csv.DictReader(table))
-    assert 100 * sum(float(row["J&F"]) for row in rows) / len(rows) == pytest.approx(measured["J&F"], abs=0.01)
+    assert 100 * sum(float(row["J&F"]) for row in rows) / len(rows) == pytest.approx(
+        measured["J&F"], abs=0.01
+    )
     assert list((folder / "overlays").glob("*.mp4"))

@@ -42,18 +42,32 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     token.write_text(secrets.token_hex(32))
     env = environment() | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     port, dashboard, agent, client = _free_ports(4)
-    temporary = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: Unix sockets have names of at most 107 bytes
+    temporary = tempfile.mkdtemp(
+        prefix="ray", dir="/tmp"
+    )  # short: Unix sockets have names of at most 107 bytes
     command = [
-        RAY, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2",
-        f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}", f"--temp-dir={temporary}",
+        RAY,
+        "start",
+        "--head",
+        "--block",
+        f"--port={port}",
+        f"--dashboard-port={dashboard}",
+        "--num-cpus=2",
+        f"--dashboard-agent-listen-port={agent}",
+        f"--ray-client-server-port={client}",
+        f"--temp-dir={temporary}",
         "--disable-usage-stats",
-    ]  # fmt: skip
+    ]
     log = tmp_path / "head.log"
-    process = subprocess.Popen(command, cwd=REPOSITORY, env=env, stdout=log.open("w"), stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, env=env, stdout=log.open("w"), stderr=subprocess.STDOUT
+    )
     try:
         yield env | {"RAY_ADDRESS": f"http://127.0.0.1:{dashboard}"}
     finally:
-        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        family = (
+            psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        )
         process.terminate()
         process.wait(timeout=60)
         for orphan in psutil.wait_procs(family, timeout=10)[1]:
@@ -66,7 +80,9 @@ def _submit(env: dict[str, str], *entrypoint: str) -> subprocess.CompletedProces
     command = [RAY, "job", "submit", "--working-dir", ".", "--", *entrypoint]
     deadline = time.monotonic() + 120
     while True:
-        done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=TIMEOUT_S)
+        done = subprocess.run(
+            command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=TIMEOUT_S
+        )
         said = done.stdout + done.stderr
         starting = "Failed to connect to Ray" in said or "No available agent" in said
         if not starting or time.monotonic() > deadline:
@@ -76,12 +92,21 @@ def _submit(env: dict[str, str], *entrypoint: str) -> subprocess.CompletedProces
 
 @pytest.mark.slow
 def test_a_job_from_an_uploaded_working_directory(head: dict[str, str], small: Small) -> None:
-    settings = [*small.settings("job"), "train.steps=1", "train.eval_samples=2", "learner.world_size=1"]
+    settings = [
+        *small.settings("job"),
+        "train.steps=1",
+        "train.eval_samples=2",
+        "learner.world_size=1",
+    ]
     done = _submit(head, sys.executable, "-m", "ray_jobs.train", "revseg_tiny", *EXTRA, *settings)
     assert done.returncode == 0, told(done)
     assert "succeeded" in (done.stdout + done.stderr).lower()
     summary = small.run("job").summary()
-    assert summary is not None and summary["steps"] == 1 and summary["failed_episodes"] == 0
+    assert summary is not None
+    assert summary["steps"] == 1
+    assert summary["failed_episodes"] == 0
     config = (small.run("job").path / "config.yaml").read_text()
-    assert "path: models/tiny/segmenter" in config or EXTRA  # relative, hence of the uploaded copy
-    assert "commit" not in (small.run("job").path / "environment.json").read_text()  # the copy has no .git: it was one
+    assert "path: tiny/weights/segmenter" in config or EXTRA  # relative, hence of the uploaded copy
+    assert (
+        "commit" not in (small.run("job").path / "environment.json").read_text()
+    )  # the copy has no .git: it was one

@@ -18,26 +18,29 @@ from PIL import Image
 from configs.load import CHOICES, REPOSITORY, load
 from configs.schema import ClusterConfig, Config, DataConfig, PrepareConfig
 from core.masks import boxes_areas
-from data.keep import keep
 from data.load import READERS
 from data.load import load as load_samples
-from data.synthetic.write import write_split
-from data.tables import load as load_tables
-from data.tables import of_sample
-from data.verify import Problem
+from data.prepare.keep import keep
+from data.prepare.tables import load as load_tables
+from data.prepare.tables import of_sample
+from data.prepare.verify import Problem
 from ray_jobs import prepare
+from ray_jobs.driver.prepare_steps import Split
 from ray_jobs.prepare import arguments, expressions_of, splits_of
-from ray_jobs.prepare_steps import Split
 from ray_jobs.record.progress import Progress
 from tests.data.fixtures import FIXTURES
 from tests.ray_jobs.conftest import TIMEOUT_S, environment, told
+from tiny.world.write import write_split
 
 FEW = 3  # videos of a small split
 
 
 def test_a_command_line() -> None:
     assert arguments(["data.root=/d", "valid"]) == (["prepare", "data.root=/d"], ["valid"])
-    assert arguments(["revseg_tiny", "train", "seed=1", "valid"]) == (["revseg_tiny", "seed=1"], ["train", "valid"])
+    assert arguments(["revseg_tiny", "train", "seed=1", "valid"]) == (
+        ["revseg_tiny", "seed=1"],
+        ["train", "valid"],
+    )
     assert arguments(["--help"]) == (["prepare", "--help"], [])
     assert arguments([]) == (["prepare"], [])
 
@@ -58,12 +61,20 @@ def test_splits_are_those_that_are_there(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         (["data.root=no/where", "data.synthetic=false"], "data.root=no/where: no such folder"),
-        (["prepare.steps=[filter]", "segmenter.path=no/weights", "data.root=."], "segmenter.path=no/weights"),
+        (
+            ["prepare.steps=[filter]", "segmenter.path=no/weights", "data.root=."],
+            "segmenter.path=no/weights",
+        ),
         (["prepare.steps=[chek]"], "did you mean check"),
-        (["prepare.steps=[mixing]", "prepare.mix=[no/where]"], "neither keep.json nor statistics.json"),
+        (
+            ["prepare.steps=[mixing]", "prepare.mix=[no/where]"],
+            "neither keep.json nor statistics.json",
+        ),
     ],
 )
-def test_mistakes_are_one_line_before_ray_starts(tmp_path: Path, settings: list[str], message: str) -> None:
+def test_mistakes_are_one_line_before_ray_starts(
+    tmp_path: Path, settings: list[str], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         prepare.main([*settings, f"prepare.output={tmp_path}"])
 
@@ -74,13 +85,28 @@ def test_mixing_of_prepared_splits(tmp_path: Path, capsys: pytest.CaptureFixture
         (tmp_path / name / file).write_text(json.dumps({"expressions_with_target": count}))
     assert expressions_of(tmp_path / "b") == 100
     folders = f"prepare.mix=[{tmp_path}/a,{tmp_path}/b]"
-    prepare.main(["prepare.steps=[mixing]", folders, "prepare.mix_temperature=2", f"prepare.output={tmp_path}"])
+    prepare.main(
+        [
+            "prepare.steps=[mixing]",
+            folders,
+            "prepare.mix_temperature=2",
+            f"prepare.output={tmp_path}",
+        ]
+    )
     made = json.loads((tmp_path / "mixing.json").read_text())["sets"]
     assert [m["probability"] for m in made] == pytest.approx([0.75, 0.25])
     assert [m["expressions"] for m in made] == [900, 100]
-    prepare.main(["prepare.steps=[mixing]", folders, "prepare.mix_weights=[1,3]", f"prepare.output={tmp_path}"])
+    prepare.main(
+        [
+            "prepare.steps=[mixing]",
+            folders,
+            "prepare.mix_weights=[1,3]",
+            f"prepare.output={tmp_path}",
+        ]
+    )
     made = json.loads((tmp_path / "mixing.json").read_text())["sets"]
-    assert made[1]["probability"] == 0.75 and made[1]["epochs_in_100000_draws"] == pytest.approx(750)
+    assert made[1]["probability"] == 0.75
+    assert made[1]["epochs_in_100000_draws"] == pytest.approx(750)
     assert "0.750" in capsys.readouterr().out
 
 
@@ -94,7 +120,8 @@ def split(tmp_path: Path) -> Split:
 
 
 def test_a_broken_video_is_known_once_and_left_out(split: Split) -> None:
-    assert not split.problems and len(split.good) == FEW
+    assert not split.problems
+    assert len(split.good) == FEW
     uid = split.samples[0].video.uid
     for texts in (["a frame", "another"], ["another"]):
         split.tell([Problem(uid, text) for text in texts])
@@ -104,7 +131,8 @@ def test_a_broken_video_is_known_once_and_left_out(split: Split) -> None:
 
 def test_what_is_odd_costs_no_video(split: Split) -> None:
     split.tell([Problem(split.samples[0].video.uid, "a sentence without words", odd=True)] * 2)
-    assert len(split.problems) == 1 and len(split.good) == FEW
+    assert len(split.problems) == 1
+    assert len(split.good) == FEW
 
 
 def test_a_fingerprint_follows_the_annotations(split: Split) -> None:
@@ -122,7 +150,12 @@ def command(*words: str) -> list[str]:
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(*words), cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S
+        command(*words),
+        cwd=REPOSITORY,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
     )
 
 
@@ -137,12 +170,19 @@ def test_everything_broken_is_listed_at_once_and_the_rest_is_prepared(tmp_path: 
     write_split(tmp_path, "train", seed=1, num_videos=6, expressions_per_video=2)
     shutil.copytree(tmp_path / "train", tmp_path / "valid")
     images = sorted((tmp_path / "train" / "JPEGImages").iterdir())
-    truncated, gone = images[0] / "00007.jpg", images[1] / "00002.jpg"
+    truncated = images[0] / "00007.jpg"
+    gone = images[1] / "00002.jpg"
     truncated.write_bytes(truncated.read_bytes()[:-300])
     gone.unlink()
     meta = json.loads((tmp_path / "train" / "meta_expressions.json").read_text())["videos"]
-    anno = [str(e["anno_id"][0]) for i in (2, 3) for e in meta[images[i].name]["expressions"].values() if e["anno_id"]]
-    wrong_size, wrong_runs = anno[0], anno[-1]
+    anno = [
+        str(e["anno_id"][0])
+        for i in (2, 3)
+        for e in meta[images[i].name]["expressions"].values()
+        if e["anno_id"]
+    ]
+    wrong_size = anno[0]
+    wrong_runs = anno[-1]
 
     def spoil(masks: dict[str, list[Any]]) -> None:
         for rle in filter(None, masks[wrong_size]):
@@ -154,7 +194,9 @@ def test_everything_broken_is_listed_at_once_and_the_rest_is_prepared(tmp_path: 
     torn = sorted((tmp_path / "valid" / "JPEGImages").iterdir())[0] / "00001.jpg"
     torn.write_bytes(b"")
 
-    done = run(f"data.root={tmp_path}", "prepare.workers=2", "prepare.sheet_rows=3", "train", "valid")
+    done = run(
+        f"data.root={tmp_path}", "prepare.workers=2", "prepare.sheet_rows=3", "train", "valid"
+    )
     assert done.returncode == 1, told(done)
     lines = [line for line in done.stdout.splitlines() if line.startswith("wrong: ")]
     for words in (
@@ -165,15 +207,20 @@ def test_everything_broken_is_listed_at_once_and_the_rest_is_prepared(tmp_path: 
         [str(tmp_path / "valid" / "meta_expressions.json"), "empty"],
         [str(torn)],
     ):
-        assert sum(all(word in line for word in words) for line in lines) == 1, (words, "\n".join(lines))
+        assert sum(all(word in line for word in words) for line in lines) == 1, (
+            words,
+            "\n".join(lines),
+        )
     assert "Traceback" not in done.stdout + done.stderr
 
     report = json.loads((tmp_path / "prepared" / "train" / "report.json").read_text())
-    assert report["wrong"] == len(report["problems"]) >= 4 and report["odd"] == 0
+    assert report["wrong"] == len(report["problems"]) >= 4
+    assert report["odd"] == 0
     assert {p["video"] for p in report["problems"]} >= {images[0].name, images[1].name}
     tables = load_tables(tmp_path / "prepared" / "train" / "tables.npz")
     videos = {video for video, _ in tables}
-    assert {i.name for i in images[4:]} <= videos and not videos & {i.name for i in images[:2]}
+    assert {i.name for i in images[4:]} <= videos
+    assert not videos & {i.name for i in images[:2]}
     assert not (tmp_path / "prepared" / "valid" / "tables.npz").exists()
     with Image.open(tmp_path / "prepared" / "train" / "contact_sheet.jpg") as sheet:
         assert sheet.size[0] > 1000
@@ -185,7 +232,11 @@ def test_a_filter_that_is_killed_goes_on_with_the_rest(tmp_path: Path) -> None:
     words = (f"data.root={tmp_path}", "prepare.steps=[tables,filter]", "prepare.workers=2", "train")
     made = tmp_path / "prepared" / "train"
     process = subprocess.Popen(
-        command(*words), cwd=REPOSITORY, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+        command(*words),
+        cwd=REPOSITORY,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
     )
     try:
         deadline = time.monotonic() + TIMEOUT_S
@@ -196,7 +247,8 @@ def test_a_filter_that_is_killed_goes_on_with_the_rest(tmp_path: Path) -> None:
         process.kill()
         process.wait()
     before = _lines(made / "filter.jsonl")[1:]
-    assert 2 <= len(before) < 40 and not (made / "keep.json").exists()
+    assert 2 <= len(before) < 40
+    assert not (made / "keep.json").exists()
 
     done = run(*words)
     assert done.returncode == 0, told(done)
@@ -208,8 +260,11 @@ def test_a_filter_that_is_killed_goes_on_with_the_rest(tmp_path: Path) -> None:
     content = json.loads((made / "keep.json").read_text())
     samples = load_samples("mevis", str(tmp_path), "train")
     videos = {sample.video.uid for sample in samples}
-    assert {sample.video.uid for sample in keep(samples, made / "keep.json")} == set(content["keep"]) & videos
-    assert content["threshold"] == 0.6 and len(content["keep"]) + len(content["drop"]) == 40
+    assert {sample.video.uid for sample in keep(samples, made / "keep.json")} == set(
+        content["keep"]
+    ) & videos
+    assert content["threshold"] == 0.6
+    assert len(content["keep"]) + len(content["drop"]) == 40
     ious = [v["mean_iou"] for v in content["videos"].values() if v["mean_iou"] is not None]
     assert np.mean(ious) > 0.7
 
@@ -233,9 +288,14 @@ def test_every_format_is_prepared(ray_env: dict[str, str], format: str, tmp_path
         assert prepare.prepare_split(cfg, written.split, progress) == 0
     made = tmp_path / "made" / written.split
     assert {file.name for file in made.iterdir()} == {
-        "report.json", "tables.npz", "statistics.json", "contact_sheet.jpg",
-    }  # fmt: skip
-    assert json.loads((made / "statistics.json").read_text())["expressions"] == len(written.expected)
+        "report.json",
+        "tables.npz",
+        "statistics.json",
+        "contact_sheet.jpg",
+    }
+    assert json.loads((made / "statistics.json").read_text())["expressions"] == len(
+        written.expected
+    )
     tables = load_tables(made / "tables.npz")
     for sample in load_samples(format, str(written.root), written.split, "keep"):
         truth_FHW = written.expected[sample.uid].masks_FHW

@@ -15,11 +15,11 @@ from core.difficulty import ASPECTS, difficulty
 from core.types import Answer, End, Episode, Sample, Video
 from data.difficulty import with_difficulty
 from data.load import load, video_objects
-from data.synthetic.difficulty import true_ratings
-from data.synthetic.write import write_split
+from ray_jobs.driver.session import prepare_data
 from ray_jobs.rate_difficulty import by_model, main, rate
 from ray_jobs.record.journal import Journal
-from ray_jobs.session import prepare_data
+from tiny.world.difficulty import true_ratings
+from tiny.world.write import write_split
 
 VIDEO = Video("v", "nowhere", ("0",), 8, 8)
 SAMPLES = [Sample(f"v/{i}", VIDEO, f"thing {i}", ()) for i in range(4)]
@@ -30,9 +30,12 @@ class Script:
     """Answers by sample and attempt; None is a failed episode, and an error a kill."""
 
     def __init__(self, **ratings: list) -> None:
-        self.ratings, self.asked = ratings, list[tuple[int, list[str]]]()
+        self.ratings = ratings
+        self.asked = list[tuple[int, list[str]]]()
 
-    def __call__(self, samples: Sequence[Sample], attempt: int) -> Iterator[tuple[Sample, dict[str, int]]]:
+    def __call__(
+        self, samples: Sequence[Sample], attempt: int
+    ) -> Iterator[tuple[Sample, dict[str, int]]]:
         self.asked.append((attempt, [s.uid for s in samples]))
         for sample in reversed(samples):  # in any order
             found = self.ratings[f"v{sample.uid[2:]}"][attempt - 1]
@@ -43,11 +46,16 @@ class Script:
 
 
 def test_unreadable_answers_are_asked_again_and_the_fullest_counts(tmp_path: Path) -> None:
-    part, two = {"scene_complexity": 9}, {"scene_complexity": 8, "motion_complexity": 8}
+    part = {"scene_complexity": 9}
+    two = {"scene_complexity": 8, "motion_complexity": 8}
     script = Script(v0=[FIVE], v1=[part, FIVE], v2=[two, part, {}], v3=[None])
     with Journal.open(tmp_path / "j", "x") as journal:
         rate(SAMPLES, script, 3, journal)
-        assert script.asked == [(1, ["v/0", "v/1", "v/2", "v/3"]), (2, ["v/2", "v/1"]), (3, ["v/2"])]
+        assert script.asked == [
+            (1, ["v/0", "v/1", "v/2", "v/3"]),
+            (2, ["v/2", "v/1"]),
+            (3, ["v/2"]),
+        ]
         assert journal.done == {
             "v/0": {"query": "thing 0", "ratings": FIVE, "attempts": 1},
             "v/1": {"query": "thing 1", "ratings": FIVE, "attempts": 2},
@@ -57,7 +65,10 @@ def test_unreadable_answers_are_asked_again_and_the_fullest_counts(tmp_path: Pat
 
 def test_a_killed_job_asks_only_for_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), Journal.open(tmp_path / "j", "x") as journal:
-        def kill(samples: Sequence[Sample], attempt: int) -> Iterator[tuple[Sample, dict[str, int]]]:
+
+        def kill(
+            samples: Sequence[Sample], attempt: int
+        ) -> Iterator[tuple[Sample, dict[str, int]]]:
             yield samples[2], FIVE
             raise KeyboardInterrupt
 
@@ -65,10 +76,13 @@ def test_a_killed_job_asks_only_for_what_is_missing(tmp_path: Path) -> None:
     script = Script(v0=[FIVE], v1=[FIVE], v3=[FIVE])
     with Journal.open(tmp_path / "j", "x") as journal:
         rate(SAMPLES, script, 3, journal)
-    assert script.asked == [(1, ["v/0", "v/1", "v/3"])] and set(journal.done) == {s.uid for s in SAMPLES}
+    assert script.asked == [(1, ["v/0", "v/1", "v/3"])]
+    assert set(journal.done) == {s.uid for s in SAMPLES}
 
 
-def test_the_generator_rates_a_data_set_and_training_reads_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_generator_rates_a_data_set_and_training_reads_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     root = tmp_path / "synthetic"
     for split, videos in (("train", 6), ("valid", 2), ("test", 2), ("mp4", 1)):
         write_split(root, split, 1, videos, 2)
@@ -85,7 +99,8 @@ def test_the_generator_rates_a_data_set_and_training_reads_it(tmp_path: Path, ca
 
 
 def test_a_run_on_synthetic_data_makes_the_same_ratings_itself(tmp_path: Path) -> None:
-    root, made = tmp_path / "synthetic", tmp_path / "made"
+    root = tmp_path / "synthetic"
+    made = tmp_path / "made"
     for split, videos in (("train", 6), ("valid", 2), ("test", 2), ("mp4", 1)):
         write_split(root, split, 1, videos, 2)
     settings = [f"data.root={root}", "difficulty.rater=generator", "data.no_target=keep"]
@@ -98,8 +113,11 @@ def test_a_run_on_synthetic_data_makes_the_same_ratings_itself(tmp_path: Path) -
     (made / "test.json").unlink()
     (made / "train.json").write_text("mine")
     prepare_data(cfg)
-    assert (made / "test.json").is_file() and (made / "train.json").read_text() == "mine"
-    prepare_data(load_config(["revseg_tiny", f"data.root={root}", f"difficulty.folder={tmp_path / 'none'}"]))
+    assert (made / "test.json").is_file()
+    assert (made / "train.json").read_text() == "mine"
+    prepare_data(
+        load_config(["revseg_tiny", f"data.root={root}", f"difficulty.folder={tmp_path / 'none'}"])
+    )
     assert not (tmp_path / "none").exists()  # those of a model take its job
 
 
@@ -107,9 +125,12 @@ class Pool:
     """Plays as a `RolloutPool` does, from a script of episodes by sample."""
 
     def __init__(self, **episodes: Episode) -> None:
-        self.episodes, self.asked = episodes, list[tuple[float, int]]()
+        self.episodes = episodes
+        self.asked = list[tuple[float, int]]()
 
-    def play(self, samples: Sequence[Sample], *, group_size: int, temperature: float, step: int) -> Iterator[Played]:
+    def play(
+        self, samples: Sequence[Sample], *, group_size: int, temperature: float, step: int
+    ) -> Iterator[Played]:
         assert group_size == 1
         self.asked.append((temperature, step))
         for index, sample in enumerate(samples):
@@ -121,7 +142,11 @@ def test_a_model_is_asked_greedily_first_then_sampled_and_failures_are_bounded()
     bad = Episode("", (), End.FAILED, error="Traceback\nValueError: the prompt is too long")
     pool = Pool(v0=good, v1=bad, v2=good, v3=good)
     rater = by_model(pool, max_failed_share=0.3, temperature=0.7)  # type: ignore[arg-type]
-    assert [sample.uid for sample, ratings in rater(SAMPLES, 1) if ratings == FIVE] == ["v/0", "v/2", "v/3"]
+    assert [sample.uid for sample, ratings in rater(SAMPLES, 1) if ratings == FIVE] == [
+        "v/0",
+        "v/2",
+        "v/3",
+    ]
     list(rater(SAMPLES, 2))
     assert pool.asked == [(0.0, 1), (0.7, 2)]
     with pytest.raises(ValueError, match="the prompt is too long .*1 of 2 episodes failed"):
@@ -130,19 +155,28 @@ def test_a_model_is_asked_greedily_first_then_sampled_and_failures_are_bounded()
 
 def test_a_model_rates_with_real_engines_and_leaves_ray_as_it_was(tmp_path: Path) -> None:
     """The shipped policy never learnt to rate, so that every sentence is asked again and none is left out."""
-    root, before = tmp_path / "synthetic", ray.is_initialized()
+    root = tmp_path / "synthetic"
+    before = ray.is_initialized()
     write_split(root, "valid", 1, 2, 2)
     small = ["difficulty.num_frames=2", "difficulty.frame_side=112", "difficulty.max_tokens=16"]
-    settings = ["data.synthetic=false", "rollout.max_model_len=2048", "difficulty.attempts=2", *small]
+    settings = [
+        "data.synthetic=false",
+        "rollout.max_model_len=2048",
+        "difficulty.attempts=2",
+        *small,
+    ]
     main(["revseg_tiny", f"data.root={root}", *settings])
     content = json.loads((root / "difficulty" / "revseg_prompt1" / "valid.json").read_text())
-    assert content["rater"] == "revseg" and ray.is_initialized() == before
+    assert content["rater"] == "revseg"
+    assert ray.is_initialized() == before
     assert set(content["samples"]) == {sample.uid for sample in load("mevis", str(root), "valid")}
     assert {entry["attempts"] for entry in content["samples"].values()} == {2}
 
 
 def test_a_rater_that_cannot_work_is_told_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="difficulty.rater=generator knows the synthetic data set only"):
+    with pytest.raises(
+        ValueError, match="difficulty.rater=generator knows the synthetic data set only"
+    ):
         main(["revseg_tiny", "difficulty.rater=generator", "data.synthetic=false"])
     with pytest.raises(ValueError, match="policy.path=nowhere: no config.json there"):
         main(["revseg_tiny", "policy.path=nowhere"])

@@ -12,7 +12,17 @@ import pytest
 
 from configs.load import REPOSITORY
 from ray_jobs.record import checkpoint
-from tests.ray_jobs.conftest import GROUP, PROMPTS, STEPS, TIMEOUT_S, Finished, command, environment, run_job, told
+from tests.ray_jobs.conftest import (
+    GROUP,
+    PROMPTS,
+    STEPS,
+    TIMEOUT_S,
+    Finished,
+    command,
+    environment,
+    run_job,
+    told,
+)
 
 # Two small processes of Ray's own that look for their dead head for a minute or two before they end.
 RAY_AGENTS = ("ray::DashboardA", "ray::RuntimeEnv")
@@ -45,9 +55,14 @@ def left(processes: Sequence[psutil.Process], timeout_s: float) -> list[psutil.P
 def started(*settings: str) -> Iterator[subprocess.Popen[str]]:
     """A training job; what is left of it in the end is killed by pid."""
     process = subprocess.Popen(
-        command("train", *settings), cwd=REPOSITORY, env=environment(), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
+        command("train", *settings),
+        cwd=REPOSITORY,
+        env=environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
     try:
         yield process
     finally:
@@ -57,7 +72,8 @@ def started(*settings: str) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.slow
 def test_killed_run_resumes_to_the_same_weights(finished: Finished) -> None:
-    settings, run = finished.small.settings("killed"), finished.small.run("killed")
+    settings = finished.small.settings("killed")
+    run = finished.small.run("killed")
     with started(*settings) as process:
         deadline = time.monotonic() + TIMEOUT_S
         while not (run.checkpoints / "step_1").exists() and time.monotonic() < deadline:
@@ -67,16 +83,29 @@ def test_killed_run_resumes_to_the_same_weights(finished: Finished) -> None:
         process.kill()  # SIGKILL to the driver alone: nobody gets to clean up
         process.wait()
     workers = [p for p in family if not _name(p).startswith(RAY_AGENTS)]
-    assert workers and not left(workers, 60), f"still running after the driver was killed: {left(workers, 0)}"
+    assert workers and not left(workers, 60), (
+        f"still running after the driver was killed: {left(workers, 0)}"
+    )
 
-    assert run.summary() is None and checkpoint.latest(run.checkpoints) is not None
+    assert run.summary() is None
+    assert checkpoint.latest(run.checkpoints) is not None
     done = run_job("train", *settings)
     assert done.returncode == 0, told(done)
-    resumed, whole = run.summary(), finished.run.summary()
-    assert resumed is not None and whole is not None and "resumed from" in done.stdout
+    resumed = run.summary()
+    whole = finished.run.summary()
+    assert resumed is not None
+    assert whole is not None
+    assert "resumed from" in done.stdout
     assert [line["step"] for line in run.steps()] == list(range(1, STEPS + 1))
     assert len(run.episodes()) == STEPS * PROMPTS * GROUP
-    for key in ("weights_sha256", "jf_before", "sampled_jf_before", "jf_after", "sampled_jf_after", "reward_last"):
+    for key in (
+        "weights_sha256",
+        "jf_before",
+        "sampled_jf_before",
+        "jf_after",
+        "sampled_jf_after",
+        "reward_last",
+    ):
         assert resumed[key] == whole[key], key
     assert resumed["paired"] == whole["paired"]
     orphans = left(family, 60)

@@ -16,43 +16,66 @@ from PIL import Image
 from configs.load import REPOSITORY, keys
 from core.masks import decode, encode
 from core.types import Answer, End, Episode, MaskPrompt, Media, Sample, Turn, Video, View
-from data.frames import probe, read_frames
-from data.synthetic.clip import write_clip
-from data.synthetic.scene import scene
+from data.frames.frames import probe, read_frames
 from ray_jobs import segment
 from tests.ray_jobs.conftest import EXTRA, TIMEOUT_S, environment, told
+from tiny.world.clip import write_clip
+from tiny.world.scene import scene
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ray_jobs.segment", *words]
     return subprocess.run(
-        command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S
+        command,
+        cwd=REPOSITORY,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
     )
 
 
 def test_a_video_file_ends_with_an_overlay_to_look_at(tmp_path: Path) -> None:
     """Three seconds of a scene, 480 x 480; the policy answers with a box, right or wrong."""
-    clip, out = tmp_path / "my clip.mp4", tmp_path / "out"
+    clip = tmp_path / "my clip.mp4"
+    out = tmp_path / "out"
     write_clip(clip, seconds=3)
     done = run(str(clip), "the blue triangle", "revseg_tiny", "--out", str(out), "--png", *EXTRA)
     assert done.returncode == 0, told(done)
-    for name in ("overlay.mp4", "keyframe.png", "masks.json", "answer.json", "reasoning.txt", "masks"):
+    for name in (
+        "overlay.mp4",
+        "keyframe.png",
+        "masks.json",
+        "answer.json",
+        "reasoning.txt",
+        "masks",
+    ):
         assert (out / name).exists() and str(out / name) in done.stdout, told(done)
 
     answer = json.loads((out / "answer.json").read_text())
-    assert (answer["end"], answer["frames"], answer["height"], answer["width"]) == ("done", 72, 480, 480)
+    assert (answer["end"], answer["frames"], answer["height"], answer["width"]) == (
+        "done",
+        72,
+        480,
+        480,
+    )
     [prompt] = answer["prompts"]
     x0, y0, x1, y1 = prompt["box"]
-    assert 0 <= x0 < x1 <= 480 and 0 <= y0 < y1 <= 480
+    assert 0 <= x0 < x1 <= 480
+    assert 0 <= y0 < y1 <= 480
 
     rles = json.loads((out / "masks.json").read_text())["masks"]
     assert len(rles) == 72
-    assert [f for f, rle in enumerate(rles) if rle] == [f for span in answer["spans_with_mask"] for f in range(*span)]
+    assert [f for f, rle in enumerate(rles) if rle] == [
+        f for span in answer["spans_with_mask"] for f in range(*span)
+    ]
     mask_HW = decode(rles[prompt["frame"]])
     inside = mask_HW[int(y0) : int(y1) + 1, int(x0) : int(x1) + 1]
-    assert mask_HW.shape == (480, 480) and inside.sum() > 0.5 * mask_HW.sum() > 50
+    assert mask_HW.shape == (480, 480)
+    assert inside.sum() > 0.5 * mask_HW.sum() > 50
     png = np.asarray(Image.open(out / "masks" / f"{prompt['frame']:05d}.png"))
-    assert np.array_equal(png > 0, mask_HW) and len(list((out / "masks").glob("*.png"))) == 72
+    assert np.array_equal(png > 0, mask_HW)
+    assert len(list((out / "masks").glob("*.png"))) == 72
 
     with av.open(str(out / "overlay.mp4")) as file:
         assert file.streams.video[0].average_rate == 24
@@ -60,10 +83,14 @@ def test_a_video_file_ends_with_an_overlay_to_look_at(tmp_path: Path) -> None:
     assert len(shown) == 72 + 23  # the keyframe is held for a second
     assert Image.open(out / "keyframe.png").size == (480, 480)
     original = read_frames(probe(clip), [0, 71])
-    for image_HWC, picture in zip(original, (shown[0], shown[-1]), strict=True):  # but for a mask, as it was
+    for image_HWC, picture in zip(
+        original, (shown[0], shown[-1]), strict=True
+    ):  # but for a mask, as it was
         assert np.median(np.abs(picture[:480, :480].astype(int) - image_HWC)) < 6
     text = (out / "reasoning.txt").read_text()
-    assert "the blue triangle" in text and "turn 2" in text and "bbox_2d" in text
+    assert "the blue triangle" in text
+    assert "turn 2" in text
+    assert "bbox_2d" in text
 
 
 def test_an_image(tmp_path: Path) -> None:
@@ -84,14 +111,20 @@ def test_an_image(tmp_path: Path) -> None:
 def test_a_text_file_renamed_is_one_clear_error_at_once(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no pictures here\n" * 100)
     done = run(str(tmp_path / "text.mp4"), "the cat")
-    assert done.returncode == 1 and not done.stdout
+    assert done.returncode == 1
+    assert not done.stdout
     [line] = done.stderr.strip().splitlines()
-    assert line.startswith(f"error: {tmp_path}/text.mp4: ") and "Invalid data" in line and "give a video file" in line
+    assert line.startswith(f"error: {tmp_path}/text.mp4: ")
+    assert "Invalid data" in line
+    assert "give a video file" in line
 
 
 def test_settings_are_those_of_the_other_jobs_but_for_what_one_video_does_not_need() -> None:
     plain = segment.settings([])
-    assert (plain.system.name, plain.policy.path) == ("revseg", str(REPOSITORY / "models/tiny/revseg"))
+    assert (plain.system.name, plain.policy.path) == (
+        "revseg",
+        str(REPOSITORY / "tiny/weights/revseg"),
+    )
     assert (plain.learner.world_size, plain.rollout.workers, plain.data.synthetic) == (0, 1, False)
     for words in (["revseg_tiny", "seed=7"], ["preset=revseg_tiny", "seed=7"], ["seed=7"]):
         assert segment.settings(words).seed == 7
@@ -105,10 +138,15 @@ def test_settings_are_those_of_the_other_jobs_but_for_what_one_video_does_not_ne
 
 def test_help_lists_every_key_and_option() -> None:
     text = segment.parser().format_help()
-    assert all(key in text for key in keys()) and "--png" in text and "default revseg_tiny" in text
-    given = segment.parser().parse_intermixed_args(["v.mp4", "--png", "a dog", "seed=1", "--fps", "30000/1001", "x=2"])
+    assert all(key in text for key in keys())
+    assert "--png" in text
+    assert "default revseg_tiny" in text
+    given = segment.parser().parse_intermixed_args(
+        ["v.mp4", "--png", "a dog", "seed=1", "--fps", "30000/1001", "x=2"]
+    )
     assert (given.video, given.sentence, given.settings) == ("v.mp4", "a dog", ["seed=1", "x=2"])
-    assert given.png and given.fps == Fraction(30000, 1001)
+    assert given.png
+    assert given.fps == Fraction(30000, 1001)
 
 
 def test_wrong_words_are_told_before_anything_starts(tmp_path: Path) -> None:
@@ -121,17 +159,32 @@ def test_wrong_words_are_told_before_anything_starts(tmp_path: Path) -> None:
 
 
 SAMPLE = Sample("v/0", Video("v", "v.mp4", ("00000", "00001", "00002"), 4, 6), "the dog", ())
-TURN = Turn((), (), (), "<think>so</think>", (Media("d", View(1, 28, 28)), Media("e", View(2, 28, 28))), True, 0)
+TURN = Turn(
+    (),
+    (),
+    (),
+    "<think>so</think>",
+    (Media("d", View(1, 28, 28)), Media("e", View(2, 28, 28))),
+    True,
+    0,
+)
 
 
 def test_what_is_said_of_an_episode() -> None:
     rle = encode(np.ones((4, 6), bool))
-    found = Episode("v/0", (TURN,), End.DONE, Answer((MaskPrompt(1, (0.0, 0.0, 3.0, 3.0)),), {"frame": 1}))
+    found = Episode(
+        "v/0", (TURN,), End.DONE, Answer((MaskPrompt(1, (0.0, 0.0, 3.0, 3.0)),), {"frame": 1})
+    )
     assert segment.verdict(found, (None, rle, rle)) == "keyframe 1; masks on 2 of 3 frames (1 to 2)"
     assert "found nothing" in segment.verdict(found, (None, None, None))
     none = Episode("v/0", (TURN,), End.UNREADABLE)
     assert "no box or point (unreadable)" in segment.verdict(none, (None, None, None))
-    assert segment.dialogue(SAMPLE, none).splitlines()[2:4] == ["turn 1, shown frames 1, 2:", "<think>so</think>"]
+    assert segment.dialogue(SAMPLE, none).splitlines()[2:4] == [
+        "turn 1, shown frames 1, 2:",
+        "<think>so</think>",
+    ]
     told = segment.answer(segment.settings([]), SAMPLE, found, (None, rle, None))
-    assert json.loads(json.dumps(told))["prompts"][0]["frame"] == 1 and told["spans_with_mask"] == [(1, 2)]
-    assert segment.spans([True, True, False, True]) == [(0, 2), (3, 4)] and segment.spans([False]) == []
+    assert json.loads(json.dumps(told))["prompts"][0]["frame"] == 1
+    assert told["spans_with_mask"] == [(1, 2)]
+    assert segment.spans([True, True, False, True]) == [(0, 2), (3, 4)]
+    assert segment.spans([False]) == []

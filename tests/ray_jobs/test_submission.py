@@ -17,7 +17,9 @@ from core.types import End, Episode, Sample, Video
 from ray_jobs.record.predictions import Predictions, line_of
 from ray_jobs.submission import submission
 
-NAMES, SIZE = ("00000", "00005", "00010"), (9, 13)  # every fifth frame is listed, as in Ref-YouTube-VOS
+# every fifth frame is listed, as in Ref-YouTube-VOS
+NAMES = ("00000", "00005", "00010")
+SIZE = (9, 13)
 
 
 def masks(seed: int) -> np.ndarray:
@@ -32,7 +34,9 @@ def evaluated(tmp_path: Path) -> Path:
         video = Video(uid[0], "nowhere", NAMES, *SIZE)
         rles = list(encode_frames(masks(seed)))
         sample = Sample(uid, video, "the one that runs", ())
-        predictions.add([line_of(sample, Episode(uid, (), End.DONE), [rles[0], None, rles[2]], None, {})])
+        predictions.add(
+            [line_of(sample, Episode(uid, (), End.DONE), [rles[0], None, rles[2]], None, {})]
+        )
     return tmp_path
 
 
@@ -41,12 +45,16 @@ def test_layouts(evaluated: Path, layout: str, top: str) -> None:
     path = submission(evaluated, layout)
     assert path == evaluated / f"{layout}.zip"
     with zipfile.ZipFile(path) as file:
-        expected = {f"{top}{place}/{name}.png" for place in ("a/0", "a/12", "b/0") for name in NAMES}
-        assert set(file.namelist()) == expected and len(file.namelist()) == 9
+        expected = {
+            f"{top}{place}/{name}.png" for place in ("a/0", "a/12", "b/0") for name in NAMES
+        }
+        assert set(file.namelist()) == expected
+        assert len(file.namelist()) == 9
         for seed, place in enumerate(("a/0", "a/12", "b/0")):
             for frame, name in enumerate(NAMES):
                 image = Image.open(io.BytesIO(file.read(f"{top}{place}/{name}.png")))
-                assert image.mode == "L" and image.size == SIZE[::-1]
+                assert image.mode == "L"
+                assert image.size == SIZE[::-1]
                 truth = np.zeros(SIZE, bool) if frame == 1 else masks(seed)[frame]
                 assert np.array_equal(np.asarray(image), truth * np.uint8(255))
 
@@ -63,17 +71,29 @@ def test_what_cannot_be_sent(evaluated: Path, tmp_path: Path) -> None:
         submission(tmp_path / "elsewhere")
     video = Video("c", "nowhere", NAMES, *SIZE)
     failed = Episode("b/0", (), End.FAILED, error="a trace")
-    Predictions.read(evaluated).add([line_of(Sample("b/0", video, "", ()), failed, [None] * 3, None, {})])
-    with pytest.raises(ValueError, match="2 of 3 expressions have a prediction: start evaluate again"):
+    Predictions.read(evaluated).add(
+        [line_of(Sample("b/0", video, "", ()), failed, [None] * 3, None, {})]
+    )
+    with pytest.raises(
+        ValueError, match="2 of 3 expressions have a prediction: start evaluate again"
+    ):
         submission(evaluated)
 
 
 def test_command_line(evaluated: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "ray_jobs.submission", *arguments], capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, "-m", "ray_jobs.submission", *arguments],
+            capture_output=True,
+            text=True,
+        )
 
     assert "Annotations/<video>/<expression>/<frame>.png" in run("--help").stdout
     done = run(str(evaluated), "ref_youtube_vos", str(evaluated / "out.zip"))
-    assert done.returncode == 0 and "out.zip" in done.stdout and (evaluated / "out.zip").exists()
+    assert done.returncode == 0
+    assert "out.zip" in done.stdout
+    assert (evaluated / "out.zip").exists()
     wrong = run(str(evaluated), "refytvos")
-    assert wrong.returncode == 1 and wrong.stderr.startswith("error: layout 'refytvos'") and len(wrong.stderr) < 200
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith("error: layout 'refytvos'")
+    assert len(wrong.stderr) < 200

@@ -17,18 +17,42 @@ from ray_jobs.train import due, samples_of_step
 from tests.ray_jobs.conftest import EVALUATED, GROUP, PROMPTS, STEPS, Finished, keys_of
 
 SUMMARY = {
-    "system", "steps", "seed", "reward_first", "reward_last", "jf_before", "jf_after", "sampled_jf_before",
-    "sampled_jf_after", "reward_before", "reward_after", "sampled_reward_before", "sampled_reward_after", "blind_jf",
-    "paired", "logprob_gap_mean", "logprob_gap_max", "groups", "failed_episodes", "seconds", "tokens_per_second",
+    "system",
+    "steps",
+    "seed",
+    "reward_first",
+    "reward_last",
+    "jf_before",
+    "jf_after",
+    "sampled_jf_before",
+    "sampled_jf_after",
+    "reward_before",
+    "reward_after",
+    "sampled_reward_before",
+    "sampled_reward_after",
+    "blind_jf",
+    "paired",
+    "logprob_gap_mean",
+    "logprob_gap_max",
+    "groups",
+    "failed_episodes",
+    "seconds",
+    "tokens_per_second",
     "weights_sha256",
-}  # fmt: skip
+}
 STAGES = {"play", "score", "learn", "publish"}
 
 
 @pytest.mark.slow
 def test_run_folder_is_complete(finished: Finished) -> None:
     path = finished.run.path
-    for name in ("config.yaml", "environment.json", "metrics.jsonl", "episodes.jsonl", "summary.json"):
+    for name in (
+        "config.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "episodes.jsonl",
+        "summary.json",
+    ):
         assert (path / name).stat().st_size > 0, name
     for step in range(1, STEPS + 1):
         assert checkpoint.damage(path / "checkpoints" / f"step_{step}") == ""
@@ -49,35 +73,49 @@ def test_run_folder_is_complete(finished: Finished) -> None:
 @pytest.mark.slow
 def test_training_watches_another_split_than_it_is_measured_on(finished: Finished) -> None:
     path = finished.run.path
-    watched = json.loads((path / "evaluation" / f"step_{STEPS}" / "valid" / "summary.json").read_text())
+    watched = json.loads(
+        (path / "evaluation" / f"step_{STEPS}" / "valid" / "summary.json").read_text()
+    )
     state = checkpoint.read_state(path / "checkpoints" / f"step_{STEPS}")
     assert state["watched"] == {str(STEPS): watched["J&F"]}
 
 
 @pytest.mark.slow
 def test_summary_says_what_happened(finished: Finished) -> None:
-    summary, steps = finished.run.summary(), finished.run.steps()
+    summary = finished.run.summary()
+    steps = finished.run.steps()
     assert summary is not None and set(summary) >= SUMMARY, SUMMARY - set(summary or ())
     assert set(summary["seconds"]) == STAGES | {"start", "mask"}
-    assert summary["failed_episodes"] == 0 and summary["groups"] == STEPS * PROMPTS
-    assert 0 < summary["logprob_gap_mean"] <= 1e-4  # engine and learner saw the same tokens, images and weights
-    assert summary["reward_first"] == steps[0]["reward"] and summary["reward_last"] == steps[-1]["reward"]
-    assert 0 < summary["jf_before"] <= 100 and 0 < summary["blind_jf"] <= 100
+    assert summary["failed_episodes"] == 0
+    assert summary["groups"] == STEPS * PROMPTS
+    assert (
+        0 < summary["logprob_gap_mean"] <= 1e-4
+    )  # engine and learner saw the same tokens, images and weights
+    assert summary["reward_first"] == steps[0]["reward"]
+    assert summary["reward_last"] == steps[-1]["reward"]
+    assert 0 < summary["jf_before"] <= 100
+    assert 0 < summary["blind_jf"] <= 100
     gain = summary["paired"]["greedy_jf"]["mean"]
     assert gain == pytest.approx(summary["jf_after"] - summary["jf_before"], abs=1e-9)
-    greedy = json.loads((finished.run.path / "evaluation" / "step_0" / "greedy" / "summary.json").read_text())
+    greedy = json.loads(
+        (finished.run.path / "evaluation" / "step_0" / "greedy" / "summary.json").read_text()
+    )
     assert greedy["J&F"] == pytest.approx(summary["jf_before"], abs=1e-9)
 
 
 @pytest.mark.slow
 def test_every_step_and_every_episode_is_written(finished: Finished) -> None:
-    steps, episodes = finished.run.steps(), finished.run.episodes()
+    steps = finished.run.steps()
+    episodes = finished.run.episodes()
     assert [line["step"] for line in steps] == list(range(1, STEPS + 1))
     assert all(set(line["seconds"]) == STAGES for line in steps)
-    assert {"reward", "reward/format", "logprob_gap_mean", "grad_norm", "end/done"} <= keys_of(steps)
+    assert {"reward", "reward/format", "logprob_gap_mean", "grad_norm", "end/done"} <= keys_of(
+        steps
+    )
     for step in range(1, STEPS + 1):
         groups = [line["sample"] for line in episodes if line["step"] == step]
-        assert len(groups) == PROMPTS * GROUP and all(groups.count(uid) == GROUP for uid in groups)
+        assert len(groups) == PROMPTS * GROUP
+        assert all(groups.count(uid) == GROUP for uid in groups)
     assert {"end", "reward", "parts", "advantage", "turns", "facts"} <= keys_of(episodes)
     rewards = [line["reward"] for line in episodes if line["step"] == 1]
     assert sum(rewards) / len(rewards) == pytest.approx(steps[0]["reward"])
@@ -89,7 +127,8 @@ def test_overlay_video_plays(finished: Finished) -> None:
     assert videos
     with av.open(str(videos[0])) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    assert len(frames) >= 24 and frames[0].std() > 10
+    assert len(frames) >= 24
+    assert frames[0].std() > 10
 
 
 @pytest.mark.slow
@@ -98,9 +137,13 @@ def test_mlflow_has_the_steps(finished: Finished) -> None:
     experiment = client.get_experiment_by_name("rayvos")
     assert experiment is not None
     [run] = client.search_runs([experiment.experiment_id], "attributes.run_name = 'whole'")
-    points = {point.step: point.value for point in client.get_metric_history(run.info.run_id, "reward")}
+    points = {
+        point.step: point.value for point in client.get_metric_history(run.info.run_id, "reward")
+    }
     assert points == {line["step"]: pytest.approx(line["reward"]) for line in finished.run.steps()}
-    assert run.info.status == "FINISHED" and "seconds/play" in run.data.metrics and run.data.metrics["jf_after"] >= 0
+    assert run.info.status == "FINISHED"
+    assert "seconds/play" in run.data.metrics
+    assert run.data.metrics["jf_after"] >= 0
 
 
 def _samples(count: int) -> list[Sample]:
@@ -120,7 +163,8 @@ def test_prompts_follow_from_the_step_alone_and_epochs_are_reshuffled() -> None:
 
 def test_more_prompts_than_samples_go_round() -> None:
     uids = [s.uid for s in samples_of_step(_samples(3), 1, 7, seed=0)]
-    assert len(uids) == 7 and max(map(uids.count, uids)) <= 3
+    assert len(uids) == 7
+    assert max(map(uids.count, uids)) <= 3
 
 
 def test_due() -> None:

@@ -12,7 +12,10 @@ BOX_AND_POINT = {"bbox_2d": 4, "point_2d": 2}
     [
         ("<think>a</think><answer>b</answer>", 1),
         ("<think>a\nb</think> \n <answer></answer>", 1),
-        ("<think></think><answer><think>b</think></answer>", 1),  # the published pattern looks at ends and seam only
+        (
+            "<think></think><answer><think>b</think></answer>",
+            1,
+        ),  # the published pattern looks at ends and seam only
         (" <think>a</think><answer>b</answer>", 0),
         ("<think>a</think><answer>b</answer>\n", 0),
         ("<think>a</think>so<answer>b</answer>", 0),
@@ -30,7 +33,10 @@ def test_think_format(text, reward):
     [
         ([{"bbox_2d": [1, 2, 3, 4], "point_2d": [1, 2]}], 2),
         ([{"bbox_2d": [1, 2, 3, 4]}], 1),
-        ([{"bbox_2d": ["a", None, [], {}], "point_2d": [1, 2, 3]}], 1),  # only the length of the list counts
+        (
+            [{"bbox_2d": ["a", None, [], {}], "point_2d": [1, 2, 3]}],
+            1,
+        ),  # only the length of the list counts
         ([{"bbox_2d": [1, 2, 3, 4], "point_2d": [1, 2]}, {"point_2d": [1, 2]}], 1.5),
         ([{"bbox_2d": "1234", "point_2d": 12}], 0),
         ([{"bbox_2d": [1, 2, 3, 4], "point_2d": [1, 2]}, 7, None, "bbox_2d"], 0.5),

@@ -16,7 +16,7 @@ from rewards.objects import (
     matched_mean,
     pair_scores,
     point_distance,
-)  # fmt: skip
+)
 
 
 def table(*rows: tuple[float, ...]) -> torch.Tensor:
@@ -45,7 +45,10 @@ def test_reversed_boxes_are_no_hit():
 def test_distances():
     boxes = table((0, 0, 10, 10), (4, 0, 10, 8))
     assert box_l1(boxes, table((0, 0, 10, 10))).tolist() == [[0.0], [1.5]]
-    assert point_distance(table((0, 0), (3, 0)), table((3, 4))).tolist() == [[5.0], [4.0]]  # Euclidean
+    assert point_distance(table((0, 0), (3, 0)), table((3, 4))).tolist() == [
+        [5.0],
+        [4.0],
+    ]  # Euclidean
 
 
 def test_points_on_the_edge_are_inside():
@@ -55,28 +58,41 @@ def test_points_on_the_edge_are_inside():
 
 
 def test_every_threshold_is_strict():
-    truth_4, truth_2 = table((0, 0, 99, 99)), table((50, 50))
+    truth_4 = table((0, 0, 99, 99))
+    truth_2 = table((50, 50))
     boxes = table((0, 0, 99, 49), (0, 0, 99, 50), (40, 0, 99, 99), (39, 0, 99, 99))
-    points = table((80, 50), (79, 50), (50, 50), (20.5, 50))  # the first's distance is 30, the last's box is elsewhere
+    points = table(
+        (80, 50), (79, 50), (50, 50), (20.5, 50)
+    )  # the first's distance is 30, the last's box is elsewhere
     points = points.clone()
     points[0] = torch.tensor([50.0, 20.0])
     points[1] = torch.tensor([50.0, 21.0])
     scores = pair_scores(boxes, points, truth_4, truth_2, Thresholds())
-    iou, l1, near = [0, 1, 1, 1], [0, 0, 0, 1], [0, 1, 1, 0]
+    iou = [0, 1, 1, 1]
+    l1 = [0, 0, 0, 1]
+    near = [0, 1, 1, 0]
     assert scores[:, 0].tolist() == [a + b + c for a, b, c in zip(iou, l1, near, strict=True)]
 
 
 def test_without_boxes_or_points():
-    box, point = table((0, 0, 9, 9)), table((100, 100))
+    box = table((0, 0, 9, 9))
+    point = table((100, 100))
     assert pair_scores(box, None, box, point, Thresholds()).tolist() == [[2]]
     assert pair_scores(None, point, box, point, Thresholds()).tolist() == [[1]]
-    assert pair_scores(box, point, box, point, Thresholds()).tolist() == [[2]]  # the point is outside its box
+    assert pair_scores(box, point, box, point, Thresholds()).tolist() == [
+        [2]
+    ]  # the point is outside its box
 
 
 def test_a_device_scores_as_the_cpu_does():
     rng = np.random.default_rng(0)
-    truth_4, truth_2 = (torch.tensor(rng.integers(0, 60, size=(6, n)).astype(float)) for n in (4, 2))
-    boxes, points = (t.repeat(5, 1) + torch.tensor(rng.integers(-8, 9, (30, t.shape[1]))) for t in (truth_4, truth_2))
+    truth_4, truth_2 = (
+        torch.tensor(rng.integers(0, 60, size=(6, n)).astype(float)) for n in (4, 2)
+    )
+    boxes, points = (
+        t.repeat(5, 1) + torch.tensor(rng.integers(-8, 9, (30, t.shape[1])))
+        for t in (truth_4, truth_2)
+    )
     for b, p in ((boxes, points), (boxes, None), (None, points), (boxes[:0], points[:0])):
         on_device = _pair_scores(Thresholds(), b, p, truth_4, truth_2, None)
         assert on_device.dtype == torch.float64
@@ -85,12 +101,15 @@ def test_a_device_scores_as_the_cpu_does():
 
 def test_ious_of_masks_take_the_place_of_those_of_boxes():
     truth_NHW = torch.zeros(2, 4, 6, dtype=torch.bool)
-    truth_NHW[0, :2, :2], truth_NHW[1, :, 4:] = True, True
-    left, both = truth_NHW[0].numpy(), truth_NHW.any(dim=0).numpy()
+    truth_NHW[0, :2, :2] = True
+    truth_NHW[1, :, 4:] = True
+    left = truth_NHW[0].numpy()
+    both = truth_NHW.any(dim=0).numpy()
     iou_RN = mask_ious([left, None, both, np.zeros((4, 6), dtype=bool)], truth_NHW)
     assert iou_RN.tolist() == [[1, 0], [0, 0], [4 / 12, 8 / 12], [0, 0]]
     assert mask_ious([], truth_NHW).shape == (0, 2)
-    far, truth_4 = table((50, 50, 90, 90)).repeat(4, 1), table((0, 0, 1, 1), (4, 0, 5, 3))
+    far = table((50, 50, 90, 90)).repeat(4, 1)
+    truth_4 = table((0, 0, 1, 1), (4, 0, 5, 3))
     scores_RN = pair_scores(far, None, truth_4, table((0, 0), (4, 2)), Thresholds(), iou_RN)
     assert scores_RN.tolist() == [[1, 0], [0, 0], [0, 1], [0, 0]]
 
@@ -113,5 +132,10 @@ def test_against_all_permutations():
         m, n = rng.integers(1, 5, size=2)
         scores = rng.integers(0, 4, size=(m, n)).astype(float)
         wide = scores if m <= n else scores.T
-        best = max(sum(wide[i, j] for i, j in enumerate(p)) for p in permutations(range(wide.shape[1]), len(wide)))
-        assert matched_mean(torch.tensor(scores), [int(m)]).item() == pytest.approx(best / max(m, n))
+        best = max(
+            sum(wide[i, j] for i, j in enumerate(p))
+            for p in permutations(range(wide.shape[1]), len(wide))
+        )
+        assert matched_mean(torch.tensor(scores), [int(m)]).item() == pytest.approx(
+            best / max(m, n)
+        )

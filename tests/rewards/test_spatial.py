@@ -29,7 +29,8 @@ def test_iou_by_hand(box, iou):
 
 
 def test_absent_target_or_box():
-    nothing, something = boxes((0, 0, 0, 0)), boxes((0, 0, 10, 10))
+    nothing = boxes((0, 0, 0, 0))
+    something = boxes((0, 0, 10, 10))
     for a, b in ((nothing, something), (something, nothing), (nothing, nothing)):
         assert pairwise_iou(a, b).tolist() == [0.0]
 
@@ -46,7 +47,9 @@ number = st.floats(0, 100, allow_subnormal=False)
 @settings(deadline=None)  # a busy machine is no failure
 @given(st.tuples(number, number, number, number), st.floats(0.1, 10), st.floats(0.1, 10))
 def test_iou_does_not_change_when_the_axes_are_stretched(box, across, down):
-    truth, stretch = boxes((10, 20, 60, 80)), torch.tensor([across, down, across, down], dtype=torch.float64)
-    before, after = pairwise_iou(boxes(box), truth), pairwise_iou(boxes(box) * stretch, truth * stretch)
+    truth = boxes((10, 20, 60, 80))
+    stretch = torch.tensor([across, down, across, down], dtype=torch.float64)
+    before = pairwise_iou(boxes(box), truth)
+    after = pairwise_iou(boxes(box) * stretch, truth * stretch)
     assert 0 <= before.item() <= 1
     assert after.item() == pytest.approx(before.item(), abs=1e-9)

@@ -20,14 +20,22 @@ def test_precision_is_not_iou():
 
 
 def test_the_released_reward_pays_a_single_frame_in_full():
-    one, exact, half = (3, 4), (2, 6), (4, 8)
+    one = (3, 4)
+    exact = (2, 6)
+    half = (4, 8)
     assert span_reward(spans(one, exact, half), VISIBLE, "as_released").tolist() == [0.5, 0.5, 0.25]
-    assert span_reward(spans(one, exact, half), VISIBLE, "as_intended").tolist() == [-0.5, 0.5, -0.5]
+    assert span_reward(spans(one, exact, half), VISIBLE, "as_intended").tolist() == [
+        -0.5,
+        0.5,
+        -0.5,
+    ]
 
 
 @pytest.mark.parametrize("mode", ["as_released", "as_intended"])
 def test_a_part_that_says_nothing(mode):
-    assert span_reward(spans((4, 4), (5, 3), (0, 0), (10, 10)), VISIBLE, mode).tolist() == [-0.5] * 4
+    assert (
+        span_reward(spans((4, 4), (5, 3), (0, 0), (10, 10)), VISIBLE, mode).tolist() == [-0.5] * 4
+    )
 
 
 @pytest.mark.parametrize("mode", ["as_released", "as_intended"])
@@ -42,13 +50,21 @@ def test_a_part_outside_the_video_is_a_bug_of_the_caller():
 
 
 def test_keyframe():
-    assert keyframe_hit(torch.tensor([2, 5, 6, 0, -1, 10]), VISIBLE).tolist() == [1, 1, -1, -1, -1, -1]
+    assert keyframe_hit(torch.tensor([2, 5, 6, 0, -1, 10]), VISIBLE).tolist() == [
+        1,
+        1,
+        -1,
+        -1,
+        -1,
+        -1,
+    ]
 
 
 def plain_reward(start: int, stop: int, visible: list[bool], mode: str) -> float:
     if start >= stop:
         return -0.5
-    part, truth = set(range(start, stop)), {i for i, seen in enumerate(visible) if seen}
+    part = set(range(start, stop))
+    truth = {i for i, seen in enumerate(visible) if seen}
     if not truth:
         return 0.5
     q = len(part & truth) / len(part if mode == "as_released" else part | truth)
@@ -64,6 +80,8 @@ def test_against_sets_of_frames(mode):
         visible = (rng.random(frames) < rng.choice([0.1, 0.6, 0.95])).tolist()
         parts = rng.integers(0, frames + 1, (8, 2))
         rewards = span_reward(torch.tensor(parts), torch.tensor(visible), mode).tolist()
-        assert rewards == pytest.approx([plain_reward(*part, visible, mode) for part in parts.tolist()])
+        assert rewards == pytest.approx(
+            [plain_reward(*part, visible, mode) for part in parts.tolist()]
+        )
         earned |= set(rewards)
     assert len(earned) > 20

@@ -6,7 +6,12 @@ from rewards.turn_form import all_in_form, share_of_steps
 
 
 def test_one_turn_out_of_form_costs_all():
-    assert all_in_form([[True, True, True], [True, False], [False], [True]]).tolist() == [1, -1, -1, 1]
+    assert all_in_form([[True, True, True], [True, False], [False], [True]]).tolist() == [
+        1,
+        -1,
+        -1,
+        1,
+    ]
 
 
 def test_share_of_steps():

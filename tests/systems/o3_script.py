@@ -11,12 +11,20 @@ from core.types import Reward, Sample, Target, Turn, Video
 from systems.videoseg_o3 import VideoSegO3
 
 TINY = {
-    "temporal_frames": 4, "spatial_frames": 2, "round_frames": 3, "factor": 28, "temporal_pixels": 28 * 28 * 2,
-    "spatial_pixels": 28 * 28 * 6, "prompt": "short",
-}  # fmt: skip
-T, HEIGHT, WIDTH = 12, 40, 60
+    "temporal_frames": 4,
+    "spatial_frames": 2,
+    "round_frames": 3,
+    "factor": 28,
+    "temporal_pixels": 28 * 28 * 2,
+    "spatial_pixels": 28 * 28 * 6,
+    "prompt": "short",
+}
+T = 12
+HEIGHT = 40
+WIDTH = 60
 SEEN = range(4, 9)  # frames that show the target
-SEG_ID, END_ID = 7, 9
+SEG_ID = 7
+END_ID = 9
 UNPAID = {"mask": 0, "keyframe_gain": 0, "progress": 0}
 STEPS = "Step 1: a. Step 2: b. Step 3: c. Action: d."
 
@@ -26,7 +34,9 @@ def say(action: str, start: int, end: int, keyframe: int, seg: str = "[SEG]") ->
     return f"<think>{STEPS}</think><{action}>{vtg}<RefSeg>{seg}</RefSeg></{action}>"
 
 
-SELECT, SELECT_2, ANSWER = say("select", 2, 9, 5), say("select", 3, 8, 6), say("answer", 4, 8, 7)
+SELECT = say("select", 2, 9, 5)
+SELECT_2 = say("select", 3, 8, 6)
+ANSWER = say("answer", 4, 8, 7)
 
 
 def square(side: int = 20) -> np.ndarray:
@@ -46,7 +56,9 @@ class Script:
     """Says the given texts in turn; one that ends in "..." was cut off. Ids: 1 for each word, [SEG] its own."""
 
     def __init__(self, *texts: str) -> None:
-        self.texts, self.asked, self.budgets = texts, [], []
+        self.texts = texts
+        self.asked = []
+        self.budgets = []
 
     def id_of(self, token: str) -> int | None:
         return SEG_ID if token == "[SEG]" else None
@@ -55,8 +67,12 @@ class Script:
         self.asked.append(list(content))
         self.budgets.append(max_tokens)
         text = self.texts[len(self.asked) - 1]
-        ids = [SEG_ID if piece == "[SEG]" else 1 for piece in re.split(r"(\[SEG\])", text)] + [END_ID]
-        return Turn((1,), tuple(ids), (-0.5,) * len(ids), text, (), not text.endswith("..."), version=0)
+        ids = [SEG_ID if piece == "[SEG]" else 1 for piece in re.split(r"(\[SEG\])", text)] + [
+            END_ID
+        ]
+        return Turn(
+            (1,), tuple(ids), (-0.5,) * len(ids), text, (), not text.endswith("..."), version=0
+        )
 
 
 class Mute(Script):
@@ -66,7 +82,8 @@ class Mute(Script):
 
 
 def play(*texts: str, of: Sample | None = None, script=Script, **options):
-    policy, system = script(*texts), VideoSegO3.make(TINY | options)
+    policy = script(*texts)
+    system = VideoSegO3.make(TINY | options)
     episode = asyncio.run(system.play(of or sample(), policy))
     assert len(policy.asked) == len(episode.turns)
     return episode, policy, system

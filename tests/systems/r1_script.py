@@ -11,10 +11,19 @@ from core.types import Reward, Sample, Target, Turn, Video
 from systems.videoseg_r1 import VideoSegR1
 
 TINY = {
-    "key_frames": 3, "reference_frames": 2, "frame_height": 56, "frame_width": 84, "target_height": 112,
-    "target_width": 168, "negative_limit": 20.0, "prompt": "short", "sampler": "first",
-}  # fmt: skip
-LEFT, RIGHT = (10, 10, 20, 20), (40, 10, 50, 30)  # x0, y0, x1, y1 (outside) in a video of 40 x 60; views scale by 2.8
+    "key_frames": 3,
+    "reference_frames": 2,
+    "frame_height": 56,
+    "frame_width": 84,
+    "target_height": 112,
+    "target_width": 168,
+    "negative_limit": 20.0,
+    "prompt": "short",
+    "sampler": "first",
+}
+# x0, y0, x1, y1 (outside) in a video of 40 x 60; views scale by 2.8
+LEFT = (10, 10, 20, 20)
+RIGHT = (40, 10, 50, 30)
 # Their true boxes in the view: pixels 10..19 become 28..53, 40..49 become 112..137, 10..29 become 28..81.
 PERFECT = [
     {"bbox_2d": [28, 28, 53, 53], "point_2d": [40, 40], "neg_point_2d": [60, 40]},
@@ -45,8 +54,11 @@ class Script:
     version = 0
 
     def __init__(self, text: str, aside: str = "") -> None:
-        self.text, self.answer, self.asides = text, aside, 0
-        self.asked, self.budgets = [], []
+        self.text = text
+        self.answer = aside
+        self.asides = 0
+        self.asked = []
+        self.budgets = []
 
     async def __call__(self, content, *, max_tokens, trainable=True) -> Turn:
         self.asked.append(list(content))
@@ -66,7 +78,8 @@ def say(rows, thought: str = "because") -> str:
 
 
 def play(text: str, of: Sample | None = None, script: Script | None = None, **options):
-    script, system = script or Script(text), VideoSegR1.make(TINY | options)
+    script = script or Script(text)
+    system = VideoSegR1.make(TINY | options)
     return asyncio.run(system.play(of or sample(), script)), script, system
 
 
@@ -83,4 +96,7 @@ def parts(text: str, of: Sample | None = None, **options) -> tuple[float, ...]:
 def drawn(of: Sample, *groups_of_boxes) -> list[list[np.ndarray | None]]:
     """For each episode masks that are these boxes."""
     hw = of.video.height, of.video.width
-    return [[None if b is None else decode(rectangle(*b, *hw)) for b in boxes] for boxes in groups_of_boxes]
+    return [
+        [None if b is None else decode(rectangle(*b, *hw)) for b in boxes]
+        for boxes in groups_of_boxes
+    ]

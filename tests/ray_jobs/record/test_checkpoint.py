@@ -49,7 +49,13 @@ def _no_manifest(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "harm, says", [(_flip, "sha256"), (_cut, "7 bytes, expected 7000"), (_lose, "missing"), (_no_manifest, "manifest")]
+    "harm, says",
+    [
+        (_flip, "sha256"),
+        (_cut, "7 bytes, expected 7000"),
+        (_lose, "missing"),
+        (_no_manifest, "manifest"),
+    ],
 )
 def test_damaged_is_skipped_with_a_warning(tmp_path: Path, harm, says: str) -> None:  # type: ignore[no-untyped-def]
     good = save(tmp_path, 1, _write, {})
@@ -64,7 +70,8 @@ def test_damaged_is_skipped_with_a_warning(tmp_path: Path, harm, says: str) -> N
 
 def test_find(tmp_path: Path) -> None:
     assert find(tmp_path, "auto") is None
-    first, second = save(tmp_path, 1, _write, {}), save(tmp_path, 2, _write, {})
+    first = save(tmp_path, 1, _write, {})
+    second = save(tmp_path, 2, _write, {})
     assert find(tmp_path, "auto") == second
     assert find(tmp_path, "never") is None
     assert find(tmp_path, str(first)) == first
@@ -122,7 +129,8 @@ def test_killed_while_writing(tmp_path: Path) -> None:
     good = save(tmp_path, 1, _write, {})
     command = [sys.executable, "-c", SLOW_WRITER, str(tmp_path)]
     writer = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE)
-    assert writer.stdout is not None and writer.stdout.readline() == b"half\n"
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == b"half\n"
     writer.kill()
     writer.wait()
     assert (tmp_path / ".step_2.writing" / "big").exists()
@@ -157,4 +165,5 @@ def test_killed_at_any_moment_the_newest_announced_one_is_whole(tmp_path: Path) 
         announced = int((writer.stdout.read().split() or [b"1"])[-1])
         writer.wait()
         newest = latest(checkpoints)
-        assert newest is not None and read_state(newest)["step"] in (announced, announced + 1)
+        assert newest is not None
+        assert read_state(newest)["step"] in (announced, announced + 1)

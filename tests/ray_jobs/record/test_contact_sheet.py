@@ -10,7 +10,7 @@ import pytest
 
 from core.masks import encode
 from core.types import Sample, Target, Video
-from data.tables import target_table
+from data.prepare.tables import target_table
 from ray_jobs.record.contact_sheet import CELL, COLOURS, GAP, PANEL, choose, row, stack
 
 
@@ -19,7 +19,9 @@ def _sample(uid: str, kind: str = "") -> Sample:
 
 
 def test_kinds_take_turns_and_videos_differ() -> None:
-    samples = [_sample(f"v{i}/{j}", "rare" if i == 7 else "common") for i in range(8) for j in range(3)]
+    samples = [
+        _sample(f"v{i}/{j}", "rare" if i == 7 else "common") for i in range(8) for j in range(3)
+    ]
     picked = choose(samples, 4, seed=0)
     assert len({sample.video.uid for sample in picked}) == 4
     assert sum(sample.kind == "rare" for sample in picked) == 1
@@ -37,20 +39,26 @@ def sample(tmp_path: Path) -> Sample:
         mask_HW[10:30, 20:50] = i > 1
         masks.append(encode(mask_HW) if i > 1 else None)
     video = Video("v", str(tmp_path), ("0", "1", "2", "3"), 60, 80)
-    return Sample("v/0", video, "the grey one that is there in the end", (Target("7", tuple(masks)),), "order")
+    return Sample(
+        "v/0", video, "the grey one that is there in the end", (Target("7", tuple(masks)),), "order"
+    )
 
 
 def test_a_row_shows_the_object_where_it_is(sample: Sample) -> None:
     table = target_table("v", sample.targets[0])
     picture = row(sample, {table.key: table}, 2)  # frames 1 and 3
-    assert picture.dtype == np.uint8 and picture.shape == (CELL * 60 // 80 + GAP, PANEL + 2 * (CELL + GAP), 3)
-    left, right = (picture[:, PANEL + i * (CELL + GAP) :][: CELL * 60 // 80, :CELL] for i in range(2))
+    assert picture.dtype == np.uint8
+    assert picture.shape == (CELL * 60 // 80 + GAP, PANEL + 2 * (CELL + GAP), 3)
+    left, right = (
+        picture[:, PANEL + i * (CELL + GAP) :][: CELL * 60 // 80, :CELL] for i in range(2)
+    )
     assert not (left == COLOURS[0]).all(-1).any()
     drawn = np.argwhere((right == COLOURS[0]).all(-1))
     scale = CELL / 80
     assert drawn.min(0) == pytest.approx([10 * scale, 20 * scale], abs=2)
     assert drawn.max(0) == pytest.approx([30 * scale, 50 * scale], abs=2)
-    y, x = round(20 * scale), round(35 * scale)
+    y = round(20 * scale)
+    x = round(35 * scale)
     assert (right[y - 2 : y + 3, x - 2 : x + 3] == COLOURS[0]).all(-1).any(), "the centre point"
     assert (picture[:, :PANEL] > 100).any(), "the sentence"
 

@@ -14,7 +14,8 @@ def test_what_is_finished_is_not_done_again(tmp_path: Path) -> None:
         journal.add("v/1", {"iou": 0.5})
         journal.add("v/2", None)
     with Journal.open(file, "a") as journal:
-        assert journal.done == {"v/1": {"iou": 0.5}, "v/2": None} and journal.found == 2
+        assert journal.done == {"v/1": {"iou": 0.5}, "v/2": None}
+        assert journal.found == 2
         journal.add("v/3", [1])
     assert list(Journal.open(file, "a").done) == ["v/1", "v/2", "v/3"]
 

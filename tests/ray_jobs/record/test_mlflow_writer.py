@@ -25,7 +25,9 @@ def _points(uri: str, folder: Path, key: str) -> list[tuple[int, float]]:
 def _run(uri: str, folder: Path):  # type: ignore[no-untyped-def]
     from mlflow import MlflowClient
 
-    return MlflowClient(uri).get_run(json.loads((folder / "mlflow.json").read_text())[uri]["run_id"])
+    return MlflowClient(uri).get_run(
+        json.loads((folder / "mlflow.json").read_text())[uri]["run_id"]
+    )
 
 
 def _wait(until, seconds: float) -> None:  # type: ignore[no-untyped-def]
@@ -41,26 +43,33 @@ def _free_port() -> int:
         return s.getsockname()[1]
 
 
-def test_sqlite_gets_metrics_params_tags_and_the_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_sqlite_gets_metrics_params_tags_and_the_end(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     writer = MlflowWriter(uri, "tests", "mine", tmp_path, {f"key.{i}": i for i in range(150)})
     for step in range(3):
-        writer.metrics(step, {"reward": step / 2, "J&F": 40.0, "gap": float("nan"), "seconds/play": 1.5})
+        writer.metrics(
+            step, {"reward": step / 2, "J&F": 40.0, "gap": float("nan"), "seconds/play": 1.5}
+        )
     writer.tags({"best": 2})
     assert writer.close(240)
     assert _points(uri, tmp_path, "reward") == [(0, 0.0), (1, 0.5), (2, 1.0)]
     assert _points(uri, tmp_path, "seconds/play") == [(0, 1.5), (1, 1.5), (2, 1.5)]
     run = _run(uri, tmp_path)
     assert (run.info.run_name, run.info.status, run.data.tags["best"]) == ("mine", "FINISHED", "2")
-    assert run.data.params["key.149"] == "149" and len(run.data.params) == 150
-    assert run.data.metrics["J_F"] == 40.0 and "gap" not in run.data.metrics
+    assert run.data.params["key.149"] == "149"
+    assert len(run.data.params) == 150
+    assert run.data.metrics["J_F"] == 40.0
+    assert "gap" not in run.data.metrics
     assert capfd.readouterr() == ("", "")  # no migration log in a training terminal
 
 
 def test_files_arrive_beside_the_database(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
-    uri, said = f"sqlite:///{tmp_path}/mlflow.db", []
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    said = []
     (tmp_path / "overlays").mkdir()
     for name in ("summary.json", "overlays/a.mp4", "overlays/b.mp4"):
         (tmp_path / name).write_text(name)
@@ -73,23 +82,28 @@ def test_files_arrive_beside_the_database(tmp_path: Path) -> None:
     run_id = json.loads((tmp_path / "mlflow.json").read_text())[uri]["run_id"]
     client = MlflowClient(uri)
     assert [f.path for f in client.list_artifacts(run_id, "evaluation/overlays")] == [
-        "evaluation/overlays/a.mp4", "evaluation/overlays/b.mp4",
-    ]  # fmt: skip
+        "evaluation/overlays/a.mp4",
+        "evaluation/overlays/b.mp4",
+    ]
     copy = client.download_artifacts(run_id, "evaluation/summary.json", str(tmp_path / "overlays"))
     assert Path(copy).read_text() == "summary.json"
     assert client.get_run(run_id).info.artifact_uri.startswith((tmp_path / "mlartifacts").as_uri())
     assert _points(uri, tmp_path, "reward") == [(1, 1.0)]
-    assert len(said) == 1 and "never_written.csv is gone" in said[0]
+    assert len(said) == 1
+    assert "never_written.csv is gone" in said[0]
 
 
 def test_a_step_never_waits_for_mlflow(tmp_path: Path) -> None:
-    writer = MlflowWriter(f"http://127.0.0.1:{_free_port()}", "tests", "mine", tmp_path, say=lambda text: None)
+    writer = MlflowWriter(
+        f"http://127.0.0.1:{_free_port()}", "tests", "mine", tmp_path, say=lambda text: None
+    )
     start = time.monotonic()
     for step in range(100):
         writer.metrics(step, {"reward": 1.0})
     assert time.monotonic() - start < 2.0
     start = time.monotonic()
-    assert not writer.close(1.0) and time.monotonic() - start < 3.0
+    assert not writer.close(1.0)
+    assert time.monotonic() - start < 3.0
 
 
 def test_a_later_process_goes_on_in_the_same_run(tmp_path: Path) -> None:
@@ -133,7 +147,8 @@ def test_a_refused_record_does_not_hold_up_the_others(tmp_path: Path) -> None:
     writer.metrics(2, {"reward": 2.0})
     assert writer.close(240)
     assert _points(uri, tmp_path, "reward") == [(2, 2.0)]
-    assert len(said) == 1 and "refuses a record" in said[0]
+    assert len(said) == 1
+    assert "refuses a record" in said[0]
 
 
 @pytest.mark.parametrize("loss", ["another database", "run unknown", "run deleted"])
@@ -148,7 +163,9 @@ def test_mlflow_that_lost_the_run_gets_the_whole_history(tmp_path: Path, loss: s
     if loss == "another database":
         uri = f"sqlite:///{tmp_path}/two.db"
     elif loss == "run unknown":
-        (tmp_path / "mlflow.json").write_text(json.dumps({uri: {**states[uri], "run_id": "0" * 32}}))
+        (tmp_path / "mlflow.json").write_text(
+            json.dumps({uri: {**states[uri], "run_id": "0" * 32}})
+        )
     else:
         MlflowClient(uri).delete_run(states[uri]["run_id"])
     writer = MlflowWriter(uri, "tests", "mine", tmp_path)
@@ -160,21 +177,37 @@ def test_mlflow_that_lost_the_run_gets_the_whole_history(tmp_path: Path, loss: s
 def test_without_a_uri_nothing_happens(tmp_path: Path) -> None:
     writer = MlflowWriter("", "tests", "mine", tmp_path)
     writer.metrics(1, {"reward": 1.0})
-    assert writer.close() and list(tmp_path.iterdir()) == []
+    assert writer.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
 def test_an_outage_of_a_real_server(tmp_path: Path) -> None:
     port = _free_port()
-    uri, database = f"http://127.0.0.1:{port}", f"sqlite:///{tmp_path}/server.db"
+    uri = f"http://127.0.0.1:{port}"
+    database = f"sqlite:///{tmp_path}/server.db"
     said: list[str] = []
     writer = MlflowWriter(uri, "tests", "mine", tmp_path, say=said.append)
     writer.metrics(1, {"reward": 1.0})
     _wait(lambda: len(said) == 1, 240)
-    assert "does not answer" in said[0] and not writer.delivered()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    assert "does not answer" in said[0]
+    assert not writer.delivered()
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     with (tmp_path / "server.log").open("w") as log:
-        server = subprocess.Popen([*command, "--backend-store-uri", database], stdout=log, stderr=log, cwd=tmp_path)
+        server = subprocess.Popen(
+            [*command, "--backend-store-uri", database], stdout=log, stderr=log, cwd=tmp_path
+        )
     try:
         writer.metrics(2, {"reward": 2.0})
         _wait(writer.delivered, 240)
@@ -185,6 +218,8 @@ def test_an_outage_of_a_real_server(tmp_path: Path) -> None:
         server.wait(120)
     writer.metrics(3, {"reward": 3.0})
     assert not writer.close(3)
-    again = MlflowWriter(database, "tests", "mine", tmp_path)  # another address: it gets the history from the start
+    again = MlflowWriter(
+        database, "tests", "mine", tmp_path
+    )  # another address: it gets the history from the start
     assert again.close(240)
     assert _points(database, tmp_path, "reward") == [(1, 1.0), (2, 2.0), (3, 3.0)]

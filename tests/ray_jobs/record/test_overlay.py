@@ -30,7 +30,8 @@ from ray_jobs.record.overlay import (
 def _sample(folder: Path, height: int, width: int, frames: int = 8) -> Sample:
     """A bright square that walks to the right over noise; not visible in the last frame."""
     folder.mkdir(parents=True, exist_ok=True)
-    rng, masks_F = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    masks_F = []
     for i in range(frames):
         image = rng.integers(0, 90, (height, width, 3), dtype=np.uint8)
         truth = np.zeros((height, width), bool)
@@ -40,11 +41,16 @@ def _sample(folder: Path, height: int, width: int, frames: int = 8) -> Sample:
         Image.fromarray(image).save(folder / f"{i:05d}.png")
         masks_F.append(encode(truth) if truth.any() else None)
     video = Video("v", str(folder), tuple(f"{i:05d}" for i in range(frames)), height, width)
-    return Sample("v/0", video, "the red square that moves to the right", (Target("0", tuple(masks_F)),))
+    return Sample(
+        "v/0", video, "the red square that moves to the right", (Target("0", tuple(masks_F)),)
+    )
 
 
 def _episode(*, prompts: tuple[MaskPrompt, ...], said: int = 1) -> Episode:
-    first = "<think>" + "the red square moves to the right and the others do not, so it is the one. " * said
+    first = (
+        "<think>"
+        + "the red square moves to the right and the others do not, so it is the one. " * said
+    )
     second = '<answer>[{"bbox_2d":[25,20,55,50]}]</answer>'
     turns = tuple(Turn((), (), (), text, (), True, 0) for text in (first + "</think>", second))
     return Episode("v/0", turns, End.DONE, Answer(prompts, {"frame": 3}))
@@ -64,13 +70,18 @@ def _near(image_HWC: np.ndarray, colour: tuple[int, int, int], tolerance: int = 
 
 
 @pytest.mark.parametrize("height, width", [(112, 112), (65, 99), (470, 301)])
-def test_every_frame_is_there_and_the_keyframe_is_held(tmp_path: Path, height: int, width: int) -> None:
+def test_every_frame_is_there_and_the_keyframe_is_held(
+    tmp_path: Path, height: int, width: int
+) -> None:
     sample = _sample(tmp_path / "frames", height, width)
     truth_F: tuple[Rle | None, ...] = tuple(sample.targets[0].masks_F)
-    path = overlay_video(tmp_path / "out" / "a.mp4", sample, _episode(prompts=(PROMPT,)), truth_F, truth_F)
+    path = overlay_video(
+        tmp_path / "out" / "a.mp4", sample, _episode(prompts=(PROMPT,)), truth_F, truth_F
+    )
     shown = _decoded(path)
     assert len(shown) == 8 - 1 + FPS
-    assert shown.shape[1] >= 448 and shown.shape[2] >= 448 * 0.6 + PANEL
+    assert shown.shape[1] >= 448
+    assert shown.shape[2] >= 448 * 0.6 + PANEL
     assert shown.shape[1] % 2 == shown.shape[2] % 2 == 0
     held = shown[3 : 3 + FPS].astype(int)
     assert np.abs(held - held[0]).mean() < 2 < np.abs(held[0] - shown[2]).mean()
@@ -81,15 +92,21 @@ def test_colours_are_where_masks_and_box_are(tmp_path: Path) -> None:
     truth_F = sample.targets[0].masks_F
     shown = list(pictures(sample, _episode(prompts=(PROMPT,)), [truth_F[0]] * 8, truth_F, fps=1))
     scale = 4  # 112 -> 448
-    first, key, last = shown[0][:, :448], shown[3][:, :448], shown[7][:, :448]
+    first = shown[0][:, :448]
+    key = shown[3][:, :448]
+    last = shown[7][:, :448]
     inside = first[100:180, 60:140].astype(float).mean(axis=(0, 1))
     expected = 0.45 * np.array((220, 60, 60)) + 0.55 * np.array(PREDICTED)
     assert np.abs(inside - expected).max() < 3
-    assert _near(first, TRUE).any() and not _near(first, KEY).any()
+    assert _near(first, TRUE).any()
+    assert not _near(first, KEY).any()
     columns, rows = np.nonzero(_near(first, TRUE))[::-1]
-    assert abs(columns.min() - 10 * scale) <= 2 and abs(rows.max() - 50 * scale) <= 2
+    assert abs(columns.min() - 10 * scale) <= 2
+    assert abs(rows.max() - 50 * scale) <= 2
     assert _near(key[0], KEY).all()  # the frame round the keyframe
-    assert _near(key[20 * scale, 25 * scale : 55 * scale], KEY).mean() > 0.9  # upper edge of the box
+    assert (
+        _near(key[20 * scale, 25 * scale : 55 * scale], KEY).mean() > 0.9
+    )  # upper edge of the box
     assert not _near(last, TRUE).any()
 
 
@@ -103,24 +120,31 @@ def test_no_prediction_no_prompts_no_answer(tmp_path: Path) -> None:
 def test_a_keyframe_without_a_box_is_marked(tmp_path: Path) -> None:
     sample = _sample(tmp_path / "frames", 112, 112)
     shown = list(pictures(sample, _episode(prompts=()), [None] * 8, [None] * 8, fps=2))
-    assert len(shown) == 9 and _near(shown[3][0, :448], KEY).all()
+    assert len(shown) == 9
+    assert _near(shown[3][0, :448], KEY).all()
 
 
 def test_long_reasoning_does_not_grow_the_picture(tmp_path: Path) -> None:
     sample = _sample(tmp_path / "frames", 112, 112)
     few, many = (
-        next(pictures(sample, _episode(prompts=(PROMPT,), said=n), [None] * 8, [None] * 8, fps=1)) for n in (1, 60)
+        next(pictures(sample, _episode(prompts=(PROMPT,), said=n), [None] * 8, [None] * 8, fps=1))
+        for n in (1, 60)
     )
-    assert few.shape == many.shape and not np.array_equal(few, many)
+    assert few.shape == many.shape
+    assert not np.array_equal(few, many)
 
 
 def test_questions_on_the_side_do_not_crowd_out_the_answer(tmp_path: Path) -> None:
-    sample, episode = _sample(tmp_path / "frames", 112, 112), _episode(prompts=(PROMPT,))
+    sample = _sample(tmp_path / "frames", 112, 112)
+    episode = _episode(prompts=(PROMPT,))
     aside = Turn((), (), (), "a long way round", (), True, 0, trainable=False)
     asked = replace(episode, turns=(*[aside] * 40, *episode.turns))
     said = replace(episode, turns=(replace(aside, trainable=True), *episode.turns))
-    plain, same, other = (next(pictures(sample, e, [None] * 8, [None] * 8, fps=1)) for e in (episode, asked, said))
-    assert np.array_equal(plain, same) and not np.array_equal(plain, other)
+    plain, same, other = (
+        next(pictures(sample, e, [None] * 8, [None] * 8, fps=1)) for e in (episode, asked, said)
+    )
+    assert np.array_equal(plain, same)
+    assert not np.array_equal(plain, other)
 
 
 def test_wrapped_text_fits_and_loses_nothing() -> None:
@@ -141,16 +165,23 @@ def test_without_ground_truth_the_curve_is_of_the_size(tmp_path: Path) -> None:
     sample = _sample(tmp_path / "frames", 112, 112)
     masks_F = tuple(sample.targets[0].masks_F)
     shown = list(pictures(sample, _episode(prompts=(PROMPT,)), masks_F, None, fps=1))
-    assert len(shown) == 8 and not any(_near(picture, TRUE).any() for picture in shown)
-    legend = slice(448 - 150 + TOP, 448 - 150 + BOTTOM), slice(448, None)  # the bars: full where there is a mask
+    assert len(shown) == 8
+    assert not any(_near(picture, TRUE).any() for picture in shown)
+    legend = (
+        slice(448 - 150 + TOP, 448 - 150 + BOTTOM),
+        slice(448, None),
+    )  # the bars: full where there is a mask
     assert _near(shown[0][legend], PREDICTED).sum() > 4 * (BOTTOM - TOP) * 40
     assert len(list(pictures(sample, _episode(prompts=()), [None] * 8, None, fps=1))) == 8
 
 
 def test_keyframe_pictures_show_mask_box_and_points(tmp_path: Path) -> None:
     sample = _sample(tmp_path / "frames", 112, 112)
-    [(frame, image)] = keyframe_pictures(sample, _episode(prompts=(PROMPT,)), sample.targets[0].masks_F).items()
-    assert frame == 3 and image.shape == (448, 448, 3)
+    [(frame, image)] = keyframe_pictures(
+        sample, _episode(prompts=(PROMPT,)), sample.targets[0].masks_F
+    ).items()
+    assert frame == 3
+    assert image.shape == (448, 448, 3)
     assert _near(image[80, 100:220], KEY).mean() > 0.9  # upper edge of the box
     assert _near(image[18:23, 10:30], KEY).any()  # the point off the object
     assert keyframe_pictures(sample, Episode("v/0", (), End.FAILED), [None] * 8) == {}

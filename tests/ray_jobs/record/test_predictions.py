@@ -9,7 +9,15 @@ import pytest
 
 from core.masks import encode
 from core.types import Answer, End, Episode, MaskPrompt, Reward, Sample, Turn, Video
-from ray_jobs.record.predictions import FILE, Predictions, content_of, digest_of, episode_of, expression_of, line_of
+from ray_jobs.record.predictions import (
+    FILE,
+    Predictions,
+    content_of,
+    digest_of,
+    episode_of,
+    expression_of,
+    line_of,
+)
 from ray_jobs.record.run_folder import plain
 
 VIDEO = Video("folder/v", "nowhere", ("00000", "00001"), 4, 6)
@@ -21,9 +29,14 @@ def line(uid: str, end: End = End.DONE, reward: float = 1.0) -> dict[str, object
     aside = Turn((1,), (2,), (-0.1,), "50%", (), True, 3, trainable=False)
     turn = Turn((1,), (2,), (-0.1,), "it is <b>there</b>", (), True, 3)
     answer = Answer((prompt, MaskPrompt(0, None)), {"frame": 1, "why": "läuft"})
-    sample, rle = Sample(uid, VIDEO, "das große", (), "motion"), encode(np.eye(4, 6))
+    sample = Sample(uid, VIDEO, "das große", (), "motion")
+    rle = encode(np.eye(4, 6))
     return line_of(
-        sample, Episode(uid, (aside, turn), end, answer), [None, rle], Reward(reward, {"x": reward}), {"J": 0.5}
+        sample,
+        Episode(uid, (aside, turn), end, answer),
+        [None, rle],
+        Reward(reward, {"x": reward}),
+        {"J": 0.5},
     )
 
 
@@ -31,11 +44,13 @@ def test_lines_keep_what_a_person_looks_at(tmp_path: Path) -> None:
     predictions = Predictions.open(tmp_path, IDENTITY)
     predictions.add([line("folder/v/7")])
     kept = Predictions.open(tmp_path, IDENTITY).get("folder/v/7")
-    assert kept is not None and kept == plain(line("folder/v/7"))
+    assert kept is not None
+    assert kept == plain(line("folder/v/7"))
     assert (kept["video"], kept["expression"], kept["query"]) == ("folder/v", "7", "das große")
     episode = episode_of(kept)
     assert episode.answer.prompts[0] == MaskPrompt(1, (0.0, 1.0, 3.0, 4.0), ((1.5, 2.0),), (1,))
-    assert episode.answer.facts == {"frame": 1, "why": "läuft"} and episode.turns[1].text == "it is <b>there</b>"
+    assert episode.answer.facts == {"frame": 1, "why": "läuft"}
+    assert episode.turns[1].text == "it is <b>there</b>"
     assert [turn.trainable for turn in episode.turns] == [False, True]
     assert expression_of(Sample("folder/v/7", VIDEO, "", ())) == "7"
 
@@ -46,7 +61,8 @@ def test_a_line_cut_by_a_kill_is_dropped(tmp_path: Path) -> None:
     file = tmp_path / FILE
     file.write_bytes(file.read_bytes()[:-20])
     again = Predictions.open(tmp_path, IDENTITY)
-    assert again.finished == {"v/0"} and again.get("v/1") is None
+    assert again.finished == {"v/0"}
+    assert again.get("v/1") is None
     again.add([line("v/1", reward=2.0)])
     assert [kept["uid"] for kept in again.lines(["v/1", "v/9", "v/0"])] == ["v/1", "v/0"]
 
@@ -58,13 +74,17 @@ def test_newest_line_counts_and_failed_ones_are_not_finished(tmp_path: Path) -> 
     predictions.add([line("v/0", reward=5.0)])
     for source in (predictions, Predictions.open(tmp_path, IDENTITY)):
         kept = source.get("v/0")
-        assert source.finished == {"v/0", "v/1"} and kept is not None and kept["reward"] == 5.0
+        assert source.finished == {"v/0", "v/1"}
+        assert kept is not None
+        assert kept["reward"] == 5.0
 
 
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     Predictions.open(tmp_path, IDENTITY)
     Predictions.open(tmp_path, IDENTITY | {"seed": 1}).add([line("v/0")])  # nothing was there yet
-    with pytest.raises(ValueError, match=r"other settings \(seed=1 there, 0 now\): .*evaluate.resume=never"):
+    with pytest.raises(
+        ValueError, match=r"other settings \(seed=1 there, 0 now\): .*evaluate.resume=never"
+    ):
         Predictions.open(tmp_path, IDENTITY)
     (tmp_path / FILE).write_bytes(b'{"uid": "v/0"}\n')
     with pytest.raises(ValueError, match="line at byte 0 is no prediction"):
@@ -83,5 +103,7 @@ def test_contents_of_weights(tmp_path: Path) -> None:
     before = content_of(tmp_path / "one")
     (tmp_path / "one" / "config.json").write_text("{}")
     assert content_of(tmp_path / "one") != before
-    assert content_of(tmp_path / "one" / "config.json") == content_of(tmp_path / "one" / "config.json")
+    assert content_of(tmp_path / "one" / "config.json") == content_of(
+        tmp_path / "one" / "config.json"
+    )
     assert digest_of(["ab", "c"]) != digest_of(["a", "bc"])

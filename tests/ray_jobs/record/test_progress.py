@@ -16,7 +16,13 @@ from hypothesis import strategies as st
 from configs.load import REPOSITORY
 from ray_jobs.record.progress import BARS, Progress, Screen, duration, sparkline
 
-METRICS = {"reward": 1.25, "reward/format": 1.0, "reward/temporal": 0.25, "logprob_gap_mean": 2e-6, "loss": 0.1}
+METRICS = {
+    "reward": 1.25,
+    "reward/format": 1.0,
+    "reward/temporal": 0.25,
+    "logprob_gap_mean": 2e-6,
+    "loss": 0.1,
+}
 SECONDS = {"play": 1.5, "learn": 2.0}
 
 
@@ -36,14 +42,20 @@ def test_a_log_gets_one_line_a_step_and_one_a_phase(capsys: pytest.CaptureFixtur
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "my title"
     assert lines[1].startswith("✓ before: play 0.0 s")
-    assert lines[2].startswith("step  1/10  reward 1.250 (format 1.00 temporal 0.25)  gap 2.0e-06  3.5 s")
+    assert lines[2].startswith(
+        "step  1/10  reward 1.250 (format 1.00 temporal 0.25)  gap 2.0e-06  3.5 s"
+    )
     assert [line.split()[1] for line in lines[2:5]] == ["1/10", "2/10", "3/10"]
     assert lines[5] == "[note] stays"
     assert "│ J&F │    1.0 │   2.0 │" in lines[-2]
 
 
 def test_a_failing_phase_is_named_and_the_error_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ZeroDivisionError), Progress.open(10, "t") as progress, progress.phase("learn"):
+    with (
+        pytest.raises(ZeroDivisionError),
+        Progress.open(10, "t") as progress,
+        progress.phase("learn"),
+    ):
         raise ZeroDivisionError
     assert "✗ learn failed after" in capsys.readouterr().out
 
@@ -60,8 +72,12 @@ def test_the_screen_fits_and_shows_the_last_steps(width: int) -> None:
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
     text = "\n".join(lines)
-    assert max(map(len, lines)) <= width and "…" not in text
-    assert "step 20 of 100" in text and "3/4" in text and "2.000" in text and "1.200" not in text
+    assert max(map(len, lines)) <= width
+    assert "…" not in text
+    assert "step 20 of 100" in text
+    assert "3/4" in text
+    assert "2.000" in text
+    assert "1.200" not in text
     assert ("play" in text) == (width > 60)  # columns that do not fit are left out whole
 
 
@@ -84,7 +100,8 @@ def _on_a_terminal(code: str) -> str:
 
 def _screen_after(written: str) -> list[str]:
     """The lines that stand on an endless screen after `written`: knows line feeds, cursor up and erase line."""
-    rows, row = [""], 0
+    rows = [""]
+    row = 0
     for piece in re.split(r"(\x1b\[[0-9;?]*[A-Za-z]|\r|\n)", written):
         if piece == "\n":
             row += 1
@@ -101,10 +118,13 @@ def _screen_after(written: str) -> list[str]:
 def test_on_a_terminal_it_is_live_and_leaves_the_cursor_as_it_was() -> None:
     code = "from tests.ray_jobs.record.test_progress import _run, Progress; _run(Progress.open(10, 'my title'))"
     text = _on_a_terminal(code)
-    assert text.count("\x1b[?25l") >= 1 and text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l")
+    assert text.count("\x1b[?25l") >= 1
+    assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l")
     lines = _screen_after(text)
-    assert lines[0].startswith("✓ before: play") and lines[1] == "[note] stays"
-    assert lines[2].startswith("╭─ my title") and "step 3 of 10" in lines[3]
+    assert lines[0].startswith("✓ before: play")
+    assert lines[1] == "[note] stays"
+    assert lines[2].startswith("╭─ my title")
+    assert "step 3 of 10" in lines[3]
     assert lines[-2].startswith("│ J&F")  # the final table stands below the live part
 
 
@@ -141,7 +161,9 @@ def test_it_may_be_called_from_any_thread(capsys: pytest.CaptureFixture[str]) ->
             t.start()
         for t in threads:
             t.join()
-    assert sorted(capsys.readouterr().out.splitlines()[1:]) == sorted(f"note {i}" for i in range(20))
+    assert sorted(capsys.readouterr().out.splitlines()[1:]) == sorted(
+        f"note {i}" for i in range(20)
+    )
 
 
 def test_remaining_counts_steps_not_calls() -> None:
@@ -154,7 +176,8 @@ def test_remaining_counts_steps_not_calls() -> None:
 @given(st.lists(st.floats(-1e6, 1e6), max_size=200), st.integers(1, 60))
 def test_sparkline(values: list[float], width: int) -> None:
     line = sparkline(values, width)
-    assert len(line) == min(width, len(values)) and set(line) <= set(BARS)
+    assert len(line) == min(width, len(values))
+    assert set(line) <= set(BARS)
 
 
 def test_sparkline_goes_from_lowest_to_highest() -> None:
@@ -163,6 +186,8 @@ def test_sparkline_goes_from_lowest_to_highest() -> None:
     assert sparkline([2, 2], 10) == "▁▁"
 
 
-@pytest.mark.parametrize("seconds, text", [(-1, "0.0 s"), (4.2, "4.2 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")])
+@pytest.mark.parametrize(
+    "seconds, text", [(-1, "0.0 s"), (4.2, "4.2 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")]
+)
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text

@@ -16,7 +16,15 @@ from ray_jobs.record.run_folder import RunFolder, append, read_lines, repair
 
 
 def _group() -> Group:
-    turn = Turn((1, 2), (3, 4, 5), (-0.1, -0.2, -0.3), "the réd circle", (Media("d", View(7, 84, 84)),), True, 4)
+    turn = Turn(
+        (1, 2),
+        (3, 4, 5),
+        (-0.1, -0.2, -0.3),
+        "the réd circle",
+        (Media("d", View(7, 84, 84)),),
+        True,
+        4,
+    )
     done = Episode("v/1", (turn,), End.DONE, Answer(facts={"frame": np.int64(7)}))
     failed = Episode("v/1", (), End.FAILED, error="Traceback: engine died")
     return Group("v/1", (done, failed), (Reward(1.5, {"format": 1.0}), None), (0.5, 0.0))
@@ -32,9 +40,20 @@ def test_steps_and_episodes_come_back(tmp_path: Path) -> None:
     folder.write_episodes(1, [_group()])
     assert folder.steps() == [{"step": 1, "seconds": {"play": 1.5}, "reward": 0.5, "gap": "nan"}]
     done, failed = folder.episodes()
-    assert done["turns"] == [{"text": "the réd circle", "tokens": 3, "complete": True, "version": 4, "frames": [7]}]
-    assert (done["end"], done["reward"], done["parts"], done["facts"]) == ("done", 1.5, {"format": 1.0}, {"frame": 7})
-    assert (failed["end"], failed["reward"], failed["error"]) == ("failed", None, "Traceback: engine died")
+    assert done["turns"] == [
+        {"text": "the réd circle", "tokens": 3, "complete": True, "version": 4, "frames": [7]}
+    ]
+    assert (done["end"], done["reward"], done["parts"], done["facts"]) == (
+        "done",
+        1.5,
+        {"format": 1.0},
+        {"frame": 7},
+    )
+    assert (failed["end"], failed["reward"], failed["error"]) == (
+        "failed",
+        None,
+        "Traceback: engine died",
+    )
 
 
 def test_open_again_appends_and_repairs_the_cut_line(tmp_path: Path) -> None:
@@ -63,7 +82,8 @@ def test_killed_writer_leaves_whole_lines(tmp_path: Path) -> None:
     repair(file)
     append(file, {"step": -1})
     steps = [line["step"] for line in read_lines(file)]
-    assert steps == [*range(len(steps) - 1), -1] and len(steps) > 4
+    assert steps == [*range(len(steps) - 1), -1]
+    assert len(steps) > 4
 
 
 def test_truncate_after_drops_later_steps(tmp_path: Path) -> None:
@@ -93,7 +113,8 @@ def test_best_is_a_relative_link_that_moves_on(tmp_path: Path) -> None:
 
 def test_environment_tells_versions_and_commit_but_no_host(tmp_path: Path) -> None:
     environment = json.loads((_open(tmp_path).path / "environment.json").read_text())
-    assert environment["packages"]["torch"] and environment["packages"]["ray"]
+    assert environment["packages"]["torch"]
+    assert environment["packages"]["ray"]
     assert set(environment) <= {"python", "system", "cpus", "packages", "commit", "dirty"}
 
 

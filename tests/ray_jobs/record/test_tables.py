@@ -10,19 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from core.evaluation.metrics import mean_j_and_f
+from core.evaluation.protocols import measure
 from core.masks import encode_frames
-from core.metrics import mean_j_and_f
-from core.protocols import measure
 from core.types import Answer, End, Episode, Reward, Rle, Sample, Target, Video
 from ray_jobs.evaluate import scored
 from ray_jobs.record.predictions import Predictions, line_of
 from ray_jobs.record.tables import davis_four_annotators, summary_of, write_tables
 
-FRAMES, HEIGHT, WIDTH = 3, 20, 30
+FRAMES = 3
+HEIGHT = 20
+WIDTH = 30
 
 
 def clip(seed: int) -> np.ndarray:
-    masks_FHW, (y, x) = np.zeros((FRAMES, HEIGHT, WIDTH), bool), np.random.default_rng(seed).integers(0, 10, 2)
+    masks_FHW = np.zeros((FRAMES, HEIGHT, WIDTH), bool)
+    (y, x) = np.random.default_rng(seed).integers(0, 10, 2)
     masks_FHW[:, y : y + 7, x : x + 9] = True
     return masks_FHW
 
@@ -37,11 +40,15 @@ def sample_of(uid: str, *truth: np.ndarray, kind: str = "", **notes: object) -> 
     return Sample(uid, video, "the quiet one", targets, kind, dict(notes))
 
 
-def add(predictions: Predictions, sample: Sample, masks_FHW: np.ndarray, end: End = End.DONE) -> None:
+def add(
+    predictions: Predictions, sample: Sample, masks_FHW: np.ndarray, end: End = End.DONE
+) -> None:
     failed = end is End.FAILED
     scores = {} if failed else measure(sample, rles(masks_FHW), keyframes=[1]).scores
     episode = Episode(sample.uid, (), end, Answer(facts={"frame": 1}))
-    predictions.add([line_of(sample, episode, rles(masks_FHW), None if failed else Reward(1.5, {}), scores)])
+    predictions.add(
+        [line_of(sample, episode, rles(masks_FHW), None if failed else Reward(1.5, {}), scores)]
+    )
 
 
 def table(samples: list[Sample], predictions: Predictions, protocol: str) -> dict[str, object]:
@@ -56,19 +63,28 @@ def test_means_missing_and_failed(tmp_path: Path) -> None:
     add(predictions, samples[2], clip(2), End.FAILED)
     j, f, jf = mean_j_and_f(clip(9), clip(1))
     summary = table(samples, predictions, "mean")
-    assert summary["expressions"] == 4 and summary["missing"] == ["v/2", "v/3"]
-    assert summary["J&F"] == pytest.approx(100 * (1 + jf) / 4) and summary["J"] == pytest.approx(100 * (1 + j) / 4)
+    assert summary["expressions"] == 4
+    assert summary["missing"] == ["v/2", "v/3"]
+    assert summary["J&F"] == pytest.approx(100 * (1 + jf) / 4)
+    assert summary["J"] == pytest.approx(100 * (1 + j) / 4)
     assert summary["J&F_by_kind"] == pytest.approx({"motion": 50 * (1 + jf), "look": 0.0})
-    assert summary["ends"] == {"done": 2, "failed": 1} and summary["reward"] == pytest.approx(3.0 / 3)
+    assert summary["ends"] == {"done": 2, "failed": 1}
+    assert summary["reward"] == pytest.approx(3.0 / 3)
 
     write_tables(tmp_path, samples, predictions, summary)
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     with open(tmp_path / "per_expression.csv", newline="") as file:
         rows = {row["uid"]: row for row in csv.DictReader(file)}
     assert [rows[f"v/{i}"]["end"] for i in range(4)] == ["done", "done", "failed", "missing"]
-    assert rows["v/1"]["J&F"] == f"{jf:.4f}" and rows["v/2"]["J&F"] == rows["v/3"]["J&F"] == ""
-    assert (rows["v/1"]["video"], rows["v/1"]["expression"], rows["v/1"]["query"]) == ("v", "1", "the quiet one")
-    assert rows["v/0"]["R@binary"] == "" and rows["v/0"]["keyframe_accuracy"] == "1.0000"
+    assert rows["v/1"]["J&F"] == f"{jf:.4f}"
+    assert rows["v/2"]["J&F"] == rows["v/3"]["J&F"] == ""
+    assert (rows["v/1"]["video"], rows["v/1"]["expression"], rows["v/1"]["query"]) == (
+        "v",
+        "1",
+        "the quiet one",
+    )
+    assert rows["v/0"]["R@binary"] == ""
+    assert rows["v/0"]["keyframe_accuracy"] == "1.0000"
 
 
 def test_revos_with_foreground_and_no_target(tmp_path: Path) -> None:
@@ -83,12 +99,15 @@ def test_revos_with_foreground_and_no_target(tmp_path: Path) -> None:
         add(predictions, sample, clip(0))
     summary = table(samples, predictions, "revos")
     _, _, jf = mean_j_and_f(clip(0), clip(1))
-    assert summary["J&F"] == pytest.approx(50 * (1 + jf)) and summary["referring/J"] == 100.0
-    wrong, room = (clip(0) & ~clip(1))[0].sum(), (clip(0) | clip(1))[0].sum()
+    assert summary["J&F"] == pytest.approx(50 * (1 + jf))
+    assert summary["referring/J"] == 100.0
+    wrong = (clip(0) & ~clip(1))[0].sum()
+    room = (clip(0) | clip(1))[0].sum()
     assert summary["reasoning/R@binary"] == pytest.approx(100 * (1 - wrong / room), abs=1e-4)
     assert summary["reasoning/R@visa255"] == 0.0
     nothing = summary["no_target"]
-    assert isinstance(nothing, dict) and (nothing["N-acc"], nothing["expressions"]) == (0.0, 1)
+    assert isinstance(nothing, dict)
+    assert (nothing["N-acc"], nothing["expressions"]) == (0.0, 1)
 
 
 def test_davis_by_four_annotators_repairs_swapped_objects(tmp_path: Path) -> None:
@@ -97,15 +116,22 @@ def test_davis_by_four_annotators_repairs_swapped_objects(tmp_path: Path) -> Non
     truth = [clip(0), np.roll(clip(0), 12, axis=2)]
     assert not (truth[0] & truth[1]).any(), "apart, so that merging takes nothing away"
     samples = [
-        sample_of(f"dog/{4 * o + a}", truth[o], annotator=a, object=str(o + 1)) for o in range(2) for a in range(2)
+        sample_of(f"dog/{4 * o + a}", truth[o], annotator=a, object=str(o + 1))
+        for o in range(2)
+        for a in range(2)
     ]
-    samples = [replace(s, targets=(Target(str(s.notes["object"]), s.targets[0].masks_F),)) for s in samples]
+    samples = [
+        replace(s, targets=(Target(str(s.notes["object"]), s.targets[0].masks_F),)) for s in samples
+    ]
     for sample in samples[:3]:  # of annotator 1 the second object's expression has no prediction
         own = int(sample.notes["object"]) - 1
         add(predictions, sample, truth[1 - own] if sample.notes["annotator"] == 0 else truth[own])
     merged = davis_four_annotators(samples, predictions)
     assert merged["J&F"] == pytest.approx((100 + 50) / 2)
     alone = table(samples, predictions, "binary_per_expression")["J&F"]
-    assert isinstance(alone, float) and alone < 50
-    with pytest.raises(ValueError, match="evaluate.protocol=davis_4_annotators: v/0 has no 'annotator'"):
+    assert isinstance(alone, float)
+    assert alone < 50
+    with pytest.raises(
+        ValueError, match="evaluate.protocol=davis_4_annotators: v/0 has no 'annotator'"
+    ):
         davis_four_annotators([sample_of("v/0", clip(0))], predictions)

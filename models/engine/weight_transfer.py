@@ -1,0 +1,159 @@
+"""A backend for vLLM's weight-transfer API that reads new weights from a file in shared memory.
+
+vLLM's own backends (nccl, ipc) need CUDA. This one runs everywhere and needs no process group, so engines may come and
+go. It answers to the same calls: `init_weight_transfer_engine`, `start_weight_update`, `update_weights`,
+`finish_weight_update`. vLLM finds it through the entry point `vllm.general_plugins`, in each of its processes. It knows
+no learner and no Ray: who writes the file is not its business.
+"""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import tempfile
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+
+from core.flat import checksum, unflatten
+
+BACKEND = (
+    "object_store"  # as `cluster.weight_backend` names it: the bytes come out of Ray's object store
+)
+
+
+@dataclass
+class SharedInit(WeightTransferInitInfo):
+    """Nothing to agree on beforehand."""
+
+
+@dataclass
+class SharedUpdate(WeightTransferUpdateInfo):
+    """All weights of one version."""
+
+    names: list[str]
+    dtype_names: list[str]
+    shapes: list[list[int]]
+    path: str  # file with the flat array (layout: `core.flat`)
+    checksum: str  # SHA-256 of the file
+
+
+class SharedMemoryTransfer(WeightTransferEngine[SharedInit, SharedUpdate]):
+    """Loads a whole version at once. Nothing of the running model is touched before the checksum is right."""
+
+    init_info_cls = SharedInit
+    update_info_cls = SharedUpdate
+
+    def init_transfer_engine(self, init_info: SharedInit) -> None:
+        return None
+
+    def start_weight_update(self) -> None:
+        return None  # `receive_weights` starts the reload itself, after it has verified the bytes
+
+    def receive_weights(self, update_info: SharedUpdate) -> None:
+        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+        flat = np.memmap(
+            update_info.path, dtype=np.uint8, mode="c"
+        )  # "c": torch wants to be able to write
+        if checksum(flat) != update_info.checksum:
+            raise ValueError(
+                f"weights in {update_info.path} are damaged: not loaded, the engine keeps its old ones"
+            )
+        tensors = list(
+            unflatten(
+                torch.from_numpy(flat),
+                update_info.names,
+                update_info.dtype_names,
+                update_info.shapes,
+            )
+        )
+        # On CPU vLLM repacks linear weights and leaves the parameters empty: only a layerwise reload can fill them.
+        initialize_layerwise_reload(self.model)
+        self.model.load_weights(tensors)  # type: ignore[operator]
+
+    def finish_weight_update(self) -> None:
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+        finalize_layerwise_reload(self.model, self.model_config)
+
+    def shutdown(self) -> None:
+        return None
+
+
+def register() -> None:
+    """Entry point of the plug-in; vLLM may call it more than once in a process."""
+    if BACKEND not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(BACKEND, SharedMemoryTransfer)
+    keep_images()
+    end_with_parent()
+
+
+@functools.cache
+def end_with_parent() -> None:
+    """In an engine's own process: ends it when the actor that started it is gone, however that went.
+
+    A killed actor cannot end its children, and vLLM 0.32 leaves such an engine waiting for requests, with its memory.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="end-with-parent", daemon=True).start()
+
+
+def keep_images() -> None:
+    """Lets vLLM's scheduler send a request's images to the workers even if the prefix cache holds their tokens.
+
+    vLLM 0.32 leaves the pixels out then, and does not send them later. Taking weights in flight resets both caches
+    and preempts what is running; such a request would have no pixels to start again from, and the engine would die
+    ("Expected number of multimodal embeddings to match number of input items").
+    """
+    import vllm.v1.core.sched.output as scheduler_output
+
+    scheduler_output.strip_covered_mm_data = lambda mm_features, *args, **kwargs: mm_features
+
+
+def write_shared(flat: np.ndarray) -> str:
+    """Writes the flat array into a new file in shared memory, for every worker of one engine; the caller removes it."""
+    folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    prefix = f"rayvos_weights_{os.getpid()}_"
+    with tempfile.NamedTemporaryFile(prefix=prefix, dir=folder, delete=False) as file:
+        try:
+            file.write(flat.data)
+        except OSError:
+            os.unlink(file.name)  # a full /dev/shm must not stay full
+            raise
+        return file.name
+
+
+def update_info(
+    backend: str,
+    names: list[str],
+    dtypes: list[str],
+    shapes: list[list[int]],
+    extra: dict[str, Any],
+) -> dict[str, Any]:
+    """What `update_weights` is given: the tensors' description, and `extra` for the backend.
+
+    The messages of ipc come from the learner (`models.engine.weight_senders.ipc_message`).
+    """
+    keys: dict[str, set[str]] = {BACKEND: {"path", "checksum"}, "nccl": set()}
+    if backend not in keys:
+        raise ValueError(f"cluster.weight_backend={backend!r}: choose one of {', '.join(keys)}")
+    assert keys[backend] <= set(extra), f"{backend} needs {keys[backend]}, got {set(extra)}"
+    return {"names": names, "dtype_names": dtypes, "shapes": shapes, **extra}

@@ -1,0 +1,142 @@
+"""Exact frames out of every kind of clip: each frame tells its number in bright and dark bars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.frames.decoders import decode, facts
+
+# two groups of pictures at the least, but for "one_group"
+HEIGHT = 64
+WIDTH = 96
+COUNT = 120
+BAR = WIDTH // 8
+
+
+def barred(number: int) -> np.ndarray:
+    """The eight bits of the number, left to right."""
+    bits = [220 if number >> bit & 1 else 30 for bit in range(8)]
+    return np.repeat(np.array(bits, np.uint8), BAR)[None, :, None].repeat(HEIGHT, 0).repeat(3, 2)
+
+
+def number_on(image_HWC: np.ndarray) -> int:
+    bars = image_HWC[20:40].reshape(20, 8, BAR, 3)[:, :, 3:-3].mean((0, 2, 3))
+    return sum(int(bright) << bit for bit, bright in enumerate(bars > 125))
+
+
+def write(
+    path: Path, codec: str = "libx264", times: list[int] | None = None, **options: object
+) -> Path:
+    """`times`: of the frames, in milliseconds; else 24 a second."""
+    import av
+
+    with av.open(
+        str(path), "w", options={"movflags": "faststart"} if path.suffix == ".mp4" else {}
+    ) as container:
+        stream = container.add_stream(codec, rate=24)
+        stream.width = WIDTH
+        stream.height = HEIGHT
+        stream.pix_fmt = "yuv420p"
+        stream.options = {
+            {"x264": "x264-params"}.get(key, key): str(value) for key, value in options.items()
+        }
+        if times:
+            stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        for number in range(COUNT):
+            frame = av.VideoFrame.from_ndarray(barred(number), format="rgb24")
+            if times:
+                frame.pts = times[number]
+                frame.time_base = Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def uneven() -> list[int]:
+    return np.random.default_rng(0).integers(5, 200, COUNT).cumsum().tolist()  # type: ignore[no-any-return]
+
+
+def turned(path: Path) -> Path:
+    """Held sideways: the header says to turn the pictures by a quarter, as a phone writes it."""
+    data = bytearray(write(path, g=12).read_bytes())
+    at = data.index(b"tkhd") + 44
+    data[at : at + 36] = np.array(
+        [0, 0x10000, 0, -0x10000, 0, 0, HEIGHT << 16, 0, 1 << 30], ">i4"
+    ).tobytes()
+    path.write_bytes(data)
+    return path
+
+
+CLIPS: dict[str, Callable[[Path], Path]] = {
+    "even": lambda folder: write(folder / "even.mp4", g=12, bf=0),
+    "uneven": lambda folder: write(folder / "uneven.mp4", times=uneven(), g=12, bf=2),
+    "uneven_mkv": lambda folder: write(folder / "uneven.mkv", times=uneven(), g=12, bf=2),
+    "one_group": lambda folder: write(folder / "one_group.mp4", g=250, bf=2),
+    "b_pyramid_open_groups": lambda folder: write(
+        folder / "b.mp4", g=30, bf=3, x264="open-gop=1:b-pyramid=2"
+    ),
+    "mpeg4_avi": lambda folder: write(folder / "a.avi", "mpeg4", g=12),
+    "vp9": lambda folder: write(folder / "v.webm", "libvpx-vp9", g=30),
+    "transport_stream": lambda folder: write(folder / "t.ts", g=12, bf=2),
+    "without_times": lambda folder: write(folder / "bare.h264", g=12, bf=2),
+}
+NOT_BY_DECORD = ("transport_stream", "without_times")  # wrong numbers; no decoding at all
+
+
+def read(path: Path, indices: list[int], folder: Path, *decoders: str) -> list[np.ndarray]:
+    folder.mkdir(exist_ok=True)
+    decode(str(path), indices, folder, decoders=decoders)
+    return [np.load(folder / f"{index}.npy") for index in indices]
+
+
+@pytest.mark.parametrize("kind", CLIPS)
+def test_frames_are_exact_and_counted(kind: str, tmp_path: Path) -> None:
+    path = CLIPS[kind](tmp_path)
+    told = facts(str(path))
+    assert (told["frames"], told["height"], told["width"]) == (COUNT, HEIGHT, WIDTH)
+    decoders = ["pyav"] if kind in NOT_BY_DECORD else ["pyav", "decord"]
+    for decoder in decoders:
+        for wanted in ([37], [0, 7, 59, 60, 61, 118, 119], list(range(COUNT))):
+            got = read(path, wanted, tmp_path / decoder, decoder)
+            assert [number_on(image_HWC) for image_HWC in got] == wanted, (decoder, wanted)
+
+
+def test_the_rate_of_uneven_times_is_their_mean(tmp_path: Path) -> None:
+    times = uneven()
+    rate = Fraction(*facts(str(write(tmp_path / "uneven.mp4", times=times, g=12)))["rate"])
+    assert float(rate) == pytest.approx(1000 * (COUNT - 1) / (times[-1] - times[0]), rel=1e-3)
+
+
+def test_pictures_of_a_video_held_sideways_are_turned_upright_by_both(tmp_path: Path) -> None:
+    path = turned(tmp_path / "phone.mp4")
+    assert (facts(str(path))["height"], facts(str(path))["width"]) == (WIDTH, HEIGHT)
+    for decoder in ("pyav", "decord"):
+        [image_HWC] = read(path, [37], tmp_path / decoder, decoder)
+        assert number_on(np.rot90(image_HWC, 1)) == 37 != number_on(np.rot90(image_HWC, -1))
+
+
+def test_a_truncated_video_has_the_frames_before_the_cut(tmp_path: Path) -> None:
+    path = write(tmp_path / "cut.mp4", g=12, bf=2)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.7)])
+    count = facts(str(path))["frames"]
+    assert 30 < count < COUNT
+    every = list(range(count))
+    assert [
+        number_on(image_HWC) for image_HWC in read(path, every, tmp_path / "out", "pyav")
+    ] == every
+    with pytest.raises(
+        ValueError, match=r"cut\.mp4: the video stops after frame \d+ of 120 \(frame 119 was needed"
+    ):
+        decode(str(path), [3, 119], tmp_path / "out", num_frames=COUNT)
+
+
+def test_the_next_decoder_is_asked_where_one_fails(tmp_path: Path) -> None:
+    path = write(tmp_path / "bare.h264", g=12)
+    assert number_on(read(path, [5], tmp_path / "out", "decord", "pyav")[0]) == 5
+    with pytest.raises(ValueError, match=r"bare\.h264: decord cannot decode it"):
+        read(path, [6], tmp_path / "out", "decord")

@@ -1,0 +1,95 @@
+"""The store of decoded frames: bounded, shared, emptied by the last who leaves."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.frames.frame_store import SHARE, FrameStore
+
+FRAME = np.arange(4 * 8 * 3, dtype=np.uint8).reshape(4, 8, 3)
+
+
+def add(store: FrameStore, name: str, frame_HWC: np.ndarray = FRAME, age_s: int = 0) -> np.ndarray:
+    with store.scratch() as scratch:
+        np.save(scratch / "x.npy", frame_HWC)
+        frame = store.put(name, scratch / "x.npy")
+    if age_s:
+        os.utime(store.folder / f"{name}.npy", (1e9 - age_s, 1e9 - age_s))
+    return frame
+
+
+def test_what_was_put_is_there_and_cannot_be_written(tmp_path: Path) -> None:
+    store = FrameStore(tmp_path, 1 << 20)
+    other = FrameStore(tmp_path, 1 << 20)
+    assert store.get("a") is None
+    assert not store.has("a")
+    add(store, "a")
+    for one in (store, other):
+        frame = one.get("a")
+        assert frame is not None
+        assert np.array_equal(frame, FRAME)
+        assert one.has("a")
+        with pytest.raises(ValueError, match="read-only"):
+            frame[:] = 0
+    assert (store.added, other.added) == (1, 0)
+    assert not list(tmp_path.glob("scratch-*"))
+
+
+def test_the_least_recently_read_go_first_and_a_mapped_one_stays_readable(tmp_path: Path) -> None:
+    size = FRAME.nbytes + 128  # of the header
+    store = FrameStore(tmp_path, 3 * size)
+    for number, name in enumerate("abcd"):
+        mapped = add(store, name, FRAME + number, age_s=100 - number)
+    store.get("a")
+    store.tidy()
+    assert [store.has(name) for name in "abcd"] == [True, False, True, True]
+    for name in "xyz":
+        add(store, name)
+    store.tidy()
+    assert not store.has("d")
+    assert np.array_equal(mapped, FRAME + 3)
+
+
+def test_it_is_looked_through_only_when_much_was_added(tmp_path: Path) -> None:
+    store = FrameStore(tmp_path, SHARE * 4 * FRAME.nbytes)
+    store.tidy()
+    for number in range(200):
+        add(store, str(number))
+        store.tidy()
+        assert (
+            sum(f.stat().st_size for f in tmp_path.glob("*.npy"))
+            <= store.capacity * (1 + 1 / SHARE) * 2.5
+        )
+    assert store.has("199")
+    assert not store.has("0")
+
+
+def _use(folder: Path, here: Event, go: Event) -> None:
+    store = FrameStore(folder, 1 << 20)
+    add(store, "b")
+    here.set()
+    go.wait()
+    store.close()
+
+
+def test_the_last_process_that_leaves_empties_it(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    here = context.Event()
+    go = context.Event()
+    other = context.Process(target=_use, args=(tmp_path, here, go))
+    other.start()
+    assert here.wait(60)
+    store = FrameStore(tmp_path, 1 << 20)
+    add(store, "a")
+    store.close()
+    assert {f.stem for f in tmp_path.glob("*.npy")} == {"a", "b"}
+    go.set()
+    other.join()
+    assert other.exitcode == 0
+    assert not list(tmp_path.glob("*.npy"))

@@ -1,0 +1,137 @@
+"""Boxes and points of masks that can be checked by hand, and the file they are kept in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.masks import encode
+from core.types import Sample, Target, Video
+from data.prepare.tables import (
+    ABSENT,
+    centre,
+    centroid,
+    fingerprint,
+    from_plain,
+    load,
+    of_sample,
+    save,
+    target_table,
+    to_plain,
+)
+
+
+def _mask(*boxes: tuple[int, int, int, int], height: int = 20, width: int = 30) -> np.ndarray:
+    mask_HW = np.zeros((height, width), bool)
+    for x0, y0, x1, y1 in boxes:
+        mask_HW[y0:y1, x0:x1] = True
+    return mask_HW
+
+
+def test_the_centre_of_a_square_and_of_a_bar_is_in_the_middle() -> None:
+    assert centre(_mask((5, 3, 12, 10))) == (8, 6)
+    x, y = centre(_mask((2, 5, 25, 10)))
+    assert (abs(x - 13) <= 1, y) == (
+        True,
+        7,
+    )  # not at an end, though all of the axis is as far from the edge
+
+
+def test_the_centre_lies_on_a_ring_and_the_centroid_in_its_hole() -> None:
+    ring_HW = np.zeros((41, 41), np.uint8)
+    cv2.circle(ring_HW, (20, 20), 15, 1, 5)
+    x, y = centre(ring_HW.astype(bool))
+    assert ring_HW[y, x]
+    assert abs(np.hypot(x - 20, y - 20) - 15) < 1.5
+    assert centroid(ring_HW.astype(bool)) == pytest.approx((20, 20), abs=0.1)
+    assert not ring_HW[20, 20]
+
+
+def test_the_thick_end_wins_over_the_long_tail() -> None:
+    x, y = centre(_mask((0, 8, 24, 10), (20, 4, 30, 14)))
+    assert 24 <= x <= 26
+    assert 8 <= y <= 10
+
+
+def test_the_edge_of_the_frame_counts_as_the_edge_of_the_object() -> None:
+    assert centre(np.ones((9, 9), bool)) == (4, 4)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_no_pixel_of_a_mask_is_farther_from_its_outside(seed: int) -> None:
+    """Against all distances, one by one."""
+    rng = np.random.default_rng(seed)
+    mask_HW = cv2.GaussianBlur(rng.random((11, 13)).astype(np.float32), (5, 5), 1) > rng.uniform(
+        0.45, 0.52
+    )
+    if not mask_HW.any():
+        return
+    padded = np.pad(mask_HW, 1)
+    inside = np.argwhere(padded)
+    outside = np.argwhere(~padded)
+    distances = np.sqrt(((inside[:, None] - outside[None]) ** 2).sum(-1).min(1))
+    x, y = centre(mask_HW)
+    assert mask_HW[y, x]
+    own = distances[(inside == (y + 1, x + 1)).all(1)].item()
+    assert own == pytest.approx(distances.max(), abs=1e-2)
+
+
+def _target(uid: str = "7") -> Target:
+    masks = [_mask((5, 3, 12, 10)), None, _mask((0, 0, 3, 3), (28, 18, 30, 20)), _mask()]
+    return Target(uid, tuple(None if m is None else encode(m) for m in masks))
+
+
+def test_a_table_of_one_object() -> None:
+    table = target_table("v", _target())
+    assert table.boxes_F4.tolist() == [[5, 3, 12, 10], [0] * 4, [0, 0, 30, 20], [0] * 4]
+    assert table.areas_F.tolist() == [49, 0, 13, 0]
+    assert table.centres_F2.tolist() == [[8, 6], [ABSENT] * 2, [1, 1], [ABSENT] * 2]
+    assert table.centroids_F2[0].tolist() == [8, 6]
+
+
+def test_the_file_gives_back_what_was_saved(tmp_path: Path) -> None:
+    first = target_table("v/1", _target("ä 7"))
+    second = target_table("w", Target("8", (None,)))
+    save(tmp_path / "made" / "tables.npz", [first, second], "from here")
+    loaded = load(tmp_path / "made" / "tables.npz")
+    assert list(loaded) == [("v/1", "ä 7"), ("w", "8")]
+    for table in (first, second):
+        for name in ("boxes_F4", "areas_F", "centres_F2", "centroids_F2"):
+            want = getattr(table, name)
+            got = getattr(loaded[table.key], name)
+            assert np.array_equal(want, got)
+            assert want.dtype == got.dtype
+    assert fingerprint(tmp_path / "made" / "tables.npz") == "from here"
+    save(tmp_path / "none.npz", [])
+    assert load(tmp_path / "none.npz") == {}
+
+
+def test_a_line_of_json_loses_nothing() -> None:
+    table = target_table("v", Target("7", (encode(_mask((5, 3, 12, 9), (20, 0, 21, 1))), None)))
+    back = from_plain(json.loads(json.dumps(to_plain(table))))
+    for name in ("boxes_F4", "areas_F", "centres_F2", "centroids_F2"):
+        assert np.array_equal(getattr(table, name), getattr(back, name))
+        assert getattr(table, name).dtype == getattr(back, name).dtype
+    assert back.key == ("v", "7")
+
+
+def test_tables_of_a_sample(tmp_path: Path) -> None:
+    video = Video("v", "nowhere", ("0", "1", "2", "3"), 20, 30)
+    tables = {("v", "7"): target_table("v", _target())}
+    assert of_sample(tables, Sample("v/0", video, "it", (_target(),)))[0].areas_F[0] == 49
+    with pytest.raises(ValueError, match="object '9' of video 'v'.*ray_jobs.prepare"):
+        of_sample(tables, Sample("v/1", video, "it", (_target("9"),)))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"{}"])
+def test_a_file_that_is_no_table(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "t.npz").write_bytes(content)
+    with pytest.raises(ValueError, match="t.npz: not a table"):
+        load(tmp_path / "t.npz")

@@ -1,0 +1,298 @@
+"""Every format, read from a small data set in its published layout, gives what was written; and each kind of damage is
+one error that names the file and the field."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from core.masks import decode_frames, union_of_targets
+from data.frames.frames import read_frames
+from data.load import READERS, load
+from data.readers import davis, refcoco
+from tests.data.fixtures import FIXTURES, HEIGHT, NAMES, WIDTH, blob, dump
+
+
+def test_there_is_a_fixture_for_every_format() -> None:
+    assert FIXTURES.keys() == READERS.keys()
+
+
+@pytest.mark.parametrize("format", FIXTURES)
+def test_samples_are_those_written(format: str, tmp_path: Path) -> None:
+    written = FIXTURES[format](tmp_path)
+    samples = load(format, str(written.root), written.split, no_target="keep")
+    assert [sample.uid for sample in samples] == list(written.expected)
+    for sample in pickle.loads(pickle.dumps(samples)):  # as it travels to another process
+        expected = written.expected[sample.uid]
+        assert (sample.query, sample.kind) == (expected.query, expected.kind)
+        video = sample.video
+        assert (video.height, video.width) == (HEIGHT, WIDTH)
+        assert sample.uid.startswith(f"{video.uid}/")
+        assert read_frames(video, [0, video.num_frames - 1]).shape[1:] == (HEIGHT, WIDTH, 3)
+        assert expected.notes.items() <= sample.notes.items()
+        assert sample.notes.get("hidden", False) == (expected.masks_FHW is None)
+        if expected.masks_FHW is not None:
+            found = decode_frames(union_of_targets(sample), HEIGHT, WIDTH)
+            assert (
+                found.shape == expected.masks_FHW.shape and (found == expected.masks_FHW).all()
+            ), sample.uid
+
+
+@pytest.mark.parametrize("format", FIXTURES)
+def test_samples_are_light(format: str, tmp_path: Path) -> None:
+    """Masks stay on disk: what travels of a sample does not grow with its pixels (your own lists apart)."""
+    written = FIXTURES[format](tmp_path)
+    samples = [s for s in load(format, str(written.root), written.split) if s.targets]
+    assert format == "own" or all(
+        len(pickle.dumps(s.targets)) < 600 * len(s.targets) for s in samples
+    )
+
+
+def test_an_image_is_a_video_of_its_own(tmp_path: Path) -> None:
+    """Two images of one folder are not taken for one another."""
+    folder = FIXTURES["reasonseg"](tmp_path).root / "val"
+    for name, grey in (("200_0", 10), ("77_b", 200)):
+        cv2.imwrite(str(folder / f"{name}.jpg"), np.full((HEIGHT, WIDTH, 3), grey, np.uint8))
+    first, second = (
+        read_frames(sample.video, [0]) for sample in load("reasonseg", str(tmp_path), "val")
+    )
+    assert abs(int(first.mean()) - 10) < 3
+    assert abs(int(second.mean()) - 200) < 3
+
+
+def test_foreground_of_revos_is_everything_annotated(tmp_path: Path) -> None:
+    sample = load("revos", str(FIXTURES["revos"](tmp_path).root), "valid")[0]
+    found = decode_frames(pickle.loads(pickle.dumps(sample)).notes["foreground"], HEIGHT, WIDTH)
+    assert (found == blob(0) | blob(1) | blob(2)).all()
+    (tmp_path / "mask_dict_foreground.json").unlink()
+    assert "foreground" not in load("revos", str(tmp_path), "valid")[0].notes
+
+
+def test_valid_of_youtube_vos_is_its_file_less_the_test_file(tmp_path: Path) -> None:
+    root = str(FIXTURES["ref_youtube_vos"](tmp_path).root)
+    samples = load("ref_youtube_vos", root, "valid", no_target="keep")
+    assert [sample.uid for sample in samples] == ["0062f687f1/0", "0062f687f1/1"]
+    assert all(sample.notes == {"hidden": True} and not sample.targets for sample in samples)
+    assert [s.video.uid for s in load("ref_youtube_vos", root, "test", no_target="keep")] == [
+        "00f88c4f0a"
+    ] * 2
+    (tmp_path / "meta_expressions/test/meta_expressions.json").unlink()
+    with pytest.raises(
+        ValueError,
+        match="test/meta_expressions.json is missing: .* lists the videos of valid and of",
+    ):
+        load("ref_youtube_vos", root, "valid", no_target="keep")
+
+
+def test_converted_davis_reads_as_the_official_one(tmp_path: Path) -> None:
+    written = FIXTURES["ref_davis17"](tmp_path / "official")
+    davis.convert(written.root, tmp_path / "converted")
+    for split in ("train", "valid"):
+        one, other = (
+            load("ref_davis17", str(tmp_path / name), split) for name in ("official", "converted")
+        )
+        assert [(s.uid, s.query, s.kind, s.notes, s.targets) for s in one] == [
+            (s.uid, s.query, s.kind, s.notes, s.targets) for s in other
+        ]
+    assert other[0].video.path == str(tmp_path / "converted/valid/JPEGImages/dogs-jump")
+
+
+def test_reasonseg_trains_on_every_sentence(tmp_path: Path) -> None:
+    root = FIXTURES["reasonseg"](tmp_path).root
+    (root / "val").rename(root / "train")
+    assert [sample.uid for sample in load("reasonseg", str(root), "train")] == [
+        "200_0/0",
+        "200_0/1",
+        "77_b/0",
+    ]
+
+
+def test_long_rvos_as_the_o3_release_converts_it(tmp_path: Path) -> None:
+    """mask_dict.json and anno_id take the place of the PNGs; without either there is no ground truth."""
+    folder = FIXTURES["longrvos"](tmp_path).root / "valid"
+    (folder / "Annotations").rename(tmp_path / "gone")
+    assert all(
+        s.notes["hidden"] for s in load("longrvos", str(tmp_path), "valid", no_target="keep")
+    )
+    meta = json.loads((folder / "meta_expressions.json").read_text())
+    for expression in meta["videos"]["71fb69bbcd"]["expressions"].values():
+        expression["anno_id"] = [int(expression["obj_id"])]
+    dump(folder / "meta_expressions.json", meta)
+    dump(folder / "mask_dict.json", {"1": [None] * 4, "4": [None] * 4})
+    assert [s.targets[0].uid for s in load("longrvos", str(tmp_path), "valid")] == ["1", "1", "4"]
+
+
+def test_splits_of_refcoco(tmp_path: Path) -> None:
+    root = str(FIXTURES["refcoco"](tmp_path).root)
+    assert [s.query for s in load("refcoco", root, "testB")] == ["left bowl"]
+    assert [s.query for s in load("refcoco", root, "unc/val")] == ["caf\xe9 sign"]
+    with pytest.raises(
+        ValueError, match=r"refs\(unc\).p: no split 'train'; it has testA, val, testB"
+    ):
+        load("refcoco", root, "train")
+    with pytest.raises(ValueError, match=r"no refs\(google\).p; there is: refs\(unc\).p"):
+        load("refcoco", root, "google/val")
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return exec, (
+            "print('this must not run')",
+        )  # not print itself: Ray puts another in its place
+
+
+def test_a_pickle_that_runs_code_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "refs(unc).p"
+    file.write_bytes(pickle.dumps([Evil()]))
+    with pytest.raises(
+        ValueError, match=r"refs\(unc\).p is not a list of references \(it asks for builtins.exec"
+    ):
+        refcoco.references(file)
+    assert capsys.readouterr().out == ""
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_pickle_is_read_once(tmp_path: Path) -> None:
+    file = FIXTURES["refcoco"](tmp_path).root / "refs(unc).p"
+    refs = refcoco.references(file)
+    stamp = file.stat().st_mtime_ns
+    copy = file.with_name("refs(unc).p.json")
+    file.write_bytes(b"no pickle any more")
+    import os
+
+    os.utime(file, ns=(stamp, stamp))
+    assert copy.is_file()
+    assert refcoco.references(file) == refs
+    os.utime(file, ns=(copy.stat().st_mtime_ns + 1,) * 2)  # newer than its copy
+    with pytest.raises(ValueError, match="is not a list of references"):
+        refcoco.references(file)
+
+
+META = {  # format: the JSON file that lists the expressions
+    "mevis": "valid_u/meta_expressions.json",
+    "revos": "meta_expressions_valid_.json",
+    "lvvis": "train/meta_expressions.json",
+    "reasonvos": "meta_expressions.json",
+    "longrvos": "valid/meta_expressions.json",
+    "ref_youtube_vos": "meta_expressions/train/meta_expressions.json",
+    "reasonseg": "val/77_b.json",
+    "refcoco": "instances.json",
+    "vts_cot": "VTG-CoT/revos.json",
+    "o3_rl": "VideoSEG-O3-RL/rl_mevis_data.json",
+    "own": "mine.json",
+}
+
+
+@pytest.mark.parametrize("format", META)
+@pytest.mark.parametrize("damage", ["cut", "empty", "gone"])
+def test_a_damaged_json_file_is_one_error_that_names_it(
+    format: str, damage: str, tmp_path: Path
+) -> None:
+    written = FIXTURES[format](tmp_path)
+    file = written.root / META[format]
+    if damage == "gone":
+        file.unlink()
+    else:
+        file.write_text(file.read_text()[: len(file.read_text()) // 2] if damage == "cut" else "")
+    with pytest.raises(ValueError) as raised:
+        load(format, str(written.root), written.split)
+    message = str(raised.value)
+    assert file.name in message
+    assert "\n" not in message
+    assert {"cut": "is not JSON", "empty": "empty", "gone": ""}[damage] in message
+
+
+FRAMES = {  # format: a frame that is listed
+    "mevis": "valid_u/JPEGImages/0a1b2c/00005.jpg",
+    "revos": "JPEGImages/LVOS/valid/kitten/00005.jpg",
+    "lvvis": "train/JPEGImages/00000/00002.jpg",
+    "reasonvos": "JPEGImages/drive/00005.jpg",
+    "longrvos": "valid/JPEGImages/71fb69bbcd/00005.jpg",
+    "ref_youtube_vos": "train/JPEGImages/003234408d/00005.jpg",
+    "reasonseg": "val/77_b.jpg",
+    "refcoco": "../images/mscoco/images/train2014/COCO_train2014_000000000009.jpg",
+    "vts_cot": "video_datas/revos/UVO/all/a-b/00005.jpg",
+    "own": "frames/yard/00010.png",
+    "o3_rl": "video_datas/mevis/train/JPEGImages/0a1b2c/00005.jpg",
+}
+
+
+@pytest.mark.parametrize("format", FRAMES)
+def test_a_missing_frame_is_one_error_that_names_it(format: str, tmp_path: Path) -> None:
+    written = FIXTURES[format](tmp_path)
+    file = written.root / FRAMES[format]
+    file.unlink()
+    with pytest.raises(ValueError) as raised:
+        load(format, str(written.root), written.split)
+    assert f"{file.parent.name}/{file.stem}." in str(raised.value)
+    assert "missing" in str(raised.value)
+
+
+MASKS = {
+    "mevis": "valid_u/mask_dict.json",
+    "revos": "mask_dict.json",
+    "lvvis": "train/mask_dict.json",
+    "vts_cot": "video_datas/revos/mask_dict.json",
+    "o3_rl": "video_datas/mevis/train/mask_dict.json",
+}
+
+
+@pytest.mark.parametrize("format", MASKS)
+def test_a_wrong_size_of_a_mask_is_one_error_that_names_it(format: str, tmp_path: Path) -> None:
+    """Of one mask alone, and of all of them."""
+    written = FIXTURES[format](tmp_path)
+    file = written.root / MASKS[format]
+    content = json.loads(file.read_text())
+    for masks in content.values():
+        masks[0]["size"] = [HEIGHT, WIDTH + 1]
+    dump(file, content)
+    with pytest.raises(ValueError, match=rf'{file.name}: key .*: frame \d: .*"size" is 24 x 33'):
+        load(format, str(written.root), written.split)
+    for masks in content.values():
+        for i, mask in enumerate(masks):
+            masks[i] = mask and {
+                "size": [WIDTH, HEIGHT],
+                "counts": mask["counts"],
+            }  # same number of pixels
+    dump(file, content)
+    with pytest.raises(
+        ValueError, match=rf'masks of annotation .* {file} have "size" 32 x 24 .* 24 x 32'
+    ):
+        load(format, str(written.root), written.split)
+
+
+def test_pngs_that_are_missing_or_of_another_size(tmp_path: Path) -> None:
+    """A palette PNG must be there; in folders of one object a missing file says that it is not visible."""
+    root = FIXTURES["ref_youtube_vos"](tmp_path).root
+    sample = load("ref_youtube_vos", str(root), "train")[0]
+    file = root / "train/Annotations/003234408d/00010.png"
+    content = file.read_bytes()
+    cv2.imwrite(str(file), np.zeros((HEIGHT, WIDTH + 1), np.uint8))
+    with pytest.raises(ValueError, match=f"{file}: the mask is 24 x 33 .* 24 x 32"):
+        tuple(sample.targets[0].masks_F)
+    file.write_bytes(content[:40])
+    with pytest.raises(ValueError, match=f"{file} is not a readable PNG"):
+        tuple(sample.targets[0].masks_F)
+    file.unlink()
+    with pytest.raises(
+        ValueError,
+        match=f"{file} is missing: .*video '003234408d': expression '0': \"frames\" lists",
+    ):
+        load("ref_youtube_vos", str(root), "train")
+
+
+def test_names_are_the_frames_of_the_file(tmp_path: Path) -> None:
+    """What a server wants: the listed frames, under their names."""
+    FIXTURES["ref_youtube_vos"](tmp_path)
+    assert (
+        load("ref_youtube_vos", str(tmp_path), "valid", no_target="keep")[0].video.frame_names
+        == NAMES
+    )

@@ -1,0 +1,370 @@
+"""A real vLLM engine against the same policy in Transformers: what it samples, scores, sees and takes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from core.flat import checksum, flatten
+from core.types import Media, Turn, Video, View
+from models.engine.engine import SMALL_VOCABULARY, Engine, EngineSettings, Gallery, ban, seed_of
+from tests.models import tiny_engine
+
+EXACT = 1e-4  # fp32 on CPU: the mean gap is about 2e-6
+VIDEO = Video("v", "nowhere", tuple(f"{i:05d}" for i in range(24)), 112, 112)
+
+
+def show(video: Video, views: Sequence[View]) -> list[tuple[Media, np.ndarray]]:
+    """Noise frames. The digest names the pixels, as that of `data.frames.frames.show` does."""
+    out = []
+    for view in views:
+        rng = np.random.default_rng(view.frame)
+        pixels = rng.integers(0, 256, (view.height, view.width, 3), dtype=np.uint8)
+        out.append((Media(f"{video.uid}-{view.frame}-{view.height}x{view.width}", view), pixels))
+    return out
+
+
+class Bench:
+    """One engine, its event loop, and the policy in Transformers that has the engine's weights."""
+
+    def __init__(self, folder: Path) -> None:
+        self.loop = asyncio.Runner()
+        self.policy = tiny_engine.model(tiny_engine.tokenizer(), seed=0)
+        self.engine: Engine = self.run(self.start(folder))
+        self.every_ban = self.engine.ban
+        # Few words, so that a random policy soon says the end-of-turn token and a second turn can follow.
+        self.engine.ban = {"allowed_token_ids": [*range(60, 72), self.engine.dialogue.end_id]}
+
+    async def start(self, folder: Path) -> Engine:
+        return Engine(
+            EngineSettings(str(folder), max_num_seqs=16, kv_cache_bytes=64 << 20, max_images=8)
+        )
+
+    def run(self, coroutine):
+        return self.loop.run(coroutine)
+
+    def update(self, policy: torch.nn.Module) -> None:
+        """Gives the engine a policy's weights."""
+        names, dtypes, shapes, flat = flatten(policy.state_dict())
+        version = self.engine.version + 1
+        self.run(self.engine.take(version, names, dtypes, shapes, checksum(flat), flat))
+        self.policy = policy
+
+    def gaps(
+        self, turns: Sequence[Turn], gallery: Gallery, temperature: float = 1.0
+    ) -> torch.Tensor:
+        """|log-prob differences| of the sampled tokens to one teacher-forced forward over the whole dialogue."""
+        from PIL import Image
+        from transformers import AutoImageProcessor
+
+        ids = [i for t in turns for i in (*t.prompt_ids, *t.completion_ids)]
+        said = [
+            m for t in turns for m in [False] * len(t.prompt_ids) + [True] * len(t.completion_ids)
+        ]
+        images = AutoImageProcessor.from_pretrained(self.engine.settings.path)(
+            [Image.fromarray(gallery.pixels[m.digest]) for t in turns for m in t.media],
+            return_tensors="pt",
+        )
+        ids_1T = torch.tensor([ids])
+        types = (ids_1T == self.engine.dialogue.image_id).int()
+        with torch.no_grad():
+            logits_TV = (
+                self.policy(input_ids=ids_1T, mm_token_type_ids=types, **images)
+                .logits[0, :-1]
+                .float()
+            )
+        banned = torch.full_like(logits_TV[0], float("-inf"))
+        banned[self.engine.ban["allowed_token_ids"]] = 0.0
+        logprobs_T = torch.log_softmax((logits_TV + banned) / temperature, -1).gather(
+            -1, ids_1T[0, 1:, None]
+        )[:, 0]
+        engine_N = torch.tensor([p for t in turns for p in t.logprobs])
+        return (logprobs_T[torch.tensor(said[1:])] - engine_N).abs()
+
+    def gap(self, turns: Sequence[Turn], gallery: Gallery, temperature: float = 1.0) -> float:
+        return float(self.gaps(turns, gallery, temperature).max())
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    bench = Bench(tiny_engine.build(tmp_path_factory.mktemp("policy")))
+    yield bench
+    bench.engine.close()
+    bench.loop.close()
+
+
+async def dialogue(engine: Engine, gallery: Gallery, key: int, **options) -> list[Turn]:
+    """Two turns with images, if the first one ends within its tokens."""
+    engine_ask = engine.ask(gallery, ("test", key), **options)
+    first = await engine_ask(
+        ["0", View(0, 84, 84), "1", View(1, 56, 84), " Find the dog."], max_tokens=64
+    )
+    if not first.complete:
+        return [first]
+    return [first, await engine_ask([View(2, 112, 112), "Locate it."], max_tokens=12)]
+
+
+async def dialogues(engine: Engine, n: int, **options) -> list[tuple[list[Turn], Gallery]]:
+    galleries = [Gallery(VIDEO, show) for _ in range(n)]
+    played = await asyncio.gather(
+        *(dialogue(engine, g, k, **options) for k, g in enumerate(galleries))
+    )
+    return list(zip(played, galleries, strict=True))
+
+
+def test_two_turns_with_images_equal_transformers(bench: Bench) -> None:
+    played = bench.run(dialogues(bench.engine, 8))
+    assert max(bench.gap(turns, gallery) for turns, gallery in played) < EXACT
+    assert any(len(turns) == 2 for turns, _ in played), "no dialogue got to its second turn"
+    turns = next(turns for turns, _ in played if len(turns) == 2)
+    assert turns[0].completion_ids[-1] == bench.engine.dialogue.end_id
+    assert [m.view.frame for m in turns[0].media] == [0, 1]
+    assert [m.view.frame for m in turns[1].media] == [2]
+
+
+def test_temperature_and_greedy(bench: Bench) -> None:
+    for turns, gallery in bench.run(dialogues(bench.engine, 2, temperature=0.5)):
+        assert bench.gap(turns, gallery, temperature=0.5) < EXACT
+    one, two = bench.run(dialogues(bench.engine, 2, temperature=0.0))
+    assert one[0] == two[0], "greedy answers do not depend on the key"
+
+
+def test_same_key_same_answer_other_key_another(bench: Bench) -> None:
+    once, again = (bench.run(dialogues(bench.engine, 4)) for _ in range(2))
+    tokens = [[t.completion_ids for t in turns] for turns, _ in once]
+    assert tokens == [[t.completion_ids for t in turns] for turns, _ in again]
+    assert len({str(t) for t in tokens}) == 4
+    assert seed_of(0, "v/1", 2) == seed_of(0, "v/1", 2) != seed_of(0, "v/1", 3)
+
+
+def test_banned_ids_are_never_sampled(bench: Bench) -> None:
+    """Both ways of banning, for small and for big vocabularies, give the same answer; without, banned ids come."""
+    engine = bench.engine
+    few = bench.engine.ban
+    vocabulary = 288
+    allowed = bench.every_ban["allowed_token_ids"]
+    bans = [
+        bench.every_ban,
+        {"logit_bias": {i: -1e9 for i in range(vocabulary) if i not in allowed}},
+        {},
+    ]
+    prompt = engine.dialogue.user(["Say something."], first=True, expanded=False)
+
+    async def answers() -> list[tuple[list[int], list[float]]]:
+        asked = [
+            engine.generate(prompt, [], [], max_tokens=200, temperature=2.0, seed=seed)
+            for seed in range(4)
+        ]
+        said = await asyncio.gather(*asked)
+        return [(ids, logprobs) for _, ids, logprobs in said]
+
+    small, big, free = [bench.run(answers()) for engine.ban in bans]
+    engine.ban = few
+    for (ids, logprobs), (same_ids, same_logprobs) in zip(small, big, strict=True):
+        assert ids == same_ids
+        assert np.allclose(logprobs, same_logprobs, atol=EXACT)
+        assert set(ids) <= set(allowed)
+    assert {i for ids, _ in free for i in ids} - set(allowed), (
+        "no banned id was wanted: proves nothing"
+    )
+    assert set(ban(allowed, SMALL_VOCABULARY + 1)) == {"logit_bias"}
+    assert set(bench.every_ban) == {"allowed_token_ids"}
+
+
+def test_answer_cut_off_cannot_be_followed(bench: Bench) -> None:
+    async def cut() -> Turn:
+        ask = bench.engine.ask(Gallery(VIDEO, show), ("cut",))
+        turn = await ask(["Hello"], max_tokens=1)
+        with pytest.raises(RuntimeError, match="cut off"):
+            await ask(["Go on"], max_tokens=1)
+        return turn
+
+    turn = bench.run(cut())
+    assert not turn.complete
+    assert len(turn.completion_ids) == len(turn.logprobs) == 1
+
+
+def test_questions_on_the_side(bench: Bench) -> None:
+    """Independent of each other and repeatable, not trained, exactly scored; the dialogue is the same without them."""
+
+    async def scene(aside: bool) -> tuple[list[Turn], Turn, Gallery]:
+        gallery = Gallery(VIDEO, show)
+        ask = bench.engine.ask(gallery, ("aside",))
+        question = [View(3, 56, 56), "Where?"]
+        how = {"max_tokens": 12, "temperature": 0.6, "top_p": 1.0}
+        beside = list(await asyncio.gather(*(ask.aside(question, **how) for _ in range(3 * aside))))
+        return beside, await ask(["0", View(0, 84, 84), " Find the dog."], max_tokens=12), gallery
+
+    beside, turn, gallery = bench.run(scene(True))
+    again = bench.run(scene(True))
+    (_, alone, _) = bench.run(scene(False))
+    assert beside == again[0]
+    assert len({t.completion_ids for t in beside}) == 3
+    assert turn == again[1] == alone
+    assert turn.trainable
+    assert not any(t.trainable for t in beside)
+    assert all(bench.gap([t], gallery, temperature=0.6) < EXACT for t in beside)
+    assert {m.view.frame for t in beside for m in t.media} == {3}
+    assert {m.view.frame for m in turn.media} == {0}
+
+
+def test_the_policy_counts_its_tokens(bench: Bench) -> None:
+    ask = bench.engine.ask(Gallery(VIDEO, show), ("count",))
+    assert ask.count("<think>a dog</think>") == 2 + 5
+    assert ask.count("") == 0
+    assert ask.count("<|image_pad|>") == 13, "a control token that is spelled out is text"
+    assert ask.version == bench.engine.version
+
+
+def test_views_are_decoded_once(bench: Bench) -> None:
+    asked: list[View] = []
+
+    def counting(video: Video, views: Sequence[View]) -> list[tuple[Media, np.ndarray]]:
+        asked.extend(views)
+        return show(video, views)
+
+    gallery = Gallery(VIDEO, counting)
+    bench.run(_many(gallery))
+    assert sorted(v.frame for v in asked) == [0, 1, 2]
+
+
+async def _many(gallery: Gallery) -> None:
+    views = [View(i, 28, 28) for i in (0, 1, 2, 0)]
+    await asyncio.gather(*(gallery.show(views) for _ in range(5)))
+
+
+def changed(policy: torch.nn.Module, part: str, seed: int) -> torch.nn.Module:
+    """A copy of the policy, with noise on the parameters whose name has `part` in it."""
+    import copy
+
+    other = copy.deepcopy(policy)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in other.named_parameters():
+            if part in name:
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
+    return other
+
+
+def test_new_weights_equal_transformers(bench: Bench) -> None:
+    for seed in (1, 2):
+        version = bench.engine.version
+        bench.update(changed(bench.policy, "", seed))
+        played = bench.run(dialogues(bench.engine, 3))
+        assert max(bench.gap(turns, gallery) for turns, gallery in played) < EXACT
+        assert {t.version for turns, _ in played for t in turns} == {version + 1}
+
+
+def test_no_embedding_of_the_old_vision_tower_survives(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same image before and after the vision tower changed: without the encoder cache's reset it is wrong."""
+
+    async def once() -> tuple[list[Turn], Gallery]:
+        gallery = Gallery(VIDEO, show)
+        ask = bench.engine.ask(gallery, ("vision",))
+        return [await ask([View(5, 112, 112), "What is it?"], max_tokens=8)], gallery
+
+    assert bench.gap(*bench.run(once())) < EXACT
+    bench.update(changed(bench.policy, "visual", 3))
+    assert bench.gap(*bench.run(once())) < EXACT
+
+    async def nothing() -> None:
+        return None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.engine.llm, "reset_encoder_cache", nothing)
+        bench.update(changed(bench.policy, "visual", 4))
+        assert bench.gap(*bench.run(once())) > 10 * EXACT, (
+            "the encoder cache needs no reset any more?"
+        )
+    bench.run(bench.engine.forget())
+    assert bench.gap(*bench.run(once())) < EXACT
+
+
+def test_weights_taken_in_flight(bench: Bench) -> None:
+    """An answer that is being sampled pauses, goes on with the new weights, and carries the version it began with."""
+    engine = bench.engine
+    few = bench.engine.ban
+    version = bench.engine.version
+    old = bench.policy
+    new = changed(bench.policy, "", 5)
+    names, dtypes, shapes, flat = flatten(new.state_dict())
+
+    async def long_answer(key: int) -> tuple[list[Turn], Gallery]:
+        gallery = Gallery(VIDEO, show)
+        return [
+            await engine.ask(gallery, ("long", key))([View(7, 84, 84), "Go on."], max_tokens=500)
+        ], gallery
+
+    async def scene() -> list[tuple[list[Turn], Gallery]]:
+        began = time.monotonic()
+        await long_answer(0)
+        whole = time.monotonic() - began
+        for share in (
+            0.5,
+            0.3,
+            0.2,
+            0.1,
+        ):  # the first answer is the slowest, on a busy machine by far
+            tasks = [asyncio.create_task(long_answer(key)) for key in (1, 2)]
+            await asyncio.sleep(share * whole)
+            if not any(task.done() for task in tasks):
+                break
+        await engine.take(version + 1, names, dtypes, shapes, checksum(flat), flat)
+        return [await task for task in tasks]
+
+    engine.ban = {"allowed_token_ids": [*range(60, 72)]}  # without the end-of-turn token
+    for turns, gallery in bench.run(scene()):
+        assert turns[0].version == version
+        assert len(turns[0].completion_ids) == 500
+        bench.policy = old
+        assert bench.gaps(turns, gallery)[:5].max() < EXACT
+        bench.policy = new
+        assert bench.gaps(turns, gallery)[-5:].max() < EXACT
+        assert bench.gaps(turns, gallery)[:5].max() > EXACT, (
+            "the first tokens were not sampled by the old weights"
+        )
+    engine.ban = few
+    assert engine.version == version + 1
+
+
+def test_damaged_weights_are_refused_and_the_old_stay(bench: Bench) -> None:
+    names, dtypes, shapes, flat = flatten(changed(bench.policy, "", 6).state_dict())
+    right = checksum(flat)
+    version = bench.engine.version
+    flat[100] ^= 1
+    with pytest.raises(Exception, match="damaged|update_weights"):
+        bench.run(bench.engine.take(version + 1, names, dtypes, shapes, right, flat))
+    assert bench.engine.version == version
+    assert not [f for f in os.listdir("/dev/shm") if f.startswith(f"rayvos_weights_{os.getpid()}_")]
+    played = bench.run(dialogues(bench.engine, 2))
+    assert max(bench.gap(turns, gallery) for turns, gallery in played) < EXACT
+    bench.update(changed(bench.policy, "", 7))  # and the next good version is taken
+    assert (
+        max(bench.gap(turns, gallery) for turns, gallery in bench.run(dialogues(bench.engine, 2)))
+        < EXACT
+    )
+
+
+def test_many_long_seeded_prompts_at_once(bench: Bench) -> None:
+    """More tokens than one engine step takes by default: a prompt cut into chunks would kill the engine on CPU."""
+
+    async def ask_all() -> list[Turn]:
+        asks = [bench.engine.ask(Gallery(VIDEO, show), ("many", i)) for i in range(24)]
+        texts = [" ".join(str((7 * i + j) % 100) for j in range(450)) for i in range(24)]
+        return list(
+            await asyncio.gather(*(a([t], max_tokens=2) for a, t in zip(asks, texts, strict=True)))
+        )
+
+    turns = bench.run(ask_all())
+    assert sum(len(turn.prompt_ids) for turn in turns[:16]) > 8192
+    assert all(turn.completion_ids for turn in turns)
+    assert not bench.engine.dead

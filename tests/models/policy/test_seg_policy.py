@@ -1,0 +1,417 @@
+"""One pass over a tree row: masks of its [SEG] tokens, calibrated log-probs, the mask loss, and where gradients go."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForImageTextToText
+
+from core.drawing import requests as segs
+from core.drawing.calibration import log_likelihood
+from core.drawing.losses import mask_loss
+from core.masks import decode, encode
+from models.policy.mask_head import resize
+from models.policy.policy import Pixels
+from models.policy.seg_policy import SegOptions, SegPolicy, attach, shrunk
+from models.segmenters.sam2_build import TINY
+from tests.models.seg_cases import SEG, asked_of, case, frames, sam, seg_policy
+from tests.models.tiny_qwen import ID, build, build_qwen3
+
+
+@pytest.fixture(scope="module", params=["qwen2.5", "qwen3"])
+def folder(request, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("qwen")
+    return build_qwen3(path) if request.param == "qwen3" else build(path)
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory) -> Path:
+    return build(tmp_path_factory.mktemp("qwen"))
+
+
+def patches(folder: Path, row, media) -> tuple[torch.Tensor, torch.Tensor]:
+    return Pixels(folder)([media[d] for d in row.images])
+
+
+def mask_states(folder: Path, groups, media) -> dict[tuple[int, int, int], torch.Tensor]:
+    """Hidden state of each [SEG] by (episode, turn, position): a row for each episode, transformers' own forward."""
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    found = {}
+    number = 0
+    for group in groups:
+        for episode in group.episodes:
+            ids = []
+            at = {}
+            shown = []
+            for t, turn in enumerate(episode.turns):
+                ids += turn.prompt_ids
+                at |= {
+                    (t, p): len(ids) + p
+                    for p, token in enumerate(turn.completion_ids)
+                    if token == SEG
+                }
+                ids += turn.completion_ids
+                shown += [media[m.digest] for m in turn.media]
+            pixels, grid = Pixels(folder)(shown)
+            ids_1T = torch.tensor([ids])
+            with torch.no_grad():
+                states_TD = model(
+                    input_ids=ids_1T,
+                    pixel_values=pixels,
+                    image_grid_thw=grid,
+                    output_hidden_states=True,
+                    mm_token_type_ids=(ids_1T == ID["<|image_pad|>"]).int(),
+                ).hidden_states[-1][0]
+            found |= {(number, t, p): states_TD[place] for (t, p), place in at.items()}
+            number += 1
+    return found
+
+
+@pytest.mark.parametrize(
+    "seeds, budget", [((0,), 10**6), ((0, 1), 120)], ids=["one group", "split by branches"]
+)
+def test_masks_of_a_tree_row_equal_those_of_a_row_for_each_episode(folder, seeds, budget):
+    policy = seg_policy(folder)
+    rows, media, groups, asked = case(seeds, budget)
+    states = mask_states(folder, groups, media)
+    seen = 0
+    for row in rows:
+        mine = segs.of_row(asked, row)
+        drawn = policy.masks(row, *patches(folder, row, media), mine, frames())
+        assert not drawn.logits_Mhw.requires_grad
+        assert drawn.logits_Mhw.std() > 0.5
+        for mask, logits_hw, token_C in zip(mine, drawn.logits_Mhw, drawn.token_MC, strict=True):
+            state_1D = states[mask.episode, mask.prompt.turn, mask.prompt.position][None]
+            with torch.no_grad():
+                maps = policy.frozen([mask.digest], frames())
+                (expected_hw,), (expected_C,) = policy.head(
+                    state_1D, maps, torch.zeros(1, dtype=torch.int64)
+                )
+            assert (logits_hw - expected_hw).abs().max() <= 1e-4
+            assert (token_C - expected_C).abs().max() <= 1e-4
+            seen += 1
+    assert seen == len(asked) > 8
+
+
+def test_a_mask_is_drawn_from_the_state_at_seg_not_from_the_one_before(qwen):
+    """Negative control: the state that predicts [SEG] gives other masks."""
+    policy = seg_policy(qwen)
+    (row,), media, _, asked = case()
+    shown = patches(qwen, row, media)
+    drawn = policy.masks(row, *shown, asked, frames())
+    at = segs.places(row, asked, SEG)
+    with torch.no_grad():
+        before_SD = policy.policy(row, *shown, 1.0, row.source_N[at.token_S])[2]
+        wrong = policy.head(
+            before_SD, policy.frozen([m.digest for m in asked], frames()), torch.as_tensor(at.seg_M)
+        )[0]
+    assert (wrong - drawn.logits_Mhw).abs().amax((1, 2)).min() > 0.1
+
+
+def with_samples(policy: SegPolicy, row, shown, asked):
+    """The same masks, their keyframes sampled as they are drawn now."""
+    logits_Mhw = policy.masks(row, *shown, asked, frames()).logits_Mhw
+    samples = policy.sampled(logits_Mhw)
+    return [
+        replace(m, sampled=s) if m.prompt.role == "keyframe" else m
+        for m, s in zip(asked, samples, strict=True)
+    ]
+
+
+def moved(policy: SegPolicy, seed: int = 2) -> SegPolicy:
+    """The same policy after some update of head and language model."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for p in [*policy.head.parameters(), *policy.vlm.parameters()]:
+            p += 0.1 * p.std() * torch.randn_like(p) if p.numel() > 1 else 0.0
+    return policy
+
+
+def test_the_calibrated_log_prob_is_the_formula(folder):
+    """SPEC B.5 with its sum over pixels written out; masks have been sampled by other weights than these."""
+    options = SegOptions(calibration=0.7)
+    policy = seg_policy(folder, options)
+    (row,), media, _, asked = case()
+    shown = patches(folder, row, media)
+    asked = with_samples(policy, row, shown, asked)
+    policy = moved(policy)
+    logprob_N, _, _, text_N, (logits_Mhw, _) = policy(row, *shown, 0.8, asked, frames())
+    expected = text_N.detach().double().clone()
+    at = segs.places(row, asked, SEG)
+    for i, mask in enumerate(asked):
+        if mask.sampled is None:
+            continue
+        z = resize(logits_Mhw[i : i + 1], 32, 32)[0].detach().double()
+        y = torch.as_tensor(mask.sampled.bits)
+        loglik = sum(
+            float(torch.sigmoid(v if b else -v).log())
+            for v, b in zip(z.flatten(), y.flatten(), strict=True)
+        )
+        expected[at.token_S[at.seg_M[i]]] += 0.7 * (loglik / 1024 - mask.sampled.loglik)
+    change_N = logprob_N - text_N
+    assert (logprob_N - expected).abs().max() < 1e-5
+    assert (change_N != 0).sum() == len(at.token_S)
+    assert change_N.abs().max() > 1e-2
+
+
+def test_on_policy_the_calibrated_log_prob_is_the_textual_one(qwen):
+    policy = seg_policy(qwen)
+    (row,), media, _, asked = case()
+    shown = patches(qwen, row, media)
+    logprob_N, _, _, text_N, _ = policy(
+        row, *shown, 1.0, with_samples(policy, row, shown, asked), frames()
+    )
+    assert (logprob_N - text_N).abs().max() < 1e-6
+    assert torch.equal(text_N, policy.policy(row, *shown, 1.0)[0])
+
+
+def test_with_weight_zero_everything_is_bit_identical_to_the_plain_policy(folder):
+    """Log-probs, entropies and, after a backward pass, every gradient of the language model."""
+    policy = seg_policy(folder, SegOptions(calibration=0.0))
+    (row,), media, _, asked = case()
+    shown = patches(folder, row, media)
+    asked = moved_samples(policy, row, shown, asked)
+    plain = copy.deepcopy(policy.policy)
+    expected_N, expected_entropy_N = plain(row, *shown, 0.8)
+    logprob_N, entropy_N, *_ = policy(row, *shown, 0.8, asked, frames())
+    without = policy(row, *shown, 0.8)
+    assert torch.equal(logprob_N, expected_N)
+    assert torch.equal(entropy_N, expected_entropy_N)
+    assert len(without) == 2
+    assert torch.equal(without[0], expected_N)
+    signs_N = torch.linspace(-1, 1, len(logprob_N))
+    (signs_N * expected_N).sum().backward()
+    (signs_N * logprob_N).sum().backward()
+    theirs = dict(plain.vlm.named_parameters())
+    assert all(
+        torch.equal(p.grad, theirs[n].grad)
+        for n, p in policy.vlm.named_parameters()
+        if p.grad is not None
+    )
+    assert sum(p.grad is not None for p in theirs.values()) == sum(
+        p.grad is not None for p in policy.vlm.parameters()
+    )
+    assert all(p.grad is None for p in policy.head.parameters())
+
+
+def moved_samples(policy: SegPolicy, row, shown, asked):
+    """Samples of a policy that has since been updated: their log-likelihoods are no longer those of now."""
+    return with_samples(moved(copy.deepcopy(policy)), row, shown, asked)
+
+
+def test_with_a_weight_the_log_probs_differ_so_the_test_above_could_fail(qwen):
+    policy = seg_policy(qwen, SegOptions(calibration=1.0))
+    (row,), media, _, asked = case()
+    shown = patches(qwen, row, media)
+    found_N = policy(row, *shown, 0.8, moved_samples(policy, row, shown, asked), frames())[0]
+    assert (found_N - policy.policy(row, *shown, 0.8)[0]).abs().max() > 1e-3
+
+
+def surrogate(policy: SegPolicy, row, shown, asked, advantage: float) -> torch.Tensor:
+    """GRPO's on-policy term on the calibrated part of the log-probs alone: the change of [SEG] by its mask."""
+    logprob_N, _, _, text_N, _ = policy(row, *shown, 1.0, asked, frames())
+    change_N = logprob_N - text_N
+    return -advantage * (change_N - change_N.detach()).exp().sum()
+
+
+def seg_logliks(policy: SegPolicy, row, shown, asked) -> np.ndarray:
+    logits_Mhw = policy.masks(row, *shown, asked, frames()).logits_Mhw
+    kept = [(i, m.sampled) for i, m in enumerate(asked) if m.sampled is not None]
+    bits = torch.as_tensor(np.stack([s.bits for _, s in kept]))
+    assert 0.05 < bits.float().mean() < 0.95
+    return log_likelihood(resize(logits_Mhw[[i for i, _ in kept]], 32, 32), bits).numpy()
+
+
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+@pytest.mark.parametrize("part", ["head", "vlm"])
+def test_a_good_advantage_moves_the_mask_towards_the_sample_and_a_bad_one_away(
+    qwen, advantage, part
+):
+    """One small step on the head alone, or on the language model alone, with the head as it is."""
+    policy = seg_policy(qwen)
+    (row,), media, _, asked = case()
+    shown = patches(qwen, row, media)
+    asked = with_samples(policy, row, shown, asked)
+    before_C = seg_logliks(policy, row, shown, asked)
+    surrogate(policy, row, shown, asked, advantage).backward()
+    parameters = [p for p in getattr(policy, part).parameters() if p.grad is not None]
+    norm = torch.stack([p.grad.norm() for p in parameters]).norm()
+    with torch.no_grad():
+        for p in parameters:
+            p -= 2e-3 * p.grad / norm
+    change_C = seg_logliks(policy, row, shown, asked) - before_C
+    assert np.sign(change_C.mean()) == np.sign(advantage)
+    assert abs(change_C.mean()) > 1e-6
+    if part == "head":
+        assert (np.sign(change_C) == np.sign(advantage)).mean() >= 0.8
+
+
+def test_gradients_reach_language_model_mlp_and_decoder_and_not_the_image_encoder(folder):
+    """Each of the two losses alone, and only at [SEG] and before it."""
+    policy = seg_policy(folder)
+    (row,), media, groups, asked = case()
+    shown = patches(folder, row, media)
+    losses = {
+        "calibration": lambda: surrogate(
+            policy, row, shown, with_samples(policy, row, shown, asked), 1.0
+        ),
+        "auxiliary": lambda: policy(row, *shown, 1.0, segs.weigh(asked, 0.2), frames())[2],
+    }
+    for name, loss in losses.items():
+        policy.zero_grad(set_to_none=True)
+        loss().backward()
+        parts = {
+            "mlp": policy.head.mlp,
+            "decoder": policy.head.decoder,
+            "language model": policy.vlm.model.language_model,
+            "vision tower": policy.vlm.model.visual,
+        }
+        for part, module in parts.items():
+            norms = [float(p.grad.norm()) for p in module.parameters() if p.grad is not None]
+            assert norms and max(norms) > 0, (name, part)
+        assert all(p.grad is None and not p.requires_grad for p in policy.frozen.sam.parameters())
+        assert not {id(p) for p in policy.frozen.sam.parameters()} & {
+            id(p) for p in policy.parameters()
+        }
+    assert len(groups) == 1
+    assert not any("image_encoder" in n or "memory" in n for n in policy.state_dict())
+
+
+def test_the_auxiliary_loss_is_weighted_over_the_batch_whatever_the_rows(qwen):
+    policy = seg_policy(qwen, SegOptions(bce=2.0, dice=0.5))
+    total = []
+    for budget in (10**6, 120):
+        rows, media, _, asked = case((0, 1), budget)
+        asked = segs.weigh(asked, 0.2)
+        parts = [
+            policy(row, *patches(qwen, row, media), 1.0, segs.of_row(asked, row), frames())[2]
+            for row in rows
+        ]
+        assert len(parts) == (1 if budget > 1000 else len(rows))
+        assert all(p > 0 for p in parts)
+        total.append(float(sum(parts)))
+    assert total[0] == pytest.approx(total[1], abs=1e-5)
+    (row,), media, _, asked = case((0, 1))
+    drawn = policy.masks(row, *patches(qwen, row, media), asked, frames()).logits_Mhw
+    loss_M = mask_loss(drawn, torch.stack([shrunk(m.truth, drawn) for m in asked]), 2.0, 0.5)
+    key_M = torch.tensor([m.prompt.role == "keyframe" for m in asked])
+    assert total[0] == pytest.approx(
+        0.2 * float(loss_M[key_M].mean() + loss_M[~key_M].mean()), abs=1e-5
+    )
+
+
+def test_the_auxiliary_loss_may_be_taken_at_points(qwen):
+    (row,), media, _, asked = case()
+    asked = segs.weigh(asked, 0.2)
+    policy = seg_policy(qwen, SegOptions(bce=2.0, dice=0.5, points=40))
+    torch.manual_seed(3)
+    auxiliary = policy(row, *patches(qwen, row, media), 1.0, asked, frames())[2]
+    drawn = policy.masks(row, *patches(qwen, row, media), asked, frames()).logits_Mhw
+    truth_Mhw = torch.stack([shrunk(m.truth, drawn) for m in asked])
+    assert drawn[0].numel() > 40
+    torch.manual_seed(3)
+    loss_M = mask_loss(drawn, truth_Mhw, 2.0, 0.5, points=40)
+    expected = float((torch.tensor([m.weight for m in asked]) * loss_M).sum())
+    assert float(auxiliary) == pytest.approx(expected, rel=1e-5)
+    assert expected != pytest.approx(
+        float(
+            (torch.tensor([m.weight for m in asked]) * mask_loss(drawn, truth_Mhw, 2.0, 0.5)).sum()
+        ),
+        rel=1e-3,
+    )
+    auxiliary.backward()
+    assert any(p.grad is not None and p.grad.any() for p in policy.vlm.parameters())
+
+
+def test_a_dummy_row_and_a_row_without_masks_run_the_head_and_add_nothing(qwen):
+    policy = seg_policy(qwen)
+    (row,), media, _, asked = case()
+    shown = patches(qwen, row, media)
+    dummy = replace(row, weight_N=np.zeros_like(row.weight_N))
+    for one, masks in ((dummy, segs.weigh(asked, 0.2)), (row, [])):
+        policy.zero_grad(set_to_none=True)
+        logprob_N, _, auxiliary, text_N, _ = policy(one, *shown, 1.0, masks, frames())
+        assert float(auxiliary) == 0.0
+        assert torch.equal(logprob_N, text_N)
+        (logprob_N.sum() * 0.0 + auxiliary).backward()
+        trained = [p for p in policy.head.parameters() if p.requires_grad]
+        assert all(
+            p.grad is not None and not p.grad.any() for p in trained
+        )  # ranks reduce the same set
+
+
+def test_a_truth_is_shrunk_to_shares_of_the_decoders_cells():
+    truth_HW = np.zeros((4, 8), bool)
+    truth_HW[:2, :3] = True
+    assert shrunk(encode(truth_HW), torch.zeros(1, 2, 4)).tolist() == [
+        [1.0, 0.5, 0.0, 0.0],
+        [0.0] * 4,
+    ]
+    assert not shrunk(None, torch.zeros(1, 2, 4)).any()
+
+
+def test_a_sample_is_what_exceeds_the_threshold_on_the_small_grid(qwen):
+    policy = seg_policy(qwen, SegOptions(side=4))
+    logits_Mhw = torch.linspace(-2, 2, 64).reshape(1, 8, 8)
+    (sample,) = policy.sampled(logits_Mhw)
+    small = F.interpolate(logits_Mhw[None], size=(4, 4), mode="bilinear")[0, 0]
+    np.testing.assert_array_equal(sample.bits, (small > 0.5).numpy())
+    assert 0 < sample.bits.sum() < (small > 0).sum()
+    assert sample.loglik == pytest.approx(float(log_likelihood(small[None], small[None] > 0.5)))
+
+
+def test_what_is_drawn_travels_as_rewards_calibration_and_segmenter_need_it(qwen):
+    policy = seg_policy(qwen)
+    (row,), media, _, asked = case()
+    shown = patches(qwen, row, media)
+    asked = [
+        replace(m, prompt=replace(m.prompt, role="final")) if i % 4 == 1 else m
+        for i, m in enumerate(asked)
+    ]
+    drawn, made = (draw(row, *shown, asked, frames()) for draw in (policy.masks, policy.draw))
+    for i, (mask, one) in enumerate(zip(asked, made, strict=True)):
+        height, width = frames()[mask.digest].shape[:2]
+        expected_HW = (
+            F.interpolate(drawn.logits_Mhw[i][None, None], (height, width), mode="bilinear")[0, 0]
+            > 0
+        )
+        np.testing.assert_array_equal(decode(one.rle), expected_HW.numpy())
+        assert (one.prompt is not None) == (i % 4 == 1)
+        if one.prompt is not None:
+            assert one.prompt.frame == mask.prompt.frame
+            np.testing.assert_array_equal(one.prompt.logits_hw, drawn.logits_Mhw[i])
+            np.testing.assert_array_equal(one.prompt.token_C, drawn.token_MC[i])
+    assert [one.sampled.loglik for one in made] == [
+        s.loglik for s in policy.sampled(drawn.logits_Mhw)
+    ]
+    assert policy.draw(row, *shown, [], {}) == []
+
+
+def test_a_policy_is_saved_and_attached_with_its_head(folder, tmp_path):
+    policy = seg_policy(folder)
+    model = sam()
+    with pytest.raises(ValueError, match="has no mask head"):
+        attach(policy.policy, tmp_path, model, TINY, SEG)
+    fresh = attach(policy.policy, tmp_path, model, TINY, SEG, fresh=True)
+    policy.head.save(tmp_path)
+    again = attach(policy.policy, tmp_path, model, TINY, SEG, fresh=True)
+    (row,), media, _, asked = case()
+    ask = (row, *patches(folder, row, media), asked, frames())
+    expected, new, found = (p.masks(*ask).logits_Mhw for p in (policy, fresh, again))
+    assert torch.equal(found, expected)
+    assert not torch.equal(new, expected)
+
+
+def test_masks_must_be_asked_for_at_seg(qwen):
+    policy = seg_policy(qwen)
+    (row,), media, groups, asked = case()
+    wrong = [replace(asked[0], prompt=replace(asked[0].prompt, position=1))]
+    with pytest.raises(ValueError, match=r"token 1 of turn 0 .*not \[SEG\]"):
+        policy.masks(row, *patches(qwen, row, media), wrong, frames())
+    assert len(asked_of(groups[0])) == len(asked)

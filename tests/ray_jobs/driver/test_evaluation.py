@@ -1,0 +1,70 @@
+"""What all evaluations share: paired gains, and when failed episodes stop a job."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from core.types import End, Episode, Sample, Video
+from ray_jobs.driver.evaluation import (
+    Evaluation,
+    Result,
+    mean_parts,
+    paired_gain,
+    stop_on_failures,
+)
+
+
+def test_paired_gain() -> None:
+    """Differences 1, 2, 3, 6: mean 3, s = sqrt(14/3), standard error s / 2."""
+    before = {"a": 10.0, "b": 20.0, "c": 30.0, "d": 40.0}
+    after = {"d": 46.0, "a": 11.0, "b": 22.0, "c": 33.0}
+    assert paired_gain(before, after) == (3.0, pytest.approx(math.sqrt(14 / 3) / 2))
+
+
+def _result(uid: str, jf: float, reward: float, end: End = End.DONE) -> Result:
+    sample = Sample(uid, Video("v", "v", ("0",), 2, 2), "the circle", ())
+    parts = {} if end is End.FAILED else {"box": reward / 2}
+    return Result(sample, Episode(uid, (), end), (), jf, jf, reward, parts)
+
+
+def test_the_reward_and_jf_of_the_same_expression_are_compared() -> None:
+    """Between the expressions they go against each other: that is what their difficulty does, not the reward."""
+    same = [
+        _result("a", 0.1, 8.0),
+        _result("a", 0.2, 9.0),
+        _result("b", 0.7, 1.0),
+        _result("b", 0.9, 3.0),
+    ]
+    assert Evaluation(tuple(same)).reward_jf_correlation() == pytest.approx(1.0)
+    failed = Evaluation((*same, _result("a", 0.9, 0.0, End.FAILED)))
+    assert failed.reward_jf_correlation() == pytest.approx(1.0)
+    assert mean_parts([r.parts for r in failed.results]) == {"box": pytest.approx(21 / 2 / 5)}
+    once = Evaluation((same[0], same[2]))
+    assert once.reward_jf_correlation() is None
+
+
+def _episodes(failed: int, total: int, error: str) -> list[Episode]:
+    return [
+        Episode("v/0", (), End.FAILED if i < failed else End.DONE, error=error)
+        for i in range(total)
+    ]
+
+
+def test_failures_below_the_bound_are_borne() -> None:
+    stop_on_failures(_episodes(1, 20, "boom"), 0.05)
+
+
+def test_a_fault_of_ours_keeps_its_traceback() -> None:
+    error = "Traceback (most recent call last):\n  File x\nKeyError: 'frames'"
+    with pytest.raises(RuntimeError, match="2 of 20 episodes failed(.|\n)*File x"):
+        stop_on_failures(_episodes(2, 20, error), 0.05)
+
+
+def test_a_fault_of_the_data_is_told_in_one_line() -> None:
+    error = "Traceback (most recent call last):\n  File x\nValueError: v.mp4: the video stops after frame 3: copy it"
+    with pytest.raises(
+        ValueError, match=r"^v.mp4: the video stops after frame 3: copy it \(20 of 20 .*\)$"
+    ):
+        stop_on_failures(_episodes(20, 20, error), 0.05)

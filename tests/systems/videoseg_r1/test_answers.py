@@ -1,0 +1,89 @@
+"""Two readings of the same answers: fences, quotes, reversed boxes, missing keys, too many objects."""
+
+import pytest
+
+from systems.videoseg_r1.answers import (
+    coordinates,
+    negatives,
+    read_objects,
+    reasoning,
+    strict_answer,
+)
+
+ROW = '{"bbox_2d": [1, 2, 30, 40], "point_2d": [5, 6], "neg_point_2d": [50, 6]}'
+READ = {"box": [1, 2, 30, 40], "point": [5, 6], "negatives": [[50, 6]]}
+
+
+def answer(body: str) -> str:
+    return f"<think>t</think><answer>{body}</answer>"
+
+
+@pytest.mark.parametrize(
+    "body, objects",
+    [
+        (f"[{ROW}]", [READ]),
+        (ROW, [READ]),
+        (f"```json\n[{ROW}]\n```", [READ]),
+        (f"[{ROW}]".replace('"', "'"), [READ]),
+        (f"[{ROW}, {ROW}]", [READ, READ]),
+        ("[]", []),
+        ("```json\n[]\n```", []),
+        ('[{"bbox_2d": [9, 9, 1, 1]}]', [{"box": [9, 9, 1, 1], "point": None, "negatives": []}]),
+        (
+            '[{"point_2d": [5, 6], "neg_points_2d": [[1, 2], [3], [4, 5]]}]',
+            [{"box": None, "point": [5, 6], "negatives": [[1, 2], [4, 5]]}],
+        ),
+        (f'[{ROW}, {{"label": "x"}}]', [READ]),
+        ('[{"neg_point_2d": [5, 6]}]', None),
+        ('[{"bbox_2d": [1, 2, 3, NaN]}]', None),
+        ("[1, 2]", None),
+        ("{}", None),
+        ("the dog", None),
+        ("", None),
+    ],
+)
+def test_reading_for_masks(body, objects):
+    assert read_objects(answer(body)) == objects
+
+
+def test_no_answer_tags():
+    assert read_objects(f"[{ROW}]") is None
+    assert strict_answer(f"[{ROW}]") is None
+
+
+def test_at_most_120_objects():
+    many = "[" + ", ".join([ROW] * 150) + "]"
+    assert len(read_objects(answer(many))) == len(coordinates(strict_answer(answer(many)))) == 120
+
+
+@pytest.mark.parametrize(
+    "body", [f"```json\n[{ROW}]\n```", f"[{ROW}]".replace('"', "'"), f"[{ROW},]", "null"]
+)
+def test_only_strict_json_earns(body):
+    assert strict_answer(answer(body)) is None
+
+
+def test_one_bad_object_makes_the_answer_worth_nothing():
+    good = strict_answer(answer(f"[{ROW}]"))
+    assert coordinates(good) == [(1, 2, 30, 40, 5, 6)]
+    for bad in ({"bbox_2d": [1, 2, 3, 4]}, {"bbox_2d": [1, 2, 3], "point_2d": [1, 2]}, "x", {}):
+        assert coordinates([*good, bad]) == []
+    assert coordinates([{"bbox_2d": [1, 2, 3, 4]}], point=False) == [(1, 2, 3, 4, 0, 0)]
+    assert coordinates({"bbox_2d": [1, 2, 3, 4], "point_2d": [1, 2]}) == [] == coordinates(None)
+
+
+def test_negative_points_of_all_objects():
+    assert negatives([{"neg_point_2d": [1, 2]}, {"neg_points_2d": [[3, 4], [5, 6]]}, 7]) == [
+        (1, 2),
+        (3, 4),
+        (5, 6),
+    ]
+    assert strict_answer('<answer>[{"neg_points_2d": [[3, 4]]}]</answer>')[0]["neg_point_2d"] == [
+        3,
+        4,
+    ]
+
+
+def test_reasoning_is_all_before_the_answer():
+    assert reasoning("<think>two words</think><answer>x</answer>") == "two words"
+    assert reasoning("no tags at all") == "no tags at all"

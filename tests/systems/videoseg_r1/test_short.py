@@ -1,0 +1,68 @@
+"""The short form of VideoSeg-R1's question: what a tiny policy is taught."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from core.types import View
+from systems.videoseg_r1 import VideoSegR1
+from systems.videoseg_r1.options import VideoSegR1Options
+from systems.videoseg_r1.sampler import Choice
+from tests.systems.r1_script import sample
+
+OPTIONS = VideoSegR1Options(
+    prompt="short",
+    key_frames=2,
+    reference_frames=4,
+    frame_height=84,
+    frame_width=84,
+    target_height=112,
+    target_width=112,
+    negative_limit=20.0,
+)
+
+
+def test_part_and_whole_stand_in_the_order_of_time_and_no_frame_twice() -> None:
+    content = VideoSegR1(OPTIONS).ask_objects("the dogs", 24, Choice(8, 16, 15))
+    frames = [piece.frame for piece in content if isinstance(piece, View)]
+    assert frames == [
+        3,
+        9,
+        10,
+        14,
+        21,
+        15,
+    ]  # the whole video's 3, 9, 15, 21 and the part's 10, 14; the target last
+    assert content[:2] == ["3", View(3, 84, 84)]
+    assert content[-3:] == ["15", View(15, 112, 112), " Find the dogs."]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"answer": "box"}, " Find the dogs: box."),
+        ({"answer": "point"}, " Find the dogs: point."),
+        ({"answer": "box_point"}, " Find the dogs: box, point."),
+        ({"answer": "box_negative"}, " Find the dogs: box, off."),
+        ({"think": False}, "Locate the dogs."),
+    ],
+)
+def test_every_form_of_answer_has_a_question_of_its_own(changes: dict, text: str) -> None:
+    assert (
+        VideoSegR1(replace(OPTIONS, **changes)).ask_objects("the dogs", 24, Choice(8, 16, 15))[-1]
+        == text
+    )
+
+
+def test_a_demonstration_takes_the_frame_that_the_hints_give() -> None:
+    system = VideoSegR1(OPTIONS)
+    rng = np.random.default_rng(0)
+    hinted = replace(
+        sample(notes={"thought": "both dogs"}), hints={"target_frame": 5, "key_segment": [4, 7]}
+    )
+    ((content, answer),) = system.demonstrate(hinted, rng)
+    assert content == system.ask_objects("the dogs", 8, Choice(4, 7, 5))
+    assert answer.startswith("<think>both dogs</think>")

@@ -1,0 +1,115 @@
+"""A row of several dialogues equals the dialogues one by one; a policy that speaks, the engine's dialogue."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+from core.batch import mrope_positions
+from core.types import View
+from models.dialogue import Dialogue, allowed_ids
+from tiny.school.batched import Batched
+from tiny.school.build import build
+from tiny.school.rows import Dialogue1, common, pack
+from tiny.school.speaker import Speaker
+from tiny.world.queries import sentences
+
+VIEWS = [View(0, 56, 84), View(1, 112, 112)]
+GRIDS = [(2, 3), (4, 4)]
+ASKED = (
+    (" Find the red circle.", "<think>it</think>"),
+    (" Find all squares.", "<answer>[1,2]</answer>"),
+)
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Batched, Dialogue]:
+    folder: Path = tmp_path_factory.mktemp("rows") / "policy"
+    build(folder, sentences())
+    hf = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():  # at their initial size the weights would hide differences
+        for parameter in hf.parameters():
+            if parameter.ndim >= 2:
+                parameter.mul_(3)
+    return Batched(hf), Dialogue(AutoTokenizer.from_pretrained(folder))
+
+
+def pixels(view: View) -> np.ndarray:
+    return np.random.default_rng(view.frame).integers(
+        0, 255, (view.height, view.width, 3), dtype=np.uint8
+    )
+
+
+def dialogues(dialogue: Dialogue) -> list[Dialogue1]:
+    made = []
+    for text, answer in ASKED:
+        prompt = dialogue.user(["0", VIEWS[0], "1", VIEWS[1], text], first=True, expanded=True)
+        ids = dialogue.completion(answer)
+        made.append(Dialogue1(prompt, ids, [1.0] * len(ids), list(range(len(ids)))))
+    return made
+
+
+@torch.no_grad()
+def test_a_row_equals_its_dialogues(policy: tuple[Batched, Dialogue]) -> None:
+    net, dialogue = policy
+
+    # `see` takes square images only: the other one is made of zeros by both ways.
+    images = torch.cat([torch.zeros(6, 128), net.see(torch.from_numpy(pixels(VIEWS[1]))[None])[0]])
+    made = dialogues(dialogue)
+    short = [
+        Dialogue1(d.prompt_ids, d.answer_ids[:2], d.weights[:2], d.values[:2]) for d in made[:1]
+    ]
+    rows = pack([(made, GRIDS), (short, GRIDS)], dialogue.image_id)
+    x = net.embed(rows.ids_BT, torch.cat([images, images]))
+    ours = net.logits(net.read(x, rows.positions_BT3, seen_BTT=rows.seen())[0])
+    assert rows.ids_BT.shape[1] % 16 == 0
+    assert rows.branch_BT.max(1).values.tolist() == [2, 1]
+    for b, group in enumerate((made, short)):
+        for k, one in enumerate(group):
+            whole = [*one.prompt_ids, *one.answer_ids]
+            positions = torch.from_numpy(mrope_positions(whole, GRIDS, dialogue.image_id).T.copy())[
+                None
+            ]
+            alone = net.logits(net.read(net.embed(torch.tensor([whole]), images), positions)[0])[0]
+            at = torch.nonzero((rows.weight_BT[b] > 0) & (rows.branch_BT[b] == k + 1))[:, 0]
+            assert rows.ids_BT[b, at].tolist() == list(one.answer_ids)
+            assert rows.value_BT[b, at].tolist() == list(one.values)
+            theirs = alone[len(one.prompt_ids) - 1 : -1]
+            assert theirs.std() > 0.5
+            torch.testing.assert_close(ours[b, at - 1], theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_what_prompts_share_leaves_a_token_to_each() -> None:
+    assert common([[1, 2, 3], [1, 2, 4]]) == 2
+    assert common([[1, 2, 3]]) == 2 == common([[1, 2, 3], [1, 2, 3, 4]])
+    assert common([[5, 2], [1, 2]]) == 0
+
+
+@torch.no_grad()
+def test_it_speaks_as_hugging_face_generates(policy: tuple[Batched, Dialogue]) -> None:
+    net, dialogue = policy
+    content = ["1", VIEWS[1], ASKED[0][0]]
+    turn = asyncio.run(Speaker(net, dialogue, pixels)(content, max_tokens=6))
+    assert list(turn.prompt_ids) == dialogue.user(content, first=True, expanded=True)
+    ids = list(turn.prompt_ids)
+    banned = torch.ones(len(net.hf.lm_head.weight), dtype=torch.bool)
+    banned[allowed_ids(dialogue.tokenizer)] = False
+    image = net.see(torch.from_numpy(pixels(VIEWS[1]))[None])[0]
+    for token in turn.completion_ids:  # each one greedy, from the whole text before it
+        positions = torch.from_numpy(mrope_positions(ids, GRIDS[1:], dialogue.image_id).T.copy())[
+            None
+        ]
+        logits = net.logits(net.read(net.embed(torch.tensor([ids]), image), positions)[0][0, -1])
+        assert int(logits.masked_fill(banned, -torch.inf).argmax()) == token
+        ids.append(token)
+    assert turn.complete == (turn.completion_ids[-1] == dialogue.end_id)
+    assert 0 < len(turn.completion_ids) <= 6
+    aside = Speaker(net, dialogue, pixels).aside(content, max_tokens=3, temperature=0.7, top_p=1e-9)
+    assert (
+        asyncio.run(aside).completion_ids == turn.completion_ids[:3]
+    )  # only the likeliest token is left

@@ -1,0 +1,257 @@
+"""Synthetic scenes, their sentences and the folder they are written to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs.load import load as load_config
+from core.masks import decode
+from data.frames.frames import read_frames
+from data.readers.mevis import read
+from tiny.world import write
+from tiny.world.queries import KINDS, MIX, Query, description, queries, sample_query
+from tiny.world.scene import COLOURS, LENGTHS, MIN_VISIBLE, NUM_FRAMES, SIDE, Scene, scene
+from tiny.world.write import write_dataset, write_split
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Scene]:
+    rng = np.random.default_rng(7)
+    return [scene(rng) for _ in range(60)]
+
+
+def test_same_seed_same_scene() -> None:
+    one, two = (scene(np.random.default_rng(3)) for _ in range(2))
+    assert one.things == two.things
+    assert (one.frames_FHWC == two.frames_FHWC).all()
+    assert (one.owner_FHW == two.owner_FHW).all()
+
+
+def test_the_scenes_of_a_seed_stay_what_they_are() -> None:
+    """What was measured on the data set holds for as long as every draw keeps its place; pixels follow from these."""
+    told = [
+        (t.name, t.motion, t.trend, t.start, t.stop) for t in scene(np.random.default_rng(1)).things
+    ]
+    assert told == [
+        ("green diamond", "moves left", "keeps growing", 14, 24),
+        ("purple circle", "moves up", "pulses", 13, 23),
+        ("red diamond", "moves up", "keeps shrinking", 0, 8),
+        ("white square", "moves up", "pulses", 5, 18),
+    ]
+
+
+def test_long_videos_show_a_shape_in_one_or_two_of_16_frames_from_all_over() -> None:
+    rng = np.random.default_rng(2)
+    seen = list[int]()
+    sampled = np.linspace(0, 95, 16).astype(int)
+    for made in (scene(rng, LENGTHS["long"]) for _ in range(30)):
+        assert made.frames_FHWC.shape == (96, SIDE, SIDE, 3)
+        assert len(made.owner_FHW) == 96
+        for i, thing in enumerate(made.things):
+            assert 8 <= thing.stop - thing.start <= 12
+            in_frame_F = (made.owner_FHW == i).sum((1, 2))
+            assert (
+                in_frame_F[made.areas_OF[i] > 0] == made.areas_OF[i][made.areas_OF[i] > 0]
+            ).all()
+            assert not in_frame_F[: thing.start].any()
+            assert not in_frame_F[thing.stop :].any()
+            seen.append(int((made.areas_OF[i, sampled] > 0).sum()))
+        assert all(
+            len(np.unique(made.frames_FHWC[f])) > 10 for f in (0, 95)
+        )  # background and noise in every frame
+    assert max(seen) <= 2
+    assert np.mean([n == 0 for n in seen]) < 0.1
+
+
+def test_boxes_and_areas_are_those_of_the_visible_pixels(scenes: list[Scene]) -> None:
+    for made in scenes[:10]:
+        assert made.frames_FHWC.shape == (NUM_FRAMES, SIDE, SIDE, 3)
+        assert made.frames_FHWC.dtype == np.uint8
+        for i, thing in enumerate(made.things):
+            for frame in np.flatnonzero(made.areas_OF[i]):
+                rows, columns = np.nonzero(made.owner_FHW[frame] == i)
+                box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+                assert made.areas_OF[i, frame] == len(rows)
+                assert tuple(made.boxes_OF4[i, frame]) == box
+                assert (
+                    np.abs(
+                        np.median(made.frames_FHWC[frame][rows, columns], 0) - COLOURS[thing.colour]
+                    ).max()
+                    < 40
+                )
+            assert (made.areas_OF[i, : thing.start] == 0).all()
+            assert (made.areas_OF[i, thing.stop :] == 0).all()
+
+
+def test_things_are_distinct_and_seen(scenes: list[Scene]) -> None:
+    for made in scenes:
+        colours = [thing.colour for thing in made.things]
+        assert 3 <= len(colours) <= 5
+        assert len(set(colours)) == len(colours)
+        assert ((made.areas_OF > 0).sum(1) >= MIN_VISIBLE).all()
+
+
+def test_no_fixed_guess_is_good(scenes: list[Scene]) -> None:
+    """Share of the best area that a fixed frame shows: far below what any visible frame shows."""
+    share_F = np.concatenate(
+        [made.areas_OF / made.areas_OF.max(1, keepdims=True) for made in scenes]
+    )
+    visible = share_F[share_F > 0].mean()
+    assert share_F.mean(0).max() < 0.4 < visible < 0.6
+    largest = [
+        made.areas_OF.max(1).argmax() in sample_query(np.random.default_rng(i), made).objects
+        for i, made in enumerate(scenes)
+    ]
+    assert np.mean(largest) < 0.5
+    peaks = np.array([row.argmax() for made in scenes for row in made.areas_OF])
+    assert np.histogram(peaks, 4, (0, NUM_FRAMES))[0].max() < 0.4 * len(peaks)
+
+
+def _by_text(scenes: list[Scene]) -> list[tuple[Scene, Query]]:
+    return [(made, query) for made in scenes for query in queries(made)]
+
+
+def test_every_kind_occurs_and_texts_are_unique(scenes: list[Scene]) -> None:
+    assert {query.kind for _, query in _by_text(scenes)} == set(KINDS) == set(MIX)
+    for made in scenes:
+        texts = [query.text for query in queries(made)]
+        assert len(set(texts)) == len(texts)
+
+
+def test_number_of_targets(scenes: list[Scene]) -> None:
+    for made, query in _by_text(scenes):
+        low, high = {"several": (2, 3), "none": (0, 0)}.get(query.kind, (1, 1))
+        assert low <= len(query.objects) <= high
+        names = [made.things[i].name for i in query.objects]
+        assert all(f"the {name}" in query.thought for name in names) or query.kind == "relation"
+        assert description(made, query) == " and ".join(names)
+
+
+def test_order_holds_with_a_margin(scenes: list[Scene]) -> None:
+    for made, query in _by_text(scenes):
+        if query.kind != "order":
+            continue
+        frames = [np.flatnonzero(row) for row in made.areas_OF]
+        when = [f[0] if "appears" in query.text else f[-1] for f in frames]
+        rest = [w for i, w in enumerate(when) if i != query.objects[0]]
+        ahead = (
+            min(rest) - when[query.objects[0]]
+            if "first" in query.text
+            else when[query.objects[0]] - max(rest)
+        )
+        assert ahead >= 2
+
+
+def test_relation_holds_in_every_shared_frame(scenes: list[Scene]) -> None:
+    found = 0
+    for made, query in _by_text(scenes):
+        if query.kind != "relation" or "left of" not in query.text:
+            continue
+        anchor = next(i for i, thing in enumerate(made.things) if query.text.endswith(thing.name))
+        shared = (made.areas_OF[anchor] > 0) & (made.areas_OF[query.objects[0]] > 0)
+        centre_OF = (made.boxes_OF4[..., 0] + made.boxes_OF4[..., 2]) / 2
+        assert shared.sum() >= 3
+        assert (centre_OF[query.objects[0], shared] + 10 <= centre_OF[anchor, shared]).all()
+        found += 1
+    assert found > 5
+
+
+def test_motion_is_what_the_box_does() -> None:
+    rng = np.random.default_rng(11)
+    checked = 0
+    for made in (scene(rng) for _ in range(20)):
+        for i, thing in enumerate(made.things):
+            seen = np.flatnonzero(made.areas_OF[i])
+            if thing.motion == "moves left" and made.hides_OO[:, i].max() < 0.2:
+                centre = (made.boxes_OF4[i, seen, 0] + made.boxes_OF4[i, seen, 2]) / 2
+                assert centre[0] - centre[-1] > 20
+                checked += 1
+    assert checked > 3
+
+
+def test_a_mix_without_a_kind_at_hand_is_refused(scenes: list[Scene]) -> None:
+    with pytest.raises(ValueError, match="colour"):
+        sample_query(np.random.default_rng(0), scenes[0], {"colour": 1.0})
+
+
+def _bytes(root: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("mp4", [False, True])
+def test_written_split_repeats_to_the_byte(tmp_path: Path, mp4: bool) -> None:
+    for name in ("a", "b"):
+        write_split(tmp_path / name, "train", 1, 2, 3, mp4=mp4)
+    assert _bytes(tmp_path / "a") == _bytes(tmp_path / "b")
+    write_split(tmp_path / "a", "valid", 1, 2, 3, mp4=mp4)
+    folder = "Videos" if mp4 else "JPEGImages"
+    train, valid = (
+        list(_bytes(tmp_path / "a" / split / folder).values()) for split in ("train", "valid")
+    )
+    assert not set(train) & set(valid)
+    assert not list((tmp_path / "a").glob(".*"))  # no unfinished folder is left
+    with pytest.raises(ValueError, match="exists already"):
+        write_split(tmp_path / "a", "train", 1, 2, 3)
+
+
+@pytest.mark.parametrize("mp4", [False, True])
+def test_reader_gives_back_the_scene(tmp_path: Path, mp4: bool) -> None:
+    write_split(tmp_path, "train", 4, 2, 6, mp4=mp4)
+    made = scene(np.random.default_rng(np.random.SeedSequence([4, *b"train"]).spawn(2)[0]))
+    meta = json.loads((tmp_path / "train" / "meta_expressions.json").read_text())["videos"][
+        "train00000"
+    ]
+    samples = [sample for sample in read(tmp_path, "train") if sample.video.uid == "train00000"]
+    assert [sample.query for sample in samples] == [e["exp"] for e in meta["expressions"].values()]
+    pixels = read_frames(samples[0].video, list(range(NUM_FRAMES)))
+    assert np.abs(pixels.astype(int) - made.frames_FHWC).mean() < 4
+    for sample, expression in zip(samples, meta["expressions"].values(), strict=True):
+        assert len(sample.targets) == len(expression["obj_id"])
+        assert sample.notes["thought"] == expression["thought"]
+        assert sample.notes["names"] == expression["names"]
+        for target, index in zip(sample.targets, expression["obj_id"], strict=True):
+            for frame, rle in enumerate(target.masks_F):
+                assert (rle is not None) == (made.areas_OF[index, frame] > 0)
+                if rle is not None:
+                    assert (decode(rle) == (made.owner_FHW[frame] == index)).all()
+
+
+def test_long_videos_have_a_folder_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write, "SPLITS", (("train", 1, 2, False), ("mp4", 1, 2, True)))
+    monkeypatch.setattr(write, "LONG_SPLITS", (("train", 1, 2, False), ("test", 1, 2, False)))
+    short = tmp_path / "synthetic"
+    long = tmp_path / "synthetic_long"
+    write_dataset(short)
+    write_dataset(long, length="long")
+    before = _bytes(tmp_path)
+    write_dataset(long, length="long")  # all there
+    for root, length, told in (
+        (short, "long", "24 frames.*makes some of 96"),
+        (long, "short", "96 frames"),
+    ):
+        with pytest.raises(ValueError, match=f"{told}.*data.root of their own"):
+            write_dataset(root, length=length)
+    assert _bytes(tmp_path) == before
+    assert {path.name for path in long.iterdir()} == {"train", "test"}
+    (sample, *_) = read(long, "test")
+    assert sample.video.num_frames == 96
+    assert read_frames(sample.video, [95]).any()
+    assert sum(rle is not None for rle in sample.targets[0].masks_F) <= 12
+
+
+def test_the_settings_name_every_length() -> None:
+    assert {
+        load_config(["revseg_tiny", f"data.length={name}"]).data.length for name in LENGTHS
+    } == set(LENGTHS)
+    with pytest.raises(ValueError, match=r"data.length=longer: expected one of short \| long"):
+        load_config(["revseg_tiny", "data.length=longer"])

@@ -1,0 +1,209 @@
+"""Videos with masks for training the tiny segmenter: the synthetic data set's scenes and harder textured ones.
+
+The textured scenes have what flat shapes lack (patterns, look-alikes, a moving camera, rotation), so that the model
+learns to segment and not just to read a palette. Worker processes write clips into one memory-mapped file; nothing
+here knows torch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from tiny.world.scene import MIN_AREA, NUM_FRAMES, SIDE, scene
+
+CLIP = np.dtype(
+    [
+        ("frames_FHWC", np.uint8, (NUM_FRAMES, SIDE, SIDE, 3)),
+        (
+            "owner_FHW",
+            np.int8,
+            (NUM_FRAMES, SIDE, SIDE),
+        ),  # index of the object seen at a pixel, -1: background
+    ]
+)
+MAX_OBJECTS = 6
+
+
+@dataclass(frozen=True)
+class _Object:
+    outline_N2: np.ndarray  # around 0, radius about 1
+    texture_HWC: np.ndarray
+    radius: float
+    centre: np.ndarray
+    velocity: np.ndarray
+    angle: float
+    spin: float
+    growth: float
+    window: tuple[int, int]  # frames in which it exists, half-open
+
+
+def clip(rng: np.random.Generator, textured_share: float) -> np.void:
+    """One random video as a CLIP record."""
+    out = np.zeros(1, CLIP)[0]
+    if rng.random() < textured_share:
+        out["frames_FHWC"], out["owner_FHW"] = textured(rng)
+    else:
+        made = scene(rng)
+        out["frames_FHWC"] = made.frames_FHWC
+        out["owner_FHW"] = made.owner_FHW
+    return out
+
+
+def areas(owner_FHW: np.ndarray) -> np.ndarray:
+    """Visible pixels of every object, (F, MAX_OBJECTS)."""
+    return np.stack([(owner_FHW == o).sum((1, 2)) for o in range(MAX_OBJECTS)], 1)
+
+
+def textured(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Frames (F, H, W, 3) uint8 and owners (F, H, W) int8 of a scene with one to five textured objects."""
+    while True:
+        frames_FHWC, owner_FHW = _film(rng)
+        if (areas(owner_FHW) >= 3 * MIN_AREA).any():
+            return frames_FHWC, owner_FHW
+
+
+def _film(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    margin = 16
+    background = _texture(rng, SIDE + 2 * margin) * rng.uniform(0.6, 1)
+    camera = rng.uniform(-1, 1, 2) * (rng.random() < 0.5)
+    noise = rng.uniform(0, 0.05)
+    objects = _objects(rng)
+    frames = np.empty((NUM_FRAMES, SIDE, SIDE, 3), np.uint8)
+    owner = np.full((NUM_FRAMES, SIDE, SIDE), -1, np.int8)
+    for t in range(NUM_FRAMES):
+        x, y = (margin + np.clip(camera * (t - NUM_FRAMES // 2), -margin, margin)).astype(int)
+        frame = background[y : y + SIDE, x : x + SIDE].copy()
+        for index, thing in enumerate(objects):
+            if thing.window[0] <= t < thing.window[1]:
+                _paint(frame, owner[t], thing, t, index)
+        frame += rng.normal(0, noise, (SIDE, SIDE, 1)).astype(np.float32)
+        frames[t] = np.clip(frame * 255, 0, 255)
+    return frames, owner
+
+
+def _objects(rng: np.random.Generator) -> list[_Object]:
+    objects: list[_Object] = []
+    for _ in range(int(rng.integers(1, MAX_OBJECTS))):
+        outline = _outline(rng)
+        texture = _texture(rng, SIDE)
+        if objects and rng.random() < 0.3:  # a look-alike
+            texture = objects[0].texture_HWC
+            outline = objects[0].outline_N2 if rng.random() < 0.5 else outline
+        length = int(rng.integers(6, 40))  # above NUM_FRAMES: always there
+        start = int(rng.integers(0, max(NUM_FRAMES - length, 0) + 1))
+        objects.append(
+            _Object(
+                outline,
+                texture,
+                SIDE * rng.uniform(0.07, 0.25),
+                rng.uniform(0.1, 0.9, 2) * SIDE,
+                rng.normal(0, 0.022, 2) * SIDE,
+                rng.uniform(0, 6.28),
+                rng.normal(0, 0.08),
+                rng.normal(0, 0.015),
+                (start, start + length),
+            )
+        )
+    return objects
+
+
+def _paint(frame: np.ndarray, owner_HW: np.ndarray, thing: _Object, t: int, index: int) -> None:
+    since = t - thing.window[0]
+    angle = thing.angle + thing.spin * since
+    cos = np.cos(angle)
+    sin = np.sin(angle)
+    x, y = thing.centre + thing.velocity * since  # it may leave the picture for good
+    outline = (
+        thing.outline_N2
+        * thing.radius
+        * np.exp(thing.growth * since)
+        @ np.array([[cos, sin], [-sin, cos]])
+    )
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    cv2.fillPoly(mask, [np.round(((*outline, x, y)) * 16).astype(np.int32)], (255,), cv2.LINE_AA, 4)
+    half = SIDE / 2
+    move = np.array(
+        [[cos, -sin, x - half * (cos - sin)], [sin, cos, y - half * (sin + cos)]], np.float32
+    )
+    texture = cv2.warpAffine(thing.texture_HWC, move, (SIDE, SIDE), borderMode=cv2.BORDER_REFLECT)
+    frame += (texture - frame) * (mask.astype(np.float32) / 255)[..., None]
+    owner_HW[mask > 127] = index
+
+
+def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Plain, cloudy, striped or speckled colour, float32 (size, size, 3) in about [0, 1]."""
+    kind = rng.integers(4)
+    plain = np.broadcast_to(rng.random(3).astype(np.float32), (size, size, 3))
+    if kind == 1:
+        return 0.55 * plain + 0.45 * _clouds(rng, size, int(rng.integers(2, 8)))
+    if kind == 2:
+        period = rng.uniform(4, 16) * size / 128
+        angle = rng.uniform(0, np.pi)
+        yy, xx = np.mgrid[:size, :size]
+        stripe = np.sin((xx * np.cos(angle) + yy * np.sin(angle)) * 2 * np.pi / period) > 0
+        return np.where(stripe[..., None], plain, 0.5 * plain + 0.5 * rng.random(3)).astype(
+            np.float32
+        )
+    if kind == 3:
+        return 0.5 * plain + 0.5 * _clouds(rng, size, int(rng.integers(8, 24)))
+    return plain.copy()
+
+
+def _clouds(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
+    coarse = rng.random((cells, cells, 3), dtype=np.float32)
+    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+
+
+def _outline(rng: np.random.Generator) -> np.ndarray:
+    """Ellipse, box, triangle, ragged polygon, star or blob as (N, 2) points around 0."""
+    kind = rng.integers(6)
+    corners = (24, 4, 3, int(rng.integers(5, 10)), 10, 32)[kind]
+    angle = np.linspace(0, 2 * np.pi, corners, endpoint=False)
+    radius = np.ones(corners)
+    flat = rng.uniform(0.5, 1)
+    if kind in (1, 2):
+        radius *= 1.2
+    elif kind == 3:
+        angle = np.sort(rng.uniform(0, 2 * np.pi, corners))
+        radius = rng.uniform(0.6, 1.2, corners)
+    elif kind == 4:
+        radius = np.where(np.arange(corners) % 2, 0.5, 1.2)
+    elif kind == 5:
+        radius = 1 + 0.25 * np.sin(int(rng.integers(2, 5)) * angle + rng.uniform(0, 6))
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle) * flat], 1)
+
+
+def produce(
+    path: Path, worker: int, workers: int, ring: int, seed: int, textured_share: float
+) -> None:
+    """Runs in a process of its own, for ever: writes clips into part `worker` of the file, a ring of `ring` slots.
+
+    The counters file beside it holds, for each worker, how many clips were written and how many were read; a full
+    ring waits.
+    """
+    cv2.setNumThreads(1)
+    rng = np.random.default_rng((seed, worker))
+    slots = np.memmap(path, CLIP, "r+", shape=(workers, ring))
+    counters = np.memmap(counters_path(path), np.int64, "r+", shape=(workers, 2))
+    for number in itertools.count():
+        made = clip(rng, textured_share)
+        while number - counters[worker, 1] >= ring:
+            time.sleep(0.01)
+        slots[worker, number % ring] = made
+        counters[worker, 0] = number + 1
+
+
+def counters_path(path: Path) -> Path:
+    return path.with_suffix(".counters")
+
+
+def create(path: Path, workers: int, ring: int) -> tuple[np.memmap, np.memmap]:
+    """The empty file and its counters: clips (workers, ring) and (workers, 2) written/read."""
+    slots = np.memmap(path, CLIP, "w+", shape=(workers, ring))
+    return slots, np.memmap(counters_path(path), np.int64, "w+", shape=(workers, 2))
