@@ -26,10 +26,11 @@ import numpy as np
 from configs.load import load as load_config
 from configs.load import validate
 from configs.schema import Config
+from core.files import write_atomic
 from ray_jobs.driver.ablations import ABLATIONS, Ablation, Outcome, markdown
 from ray_jobs.driver.entry import run_job
 from ray_jobs.driver.session import same_run, settings
-from ray_jobs.record.run_folder import RunFolder, write_atomic
+from ray_jobs.record.run_folder import RunFolder
 from systems.base import unknown
 
 SEEDS = (0, 1, 2)

@@ -30,11 +30,11 @@ from cluster.start import joined
 from configs.load import load as load_config
 from configs.load import resolve, validate_values
 from configs.schema import Config
+from core.files import write_json
 from data.mixing import by_temperature, epochs_of, shares
 from ray_jobs.driver.entry import run_job
 from ray_jobs.driver.prepare_steps import STEPS, Split
 from ray_jobs.record.progress import Progress
-from ray_jobs.record.run_folder import write_json
 from tiny.world.write import write_dataset
 
 SHOWN = 200  # problems that are printed; report.json has all

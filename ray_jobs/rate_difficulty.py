@@ -26,6 +26,7 @@ from configs.load import load as load_config
 from configs.load import resolve, validate_values
 from configs.schema import Config, SystemConfig
 from core.difficulty import PROMPT_VERSION, difficulty, is_complete
+from core.files import write_json
 from core.types import End, Episode, Sample
 from data.difficulty import file_of
 from data.load import load as load_samples
@@ -35,7 +36,6 @@ from ray_jobs.driver.evaluation import stop_on_failures
 from ray_jobs.driver.session import prepare_data
 from ray_jobs.record.journal import Journal, fingerprint_of
 from ray_jobs.record.progress import Progress
-from ray_jobs.record.run_folder import write_json
 from tiny.world.difficulty import true_ratings
 
 GENERATOR = "generator"

@@ -17,6 +17,7 @@ from PIL import Image
 
 from actors.prepare import Piece, Result, check, in_judges, in_tasks, pieces, tables
 from configs.schema import Config
+from core.files import write_json
 from core.types import Sample
 from data.prepare.check import read_all
 from data.prepare.keep import Judged, keep_content
@@ -27,7 +28,6 @@ from data.prepare.verify import Problem, media_under
 from ray_jobs.record.contact_sheet import choose, row, stack
 from ray_jobs.record.journal import Journal, fingerprint_of
 from ray_jobs.record.progress import Progress
-from ray_jobs.record.run_folder import write_json
 
 Work = Callable[[Sequence[Piece]], Iterator[tuple[Piece, Result]]]
 SAY_S = 30.0  # between two lines about a long step

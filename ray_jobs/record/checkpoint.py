@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import resolve
-from ray_jobs.record.run_folder import plain
+from core.files import jsonable
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -41,7 +41,7 @@ def save(
     try:
         write(fresh)
         (fresh / STATE).write_text(
-            json.dumps(plain({"step": step, **state}), indent=2, allow_nan=False)
+            json.dumps(jsonable({"step": step, **state}), indent=2, allow_nan=False)
         )
         (fresh / MANIFEST).write_text(
             json.dumps({"step": step, "files": _manifest(fresh)}, indent=2)

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ray_jobs.record.run_folder import append, read_lines, repair
+from core.files import append_lines, read_lines, repair_lines
 
 FLUSH_S = 1.0
 
@@ -39,14 +39,14 @@ class Journal:
     def open(cls, file: Path, fingerprint: str) -> Journal:
         """Goes on with a file of the same fingerprint; else, or where it cannot be read, starts a new one."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        repair(file)
+        repair_lines(file)
         try:
             lines = read_lines(file)
         except ValueError:  # not JSON: not ours
             lines = []
         if not lines or lines[0].get("fingerprint") != fingerprint:
             file.unlink(missing_ok=True)
-            append(file, {"fingerprint": fingerprint})
+            append_lines(file, {"fingerprint": fingerprint})
             return cls(file)
         done = {line["piece"]: line["result"] for line in lines[1:]}
         return cls(file, done, len(done))
@@ -60,7 +60,7 @@ class Journal:
 
     def flush(self) -> None:
         if self._waiting:
-            append(self.file, *self._waiting)
+            append_lines(self.file, *self._waiting)
         self._waiting = []
         self._flushed = time.monotonic()
 

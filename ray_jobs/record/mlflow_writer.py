@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.record.run_folder import append, repair, write_json
+from core.files import append_lines, repair_lines, write_json
 
 OUTBOX = "mlflow_outbox.jsonl"
 STATE = "mlflow.json"
@@ -61,7 +61,7 @@ class MlflowWriter:
         self._news = threading.Event()
         self._thread: threading.Thread | None = None
         if uri:
-            repair(self._outbox)
+            repair_lines(self._outbox)
             self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
             self._thread.start()
 
@@ -97,7 +97,7 @@ class MlflowWriter:
 
     def _put(self, record: Mapping[str, Any]) -> None:
         if self._thread is not None:
-            append(self._outbox, record)
+            append_lines(self._outbox, record)
             self._news.set()
 
     def _work(self) -> None:

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from core.files import append_lines, jsonable, repair_lines, write_json
 from core.types import Answer, End, Episode, MaskPrompt, Reward, Rle, Sample, SegPrompt, Turn
-from ray_jobs.record.run_folder import append, plain, repair, write_json
 
 FILE = "predictions.jsonl"
 IDENTITY = "evaluation.json"
@@ -42,7 +42,7 @@ class Predictions:
         Raises ValueError if that was made with another `identity` (names what differs), or cannot be read.
         """
         known = folder / IDENTITY
-        now = plain(identity)
+        now = jsonable(identity)
         if (folder / FILE).exists():
             there = json.loads(known.read_text(encoding="utf-8")) if known.exists() else {}
             _same(folder, there, now)
@@ -57,7 +57,7 @@ class Predictions:
             raise ValueError(
                 f"{folder}: no {IDENTITY} there: give the folder of an evaluation, runs/<name>/evaluate"
             )
-        repair(folder / FILE)
+        repair_lines(folder / FILE)
         predictions = cls(folder)
         predictions._scan()
         return predictions
@@ -73,7 +73,7 @@ class Predictions:
 
     def add(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Appends lines of `line_of`; they are on disk when it returns."""
-        append(self.folder / FILE, *lines)
+        append_lines(self.folder / FILE, *lines)
         self._scan()
 
     def get(self, uid: str) -> dict[str, Any] | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib.metadata
 import itertools
 import json
-import math
 import os
 import platform
 import subprocess
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.files import append_lines, json_line, read_lines, repair_lines, write_atomic, write_json
 from core.types import Episode, Group, Reward
 
 PACKAGES = (
@@ -61,7 +61,7 @@ class RunFolder:
         for sub in (folder.checkpoints, folder.evaluation):
             sub.mkdir(parents=True, exist_ok=True)
         for lines in (folder.metrics_file, folder.episodes_file):
-            repair(lines)
+            repair_lines(lines)
         write_atomic(path / "config.yaml", config_yaml)
         write_json(path / "environment.json", environment(repository))
         return folder
@@ -86,11 +86,11 @@ class RunFolder:
         self, step: int, metrics: Mapping[str, float], seconds: Mapping[str, float]
     ) -> None:
         """One line of metrics.jsonl: `{"step": 3, "seconds": {...}, "reward": ...}`."""
-        append(self.metrics_file, {"step": step, "seconds": dict(seconds), **metrics})
+        append_lines(self.metrics_file, {"step": step, "seconds": dict(seconds), **metrics})
 
     def write_episodes(self, step: int, groups: Sequence[Group]) -> None:
         """One line of episodes.jsonl for each episode of each group."""
-        append(
+        append_lines(
             self.episodes_file, *(line for group in groups for line in episode_lines(step, group))
         )
 
@@ -105,7 +105,7 @@ class RunFolder:
         for file in (self.metrics_file, self.episodes_file):
             kept = [line for line in read_lines(file) if line["step"] <= step]
             if file.exists():
-                write_atomic(file, "".join(to_line(line) for line in kept))
+                write_atomic(file, "".join(json_line(line) for line in kept))
 
     def evaluation_folder(self, step: int) -> Path:
         folder = self.evaluation / f"step_{step}"
@@ -194,64 +194,3 @@ def git_state(repository: Path) -> dict[str, Any]:
 
     commit = git("rev-parse", "HEAD")
     return {"commit": commit, "dirty": bool(git("status", "--porcelain"))} if commit else {}
-
-
-def to_line(value: Mapping[str, Any]) -> str:
-    return json.dumps(plain(value), ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def plain(value: Any) -> Any:
-    """JSON types only: numpy scalars and arrays unpacked; nan and infinity, which JSON has not, as strings."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
-
-
-def append(file: Path, *values: Mapping[str, Any]) -> None:
-    """Append lines in one write and wait for the disk: a kill loses at most the lines it interrupted."""
-    with file.open("a", encoding="utf-8") as out:
-        out.write("".join(to_line(value) for value in values))
-        out.flush()
-        os.fsync(out.fileno())
-
-
-def repair(file: Path) -> int:
-    """Cut a last line that a kill left without its end, so that appending starts on a fresh line; bytes cut."""
-    if not file.exists():
-        return 0
-    data = file.read_bytes()
-    keep = data.rfind(b"\n") + 1
-    if keep < len(data):
-        with file.open("r+b") as out:
-            out.truncate(keep)
-    return len(data) - keep
-
-
-def read_lines(file: Path) -> list[dict[str, Any]]:
-    """All whole lines; a last one without its newline is still being written and is left out."""
-    if not file.exists():
-        return []
-    text = file.read_bytes()
-    return [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines() if line.strip()]
-
-
-def write_json(file: Path, value: Mapping[str, Any]) -> None:
-    write_atomic(
-        file, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    )
-
-
-def write_atomic(file: Path, text: str) -> None:
-    """Readers see the old text or the new one, never half of either."""
-    fresh = file.with_name(f".{file.name}.new")
-    with fresh.open("w", encoding="utf-8") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(fresh, file)

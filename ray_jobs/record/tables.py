@@ -17,10 +17,10 @@ import numpy as np
 
 from core.evaluation import davis
 from core.evaluation.protocols import MERGED, Scored, summarise
+from core.files import write_json
 from core.masks import decode_frames
 from core.types import Sample
 from ray_jobs.record.predictions import Predictions, expression_of
-from ray_jobs.record.run_folder import write_json
 
 SCORES = ("J", "F", "J&F", "A", "R@binary", "R@visa255", "tIoU", "vIoU", "keyframe_accuracy")
 

@@ -11,12 +11,12 @@ import pytest
 
 from core.evaluation.metrics import j_and_f
 from core.evaluation.protocols import OF_FORMAT, PROTOCOLS, measure, protocol_of
+from core.files import read_lines
 from core.masks import decode_frames, encode_frames
 from core.types import End, Episode, Reward, Sample
 from data.load import READERS, load
 from ray_jobs.evaluate import hidden, scored
 from ray_jobs.record.predictions import Predictions, line_of
-from ray_jobs.record.run_folder import read_lines
 from ray_jobs.record.tables import davis_four_annotators, summary_of, write_tables
 from ray_jobs.submission import LAYOUTS, submission
 from tests.data.fixtures import FIXTURES, HEIGHT, NAMES, WIDTH, Expected, ref_youtube_vos, revos

@@ -17,10 +17,10 @@ import psutil
 import pytest
 
 from configs.load import REPOSITORY, load
+from core.files import read_lines
 from data.load import load as load_samples
 from ray_jobs.evaluate import identity
 from ray_jobs.record.predictions import FILE, Predictions
-from ray_jobs.record.run_folder import read_lines
 from ray_jobs.submission import submission
 from tests.ray_jobs.conftest import (
     EVALUATED,

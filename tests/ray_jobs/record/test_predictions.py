@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from core.files import jsonable
 from core.masks import encode
 from core.types import Answer, End, Episode, MaskPrompt, Reward, Sample, Turn, Video
 from ray_jobs.record.predictions import (
@@ -18,7 +19,6 @@ from ray_jobs.record.predictions import (
     expression_of,
     line_of,
 )
-from ray_jobs.record.run_folder import plain
 
 VIDEO = Video("folder/v", "nowhere", ("00000", "00001"), 4, 6)
 IDENTITY = {"seed": 0, "contents of policy.path": "aa"}
@@ -45,7 +45,7 @@ def test_lines_keep_what_a_person_looks_at(tmp_path: Path) -> None:
     predictions.add([line("folder/v/7")])
     kept = Predictions.open(tmp_path, IDENTITY).get("folder/v/7")
     assert kept is not None
-    assert kept == plain(line("folder/v/7"))
+    assert kept == jsonable(line("folder/v/7"))
     assert (kept["video"], kept["expression"], kept["query"]) == ("folder/v", "7", "das große")
     episode = episode_of(kept)
     assert episode.answer.prompts[0] == MaskPrompt(1, (0.0, 1.0, 3.0, 4.0), ((1.5, 2.0),), (1,))

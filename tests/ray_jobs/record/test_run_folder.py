@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from configs.load import REPOSITORY
+from core.files import append_lines, read_lines, repair_lines
 from core.types import Answer, End, Episode, Group, Media, Reward, Turn, View
-from ray_jobs.record.run_folder import RunFolder, append, read_lines, repair
+from ray_jobs.record.run_folder import RunFolder
 
 
 def _group() -> Group:
@@ -70,8 +71,8 @@ def test_open_again_appends_and_repairs_the_cut_line(tmp_path: Path) -> None:
 def test_killed_writer_leaves_whole_lines(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     code = (
-        "import sys, pathlib; from ray_jobs.record.run_folder import append\n"
-        "for step in range(10**9): append(pathlib.Path(sys.argv[1]), {'step': step, 'text': 'x' * 50000})"
+        "import sys, pathlib; from core.files import append_lines\n"
+        "for step in range(10**9): append_lines(pathlib.Path(sys.argv[1]), {'step': step, 'text': 'x' * 50000})"
     )
     writer = subprocess.Popen([sys.executable, "-c", code, str(file)], cwd=REPOSITORY)
     deadline = time.monotonic() + 30
@@ -79,8 +80,8 @@ def test_killed_writer_leaves_whole_lines(tmp_path: Path) -> None:
         time.sleep(0.005)
     writer.kill()
     writer.wait()
-    repair(file)
-    append(file, {"step": -1})
+    repair_lines(file)
+    append_lines(file, {"step": -1})
     steps = [line["step"] for line in read_lines(file)]
     assert steps == [*range(len(steps) - 1), -1]
     assert len(steps) > 4

@@ -1,0 +1,86 @@
+"""Files that a killed process leaves readable: whole JSON documents, and logs of one JSON object a line.
+
+A document is written beside its final place and then renamed, so that readers see the old one or the new one.
+A log is only ever appended to; `repair_lines` cuts off the line that a kill interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """Yield a path beside `file` to write to; it takes the place of `file` when the block ends without an error."""
+    fresh = file.with_name(f".{file.name}.new")
+    yield fresh
+    os.replace(fresh, file)
+
+
+def write_atomic(file: Path, text: str) -> None:
+    """Write `text` so that readers see the old text or the new one, never half of either."""
+    with replacing(file) as fresh, fresh.open("w", encoding="utf-8") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def write_json(file: Path, value: Mapping[str, Any]) -> None:
+    """Write `value` as an indented JSON document, atomically."""
+    text = json.dumps(jsonable(value), indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomic(file, text + "\n")
+
+
+def append_lines(file: Path, *values: Mapping[str, Any]) -> None:
+    """Append one line for each value, in one write, and wait for the disk: a kill loses at most these lines."""
+    with file.open("a", encoding="utf-8") as out:
+        out.write("".join(json_line(value) for value in values))
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """Return the values of all whole lines; a last line without its newline is still being written and left out."""
+    if not file.exists():
+        return []
+
+    text = file.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    return [json.loads(line) for line in whole.splitlines() if line.strip()]
+
+
+def repair_lines(file: Path) -> int:
+    """Cut off a last line without its newline, so that the next append starts a fresh line; return the bytes cut."""
+    if not file.exists():
+        return 0
+
+    data = file.read_bytes()
+    keep = data.rfind(b"\n") + 1
+    if keep < len(data):
+        with file.open("r+b") as out:
+            out.truncate(keep)
+    return len(data) - keep
+
+
+def json_line(value: Mapping[str, Any]) -> str:
+    """Return `value` as one line of JSON with its newline."""
+    return json.dumps(jsonable(value), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def jsonable(value: Any) -> Any:
+    """Return `value` in JSON's own types: numpy scalars and arrays unpacked, nan and infinity as strings."""
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(item) for item in value]
+    if hasattr(value, "tolist"):
+        return jsonable(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
