@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-import systems
 from actors.drawing import Drawn
 from actors.segmenter import load_segmenter, masks_on_own_frames
+from actors.setup import make_system
 from cluster.start import actor_options, device_of
 from configs.schema import Config
 from core.drawing.requests import Made
@@ -56,7 +56,7 @@ class RewardActor:
         torch.set_num_threads(1)
         torch.set_default_device(device_of(cfg))
         self.cfg = cfg
-        self.system = systems.make(cfg.system.name, dict(cfg.system.options))
+        self.system = make_system(cfg)
         self.samples: dict[str, Sample] = {}
         for split in splits:
             for sample in read_split(cfg, split):

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import ray
 
-import systems
 from actors import gpu_weights
+from actors.setup import make_system
 from cluster.start import actor_options, device_of
 from cluster.weights import WeightVersion
 from configs.schema import Config
@@ -39,18 +39,16 @@ class RolloutActor:
 
     async def __init__(  # type: ignore[misc]  # Ray awaits it
         self,
+        cfg: Config,
         settings: EngineSettings,
-        system_name: str,
-        options: Mapping[str, Any],
-        top_p: float = 1.0,
         weights: WeightVersion | None = None,
     ) -> None:
         import torch
 
         torch.set_num_threads(1)
-        self.system = systems.make(system_name, options)
+        self.system = make_system(cfg)
         self.engine = Engine(settings)
-        self.top_p = top_p
+        self.top_p = cfg.rollout.top_p
         if weights is not None:  # joined late
             await self.take(weights)
 
@@ -152,9 +150,7 @@ class RolloutPool:
     def __init__(self, cfg: Config) -> None:
         self.cfg = cfg
         self.settings = engine_settings(cfg)
-        self.system = systems.make(
-            cfg.system.name, dict(cfg.system.options)
-        )  # for what it shows in training
+        self.system = make_system(cfg)  # for what it shows in training
         self.weights: WeightVersion | None = None
         self.workers: dict[int, Any] = {}  # a number is never used twice
         self.deaths = 0
@@ -168,10 +164,7 @@ class RolloutPool:
         actor = ray.remote(RolloutActor).options(
             **actor_options(self.cfg, "rollout", self._started)
         )
-        system = self.cfg.system
-        self.workers[self._started] = actor.remote(
-            self.settings, system.name, dict(system.options), self.cfg.rollout.top_p, self.weights
-        )
+        self.workers[self._started] = actor.remote(self.cfg, self.settings, self.weights)
         self._started += 1
 
     def _check_elastic(self) -> None:

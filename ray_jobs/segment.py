@@ -126,9 +126,9 @@ def segment(
         with progress.phase(
             "load"
         ):  # here, because it takes seconds, and a wrong file is told at once
-            import systems
+            from actors.setup import make_system
             from ray_jobs.driver.one_episode import one_episode
-        systems.make(cfg.system.name, dict(cfg.system.options))
+        make_system(cfg)
         episode, masks_F = one_episode(cfg, sample, progress)
         with progress.phase("write"):
             out.mkdir(parents=True, exist_ok=True)

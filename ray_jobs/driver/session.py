@@ -13,13 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import systems
 from actors.drawing import Drawn
 from actors.learner_pool import LearnerPool
 from actors.painter import PainterPool
 from actors.reward import RewardPool, read_split
 from actors.rollout import Played, RolloutPool
 from actors.segmenter import SegmenterPool
+from actors.setup import make_system
 from cluster.start import joined
 from configs.load import load as load_config
 from configs.load import resolve, to_yaml, validate
@@ -85,7 +85,7 @@ class Session:
         began = time.monotonic()
         cfg = load_config(argv)
         validate(cfg)
-        system = systems.make(cfg.system.name, dict(cfg.system.options))
+        system = make_system(cfg)
         check_draws(cfg, system)
         prepare_data(cfg)
         data = cfg.data
