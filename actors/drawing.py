@@ -14,16 +14,22 @@ from typing import Any
 from configs.schema import MaskConfig
 from core import batch
 from core.batch import GroupBatch
-from core.drawing import requests as segs
-from core.drawing.requests import DrawnPrompt, Made, SegMask
+from core.drawing.requests import (
+    DrawnMask,
+    DrawnPrompt,
+    DrawRequest,
+    draw_requests,
+    requests_of_row,
+    with_loss_weights,
+)
 from core.masks import union_of_targets
 from core.types import Episode, Group, MaskPrompt, MediaTable, Rle, Sample, SegPrompt, Video
 from data.frames.frames import read_frames
 
 Drawn = tuple[
-    tuple[Made | None, ...], ...
+    tuple[DrawnMask | None, ...], ...
 ]  # of each episode of a group, for each of its `segs`; None: not drawn
-Found = dict[tuple[int, SegPrompt], Made]  # by the number of the episode in the batch
+Found = dict[tuple[int, SegPrompt], DrawnMask]  # by the number of the episode in the batch
 
 REWARDED = (
     "keyframe",
@@ -35,12 +41,12 @@ REWARDED = (
 class Asked:
     """Masks of a batch, and where their frames are."""
 
-    masks: tuple[SegMask, ...]
+    masks: tuple[DrawRequest, ...]
     frames: Mapping[str, tuple[Video, int]]  # by the name that a mask knows its frame by
 
-    def of_row(self, row: GroupBatch) -> tuple[list[SegMask], MediaTable]:
+    def of_row(self, row: GroupBatch) -> tuple[list[DrawRequest], MediaTable]:
         """A row's masks, and the pixels of their frames at full size."""
-        masks = segs.of_row(self.masks, row)
+        masks = requests_of_row(self.masks, row)
         wanted: dict[Video, dict[str, int]] = {}
         for name in dict.fromkeys(mask.digest for mask in masks):
             video, frame = self.frames[name]
@@ -52,7 +58,7 @@ class Asked:
 
     def share(self, rows: Sequence[GroupBatch]) -> Asked:
         """What these rows need of it."""
-        masks = {id(mask): mask for row in rows for mask in segs.of_row(self.masks, row)}
+        masks = {id(mask): mask for row in rows for mask in requests_of_row(self.masks, row)}
         names = {mask.digest for mask in masks.values()}
         return Asked(tuple(masks.values()), {name: self.frames[name] for name in names})
 
@@ -61,7 +67,7 @@ def asked(
     videos: Sequence[Video], episodes: Sequence[Sequence[Episode]], roles: Iterable[str] = ()
 ) -> Asked:
     """All masks that the episodes of some groups ask for; with `roles` only those of these roles."""
-    masks: list[SegMask] = []
+    masks: list[DrawRequest] = []
     frames: dict[str, tuple[Video, int]] = {}
     wanted = set(roles)
     first = 0
@@ -70,7 +76,7 @@ def asked(
         names = {frame: f"{video.path}/{video.frame_names[frame]}" for frame in sorted(numbers)}
         frames |= {name: (video, frame) for frame, name in names.items()}
         masks += [
-            m for m in segs.asked(group, first, names) if not wanted or m.prompt.role in wanted
+            m for m in draw_requests(group, first, names) if not wanted or m.prompt.role in wanted
         ]
         first += len(group)
     return Asked(tuple(masks), frames)
@@ -122,7 +128,7 @@ def to_learn(
             for s, group in zip(samples, episodes, strict=True)
             for truth in [_truth(s)] * len(group)
         ]
-        masks = segs.weigh(
+        masks = with_loss_weights(
             [replace(m, truth=truths[m.episode][m.prompt.frame]) for m in masks], cfg.loss
         )
     else:
@@ -131,7 +137,7 @@ def to_learn(
 
 
 def prompts_of(
-    episode: Episode, drawn: Sequence[Made | None]
+    episode: Episode, drawn: Sequence[DrawnMask | None]
 ) -> tuple[MaskPrompt | DrawnPrompt, ...]:
     """What a segmenter follows through the video: the answer's prompts, and masks that were drawn to be tracked."""
     return (

@@ -23,9 +23,9 @@ from actors.segmenter import load_segmenter, masks_on_own_frames
 from actors.setup import make_system
 from cluster.start import actor_options, device_of
 from configs.schema import Config
-from core.drawing.requests import Made
+from core.drawing.requests import DrawnMask
 from core.masks import decode
-from core.types import End, Episode, Masks, Reward, Sample
+from core.types import End, Episode, EpisodeMasks, Reward, Sample
 from data.difficulty import file_of, with_difficulty
 from data.load import load
 
@@ -83,7 +83,7 @@ class RewardActor:
         """Loaded for the first group whose reward needs it. It is frozen and keeps the features of frames."""
         return load_segmenter(self.cfg)
 
-    def _masks(self, sample: Sample, episodes: Sequence[Episode]) -> Masks | None:
+    def _masks(self, sample: Sample, episodes: Sequence[Episode]) -> EpisodeMasks | None:
         if self.system.masks_by != "segmenter":
             return None
         return masks_on_own_frames(
@@ -91,7 +91,7 @@ class RewardActor:
         )
 
 
-def _decoded(drawn: Sequence[Sequence[Made | None]]) -> Masks:
+def _decoded(drawn: Sequence[Sequence[DrawnMask | None]]) -> EpisodeMasks:
     return [[made if made is None else decode(made.rle) for made in masks] for masks in drawn]
 
 

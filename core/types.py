@@ -192,7 +192,7 @@ class Group:
 
 
 MediaTable = dict[str, np.ndarray]  # digest -> uint8 (height, width, 3)
-Masks = Sequence[
+EpisodeMasks = Sequence[
     Sequence[np.ndarray | None]
 ]  # of each episode, for each of its answer's prompts or segs: bool (H, W)
 
@@ -255,7 +255,7 @@ class System(Protocol):
         ...
 
     def score(
-        self, sample: Sample, episodes: Sequence[Episode], masks: Masks | None = None
+        self, sample: Sample, episodes: Sequence[Episode], masks: EpisodeMasks | None = None
     ) -> list[Reward]: ...
 
     def demonstrate(

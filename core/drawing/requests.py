@@ -1,7 +1,7 @@
 """The masks that a policy draws itself: [SEG] tokens of episodes, frames to decode them on, and their places in a row.
 
 A [SEG] token names an object; its hidden state, decoded on a frame, gives the mask there (VideoSEG-O3, SPEC A.3). One
-`SegMask` is one such pair, and carries what training needs of it. This file knows numbers only: no model, no pixels
+`DrawRequest` is one such pair, and carries what training needs of it. This file knows numbers only: no model, no pixels
 (frames are named by digest), no process.
 """
 
@@ -26,7 +26,7 @@ class SampledMask:
 
 
 @dataclass(frozen=True)
-class SegMask:
+class DrawRequest:
     """One mask to draw. `truth` counts only where `weight` is above 0; None is then a frame without the object."""
 
     episode: int  # number in the whole batch, as in `GroupBatch.episode_N`
@@ -49,7 +49,7 @@ class DrawnPrompt:
 
 
 @dataclass(frozen=True)
-class Made:
+class DrawnMask:
     """A mask that was drawn when its episode had ended."""
 
     rle: Rle  # of the frame's size
@@ -58,7 +58,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Places:
+class SegTokens:
     """M masks of a row and the S tokens that they come from."""
 
     position_S: (
@@ -68,21 +68,23 @@ class Places:
     seg_M: np.ndarray  # which of the S tokens each mask is decoded from
 
 
-def asked(episodes: Sequence[Episode], first: int, digests: Mapping[int, str]) -> list[SegMask]:
+def draw_requests(
+    episodes: Sequence[Episode], first: int, digests: Mapping[int, str]
+) -> list[DrawRequest]:
     """All masks that a group's episodes ask for, in the order of their answers' `segs`.
 
     `first`: number of the group's first episode in the batch; `digests`: of the video's frames, by frame number.
     FAILED episodes are left out: they are in no row.
     """
     return [
-        SegMask(first + e, seg, digests[seg.frame])
+        DrawRequest(first + e, seg, digests[seg.frame])
         for e, episode in enumerate(episodes)
         if episode.end is not End.FAILED
         for seg in episode.answer.segs
     ]
 
 
-def of_row(masks: Iterable[SegMask], row: GroupBatch) -> list[SegMask]:
+def requests_of_row(masks: Iterable[DrawRequest], row: GroupBatch) -> list[DrawRequest]:
     """Those of the row's episodes, in the given order."""
     here = set(row.episode_N.tolist())
     return [mask for mask in masks if mask.episode in here]
@@ -100,14 +102,14 @@ def token_positions(row: GroupBatch) -> np.ndarray:
     return np.where(row.branch_T[row.source_N] == 0, starts[branch_N], row.source_N + 1)
 
 
-def places(row: GroupBatch, masks: Sequence[SegMask], seg_id: int) -> Places:
+def seg_tokens(row: GroupBatch, masks: Sequence[DrawRequest], seg_id: int) -> SegTokens:
     """Raises ValueError for a mask whose token the row does not train or that is no [SEG]."""
     token_M = np.array([_token(row, mask, seg_id) for mask in masks], dtype=np.int64)
     token_S, seg_M = np.unique(token_M, return_inverse=True)
-    return Places(token_positions(row)[token_S], token_S, seg_M)
+    return SegTokens(token_positions(row)[token_S], token_S, seg_M)
 
 
-def _token(row: GroupBatch, mask: SegMask, seg_id: int) -> int:
+def _token(row: GroupBatch, mask: DrawRequest, seg_id: int) -> int:
     of_turn = np.flatnonzero((row.episode_N == mask.episode) & (row.turn_N == mask.prompt.turn))
     found = of_turn[mask.prompt.position : mask.prompt.position + 1]
     if not len(found) or row.target_N[found[0]] != seg_id:
@@ -119,7 +121,7 @@ def _token(row: GroupBatch, mask: SegMask, seg_id: int) -> int:
     return int(found[0])
 
 
-def weigh(masks: Sequence[SegMask], weight: float) -> list[SegMask]:
+def with_loss_weights(masks: Sequence[DrawRequest], weight: float) -> list[DrawRequest]:
     """The masks of a whole batch, all of which have a truth, with their weights in the auxiliary loss:
 
         weight * sum over roles of the mean over that role's masks

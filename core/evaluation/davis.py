@@ -19,10 +19,10 @@ from core.evaluation.metrics import j_and_f, without
 from core.masks import decode_frames
 from core.types import Rle
 
-Masks = Sequence[Rle | None]  # one for each frame
+ObjectMasks = Sequence[Rle | None]  # one for each frame
 
 
-def merge(objects_O: Sequence[Masks], height: int, width: int) -> np.ndarray:
+def merge(objects_O: Sequence[ObjectMasks], height: int, width: int) -> np.ndarray:
     """Label map uint8 (F, height, width): 0 is background, o + 1 is object o.
 
     The argmax of binary masks against a background of 0.1: where masks overlap, the first object keeps the pixel.
@@ -34,7 +34,7 @@ def merge(objects_O: Sequence[Masks], height: int, width: int) -> np.ndarray:
 
 
 def match(
-    labels_FHW: np.ndarray, truth_O: Sequence[Masks], void_FHW: np.ndarray | None = None
+    labels_FHW: np.ndarray, truth_O: Sequence[ObjectMasks], void_FHW: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """(J, F) of each true object, float64 (O,), with the label that is best for it: the assignment of labels to
     objects that has the largest sum of J&F. An object that no label is left for is measured against nothing."""

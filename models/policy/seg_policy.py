@@ -19,7 +19,6 @@ from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 
 from core.batch import GroupBatch, ImageLayout
-from core.drawing import requests as segs
 from core.drawing.calibration import (
     SIDE,
     THRESHOLD,
@@ -29,7 +28,7 @@ from core.drawing.calibration import (
     shrink,
 )
 from core.drawing.losses import mask_loss
-from core.drawing.requests import DrawnPrompt, Made, SampledMask, SegMask
+from core.drawing.requests import DrawnMask, DrawnPrompt, DrawRequest, SampledMask, seg_tokens
 from core.masks import decode, encode
 from core.types import Rle
 from models.policy import mask_head
@@ -96,18 +95,18 @@ class SegPolicy(nn.Module):
         pixels: Tensor,
         grid_U3: Tensor,
         temperature: float = 1.0,
-        masks: Sequence[SegMask] | None = None,
+        masks: Sequence[DrawRequest] | None = None,
         frames: Mapping[str, np.ndarray] | None = None,
     ) -> tuple[Any, ...]:
         """(logprob_N, entropy_N, auxiliary, text_logprob_N, (logits_Mhw, token_MC)); without `masks` the first two.
 
-        `masks`: of this row's episodes (`core.drawing.requests.of_row`); `frames`: pixels of their frames. `logprob_N` is
+        `masks`: of this row's episodes (`core.drawing.requests.requests_of_row`); `frames`: pixels of their frames. `logprob_N` is
         calibrated where a mask was sampled, `text_logprob_N` nowhere (the KL term is about text). `auxiliary` is the
         row's share of the batch's mask loss. An empty `masks` runs the head as well, for ranks must call it alike.
         """
         if masks is None:
             return self.policy(row, pixels, grid_U3, temperature)
-        at = segs.places(row, masks, self.seg_id)
+        at = seg_tokens(row, masks, self.seg_id)
         read_S = at.position_S if masks else np.zeros(1, np.int64)
         text_N, entropy_N, hidden_SD = self.policy(row, pixels, grid_U3, temperature, read_S)
         maps = (
@@ -127,7 +126,7 @@ class SegPolicy(nn.Module):
         row: GroupBatch,
         pixels: Tensor,
         grid_U3: Tensor,
-        masks: Sequence[SegMask],
+        masks: Sequence[DrawRequest],
         frames: Mapping[str, np.ndarray],
     ) -> Drawn:
         """The masks of finished episodes, from one teacher-forced pass over their row."""
@@ -141,9 +140,9 @@ class SegPolicy(nn.Module):
         row: GroupBatch,
         pixels: Tensor,
         grid_U3: Tensor,
-        masks: Sequence[SegMask],
+        masks: Sequence[DrawRequest],
         frames: Mapping[str, np.ndarray],
-    ) -> list[Made]:
+    ) -> list[DrawnMask]:
         """As `masks`, in the form in which they travel: to rewards, to calibration and to the segmenter."""
         drawn = self.masks(row, pixels, grid_U3, masks, frames)
         logits_Mhw = drawn.logits_Mhw.cpu().numpy()
@@ -155,7 +154,7 @@ class SegPolicy(nn.Module):
             full_HW = resize(drawn.logits_Mhw[i : i + 1], *frames[mask.digest].shape[:2])[0] > 0
             tracked = mask.prompt.role == "final"
             prompt = DrawnPrompt(mask.prompt.frame, logits_Mhw[i], token_MC[i]) if tracked else None
-            made.append(Made(encode(full_HW.cpu().numpy()), sampled, prompt))
+            made.append(DrawnMask(encode(full_HW.cpu().numpy()), sampled, prompt))
         return made
 
     @torch.no_grad()
@@ -169,7 +168,11 @@ class SegPolicy(nn.Module):
         ]
 
     def _calibrated(
-        self, logprob_N: Tensor, logits_Mhw: Tensor, masks: Sequence[SegMask], token_M: np.ndarray
+        self,
+        logprob_N: Tensor,
+        logits_Mhw: Tensor,
+        masks: Sequence[DrawRequest],
+        token_M: np.ndarray,
     ) -> Tensor:
         """In ratio form, to be compared with the engine's textual log-probs (`core.drawing.calibration.calibrate_change`)."""
         sampled = [(i, mask.sampled) for i, mask in enumerate(masks) if mask.sampled is not None]
@@ -183,7 +186,7 @@ class SegPolicy(nn.Module):
         token_C = as_tensor(token_M[index_C])
         return calibrate_change(logprob_N, token_C, now_C, old_C, self.options.calibration)
 
-    def _auxiliary(self, logits_Mhw: Tensor, masks: Sequence[SegMask]) -> Tensor:
+    def _auxiliary(self, logits_Mhw: Tensor, masks: Sequence[DrawRequest]) -> Tensor:
         """Sum of the weighted losses; 0 with a graph where there are none."""
         nothing = 0.0 * logits_Mhw.sum()
         index = [i for i, mask in enumerate(masks) if mask.weight]

@@ -15,7 +15,7 @@ from actors.rollout import Played, RolloutPool
 from actors.segmenter import SegmenterPool
 from cluster.start import joined
 from configs.schema import Config
-from core.drawing.requests import Made
+from core.drawing.requests import DrawnMask
 from core.types import Episode, Rle, Sample
 from ray_jobs.driver.evaluation import EVAL_STEP, stop_on_failures
 from ray_jobs.record.progress import Progress
@@ -33,7 +33,7 @@ def one_episode(cfg: Config, sample: Sample, progress: Progress) -> tuple[Episod
     with joined(cfg, progress.phase("start: Ray")):
         played = _play(cfg, sample, progress)
         [episode] = played.episodes
-        drawn: Sequence[Made | None] = ()
+        drawn: Sequence[DrawnMask | None] = ()
         if cfg.mask.token:
             with progress.phase("draw"), closing(PainterPool(cfg)) as painters:
                 [[drawn]] = painters.draw([sample.video], [played.episodes], [played.media_ref])

@@ -25,9 +25,9 @@ from core.types import (
     Ask,
     End,
     Episode,
+    EpisodeMasks,
     MaskMaker,
     MaskPrompt,
-    Masks,
     Reward,
     Sample,
     Turn,
@@ -164,7 +164,7 @@ class ReVSeg:
         return self._episode(sample, frames, (only,), choice, box)
 
     def score(
-        self, sample: Sample, episodes: Sequence[Episode], masks: Masks | None = None
+        self, sample: Sample, episodes: Sequence[Episode], masks: EpisodeMasks | None = None
     ) -> list[Reward]:
         """r = w_f r_f + w_t 1[S1] r_t + w_s 1[S1 and S2] r_s for each episode (Eq. 8; S1, S2: a round was read).
 

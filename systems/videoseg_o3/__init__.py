@@ -20,7 +20,18 @@ import torch
 from core.masks import area, boxes_areas, union_of_targets
 from core.parsing import plain
 from core.traces import SEG, Look, plan, tell
-from core.types import Answer, Ask, End, Episode, Masks, Reward, Sample, SegPrompt, Turn, View
+from core.types import (
+    Answer,
+    Ask,
+    End,
+    Episode,
+    EpisodeMasks,
+    Reward,
+    Sample,
+    SegPrompt,
+    Turn,
+    View,
+)
 from systems.base import build
 from systems.videoseg_o3.answers import Reading, read_turn
 from systems.videoseg_o3.options import MASKED, VideoSegO3Options, fit, spread
@@ -111,7 +122,7 @@ class VideoSegO3:
         return "policy" if any(weights[name] for name in MASKED) else ""
 
     def score(
-        self, sample: Sample, episodes: Sequence[Episode], masks: Masks | None = None
+        self, sample: Sample, episodes: Sequence[Episode], masks: EpisodeMasks | None = None
     ) -> list[Reward]:
         """The weighted sum of the parts, for each episode; "tiou" is the true tIoU, reported and by default not paid.
 

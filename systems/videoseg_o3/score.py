@@ -20,7 +20,7 @@ from torch import Tensor
 
 from core.masks import decode
 from core.points import resize_mask
-from core.types import Episode, Masks, Rle, SegPrompt
+from core.types import Episode, EpisodeMasks, Rle, SegPrompt
 from rewards.segments import gain_over_turns, gain_over_video, iou_reward, mask_iou
 from rewards.temporal_search import Mode, keyframe_hit, span_iou, span_reward
 from rewards.turn_form import all_in_form, share_of_steps
@@ -61,7 +61,7 @@ def text_parts(
 
 def mask_parts(
     episodes: Sequence[Episode],
-    masks: Masks,
+    masks: EpisodeMasks,
     rles_F: Sequence[Rle | None],
     visible_F: Tensor,
     mode: Mode,

@@ -23,7 +23,18 @@ from core.geometry import uniform_frames
 from core.masks import area, box, decode
 from core.parsing import plain
 from core.points import inner_point, point_beside, resize_mask, scale_pixel
-from core.types import Answer, Ask, End, Episode, MaskMaker, MaskPrompt, Masks, Reward, Sample, View
+from core.types import (
+    Answer,
+    Ask,
+    End,
+    Episode,
+    EpisodeMasks,
+    MaskMaker,
+    MaskPrompt,
+    Reward,
+    Sample,
+    View,
+)
 from rewards.answers import answer_format, non_repeat, think_format
 from rewards.length import soft_length
 from rewards.negative_points import negative_points, taxicab_distance
@@ -140,7 +151,7 @@ class VideoSegR1:
         return "segmenter" if self.options.iou_source == "mask" else ""
 
     def score(
-        self, sample: Sample, episodes: Sequence[Episode], masks: Masks | None = None
+        self, sample: Sample, episodes: Sequence[Episode], masks: EpisodeMasks | None = None
     ) -> list[Reward]:
         """R = (think + answer format + accuracy + negative + non-repeat) x s for each episode.
 
@@ -391,7 +402,9 @@ def difficulty(sample: Sample) -> float:
     return float(note)
 
 
-def _by_prompt(episodes: Sequence[Episode], masks: Masks) -> dict[MaskPrompt, np.ndarray | None]:
+def _by_prompt(
+    episodes: Sequence[Episode], masks: EpisodeMasks
+) -> dict[MaskPrompt, np.ndarray | None]:
     pairs = zip(episodes, masks, strict=True)
     return {
         p: mask for e, several in pairs for p, mask in zip(e.answer.prompts, several, strict=True)

@@ -14,7 +14,7 @@ import numpy as np
 
 from core.difficulty import ASPECTS, LEAST, MOST, answer, difficulty, is_complete, question, read
 from core.geometry import uniform_frames
-from core.types import Answer, Ask, End, Episode, MaskMaker, Masks, Reward, Sample, View
+from core.types import Answer, Ask, End, Episode, EpisodeMasks, MaskMaker, Reward, Sample, View
 from systems.base import WHERE, build
 
 
@@ -66,7 +66,7 @@ class DifficultyRater:
         return Episode(sample.uid, (turn,), end, Answer(facts={"ratings": ratings}))
 
     def score(
-        self, sample: Sample, episodes: Sequence[Episode], masks: Masks | None = None
+        self, sample: Sample, episodes: Sequence[Episode], masks: EpisodeMasks | None = None
     ) -> list[Reward]:
         """r = share of the ratings that could be read + 1 - |D - D*| / 9, with D* the known difficulty.
 

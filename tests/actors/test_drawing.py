@@ -21,7 +21,7 @@ from actors.painter import PainterPool
 from actors.segmenter import SegmenterActor
 from cluster.refs import results
 from configs.schema import Config, MaskConfig
-from core.drawing.requests import DrawnPrompt, Made, SampledMask
+from core.drawing.requests import DrawnMask, DrawnPrompt, SampledMask
 from core.masks import decode, encode
 from core.types import (
     Answer,
@@ -67,8 +67,8 @@ def episode(segs: Sequence[SegPrompt] = SEGS, end: End = End.DONE) -> Episode:
 
 
 @cache
-def made(number: int, prompt: DrawnPrompt | None = None) -> Made:
-    return Made(truth(), SampledMask(np.full((2, 2), number % 2 == 0), -float(number)), prompt)
+def made(number: int, prompt: DrawnPrompt | None = None) -> DrawnMask:
+    return DrawnMask(truth(), SampledMask(np.full((2, 2), number % 2 == 0), -float(number)), prompt)
 
 
 GROUPS = [[episode(), Episode("v/0", (), End.FAILED, error="died")], [episode((KEY,)), episode()]]

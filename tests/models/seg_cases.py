@@ -12,7 +12,7 @@ from sam2.modeling.sam2_base import SAM2Base
 
 from core import batch, grpo
 from core.batch import GroupBatch
-from core.drawing.requests import SegMask
+from core.drawing.requests import DrawRequest
 from core.masks import encode
 from core.types import Group, MediaTable, SegPrompt
 from data.frames.frames import digest
@@ -78,7 +78,7 @@ def with_seg(group: Group) -> Group:
     return replace(group, episodes=tuple(episodes))
 
 
-def asked_of(group: Group, first: int = 0) -> list[SegMask]:
+def asked_of(group: Group, first: int = 0) -> list[DrawRequest]:
     """On each [SEG] a keyframe and a second frame; truths are boxes, and every third frame has none."""
     found = []
     for e, episode in enumerate(group.episodes, first):
@@ -90,13 +90,15 @@ def asked_of(group: Group, first: int = 0) -> list[SegMask]:
                 truth_HW = np.zeros(frames()[name].shape[:2], bool)
                 truth_HW[10:30, 15 + e : 40] = True
                 truth = None if number == 2 else encode(truth_HW)
-                found.append(SegMask(e, SegPrompt(t, position, number, role), name, truth=truth))
+                found.append(
+                    DrawRequest(e, SegPrompt(t, position, number, role), name, truth=truth)
+                )
     return found
 
 
 def case(
     seeds=(0,), budget=10**6, **kwargs
-) -> tuple[list[GroupBatch], MediaTable, list[Group], list[SegMask]]:
+) -> tuple[list[GroupBatch], MediaTable, list[Group], list[DrawRequest]]:
     """Rows, shown images, groups and masks."""
     forest = []
     media = {}

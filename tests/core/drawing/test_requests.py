@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 
 from core import batch
-from core.drawing import requests as segs
-from core.drawing.requests import SegMask
+from core.drawing.requests import (
+    DrawRequest,
+    draw_requests,
+    requests_of_row,
+    seg_tokens,
+    token_positions,
+    with_loss_weights,
+)
 from core.types import Answer, End, Episode, Group, SegPrompt, Turn
 
 SEG = 9
@@ -36,20 +42,20 @@ EPISODES = [
 
 
 def mask(episode, turn, position, role="keyframe"):
-    return SegMask(episode, SegPrompt(turn, position, 0, role), "frame")
+    return DrawRequest(episode, SegPrompt(turn, position, 0, role), "frame")
 
 
 def test_every_trained_token_stands_where_its_position_says():
     row = row_of(EPISODES, first=4)
-    np.testing.assert_array_equal(row.ids_T[segs.token_positions(row)], row.target_N)
+    np.testing.assert_array_equal(row.ids_T[token_positions(row)], row.target_N)
     assert row.ids_T.tolist() == [1, 2, 3, SEG, 5, SEG, 4, 6, SEG, 5, SEG, SEG, 6]
-    assert segs.token_positions(row).tolist() == [3, 4, 7, 8, 9, 10, 11, 12]
+    assert token_positions(row).tolist() == [3, 4, 7, 8, 9, 10, 11, 12]
 
 
 def test_masks_find_their_tokens_and_share_them():
     row = row_of(EPISODES, first=4)
     asked = [mask(5, 0, 2), mask(4, 0, 0), mask(4, 1, 1), mask(4, 0, 0, "video")]
-    at = segs.places(row, asked, SEG)
+    at = seg_tokens(row, asked, SEG)
     assert at.position_S.tolist() == [3, 8, 11]
     assert at.token_S.tolist() == [0, 3, 6]
     assert at.position_S[at.seg_M].tolist() == [11, 3, 8, 3]
@@ -58,13 +64,13 @@ def test_masks_find_their_tokens_and_share_them():
 @pytest.mark.parametrize("wrong", [mask(4, 0, 1), mask(4, 0, 2), mask(4, 2, 0), mask(7, 0, 0)])
 def test_a_mask_without_its_token_is_an_error(wrong):
     with pytest.raises(ValueError, match=rf"turn {wrong.prompt.turn} is .*not \[SEG\]"):
-        segs.places(row_of(EPISODES, first=4), [wrong], SEG)
+        seg_tokens(row_of(EPISODES, first=4), [wrong], SEG)
 
 
 def test_a_row_gets_the_masks_of_its_episodes():
     asked = [mask(3, 0, 0), mask(4, 0, 0), mask(5, 0, 1), mask(4, 1, 1)]
-    assert segs.of_row(asked, row_of(EPISODES, first=4)) == asked[1:]
-    none = segs.places(row_of(EPISODES), [], SEG)
+    assert requests_of_row(asked, row_of(EPISODES, first=4)) == asked[1:]
+    none = seg_tokens(row_of(EPISODES), [], SEG)
     assert not len(none.position_S)
     assert not len(none.token_S)
     assert not len(none.seg_M)
@@ -77,7 +83,7 @@ def test_a_groups_episodes_ask_in_the_order_of_their_answers():
         Episode("s", (), End.FAILED, Answer(segs=tuple(prompts[:1]))),
         Episode("s", EPISODES[1], End.UNREADABLE, Answer(segs=tuple(prompts[2:]))),
     ]
-    found = segs.asked(episodes, 8, {3: "three", 5: "five"})
+    found = draw_requests(episodes, 8, {3: "three", 5: "five"})
     assert [(m.episode, m.prompt, m.digest) for m in found] == [
         (8, prompts[0], "three"),
         (8, prompts[1], "five"),
@@ -87,6 +93,6 @@ def test_a_groups_episodes_ask_in_the_order_of_their_answers():
 
 def test_each_role_shares_the_weight():
     asked = [mask(0, 0, 0), mask(1, 0, 0), *(mask(e, 0, 0, "video") for e in (0, 0, 1, 1, 1))]
-    weights = [m.weight for m in segs.weigh(asked, 0.2)]
+    weights = [m.weight for m in with_loss_weights(asked, 0.2)]
     assert weights == [0.1] * 2 + [0.04] * 5
-    assert [dataclasses.replace(m, weight=0.0) for m in segs.weigh(asked, 0.2)] == asked
+    assert [dataclasses.replace(m, weight=0.0) for m in with_loss_weights(asked, 0.2)] == asked

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForImageTextToText
 
-from core.drawing import requests as segs
 from core.drawing.calibration import log_likelihood
 from core.drawing.losses import mask_loss
+from core.drawing.requests import requests_of_row, seg_tokens, with_loss_weights
 from core.masks import decode, encode
 from models.policy.mask_head import resize
 from models.policy.policy import Pixels
@@ -82,7 +82,7 @@ def test_masks_of_a_tree_row_equal_those_of_a_row_for_each_episode(folder, seeds
     states = mask_states(folder, groups, media)
     seen = 0
     for row in rows:
-        mine = segs.of_row(asked, row)
+        mine = requests_of_row(asked, row)
         drawn = policy.masks(row, *patches(folder, row, media), mine, frames())
         assert not drawn.logits_Mhw.requires_grad
         assert drawn.logits_Mhw.std() > 0.5
@@ -105,7 +105,7 @@ def test_a_mask_is_drawn_from_the_state_at_seg_not_from_the_one_before(qwen):
     (row,), media, _, asked = case()
     shown = patches(qwen, row, media)
     drawn = policy.masks(row, *shown, asked, frames())
-    at = segs.places(row, asked, SEG)
+    at = seg_tokens(row, asked, SEG)
     with torch.no_grad():
         before_SD = policy.policy(row, *shown, 1.0, row.source_N[at.token_S])[2]
         wrong = policy.head(
@@ -143,7 +143,7 @@ def test_the_calibrated_log_prob_is_the_formula(folder):
     policy = moved(policy)
     logprob_N, _, _, text_N, (logits_Mhw, _) = policy(row, *shown, 0.8, asked, frames())
     expected = text_N.detach().double().clone()
-    at = segs.places(row, asked, SEG)
+    at = seg_tokens(row, asked, SEG)
     for i, mask in enumerate(asked):
         if mask.sampled is None:
             continue
@@ -261,7 +261,7 @@ def test_gradients_reach_language_model_mlp_and_decoder_and_not_the_image_encode
         "calibration": lambda: surrogate(
             policy, row, shown, with_samples(policy, row, shown, asked), 1.0
         ),
-        "auxiliary": lambda: policy(row, *shown, 1.0, segs.weigh(asked, 0.2), frames())[2],
+        "auxiliary": lambda: policy(row, *shown, 1.0, with_loss_weights(asked, 0.2), frames())[2],
     }
     for name, loss in losses.items():
         policy.zero_grad(set_to_none=True)
@@ -288,9 +288,9 @@ def test_the_auxiliary_loss_is_weighted_over_the_batch_whatever_the_rows(qwen):
     total = []
     for budget in (10**6, 120):
         rows, media, _, asked = case((0, 1), budget)
-        asked = segs.weigh(asked, 0.2)
+        asked = with_loss_weights(asked, 0.2)
         parts = [
-            policy(row, *patches(qwen, row, media), 1.0, segs.of_row(asked, row), frames())[2]
+            policy(row, *patches(qwen, row, media), 1.0, requests_of_row(asked, row), frames())[2]
             for row in rows
         ]
         assert len(parts) == (1 if budget > 1000 else len(rows))
@@ -308,7 +308,7 @@ def test_the_auxiliary_loss_is_weighted_over_the_batch_whatever_the_rows(qwen):
 
 def test_the_auxiliary_loss_may_be_taken_at_points(qwen):
     (row,), media, _, asked = case()
-    asked = segs.weigh(asked, 0.2)
+    asked = with_loss_weights(asked, 0.2)
     policy = seg_policy(qwen, SegOptions(bce=2.0, dice=0.5, points=40))
     torch.manual_seed(3)
     auxiliary = policy(row, *patches(qwen, row, media), 1.0, asked, frames())[2]
@@ -334,7 +334,7 @@ def test_a_dummy_row_and_a_row_without_masks_run_the_head_and_add_nothing(qwen):
     (row,), media, _, asked = case()
     shown = patches(qwen, row, media)
     dummy = replace(row, weight_N=np.zeros_like(row.weight_N))
-    for one, masks in ((dummy, segs.weigh(asked, 0.2)), (row, [])):
+    for one, masks in ((dummy, with_loss_weights(asked, 0.2)), (row, [])):
         policy.zero_grad(set_to_none=True)
         logprob_N, _, auxiliary, text_N, _ = policy(one, *shown, 1.0, masks, frames())
         assert float(auxiliary) == 0.0
