@@ -1,10 +1,12 @@
 # Two commands: `make train` (environment, embedded default, GRPO, evaluation before and after) and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
-EXTRA ?= cpu            # cpu | gpu
+# cpu | gpu
+EXTRA ?= cpu
 SYSTEM ?= revseg
 ARGS ?=
-PROCESSES ?= 2          # that share the tests; 0: one, with what it says in sight
+# Test processes. 0: run in this process, with its output in sight.
+PROCESSES ?= 2
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.rayvos-installed
 
@@ -35,6 +37,7 @@ test: $(STAMP)
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(RUN) -m pytest -q tests/test_imports.py
 
