@@ -89,6 +89,23 @@ class View:
 
 
 @dataclass(frozen=True)
+class Vision:
+    """Sizes of the images that a policy sees.
+
+    Attributes:
+        cell: pixels on a side of one image token; both sides of an image are multiples of it.
+    """
+
+    cell: int
+
+    def round_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the nearest multiples of the cell, at least one cell on each side."""
+        rows = max(round(height / self.cell), 1)
+        columns = max(round(width / self.cell), 1)
+        return rows * self.cell, columns * self.cell
+
+
+@dataclass(frozen=True)
 class Media:
     """An image that was shown. Its pixels (uint8, height x width x 3) lie under `digest` in the group's media."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from core.types import System
+from core.types import System, Vision
 from systems.base import unknown
 from systems.revseg import ReVSeg
 from systems.videoseg_o3 import VideoSegO3
@@ -20,8 +20,8 @@ SYSTEMS: dict[str, type[ReVSeg] | type[VideoSegR1] | type[VideoSegO3] | type[Dif
 }
 
 
-def make(name: str, options: Mapping[str, Any]) -> System:
-    """The system `name` with `options` (fields of its own options dataclass).
+def make(name: str, options: Mapping[str, Any], vision: Vision = Vision(cell=28)) -> System:
+    """The system `name` with `options` (fields of its own options dataclass), for a policy of this `vision`.
 
     Raises ValueError for a name, key or value that does not fit.
     """
