@@ -19,8 +19,11 @@ SYSTEMS: dict[str, type[ReVSeg] | type[VideoSegR1] | type[VideoSegO3] | type[Dif
     "difficulty_rater": DifficultyRater,
 }
 
+# What systems are made for where no policy is at hand, as in tests.
+QWEN2_5_VL = Vision(cell=28)
 
-def make(name: str, options: Mapping[str, Any], vision: Vision = Vision(cell=28)) -> System:
+
+def make(name: str, options: Mapping[str, Any], vision: Vision = QWEN2_5_VL) -> System:
     """The system `name` with `options` (fields of its own options dataclass), for a policy of this `vision`.
 
     Raises ValueError for a name, key or value that does not fit.
