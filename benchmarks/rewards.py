@@ -71,7 +71,7 @@ class Case:
     @property
     def answers(self) -> Iterator[tuple[str, int]]:
         """Text and reasoning tokens of each."""
-        return ((e.turns[0].text, e.answer.facts["reasoning_tokens"]) for e in self.episodes)
+        return ((e.turns[0].text, e.answer.reasoning_tokens or 0) for e in self.episodes)
 
 
 # --- one answer at a time
@@ -191,10 +191,9 @@ def case(uid: str, num_objects: int) -> Case:
     ((_, right),) = system.demonstrate(sample, rng)
     episodes = []
     for text in (answer(strict_answer(right) or [], rng) for _ in range(GROUP)):
-        facts = {"frame": 0, "reasoning_tokens": len(text.partition("<answer>")[0].split())}
-        episodes.append(
-            Episode(uid, (Turn((), (), (), text, (), True, 0),), End.DONE, Answer((), facts))
-        )
+        tokens = len(text.partition("<answer>")[0].split())
+        made = Answer(keyframe=0, reasoning_tokens=tokens)
+        episodes.append(Episode(uid, (Turn((), (), (), text, (), True, 0),), End.DONE, made))
     return Case(sample, tuple(episodes), at_target_size(system._truth(sample, 0)))
 
 

@@ -58,6 +58,26 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Hints:
+    """Stored answers to the auxiliary questions of a system's `play` about one sample.
+
+    Attributes:
+        target_frame: frame number of the video.
+        key_segment: the part [start, stop) of the video to show; None is all of it.
+    """
+
+    target_frame: int
+    key_segment: tuple[int, int] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The hints as their file keeps them."""
+        row: dict[str, Any] = {"target_frame": self.target_frame}
+        if self.key_segment is not None:
+            row["key_segment"] = list(self.key_segment)
+        return row
+
+
+@dataclass(frozen=True)
 class Sample:
     """A video and a sentence, with the ground truth. No targets: the right answer is "none"."""
 
@@ -69,9 +89,8 @@ class Sample:
     notes: dict[str, Any] = field(
         default_factory=dict
     )  # extras, e.g. "thought"; not sent to who plays
-    hints: dict[str, Any] = field(
-        default_factory=dict
-    )  # what `System.play` is told, and else asks for on the side
+    # Stored answers to the auxiliary questions of `System.play`. None: `play` asks the policy.
+    hints: Hints | None = None
 
     @property
     def bare(self) -> Sample:
@@ -160,15 +179,28 @@ class SegPrompt:
 
 @dataclass(frozen=True)
 class Answer:
-    """What an episode says about the video: prompts for the segmenter, one for each object."""
+    """What an episode says about the video.
+
+    Attributes:
+        prompts: mask prompts for the segmenter, one for each object.
+        facts: the system's own, for its reward and the log; JSON-able.
+        segs: [SEG] tokens to draw masks at; `score` gets the masks in this order.
+        keyframe: the frame on which the answer locates the object, if it names one.
+        reasoning_tokens: length of the thought, where a system counts it.
+    """
 
     prompts: tuple[MaskPrompt, ...] = ()
-    facts: dict[str, Any] = field(
-        default_factory=dict
-    )  # system's own, for rewards and the log; JSON-able
-    segs: tuple[
-        SegPrompt, ...
-    ] = ()  # of a policy that draws its masks itself; `score` gets theirs in this order
+    facts: dict[str, Any] = field(default_factory=dict)
+    segs: tuple[SegPrompt, ...] = ()
+    keyframe: int | None = None
+    reasoning_tokens: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The facts as the run folder keeps them, with the typed fields under their keys there."""
+        row = {**self.facts, "frame": self.keyframe}
+        if self.reasoning_tokens is not None:
+            row["reasoning_tokens"] = self.reasoning_tokens
+        return row
 
 
 @dataclass(frozen=True)
@@ -226,12 +258,12 @@ class Ask(Protocol):
         self, content: Sequence[str | View], *, max_tokens: int, trainable: bool = True
     ) -> Turn: ...
 
-    async def aside(
+    async def auxiliary(
         self, content: Sequence[str | View], *, max_tokens: int, temperature: float, top_p: float
     ) -> Turn:
-        """Asks in a new dialogue about the same video, of which this one shows no trace; the turn is not trainable.
+        """Ask in a dialogue of its own about the same video; this dialogue shows no trace of it.
 
-        Calls may run at the same time and are sampled independently of each other.
+        The turn is not trainable. Calls may run at the same time and are sampled independently.
         """
         ...
 
@@ -257,13 +289,15 @@ class System(Protocol):
     async def play(self, sample: Sample, ask: Ask) -> Episode: ...
 
     @property
-    def asks_aside(self) -> bool:
-        """Whether `play` asks on the side (`Ask.aside`) where a sample has no hints. Who answers is not trained: a run
-        asks once, with the weights that it starts from (`ray_jobs.driver.session.Session.freeze`)."""
+    def uses_hints(self) -> bool:
+        """True if `play` asks auxiliary questions (`Ask.auxiliary`) about a sample without hints.
+
+        A run asks them once, with the weights it starts from; they are never trained on.
+        """
         ...
 
-    def hints(self, episode: Episode) -> dict[str, Any]:
-        """What the episode found on the side, as hints for others about its sample; empty if nothing."""
+    def hints(self, episode: Episode) -> Hints | None:
+        """The answers to the episode's auxiliary questions, to be stored for later episodes."""
         ...
 
     @property

@@ -102,7 +102,7 @@ def identity(cfg: Config, samples: Sequence[Sample]) -> dict[str, Any]:
                 s.query,
                 *s.video.frame_names,
                 *(t.uid for t in s.targets),
-                *map(str, s.hints.items()),
+                *(map(str, s.hints.to_json().items()) if s.hints else ()),
             ]
         )
         for s in samples

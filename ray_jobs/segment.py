@@ -184,7 +184,7 @@ def answer(
         "end": episode.end.value,
         "prompts": [asdict(prompt) for prompt in episode.answer.prompts],
         "segs": [asdict(seg) for seg in episode.answer.segs],
-        "facts": episode.answer.facts,
+        "facts": episode.answer.to_json(),
         "spans_with_mask": spans([rle is not None for rle in masks_F]),
     }
 

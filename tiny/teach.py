@@ -221,10 +221,10 @@ def examine(
             **reward.parts,
             "readable": float(episode.answer.facts["readable"]),
         }
-        mark["tokens"] = float(episode.answer.facts["reasoning_tokens"])
+        mark["tokens"] = float(episode.answer.reasoning_tokens or 0)
         if sample.targets:
             own = VideoSegR1(system.options)  # without the choices that are kept
-            frame = asyncio.run(own.play(sample.bare, speaker)).answer.facts["frame"]
+            frame = asyncio.run(own.play(sample.bare, speaker)).answer.keyframe
             sizes_F = lessons.areas(made, sample)
             mark |= {
                 "sees": float(sizes_F[frame] > 0),

@@ -315,7 +315,8 @@ class Conversation:
         self.temperature = temperature
         self.top_p = top_p
         self.system = system
-        self.turns = self.asides = 0
+        self.turns = 0
+        self.auxiliaries = 0
         self.open = True  # False after a completion that did not end
         self.short: list[int] = []  # all ids so far, one placeholder for each image
         self.long: list[int] = []  # the same as the model sees it
@@ -333,14 +334,14 @@ class Conversation:
         ids = self.engine.dialogue.text(token)
         return ids[0] if len(ids) == 1 else None
 
-    async def aside(
+    async def auxiliary(
         self, content: Sequence[str | View], *, max_tokens: int, temperature: float, top_p: float
     ) -> Turn:
         """As `core.types.Ask`. Answers are seeded by the order of the calls, not by when each is answered."""
-        key = (*self.key, "aside", self.asides)
-        self.asides += (
-            1  # before anything is awaited: calls that run at the same time must differ, and repeat
-        )
+        # The word is part of the sampling seed: another one would sample other answers.
+        key = (*self.key, "aside", self.auxiliaries)
+        # Counted before anything is awaited: calls that run at the same time must differ, and repeat.
+        self.auxiliaries += 1
         alone = Conversation(self.engine, self.gallery, key, temperature, top_p, self.system)
         return await alone(content, max_tokens=max_tokens, trainable=False)
 

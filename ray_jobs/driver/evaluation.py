@@ -208,7 +208,7 @@ def write(folder: Path, evaluation: Evaluation) -> None:
                 f"{r.reward:.4f}",
                 json.dumps({name: round(worth, 4) for name, worth in r.parts.items()}),
             ]
-            table.writerow([*row, r.episode.end.value, json.dumps(r.episode.answer.facts)])
+            table.writerow([*row, r.episode.end.value, json.dumps(r.episode.answer.to_json())])
 
 
 def _mean_jf(results: Sequence[Result]) -> float:

@@ -145,12 +145,12 @@ class Session:
         return self.run.path / HINTS
 
     def freeze(self, splits: Sequence[str], again: bool) -> None:
-        """Asks on the side what the measured samples of these splits need (`System.asks_aside`), where no file has it.
+        """Asks on the side what the measured samples of these splits need (`System.uses_hints`), where no file has it.
 
         To be called while the rollout actors have the weights that the run starts from: who answers such questions is
         not trained, and before and after must not differ in what was answered. `again`: also where the run has a file.
         """
-        for split in dict.fromkeys(splits) if self.system.asks_aside else ():
+        for split in dict.fromkeys(splits) if self.system.uses_hints else ():
             file = file_of(self.hints_folder, split)
             if not file.is_file() or (again and not self.cfg.data.hints):
                 samples = self.test_samples(split)
@@ -174,7 +174,7 @@ class Session:
             raise ValueError(
                 f"data.hints={self.cfg.data.hints}: there is no {file.name}; a training run makes it"
             )
-        if self.system.asks_aside and file.is_file():
+        if self.system.uses_hints and file.is_file():
             self.samples[split] = with_hints(self.split(split), file)
 
     @cached_property

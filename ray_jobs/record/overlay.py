@@ -123,11 +123,12 @@ def _scale(sample: Sample) -> int:
 
 
 def keyframes_of(episode: Episode) -> set[int]:
-    """Frames on which the answer prompts the segmenter; else the one it names in its facts, if it got that far."""
-    named = episode.answer.facts.get("frame")
-    return {p.frame for p in episode.answer.prompts} or (
-        {named} if isinstance(named, int) else set()
-    )
+    """Frames on which the answer prompts the segmenter; without prompts the answer's keyframe."""
+    answer = episode.answer
+    prompted = {prompt.frame for prompt in answer.prompts}
+    if not prompted and answer.keyframe is not None:
+        return {answer.keyframe}
+    return prompted
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def line_of(
         "reward": reward.total if reward else None,
         "parts": reward.parts if reward else {},
         "scores": dict(scores),
-        "answer": answer.facts,
+        "answer": answer.to_json(),
         "prompts": [asdict(prompt) for prompt in answer.prompts],
         "segs": [asdict(seg) for seg in answer.segs],
         "turns": [
@@ -159,7 +159,14 @@ def episode_of(line: Mapping[str, Any]) -> Episode:
         for t in line["turns"]
     )
     segs = tuple(SegPrompt(**seg) for seg in line.get("segs", ()))
-    answer = Answer(tuple(_prompt(p) for p in line["prompts"]), line["answer"], segs)
+    facts = dict(line["answer"])
+    answer = Answer(
+        prompts=tuple(_prompt(p) for p in line["prompts"]),
+        segs=segs,
+        keyframe=facts.pop("frame", None),
+        reasoning_tokens=facts.pop("reasoning_tokens", None),
+        facts=facts,
+    )
     return Episode(line["uid"], turns, End(line["end"]), answer, line.get("error", ""))
 
 

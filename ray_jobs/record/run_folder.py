@@ -149,7 +149,7 @@ def _episode(episode: Episode, reward: Reward | None, advantage: float | None) -
         "reward": None if reward is None else reward.total,
         "parts": None if reward is None else reward.parts,
         "advantage": advantage,
-        "facts": episode.answer.facts,
+        "facts": episode.answer.to_json(),
         "turns": [
             {
                 "text": t.text,

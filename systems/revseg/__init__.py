@@ -112,7 +112,7 @@ class ReVSeg:
     """The system: how an episode is played, what it is worth, and what a perfect one looks like."""
 
     name: str = "revseg"
-    asks_aside: bool = False
+    uses_hints: bool = False
     masks_by: MaskMaker = ""
 
     def __init__(self, options: ReVSegOptions | None = None) -> None:
@@ -126,14 +126,13 @@ class ReVSeg:
     def shown(self, sample: Sample, rng: np.random.Generator) -> Sample:
         return sample.bare
 
-    def hints(self, episode: Episode) -> dict[str, Any]:
-        return {}
+    def hints(self, episode: Episode) -> None:
+        return None
 
     async def play(self, sample: Sample, ask: Ask) -> Episode:
         """One episode (Alg. 1): keyframe and description, then the box; it stops at the first unreadable answer.
 
-        Facts of the answer: `frame_idx` (index into the sampled frames), `frame` (number in the video),
-        `description`, `box` (pixels of the image it was given in) and the four RULES as booleans.
+        Facts of the answer: `frame_idx` (index into the sampled frames), `description`, `box` (pixels of the image it was given in) and the four RULES as booleans.
         """
         options = self.options
         frames = self.frames(sample)
@@ -278,7 +277,6 @@ class ReVSeg:
         frame = None if frame_idx is None else frames[frame_idx]
         facts = {
             "frame_idx": frame_idx,
-            "frame": frame,
             "description": description,
             "box": box and list(box),
             "tags_1": tags_1,
@@ -290,7 +288,7 @@ class ReVSeg:
         if frame is not None and box is not None:
             prompts = (MaskPrompt(frame, scale_box(box, self.options.box_hw, _size(sample))),)
         end = End.DONE if prompts else End.UNREADABLE if turns[-1].complete else End.TRUNCATED
-        return Episode(sample.uid, turns, end, Answer(prompts, facts))
+        return Episode(sample.uid, turns, end, Answer(prompts, facts, keyframe=frame))
 
     def _truth(self, sample: Sample) -> tuple[torch.Tensor, torch.Tensor]:
         """Boxes of the targets' union in the sampled frames, in pixels of the image the box is asked in; visibility."""

@@ -60,7 +60,7 @@ class VideoSegO3:
     """The system: how an episode is played, what it is worth, and what a perfect one looks like."""
 
     name: str = "videoseg_o3"
-    asks_aside: bool = False
+    uses_hints: bool = False
 
     def __init__(self, options: VideoSegO3Options | None = None) -> None:
         self.options = options or VideoSegO3Options()
@@ -73,15 +73,15 @@ class VideoSegO3:
     def shown(self, sample: Sample, rng: np.random.Generator) -> Sample:
         return sample.bare
 
-    def hints(self, episode: Episode) -> dict[str, Any]:
-        return {}
+    def hints(self, episode: Episode) -> None:
+        return None
 
     async def play(self, sample: Sample, ask: Ask) -> Episode:
         """One episode: turns that select, until one does not, not readably, or is the last.
 
         Facts of the answer: `rounds`, what each turn selects or answers (part [start, stop) and keyframe) and on which
-        `frame` its mask is made; `spatial`, the frames that all turns' masks are judged on besides; `frame`, where
-        tracking starts. Its `segs` are empty for a policy that does not tell the id of [SEG].
+        `frame` its mask is made; `spatial`, the frames that all turns' masks are judged on besides. The answer's
+        keyframe is where tracking starts. Its `segs` are empty for a policy that does not tell the id of [SEG].
         """
         content = self.ask_first(sample)
         turns = list[Turn]()
@@ -109,12 +109,11 @@ class VideoSegO3:
         facts = {
             "rounds": [_row(r) for r in rounds],
             "spatial": self.spatial(sample),
-            "frame": final,
         }
         done = last.reading.look is not None and SEG in _said(last.turn)
         end = End.DONE if done else End.UNREADABLE if last.turn.complete else End.TRUNCATED
         segs = self._segs(sample, rounds, seg_id, final) if seg_id is not None else ()
-        return Episode(sample.uid, tuple(turns), end, Answer((), facts, segs))
+        return Episode(sample.uid, tuple(turns), end, Answer((), facts, segs, keyframe=final))
 
     @property
     def masks_by(self) -> Literal["", "policy"]:

@@ -29,6 +29,7 @@ from core.types import (
     End,
     Episode,
     EpisodeMasks,
+    Hints,
     MaskMaker,
     MaskPrompt,
     Reward,
@@ -57,7 +58,6 @@ Content = list[str | View]
 PARTS = ("think_format", "answer_format", "accuracy", "negative", "non_repeat", "length")
 LARGEST = 5  # frames among which training picks the target frame
 UNRATED = 5.5  # difficulty of a sample without ratings: the middle of 1 to 10
-HINTS = ("target_frame", "key_segment")  # what the sampler chooses, or training says
 SHORT = {
     "all": "",
     "box": ": box",
@@ -101,42 +101,44 @@ class VideoSegR1:
             return sample.bare
         visible = self._visible(sample)
         frame = int(rng.choice(visible if len(visible) else sample.video.num_frames))
-        hints = dict(zip(HINTS, (frame, _window(sample.video.num_frames, frame, rng)), strict=True))
+        hints = Hints(frame, _window(sample.video.num_frames, frame, rng))
         return replace(sample.bare, hints=hints)
 
     @property
-    def asks_aside(self) -> bool:
+    def uses_hints(self) -> bool:
         return self.options.sampler != "first"
 
-    def hints(self, episode: Episode) -> dict[str, Any]:
+    def hints(self, episode: Episode) -> Hints | None:
         """The sampler's choice: "only used during inference" and frozen in the paper."""
-        facts = episode.answer.facts
-        return dict(zip(HINTS, (facts["frame"], facts["segment"]), strict=True)) if facts else {}
+        answer = episode.answer
+        if answer.keyframe is None:
+            return None
+        start, stop = answer.facts["segment"]
+        return Hints(answer.keyframe, (start, stop))
 
     async def play(self, sample: Sample, ask: Ask) -> Episode:
         """One episode: the sampler's choice, unless the sample's hints give it, then one round of reasoning.
 
-        Facts of the answer: `frame`, `segment` [start, stop), `objects` as read (pixels of the target image),
-        `readable` and `reasoning_tokens`. An empty list is a readable answer: there is no such object.
+        Facts of the answer: `segment` [start, stop), `objects` as read (pixels of the target image) and `readable`. An empty list is a readable answer: there is no such object.
         """
         choice = _hint(sample) or await self._choice(sample, ask)
         content = self.ask_objects(sample.query, sample.video.num_frames, choice)
         turn = await ask(content, max_tokens=self.options.max_tokens)
         objects = read_objects(turn.text) if turn.complete else None
         facts = {
-            "frame": choice.frame,
             "segment": [choice.start, choice.stop],
             "readable": objects is not None,
             "objects": objects or [],
-            "reasoning_tokens": ask.count(object_answers.reasoning(turn.text)),
         }
+        tokens = ask.count(object_answers.reasoning(turn.text))
         prompts = tuple(
             p for o in objects or () if (p := self._prompt(sample, choice.frame, o)) is not None
         )
         end = (
             End.TRUNCATED if not turn.complete else End.UNREADABLE if objects is None else End.DONE
         )
-        return Episode(sample.uid, (*choice.turns, turn), end, Answer(prompts, facts))
+        answer = Answer(prompts, facts, keyframe=choice.frame, reasoning_tokens=tokens)
+        return Episode(sample.uid, (*choice.turns, turn), end, answer)
 
     async def _choice(self, sample: Sample, ask: Ask) -> Choice:
         video = sample.video
@@ -176,8 +178,9 @@ class VideoSegR1:
             format_G = torch.where(right_G, float(len(self.options.lengths)), format_G)
             accuracy_G = torch.where(right_G, self._most_accuracy, 0.0).double()
         else:
-            for frame in {e.answer.facts["frame"] for e in episodes}:
-                rows = [g for g, e in enumerate(episodes) if e.answer.facts["frame"] == frame]
+            for frame in {e.answer.keyframe for e in episodes}:
+                assert frame is not None
+                rows = [g for g, e in enumerate(episodes) if e.answer.keyframe == frame]
                 worth = self._seg_rewards(sample, frame, [answers_G[g] for g in rows], made)
                 accuracy_G[rows], negative_G[rows] = worth
         repeat_G = non_repeat([e.turns[-1].text for e in episodes])
@@ -346,7 +349,7 @@ class VideoSegR1:
         return 2.0 * self.options.wants_box + 1.0 * self.options.wants_point
 
     def _lengths(self, sample: Sample, episodes: Sequence[Episode]) -> torch.Tensor:
-        used_G = torch.tensor([float(e.answer.facts["reasoning_tokens"]) for e in episodes])
+        used_G = torch.tensor([float(e.answer.reasoning_tokens or 0) for e in episodes])
         if self.options.length_penalty == "none" or not self.options.think:
             return torch.ones(len(episodes), dtype=torch.float64)
         budget = self.options.budget.of(difficulty(sample))
@@ -417,17 +420,17 @@ def _table(rows: Sequence[Sequence[float]], width: int) -> torch.Tensor:
 
 def _hint(sample: Sample) -> Choice | None:
     """The choice that the sample's hints give, if they do."""
-    if HINTS[0] not in sample.hints:
+    if sample.hints is None:
         return None
-    start, stop = sample.hints.get(HINTS[1]) or (0, sample.video.num_frames)
-    return Choice(start, stop, sample.hints[HINTS[0]])
+    start, stop = sample.hints.key_segment or (0, sample.video.num_frames)
+    return Choice(start, stop, sample.hints.target_frame)
 
 
-def _window(num_frames: int, frame: int, rng: np.random.Generator) -> list[int]:
+def _window(num_frames: int, frame: int, rng: np.random.Generator) -> tuple[int, int]:
     """A random part of 10 to 50 % of the video that holds `frame`, [start, stop)."""
     length = max(round(num_frames * rng.uniform(0.1, 0.5)), 1)
     start = int(rng.integers(max(frame - length + 1, 0), min(frame, num_frames - length) + 1))
-    return [start, start + length]
+    return start, start + length
 
 
 def _size(sample: Sample) -> tuple[int, int]:

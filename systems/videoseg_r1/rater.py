@@ -39,7 +39,7 @@ class DifficultyRater:
     """One question, one answer. Facts: `ratings`, those that could be read."""
 
     name: str = "difficulty_rater"
-    asks_aside: bool = False
+    uses_hints: bool = False
     masks_by: MaskMaker = ""
 
     def __init__(self, options: RaterOptions | None = None) -> None:
@@ -53,8 +53,8 @@ class DifficultyRater:
     def shown(self, sample: Sample, rng: np.random.Generator) -> Sample:
         return sample.bare
 
-    def hints(self, episode: Episode) -> dict[str, Any]:
-        return {}
+    def hints(self, episode: Episode) -> None:
+        return None
 
     async def play(self, sample: Sample, ask: Ask) -> Episode:
         """Asks once; DONE only if all five ratings could be read. An answer that was cut off is read all the same."""

@@ -128,7 +128,9 @@ async def _narrow(num_frames: int, query: str, ask: Ask, plan: Plan) -> tuple[in
 async def _ask(ask: Ask, content: Sequence[str | View], plan: Plan) -> list[Turn]:
     """K independent answers to one question."""
     sampling = {"temperature": plan.temperature, "top_p": plan.top_p}
-    one = (ask.aside(content, max_tokens=plan.max_tokens, **sampling) for _ in range(plan.samples))
+    one = (
+        ask.auxiliary(content, max_tokens=plan.max_tokens, **sampling) for _ in range(plan.samples)
+    )
     return list(await asyncio.gather(*one))
 
 

@@ -36,9 +36,9 @@ OPTIONS = {
 def played(sample, box):
     """A finished two-round episode that chose sampled frame 3."""
     turn = Turn((1,), (2,), (-0.1,), "", (), True, 0)
-    facts = {"frame_idx": 3, "frame": 5, "description": "x", "box": box}
+    facts = {"frame_idx": 3, "description": "x", "box": box}
     facts |= dict.fromkeys(("tags_1", "json_1", "tags_2", "json_2"), True)
-    return Episode(sample.uid, (turn, turn), End.DONE, Answer((), facts))
+    return Episode(sample.uid, (turn, turn), End.DONE, Answer((), facts, keyframe=5))
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_masks_of_the_segmenter_are_made_only_for_a_reward_that_needs_them(setti
     differing = 0
     for sample in samples:
         shown = actors["mask"].system.shown(sample, np.random.default_rng(0))
-        frame = shown.hints["target_frame"]
+        frame = shown.hints.target_frame
         answers = [boxes(sample, frame, grow) for grow in (0, 14, 14)]
         group = tuple(
             asyncio.run(actors["mask"].system.play(shown, Says(text))) for text in answers

@@ -154,7 +154,7 @@ def test_only_training_shows_hints(
         for _ in range(2)
     )
     told = [e for group in training for e in group.episodes]
-    assert [e.answer.facts["frame"] for e in told] == [4] * 6
+    assert [e.answer.keyframe for e in told] == [4] * 6
     assert all(len(e.turns) == 1 for e in told)
     segments = [e.answer.facts["segment"] for e in told]
     assert {g.sample.uid: g.episodes for g in training} == {g.sample.uid: g.episodes for g in again}
@@ -164,7 +164,7 @@ def test_only_training_shows_hints(
     assert [t.trainable for t in first.turns] == [False] * 4 + [True]
     assert len(second.turns) == 1
     assert (
-        first.answer.facts["frame"] == second.answer.facts["frame"] == 3
+        first.answer.keyframe == second.answer.keyframe == 3
     )  # nothing readable was said: the middle
     hinting.close()
 

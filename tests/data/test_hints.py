@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from core.types import Sample, Video
+from core.types import Hints, Sample, Video
 from data.hints import file_of, with_hints, write
 
 SAMPLES = [Sample(f"v/{i}", Video("v", "v", ("0",), 4, 4), f"query {i}", ()) for i in range(3)]
-FOUND = {"v/0": {"target_frame": 3, "key_segment": [2, 6]}, "v/1": {}}
+FOUND = {"v/0": Hints(target_frame=3, key_segment=(2, 6)), "v/1": None}
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     write(tmp_path / "new", "test", SAMPLES, FOUND)
     hinted = with_hints(SAMPLES, file_of(tmp_path / "new", "test"))
-    assert [sample.hints for sample in hinted] == [FOUND["v/0"], {}, {}]
-    assert [replace(sample, hints={}) for sample in hinted] == SAMPLES
+    assert [sample.hints for sample in hinted] == [FOUND["v/0"], None, None]
+    assert [replace(sample, hints=None) for sample in hinted] == SAMPLES
     assert hinted[0].bare.hints == FOUND["v/0"]
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["test.json"]
 

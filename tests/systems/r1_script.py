@@ -53,10 +53,10 @@ class Script:
 
     version = 0
 
-    def __init__(self, text: str, aside: str = "") -> None:
+    def __init__(self, text: str, auxiliary: str = "") -> None:
         self.text = text
-        self.answer = aside
-        self.asides = 0
+        self.answer = auxiliary
+        self.auxiliaries = 0
         self.asked = []
         self.budgets = []
 
@@ -65,8 +65,8 @@ class Script:
         self.budgets.append(max_tokens)
         return Turn((1,), (2,), (-0.5,), self.text, (), not self.text.endswith("..."), version=0)
 
-    async def aside(self, content, *, max_tokens, temperature, top_p) -> Turn:
-        self.asides += 1
+    async def auxiliary(self, content, *, max_tokens, temperature, top_p) -> Turn:
+        self.auxiliaries += 1
         return Turn((9,), (9,), (-0.5,), self.answer, (), True, version=0, trainable=False)
 
     def count(self, text: str) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from core.types import End, Turn, View
+from core.types import Answer, End, Episode, Turn, View
 from models.dialogue import Dialogue
 from systems.videoseg_r1 import VideoSegR1
 from systems.videoseg_r1.answers import read_objects
@@ -85,16 +85,14 @@ def test_the_taught_answer_earns_what_can_be_earned() -> None:
         shown = system.shown(sample, rng)
         hinted = replace(sample, hints=shown.hints)
         ((_, answer),) = system.demonstrate(hinted, rng)
-        facts = {"frame": shown.hints["target_frame"], "reasoning_tokens": 1}
-        reward = system.score(sample, [_episode(sample.uid, answer, facts)])[0].parts
+        answered = Answer(keyframe=shown.hints.target_frame, reasoning_tokens=1)
+        reward = system.score(sample, [_episode(sample.uid, answer, answered)])[0].parts
         assert (reward["think_format"], reward["accuracy"], reward["non_repeat"]) == (1, 3, 1)
         assert reward["negative"] == (1 if sample.targets else 0)
 
 
-def _episode(uid: str, text: str, facts: dict):
-    from core.types import Answer, Episode
-
-    return Episode(uid, (Turn((), (), (), text, (), True, 0),), End.DONE, Answer((), facts))
+def _episode(uid: str, text: str, answer: Answer) -> Episode:
+    return Episode(uid, (Turn((), (), (), text, (), True, 0),), End.DONE, answer)
 
 
 def test_teaching_changes_the_policy_and_writes_a_folder(start: Path, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ class Speaker:
     ) -> Turn:
         return self._answer(content, max_tokens, self.temperature, 1.0)
 
-    async def aside(
+    async def auxiliary(
         self, content: Sequence[str | View], *, max_tokens: int, temperature: float, top_p: float
     ) -> Turn:
         return self._answer(content, max_tokens, temperature, top_p)

@@ -199,7 +199,9 @@ def test_questions_on_the_side(bench: Bench) -> None:
         ask = bench.engine.ask(gallery, ("aside",))
         question = [View(3, 56, 56), "Where?"]
         how = {"max_tokens": 12, "temperature": 0.6, "top_p": 1.0}
-        beside = list(await asyncio.gather(*(ask.aside(question, **how) for _ in range(3 * aside))))
+        beside = list(
+            await asyncio.gather(*(ask.auxiliary(question, **how) for _ in range(3 * aside)))
+        )
         return beside, await ask(["0", View(0, 84, 84), " Find the dog."], max_tokens=12), gallery
 
     beside, turn, gallery = bench.run(scene(True))

@@ -53,7 +53,7 @@ def _episode(*, prompts: tuple[MaskPrompt, ...], said: int = 1) -> Episode:
     )
     second = '<answer>[{"bbox_2d":[25,20,55,50]}]</answer>'
     turns = tuple(Turn((), (), (), text, (), True, 0) for text in (first + "</think>", second))
-    return Episode("v/0", turns, End.DONE, Answer(prompts, {"frame": 3}))
+    return Episode("v/0", turns, End.DONE, Answer(prompts, keyframe=3))
 
 
 PROMPT = MaskPrompt(3, (25.0, 20.0, 55.0, 50.0), ((40.0, 35.0), (5.0, 5.0)), (1, 0))

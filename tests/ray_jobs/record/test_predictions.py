@@ -28,7 +28,7 @@ def line(uid: str, end: End = End.DONE, reward: float = 1.0) -> dict[str, object
     prompt = MaskPrompt(1, (0.0, 1.0, 3.0, 4.0), ((1.5, 2.0),), (1,))
     aside = Turn((1,), (2,), (-0.1,), "50%", (), True, 3, trainable=False)
     turn = Turn((1,), (2,), (-0.1,), "it is <b>there</b>", (), True, 3)
-    answer = Answer((prompt, MaskPrompt(0, None)), {"frame": 1, "why": "läuft"})
+    answer = Answer((prompt, MaskPrompt(0, None)), {"why": "läuft"}, keyframe=1)
     sample = Sample(uid, VIDEO, "das große", (), "motion")
     rle = encode(np.eye(4, 6))
     return line_of(
@@ -49,7 +49,9 @@ def test_lines_keep_what_a_person_looks_at(tmp_path: Path) -> None:
     assert (kept["video"], kept["expression"], kept["query"]) == ("folder/v", "7", "das große")
     episode = episode_of(kept)
     assert episode.answer.prompts[0] == MaskPrompt(1, (0.0, 1.0, 3.0, 4.0), ((1.5, 2.0),), (1,))
-    assert episode.answer.facts == {"frame": 1, "why": "läuft"}
+    assert kept["answer"] == {"frame": 1, "why": "läuft"}
+    assert episode.answer.keyframe == 1
+    assert episode.answer.facts == {"why": "läuft"}
     assert episode.turns[1].text == "it is <b>there</b>"
     assert [turn.trainable for turn in episode.turns] == [False, True]
     assert expression_of(Sample("folder/v/7", VIDEO, "", ())) == "7"

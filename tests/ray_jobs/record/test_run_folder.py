@@ -26,7 +26,7 @@ def _group() -> Group:
         True,
         4,
     )
-    done = Episode("v/1", (turn,), End.DONE, Answer(facts={"frame": np.int64(7)}))
+    done = Episode("v/1", (turn,), End.DONE, Answer(keyframe=np.int64(7)))
     failed = Episode("v/1", (), End.FAILED, error="Traceback: engine died")
     return Group("v/1", (done, failed), (Reward(1.5, {"format": 1.0}), None), (0.5, 0.0))
 

@@ -45,7 +45,7 @@ def add(
 ) -> None:
     failed = end is End.FAILED
     scores = {} if failed else measure(sample, rles(masks_FHW), keyframes=[1]).scores
-    episode = Episode(sample.uid, (), end, Answer(facts={"frame": 1}))
+    episode = Episode(sample.uid, (), end, Answer(keyframe=1))
     predictions.add(
         [line_of(sample, episode, rles(masks_FHW), None if failed else Reward(1.5, {}), scores)]
     )

@@ -139,6 +139,6 @@ def test_no_completion_raises(first, second, decompose, strict):
     (reward,) = system.score(sample(), [episode])
     assert (episode.end is End.DONE) == bool(episode.answer.prompts)
     assert 0 <= reward.total <= 3
-    json.dumps(episode.answer.facts, allow_nan=False)
+    json.dumps(episode.answer.to_json(), allow_nan=False)
     for content in script.asked:  # a tokenizer takes valid Unicode only
         " ".join(x for x in content if isinstance(x, str)).encode()

@@ -33,7 +33,7 @@ def test_two_rounds():
     (prompt,) = episode.answer.prompts
     assert prompt.frame == 5
     assert prompt.box == pytest.approx((0, 0, 40, 40))
-    assert json.loads(json.dumps(episode.answer.facts)) == {
+    assert json.loads(json.dumps(episode.answer.to_json())) == {
         "frame_idx": 2,
         "frame": 5,
         "description": "red square",
@@ -68,7 +68,7 @@ def test_a_cut_off_answer_is_not_read(texts):
 def test_an_unreadable_box():
     episode, *_ = play(GOOD_1, "no idea")
     assert episode.end is End.UNREADABLE
-    assert episode.answer.facts["frame"] == 5
+    assert episode.answer.keyframe == 5
 
 
 def test_a_description_cannot_smuggle_in_an_image():
@@ -141,7 +141,7 @@ def test_a_demonstration_earns_what_can_be_earned(options):
         assert script.asked == [content for content, _ in turns]
         (reward,) = system.score(sample(), [episode])
         assert reward.parts["format"] == reward.parts["spatial"] == 1
-        seen.add(episode.answer.facts["frame"])
+        seen.add(episode.answer.keyframe)
     assert seen == {1, 3, 5}
 
 

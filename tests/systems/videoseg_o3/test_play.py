@@ -64,7 +64,7 @@ def test_three_turns():
     assert large != small
     assert episode.end is End.DONE
     assert episode.answer.prompts == ()
-    assert json.loads(json.dumps(episode.answer.facts)) == {
+    assert json.loads(json.dumps(episode.answer.to_json())) == {
         "rounds": [
             {"action": "select", "frame": 6, "start": 2, "stop": 10, "keyframe": 5},
             {"action": "select", "frame": 5, "start": 3, "stop": 9, "keyframe": 6},
@@ -112,7 +112,7 @@ def test_keyframe_rules(texts, released, own):
         assert (
             [seg.frame for seg in segs if seg.role == "final"]
             == [final]
-            == [episode.answer.facts["frame"]]
+            == [episode.answer.keyframe]
         )
 
 
@@ -272,7 +272,7 @@ def test_no_completion_raises(texts, rewards, rule, bare, of):
     assert all(0 <= seg.frame < T and seg.turn < len(episode.turns) for seg in episode.answer.segs)
     if episode.end is End.DONE:
         assert any(seg.role == "final" for seg in episode.answer.segs)
-    json.dumps(episode.answer.facts, allow_nan=False)
+    json.dumps(episode.answer.to_json(), allow_nan=False)
     assert all(
         view.frame in range(T)
         for content in script.asked

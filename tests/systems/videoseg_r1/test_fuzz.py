@@ -243,7 +243,7 @@ def test_no_completion_breaks_parser_or_reward(iou_source):
         ]
         group = [asyncio.run(system.play(one, Script(text))) for text in texts]
         for episode in group:
-            json.dumps(episode.answer.facts, allow_nan=False)
+            json.dumps(episode.answer.to_json(), allow_nan=False)
             assert all(p.box or 1 in p.labels for p in episode.answer.prompts)
             asked += len(episode.answer.prompts)
         for of in (one, none):

@@ -10,7 +10,7 @@ import torch
 
 import systems
 from configs.load import load
-from core.types import End, Target, View
+from core.types import End, Hints, Target, View
 from rewards.negative_points import taxicab_distance
 from systems.videoseg_r1 import VideoSegR1, difficulty
 from tests.systems.r1_script import (
@@ -32,7 +32,7 @@ from tests.systems.r1_script import (
 
 
 def test_one_round():
-    hinted = replace(sample(), hints={"target_frame": 4, "key_segment": [2, 6]})
+    hinted = replace(sample(), hints=Hints(4, (2, 6)))
     episode, script, _ = play(say(PERFECT), hinted)
     low = {f: View(f, 56, 84) for f in range(8)}
     assert script.asked == [
@@ -41,7 +41,7 @@ def test_one_round():
     assert script.budgets == [2000]
     assert episode.end is End.DONE
     assert len(episode.turns) == 1
-    assert json.loads(json.dumps(episode.answer.facts, allow_nan=False))["frame"] == 4
+    assert json.loads(json.dumps(episode.answer.to_json(), allow_nan=False))["frame"] == 4
     left, right = episode.answer.prompts
     assert left.frame == right.frame == 4
     assert left.labels == right.labels == (1, 0)
@@ -67,19 +67,19 @@ def test_questions_on_the_side_are_not_trained_and_asked_once():
 
     episodes = asyncio.run(group())
     assert [len(e.turns) for e in episodes] == [5, 1, 1]
-    assert script.asides == 4
+    assert script.auxiliaries == 4
     assert [t.trainable for t in episodes[0].turns] == [False] * 4 + [True]
-    assert [e.answer.facts["frame"] for e in episodes] == [5, 5, 5]
+    assert [e.answer.keyframe for e in episodes] == [5, 5, 5]
     assert episodes[0].answer.facts["segment"] == [4, 6]
-    assert episodes[0].answer.facts["reasoning_tokens"] == 2
+    assert episodes[0].answer.reasoning_tokens == 2
     assert [r.parts["accuracy"] for r in system.score(sample(), episodes)] == [3, 3, 3]
 
 
 def test_a_hint_needs_no_sampler():
-    hinted = replace(sample(), hints={"target_frame": 4, "key_segment": [2, 6]})
+    hinted = replace(sample(), hints=Hints(4, (2, 6)))
     episode, script, _ = play(say(PERFECT), hinted, sampler="full")
-    assert script.asides == 0
-    assert (episode.answer.facts["frame"], episode.answer.facts["segment"]) == (4, [2, 6])
+    assert script.auxiliaries == 0
+    assert (episode.answer.keyframe, episode.answer.facts["segment"]) == (4, [2, 6])
 
 
 def test_full_prompts_say_what_is_needed():
@@ -144,24 +144,23 @@ def test_training_shows_a_large_target_and_no_truth():
     frames = set()
     for seed in range(60):
         shown = VideoSegR1.make(TINY).shown(grows, np.random.default_rng(seed))
-        frame = shown.hints["target_frame"]
-        (start, stop) = shown.hints["key_segment"]
+        frame = shown.hints.target_frame
+        (start, stop) = shown.hints.key_segment
         assert shown.targets == ()
         assert not shown.notes
-        assert set(shown.hints) == {"target_frame", "key_segment"}
         assert 0 <= start <= frame < stop <= 20
         assert 2 <= stop - start <= 10
         frames.add(frame)
     assert frames == {11, 13, 15, 17, 19}
     any_visible = VideoSegR1.make(TINY | {"training_frame": "visible"})
     assert {
-        any_visible.shown(grows, np.random.default_rng(s)).hints["target_frame"] for s in range(200)
+        any_visible.shown(grows, np.random.default_rng(s)).hints.target_frame for s in range(200)
     } == set(range(1, 20, 2))
     assert (
         VideoSegR1.make(TINY | {"training_frame": "sampler"})
         .shown(grows, np.random.default_rng(0))
         .hints
-        == {}
+        is None
     )
 
 
@@ -169,10 +168,10 @@ def test_training_without_a_target_takes_any_frame():
     shown = [
         VideoSegR1.make(TINY).shown(sample(boxes=()), np.random.default_rng(s)) for s in range(80)
     ]
-    assert {s.hints["target_frame"] for s in shown} == set(range(8))
+    assert {s.hints.target_frame for s in shown} == set(range(8))
     unseen = sample(seen=())
     shown = [VideoSegR1.make(TINY).shown(unseen, np.random.default_rng(s)) for s in range(80)]
-    assert {s.hints["target_frame"] for s in shown} == set(range(8))
+    assert {s.hints.target_frame for s in shown} == set(range(8))
     with pytest.raises(ValueError, match="'v/0': its targets are in none of the 8 frames"):
         VideoSegR1.make(TINY).demonstrate(unseen, np.random.default_rng(0))
 
@@ -228,7 +227,7 @@ def test_a_target_frame_without_the_target_gives_no_accuracy():
     late = sample(seen=(5, 6))
     assert parts(say(PERFECT), late) == (1, 3, 0, 0, 1, 1)
     assert parts(say([]), late) == (1, 0, 0, 0, 1, 1)
-    shown = replace(late, hints={"target_frame": 5, "key_segment": [4, 7]})
+    shown = replace(late, hints=Hints(5, (4, 7)))
     episode, _, system = play(say(PERFECT), shown)
     assert system.score(late, [episode])[0].parts["accuracy"] == 3
 
@@ -306,7 +305,7 @@ def test_without_a_chain_of_thought():
 def test_a_group_is_scored_in_order_over_different_frames():
     system = VideoSegR1.make(TINY)
     late = sample(seen=(5, 6))
-    hinted = replace(late, hints={"target_frame": 5, "key_segment": [4, 7]})
+    hinted = replace(late, hints=Hints(5, (4, 7)))
     group = [
         play(say(PERFECT), late)[0],
         play(say(PERFECT), hinted)[0],

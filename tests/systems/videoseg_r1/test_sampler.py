@@ -33,7 +33,7 @@ class Helper:
         self.texts = list(texts)
         self.asked = []
 
-    async def aside(self, content, *, max_tokens, temperature, top_p) -> Turn:
+    async def auxiliary(self, content, *, max_tokens, temperature, top_p) -> Turn:
         self.asked.append(list(content))
         assert (max_tokens, temperature, top_p) == (128, 0.6, 0.9)
         return Turn(
