@@ -117,6 +117,7 @@ class Lessons:
         """Several sentences about one target frame; at least one of the objects of each is in it."""
         first = self.query(made)
         shows = self.frames[int(self.rng.random() < 0.3)].shown(self.sample(made, first), self.rng)
+        assert shows.hints is not None, "lessons show the target frame"
         frame = shows.hints.target_frame
         here = lambda query: not query.objects or made.areas_OF[list(query.objects), frame].any()
         others = [q for q in self._queries(made) if q != first and here(q)]
