@@ -19,7 +19,6 @@ import torch
 
 from core.masks import area, boxes_areas, union_of_targets
 from core.parsing import plain
-from core.traces import SEG, Look, plan, tell
 from core.types import (
     Answer,
     Ask,
@@ -36,6 +35,7 @@ from systems.base import build
 from systems.videoseg_o3.answers import Reading, read_turn
 from systems.videoseg_o3.options import MASKED, VideoSegO3Options, fit, spread
 from systems.videoseg_o3.score import mask_parts, text_parts
+from systems.videoseg_o3.traces import SEG, Look, plan_search, write_search
 
 Content = list[str | View]
 
@@ -165,11 +165,13 @@ class VideoSegO3:
                 turn["value"] for turn in sample.notes["conversations"] if turn["from"] == "gpt"
             ]
             return self._dialogue(sample, texts)
-        looks = plan(boxes_areas(sample)[1], int(rng.integers(1, self.options.max_turns + 1)), rng)
+        looks = plan_search(
+            boxes_areas(sample)[1], int(rng.integers(1, self.options.max_turns + 1)), rng
+        )
         names = sample.notes.get("names") or [sample.query.removeprefix("the ")]
         described = plain(str(sample.notes.get("description") or " and ".join(names)))
         thought = plain(str(sample.notes.get("thought") or sample.query))
-        return self._dialogue(sample, tell(looks, described, thought))
+        return self._dialogue(sample, write_search(looks, described, thought))
 
     def ask_first(self, sample: Sample) -> Content:
         """What the user says in turn 1: small frames of the whole video, a few larger ones, the task."""

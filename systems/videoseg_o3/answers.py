@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.parsing import block, json_value, search_records, value
-from core.traces import SEG, STEPS, Look
+from systems.videoseg_o3.traces import SEG, STEPS, Look
 
 KEYS = ("start", "end", "keyframe")
 

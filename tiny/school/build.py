@@ -52,7 +52,7 @@ PIECES = (
     '[{"bbox_2d":[',
     '],"label":"',
 )
-# Of turns that search a video and draw a mask (`core.traces`); the tags and [SEG] stay tokens of their own.
+# Of turns that search a video and draw a mask (`systems.videoseg_o3.traces`); the tags and [SEG] stay tokens of their own.
 SEARCH_PIECES = (
     "[SEG]",
     "<select>",

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from core.traces import SEG, Look
+from systems.videoseg_o3.traces import SEG, Look
 from tiny.school.exam import Question, marked, read_prefix, speak
 from tiny.school.lessons import Script, resize, union_boxes
 from tiny.school.search_lessons import PART, SearchTeacher

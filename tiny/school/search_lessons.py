@@ -1,4 +1,4 @@
-"""Lessons in searching a video: dialogues that name a part and a keyframe, look again, and draw a mask (`core.traces`).
+"""Lessons in searching a video: dialogues that name a part and a keyframe, look again, and draw a mask (`systems.videoseg_o3.traces`).
 
 Frames go by their numbers in the video. The first turn shows SHOWN of them, and some once more at the end, as a system
 does that shows a few of them larger. Parts begin and end with a shown frame that shows the target. As in the other
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from core.traces import SEG, Action, Look, steps, write_turn
+from systems.videoseg_o3.traces import SEG, Action, Look, thought_steps, write_turn
 from tiny.school.lessons import (
     FORMAT,
     NAME,
@@ -118,7 +118,9 @@ class SearchTeacher(Teacher):
         self, made: Script, action: Action, look: Look, query: Query, name: str
     ) -> tuple[int, int, int, int]:
         """One answer; returns the places of start and end in the thought, of the keyframe and of [SEG]."""
-        ids = self.dialogue.completion(write_turn(action, look, steps(look, name, query.thought)))
+        ids = self.dialogue.completion(
+            write_turn(action, look, thought_steps(look, name, query.thought))
+        )
         at = {mark: ids.index(token) for mark, token in self.marks.items()}
         start = at[", seen from "] + 1
         chosen = (start, start + 2, at[',"keyframe":'] + 1)

@@ -5,7 +5,7 @@
 
     python -m tiny.world.traces datasets/synthetic_traces --videos 900
 
-Where the real traces are what a large model wrote, these follow from the true masks (`core.traces`): from a wide part
+Where the real traces are what a large model wrote, these follow from the true masks (`systems.videoseg_o3.traces`): from a wide part
 of the video to the part that shows the target. Knows no system and no model.
 """
 
@@ -21,9 +21,9 @@ import numpy as np
 
 from core.geometry import uniform_frames
 from core.masks import boxes_areas
-from core.traces import Look, plan, tell
 from core.types import Sample
 from data.readers.mevis import read
+from systems.videoseg_o3.traces import Look, plan_search, write_search
 from tiny.world.write import write_split
 
 SOURCE = "mevis"  # of VTS-CoT; the one whose layout the synthetic data set has
@@ -67,8 +67,8 @@ def trace(
     sample: Sample, anno_ids: Sequence[int], turns: int, rng: np.random.Generator
 ) -> dict[str, Any]:
     """One item: a search of `turns` turns for the sample's targets, which at least one frame must show."""
-    looks = plan(boxes_areas(sample)[1], turns, rng)
-    texts = tell(looks, sample.notes["description"], sample.notes["thought"])
+    looks = plan_search(boxes_areas(sample)[1], turns, rng)
+    texts = write_search(looks, sample.notes["description"], sample.notes["thought"])
     return {
         "video_name": sample.video.uid,
         "frames": list(sample.video.frame_names),

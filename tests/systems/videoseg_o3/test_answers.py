@@ -2,8 +2,8 @@
 
 import pytest
 
-from core.traces import Look
 from systems.videoseg_o3.answers import keeps_form, named_steps, read_last, read_turn
+from systems.videoseg_o3.traces import Look
 from tests.systems.o3_script import ANSWER, SELECT, STEPS, T, play, say, score
 
 LOOK = Look(3, 9, 5)

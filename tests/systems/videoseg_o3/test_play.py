@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import systems
-from core.traces import Look, write_look
 from core.types import End, SegPrompt, View
 from systems.videoseg_o3 import VideoSegO3
 from systems.videoseg_o3.answers import keeps_form
+from systems.videoseg_o3.traces import Look, write_look
 from tests.systems.o3_script import (
     ANSWER,
     SEEN,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from core.traces import Look, tell
 from core.types import Sample, Video
 from systems.videoseg_o3 import VideoSegO3
+from systems.videoseg_o3.traces import Look, write_search
 from tiny.school.build import SEARCH_PIECES, build
 from tiny.school.lessons import colour_bits, fill, union_boxes
 from tiny.school.school import arrays, chunk_bytes
@@ -47,7 +47,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> SearchTeacher:
 def test_an_answer_is_short_and_round_trips(teacher: SearchTeacher) -> None:
     for piece in SEARCH_PIECES:
         assert len(teacher.text(piece)) == 1
-    (said,) = tell([Look(3, 20, 7)], "red circle", "the red circle moves left")
+    (said,) = write_search([Look(3, 20, 7)], "red circle", "the red circle moves left")
     answer = said.partition("</think>")[2]
     assert len(teacher.text(answer)) == 14
     for text in (said, ' to {"start": 1} ☃ Step 1 [SEG]', "128 129"):
@@ -76,7 +76,7 @@ def test_dialogues_are_those_of_the_system(teacher: SearchTeacher) -> None:
     )
     end = len(script.ids)
     places.append(teacher.answer(script, "answer", look, query, name))
-    first, second = tell([look, look], name, query.thought)
+    first, second = write_search([look, look], name, query.thought)
     assert script.ids[begin:middle] == dialogue.completion(first)
     assert TURN.fullmatch(first)
     assert script.ids[end:] == dialogue.completion(second)
