@@ -19,7 +19,6 @@ import ray
 from actors.drawing import Asked, Found, draw_rows
 from actors.objective import Sums, grpo_loss, imitation_loss, join, must_fail, with_masks
 from cluster.refs import MediaRef, load_media
-from cluster.start import device_of
 from cluster.weights import WeightVersion
 from configs.load import resolve
 from configs.schema import Config
@@ -55,7 +54,7 @@ class Learner:
             else ray.util.get_node_ip_address()
         ), port
 
-    def start(self, cfg: Config, place: Place, total_updates: int) -> ImageLayout:
+    def start(self, cfg: Config, device: str, place: Place, total_updates: int) -> ImageLayout:
         """Loads the policy (and the reference, if the KL term is on) and joins the other ranks."""
         import torch
 
@@ -63,7 +62,7 @@ class Learner:
         self.place = place
         self.total = total_updates
         self.updates = 0
-        self.device = device_of(cfg)
+        self.device = device
         if self.device == "cpu":
             torch.set_num_threads(1)
         self.sender: Any = None

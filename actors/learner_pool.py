@@ -16,8 +16,8 @@ from actors.drawing import Asked
 from actors.learner import Learner, Place
 from actors.objective import join, means
 from actors.painter import DrawingPool
+from cluster.placement import Placement
 from cluster.refs import MediaRef, results
-from cluster.start import actor_options, device_of
 from cluster.weights import WeightVersion
 from configs.schema import Config
 from core import batch, grpo
@@ -28,20 +28,21 @@ from core.types import Group, Update
 class LearnerPool(DrawingPool):
     """All ranks. `learn`, `imitate`, `publish`, `save`, `load` and `close` act on all ranks at once."""
 
-    def __init__(self, cfg: Config, total_updates: int = 0) -> None:
+    def __init__(self, cfg: Config, placement: Placement, total_updates: int = 0) -> None:
         """`total_updates`: length of the learning-rate schedule; by default that of the training run."""
         self.cfg = cfg
+        self.placement = placement
         self.bad_steps = 0  # in a row: skipped because loss or gradient was not finite
         ranks = range(cfg.learner.world_size)
         self.ranks = [
-            ray.remote(Learner).options(**actor_options(cfg, "learner", rank)).remote()
+            ray.remote(Learner).options(**placement.options("learner", rank)).remote()
             for rank in ranks
         ]
         total = total_updates or cfg.train.steps * cfg.learner.optimizer_steps
         hosts = ray.get([rank.address.remote() for rank in self.ranks])
-        self.places = places(hosts, device_of(cfg))
+        self.places = places(hosts, placement.device)
         layouts = [
-            r.start.remote(cfg, place, total)
+            r.start.remote(cfg, placement.device, place, total)
             for r, place in zip(self.ranks, self.places, strict=True)
         ]
         self.layout: ImageLayout = results(layouts)[0]

@@ -12,8 +12,8 @@ from typing import Any
 import ray
 
 from actors.drawing import Asked, Drawn, Found, asked, by_episode, draw_rows, forest_of
+from cluster.placement import Placement
 from cluster.refs import MediaRef, load_media, results
-from cluster.start import actor_options, device_of
 from configs.load import resolve
 from configs.schema import Config
 from core import batch
@@ -24,13 +24,12 @@ from core.types import Episode, Video
 class Painter:
     """A policy with its mask head and nothing to train it with."""
 
-    def __init__(self, cfg: Config) -> None:
+    def __init__(self, cfg: Config, device: str) -> None:
         import torch
 
         from actors import policies
         from models.policy.policy import Pixels
 
-        device = device_of(cfg)
         if device == "cpu":
             torch.set_num_threads(1)
         folder = resolve(cfg.policy.path)
@@ -84,9 +83,10 @@ class DrawingPool:
 class PainterPool(DrawingPool):
     """One `Painter`. It shares a GPU with the segmenters: an episode is one short forward pass."""
 
-    def __init__(self, cfg: Config) -> None:
+    def __init__(self, cfg: Config, placement: Placement) -> None:
         self.cfg = cfg
-        self.ranks = [ray.remote(Painter).options(**actor_options(cfg, "segmenter")).remote(cfg)]
+        options = placement.options("segmenter")
+        self.ranks = [ray.remote(Painter).options(**options).remote(cfg, placement.device)]
         [self.layout] = results([rank.layout.remote() for rank in self.ranks])
 
     def close(self) -> None:

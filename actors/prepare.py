@@ -15,7 +15,7 @@ from typing import Any
 import ray
 
 from actors.segmenter import load_segmenter
-from cluster.start import actor_options, wants_gpu
+from cluster.placement import Placement
 from configs.schema import Config
 from core.masks import box, decode
 from core.types import MaskPrompt, Rle, Sample, Target, Video
@@ -71,12 +71,17 @@ def tables(piece: Piece) -> Result:
 
 
 def in_tasks(
-    cfg: Config, work: Callable[[Piece], Result], waiting: Sequence[Piece]
+    cfg: Config,
+    placement: Placement,
+    work: Callable[[Piece], Result],
+    waiting: Sequence[Piece],
 ) -> Iterator[tuple[Piece, Result]]:
     """`work` on every piece in Ray tasks, `prepare.workers` at a time; results as they arrive."""
-    env = actor_options(cfg, "reward")["runtime_env"]
     task = ray.remote(work).options(
-        num_cpus=1, max_retries=MAX_ATTEMPTS - 1, scheduling_strategy="SPREAD", runtime_env=env
+        num_cpus=1,
+        max_retries=MAX_ATTEMPTS - 1,
+        scheduling_strategy="SPREAD",
+        runtime_env=placement.runtime_env,
     )
     left = deque(waiting)
     running = dict[Any, Piece]()
@@ -95,8 +100,8 @@ def in_tasks(
 class JudgeActor:
     """Holds one segmenter, and compares what it makes of true boxes with the true masks."""
 
-    def __init__(self, cfg: Config) -> None:
-        self.segmenter = load_segmenter(cfg)
+    def __init__(self, cfg: Config, device: str) -> None:
+        self.segmenter = load_segmenter(cfg, device)
 
     def ready(self) -> None:
         """Returns once the weights are there."""
@@ -135,13 +140,15 @@ class JudgeActor:
         return [iou(mask_HW, decode(rle)) for mask_HW, (_, rle) in zip(masks, labels, strict=True)]
 
 
-def in_judges(cfg: Config, waiting: Sequence[Piece]) -> Iterator[tuple[Piece, Result]]:
+def in_judges(
+    cfg: Config, placement: Placement, waiting: Sequence[Piece]
+) -> Iterator[tuple[Piece, Result]]:
     """The filter's judgement of every piece by `segmenter.workers` actors; results as they arrive.
 
     Raises RuntimeError if an actor cannot start (it says why); the death of one costs its video one more attempt.
     """
     left = deque((piece, 1) for piece in waiting)
-    actors = [_judge(cfg) for _ in range(cfg.segmenter.workers)]
+    actors = [_judge(cfg, placement) for _ in range(cfg.segmenter.workers)]
     running: dict[Any, tuple[Piece, int, int]] = {}
     try:
         _await(actors)
@@ -157,7 +164,7 @@ def in_judges(cfg: Config, waiting: Sequence[Piece]) -> Iterator[tuple[Piece, Re
             try:
                 yield piece, ray.get(ref)
             except ray.exceptions.RayActorError:
-                actors[number] = _judge(cfg)
+                actors[number] = _judge(cfg, placement)
                 _await([actors[number]])
                 if attempt < MAX_ATTEMPTS:
                     left.appendleft((piece, attempt + 1))
@@ -168,16 +175,9 @@ def in_judges(cfg: Config, waiting: Sequence[Piece]) -> Iterator[tuple[Piece, Re
             ray.kill(actor)
 
 
-def _judge(cfg: Config) -> Any:
-    options = actor_options(cfg, "segmenter")
-    if wants_gpu(cfg):  # nothing else runs: the GPUs are the filter's own
-        gpus = ray.cluster_resources().get("GPU", 0)
-        options |= {
-            "num_gpus": 1
-            if gpus >= cfg.segmenter.workers
-            else int(100 * gpus / cfg.segmenter.workers) / 100
-        }
-    return ray.remote(JudgeActor).options(**options).remote(cfg)
+def _judge(cfg: Config, placement: Placement) -> Any:
+    options = placement.options("judge")
+    return ray.remote(JudgeActor).options(**options).remote(cfg, placement.device)
 
 
 def _await(actors: Sequence[Any]) -> None:

@@ -21,7 +21,7 @@ import ray
 from actors.drawing import Drawn
 from actors.segmenter import load_segmenter, masks_on_own_frames
 from actors.setup import make_system
-from cluster.start import actor_options, device_of
+from cluster.placement import Placement
 from configs.schema import Config
 from core.drawing.requests import DrawnMask
 from core.masks import decode
@@ -50,12 +50,13 @@ def read_split(cfg: Config, split: str) -> list[Sample]:
 class RewardActor:
     """Scores groups of the splits that it was given."""
 
-    def __init__(self, cfg: Config, splits: Sequence[str]) -> None:
+    def __init__(self, cfg: Config, device: str, splits: Sequence[str]) -> None:
         import torch
 
         torch.set_num_threads(1)
-        torch.set_default_device(device_of(cfg))
+        torch.set_default_device(device)
         self.cfg = cfg
+        self.device = device
         self.system = make_system(cfg)
         self.samples: dict[str, Sample] = {}
         for split in splits:
@@ -81,7 +82,7 @@ class RewardActor:
     @cached_property
     def segmenter(self) -> Segmenter:
         """Loaded for the first group whose reward needs it. It is frozen and keeps the features of frames."""
-        return load_segmenter(self.cfg)
+        return load_segmenter(self.cfg, self.device)
 
     def _masks(self, sample: Sample, episodes: Sequence[Episode]) -> EpisodeMasks | None:
         if self.system.masks_by != "segmenter":
@@ -111,8 +112,9 @@ class Scoring:
 class RewardPool:
     """Driver side: hands groups to reward actors, and gives up on one that takes too long."""
 
-    def __init__(self, cfg: Config, splits: Sequence[str]) -> None:
+    def __init__(self, cfg: Config, placement: Placement, splits: Sequence[str]) -> None:
         self.cfg = cfg
+        self.placement = placement
         self.splits = tuple(splits)
         self.workers = [self._start() for _ in range(cfg.reward.workers)]
         self._next = 0
@@ -120,8 +122,8 @@ class RewardPool:
     def _start(self) -> Any:
         return (
             ray.remote(RewardActor)
-            .options(**actor_options(self.cfg, "reward"))
-            .remote(self.cfg, self.splits)
+            .options(**self.placement.options("reward"))
+            .remote(self.cfg, self.placement.device, self.splits)
         )
 
     def submit(

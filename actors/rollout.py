@@ -22,7 +22,7 @@ import ray
 
 from actors import gpu_weights
 from actors.setup import make_system
-from cluster.start import actor_options, device_of
+from cluster.placement import Placement
 from cluster.weights import WeightVersion
 from configs.schema import Config
 from core.types import End, Episode, MediaTable, Sample
@@ -125,14 +125,14 @@ class Flight:
     media_ref: Any
 
 
-def engine_settings(cfg: Config) -> EngineSettings:
+def engine_settings(cfg: Config, device: str) -> EngineSettings:
     rollout = cfg.rollout
     path = cfg.policy.path
     return EngineSettings(
         path=os.path.abspath(path)
         if os.path.isdir(path)
         else path,  # a folder, or a name on a model hub
-        device=device_of(cfg),
+        device=device,
         dtype=cfg.policy.dtype,
         max_model_len=rollout.max_model_len,
         max_num_seqs=rollout.max_num_seqs,
@@ -147,9 +147,10 @@ def engine_settings(cfg: Config) -> EngineSettings:
 class RolloutPool:
     """Driver side: starts the actors (they come up while the caller goes on) and plays samples with them."""
 
-    def __init__(self, cfg: Config) -> None:
+    def __init__(self, cfg: Config, placement: Placement) -> None:
         self.cfg = cfg
-        self.settings = engine_settings(cfg)
+        self.placement = placement
+        self.settings = engine_settings(cfg, placement.device)
         self.system = make_system(cfg)  # for what it shows in training
         self.weights: WeightVersion | None = None
         self.workers: dict[int, Any] = {}  # a number is never used twice
@@ -161,9 +162,7 @@ class RolloutPool:
     def _start(self) -> None:
         if self._started >= self.cfg.rollout.workers:
             self._check_elastic()
-        actor = ray.remote(RolloutActor).options(
-            **actor_options(self.cfg, "rollout", self._started)
-        )
+        actor = ray.remote(RolloutActor).options(**self.placement.options("rollout", self._started))
         self.workers[self._started] = actor.remote(self.cfg, self.settings, self.weights)
         self._started += 1
 

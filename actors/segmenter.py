@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import ray
 
-from cluster.start import actor_options, device_of
+from cluster.placement import Placement
 from configs.load import resolve
 from configs.schema import Config
 from core.drawing.requests import DrawnPrompt
@@ -41,8 +41,8 @@ WHOLE_BYTES = 64 << 20  # a video up to this size is read at once: 50 frames of 
 MAX_ATTEMPTS = 2  # at one video, each ended by the death of an actor
 
 
-def load_segmenter(cfg: Config) -> Segmenter:
-    """The segmenter of the configuration on this process's device. Errors as `models.segmenters.make`."""
+def load_segmenter(cfg: Config, device: str) -> Segmenter:
+    """The segmenter of the configuration on a device. Errors as `models.segmenters.make`."""
     import torch
 
     from models.segmenters import make
@@ -54,7 +54,7 @@ def load_segmenter(cfg: Config) -> Segmenter:
         str(resolve(settings.xmem_weights)),
         settings.xmem_size,
     )
-    return make(settings.kind, str(resolve(settings.path)), settings.config, device_of(cfg), *xmem)
+    return make(settings.kind, str(resolve(settings.path)), settings.config, device, *xmem)
 
 
 def redrawing(cfg: Config, segmenter: Segmenter) -> MaskHead:
@@ -89,8 +89,8 @@ def masks_on_own_frames(
 class SegmenterActor:
     """Holds one segmenter on its device."""
 
-    def __init__(self, cfg: Config) -> None:
-        self.segmenter = load_segmenter(cfg)
+    def __init__(self, cfg: Config, device: str) -> None:
+        self.segmenter = load_segmenter(cfg, device)
         self.head = redrawing(cfg, self.segmenter) if cfg.mask.token and cfg.mask.redraw else None
 
     def take_head(self, weights: dict[str, np.ndarray]) -> None:
@@ -139,16 +139,17 @@ class _Task:
 class SegmenterPool:
     """Driver side: hands videos to free segmenter actors."""
 
-    def __init__(self, cfg: Config) -> None:
+    def __init__(self, cfg: Config, placement: Placement) -> None:
         self.cfg = cfg
+        self.placement = placement
         self.head: Any = None  # a reference to its newest weights
         self.workers = [self._start() for _ in range(cfg.segmenter.workers)]
 
     def _start(self) -> Any:
         worker = (
             ray.remote(SegmenterActor)
-            .options(**actor_options(self.cfg, "segmenter"))
-            .remote(self.cfg)
+            .options(**self.placement.options("segmenter"))
+            .remote(self.cfg, self.placement.device)
         )
         if self.head is not None:
             worker.take_head.remote(self.head)

@@ -38,13 +38,13 @@ def main() -> None:
     prepare_data(cfg)
     from data.load import load
 
-    join(cfg)
+    placement = join(cfg)
     split = cfg.data.train_split
     samples = load(cfg.data.format, cfg.data.root, split, cfg.data.no_target)[
         : cfg.rollout.prompts_per_step
     ]
-    rollouts = RolloutPool(cfg)
-    rewards = RewardPool(cfg, [split])
+    rollouts = RolloutPool(cfg, placement)
+    rewards = RewardPool(cfg, placement, [split])
     played = list(
         rollouts.play(samples, group_size=cfg.rollout.group_size, temperature=1.0, step=1)
     )
@@ -56,7 +56,7 @@ def main() -> None:
     rollouts.close()
     budgets = (cfg.learner.row_tokens, 1)
     pools = [
-        LearnerPool(replace(cfg, learner=replace(cfg.learner, row_tokens=budget)))
+        LearnerPool(replace(cfg, learner=replace(cfg.learner, row_tokens=budget)), placement)
         for budget in budgets
     ]
     seconds: list[list[float]] = []

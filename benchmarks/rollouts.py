@@ -20,7 +20,7 @@ from typing import Any
 import ray
 
 from actors.rollout import Played, RolloutPool, engine_settings
-from cluster.start import actor_options, join
+from cluster.start import join
 from configs.load import load as load_config
 from configs.load import validate
 from configs.schema import Config
@@ -185,13 +185,15 @@ def main() -> None:
     prepare_data(cfg)
     from data.load import load
 
-    join(cfg)
+    placement = join(cfg)
     samples = load(cfg.data.format, cfg.data.root, cfg.data.train_split, cfg.data.no_target)
     max_tokens = tuple(int(cfg.system.options[name]) for name in ("max_tokens_1", "max_tokens_2"))
-    pool = RolloutPool(cfg)
+    pool = RolloutPool(cfg, placement)
     pool.ready()
-    place = actor_options(cfg, "rollout")
-    bare = ray.remote(Bare).options(**place).remote(engine_settings(cfg), max_tokens)
+    place = placement.options("rollout")
+    bare = (
+        ray.remote(Bare).options(**place).remote(engine_settings(cfg, placement.device), max_tokens)
+    )
     plain = ray.remote(Generate).options(**place).remote(cfg, max_tokens)
     rounds: list[tuple[float, float, float | None]] = []
     for step in range(options.rounds + 1):

@@ -26,6 +26,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from actors.prepare import pieces
+from cluster.placement import Placement
 from cluster.start import joined
 from configs.load import load as load_config
 from configs.load import resolve, validate_values
@@ -83,13 +84,13 @@ def splits_of(cfg: Config) -> list[str]:
 
 def prepare_splits(cfg: Config, names: Sequence[str], progress: Progress) -> int:
     """The number of things that are wrong with all of them together."""
-    with joined(cfg, progress.phase("start: Ray")):
-        return sum([prepare_split(cfg, name, progress) for name in names])
+    with joined(cfg, progress.phase("start: Ray")) as placement:
+        return sum([prepare_split(cfg, placement, name, progress) for name in names])
 
 
-def prepare_split(cfg: Config, name: str, progress: Progress) -> int:
+def prepare_split(cfg: Config, placement: Placement, name: str, progress: Progress) -> int:
     """All steps of a split; the number of things that are wrong."""
-    split = Split(cfg, name, output(cfg) / name, progress)
+    split = Split(cfg, placement, name, output(cfg) / name, progress)
     split.folder.mkdir(parents=True, exist_ok=True)
     with progress.phase(f"{name}: annotations"):
         split.read()

@@ -195,7 +195,10 @@ def _model(cfg: Config, progress: Progress) -> Iterator[Rate | None]:
     if cfg.difficulty.rater == GENERATOR:
         yield None
         return
-    with joined(cfg, progress.phase("start: Ray")), closing(RolloutPool(cfg)) as pool:
+    with (
+        joined(cfg, progress.phase("start: Ray")) as placement,
+        closing(RolloutPool(cfg, placement)) as pool,
+    ):
         with progress.phase("start: rollout engines"):
             pool.ready()
         yield by_model(pool, cfg.rollout.max_failed_share, cfg.difficulty.temperature)

@@ -320,7 +320,11 @@ def start_learner(session: Session) -> LearnerPool:
     with session.progress.phase("start: learners"):
         train = session.cfg.train
         learner = session.cfg.learner
-        return LearnerPool(session.cfg, total_updates=train.steps * learner.optimizer_steps)
+        return LearnerPool(
+            session.cfg,
+            session.placement,
+            total_updates=train.steps * learner.optimizer_steps,
+        )
 
 
 def check_fits(cfg: Config, folder: Path) -> None:

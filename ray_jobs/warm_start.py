@@ -115,7 +115,7 @@ def warm_start(argv: Sequence[str]) -> Path:
         demonstrator = Demonstrator(session.system, dialogue, cfg.seed, seg_id)
         samples = demonstrable(session.system, session.split(cfg.data.train_split))
         with session.progress.phase("start: learners"):
-            learner = LearnerPool(cfg, total_updates=settings.steps)
+            learner = LearnerPool(cfg, session.placement, total_updates=settings.steps)
         session.progress.total_steps = settings.steps
         for step in range(1, settings.steps + 1):
             began = time.monotonic()

@@ -13,6 +13,7 @@ from actors.drawing import prompts_of
 from actors.painter import PainterPool
 from actors.rollout import Played, RolloutPool
 from actors.segmenter import SegmenterPool
+from cluster.placement import Placement
 from cluster.start import joined
 from configs.schema import Config
 from core.drawing.requests import DrawnMask
@@ -30,20 +31,20 @@ def one_episode(cfg: Config, sample: Sample, progress: Progress) -> tuple[Episod
         ValueError: a setting that cannot work, or frames that cannot be read.
         RuntimeError: an actor that does not start, or an episode that failed, with its traceback.
     """
-    with joined(cfg, progress.phase("start: Ray")):
-        played = _play(cfg, sample, progress)
+    with joined(cfg, progress.phase("start: Ray")) as placement:
+        played = _play(cfg, placement, sample, progress)
         [episode] = played.episodes
         drawn: Sequence[DrawnMask | None] = ()
         if cfg.mask.token:
-            with progress.phase("draw"), closing(PainterPool(cfg)) as painters:
+            with progress.phase("draw"), closing(PainterPool(cfg, placement)) as painters:
                 [[drawn]] = painters.draw([sample.video], [played.episodes], [played.media_ref])
-        with progress.phase("segment"), closing(SegmenterPool(cfg)) as segmenters:
+        with progress.phase("segment"), closing(SegmenterPool(cfg, placement)) as segmenters:
             [masks_F] = segmenters.segment([(sample.video, prompts_of(episode, drawn))])
     return episode, masks_F
 
 
-def _play(cfg: Config, sample: Sample, progress: Progress) -> Played:
-    with closing(RolloutPool(cfg)) as rollouts:
+def _play(cfg: Config, placement: Placement, sample: Sample, progress: Progress) -> Played:
+    with closing(RolloutPool(cfg, placement)) as rollouts:
         with progress.phase("start: rollout engine"):
             rollouts.ready()
         with progress.phase("watch and answer"):

@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image
 
 from actors.prepare import Piece, Result, check, in_judges, in_tasks, pieces, tables
+from cluster.placement import Placement
 from configs.schema import Config
 from core.files import write_json
 from core.types import Sample
@@ -44,6 +45,7 @@ class Split:
     """One split while it is prepared; its files go to `folder`."""
 
     cfg: Config
+    placement: Placement
     name: str
     folder: Path
     progress: Progress
@@ -100,7 +102,13 @@ def check_step(split: Split) -> None:
     loose = [] if split.samples else media_under(Path(split.cfg.data.root) / split.name)
     waiting = pieces(split.samples) or [Piece(video, ()) for video in loose]
     with Journal.open(split.folder / "check.jsonl", split.fingerprint("check")) as journal:
-        _each(split, journal, partial(in_tasks, split.cfg, check), waiting, "frames and masks")
+        _each(
+            split,
+            journal,
+            partial(in_tasks, split.cfg, split.placement, check),
+            waiting,
+            "frames and masks",
+        )
         journal.remove()
 
 
@@ -117,7 +125,13 @@ def _tables(split: Split) -> dict[Key, TargetTable]:
     if file.exists() and made_from(file) == fingerprint:
         return load(file)
     with Journal.open(split.folder / "tables.jsonl", fingerprint) as journal:
-        _each(split, journal, partial(in_tasks, split.cfg, tables), split.good, "boxes and points")
+        _each(
+            split,
+            journal,
+            partial(in_tasks, split.cfg, split.placement, tables),
+            split.good,
+            "boxes and points",
+        )
         good = split.good
         found = [
             from_plain(table) for piece in good for table in journal.done[piece.video.uid]["made"]
@@ -136,7 +150,13 @@ def filter_step(split: Split) -> None:
     with Journal.open(
         split.folder / "filter.jsonl", split.fingerprint("filter", segmenter)
     ) as journal:
-        _each(split, journal, partial(in_judges, split.cfg), split.good, "label filter")
+        _each(
+            split,
+            journal,
+            partial(in_judges, split.cfg, split.placement),
+            split.good,
+            "label filter",
+        )
         judged = [Judged(**journal.done[piece.video.uid]["made"]) for piece in split.good]
     about = {"format": split.cfg.data.format, "split": split.name, "segmenter": segmenter}
     content = keep_content(judged, threshold, about, split.samples)

@@ -20,6 +20,7 @@ from actors.reward import RewardPool, read_split
 from actors.rollout import Played, RolloutPool
 from actors.segmenter import SegmenterPool
 from actors.setup import make_system
+from cluster.placement import Placement
 from cluster.start import joined
 from configs.load import load as load_config
 from configs.load import resolve, to_yaml, validate
@@ -59,6 +60,7 @@ class Session:
     """An open run. Pools start when first asked for."""
 
     cfg: Config
+    placement: Placement
     run: RunFolder
     progress: Progress
     mlflow: MlflowWriter
@@ -106,7 +108,10 @@ class Session:
         run = RunFolder.open(path, to_yaml(cfg), repository=Path("."), fresh=fresh)
         title = f"{cfg.system.name} · {cfg.policy.path} · {data.root} · {run.path}"
         steps = 0 if alone else cfg.train.steps
-        with Progress.open(steps, title) as progress, joined(cfg, progress.phase("start: Ray")):
+        with (
+            Progress.open(steps, title) as progress,
+            joined(cfg, progress.phase("start: Ray")) as placement,
+        ):
             mlflow = MlflowWriter(
                 cfg.tracking.mlflow_uri,
                 cfg.tracking.experiment,
@@ -115,7 +120,7 @@ class Session:
                 asdict(cfg),
                 say=progress.note,
             )
-            session = cls(cfg, run, progress, mlflow, system, began, samples, alone)
+            session = cls(cfg, placement, run, progress, mlflow, system, began, samples, alone)
             try:
                 yield session
             finally:
@@ -180,7 +185,7 @@ class Session:
     @cached_property
     def rollouts(self) -> RolloutPool:
         with self.progress.phase("start: rollout engines"):
-            pool = RolloutPool(self.cfg)
+            pool = RolloutPool(self.cfg, self.placement)
             pool.ready()
             return pool
 
@@ -189,17 +194,19 @@ class Session:
         watched = self.cfg.data.eval_split
         with_it = not self.alone and (Path(self.cfg.data.root) / watched).is_dir()
         return RewardPool(
-            self.cfg, list(dict.fromkeys([*self.samples, *([watched] if with_it else [])]))
+            self.cfg,
+            self.placement,
+            list(dict.fromkeys([*self.samples, *([watched] if with_it else [])])),
         )
 
     @cached_property
     def segmenters(self) -> SegmenterPool:
-        return SegmenterPool(self.cfg)
+        return SegmenterPool(self.cfg, self.placement)
 
     @cached_property
     def painters(self) -> PainterPool:
         with self.progress.phase("start: painter"):
-            return PainterPool(self.cfg)
+            return PainterPool(self.cfg, self.placement)
 
     @property
     def draws(self) -> bool:

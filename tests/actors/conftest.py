@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from actors.learner_pool import LearnerPool
+from cluster.placement import place
 from models.policy.policy import Pixels
 from tests.actors.learners import config
 from tests.models.tiny_qwen import banned_ids, build, random_group, reference
@@ -21,7 +22,8 @@ def policy_folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def learner_pools(policy_folder, ray_env):
     """One pool of one rank and one of two, as processes; `restart` gives them a fresh policy and configuration."""
-    found = {n: LearnerPool(config(policy_folder, n), total_updates=10) for n in (1, 2)}
+    cfgs = {n: config(policy_folder, n) for n in (1, 2)}
+    found = {n: LearnerPool(cfg, place(cfg), total_updates=10) for n, cfg in cfgs.items()}
     yield found
     for pool in found.values():
         pool.close()

@@ -31,7 +31,7 @@ def restart(learner_pools, cfg) -> LearnerPool:
     pool.cfg = cfg
     results(
         [
-            rank.start.remote(cfg, place, 10)
+            rank.start.remote(cfg, "cpu", place, 10)
             for rank, place in zip(pool.ranks, pool.places, strict=True)
         ]
     )

@@ -19,6 +19,7 @@ from actors.learner_pool import LearnerPool
 from actors.objective import grpo_loss
 from actors.painter import PainterPool
 from actors.segmenter import SegmenterActor
+from cluster.placement import place
 from cluster.refs import results
 from configs.schema import Config, MaskConfig
 from core.drawing.requests import DrawnMask, DrawnPrompt, SampledMask
@@ -190,7 +191,8 @@ def played() -> tuple[list[Group], list]:
 
 @pytest.fixture(scope="module")
 def pools(folder: Path, ray_env: dict[str, str]):
-    found = {n: LearnerPool(config(folder, n), total_updates=10) for n in (1, 2)}
+    cfgs = {n: config(folder, n) for n in (1, 2)}
+    found = {n: LearnerPool(cfg, place(cfg), total_updates=10) for n, cfg in cfgs.items()}
     yield found
     for pool in found.values():
         pool.close()
@@ -201,7 +203,7 @@ def restart(pools: dict[int, LearnerPool], cfg: Config) -> LearnerPool:
     pool.cfg = cfg
     results(
         [
-            rank.start.remote(cfg, place, 10)
+            rank.start.remote(cfg, "cpu", place, 10)
             for rank, place in zip(pool.ranks, pool.places, strict=True)
         ]
     )
@@ -307,7 +309,8 @@ def test_a_checkpoint_holds_the_head_and_goes_on_exactly(
     file = Path("policy") / "mask_head" / "model.safetensors"
     saved = {name: (tmp_path / name / file).read_bytes() for name in ("one", "straight", "resumed")}
     assert saved["straight"] == saved["resumed"] != saved["one"]
-    painters = PainterPool(config(tmp_path / "one" / "policy"))
+    saved_cfg = config(tmp_path / "one" / "policy")
+    painters = PainterPool(saved_cfg, place(saved_cfg))
     try:
         again = draw(painters, clip, played)
     finally:
@@ -329,7 +332,7 @@ def test_segmenters_that_redraw_take_the_learners_newest_head(
     prompts = prompts_of(groups[0].episodes[0], drawn)
     assert len(prompts) == 1
     actor = SegmenterActor(
-        replace(config(tmp_path / "one" / "policy"), mask=replace(cfg.mask, redraw=True))
+        replace(config(tmp_path / "one" / "policy"), mask=replace(cfg.mask, redraw=True)), "cpu"
     )
     [before] = actor.segment(clip, [prompts])
     actor.take_head(pool.head())
@@ -341,7 +344,7 @@ def test_segmenters_that_redraw_take_the_learners_newest_head(
     [after] = actor.segment(clip, [prompts])
     assert before != after
     assert any(rle is not None for rle in before)
-    plain = SegmenterActor(config(tmp_path / "one" / "policy"))
+    plain = SegmenterActor(config(tmp_path / "one" / "policy"), "cpu")
     assert plain.segment(clip, [prompts]) != [before]  # SAM 2 alone follows the mask in another way
 
 

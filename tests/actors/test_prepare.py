@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from actors.prepare import Piece, Result, check, in_judges, in_tasks, pieces, tables
+from cluster.placement import decide
 from configs.schema import ClusterConfig, Config, PrepareConfig, SegmenterConfig
 from data.load import load
 from data.prepare.keep import Judged
@@ -21,6 +22,7 @@ CONFIG = Config(
     cluster=ClusterConfig(use_gpu="no"),
     prepare=PrepareConfig(workers=2),
 )
+PLACEMENT = decide(CONFIG, gpus=0)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def test_pieces_hold_all_samples_of_a_video_and_each_object_once(found: list[Pie
 
 
 def test_tasks_do_what_the_functions_do(ray_env: dict[str, str], found: list[Piece]) -> None:
-    made = {piece.video.uid: result for piece, result in in_tasks(CONFIG, tables, found)}
+    made = {piece.video.uid: result for piece, result in in_tasks(CONFIG, PLACEMENT, tables, found)}
     assert list(made) != []
     assert set(made) == {piece.video.uid for piece in found}
     for piece in found:
@@ -46,7 +48,7 @@ def test_tasks_do_what_the_functions_do(ray_env: dict[str, str], found: list[Pie
         assert [row.target for row in rows] == list(piece.targets)
         for row, target in zip(rows, piece.targets.values(), strict=True):
             assert (row.boxes_F4 == target_table(piece.video.uid, target).boxes_F4).all()
-    assert all(result == (None, []) for _, result in in_tasks(CONFIG, check, found))
+    assert all(result == (None, []) for _, result in in_tasks(CONFIG, PLACEMENT, check, found))
 
 
 def test_a_video_that_kills_its_process_is_a_result(
@@ -60,7 +62,8 @@ def test_a_video_that_kills_its_process_is_a_result(
         return None, []
 
     results = {
-        piece.video.uid: problems for piece, (_, problems) in in_tasks(CONFIG, die_at_one, found)
+        piece.video.uid: problems
+        for piece, (_, problems) in in_tasks(CONFIG, PLACEMENT, die_at_one, found)
     }
     assert "its process died" in results.pop(victim)[0].text
     assert list(results.values()) == [[]] * 3
@@ -75,7 +78,7 @@ def test_judges(ray_env: dict[str, str], found: list[Piece], tmp_path: Path) -> 
     swapped = (replace(sample, targets=(backwards,)),)
     gone = replace(found[2].video, path=str(tmp_path / "gone"))
     asked = [found[0], replace(found[1], samples=swapped), replace(found[2], video=gone)]
-    results = {piece.video.uid: result for piece, result in in_judges(CONFIG, asked)}
+    results = {piece.video.uid: result for piece, result in in_judges(CONFIG, PLACEMENT, asked)}
     good, bad = (results[asked[i].video.uid][0] for i in (0, 1))
     assert isinstance(good, Judged)
     assert isinstance(bad, Judged)
@@ -93,7 +96,9 @@ def test_judges(ray_env: dict[str, str], found: list[Piece], tmp_path: Path) -> 
 
 
 def test_the_death_of_a_judge_costs_no_video(ray_env: dict[str, str], found: list[Piece]) -> None:
-    results = in_judges(replace(CONFIG, segmenter=replace(CONFIG.segmenter, workers=1)), found)
+    results = in_judges(
+        replace(CONFIG, segmenter=replace(CONFIG.segmenter, workers=1)), PLACEMENT, found
+    )
     done = [next(results)]
     family = psutil.Process().children(recursive=True)
     [judge] = [process for process in family if "JudgeActor" in "".join(process.cmdline())]
@@ -109,4 +114,4 @@ def test_judges_that_cannot_start_say_why(
 ) -> None:
     cfg = replace(CONFIG, segmenter=SegmenterConfig(path=str(tmp_path / "none.pt")))
     with pytest.raises(RuntimeError, match="(?s)does not start.*none.pt"):
-        list(in_judges(cfg, found))
+        list(in_judges(cfg, PLACEMENT, found))

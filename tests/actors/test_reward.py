@@ -16,6 +16,7 @@ import torch
 import systems
 from actors.reward import RewardActor, RewardPool, read_split
 from actors.segmenter import load_segmenter
+from cluster.placement import place
 from configs.schema import Config, DifficultyConfig, SystemConfig
 from core.masks import box, decode
 from core.types import Answer, End, Episode, Turn
@@ -49,7 +50,7 @@ def setting(ray_env, tmp_path_factory):
     cfg.data.root = str(root)
     cfg.cluster.use_gpu = "no"
     cfg.system.options = OPTIONS
-    pool = RewardPool(cfg, ["train"])
+    pool = RewardPool(cfg, place(cfg), ["train"])
     yield cfg, pool, load("mevis", str(root), "train")
     pool.close()
 
@@ -126,11 +127,12 @@ def test_masks_of_the_segmenter_are_made_only_for_a_reward_that_needs_them(setti
     actors = {
         source: RewardActor(
             replace(cfg, system=SystemConfig("videoseg_r1", options | {"iou_source": source})),
+            "cpu",
             ["train"],
         )
         for source in ("box", "mask")
     }
-    segmenter = load_segmenter(cfg)
+    segmenter = load_segmenter(cfg, "cpu")
     differing = 0
     for sample in samples:
         shown = actors["mask"].system.shown(sample, np.random.default_rng(0))

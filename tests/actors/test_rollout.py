@@ -13,6 +13,7 @@ import ray
 
 from actors import rollout
 from actors.rollout import Played, RolloutPool
+from cluster.placement import place
 from cluster.weights import publish
 from configs.schema import Config, SystemConfig
 from core.masks import encode
@@ -66,7 +67,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 @pytest.fixture(scope="module")
 def pool(config: Config, ray_env: dict[str, str]) -> Iterator[RolloutPool]:
-    pool = RolloutPool(config)
+    pool = RolloutPool(config, place(config))
     pool.ready()
     yield pool
     pool.close()
@@ -146,7 +147,9 @@ def test_only_training_shows_hints(
         "sampler_rounds": 1,
         "sampler_max_tokens": 8,
     }
-    hinting = RolloutPool(replace(config, system=SystemConfig("videoseg_r1", options)))
+    hinting = RolloutPool(
+        replace(config, system=SystemConfig("videoseg_r1", options)), place(config)
+    )
     masks = [encode(np.full((56, 56), f == 4)) for f in range(6)]
     seen = [replace(sample, targets=(Target("o", tuple(masks)),)) for sample in samples[:3]]
     training, again = (
@@ -203,7 +206,9 @@ def test_an_actor_that_cannot_start_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(rollout, "MAX_ATTEMPTS", 1)
-    broken = RolloutPool(replace(config, policy=replace(config.policy, path=str(tmp_path))))
+    broken = RolloutPool(
+        replace(config, policy=replace(config.policy, path=str(tmp_path))), place(config)
+    )
     with pytest.raises(RuntimeError, match="'v0/0'.*died playing it"):
         list(broken.play(samples[:1], group_size=1, temperature=1.0, step=0))
     broken.close()
@@ -213,7 +218,9 @@ def test_with_a_gpu_backend_the_actors_are_fixed(
     config: Config, samples: list[Sample], ray_env: dict[str, str]
 ) -> None:
     """Without GPUs: whoever is lost or asked for is an error, before any weights are sent."""
-    fixed = RolloutPool(replace(config, cluster=replace(config.cluster, weight_backend="nccl")))
+    fixed = RolloutPool(
+        replace(config, cluster=replace(config.cluster, weight_backend="nccl")), place(config)
+    )
     with pytest.raises(
         RuntimeError, match="cannot join or leave a running cluster.weight_backend=nccl"
     ):

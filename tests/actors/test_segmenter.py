@@ -14,6 +14,7 @@ import torch
 
 from actors import segmenter
 from actors.segmenter import SegmenterPool
+from cluster.placement import place
 from configs.schema import ClusterConfig, Config, SegmenterConfig
 from core.masks import decode, union
 from core.types import MaskPrompt, Video
@@ -54,6 +55,10 @@ def config(kind: str, path: str = "", workers: int = 1) -> Config:
     )
 
 
+def start(cfg: Config) -> SegmenterPool:
+    return SegmenterPool(cfg, place(cfg))
+
+
 @pytest.fixture(scope="module")
 def pool(
     ray_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory
@@ -63,7 +68,7 @@ def pool(
     model = sam2_build.build(sam2_build.TINY)
     torch.nn.init.constant_(model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, 3.0)
     sam2_build.save(folder, model, sam2_build.TINY)
-    started = SegmenterPool(config("sam2", str(folder), workers=2))
+    started = start(config("sam2", str(folder), workers=2))
     yield started, folder
     started.close()
 
@@ -107,7 +112,7 @@ def test_errors_reach_the_driver(
 def test_grabcut_survives_the_death_of_its_actor(
     ray_env: dict[str, str], videos: list[tuple[Video, MaskPrompt, MaskPrompt]]
 ) -> None:
-    segmenters = SegmenterPool(config("grabcut"))
+    segmenters = start(config("grabcut"))
     jobs = [(video, (first,)) for video, first, _ in videos]
     before = segmenters.segment(jobs)
     assert all(
@@ -122,7 +127,7 @@ def test_grabcut_survives_the_death_of_its_actor(
 def test_an_actor_that_cannot_start_says_why(
     ray_env: dict[str, str], videos: list[tuple[Video, MaskPrompt, MaskPrompt]], tmp_path: Path
 ) -> None:
-    segmenters = SegmenterPool(config("sam2", str(tmp_path / "none.pt")))
+    segmenters = start(config("sam2", str(tmp_path / "none.pt")))
     with pytest.raises(RuntimeError, match="no file .*none.pt"):
         segmenters.segment([(videos[0][0], (videos[0][1],))])
     segmenters.close()
@@ -144,7 +149,7 @@ def test_a_long_video_file_is_read_in_pieces_with_the_same_masks(
     video = probe(tmp_path / "clip.mp4")
     cfg = config(kind, str(tmp_path))
     assert video.num_frames == 72
-    whole = segmenter.SegmenterActor(cfg).segment(video, jobs)
+    whole = segmenter.SegmenterActor(cfg, "cpu").segment(video, jobs)
     assert whole[0][36] is not None
     assert whole[0][30] is not None
     assert whole[0][42] is not None
@@ -153,5 +158,5 @@ def test_a_long_video_file_is_read_in_pieces_with_the_same_masks(
     monkeypatch.setattr("data.frames.frames.BLOCK", 10)
     os.utime(tmp_path / "clip.mp4", (1, 1))  # as another file: the store of frames does not know it
     before = node_store().added
-    assert segmenter.SegmenterActor(cfg).segment(video, jobs) == whole
+    assert segmenter.SegmenterActor(cfg, "cpu").segment(video, jobs) == whole
     assert node_store().added == before + 72

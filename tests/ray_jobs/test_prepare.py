@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cluster.placement import decide
 from configs.load import CHOICES, REPOSITORY, load
 from configs.schema import ClusterConfig, Config, DataConfig, PrepareConfig
 from core.masks import boxes_areas
@@ -114,7 +115,9 @@ def test_mixing_of_prepared_splits(tmp_path: Path, capsys: pytest.CaptureFixture
 def split(tmp_path: Path) -> Split:
     write_split(tmp_path, "train", seed=3, num_videos=FEW, expressions_per_video=2)
     cfg = load(["prepare", f"data.root={tmp_path}"])
-    found = Split(cfg, "train", tmp_path / "prepared", Progress.open(0, "test"))
+    found = Split(
+        cfg, decide(cfg, gpus=0), "train", tmp_path / "prepared", Progress.open(0, "test")
+    )
     found.read()
     return found
 

@@ -31,7 +31,7 @@ def test_synthetic_data_is_made_of_the_length_that_is_asked_for(
 
 def hints_folder(cfg: Config, home: Path, alone: bool = True) -> Path:
     return Session(
-        cfg, RunFolder(home / "evaluate"), NOBODY, NOBODY, NOBODY, alone=alone
+        cfg, NOBODY, RunFolder(home / "evaluate"), NOBODY, NOBODY, NOBODY, alone=alone
     ).hints_folder
 
 
