@@ -20,7 +20,7 @@ A worked example, one group of a two-round system with G = 2::
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypedDict
 
@@ -77,6 +77,46 @@ class Hints:
         return row
 
 
+class Notes:
+    """Facts about a sample from its data set. `System.play` never sees them.
+
+    A fact that the data set does not give keeps its default.
+
+    Attributes:
+        hidden: True if the ground truth is not public. Empty targets then do not mean that nothing is to be found.
+        object: Name of the object, in data sets whose expressions refer to one object each.
+        category: Category of that object (Ref-YouTube-VOS).
+        source: Data set that the video was taken from (ReasonVOS).
+        annotator: Number of the annotator, from 0 to 3 (Ref-DAVIS17).
+        frames_listed: Names of the frames that count in the evaluation; None: all of them (ReasonVOS).
+        foreground_F: Masks of everything annotated in the video, frame by frame (ReVOS).
+        ignore_F: Masks of the pixels that count nowhere in the evaluation, frame by frame (ReasonSeg).
+        thought: Reasoning for a demonstration.
+        description: Looks of the targets, for a demonstration.
+        names: Names of the targets, for a demonstration without a description.
+        conversations: Turns of a published dialogue, each with "from" and "value" (VTS-CoT).
+        sample_frame_indice: Frames that the published dialogue shows first (VTS-CoT).
+        difficulty: D of the query, from 1 to 10 (docs/spec/videoseg_r1.md).
+        ratings: The ratings that D is the mean of, by aspect.
+    """
+
+    hidden: bool = False
+    object: str = ""
+    category: str = ""
+    source: str = ""
+    annotator: int | None = None
+    frames_listed: tuple[str, ...] | None = None
+    foreground_F: Sequence[Rle | None] | None = None
+    ignore_F: Sequence[Rle | None] | None = None
+    thought: str = ""
+    description: str = ""
+    names: tuple[str, ...] = ()
+    conversations: tuple[Mapping[str, str], ...] | None = None
+    sample_frame_indice: tuple[int, ...] | None = None
+    difficulty: float | None = None
+    ratings: Mapping[str, int] | None = None
+
+
 @dataclass(frozen=True)
 class Sample:
     """A video and a sentence, with the ground truth. No targets: the right answer is "none"."""
@@ -86,16 +126,14 @@ class Sample:
     query: str
     targets: tuple[Target, ...]
     kind: str = ""  # e.g. "motion"; for reports only
-    notes: dict[str, Any] = field(
-        default_factory=dict
-    )  # extras, e.g. "thought"; not sent to who plays
+    notes: Notes = field(default_factory=Notes)
     # Stored answers to the auxiliary questions of `System.play`. None: `play` asks the policy.
     hints: Hints | None = None
 
     @property
     def bare(self) -> Sample:
         """Without ground truth and notes: what who plays may see."""
-        return replace(self, targets=(), notes={})
+        return replace(self, targets=(), notes=Notes())
 
 
 @dataclass(frozen=True)

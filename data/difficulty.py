@@ -38,7 +38,7 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def with_difficulty(samples: Sequence[Sample], folder: str, split: str) -> list[Sample]:
-    """The samples with their stored ratings in their notes: "difficulty" (D, 1 to 10) and "ratings".
+    """The samples with their stored ratings in their notes: `difficulty` (D, 1 to 10) and `ratings`.
 
     Args:
         folder: `difficulty.folder`; empty: the samples stay as they are.
@@ -58,6 +58,7 @@ def with_difficulty(samples: Sequence[Sample], folder: str, split: str) -> list[
                 f"difficulty.folder: {file} has no rating of {sample.uid!r} ({sample.query!r}): it belongs to another "
                 "data set, version of it or data.no_target; run `ray_jobs.rate_difficulty` again"
             )
-        notes = {"difficulty": difficulty(entry["ratings"]), "ratings": dict(entry["ratings"])}
-        noted.append(replace(sample, notes=sample.notes | notes))
+        ratings = dict(entry["ratings"])
+        notes = replace(sample.notes, difficulty=difficulty(ratings), ratings=ratings)
+        noted.append(replace(sample, notes=notes))
     return noted

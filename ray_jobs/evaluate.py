@@ -112,7 +112,7 @@ def identity(cfg: Config, samples: Sequence[Sample]) -> dict[str, Any]:
 
 def hidden(sample: Sample) -> bool:
     """True if the truth is not public: the sample's empty targets do not say that there is nothing to find."""
-    return bool(sample.notes.get("hidden"))
+    return sample.notes.hidden
 
 
 def play(session: Session, samples: Sequence[Sample], predictions: Predictions, of: int) -> None:

@@ -4,7 +4,7 @@ A protocol is a function from all expressions of a split to named figures in per
 `OF_FORMAT` says which one a data set is published with. Rules that hold for all of them:
 
 - the truth of an expression is the union of its objects: joined, not added as in MeViS, where overlaps become twos;
-- all frames count, the first and the last too, or those that the notes' "frames_listed" names (ReasonVOS: where there
+- all frames count, the first and the last too, or those that the notes' `frames_listed` names (ReasonVOS: where there
   is a true mask); an expression's value is the mean over its frames;
 - a missing prediction is 0 in every figure and stays in every mean (MeViS's script drops it, ReasonVOS's skips it);
 - expressions without a target are reported apart (`no_target`), never in the means.
@@ -45,8 +45,8 @@ def measure(
     """Everything that is defined for one expression.
 
     J, F, J&F, A, A@visa255, intersection, union (summed over the frames), tIoU and vIoU (Long-RVOS: over frames
-    where prediction or truth is not empty), answered; R@binary and R@visa255 where the sample's notes have a
-    "foreground" (ReVOS); keyframe_accuracy where `keyframes` are given. Pixels of the notes' "ignore" count nowhere.
+    where prediction or truth is not empty), answered; R@binary and R@visa255 where the notes have
+    `foreground_F` (ReVOS); keyframe_accuracy where `keyframes` are given. Pixels of the notes' `ignore_F` count nowhere.
 
     Raises ValueError for masks of another size or number than the video's.
     """
@@ -78,7 +78,7 @@ def measure(
 def missing(sample: Sample) -> Scored:
     """An expression without a prediction: 0 everywhere; its true pixels count in the union."""
     names = ["J", "F", "J&F", "A", "A@visa255", "tIoU", "vIoU", ANSWERED, "intersection"]
-    names += ["R@binary", "R@visa255"] if "foreground" in sample.notes else []
+    names += ["R@binary", "R@visa255"] if sample.notes.foreground_F is not None else []
     names += ["keyframe_accuracy"] if sample.targets else []
     truth = zip(union_of_targets(sample), _counted(sample), strict=True)
     true = sum(area(rle) for rle, counted in truth if rle is not None and counted)
@@ -223,8 +223,8 @@ def _frames(
     values |= {"pred": metrics.pixels(pred_FHW), "gt": metrics.pixels(gt_FHW)}
     values["A"] = metrics.accuracy(inter_F, union_F, size[0] * size[1])
     values["A@visa255"] = metrics.accuracy(inter_F, union_F, size[0] * size[1], "visa255")
-    if "foreground" in sample.notes:
-        rles = [sample.notes["foreground"][f] for f in part]
+    if sample.notes.foreground_F is not None:
+        rles = [sample.notes.foreground_F[f] for f in part]
         foreground_F = np.array([0 if rle is None else area(rle) for rle in rles])
         values["R@binary"] = metrics.robustness(values["pred"] - inter_F, foreground_F)
         values["R@visa255"] = metrics.robustness(values["pred"] - inter_F, foreground_F, "visa255")
@@ -234,16 +234,16 @@ def _frames(
 def _counted(sample: Sample) -> np.ndarray:
     """bool (F,): frames that count."""
     names = sample.video.frame_names
-    listed = sample.notes.get("frames_listed")
+    listed = sample.notes.frames_listed
     return np.array([listed is None or name in listed for name in names])
 
 
 def _ignored(sample: Sample, part: Sequence[int]) -> np.ndarray | None:
-    """Pixels that count nowhere, from the notes' "ignore": one mask for all frames, or one (or None) for each."""
-    note = sample.notes.get("ignore")
-    if note is None:
+    """Pixels that count nowhere, bool (n, H, W); None if all count."""
+    ignore_F = sample.notes.ignore_F
+    if ignore_F is None:
         return None
-    rles: list[Any] = [note] * len(part) if isinstance(note, Mapping) else [note[f] for f in part]
+    rles = [ignore_F[f] for f in part]
     return decode_frames(rles, sample.video.height, sample.video.width)
 
 

@@ -7,7 +7,8 @@
 `split` is the source: mevis, revos or longrvos. An item is {"video_name", "frames", "exp", "anno_id"} and, in VTS-CoT,
 "sample_frame_indice", "round_num", "cot_trace": [{"start_frame", "end_frame", "key_frame"}] and "conversations":
 [{"from", "value"}]; in the RL list it stands in a list of records, of which the first alone is used (as published), and
-has "mask_existence", one for each frame. These extras are notes. What a dialogue selects must be its "cot_trace".
+has "mask_existence", one for each frame. The dialogue and its frames are notes. What it selects must be its
+"cot_trace".
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from core.types import Sample
+from core.types import Notes, Sample
 from data.masks.stores import RleStore
-from data.readers.expressions import Family, find_images, read_videos
+from data.readers.expressions import Family, Meta, find_images, read_videos
 from data.readers.fields import Faults, load_json, value
 
 SOURCES = {  # split: folder of the videos, file of the masks; the conversion of VideoSEG-O3's authors
@@ -56,7 +57,7 @@ def _read(
         lambda uid: find_images((folder / "JPEGImages" / uid, folder / uid), file, uid),
         RleStore(masks),
         kind=lambda item: split,
-        known=frozenset({"exp", "anno_id", "frames", "video_name"}),
+        notes=_notes,
     )
     samples: list[Sample] = []
     for i, item in enumerate(load_json(file, list)):
@@ -74,6 +75,15 @@ def _read(
                 family, {name: {"frames": frames, "expressions": {str(i): item}}}, faults
             )
     return samples
+
+
+def _notes(uid: str, meta: Meta, item: Meta) -> Notes:
+    conversations = item.get("conversations")
+    frames = item.get("sample_frame_indice")
+    return Notes(
+        conversations=None if conversations is None else tuple(conversations),
+        sample_frame_indice=None if frames is None else tuple(frames),
+    )
 
 
 def _check_existence(item: Any, where: str) -> None:

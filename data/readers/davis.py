@@ -13,12 +13,13 @@ sorted by their object (as text) and numbered object by object: expression = 4 *
 0 annot1, 1 annot1_full_video, 2 annot2, 3 annot2_full_video. `convert` writes that as the layout of `data.readers.youtube_vos`,
 which is read where <root>/meta_expressions is there. Splits: train, valid.
 
-`Sample.kind` is "first_frame" or "full_video"; notes: "object" (its number) and "annotator" (0 to 3).
+`Sample.kind` is "first_frame" or "full_video"; notes: `object` (its number) and `annotator` (0 to 3).
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from core.types import Sample
@@ -152,7 +153,5 @@ def _with_annotator(sample: Sample, faults: Faults) -> Sample:
         )
         return sample
     annotator = int(key) % len(TEXTS)
-    notes = {**sample.notes, "annotator": annotator}
-    return Sample(
-        sample.uid, sample.video, sample.query, sample.targets, KINDS[annotator % 2], notes
-    )
+    notes = replace(sample.notes, annotator=annotator)
+    return replace(sample, kind=KINDS[annotator % 2], notes=notes)

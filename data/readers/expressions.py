@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from core.types import Sample, Target, Video
+from core.types import Notes, Sample, Target, Video
 from data.frames.frames import frame_size
 from data.masks.stores import Frames, Size, Store
 from data.readers.fields import IMAGE_SUFFIXES, Faults, image_size, texts, value
@@ -29,6 +29,18 @@ def anno_ids(expression: Meta, key: str = "anno_id") -> list[str] | None:
     return list(dict.fromkeys(str(anno) for anno in (ids if isinstance(ids, list) else [ids])))
 
 
+def notes_of(expression: Meta) -> Notes:
+    """Notes that an expression of every member may carry, whatever else its data set writes."""
+    names = expression.get("names")
+    return Notes(
+        thought=str(expression.get("thought") or ""),
+        description=str(expression.get("description") or ""),
+        names=tuple(str(name) for name in names) if isinstance(names, list) else (),
+        difficulty=expression.get("difficulty"),
+        ratings=expression.get("ratings"),
+    )
+
+
 @dataclass(frozen=True)
 class Family:
     """One member: `file` is named in messages, `path_of` finds a video's images (ValueError if it cannot)."""
@@ -40,16 +52,14 @@ class Family:
     text: str = "exp"  # the field that holds the sentence
     clean: Callable[[str], str] = str
     kind: Callable[[Meta], str] = lambda expression: str(expression.get("kind", ""))
-    known: frozenset[str] = frozenset(
-        {"exp", "obj_id", "anno_id", "kind"}
-    )  # of an expression; all else becomes notes
-    video_notes: Callable[[str, Meta], Meta] = lambda uid, meta: {}
+    # from the uid and the entry of the video, and the expression
+    notes: Callable[[str, Meta, Meta], Notes] = lambda uid, meta, expression: notes_of(expression)
     min_frames: int = 1  # shorter videos are left out, as the published reader does
 
 
 def read_videos(family: Family, videos: Meta, faults: Faults) -> list[Sample]:
     """All expressions, in the order of the file; `uid` is "<video>/<expression id>". An expression whose ground truth
-    is not public carries the note "hidden": its empty `targets` do not say that there is nothing to find."""
+    is not public has the note `hidden`: its empty `targets` do not say that there is nothing to find."""
     samples: list[Sample] = []
     for uid, meta in videos.items():
         with faults.noted():
@@ -148,8 +158,7 @@ def _read_video(family: Family, uid: str, meta: Any, faults: Faults) -> list[Sam
     if not read:
         return []
     video = Video(uid, path, names, *(size or frame_size(path, names)))
-    extra = family.video_notes(uid, meta)
-    return [_sample(family, video, *one, extra) for one in read]
+    return [_sample(family, video, meta, *one) for one in read]
 
 
 def _targets(
@@ -168,14 +177,14 @@ def _targets(
 def _sample(
     family: Family,
     video: Video,
+    meta: Meta,
     key: str,
     kind: str,
     expression: Meta,
     targets: tuple[Target, ...],
-    extra: Meta,
 ) -> Sample:
-    notes = {name: found for name, found in expression.items() if name not in family.known} | extra
+    notes = family.notes(video.uid, meta, expression)
     if family.store is None or family.ids(expression) is None:
-        notes["hidden"] = True
+        notes = replace(notes, hidden=True)
     query = family.clean(expression[family.text])
     return Sample(f"{video.uid}/{key}", video, query, targets, kind, notes)

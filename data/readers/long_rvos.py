@@ -12,12 +12,20 @@ evaluation reports. Videos of one frame are left out.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core.types import Sample
+from core.types import Notes, Sample
 from data.masks.stores import ObjectStore, RleStore, Store
-from data.readers.expressions import Family, anno_ids, find_images, read_videos
+from data.readers.expressions import (
+    Family,
+    Meta,
+    anno_ids,
+    find_images,
+    notes_of,
+    read_videos,
+)
 from data.readers.fields import Faults, load_json, value
 from data.readers.mevis import split_folder
 
@@ -25,7 +33,7 @@ KINDS = ("static", "dynamic", "hybrid")
 
 
 def read(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
-    """All expressions of a split, in the order of the file; the note "object" is the number of the object."""
+    """All expressions of a split, in the order of the file; the note `object` is the number of the object."""
     folder = split_folder(Path(root), split, "meta_expressions.json")
     faults = faults or Faults()
     file = folder / "meta_expressions.json"
@@ -38,10 +46,10 @@ def read(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
         store,
         ids=lambda expression: anno_ids(expression, ids),
         kind=lambda expression: _kind(expression, file),
-        known=frozenset({"exp", "anno_id", "type"}),
+        notes=_notes,
         min_frames=2,
     )
-    return [_with_object(sample) for sample in read_videos(family, videos, faults)]
+    return read_videos(family, videos, faults)
 
 
 def _masks(folder: Path, annotations: Path) -> tuple[Store | None, str]:
@@ -62,7 +70,5 @@ def _kind(expression: dict[str, Any], file: Path) -> str:
     return kind
 
 
-def _with_object(sample: Sample) -> Sample:
-    if "obj_id" in sample.notes:
-        sample.notes["object"] = str(sample.notes.pop("obj_id"))
-    return sample
+def _notes(uid: str, meta: Meta, expression: Meta) -> Notes:
+    return replace(notes_of(expression), object=str(expression.get("obj_id", "")))

@@ -25,7 +25,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from core.types import Sample, Target, Video
+from core.types import Notes, Sample, Target, Video
 from data.frames.frames import IMAGES, probe
 from data.masks.png_masks import PngMasks
 from data.masks.rle_entries import entries_of
@@ -155,7 +155,7 @@ def _sample(
             )
     targets = tuple(target for name in named if (target := objects[name]) is not None)
     kind = value(expression, "kind", str, where) if "kind" in expression else ""
-    notes = {} if "objects" in expression else {"hidden": True}
+    notes = Notes(hidden="objects" not in expression)
     return Sample(f"{video.uid}/{i}", video, query, targets, kind, notes)
 
 

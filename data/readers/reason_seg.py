@@ -7,8 +7,8 @@ filling), so that small ones stay visible; label "flag" is skipped, a label that
 not count, all else is the target. Files are UTF-8, or cp1252. In train every sentence is a sample; in val and test the
 first one alone counts, as in the published evaluation.
 
-`Sample.kind` is "long" (a sentence) or "short" (a phrase), by which the test set is reported; the note "ignore" is the
-run-length encoding of the pixels that do not count, absent where there are none.
+`Sample.kind` is "long" (a sentence) or "short" (a phrase), by which the test set is reported; the note `ignore_F` is the
+mask of the pixels that do not count, None where there are none.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 
 from core.masks import encode
-from core.types import Rle, Sample, Target, Video
+from core.types import Notes, Rle, Sample, Target, Video
 from data.masks.lazy import LazyMasks
 from data.readers.fields import Faults, image_size, load_json, value
 
@@ -81,14 +81,13 @@ def _read_image(folder: Path, name: str, first_only: bool) -> list[Sample]:
     height, width = image_size(folder / f"{name}.jpg")
     video = Video(name, str(folder), (name,), height, width)
     targets = (Target(name, DrawnMask(str(file), height, width)),)
-    notes: dict[str, Any] = {}
+    notes = Notes()
     if any("ignore" in label for label, _ in shapes):
         ignored = _drawn(str(file), height, width)[1]
-        notes = {"ignore": ignored} if ignored else {}
+        notes = Notes(ignore_F=(ignored,) if ignored else None)
     chosen = texts[:1] if first_only else texts
     return [
-        Sample(f"{name}/{i}", video, text, targets, kind, dict(notes))
-        for i, text in enumerate(chosen)
+        Sample(f"{name}/{i}", video, text, targets, kind, notes) for i, text in enumerate(chosen)
     ]
 
 

@@ -9,27 +9,35 @@ evaluation names results by object, so that two expressions of one object overwr
 "<video>/<exp_id>", one for each expression (its place in the list, where exp_ids of a video repeat).
 
 The folder's source is written as in the file or in small letters (the published scripts differ). A frame without a PNG
-does not count in the official evaluation: the note "frames_listed" then names those that do. A missing folder is an
+does not count in the official evaluation: the note `frames_listed` then names those that do. A missing folder is an
 error here (the official evaluation leaves the expression out).
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core.types import Sample
+from core.types import Notes, Sample
 from data.masks.png_masks import PngMasks
 from data.masks.stores import ObjectStore
-from data.readers.expressions import Family, anno_ids, find_images, read_videos
+from data.readers.expressions import (
+    Family,
+    Meta,
+    anno_ids,
+    find_images,
+    notes_of,
+    read_videos,
+)
 from data.readers.fields import Faults, load_json, value
 
 SPLIT = "test"
 
 
 def read(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
-    """All expressions, in the order of the file; notes "source", "object"; `kind` is "sentence" or "phrase"."""
+    """All expressions, in the order of the file; notes `source` and `object`; `kind` is "sentence" or "phrase"."""
     root = Path(root)
     faults = faults or Faults()
     if split != SPLIT:
@@ -57,10 +65,9 @@ def read(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
         ids=lambda expression: anno_ids(expression, "obj_id"),
         text="exp_text",
         kind=lambda expression: "sentence" if expression.get("is_sent") else "phrase",
-        known=frozenset({"exp_text", "exp_id", "is_sent"}),
-        video_notes=lambda uid, meta: {"source": meta["source"]},
+        notes=_notes,
     )
-    return [_with_notes(sample) for sample in read_videos(family, found, faults)]
+    return [_with_listed_frames(sample) for sample in read_videos(family, found, faults)]
 
 
 def _as_dict(meta: Any, where: str) -> dict[str, Any]:
@@ -83,9 +90,12 @@ def _as_dict(meta: Any, where: str) -> dict[str, Any]:
     }
 
 
-def _with_notes(sample: Sample) -> Sample:
-    """Adds which object, and which frames count if not all do."""
-    sample.notes["object"] = str(sample.notes.pop("obj_id"))
+def _notes(uid: str, meta: Meta, expression: Meta) -> Notes:
+    return replace(notes_of(expression), object=str(expression["obj_id"]), source=meta["source"])
+
+
+def _with_listed_frames(sample: Sample) -> Sample:
+    """The sample with the note of the frames that count, if not all do."""
     listed: set[str] = set()
     for target in sample.targets:
         assert isinstance(target.masks_F, PngMasks)
@@ -95,6 +105,6 @@ def _with_notes(sample: Sample) -> Sample:
             if file.endswith(".png")
         }
     names = tuple(name for name in sample.video.frame_names if name in listed)
-    if len(names) < sample.video.num_frames:
-        sample.notes["frames_listed"] = names
-    return sample
+    if len(names) == sample.video.num_frames:
+        return sample
+    return replace(sample, notes=replace(sample.notes, frames_listed=names))

@@ -120,8 +120,5 @@ def _read(ref: Any, where: str, images: Path, present: set[str], store: RleStore
     samples = []
     for sentence in value(ref, "sentences", list, where):
         uid = f"{stem}/{value(sentence, 'sent_id', int, where)}"
-        notes = {"ref_id": ref.get("ref_id"), "category_id": ref.get("category_id")}
-        samples.append(
-            Sample(uid, video, value(sentence, "sent", str, where), (target,), "", notes)
-        )
+        samples.append(Sample(uid, video, value(sentence, "sent", str, where), (target,)))
     return samples

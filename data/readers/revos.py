@@ -6,19 +6,22 @@
     <root>/JPEGImages/<video>/              the name of a video has slashes: "UVO/all/-fbscFfkh4M"; also <root>/<video>/
 
 `split` is train, valid, or any other name in such a file (the release has train_sub, too). `Sample.kind` is
-"referring", "reasoning" or "no_target"; the note "foreground" holds the masks of everything annotated in the video,
+"referring", "reasoning" or "no_target"; the note `foreground_F` holds the masks of everything annotated in the video,
 read when asked for, and is absent where mask_dict_foreground.json is. Videos of one frame are left out, as VISA does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core.types import Sample
+from core.types import Notes, Sample
+from data.masks.rle_entries import Entry
 from data.masks.rle_index import RleMasks, entries
 from data.masks.stores import RELEASE, RleStore
-from data.readers.expressions import Family, find_images, read_videos
+from data.readers.expressions import Family, Meta, find_images, notes_of, read_videos
 from data.readers.fields import Faults, load_json, value
 
 KINDS = {0: "referring", 1: "reasoning", 2: "no_target"}
@@ -35,13 +38,17 @@ def read(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
             f"{file}: no such file; splits in {root}: {', '.join(found) or 'none'} (data.root)"
         )
     videos = value(load_json(file), "videos", dict, str(file))
+    foreground_of = _foreground(root / "mask_dict_foreground.json", faults)
+
+    def notes(uid: str, meta: Meta, expression: Meta) -> Notes:
+        return replace(notes_of(expression), foreground_F=foreground_of(uid, meta))
+
     family = Family(
         file,
         lambda uid: find_images((root / "JPEGImages" / uid, root / uid), file, uid),
         RleStore(root / "mask_dict.json"),
         kind=lambda expression: _kind(expression, file),
-        known=frozenset({"exp", "obj_id", "anno_id", "type_id"}),
-        video_notes=_foreground(root / "mask_dict_foreground.json", faults),
+        notes=notes,
         min_frames=2,
     )
     return read_videos(family, videos, faults)
@@ -57,17 +64,16 @@ def _kind(expression: dict[str, Any], file: Path) -> str:
     return KINDS[number]
 
 
-def _foreground(file: Path, faults: Faults) -> Any:
-    """The note of a video; a foreground that does not fit its frames is an error."""
-    if not file.is_file():
-        return lambda uid, meta: {}
-    held: dict[str, Any] = {}
-    with faults.noted():
-        held = entries(file, "foreground")
+def _foreground(file: Path, faults: Faults) -> Callable[[str, Meta], RleMasks | None]:
+    """Returns a function from a video to its foreground; one that does not fit its frames is an error."""
+    held: dict[str, Entry] = {}
+    if file.is_file():
+        with faults.noted():
+            held = entries(file, "foreground")
 
-    def note(uid: str, meta: dict[str, Any]) -> dict[str, Any]:
+    def of_video(uid: str, meta: Meta) -> RleMasks | None:
         if uid not in held:
-            return {}
+            return None
         entry = held[uid]
         frames = len(meta["frames"])
         if entry.problem:
@@ -76,6 +82,6 @@ def _foreground(file: Path, faults: Faults) -> Any:
             raise ValueError(
                 f'{file}: key {uid!r}: "masks_rle" holds {entry.num_frames} masks for {frames} frames: {RELEASE}'
             )
-        return {"foreground": RleMasks(str(file), uid, "foreground", frames)}
+        return RleMasks(str(file), uid, "foreground", frames)
 
-    return note
+    return of_video

@@ -13,18 +13,26 @@ VISA's mask_dict.pkl, whose keys are a running count, is not used.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from core.types import Sample
+from core.types import Notes, Sample
 from data.masks.stores import PaletteStore
-from data.readers.expressions import Family, Meta, anno_ids, find_images, read_videos
+from data.readers.expressions import (
+    Family,
+    Meta,
+    anno_ids,
+    find_images,
+    notes_of,
+    read_videos,
+)
 from data.readers.fields import Faults, load_json, value
 
 HIDDEN = ("valid", "test")  # splits of Ref-YouTube-VOS without ground truth
 
 
 def read(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
-    """All expressions of a split, in the order of the file; notes "object" and, if meta.json is there, "category"."""
+    """All expressions of a split, in the order of the file; notes `object` and, if meta.json is there, `category`."""
     root = Path(root)
     faults = faults or Faults()
     file, videos = expressions(root, split)
@@ -68,21 +76,21 @@ def read_layout(
         lambda uid: find_images([folder / uid for folder in images], file, uid),
         PaletteStore(annotations) if annotations else None,
         ids=lambda expression: anno_ids(expression, "obj_id"),
-        known=frozenset({"exp"}),
+        notes=lambda uid, meta, expression: _notes(uid, expression, categories),
     )
-    return [_with_object(sample, categories) for sample in read_videos(family, videos, faults)]
+    return read_videos(family, videos, faults)
 
 
-def _with_object(sample: Sample, categories: Meta) -> Sample:
-    if "obj_id" in sample.notes:
-        obj = str(sample.notes.pop("obj_id"))
-        sample.notes["object"] = obj
-        of_video = categories.get(sample.video.uid)
-        objects = of_video.get("objects") if isinstance(of_video, dict) else None
-        found = objects.get(obj) if isinstance(objects, dict) else None
-        if isinstance(found, dict) and "category" in found:
-            sample.notes["category"] = found["category"]
-    return sample
+def _notes(uid: str, expression: Meta, categories: Meta) -> Notes:
+    notes = notes_of(expression)
+    if "obj_id" not in expression:
+        return notes
+    name = str(expression["obj_id"])
+    of_video = categories.get(uid)
+    objects = of_video.get("objects") if isinstance(of_video, dict) else None
+    found = objects.get(name) if isinstance(objects, dict) else None
+    category = str(found.get("category", "")) if isinstance(found, dict) else ""
+    return replace(notes, object=name, category=category)
 
 
 def categories(file: Path, faults: Faults) -> Meta:

@@ -52,10 +52,10 @@ def davis_four_annotators(samples: Sequence[Sample], predictions: Predictions) -
     """
     videos: dict[str, list[Sample]] = {}
     for sample in samples:
-        for key in ("annotator", "object"):
-            if key not in sample.notes:
+        for name in ("annotator", "object"):
+            if getattr(sample.notes, name) in (None, ""):
                 raise ValueError(
-                    f"evaluate.protocol={MERGED}: {sample.uid} has no {key!r} in its notes: use it for Ref-DAVIS17 "
+                    f"evaluate.protocol={MERGED}: {sample.uid} has no {name!r} in its notes: use it for Ref-DAVIS17 "
                     "(data.format=ref_davis17), or evaluate.protocol=mean"
                 )
         videos.setdefault(sample.video.uid, []).append(sample)
@@ -72,12 +72,12 @@ def _annotators(
     """(J, F) of every object of one video, by annotator. An expression without a prediction is an empty mask."""
     video = samples[0].video
     truth = {target.uid: target.masks_F for sample in samples for target in sample.targets}
-    note = samples[0].notes.get("ignore")
-    void_FHW = None if note is None else decode_frames(note, video.height, video.width)
+    ignore_F = samples[0].notes.ignore_F
+    void_FHW = None if ignore_F is None else decode_frames(ignore_F, video.height, video.width)
     found: dict[str, list[tuple[float, float]]] = {}
-    for annotator in sorted({str(sample.notes["annotator"]) for sample in samples}):
-        own = [sample for sample in samples if str(sample.notes["annotator"]) == annotator]
-        own.sort(key=lambda sample: (len(str(sample.notes["object"])), str(sample.notes["object"])))
+    for annotator in sorted({str(sample.notes.annotator) for sample in samples}):
+        own = [sample for sample in samples if str(sample.notes.annotator) == annotator]
+        own.sort(key=lambda sample: (len(sample.notes.object), sample.notes.object))
         lines = [predictions.get(sample.uid) for sample in own]
         masks_O = [line["masks"] if line else (None,) * video.num_frames for line in lines]
         labels_FHW = davis.merge(masks_O, video.height, video.width)

@@ -200,7 +200,7 @@ class ReVSeg:
         """A dialogue that answers right, turn by turn: what the user says, what to answer.
 
         The keyframe is any sampled frame that shows the target: which one is best is left to reinforcement
-        learning. Thought and description come from `sample.notes` ("thought"; "description" or "names"), else from
+        learning. Thought and description come from `sample.notes` (`thought`; `description` or `names`), else from
         the query. Raises ValueError for a sample whose targets are in none of the sampled frames.
         """
         frames = self.frames(sample)
@@ -213,7 +213,7 @@ class ReVSeg:
         frame_idx = int(rng.choice(visible))
         description = _describe(sample)
         box = _whole_pixels(truth_F4[frame_idx].tolist(), self.options.box_hw)
-        thought = plain(str(sample.notes.get("thought") or f"{sample.query}: {description}"))
+        thought = plain(sample.notes.thought or f"{sample.query}: {description}")
         name = json.dumps(description, ensure_ascii=False)
         at = ",".join(str(x) for x in box)
 
@@ -394,8 +394,8 @@ def _size(sample: Sample) -> tuple[int, int]:
 
 def _describe(sample: Sample) -> str:
     """How the target looks, for a demonstration."""
-    names = sample.notes.get("names") or [sample.query.removeprefix("the ")]
-    return plain(str(sample.notes.get("description") or " and ".join(names)))
+    names = sample.notes.names or [sample.query.removeprefix("the ")]
+    return plain(sample.notes.description or " and ".join(names))
 
 
 def _keyframe_task(query: str, count: int, box_hw: tuple[int, int] | None) -> str:

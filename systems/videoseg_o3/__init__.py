@@ -157,20 +157,19 @@ class VideoSegO3:
         """A dialogue that answers right: for each turn what the user says and what to answer, all of them to learn.
 
         The dialogue of the data where the sample's notes have one (VTS-CoT), else a coarse-to-fine search of 1 to
-        `max_turns` turns from the truth, with thoughts of `sample.notes` ("thought"; "description" or "names").
+        `max_turns` turns from the truth, with thoughts of `sample.notes` (`thought`; `description` or `names`).
         Raises ValueError for a sample whose targets are in no frame, and for a trace that this system cannot play.
         """
-        if "conversations" in sample.notes:
-            texts = [
-                turn["value"] for turn in sample.notes["conversations"] if turn["from"] == "gpt"
-            ]
+        conversations = sample.notes.conversations
+        if conversations is not None:
+            texts = [turn["value"] for turn in conversations if turn["from"] == "gpt"]
             return self._dialogue(sample, texts)
         looks = plan_search(
             boxes_areas(sample)[1], int(rng.integers(1, self.options.max_turns + 1)), rng
         )
-        names = sample.notes.get("names") or [sample.query.removeprefix("the ")]
-        described = plain(str(sample.notes.get("description") or " and ".join(names)))
-        thought = plain(str(sample.notes.get("thought") or sample.query))
+        names = sample.notes.names or [sample.query.removeprefix("the ")]
+        described = plain(sample.notes.description or " and ".join(names))
+        thought = plain(sample.notes.thought or sample.query)
         return self._dialogue(sample, write_search(looks, described, thought))
 
     def ask_first(self, sample: Sample) -> Content:
@@ -209,8 +208,9 @@ class VideoSegO3:
 
     def spatial(self, sample: Sample) -> list[int]:
         """The frames that turn 1 shows larger, and that masks are judged on; VTS-CoT names them."""
-        if "sample_frame_indice" in sample.notes:
-            return list(dict.fromkeys(sample.notes["sample_frame_indice"]))
+        published = sample.notes.sample_frame_indice
+        if published is not None:
+            return list(dict.fromkeys(published))
         return spread(sample.video.num_frames, self.options.frames.spatial_frames)
 
     def _show(self, sample: Sample, title: str, frames: Sequence[int], pixels: int) -> Content:

@@ -196,7 +196,7 @@ class VideoSegR1:
         """A dialogue that answers right: what the user says, what to answer.
 
         The target frame is chosen as training chooses it, unless the hints give it. The thought comes from the notes
-        too ("thought"; "description" or "names"), else from the query. Without a target the answer is the empty list.
+        too (`thought`; `description` or `names`), else from the query. Without a target the answer is the empty list.
         Raises ValueError for a sample whose targets are in no frame.
         """
         choice = _hint(sample) or self._any_choice(sample, rng)
@@ -204,9 +204,9 @@ class VideoSegR1:
         rows = [self._spell(truth, i, rng) for i in range(len(truth.boxes_N4))]
         text = f"<answer>{json.dumps(rows, separators=(',', ':'))}</answer>"
         if self.options.think:
-            names = sample.notes.get("names") or [sample.query.removeprefix("the ")]
-            described = str(sample.notes.get("description") or " and ".join(names))
-            thought = plain(str(sample.notes.get("thought") or f"{sample.query}: {described}"))
+            names = sample.notes.names or [sample.query.removeprefix("the ")]
+            described = sample.notes.description or " and ".join(names)
+            thought = plain(sample.notes.thought or f"{sample.query}: {described}")
             text = f"<think>{thought}</think>{text}"
         return ((self.ask_objects(sample.query, sample.video.num_frames, choice), text),)
 
@@ -396,8 +396,8 @@ class VideoSegR1:
 
 
 def difficulty(sample: Sample) -> float:
-    """D of a sample: `notes["difficulty"]`, from 1 to 10; 5.5 without one. Raises ValueError for anything else."""
-    note = sample.notes.get("difficulty", UNRATED)
+    """D of a sample: `notes.difficulty`, from 1 to 10; 5.5 without one. Raises ValueError for anything else."""
+    note = UNRATED if sample.notes.difficulty is None else sample.notes.difficulty
     if isinstance(note, bool) or not isinstance(note, int | float) or not 1 <= note <= 10:
         raise ValueError(
             f"sample {sample.uid!r}: difficulty = {note!r}: expected a number from 1 to 10"

@@ -98,6 +98,7 @@ class DifficultyRater:
 
 
 def _known(sample: Sample) -> dict[str, int]:
-    if "ratings" not in sample.notes:
+    ratings = sample.notes.ratings
+    if ratings is None:
         raise ValueError(f"sample {sample.uid!r}: no ratings are known; give difficulty.folder")
-    return dict(sample.notes["ratings"])
+    return dict(ratings)

@@ -67,7 +67,7 @@ def test_only_the_training_split_must_be_rated(setting, tmp_path):
     ratings = {s.uid: {"query": s.query, "ratings": {"motion_complexity": 8}} for s in samples}
     (tmp_path / "train.json").write_text(json.dumps({"samples": ratings}))
     for one in (cfg, as_test):
-        assert [s.notes["difficulty"] for s in read_split(one, "train")] == [6.0] * len(samples)
+        assert [s.notes.difficulty for s in read_split(one, "train")] == [6.0] * len(samples)
 
 
 def test_rewards_are_the_systems_own(setting):

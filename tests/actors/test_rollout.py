@@ -17,7 +17,7 @@ from cluster.placement import place
 from cluster.weights import publish
 from configs.schema import Config, SystemConfig
 from core.masks import encode
-from core.types import End, Sample, Target, Video
+from core.types import End, Notes, Sample, Target, Video
 from data.frames.frames import digest
 from tests.models import tiny_engine
 
@@ -39,7 +39,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
         video = Video(f"v{v}", str(folder), names, 56, 56)
         target = Target("o", tuple([None] * 6))
         out += [
-            Sample(f"v{v}/{i}", video, f"shape number {i}", (target,), notes={"thought": "x"})
+            Sample(f"v{v}/{i}", video, f"shape number {i}", (target,), notes=Notes(thought="x"))
             for i in range(4)
         ]
     return out

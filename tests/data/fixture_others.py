@@ -67,7 +67,7 @@ def reasonseg(root: Path) -> Written:
         "val",
         {
             "200_0/0": Expected(
-                "something for caf\xe9s", "long", target[None], {"ignore": encode(ignore)}
+                "something for caf\xe9s", "long", target[None], {"ignore_F": (encode(ignore),)}
             ),
             "77_b/0": Expected("lid", "short", _filled(10, 3, 9)[None]),
         },
@@ -112,7 +112,7 @@ def refcoco(root: Path) -> Written:
         folder,
         "test",
         {
-            f"{stems[0]}/70": Expected("the lady with the blue shirt", "", lady, {"ref_id": 7}),
+            f"{stems[0]}/70": Expected("the lady with the blue shirt", "", lady),
             f"{stems[0]}/71": Expected("lady", "", lady),
             f"{stems[1]}/90": Expected("left bowl", "", bowl),
         },
@@ -151,7 +151,7 @@ def vts_cot(root: Path) -> Written:
         ("human", "<image>"),
         ("gpt", "<answer>[SEG]</answer>"),
     ]
-    dialogue = {
+    dialogue: dict[str, Any] = {
         "video_name": "UVO/all/a-b",
         "frames": list(NAMES),
         "exp": "what falls",
@@ -169,9 +169,14 @@ def vts_cot(root: Path) -> Written:
         root,
         "revos",
         {
-            "UVO/all/a-b/0": Expected("what falls", "revos", blob(0) | blob(1), {"round_num": 1}),
+            "UVO/all/a-b/0": Expected(
+                "what falls",
+                "revos",
+                blob(0) | blob(1),
+                {"conversations": tuple(dialogue["conversations"])},
+            ),
             "UVO/all/a-b/1": Expected(
-                "the left one", "revos", blob(0), {"sample_frame_indice": [0, 1, 2, 3, 3]}
+                "the left one", "revos", blob(0), {"sample_frame_indice": (0, 1, 2, 3, 3)}
             ),
         },
     )
@@ -190,7 +195,7 @@ def o3_rl(root: Path) -> Written:
         "mask_existence": [1, 0, 1, 1],
     }
     dump(root / "VideoSEG-O3-RL/rl_mevis_data.json", [[record, {**record, "exp": "not this one"}]])
-    expected = Expected("the one that jumps", "mevis", blob(1), {"mask_existence": [1, 0, 1, 1]})
+    expected = Expected("the one that jumps", "mevis", blob(1))
     return Written(root, "mevis", {"0a1b2c/0": expected})
 
 

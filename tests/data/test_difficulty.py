@@ -65,11 +65,11 @@ def test_stored_ratings_become_difficulty_and_budget(tmp_path: Path, samples: li
     ratings[0] = {}  # nothing could be read
     store(tmp_path, samples, ratings)
     noted = with_difficulty(samples, str(tmp_path), "train")
-    found = [sample.notes["difficulty"] for sample in noted]
+    found = [sample.notes.difficulty for sample in noted]
     assert found == [5.5, *(1 + i % 10 for i in range(1, len(samples)))]
     assert [Budget().of(d) for d in found[1:10]] == [48, 48, 48, 64, 64, 64, 96, 96, 96]
-    assert noted[3].notes["thought"] == samples[3].notes["thought"]
-    assert "difficulty" not in samples[3].notes
+    assert noted[3].notes.thought == samples[3].notes.thought
+    assert samples[3].notes.difficulty is None
 
 
 def test_without_a_folder_samples_stay_as_they_are(samples: list[Sample]) -> None:

@@ -39,11 +39,11 @@ def straight(sample: Sample, expected: Expected) -> tuple[float, float]:
     """J&F and IoU of the shifted prediction, from the pixels that were written."""
     truth = expected.masks_FHW
     assert truth is not None
-    listed = sample.notes.get("frames_listed", sample.video.frame_names)
+    listed = sample.notes.frames_listed or sample.video.frame_names
     kept = [i for i, name in enumerate(sample.video.frame_names) if name in listed]
     valid = np.ones((HEIGHT, WIDTH), bool)
-    if "ignore" in sample.notes:
-        valid = ~decode_frames([sample.notes["ignore"]], HEIGHT, WIDTH)[0]
+    if sample.notes.ignore_F is not None:
+        valid = ~decode_frames(sample.notes.ignore_F, HEIGHT, WIDTH)[0]
     pred = (shifted(truth) & valid)[kept]
     gt = (truth & valid)[kept]
     j_F, f_F = j_and_f(pred, gt)

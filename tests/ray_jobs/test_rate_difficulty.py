@@ -94,7 +94,7 @@ def test_the_generator_rates_a_data_set_and_training_reads_it(
     objects = video_objects("mevis", str(root), "train")
     for sample in with_difficulty(load("mevis", str(root), "train"), str(folder), "train"):
         truth = difficulty(true_ratings(sample, len(objects[sample.video.uid])))
-        assert sample.notes["difficulty"] == truth
+        assert sample.notes.difficulty == truth
     assert "mean D" in capsys.readouterr().out
 
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from core.masks import encode_frames
-from core.types import Sample, Target, Video, View
+from core.types import Notes, Sample, Target, Video, View
 from systems.videoseg_r1 import LARGEST, VideoSegR1
 from systems.videoseg_r1.sampler import (
     interval_answer,
@@ -92,7 +92,7 @@ class Lessons:
                     str(i), [r if seen else None for r, seen in zip(rles_F, seen_F, strict=True)]
                 )
             )
-        notes = {"thought": self._thought(made, query), "description": description(made, query)}
+        notes = Notes(thought=self._thought(made, query), description=description(made, query))
         return Sample("scene/0", VIDEO, query.text, tuple(targets), query.kind, notes)
 
     def areas(self, made: Scene, sample: Sample) -> np.ndarray:

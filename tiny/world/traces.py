@@ -68,7 +68,7 @@ def trace(
 ) -> dict[str, Any]:
     """One item: a search of `turns` turns for the sample's targets, which at least one frame must show."""
     looks = plan_search(boxes_areas(sample)[1], turns, rng)
-    texts = write_search(looks, sample.notes["description"], sample.notes["thought"])
+    texts = write_search(looks, sample.notes.description, sample.notes.thought)
     return {
         "video_name": sample.video.uid,
         "frames": list(sample.video.frame_names),

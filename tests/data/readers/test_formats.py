@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from core.masks import decode_frames, union_of_targets
+from core.types import Notes
 from data.frames.frames import read_frames
 from data.load import READERS, load
 from data.readers import davis, refcoco
@@ -35,8 +36,9 @@ def test_samples_are_those_written(format: str, tmp_path: Path) -> None:
         assert (video.height, video.width) == (HEIGHT, WIDTH)
         assert sample.uid.startswith(f"{video.uid}/")
         assert read_frames(video, [0, video.num_frames - 1]).shape[1:] == (HEIGHT, WIDTH, 3)
-        assert expected.notes.items() <= sample.notes.items()
-        assert sample.notes.get("hidden", False) == (expected.masks_FHW is None)
+        for name, note in expected.notes.items():
+            assert getattr(sample.notes, name) == note
+        assert sample.notes.hidden == (expected.masks_FHW is None)
         if expected.masks_FHW is not None:
             found = decode_frames(union_of_targets(sample), HEIGHT, WIDTH)
             assert (
@@ -68,17 +70,18 @@ def test_an_image_is_a_video_of_its_own(tmp_path: Path) -> None:
 
 def test_foreground_of_revos_is_everything_annotated(tmp_path: Path) -> None:
     sample = load("revos", str(FIXTURES["revos"](tmp_path).root), "valid")[0]
-    found = decode_frames(pickle.loads(pickle.dumps(sample)).notes["foreground"], HEIGHT, WIDTH)
+    foreground_F = pickle.loads(pickle.dumps(sample)).notes.foreground_F
+    found = decode_frames(foreground_F, HEIGHT, WIDTH)
     assert (found == blob(0) | blob(1) | blob(2)).all()
     (tmp_path / "mask_dict_foreground.json").unlink()
-    assert "foreground" not in load("revos", str(tmp_path), "valid")[0].notes
+    assert load("revos", str(tmp_path), "valid")[0].notes.foreground_F is None
 
 
 def test_valid_of_youtube_vos_is_its_file_less_the_test_file(tmp_path: Path) -> None:
     root = str(FIXTURES["ref_youtube_vos"](tmp_path).root)
     samples = load("ref_youtube_vos", root, "valid", no_target="keep")
     assert [sample.uid for sample in samples] == ["0062f687f1/0", "0062f687f1/1"]
-    assert all(sample.notes == {"hidden": True} and not sample.targets for sample in samples)
+    assert all(sample.notes == Notes(hidden=True) and not sample.targets for sample in samples)
     assert [s.video.uid for s in load("ref_youtube_vos", root, "test", no_target="keep")] == [
         "00f88c4f0a"
     ] * 2
@@ -117,9 +120,7 @@ def test_long_rvos_as_the_o3_release_converts_it(tmp_path: Path) -> None:
     """mask_dict.json and anno_id take the place of the PNGs; without either there is no ground truth."""
     folder = FIXTURES["longrvos"](tmp_path).root / "valid"
     (folder / "Annotations").rename(tmp_path / "gone")
-    assert all(
-        s.notes["hidden"] for s in load("longrvos", str(tmp_path), "valid", no_target="keep")
-    )
+    assert all(s.notes.hidden for s in load("longrvos", str(tmp_path), "valid", no_target="keep"))
     meta = json.loads((folder / "meta_expressions.json").read_text())
     for expression in meta["videos"]["71fb69bbcd"]["expressions"].values():
         expression["anno_id"] = [int(expression["obj_id"])]

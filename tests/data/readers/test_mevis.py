@@ -82,8 +82,12 @@ def test_reads_every_expression(tmp_path: Path) -> None:
     samples = mevis.read(write(tmp_path, meta(), mask_dict()), "train")
     assert [sample.uid for sample in samples] == ["v1/0", "v1/1", "v1/2", "sub/v2/a", "sub/v2/b"]
     one, both, nothing, hidden, number = samples
-    assert (one.query, one.kind, one.notes) == ("the left one", "place", {"thought": "it is left"})
-    assert (both.kind, both.notes) == ("", {"names": ["red", "blue"]})
+    assert (one.query, one.kind, one.notes) == (
+        "the left one",
+        "place",
+        Notes(thought="it is left"),
+    )
+    assert (both.kind, both.notes) == ("", Notes(names=("red", "blue")))
     assert [target.uid for target in both.targets] == ["10", "11"]
     assert nothing.targets == hidden.targets == ()
     assert number.targets[0].masks_F == (None,) * FRAMES

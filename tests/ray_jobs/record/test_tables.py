@@ -6,6 +6,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from core.evaluation.metrics import mean_j_and_f
 from core.evaluation.protocols import measure
 from core.masks import encode_frames
-from core.types import Answer, End, Episode, Reward, Rle, Sample, Target, Video
+from core.types import Answer, End, Episode, Notes, Reward, Rle, Sample, Target, Video
 from ray_jobs.evaluate import scored
 from ray_jobs.record.predictions import Predictions, line_of
 from ray_jobs.record.tables import davis_four_annotators, summary_of, write_tables
@@ -34,10 +35,10 @@ def rles(masks_FHW: np.ndarray) -> tuple[Rle, ...]:
     return encode_frames(masks_FHW)
 
 
-def sample_of(uid: str, *truth: np.ndarray, kind: str = "", **notes: object) -> Sample:
+def sample_of(uid: str, *truth: np.ndarray, kind: str = "", **notes: Any) -> Sample:
     video = Video(uid.rpartition("/")[0], "nowhere", ("a", "b", "c"), HEIGHT, WIDTH)
     targets = tuple(Target(str(t.argmax()), rles(t)) for t in truth)
-    return Sample(uid, video, "the quiet one", targets, kind, dict(notes))
+    return Sample(uid, video, "the quiet one", targets, kind, Notes(**notes))
 
 
 def add(
@@ -91,9 +92,9 @@ def test_revos_with_foreground_and_no_target(tmp_path: Path) -> None:
     predictions = Predictions.open(tmp_path, {})
     foreground = list(rles(clip(0) | clip(1)))
     samples = [
-        sample_of("UVO/all/v/0", clip(0), kind="referring", foreground=foreground),
-        sample_of("UVO/all/v/1", clip(1), kind="reasoning", foreground=foreground),
-        sample_of("UVO/all/v/2", kind="no_target", foreground=foreground),
+        sample_of("UVO/all/v/0", clip(0), kind="referring", foreground_F=foreground),
+        sample_of("UVO/all/v/1", clip(1), kind="reasoning", foreground_F=foreground),
+        sample_of("UVO/all/v/2", kind="no_target", foreground_F=foreground),
     ]
     for sample in samples:
         add(predictions, sample, clip(0))
@@ -120,12 +121,10 @@ def test_davis_by_four_annotators_repairs_swapped_objects(tmp_path: Path) -> Non
         for o in range(2)
         for a in range(2)
     ]
-    samples = [
-        replace(s, targets=(Target(str(s.notes["object"]), s.targets[0].masks_F),)) for s in samples
-    ]
+    samples = [replace(s, targets=(Target(s.notes.object, s.targets[0].masks_F),)) for s in samples]
     for sample in samples[:3]:  # of annotator 1 the second object's expression has no prediction
-        own = int(sample.notes["object"]) - 1
-        add(predictions, sample, truth[1 - own] if sample.notes["annotator"] == 0 else truth[own])
+        own = int(sample.notes.object) - 1
+        add(predictions, sample, truth[1 - own] if sample.notes.annotator == 0 else truth[own])
     merged = davis_four_annotators(samples, predictions)
     assert merged["J&F"] == pytest.approx((100 + 50) / 2)
     alone = table(samples, predictions, "binary_per_expression")["J&F"]

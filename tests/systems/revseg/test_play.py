@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import systems
-from core.types import End, View
+from core.types import End, Notes, View
 from systems.revseg import ReVSeg, read_box, read_keyframe
 from tests.systems.revseg_script import GOOD_1, GOOD_2, TINY, play, sample
 
@@ -146,11 +146,11 @@ def test_a_demonstration_earns_what_can_be_earned(options):
 
 
 def test_a_demonstration_uses_the_notes():
-    noted = sample({5: 40}, notes={"thought": "it grows", "names": ["red square"]})
+    noted = sample({5: 40}, notes=Notes(thought="it grows", names=("red square",)))
     (_, first), (content, second) = ReVSeg.make(TINY).demonstrate(noted, np.random.default_rng(0))
     assert (first, second) == (GOOD_1, GOOD_2)
     assert content[1] == "Locate the red square."
-    several = replace(noted, notes={"names": ["red square", "blue circle"]})
+    several = replace(noted, notes=Notes(names=("red square", "blue circle")))
     assert (
         "red square and blue circle"
         in ReVSeg.make(TINY).demonstrate(several, np.random.default_rng(0))[0][1]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import systems
-from core.types import End, SegPrompt, View
+from core.types import End, Notes, SegPrompt, View
 from systems.videoseg_o3 import VideoSegO3
 from systems.videoseg_o3.answers import keeps_form
 from systems.videoseg_o3.traces import Look, write_look
@@ -317,7 +317,7 @@ def test_a_demonstration_earns_what_can_be_earned(prompt):
 
 
 def test_a_demonstration_uses_the_notes():
-    noted = sample(notes={"thought": "it barks", "names": ["red dog"]})
+    noted = sample(notes=Notes(thought="it barks", names=("red dog",)))
     text = VideoSegO3.make(TINY).demonstrate(noted, np.random.default_rng(0))[-1][1]
     assert "Step 2: red dog." in text
     assert "Step 3: it barks." in text
@@ -333,7 +333,7 @@ def test_a_dialogue_of_the_data_is_shown_as_it_is():
         {"from": "human", "value": "<image>"},
         {"from": "gpt", "value": said[1]},
     ]
-    of = sample(notes={"conversations": turns, "sample_frame_indice": [1, 4, 4]})
+    of = sample(notes=Notes(conversations=tuple(turns), sample_frame_indice=(1, 4, 4)))
     system = VideoSegO3.make(TINY | {"budget": "cold_start"})
     dialogue = system.demonstrate(of, np.random.default_rng(0))
     assert [text for _, text in dialogue] == said
@@ -351,7 +351,7 @@ def test_a_dialogue_of_the_data_is_shown_as_it_is():
     ],
 )
 def test_a_dialogue_that_cannot_be_played(said, message):
-    of = sample(notes={"conversations": [{"from": "gpt", "value": text} for text in said]})
+    of = sample(notes=Notes(conversations=tuple({"from": "gpt", "value": text} for text in said)))
     with pytest.raises(ValueError, match=message):
         VideoSegO3.make(TINY).demonstrate(of, np.random.default_rng(0))
 

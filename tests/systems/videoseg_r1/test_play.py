@@ -10,7 +10,7 @@ import torch
 
 import systems
 from configs.load import load
-from core.types import End, Hints, Target, View
+from core.types import End, Hints, Notes, Target, View
 from rewards.negative_points import taxicab_distance
 from systems.videoseg_r1 import VideoSegR1, difficulty
 from tests.systems.r1_script import (
@@ -140,14 +140,14 @@ def test_prompts_of_a_segmenter_stay_inside_the_video():
 
 def test_training_shows_a_large_target_and_no_truth():
     masks = tuple(rectangle(0, 0, 4 + f, 4 + f) if f % 2 else None for f in range(20))
-    grows = replace(sample(20), targets=(Target("a", masks),), notes={"thought": "t"})
+    grows = replace(sample(20), targets=(Target("a", masks),), notes=Notes(thought="t"))
     frames = set()
     for seed in range(60):
         shown = VideoSegR1.make(TINY).shown(grows, np.random.default_rng(seed))
         frame = shown.hints.target_frame
         (start, stop) = shown.hints.key_segment
         assert shown.targets == ()
-        assert not shown.notes
+        assert shown.notes == Notes()
         assert 0 <= start <= frame < stop <= 20
         assert 2 <= stop - start <= 10
         frames.add(frame)
@@ -281,9 +281,9 @@ def test_the_iou_may_be_that_of_masks():
 def test_length_and_difficulty():
     text = say(PERFECT, " ".join(f"w{i}" for i in range(100)))
     assert score(text).parts["length"] == pytest.approx(1 - 0.36)  # 100 words, 64 allowed
-    easy = sample(notes={"difficulty": 2.0})
+    easy = sample(notes=Notes(difficulty=2.0))
     assert score(text, easy).total == pytest.approx(9 * (1 - 0.52))
-    assert score(text, sample(notes={"difficulty": 9})).parts["length"] == pytest.approx(1 - 0.04)
+    assert score(text, sample(notes=Notes(difficulty=9))).parts["length"] == pytest.approx(1 - 0.04)
     assert (
         score(text, easy, length_penalty="none").parts["length"]
         == 1
@@ -294,7 +294,7 @@ def test_length_and_difficulty():
     with pytest.raises(
         ValueError, match="'v/0': difficulty = 'hard': expected a number from 1 to 10"
     ):
-        difficulty(sample(notes={"difficulty": "hard"}))
+        difficulty(sample(notes=Notes(difficulty="hard")))
 
 
 def test_without_a_chain_of_thought():
@@ -346,12 +346,12 @@ def test_a_demonstration_earns_what_can_be_earned(of, options):
 
 
 def test_a_demonstration_uses_the_notes():
-    noted = sample(notes={"thought": "they bark", "names": ["red dog", "blue dog"]})
+    noted = sample(notes=Notes(thought="they bark", names=("red dog", "blue dog")))
     assert (
         "<think>they bark</think>"
         in VideoSegR1.make(TINY).demonstrate(noted, np.random.default_rng(0))[0][1]
     )
-    named = replace(noted, notes={"names": ["red dog", "blue dog"]})
+    named = replace(noted, notes=Notes(names=("red dog", "blue dog")))
     assert (
         "red dog and blue dog"
         in VideoSegR1.make(TINY).demonstrate(named, np.random.default_rng(0))[0][1]

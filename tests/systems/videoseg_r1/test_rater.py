@@ -9,13 +9,13 @@ import pytest
 
 from core.difficulty import ASPECTS, answer
 from core.geometry import uniform_frames
-from core.types import End, Sample, Turn, Video, View
+from core.types import End, Notes, Sample, Turn, Video, View
 from systems import make
 from systems.videoseg_r1.rater import DifficultyRater
 
 RATINGS = dict(zip(ASPECTS, (2, 4, 6, 8, 10), strict=True))
 VIDEO = Video("v", "nowhere", tuple(f"{i:05d}" for i in range(10)), 60, 80)
-SAMPLE = Sample("v/0", VIDEO, "the dog", (), notes={"ratings": RATINGS})
+SAMPLE = Sample("v/0", VIDEO, "the dog", (), notes=Notes(ratings=RATINGS))
 
 
 def play(text: str, complete: bool = True):

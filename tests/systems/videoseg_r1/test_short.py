@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from core.types import Hints, View
+from core.types import Hints, Notes, View
 from systems.videoseg_r1 import VideoSegR1
 from systems.videoseg_r1.options import VideoSegR1Options
 from systems.videoseg_r1.sampler import Choice
@@ -60,7 +60,7 @@ def test_every_form_of_answer_has_a_question_of_its_own(changes: dict, text: str
 def test_a_demonstration_takes_the_frame_that_the_hints_give() -> None:
     system = VideoSegR1(OPTIONS)
     rng = np.random.default_rng(0)
-    hinted = replace(sample(notes={"thought": "both dogs"}), hints=Hints(5, (4, 7)))
+    hinted = replace(sample(notes=Notes(thought="both dogs")), hints=Hints(5, (4, 7)))
     ((content, answer),) = system.demonstrate(hinted, rng)
     assert content == system.ask_objects("the dogs", 8, Choice(4, 7, 5))
     assert answer.startswith("<think>both dogs</think>")

@@ -215,8 +215,8 @@ def test_reader_gives_back_the_scene(tmp_path: Path, mp4: bool) -> None:
     assert np.abs(pixels.astype(int) - made.frames_FHWC).mean() < 4
     for sample, expression in zip(samples, meta["expressions"].values(), strict=True):
         assert len(sample.targets) == len(expression["obj_id"])
-        assert sample.notes["thought"] == expression["thought"]
-        assert sample.notes["names"] == expression["names"]
+        assert sample.notes.thought == expression["thought"]
+        assert sample.notes.names == tuple(expression["names"])
         for target, index in zip(sample.targets, expression["obj_id"], strict=True):
             for frame, rle in enumerate(target.masks_F):
                 assert (rle is not None) == (made.areas_OF[index, frame] > 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,21 +26,29 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def items(root: Path) -> list[dict[str, Any]]:
+    """The items of the file, as they are written."""
+    written: list[dict[str, Any]] = json.loads((root / "VTS-CoT/mevis.json").read_text())
+    return written
+
+
 def test_the_real_reader_reads_them(root: Path) -> None:
     samples = load("vts_cot", str(root), "mevis")
     assert 18 <= len(samples) <= 24
     assert all(sample.targets and sample.kind == "mevis" for sample in samples)
     rounds = set()
-    for sample in samples:
-        notes = sample.notes
+    for sample, item in zip(samples, items(root), strict=True):
+        conversations = sample.notes.conversations
+        assert conversations is not None
         areas_F = boxes_areas(sample)[1]
-        said = [turn["value"] for turn in notes["conversations"] if turn["from"] == "gpt"]
-        assert len(said) == notes["round_num"] + 1 == len(notes["cot_trace"]) + 1
-        assert len(notes["sample_frame_indice"]) == 5
-        assert all(areas_F[one["key_frame"]] for one in notes["cot_trace"])
+        said = [turn["value"] for turn in conversations if turn["from"] == "gpt"]
+        assert len(said) == item["round_num"] + 1 == len(item["cot_trace"]) + 1
+        assert sample.notes.sample_frame_indice == tuple(item["sample_frame_indice"])
+        assert len(item["sample_frame_indice"]) == 5
+        assert all(areas_F[one["key_frame"]] for one in item["cot_trace"])
         assert all("<select>" in text for text in said[:-1])
         assert "<answer>" in said[-1]
-        assert sample.query in notes["conversations"][1]["value"]
+        assert sample.query in conversations[1]["value"]
         rounds.add(len(said))
     assert rounds == {1, 2, 3}
 
@@ -47,7 +56,8 @@ def test_the_real_reader_reads_them(root: Path) -> None:
 def test_the_answer_names_the_frames_that_show_the_target(root: Path) -> None:
     for sample in read_vts_cot(root, "mevis"):
         visible = [frame for frame, area in enumerate(boxes_areas(sample)[1]) if area]
-        said = sample.notes["conversations"][-1]["value"]
+        assert sample.notes.conversations is not None
+        said = sample.notes.conversations[-1]["value"]
         answer = json.loads(said.partition("<VTG>")[2].partition("</VTG>")[0])
         assert (answer["start"], answer["end"]) == (visible[0], visible[-1])
         assert answer["keyframe"] in visible
@@ -74,8 +84,9 @@ def test_the_system_that_they_are_for_can_learn_every_turn_of_them(root: Path) -
     system = VideoSegO3.make(
         {"budget": "cold_start", "rewards": "as_intended", "keyframe_rule": "own"}
     )
-    for sample in read_vts_cot(root, "mevis"):
-        said = [turn["value"] for turn in sample.notes["conversations"] if turn["from"] == "gpt"]
+    samples = read_vts_cot(root, "mevis")
+    for sample, item in zip(samples, items(root), strict=True):
+        said = [turn["value"] for turn in item["conversations"] if turn["from"] == "gpt"]
         dialogue = system.demonstrate(sample, np.random.default_rng(0))
         assert [text for _, text in dialogue] == said
         turns = [Turn((), (1, 7, 2), (), text, (), True, 0) for text in said]
@@ -83,10 +94,8 @@ def test_the_system_that_they_are_for_can_learn_every_turn_of_them(root: Path) -
         drawn = [(seg.turn, seg.frame) for seg in episode.answer.segs if seg.role == "keyframe"]
         assert episode.end is End.DONE
         assert [t for t, _ in drawn] == list(range(len(said)))
-        assert [frame for _, frame in drawn[:-1]] == [
-            one["key_frame"] for one in sample.notes["cot_trace"]
-        ]
-        spatial = sample.notes["sample_frame_indice"]
+        assert [frame for _, frame in drawn[:-1]] == [one["key_frame"] for one in item["cot_trace"]]
+        spatial = item["sample_frame_indice"]
         assert [seg.frame for seg in episode.answer.segs if seg.role == "video"] == spatial * len(
             said
         )
