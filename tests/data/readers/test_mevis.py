@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from core import masks
+from core.types import Notes
 from data.load import load
 from data.readers import mevis
 
