@@ -77,6 +77,7 @@ class Hints:
         return row
 
 
+@dataclass(frozen=True)
 class Notes:
     """Facts about a sample from its data set. `System.play` never sees them.
 
