@@ -1,0 +1,47 @@
+"""Data sets that this repository makes itself.
+
+The product knows the synthetic world by its name in `GENERATORS` only. Its module is imported when a
+run asks for it (`data.synthetic=true`), so that the product works without it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Protocol, cast
+
+from core.types import Sample
+
+GENERATORS = {"synthetic": "tiny.world"}
+
+
+class Generator(Protocol):
+    """What the module of a generator offers."""
+
+    def make(self, root: Path, length: str) -> None:
+        """Make the splits of the data set that `root` does not hold yet.
+
+        Args:
+            length: `data.length`.
+
+        Raises:
+            ValueError: A split is there already, with videos of another length.
+        """
+        ...
+
+    def make_ratings(self, root: Path, folder: Path) -> None:
+        """Write the true difficulty ratings of the data set, <folder>/<split>.json, where missing."""
+        ...
+
+    def true_ratings(self, sample: Sample, num_objects: int) -> dict[str, int]:
+        """Return the true difficulty ratings of one sample, by aspect.
+
+        Args:
+            num_objects: Number of objects in the sample's video.
+        """
+        ...
+
+
+def generator(name: str = "synthetic") -> Generator:
+    """Import the module of a generator."""
+    return cast(Generator, importlib.import_module(GENERATORS[name]))
