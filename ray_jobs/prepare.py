@@ -32,11 +32,11 @@ from configs.load import load as load_config
 from configs.load import resolve, validate_values
 from configs.schema import Config
 from core.files import write_json
+from data.generators import generator
 from data.mixing import by_temperature, epochs_of, shares
 from ray_jobs.driver.entry import run_job
 from ray_jobs.driver.prepare_steps import STEPS, Split
 from ray_jobs.record.progress import Progress
-from tiny.world.write import write_dataset
 
 SHOWN = 200  # problems that are printed; report.json has all
 PRESET = "prepare"  # where the command line names none
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     cfg = load_config(settings)
     validate_values(cfg)
     if cfg.data.synthetic:
-        write_dataset(Path(cfg.data.root), length=cfg.data.length)
+        generator().make(Path(cfg.data.root), cfg.data.length)
     splits = [] if cfg.prepare.steps == ["mixing"] else named or splits_of(cfg)
     _check_paths(cfg, splits)
     # No rollout and no learner will ask for a GPU.

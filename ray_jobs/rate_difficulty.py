@@ -29,6 +29,7 @@ from core.difficulty import PROMPT_VERSION, difficulty, is_complete
 from core.files import write_json
 from core.types import End, Episode, Sample
 from data.difficulty import file_of
+from data.generators import generator
 from data.load import load as load_samples
 from data.load import video_objects
 from ray_jobs.driver.entry import run_job
@@ -36,7 +37,6 @@ from ray_jobs.driver.evaluation import stop_on_failures
 from ray_jobs.driver.session import prepare_data
 from ray_jobs.record.journal import Journal, fingerprint_of
 from ray_jobs.record.progress import Progress
-from tiny.world.difficulty import true_ratings
 
 GENERATOR = "generator"
 Rate = Callable[
@@ -118,10 +118,11 @@ def by_model(pool: RolloutPool, max_failed_share: float, temperature: float) -> 
 
 def by_generator(objects: Mapping[str, Sequence[Any]]) -> Rate:
     """The rater that knows how the synthetic data set was made. `objects`: those of each video."""
+    world = generator()
 
     def ask(samples: Sequence[Sample], attempt: int) -> Iterator[tuple[Sample, Mapping[str, int]]]:
         for sample in samples:
-            yield sample, true_ratings(sample, len(objects[sample.video.uid]))
+            yield sample, world.true_ratings(sample, len(objects[sample.video.uid]))
 
     return ask
 

@@ -36,7 +36,7 @@ def make_ratings(root: Path, folder: Path) -> None:
     write_ratings(root, folder)
 
 
-def rate(sample: Sample, num_objects: int) -> dict[str, int]:
+def true_ratings(sample: Sample, num_objects: int) -> dict[str, int]:
     """Return the difficulty ratings of one synthetic sample, by aspect.
 
     Args:
@@ -45,6 +45,6 @@ def rate(sample: Sample, num_objects: int) -> dict[str, int]:
     Raises:
         ValueError: the sample is not from the synthetic data set.
     """
-    from tiny.world.difficulty import true_ratings
+    from tiny.world import difficulty
 
-    return true_ratings(sample, num_objects)
+    return difficulty.true_ratings(sample, num_objects)
