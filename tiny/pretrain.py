@@ -37,11 +37,11 @@ from tiny.school.batched_qwen3 import batched
 from tiny.school.exam import examine, questions
 from tiny.school.lessons import Teacher
 from tiny.school.losses import Heads, Tensors, Tutor
-from tiny.school.school import CHUNK, School
 from tiny.school.search_exam import examine as examine_searches
 from tiny.school.search_lessons import SearchTeacher
 from tiny.school.search_losses import SearchTutor
 from tiny.school.sizes import FAMILIES, QWEN3, family_of
+from tiny.school.workers import CHUNK, School
 
 CLOCK = time.monotonic if torch.cuda.is_available() else time.thread_time
 STARTED = CLOCK()

@@ -4,7 +4,7 @@ A lesson is one scene: its sampled frames (a prefix that all its dialogues share
 `QUERIES` two-turn dialogues that continue the prefix, and as many grounding dialogues about one keyframe each.
 A dialogue's keyframe is drawn UNIFORMLY from the sampled frames that show the target, and its label is that uniform
 distribution: the foundation learns when the target can be seen, and not which of those frames is best, which is what
-reinforcement learning is for. Numpy and the tokenizer only: `tiny.school.school` forks workers that fill lessons.
+reinforcement learning is for. Numpy and the tokenizer only: `tiny.school.workers` forks workers that fill lessons.
 """
 
 from __future__ import annotations

@@ -15,10 +15,10 @@ from tiny.school.batched_qwen3 import batched
 from tiny.school.build import build
 from tiny.school.lessons import Teacher, fill
 from tiny.school.losses import Heads, Tutor
-from tiny.school.school import arrays, chunk_bytes
 from tiny.school.search_lessons import SearchTeacher
 from tiny.school.search_losses import SearchTutor
 from tiny.school.sizes import FAMILIES
+from tiny.school.workers import arrays, chunk_bytes
 from tiny.world.queries import sentences
 
 

@@ -13,10 +13,10 @@ from systems.videoseg_o3 import VideoSegO3
 from systems.videoseg_o3.traces import Look, write_search
 from tiny.school.build import SEARCH_PIECES, build
 from tiny.school.lessons import colour_bits, fill, union_boxes
-from tiny.school.school import arrays, chunk_bytes
 from tiny.school.search_exam import TURN
 from tiny.school.search_lessons import DIALOGUES, KEYS, PART, SearchTeacher
 from tiny.school.sizes import QWEN3
+from tiny.school.workers import arrays, chunk_bytes
 from tiny.world.queries import description, queries, sentences
 from tiny.world.scene import NUM_FRAMES, SIDE, scene
 
