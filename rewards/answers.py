@@ -1,7 +1,4 @@
-"""Rewards for the form of a written answer: thought and answer tags, the keys of its objects, no repetition.
-
-They read text and the JSON value in it; they know no image, no truth and no prompt.
-"""
+"""Rewards for the form of a written answer: its tags, the keys of its objects, no repetition."""
 
 from __future__ import annotations
 
@@ -16,53 +13,64 @@ _THOUGHT_THEN_ANSWER = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", 
 
 
 def think_format(texts_G: Sequence[str]) -> Tensor:
-    """1 where the whole text is a think block, optional white space, and an answer block; else 0. Float64 (G,).
+    """Return 1 for a think block, white space and an answer block, else 0; float64 (G,).
 
-    Source: VisionReasoner's thinking format. Its oddity is kept: only the two ends and the seam are looked at, so tags
-    that stand once more inside a block do no harm, and white space before or after the whole costs the reward.
+    Source: VisionReasoner's thinking format, with its oddity: only the two ends and the seam are
+    checked. Tags inside a block do no harm, and white space around the whole costs the reward.
     """
-    return _column([_THOUGHT_THEN_ANSWER.fullmatch(text) is not None for text in texts_G])
+    matches_G = [_THOUGHT_THEN_ANSWER.fullmatch(text) is not None for text in texts_G]
+    return torch.tensor(matches_G, dtype=torch.float64)
 
 
 def answer_format(answers_G: Sequence[Any], lengths: Mapping[str, int]) -> Tensor:
-    """Mean over an answer's objects of how many of the wanted keys hold a list of the wanted length. Float64 (G,).
+    """Return the mean number of well-formed keys over an answer's objects; float64 (G,).
 
-        r = 1/M sum_i sum_key 1[object_i[key] is a list of lengths[key] entries]          in [0, len(lengths)]
+        r = 1/M sum_i sum_key 1[object_i[key] is a list of lengths[key] entries]
 
-    answers_G: the JSON value of each answer, None where there was none. Of one key only the length of its list counts,
-    not what is in it. An object that is no dictionary earns 0; an empty list, or anything but a list, earns 0.
+    r is in [0, len(lengths)]. Only the length of a key's list counts, not its content. An object
+    that is not a dictionary earns 0. An empty list, or any other value than a list, earns 0.
 
     Source: VisionReasoner's answer format with {"bbox_2d": 4, "point_2d": 2}.
+
+    Args:
+        answers_G: JSON value of each answer, None without one.
+        lengths: wanted length of the list under each key.
     """
-    return _column([_share(answer, lengths) for answer in answers_G])
+    rewards_G = [_mean_well_formed(answer, lengths) for answer in answers_G]
+    return torch.tensor(rewards_G, dtype=torch.float64)
 
 
 def non_repeat(texts_G: Sequence[str]) -> Tensor:
-    """1 for a text of which at most one sentence says again what was said before, else 0. Float64 (G,).
+    """Return 1 for a text with at most one repeated sentence, else 0; float64 (G,).
 
-    A sentence is what stands between full stops, stripped, if anything is left. So numbers with a decimal point count
-    as two sentences, and the answer's JSON belongs to the last one. An empty text repeats nothing: 1.
+    Sentences are the pieces between full stops, stripped; empty ones do not count. So a number with
+    a decimal point ends a sentence, and the answer's JSON belongs to the last one. An empty text
+    repeats nothing: 1.
 
     Source: VisionReasoner's non-repeat reward; "fewer than two repeats" in VideoSeg-R1's figure.
     """
-    sentences_G = [[s for part in text.split(".") if (s := part.strip())] for text in texts_G]
-    return _column([len(sentences) - len(set(sentences)) < 2 for sentences in sentences_G])
+    rewards_G = []
+    for text in texts_G:
+        pieces = [piece.strip() for piece in text.split(".")]
+        sentences = [piece for piece in pieces if piece]
+        repeats = len(sentences) - len(set(sentences))
+        rewards_G.append(float(repeats < 2))
+    return torch.tensor(rewards_G, dtype=torch.float64)
 
 
-def _share(answer: Any, lengths: Mapping[str, int]) -> float:
+def _mean_well_formed(answer: Any, lengths: Mapping[str, int]) -> float:
     if not isinstance(answer, list) or not answer:
         return 0.0
-    return sum(_kept(row, lengths) for row in answer) / len(answer)
+    return sum(_well_formed(row, lengths) for row in answer) / len(answer)
 
 
-def _kept(row: Any, lengths: Mapping[str, int]) -> int:
+def _well_formed(row: Any, lengths: Mapping[str, int]) -> int:
+    """Number of keys that hold a list of the wanted length."""
     if not isinstance(row, dict):
         return 0
-    return sum(
-        isinstance(row.get(key), list) and len(row[key]) == length
-        for key, length in lengths.items()
-    )
-
-
-def _column(values: Sequence[float]) -> Tensor:
-    return torch.tensor([float(v) for v in values], dtype=torch.float64)
+    count = 0
+    for key, length in lengths.items():
+        value = row.get(key)
+        if isinstance(value, list) and len(value) == length:
+            count += 1
+    return count

@@ -1,4 +1,4 @@
-"""The soft length penalty and its budget. It knows numbers of tokens, no text."""
+"""The soft length penalty of VideoSeg-R1 and its budget of reasoning tokens."""
 
 from __future__ import annotations
 
@@ -9,31 +9,42 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Budget:
-    """Reasoning tokens allowed by difficulty; the paper's values are not published, these are ours.
+    """Reasoning tokens allowed at each difficulty.
 
-    The published mean lengths are 43 to 56 tokens with the penalty and 62 to 90 without, so larger budgets never bind.
+    The paper does not give its values; these are chosen by this project. Published mean lengths are
+    43 to 56 tokens with the penalty and 62 to 90 without, so larger budgets would never bind.
+
+    Attributes:
+        easy, medium, hard: tokens.
+        easy_to: largest difficulty, on the scale 1 to 10, of an easy sample.
+        medium_to: largest difficulty of a medium sample; above it a sample is hard.
     """
 
     easy: int = 48
     medium: int = 64
     hard: int = 96
-    easy_to: float = 4.0  # difficulty up to which a sample is easy, on the scale 1 to 10
-    medium_to: float = 7.0  # and medium; above it, hard
+    easy_to: float = 4.0
+    medium_to: float = 7.0
 
     def of(self, difficulty: float) -> int:
-        """L(D): tokens for a sample of this difficulty."""
+        """Return L(D), the tokens allowed for a sample of this difficulty."""
         if difficulty <= self.easy_to:
             return self.easy
-        return self.medium if difficulty <= self.medium_to else self.hard
+        if difficulty <= self.medium_to:
+            return self.medium
+        return self.hard
 
 
 def soft_length(used_G: Tensor, budget: float, beta: float, clamp: bool = True) -> Tensor:
-    """The factor s of the whole reward for reasoning of `used_G` tokens, float64 (G,).
+    """Return the factor of the whole reward for reasoning of `used_G` tokens, float64 (G,).
 
-        s = 1 - beta (used - budget) where used > budget, else 1             (VideoSeg-R1, Eq. 7; R_final = R s, Eq. 8)
+        s = 1 - beta (used - budget) where used > budget, else 1
+        R_final = R s                                           (VideoSeg-R1, Eq. 7 and 8)
 
-    The paper sets no floor: below 0 a better answer earns less than a worse one of the same length, so by default s
-    ends at 0 (ours). `clamp=False` is the paper's.
+    The paper sets no floor: below 0 a better answer earns less than a worse one of the same length.
+    With `clamp`, chosen by this project, s ends at 0; `clamp=False` is the paper's formula.
     """
     s_G = 1 - beta * (used_G.double() - budget).clamp(min=0)
-    return s_G.clamp(min=0) if clamp else s_G
+    if clamp:
+        s_G = s_G.clamp(min=0)
+    return s_G

@@ -1,8 +1,9 @@
-"""Rewards for masks of the turns of an episode. Pure functions of tensors; they know no text.
+"""Rewards of VideoSEG-O3 for the masks of an episode's turns.
 
-Letters: N masks, G episodes, T turns, F the frames that a turn's masks are judged on besides its keyframe.
-Source: the released code of VideoSEG-O3 (SPEC B.4). Modes: `as_released` is what the code does, `as_intended` what
-its doc-strings say.
+Source: the released code (docs/spec/videoseg_o3.md, Rewards). In mode "as_released" the formulas
+are those of the code, in mode "as_intended" those of its doc-strings.
+
+Letters: G episodes, T turns, F the frames on which a turn is judged besides its keyframe.
 """
 
 from __future__ import annotations
@@ -15,59 +16,54 @@ from torch import Tensor
 Mode = Literal["as_released", "as_intended"]
 
 
-def mask_iou(masks_NHW: Tensor, truth_NHW: Tensor, empty: float | Tensor) -> Tensor:
-    """Intersection over union of pairs of masks (bool), float64 (N,); `empty` where both are empty.
-
-    The release takes 1 for the frames of a video and 0 for a keyframe.
-    """
-    shared_N = (masks_NHW & truth_NHW).sum(dim=(1, 2)).double()
-    either_N = (masks_NHW | truth_NHW).sum(dim=(1, 2)).double()
-    return torch.where(
-        either_N > 0, shared_N / either_N.clamp(min=1), torch.as_tensor(empty).double()
-    )
-
-
 def iou_reward(iou_GF: Tensor) -> Tensor:
-    """`lr_maskiou_dense`: mean over the frames of g(IoU), float64 (G,) in [-1, 1.5].
+    """Return `lr_maskiou_dense`, the mean over the frames of g(IoU); float64 (G,) in [-1, 1.5].
 
         g(x) = min(3 (x - .4), 1.5) if x > .4;   0 if .2 < x <= .4;   -1 otherwise
 
-    iou_GF: of the last turn's masks, 0 where there is none. At x = .4 the two sides meet.
+    At x = .4 the two sides meet.
+
+    Args:
+        iou_GF: IoU of the last turn's masks, 0 without a mask.
     """
     x_GF = iou_GF.double()
-    g_GF = torch.where(
-        x_GF > 0.4, (3 * (x_GF - 0.4)).clamp(max=1.5), torch.where(x_GF > 0.2, 0.0, -1.0)
-    )
+    low_GF = torch.where(x_GF > 0.2, 0.0, -1.0)
+    high_GF = (3 * (x_GF - 0.4)).clamp(max=1.5)
+    g_GF = torch.where(x_GF > 0.4, high_GF, low_GF)
     return g_GF.mean(dim=1)
 
 
 def gain_over_video(key_G: Tensor, video_G: Tensor, turns_G: Tensor, mode: Mode) -> Tensor:
-    """`lr_keyframe_vs_mask_dense`: how much better the last keyframe's mask is than those of the whole video.
+    """Return `lr_keyframe_vs_mask_dense`, the lead of the last keyframe's mask over the video's.
 
         d = IoU of the last keyframe - mean IoU of the last turn's other frames
         d > .2: min(5 (d - .1), 2);   d > .1: .5;   d > -.05: 0;   else -1             (as_intended)
 
-    float64 (G,); 0 for an episode of one turn. as_released: an `if` that should be `elif` overwrites the first line,
-    so that .5 is earned by every d > .1.
+    Float64 (G,); 0 for an episode of one turn. as_released: an `if` in the place of an `elif`
+    overwrites the first line, so every d > .1 earns .5.
     """
-    return _ladder(
-        key_G.double() - video_G.double(), turns_G, upper=0.2, slope=5, middle=0.1, mode=mode
-    )
+    gain_G = key_G.double() - video_G.double()
+    return _ladder(gain_G, turns_G, upper=0.2, slope=5, middle=0.1, mode=mode)
 
 
 def gain_over_turns(key_GT: Tensor, turns_G: Tensor, mode: Mode) -> Tensor:
-    """`lr_progressive_keyframe_dense`: how much better the last keyframe's mask is than the best before it.
+    """Return `lr_progressive_keyframe_dense`, the last keyframe's lead over the best one before it.
 
         d = IoU of the last keyframe - largest IoU of an earlier turn's
         d > .1: min(10 (d - .05), 2);   d > .05: .5;   d > -.05: 0;   else -1          (as_intended)
 
-    key_GT: IoU of each turn's keyframe, 0 where a turn has no mask; columns from turns_G on are not looked at.
-    float64 (G,); 0 for an episode of one turn. as_released: the slip of `gain_over_video`.
+    Float64 (G,); 0 for an episode of one turn. as_released: the slip of `gain_over_video`.
+
+    Args: key_GT: IoU of each turn's keyframe, 0 for a turn without a mask; columns from turns_G on
+        are
+            not read.
+        turns_G: number of turns of each episode.
     """
     key_GT = key_GT.double()
-    place_T = torch.arange(key_GT.shape[1], device=key_GT.device)
     last_G = key_GT.gather(1, (turns_G - 1)[:, None])[:, 0]
-    earlier_GT = torch.where(place_T < turns_G[:, None] - 1, key_GT, -torch.inf)
+    turn_T = torch.arange(key_GT.shape[1], device=key_GT.device)
+    is_earlier_GT = turn_T < turns_G[:, None] - 1
+    earlier_GT = torch.where(is_earlier_GT, key_GT, -torch.inf)
     gain_G = torch.where(turns_G > 1, last_G - earlier_GT.amax(dim=1), 0.0)
     return _ladder(gain_G, turns_G, upper=0.1, slope=10, middle=0.05, mode=mode)
 
@@ -75,8 +71,9 @@ def gain_over_turns(key_GT: Tensor, turns_G: Tensor, mode: Mode) -> Tensor:
 def _ladder(
     gain_G: Tensor, turns_G: Tensor, *, upper: float, slope: float, middle: float, mode: Mode
 ) -> Tensor:
-    top_G = (slope * (gain_G - middle)).clamp(max=2)
-    reward_G = torch.where(gain_G > middle, 0.5, torch.where(gain_G > -0.05, 0.0, -1.0)).double()
+    low_G = torch.where(gain_G > -0.05, 0.0, -1.0)
+    reward_G = torch.where(gain_G > middle, 0.5, low_G).double()
     if mode == "as_intended":
+        top_G = (slope * (gain_G - middle)).clamp(max=2)
         reward_G = torch.where(gain_G > upper, top_G, reward_G)
     return torch.where(turns_G > 1, reward_G, 0.0)

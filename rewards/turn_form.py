@@ -1,6 +1,6 @@
-"""Rewards for the form of all turns of an episode. They know counts and outcomes of rules, no text.
+"""Rewards of VideoSEG-O3 for the form of all turns of an episode.
 
-Source: the released code of VideoSEG-O3 (SPEC B.4).
+Source: the released code (docs/spec/videoseg_o3.md, Rewards).
 """
 
 from __future__ import annotations
@@ -10,19 +10,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-STEPS = 4  # that a thought should name
+# Steps that a thought should name.
+STEPS = 4
 
 
 def all_in_form(kept_GT: Sequence[Sequence[bool]]) -> Tensor:
-    """`strict_format_cot`: 1 where every turn keeps the form, else -1; float64 (G,). Episodes may differ in length."""
-    return torch.tensor([1.0 if all(kept) else -1.0 for kept in kept_GT], dtype=torch.float64)
+    """Return `strict_format_cot`: 1 where every turn keeps the form, else -1; float64 (G,).
+
+    Episodes may differ in length.
+    """
+    rewards_G = [1.0 if all(kept_T) else -1.0 for kept_T in kept_GT]
+    return torch.tensor(rewards_G, dtype=torch.float64)
 
 
 def share_of_steps(named_GT: Sequence[Sequence[int]]) -> Tensor:
-    """`step_format_cot`: mean over an episode's turns of the share of the four steps that its thought names.
+    """Return `step_format_cot`: mean share of the steps named in a turn; float64 (G,) in [0, 1].
 
-    float64 (G,) in [0, 1]. named_GT: how many, of each turn; at least one turn.
+    Args:
+        named_GT: number of the four steps that each turn's thought names; at least one turn.
     """
-    return torch.tensor(
-        [sum(named) / (STEPS * len(named)) for named in named_GT], dtype=torch.float64
-    )
+    rewards_G = [sum(named_T) / (STEPS * len(named_T)) for named_T in named_GT]
+    return torch.tensor(rewards_G, dtype=torch.float64)

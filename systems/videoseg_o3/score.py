@@ -21,7 +21,8 @@ from torch import Tensor
 from core.masks import decode
 from core.points import resize_mask
 from core.types import Episode, EpisodeMasks, Rle, SegPrompt
-from rewards.segments import gain_over_turns, gain_over_video, iou_reward, mask_iou
+from rewards.iou import mask_iou
+from rewards.segments import gain_over_turns, gain_over_video, iou_reward
 from rewards.temporal_search import Mode, keyframe_hit, span_iou, span_reward
 from rewards.turn_form import all_in_form, share_of_steps
 from systems.videoseg_o3.answers import is_answer, keeps_form, named_steps, read_last, read_turn

@@ -37,9 +37,10 @@ from core.types import (
     View,
 )
 from rewards.answers import answer_format, non_repeat, think_format
+from rewards.iou import mask_iou_table
 from rewards.length import soft_length
 from rewards.negative_points import negative_points, taxicab_distance
-from rewards.objects import Thresholds, mask_ious, matched_mean, pair_scores
+from rewards.objects import Thresholds, matched_mean, pair_scores
 from systems.base import build
 from systems.videoseg_r1 import answers as object_answers
 from systems.videoseg_r1.answers import (
@@ -322,7 +323,7 @@ class VideoSegR1:
             prompts = [
                 self._prompt(sample, frame, o) for answer in counted for o in rows_as_read(answer)
             ]
-            iou_RN = mask_ious(
+            iou_RN = mask_iou_table(
                 [made[p] if p else None for p in prompts], torch.tensor(truth.own_NHW)
             )
         scores_RN = pair_scores(

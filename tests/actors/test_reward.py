@@ -22,7 +22,8 @@ from core.masks import box, decode
 from core.types import Answer, End, Episode, Turn
 from data.frames.frames import read_frames
 from data.load import load
-from rewards.objects import mask_ious, matched_mean
+from rewards.iou import mask_iou_table
+from rewards.objects import matched_mean
 from tiny.world.write import write_split
 
 OPTIONS = {
@@ -159,7 +160,7 @@ def test_masks_of_the_segmenter_are_made_only_for_a_reward_that_needs_them(setti
             )
             hits.append(
                 matched_mean(
-                    (mask_ious(list(made.numpy()), truth) > 0.5).double(), [len(prompts)]
+                    (mask_iou_table(list(made.numpy()), truth) > 0.5).double(), [len(prompts)]
                 ).item()
             )
         assert by_mask == [*hits[:2], None, hits[2]]
