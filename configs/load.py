@@ -1,17 +1,15 @@
-"""From a command line to a checked `Config`: preset, then `key=value` overrides.
+"""From a command line to a checked `Config`: a preset, then `key=value` overrides.
 
-`python -m configs.load revseg_tiny learner.lr=1e-4` prints the resolved configuration; `--help` lists every key.
-A preset is a YAML file beside this one (or any YAML path, such as a run folder's `config.yaml`) and may start with
-`base: <other preset>`. This file knows names, types and allowed words; it opens no model and no data.
+`python -m configs.load revseg_tiny learner.lr=1e-4` prints the resolved configuration, and `--help`
+lists every key. A preset is a YAML file beside this one, or any YAML path such as a run folder's
+`config.yaml`. It may start with `base: <other preset>`. Models and data are not opened here.
 """
 
 from __future__ import annotations
 
-import ast
-import dataclasses
-import difflib
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,79 +17,34 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from configs.schema import Config
-from core.evaluation.protocols import PROTOCOLS
+from core.settings import (
+    Bounds,
+    Setting,
+    bound_problems,
+    mismatch,
+    nearest,
+    settings_of,
+    words_of,
+)
 
 PRESETS = Path(__file__).parent
 REPOSITORY = PRESETS.parent
-OPEN_KEYS = (
-    "system.options",
-)  # below these any key goes; the system's own options dataclass checks them
-FORMATS = (  # the readers of data/load.py
-    "mevis",
-    "revos",
-    "lvvis",
-    "reasonvos",
-    "longrvos",
-    "ref_youtube_vos",
-    "ref_davis17",
-    "reasonseg",
-    "refcoco",
-    "vts_cot",
-    "o3_rl",
-    "own",
-)
-CHOICES = {
-    "policy.dtype": ("float32", "bfloat16"),
-    "policy.attention": ("auto", "split", "flex"),
-    "data.format": FORMATS,
-    "data.no_target": ("skip", "keep"),
-    "data.length": ("short", "long"),
-    "evaluate.protocol": ("auto", *PROTOCOLS),
-    "evaluate.resume": ("auto", "never"),
-    "grpo.loss": ("grpo", "dual_clip", "gspo", "cispo"),
-    "grpo.importance": ("token", "sequence"),
-    "grpo.kl_estimator": ("k1", "k2", "k3"),
-    "grpo.aggregation": ("token_mean", "sequence_mean", "dr_grpo"),
-    "learner.schedule": ("constant", "linear", "cosine"),
-    "learner.zero_stage": (0, 1, 2, 3),
-    "rollout.max_staleness": (0, 1),
-    "segmenter.kind": ("sam2", "sam2_xmem", "grabcut"),
-    "difficulty.rater": ("policy", "generator"),
-    "cluster.use_gpu": ("auto", "yes", "no"),
-    "cluster.weight_backend": ("object_store", "nccl", "ipc"),
-}
-PREPARE_STEPS = ("check", "tables", "filter", "statistics", "sheet", "mixing")
-POSITIVE = (
-    "rollout.workers",
-    "rollout.prompts_per_step",
-    "rollout.max_model_len",
-    "rollout.max_num_seqs",
-    "rollout.tensor_parallel",
-    "rollout.temperature",
-    "learner.world_size",
-    "learner.row_tokens",
-    "learner.optimizer_steps",
-    "learner.max_bad_steps",
-    "reward.workers",
-    "reward.timeout_s",
-    "segmenter.workers",
-    "train.eval_samples",
-    "train.sampled_repeats",
-    "warm_start.batch_size",
-    "evaluate.chunk",
-    "difficulty.attempts",
-    "prepare.workers",
-    "prepare.sheet_rows",
-    "prepare.sheet_frames",
-    "prepare.mix_temperature",
-)
+
+# The system's own options dataclass checks the keys below this one.
+OPEN_KEY = "system.options"
+
+USAGE = "usage: python -m ray_jobs.<job> <preset | file.yaml> [key=value ...]"
+HELP_COLUMN = 44
 
 
 def load(argv: Sequence[str]) -> Config:
-    """The configuration of a command line: a preset name or YAML path, then `key=value`s.
+    """Return the configuration of a command line: a preset or YAML path, then `key=value`s.
 
-    Raises `ValueError` with key, value, the nearest existing name and the remedy; never returns a half-checked tree.
-    `--help` prints every key and leaves.
+    `--help` prints every key and exits.
+
+    Raises:
+        ValueError: an unknown key, a value of the wrong type or an unreadable file, with key,
+            value, the nearest existing name and the remedy.
     """
     if "-h" in argv or "--help" in argv:
         print(help_text())
@@ -100,139 +53,132 @@ def load(argv: Sequence[str]) -> Config:
         raise ValueError(
             f"the first argument is a preset or a YAML path; presets: {', '.join(presets())}"
         )
+
     tree = OmegaConf.structured(Config)
-    for source in _chain(_preset_path(argv[0])):
+    for source in _with_bases(_preset_path(argv[0])):
         for key, value in _leaves(_read_yaml(source)):
             if key != "base":
                 _set(tree, key, value, str(source))
     for argument in argv[1:]:
-        _set(tree, *_split(argument), "command line")
+        key, value = _split(argument)
+        _set(tree, key, value, "command line")
+
     cfg = cast(Config, OmegaConf.to_object(tree))
     cfg.policy.path = policy_path(cfg.policy.path)
-    _check_choices(cfg)
     return cfg
 
 
 def policy_path(path: str) -> str:
-    """The model folder that is meant: `path` itself, or the policy of a checkpoint (checkpoints/step_N) or of a run
-    folder (its best). `path` if there is none, which `validate` then tells."""
-    inside = [
-        part
-        for part in ("policy", "best/policy")
-        if (resolve(path) / part / "config.json").is_file()
-    ]
-    return (
-        f"{path}/{inside[0]}" if inside and not (resolve(path) / "config.json").is_file() else path
-    )
+    """Return the model folder meant by `path`.
+
+    That is `path` itself, the policy of a checkpoint (checkpoints/step_N), or a run's best policy.
+    Without any of them `path` comes back unchanged, and `validate` reports it.
+    """
+    for inside in (path, f"{path}/policy", f"{path}/best/policy"):
+        if (resolve(inside) / "config.json").is_file():
+            return inside
+    return path
 
 
 def validate(cfg: Config) -> None:
-    """Cross-field checks that need no engine; one `ValueError` that lists every problem, a line each."""
-    _tell([*_wrong_numbers(cfg), *_missing_paths(cfg)])
+    """Check all that needs no engine: bounds, settings that must agree, and paths.
+
+    Raises:
+        ValueError: every problem, one a line.
+    """
+    _refuse([*_wrong_values(cfg), *_missing_paths(cfg)])
 
 
 def validate_values(cfg: Config) -> None:
-    """As `validate`, without asking for models and data: for jobs that need only some of them."""
-    _tell(list(_wrong_numbers(cfg)))
+    """Check as `validate`, apart from the paths: for jobs that need only some of them."""
+    _refuse(list(_wrong_values(cfg)))
 
 
 def resolve(path: str) -> Path:
-    """A path of the configuration; relative ones are relative to the repository, wherever the process runs."""
-    return Path(path).expanduser() if Path(path).expanduser().is_absolute() else REPOSITORY / path
+    """Return a configured path; a relative one starts at the repository in every process."""
+    expanded = Path(path).expanduser()
+    return expanded if expanded.is_absolute() else REPOSITORY / path
 
 
 def to_yaml(cfg: Config) -> str:
-    """The resolved configuration; `load` reads it back to an equal `Config`."""
+    """Return the resolved configuration; `load` reads it back to an equal `Config`."""
     return OmegaConf.to_yaml(OmegaConf.structured(cfg))
 
 
 def presets() -> list[str]:
-    return sorted(p.stem for p in PRESETS.glob("*.yaml"))
+    """Return the names of all presets."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
 def keys() -> dict[str, Any]:
-    """Every dotted key of the schema with its default."""
-    return dict(_fields(Config()))
+    """Return every dotted key of the schema with its default."""
+    return {key: each.value for key, each in _schema().items()}
 
 
-def comments() -> dict[str, str]:
-    """Dotted key -> the comment beside its field in schema.py, where alone it is documented."""
-    source = (PRESETS / "schema.py").read_text()
-    lines = source.splitlines()
-    classes = {n.name: n for n in ast.parse(source).body if isinstance(n, ast.ClassDef)}
-
-    def walk(name: str, prefix: str) -> Iterator[tuple[str, str]]:
-        for node in classes[name].body:
-            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                kind = ast.unparse(node.annotation)
-                key = prefix + node.target.id
-                if kind in classes:
-                    yield from walk(kind, key + ".")
-                else:
-                    yield (
-                        key,
-                        lines[(node.end_lineno or 0) - 1][node.end_col_offset or 0 :]
-                        .partition("#")[2]
-                        .strip(),
-                    )
-
-    return dict(walk("Config", ""))
+def choices(key: str) -> list[str]:
+    """Return the words that a setting allows; none if it is free."""
+    return words_of(_schema()[key].type)
 
 
 def help_text() -> str:
-    """Usage, presets, and all keys with default and comment."""
-    notes = comments()
-    defaults = keys()
-    width = max(len(f"{k}={v}") for k, v in defaults.items())
-    rows = [
-        f"  {f'{key}={value}':<{width}}  {notes.get(key, '')}".rstrip()
-        for key, value in defaults.items()
-    ]
-    usage = "usage: python -m ray_jobs.<job> <preset | file.yaml> [key=value ...]"
-    return "\n".join(
-        [usage, "", f"presets: {', '.join(presets())}", "", "keys, with their defaults:", *rows]
-    )
+    """Return usage, presets, and every key with default, help, words and bounds."""
+    lines = [USAGE, "", f"presets: {', '.join(presets())}", "", "keys, with their defaults:"]
+    for each in _schema().values():
+        left = f"  {each.key}={each.value}"
+        if len(left) >= HELP_COLUMN:
+            lines.append(left)
+            left = ""
+        lines.append(f"{left:<{HELP_COLUMN}}{_help_of(each)}")
+    return "\n".join(lines)
 
 
-def _fields(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for f in dataclasses.fields(node):
-        value = getattr(node, f.name)
-        if dataclasses.is_dataclass(value):
-            yield from _fields(value, f"{prefix}{f.name}.")
-        else:
-            yield prefix + f.name, value
+def _help_of(each: Setting) -> str:
+    parts = [each.help]
+    words = words_of(each.type)
+    if words:
+        parts.append(f"[{' | '.join(words)}]")
+    if each.bounds != Bounds():
+        parts.append(f"({each.bounds})")
+    return " ".join(parts)
+
+
+@cache
+def _schema() -> dict[str, Setting]:
+    return {each.key: each for each in settings_of(Config())}
 
 
 def _preset_path(name: str, where: str = "") -> Path:
-    """A preset's file, or a YAML path; `where` names the file that asked for it as its base."""
+    """Return a preset's file or a YAML path; `where` names the file with `name` as its base."""
     if name.endswith((".yaml", ".yml")):
         path = Path(name) if Path(name).is_file() else PRESETS / name
     else:
         path = PRESETS / f"{name}.yaml"
     if path.is_file():
         return path
-    near = difflib.get_close_matches(name, presets(), n=1)
-    hint = f"did you mean {near[0]}?" if near else "give one of these, or the path of a YAML file."
+    near = nearest(name, presets())
+    hint = f"did you mean {near}?" if near else "give one of these, or the path of a YAML file."
     raise ValueError(f"{where}{name}: no such preset; {hint} Presets: {', '.join(presets())}")
 
 
-def _chain(path: Path, seen: tuple[Path, ...] = ()) -> list[Path]:
-    """The preset and its bases, the deepest base first."""
-    if path in seen:
-        raise ValueError(
-            f"{path.name}: `base` goes in a circle: {' -> '.join(p.name for p in (*seen, path))}"
-        )
+def _with_bases(path: Path) -> list[Path]:
+    """Return the preset and its bases, the deepest base first."""
+    chain = [path]
     base = _read_yaml(path).get("base")
-    deeper = _chain(_preset_path(str(base), f"{path.name}: base: "), (*seen, path)) if base else []
-    return [*deeper, path]
+    while base:
+        path = _preset_path(str(base), f"{path.name}: base: ")
+        if path in chain:
+            circle = " -> ".join(each.name for each in [*chain, path])
+            raise ValueError(f"{chain[-1].name}: `base` goes in a circle: {circle}")
+        chain.append(path)
+        base = _read_yaml(path).get("base")
+    return chain[::-1]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         tree = OmegaConf.to_container(OmegaConf.load(path))
-    except (
-        Exception
-    ) as error:  # the YAML reader has several families of errors; a user wants file and line
+    except Exception as error:
+        # The YAML reader has several families of errors; a user needs file and line.
         raise ValueError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ValueError(
@@ -242,151 +188,132 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of a YAML tree."""
     for name, value in tree.items():
         key = f"{prefix}{name}"
-        if isinstance(value, dict) and key not in OPEN_KEYS:
-            yield from _leaves(value, key + ".")
+        if isinstance(value, dict) and key != OPEN_KEY:
+            yield from _leaves(value, f"{key}.")
         else:
             yield key, value
 
 
 def _split(argument: str) -> tuple[str, Any]:
+    """Return key and value of a `key=value` argument; the value is read as YAML."""
     key, equals, text = argument.partition("=")
     if not equals or not key:
         raise ValueError(f"{argument}: expected key=value, for example learner.lr=1e-4")
     if text == "":
-        return key, ""  # `tracking.mlflow_uri=` is the empty string, not null
+        # `tracking.mlflow_uri=` is the empty string; YAML would read null.
+        return key, ""
     try:
-        tree = OmegaConf.from_dotlist([f"value={text}"])
+        value = OmegaConf.from_dotlist([f"value={text}"])["value"]
     except Exception as error:
         raise ValueError(f"{key}={text}: not a YAML value: {error}") from error
-    value = tree["value"]
-    return key, OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    if OmegaConf.is_config(value):
+        value = OmegaConf.to_container(value)
+    return key, value
 
 
 def _set(tree: DictConfig, key: str, value: Any, where: str) -> None:
-    known = keys()
-    open_parent = next((k for k in OPEN_KEYS if key.startswith(k + ".")), None)
-    if open_parent is None and key not in known:
-        raise ValueError(f"{where}: {key}: no such key; {_hint(key, known)}")
-    if isinstance(known.get(key), str) and isinstance(value, bool):
-        value = "yes" if value else "no"  # YAML reads the bare words yes and no as booleans
+    """Set one key of the tree; `where` names the file or "command line" in messages."""
+    schema = _schema()
+    is_open = key.startswith(f"{OPEN_KEY}.")
+    if key not in schema and not is_open:
+        raise ValueError(f"{where}: {key}: no such key; {_similar_key(key, list(schema))}")
+    if not is_open and isinstance(schema[key].value, str) and isinstance(value, bool):
+        # YAML reads the bare words yes and no as booleans.
+        value = "yes" if value else "no"
     try:
-        # An open key given as a whole is merged into what a base said, as two sections would be.
-        OmegaConf.update(
-            tree, key, value, merge=key in OPEN_KEYS, force_add=open_parent is not None
-        )
+        # Options given as a whole are merged into a base's, as two sections would be.
+        OmegaConf.update(tree, key, value, merge=key == OPEN_KEY, force_add=is_open)
     except OmegaConfBaseException as error:
-        kind = type(known.get(key)).__name__
-        raise ValueError(
-            f"{where}: {key}={value!r}: expected {kind}, such as {known.get(key)!r}"
-        ) from error
+        if is_open:
+            raise ValueError(f"{where}: {key}={value!r}: {error}") from error
+        message = mismatch(key, value, schema[key].type)
+        example = "" if choices(key) else f", such as {schema[key].value!r}"
+        raise ValueError(f"{where}: {message}{example}") from error
 
 
-def _hint(key: str, known: dict[str, Any]) -> str:
-    """The nearest existing key, for one that does not exist."""
-    inside = [k for k in known if k.startswith(key + ".")]
+def _similar_key(key: str, known: list[str]) -> str:
+    """Return a hint for a key that does not exist: the nearest one, or the keys of a section."""
+    inside = [name for name in known if name.startswith(f"{key}.")]
     if inside:
         return f"{key} is a section; its keys: {', '.join(inside)}"
-    same_leaf = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
-    leaves = {k.rpartition(".")[2]: k for k in known}
-    by_leaf = [leaves[leaf] for leaf in difflib.get_close_matches(key, list(leaves), n=1)]
-    near = difflib.get_close_matches(key, [*same_leaf, *known], n=1) or same_leaf[:1] or by_leaf
-    return f"did you mean {near[0]}?" if near else "--help lists every key."
+
+    # Compare whole keys first, then the last part: `lr` means `learner.lr`.
+    by_last_part = {name.rpartition(".")[2]: name for name in known}
+    same_last_part = by_last_part.get(key.rpartition(".")[2], "")
+    near = (
+        nearest(key, [same_last_part, *known])
+        or same_last_part
+        or by_last_part.get(nearest(key, by_last_part), "")
+    )
+    return f"did you mean {near}?" if near else "--help lists every key."
 
 
-def _check_choices(cfg: Config) -> None:
-    values = dict(_fields(cfg))
-    for key, allowed in CHOICES.items():
-        if values[key] in allowed:
-            continue
-        near = difflib.get_close_matches(str(values[key]), [str(a) for a in allowed], n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(
-            f"{key}={values[key]}: expected one of {' | '.join(str(a) for a in allowed)}{hint}"
-        )
-
-
-def _tell(problems: list[str]) -> None:
+def _refuse(problems: list[str]) -> None:
     if problems:
         raise ValueError("\n".join(problems))
 
 
-def _wrong_numbers(cfg: Config) -> Iterator[str]:
-    values = dict(_fields(cfg))
-    for key in POSITIVE:
-        if not values[key] > 0:
-            yield f"{key}={values[key]}: must be positive"
-    if cfg.rollout.group_size < 2:
-        yield f"rollout.group_size={cfg.rollout.group_size}: a group-relative advantage needs at least 2 episodes"
-    if not 0 < cfg.rollout.top_p <= 1:
-        yield f"rollout.top_p={cfg.rollout.top_p}: must be above 0 and at most 1"
-    if not 0 <= cfg.rollout.max_failed_share < 1:
-        yield f"rollout.max_failed_share={cfg.rollout.max_failed_share}: must be at least 0 and below 1"
-    for key in (
-        "train.steps",
-        "train.checkpoint_every",
-        "train.keep_checkpoints",
-        "train.eval_every",
-        "rollout.max_staleness",
-        "learner.lr",
-        "evaluate.samples",
-        "segmenter.xmem_size",
-        "mask.calibration",
-        "mask.loss",
-        "mask.bce",
-        "mask.dice",
-        "mask.points",
-        "warm_start.mask_loss",
-        "warm_start.mask_bce",
-        "warm_start.mask_dice",
-        "warm_start.mask_points",
-    ):
-        if values[key] < 0:
-            yield f"{key}={values[key]}: must not be negative"
-    if cfg.learner.lora_rank < 0 or (cfg.learner.lora_rank and cfg.learner.lora_alpha <= 0):
-        yield f"learner.lora_rank={cfg.learner.lora_rank}, lora_alpha={cfg.learner.lora_alpha}: positive, or rank 0"
+def _wrong_values(cfg: Config) -> Iterator[str]:
+    """Yield bounds that are broken and settings that do not go together."""
+    yield from bound_problems(cfg)
+    learner = cfg.learner
+    if learner.lora_rank > 0 and learner.lora_alpha <= 0:
+        yield f"learner.lora_alpha={learner.lora_alpha}: must be above 0 if lora_rank is"
     if cfg.grpo.loss == "dual_clip" and cfg.grpo.dual_clip <= 1:
         yield f"grpo.dual_clip={cfg.grpo.dual_clip}: must be above 1"
     if cfg.cluster.use_gpu == "no" and cfg.cluster.weight_backend != "object_store":
         yield f"cluster.weight_backend={cfg.cluster.weight_backend}: needs GPUs; use object_store"
     if cfg.mask.token and cfg.segmenter.kind != "sam2":
-        yield f"segmenter.kind={cfg.segmenter.kind}: a policy that draws (mask.token={cfg.mask.token}) needs sam2"
-    yield from _wrong_preparation(cfg)
-    if not cfg.name or Path(cfg.name).name != cfg.name or cfg.name in (".", ".."):
-        yield f"name={cfg.name!r}: must be a plain folder name; put the folder above it in `runs`"
-
-
-def _wrong_preparation(cfg: Config) -> Iterator[str]:
+        yield (
+            f"segmenter.kind={cfg.segmenter.kind}: a policy that draws masks "
+            f"(mask.token={cfg.mask.token}) needs sam2"
+        )
     prepare = cfg.prepare
-    for step in prepare.steps:
-        if step not in PREPARE_STEPS:
-            near = difflib.get_close_matches(step, PREPARE_STEPS, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            yield f"prepare.steps: {step}: expected some of {', '.join(PREPARE_STEPS)}{hint}"
-    if not 0 <= prepare.filter_iou <= 1:
-        yield f"prepare.filter_iou={prepare.filter_iou}: an IoU is at least 0 and at most 1"
     if "mixing" in prepare.steps and not prepare.mix:
         yield "prepare.mix=[]: the step mixing needs the folders of at least one prepared split"
     if prepare.mix_weights and len(prepare.mix_weights) != len(prepare.mix):
-        numbers = len(prepare.mix_weights)
-        yield f"prepare.mix_weights has {numbers} numbers for {len(prepare.mix)} folders of prepare.mix"
+        yield (
+            f"prepare.mix_weights has {len(prepare.mix_weights)} numbers "
+            f"for {len(prepare.mix)} folders of prepare.mix"
+        )
+    if not cfg.name or Path(cfg.name).name != cfg.name or cfg.name in (".", ".."):
+        yield (f"name={cfg.name!r}: must be a plain folder name; put the folder above it in `runs`")
 
 
 def _missing_paths(cfg: Config) -> Iterator[str]:
+    """Yield configured paths that do not exist."""
     policy = resolve(cfg.policy.path)
-    root = resolve(cfg.data.root)
-    segmenter = resolve(cfg.segmenter.path)
     if not (policy / "config.json").is_file():
-        yield f"policy.path={cfg.policy.path}: no config.json in {policy}; give a model, checkpoint or run folder"
+        yield (
+            f"policy.path={cfg.policy.path}: no config.json in {policy}; "
+            "give a model, checkpoint or run folder"
+        )
+
+    root = resolve(cfg.data.root)
     if not root.is_dir() and not cfg.data.synthetic:
-        yield f"data.root={cfg.data.root}: {root} does not exist; give the data's folder, or data.synthetic=true"
-    if cfg.segmenter.kind in ("sam2", "sam2_xmem") and not segmenter.exists():
-        yield f"segmenter.path={cfg.segmenter.path}: {segmenter} does not exist; give a SAM2 checkpoint or its folder"
-    for key in ("xmem_path", "xmem_weights") if cfg.segmenter.kind == "sam2_xmem" else ():
-        given = str(getattr(cfg.segmenter, key))
-        if not given or not resolve(given).exists():
-            yield f"segmenter.{key}={given}: does not exist; give a checkout of hkchengrex/XMem, and its XMem.pth"
+        yield (
+            f"data.root={cfg.data.root}: {root} does not exist; "
+            "give the data's folder, or data.synthetic=true"
+        )
+
+    segmenter = resolve(cfg.segmenter.path)
+    if cfg.segmenter.kind != "grabcut" and not segmenter.exists():
+        yield (
+            f"segmenter.path={cfg.segmenter.path}: {segmenter} does not exist; "
+            "give a SAM2 checkpoint or its folder"
+        )
+    if cfg.segmenter.kind == "sam2_xmem":
+        for key in ("xmem_path", "xmem_weights"):
+            given = str(getattr(cfg.segmenter, key))
+            if not given or not resolve(given).exists():
+                yield (
+                    f"segmenter.{key}={given}: does not exist; "
+                    "give a checkout of hkchengrex/XMem, and its XMem.pth"
+                )
+
     resume = cfg.train.resume
     if resume not in ("auto", "never") and not resolve(resume).is_dir():
         yield f"train.resume={resume}: expected auto, never, or an existing checkpoint folder"

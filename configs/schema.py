@@ -1,281 +1,404 @@
-"""Every setting of rayvos, typed and documented in one place.
+"""Every setting of rayvos: type, default, help, bounds and identity, each at its field.
 
-Presets are YAML files beside this one; `configs.load` merges preset, then `key=value` overrides, into `Config`.
-This file knows no torch, no ray and no paper's code. Numbers here are neutral defaults; a paper's numbers stand,
-with their source, in its preset.
+Presets are YAML files beside this one. `configs.load` merges a preset, then `key=value` overrides,
+into `Config`; `core.settings` checks the result. Defaults are neutral: a paper's numbers stand in
+its preset, with their source.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
-LINEAR = (
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "o_proj",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-)  # of a Qwen decoder layer
+from core.settings import section, setting
+
+# What a setting identifies. A run continues only under equal settings of kind RUN, and two files of
+# predictions are mixed only under equal settings of kind PREDICTIONS.
+RUN = "run"
+PREDICTIONS = "predictions"
+
+# Linear layers of a Qwen decoder layer.
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 @dataclass
 class PolicyConfig:
-    path: str = (
-        "tiny/weights/revseg"  # Hugging Face folder; relative paths are relative to the repository
+    """The vision-language model that is trained."""
+
+    path: str = setting(
+        "tiny/weights/revseg",
+        help="Hugging Face folder, checkpoint or run; relative paths start at the repository",
     )
-    dtype: str = "float32"  # compute type of engine and learner: float32 | bfloat16
-    attention: str = "auto"  # learner's tree attention: auto | split | flex (GPU)
+    dtype: Literal["float32", "bfloat16"] = setting(
+        "float32",
+        help="compute type of engine and learner",
+        identifies=(RUN, PREDICTIONS),
+    )
+    attention: Literal["auto", "split", "flex"] = setting(
+        "auto", help="tree attention of the learner; flex needs a GPU"
+    )
 
 
 @dataclass
 class DataConfig:
-    format: str = "mevis"  # a reader of data/load.py; for a name that is none, the error lists them
-    root: str = "datasets/synthetic"  # holds one folder for each split; made when absent if `synthetic` is true
-    synthetic: bool = False  # make the synthetic data set under `root` when it is not there
-    length: str = "short"  # synthetic only: short, 24 frames a video | long, 96, and each shape in 8 to 12 of them
-    train_split: str = "train"
-    eval_split: str = "valid"  # what training watches
-    test_split: str = "test"  # what the before/after table is measured on
-    no_target: str = "skip"  # samples without a target: skip | keep
-    hints: str = (
-        ""  # folder of what a frozen policy found on the side; empty: the run's own, which it makes
+    """The data set and its splits."""
+
+    format: Literal[
+        "mevis",
+        "revos",
+        "lvvis",
+        "reasonvos",
+        "longrvos",
+        "ref_youtube_vos",
+        "ref_davis17",
+        "reasonseg",
+        "refcoco",
+        "vts_cot",
+        "o3_rl",
+        "own",
+    ] = setting("mevis", help="reader in data/load.py", identifies=(RUN, PREDICTIONS))
+    root: str = setting("datasets/synthetic", help="folder with one folder for each split")
+    synthetic: bool = setting(False, help="make the synthetic data set if `data.root` is absent")
+    length: Literal["short", "long"] = setting(
+        "short",
+        help="synthetic data: 24 frames a video, or 96 with each shape visible in 8 to 12",
     )
-    keep_file: str = (
-        ""  # keep.json of `ray_jobs.prepare`: train only on the videos that it keeps; empty: on all
+    train_split: str = setting("train", help="split for training")
+    eval_split: str = setting("valid", help="split for evaluations during training")
+    test_split: str = setting(
+        "test",
+        help="split for the table before and after training, and for ray_jobs.evaluate",
+        identifies=(RUN, PREDICTIONS),
+    )
+    no_target: Literal["skip", "keep"] = setting(
+        "skip", help="samples without a target", identifies=(RUN, PREDICTIONS)
+    )
+    hints: str = setting("", help="folder of cached hints; empty: the run's own, made when needed")
+    keep_file: str = setting(
+        "", help="keep.json of ray_jobs.prepare: train on its videos only; empty: on all"
     )
 
 
 @dataclass
 class SystemConfig:
-    name: str = "revseg"
-    options: dict[str, Any] = field(
-        default_factory=dict
-    )  # fields of the system's own options dataclass
+    """The published method: how an episode is played and rewarded."""
+
+    name: str = setting("revseg", help="system in systems/", identifies=(RUN, PREDICTIONS))
+    options: dict[str, Any] = setting(
+        {},
+        help="fields of the system's own options dataclass",
+        identifies=(RUN, PREDICTIONS),
+    )
 
 
 @dataclass
 class RolloutConfig:
-    workers: int = 1
-    group_size: int = 8  # episodes of a prompt (G)
-    prompts_per_step: int = 16  # P
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_model_len: int = 2048
-    max_num_seqs: int = 64
-    kv_cache_bytes: int = 268435456
-    gpu_memory_utilization: float = 0.6  # GPU only
-    tensor_parallel: int = 1
-    max_failed_share: float = 0.05  # of a step's episodes; above it the run stops
-    max_staleness: int = 0  # 0: strictly on policy | 1: play the next step while learning this one
+    """Playing episodes with vLLM."""
+
+    workers: int = setting(1, help="rollout actors, one engine each", least=1, identifies=())
+    group_size: int = setting(8, help="episodes of a prompt (G)", least=2)
+    prompts_per_step: int = setting(16, help="prompts of a step (P)", least=1)
+    temperature: float = setting(1.0, help="sampling temperature in training", above=0)
+    top_p: float = setting(
+        1.0, help="nucleus sampling", above=0, most=1, identifies=(RUN, PREDICTIONS)
+    )
+    max_model_len: int = setting(
+        2048, help="most tokens of a dialogue", least=1, identifies=(RUN, PREDICTIONS)
+    )
+    max_num_seqs: int = setting(64, help="dialogues that an engine decodes at once", least=1)
+    kv_cache_bytes: int = setting(268435456, help="KV cache of an engine; CPU only")
+    gpu_memory_utilization: float = setting(0.6, help="share of a GPU for an engine; GPU only")
+    tensor_parallel: int = setting(1, help="GPUs of an engine", least=1)
+    max_failed_share: float = setting(
+        0.05, help="failed episodes of a step; above it the run stops", least=0, below=1
+    )
+    max_staleness: Literal[0, 1] = setting(
+        0, help="0: strictly on policy; 1: play the next step while learning this one"
+    )
 
 
 @dataclass
 class GrpoConfig:
-    loss: str = "grpo"  # core/losses: grpo | dual_clip | gspo | cispo
-    advantage_std: bool = True  # divide by the group's standard deviation
-    advantage_eps: float = 1e-6
-    clip_low: float = (
-        0.2  # of a token's ratio; gspo clips that of an episode: its authors take 3e-4 and 4e-4
+    """Advantages and policy loss."""
+
+    loss: Literal["grpo", "dual_clip", "gspo", "cispo"] = setting(
+        "grpo", help="policy loss in core/losses"
     )
-    clip_high: float = 0.2
-    dual_clip: float = 3.0  # dual_clip only: bound of the ratio where the advantage is negative
-    kl_coef: float = 0.0
-    kl_estimator: str = "k3"  # k1 | k2 | k3
-    aggregation: str = "token_mean"  # token_mean | sequence_mean | dr_grpo
-    importance: str = "token"  # importance weights learner / engine: token | sequence
-    importance_cap: float = (
-        2.0  # above it they are cut off; used off-policy only, reported always; 0 switches them off
+    advantage_std: bool = setting(True, help="divide by the group's standard deviation")
+    advantage_eps: float = setting(1e-6, help="added to that standard deviation")
+    clip_low: float = setting(
+        0.2, help="clip of a token's ratio; for gspo of an episode's, whose authors take 3e-4"
     )
-    entropy_coef: float = 0.0
-    per_turn_credit: bool = (
-        False  # ours: a turn is credited only with the reward that comes after it
+    clip_high: float = setting(0.2, help="the same above 1; the authors of gspo take 4e-4")
+    dual_clip: float = setting(
+        3.0, help="loss dual_clip: bound of the ratio where the advantage is negative; above 1"
+    )
+    kl_coef: float = setting(0.0, help="weight of the KL term")
+    kl_estimator: Literal["k1", "k2", "k3"] = setting("k3", help="estimator of the KL term")
+    aggregation: Literal["token_mean", "sequence_mean", "dr_grpo"] = setting(
+        "token_mean", help="how token losses become one number"
+    )
+    importance: Literal["token", "sequence"] = setting(
+        "token", help="level of the importance weights learner / engine"
+    )
+    importance_cap: float = setting(
+        2.0, help="largest importance weight, applied off policy only, always reported; 0: off"
+    )
+    entropy_coef: float = setting(0.0, help="weight of the entropy bonus")
+    per_turn_credit: bool = setting(
+        False, help="credit a turn only with the reward that comes after it; no paper's rule"
     )
 
 
 @dataclass
 class LearnerConfig:
-    world_size: int = 1
-    zero_stage: int = 1
-    lr: float = 1e-6
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.999)
-    warmup_steps: int = 0
-    schedule: str = "constant"  # constant | linear | cosine
-    grad_clip: float = 1.0
-    freeze_vision: bool = False
-    row_tokens: int = 4096  # token budget of a tree row
-    offload_optimizer: bool = False  # optimizer states and steps on the CPU (DeepSpeed's CPU AdamW)
-    offload_reference: bool = (
-        False  # kl_coef > 0 without LoRA: the frozen copy lies in CPU memory between batches
+    """Training with DeepSpeed."""
+
+    world_size: int = setting(1, help="ranks of the learner", least=1)
+    zero_stage: Literal[0, 1, 2, 3] = setting(1, help="ZeRO stage of DeepSpeed")
+    lr: float = setting(1e-6, help="peak learning rate", least=0)
+    weight_decay: float = setting(0.01, help="weight decay of AdamW")
+    betas: tuple[float, float] = setting((0.9, 0.999), help="betas of AdamW")
+    warmup_steps: int = setting(0, help="optimizer steps from 0 to `learner.lr`")
+    schedule: Literal["constant", "linear", "cosine"] = setting(
+        "constant", help="learning rate after the warm-up"
     )
-    lora_rank: int = 0  # above 0: low-rank adapters are trained and all else is frozen; the engine gets merged weights
-    lora_alpha: float = 32.0  # adapters are scaled by lora_alpha / lora_rank
-    lora_targets: list[str] = field(
-        default_factory=lambda: [*LINEAR]
-    )  # linear layers of the language model
-    gradient_checkpointing: bool = False
-    optimizer_steps: int = 1  # optimizer steps on one batch; above 1 the clipping matters
-    max_bad_steps: int = (
-        3  # steps in a row with a loss or gradient that is not finite: skipped, then the run stops
+    grad_clip: float = setting(1.0, help="largest gradient norm")
+    freeze_vision: bool = setting(False, help="leave the vision tower as it is")
+    row_tokens: int = setting(4096, help="token budget of a packed row", least=1)
+    offload_optimizer: bool = setting(
+        False, help="optimizer states and steps on the CPU (DeepSpeed's CPU AdamW)"
+    )
+    offload_reference: bool = setting(
+        False, help="KL without LoRA: keep the frozen copy in CPU memory between batches"
+    )
+    lora_rank: int = setting(
+        0, help="above 0: train low-rank adapters only; engines get merged weights", least=0
+    )
+    lora_alpha: float = setting(32.0, help="adapters are scaled by lora_alpha / lora_rank")
+    lora_targets: list[str] = setting(
+        LINEAR, help="linear layers of the language model with adapters"
+    )
+    gradient_checkpointing: bool = setting(False, help="recompute activations to save memory")
+    optimizer_steps: int = setting(
+        1, help="optimizer steps on one batch; above 1 the clipping has an effect", least=1
+    )
+    max_bad_steps: int = setting(
+        3, help="steps in a row with a non-finite loss or gradient before the run stops", least=1
     )
 
 
 @dataclass
 class RewardConfig:
-    workers: int = 1
-    timeout_s: float = 300.0
+    """Reward actors."""
+
+    workers: int = setting(1, help="reward actors", least=1)
+    timeout_s: float = setting(300.0, help="seconds for the rewards of one group", above=0)
 
 
 @dataclass
 class SegmenterConfig:
-    kind: str = "sam2"  # sam2 | sam2_xmem | grabcut
-    path: str = "tiny/weights/segmenter"  # tiny: a folder with config.json and model.safetensors; else a SAM2 checkpoint
-    config: str = (
-        ""  # name of an official SAM2 shape (e.g. hiera_l) when `path` is an official checkpoint
+    """The model that turns mask prompts into masks and tracks them through a video."""
+
+    kind: Literal["sam2", "sam2_xmem", "grabcut"] = setting(
+        "sam2", help="segmenter in models/segmenters", identifies=(RUN, PREDICTIONS)
     )
-    workers: int = 1
-    xmem_path: str = ""  # sam2_xmem only: a local checkout of the official XMem repository
-    xmem_weights: str = ""  # and its weights, XMem.pth
-    xmem_size: int = (
-        480  # short side of the frames that XMem sees, in pixels, at least 96; 0: the frames' own
+    path: str = setting(
+        "tiny/weights/segmenter",
+        help="folder with config.json and model.safetensors, or an official SAM 2 checkpoint",
+    )
+    config: str = setting(
+        "",
+        help="shape of an official SAM 2 checkpoint, such as hiera_l",
+        identifies=(RUN, PREDICTIONS),
+    )
+    workers: int = setting(1, help="segmenter actors", least=1, identifies=())
+    xmem_path: str = setting("", help="kind sam2_xmem: local checkout of hkchengrex/XMem")
+    xmem_weights: str = setting("", help="kind sam2_xmem: its weights, XMem.pth")
+    xmem_size: int = setting(
+        480,
+        help="kind sam2_xmem: short side of its frames in pixels, 96 or more; 0: as they are",
+        least=0,
     )
 
 
 @dataclass
 class MaskConfig:
-    """Of a policy that draws masks itself: a head on its hidden states decodes them, over segmenter.path's SAM 2."""
+    """A policy that draws masks itself, with a mask head over the SAM 2 of `segmenter.path`."""
 
-    token: str = ""  # at which it draws, e.g. "[SEG]"; empty: it draws nothing and has no mask head
-    calibration: float = (
-        1.0  # weight of a drawn mask's log-likelihood in its token's log-prob; 0: off
+    token: str = setting("", help='token with a mask, such as "[SEG]"; empty: no mask head')
+    calibration: float = setting(
+        1.0, help="weight of a drawn mask's log-likelihood in its token's log-prob; 0: off", least=0
     )
-    threshold: float = (
-        0.5  # on logits: above it a pixel of the mask that calibration remembers is set
+    threshold: float = setting(0.5, help="logit above which a pixel of the drawn mask is set")
+    loss: float = setting(
+        0.2, help="weight of the supervised mask losses beside the policy loss; 0: off", least=0
     )
-    loss: float = 0.2  # weight of the supervised mask losses beside the policy's; 0: off
-    bce: float = 1.0  # of the binary cross-entropy in them
-    dice: float = 1.0
-    points: int = 0  # of a mask at which these losses are taken, three quarters where it is least sure; 0: all pixels
-    redraw: bool = False  # tracking draws anew on every frame, from the token; else SAM 2 follows the first mask
-    fresh: bool = False  # make a new head where the policy has none; ray_jobs.warm_start does
+    bce: float = setting(1.0, help="weight of the binary cross-entropy in them", least=0)
+    dice: float = setting(1.0, help="weight of the Dice loss in them", least=0)
+    points: int = setting(
+        0, help="pixels of a mask they use, three quarters of them uncertain; 0: all", least=0
+    )
+    redraw: bool = setting(
+        False, help="draw on every frame instead of tracking the first mask with SAM 2"
+    )
+    fresh: bool = setting(
+        False, help="start a new head where the policy has none; set by ray_jobs.warm_start"
+    )
 
 
 @dataclass
 class TrainConfig:
-    steps: int = 100
-    checkpoint_every: int = 0  # 0: only at the end
-    keep_checkpoints: int = 0  # the newest ones, and `best`; older ones are removed; 0: all stay
-    eval_every: int = 0  # 0: only before and after
-    eval_before: bool = True  # measure the policy before the first step, too
-    eval_samples: int = 200  # expressions of the test split, before and after
-    sampled_repeats: int = 1  # T = 1 episodes for each expression in the sampled evaluation
-    max_logprob_gap: float = 1e-4  # mean |engine - learner|; above it the run stops
-    resume: str = "auto"  # auto | never | a checkpoint folder
+    """The training job (`ray_jobs.train`)."""
+
+    steps: int = setting(100, help="steps in all", least=0)
+    checkpoint_every: int = setting(
+        0, help="steps between checkpoints; 0: only at the end", least=0
+    )
+    keep_checkpoints: int = setting(
+        0, help="newest checkpoints to keep, beside `best`; 0: all", least=0
+    )
+    eval_every: int = setting(0, help="steps between evaluations; 0: before and after", least=0)
+    eval_before: bool = setting(True, help="evaluate before the first step")
+    eval_samples: int = setting(
+        200, help="expressions of the test split, before and after", least=1
+    )
+    sampled_repeats: int = setting(
+        1, help="episodes of an expression in the evaluation at temperature 1", least=1
+    )
+    max_logprob_gap: float = setting(
+        1e-4, help="mean |engine - learner| of log-probs; above it the run stops"
+    )
+    resume: str = setting("auto", help="auto | never | a checkpoint folder")
 
 
 @dataclass
 class EvaluateConfig:
-    """Measuring a policy on a benchmark (`ray_jobs.evaluate`), on `data.test_split`."""
+    """Measuring a policy on `data.test_split` (`ray_jobs.evaluate`)."""
 
-    samples: int = 0  # the first expressions of the split; 0: all
-    protocol: str = "auto"  # auto | mean | by_kind | revos | images | davis_4_annotators | binary_per_expression
-    chunk: int = 32  # expressions that are segmented and written together: what a kill may cost
-    resume: str = "auto"  # auto: go on with what is finished | never
+    samples: int = setting(0, help="first expressions of the split; 0: all", least=0)
+    protocol: Literal[
+        "auto",
+        "mean",
+        "by_kind",
+        "revos",
+        "images",
+        "binary_per_expression",
+        "davis_4_annotators",
+    ] = setting("auto", help="which figures, in core/evaluation; auto: by data.format")
+    chunk: int = setting(
+        32, help="expressions segmented and written together, the most that a kill costs", least=1
+    )
+    resume: Literal["auto", "never"] = setting("auto", help="auto: keep finished predictions")
 
 
 @dataclass
 class TrackingConfig:
-    mlflow_uri: str = "sqlite:///mlflow.db"  # empty: no MLflow
-    experiment: str = "rayvos"
+    """Experiment tracking."""
+
+    mlflow_uri: str = setting("sqlite:///mlflow.db", help="tracking server; empty: no MLflow")
+    experiment: str = setting("rayvos", help="experiment in MLflow")
 
 
 @dataclass
 class ClusterConfig:
-    address: str = ""  # empty: a local head, or the job's own cluster
-    use_gpu: str = "auto"  # auto | yes | no
-    weight_backend: str = "object_store"  # object_store | nccl | ipc
+    """Ray and the devices."""
+
+    address: str = setting("", help="Ray head; empty: a local one, or the job's own cluster")
+    use_gpu: Literal["auto", "yes", "no"] = setting("auto", help="auto: if Ray has GPUs")
+    weight_backend: Literal["object_store", "nccl", "ipc"] = setting(
+        "object_store", help="way of the weights to the engines; nccl and ipc need GPUs"
+    )
 
 
 @dataclass
 class WarmStartConfig:
-    """Supervised fine-tuning (`ray_jobs.warm_start`)."""
+    """Supervised fine-tuning on demonstrations (`ray_jobs.warm_start`)."""
 
-    steps: int = 1000
-    batch_size: int = 32
-    output: str = "runs/warm_start/policy"
-    bf16: bool = False  # write the folder in bfloat16: half the size
-    mask_loss: float = (
-        1.0  # mask.token only: as mask.loss, mask.bce, mask.dice and mask.points in training
+    steps: int = setting(1000, help="optimizer steps")
+    batch_size: int = setting(32, help="demonstrations of a step", least=1)
+    output: str = setting("runs/warm_start/policy", help="folder for the policy")
+    bf16: bool = setting(False, help="write the policy in bfloat16: half the size")
+    mask_loss: float = setting(1.0, help="takes the place of mask.loss", least=0)
+    mask_bce: float = setting(2.0, help="takes the place of mask.bce", least=0)
+    mask_dice: float = setting(0.5, help="takes the place of mask.dice", least=0)
+    mask_points: int = setting(
+        12544, help="takes the place of mask.points; small masks use all their pixels", least=0
     )
-    mask_bce: float = 2.0
-    mask_dice: float = 0.5
-    mask_points: int = 12544  # the tiny decoder's masks have fewer pixels: all of them
 
 
 @dataclass
 class PrepareConfig:
     """Checking and preparing a data set (`ray_jobs.prepare`)."""
 
-    steps: list[str] = field(
-        default_factory=lambda: ["check", "tables", "statistics", "sheet"]
-    )  # or filter, mixing
-    output: str = (
-        ""  # folder for what is made, one folder in it for each split; empty: <data.root>/prepared
+    steps: list[Literal["check", "tables", "filter", "statistics", "sheet", "mixing"]] = setting(
+        ["check", "tables", "statistics", "sheet"], help="what to do"
     )
-    workers: int = 4  # processes that decode; the filter's are segmenter.workers
-    filter_iou: float = (
-        0.6  # step filter: a video whose labels the segmenter meets worse than this is dropped
+    output: str = setting(
+        "", help="folder with one folder for each split; empty: <data.root>/prepared"
     )
-    sheet_rows: int = 8  # step sheet: sentences on the contact sheet
-    sheet_frames: int = 6  # and frames of each
-    mix: list[str] = field(
-        default_factory=list
-    )  # step mixing: folders of splits, such as <root>/prepared/train
-    mix_weights: list[float] = field(
-        default_factory=list
-    )  # one for each folder; empty: by size and temperature
-    mix_temperature: float = (
-        1.0  # probability ~ size ** (1 / temperature); 1: by size, large: equal shares
+    workers: int = setting(
+        4, help="processes that decode; step filter uses segmenter.workers", least=1
+    )
+    filter_iou: float = setting(
+        0.6, help="step filter: least IoU of segmenter and labels; worse videos go", least=0, most=1
+    )
+    sheet_rows: int = setting(8, help="step sheet: sentences on the contact sheet", least=1)
+    sheet_frames: int = setting(6, help="step sheet: frames of each sentence", least=1)
+    mix: list[str] = setting(
+        [], help="step mixing: folders of prepared splits, such as <root>/prepared/train"
+    )
+    mix_weights: list[float] = setting(
+        [], help="step mixing: one for each folder; empty: by size and temperature"
+    )
+    mix_temperature: float = setting(
+        1.0,
+        help="step mixing: probability ~ size ** (1 / temperature); large: equal shares",
+        above=0,
     )
 
 
 @dataclass
 class DifficultyConfig:
-    """How hard each sentence is: rated once by `ray_jobs.rate_difficulty`, read by systems with a length budget."""
+    """Ratings of how hard each sentence is (`ray_jobs.rate_difficulty`), for length budgets."""
 
-    folder: str = ""  # of ratings: training reads it (empty: none), the job writes it (empty: one below data.root)
-    rater: str = "policy"  # policy: model of policy.path | generator: synthetic data's known truth, made when not there
-    splits: list[str] = field(
-        default_factory=list
-    )  # to rate; empty: those of `data` that are there
-    num_frames: int = 8  # shown to the rater, sampled uniformly
-    frame_side: int = 336  # pixels, a multiple of 28
-    max_tokens: int = 256  # of an answer
-    attempts: int = 3  # answers asked for until all five ratings can be read; the first is greedy
-    temperature: float = 0.7  # of the others
+    folder: str = setting(
+        "", help="folder of ratings; empty: training reads none, the job writes below data.root"
+    )
+    rater: Literal["policy", "generator"] = setting(
+        "policy",
+        help="policy: the model of policy.path; generator: the synthetic data's known answer",
+    )
+    splits: list[str] = setting([], help="splits to rate; empty: the existing ones of `data`")
+    num_frames: int = setting(8, help="frames shown to the rater, sampled uniformly")
+    frame_side: int = setting(336, help="side of a shown frame in pixels")
+    max_tokens: int = setting(256, help="most tokens of a rating")
+    attempts: int = setting(
+        3, help="most attempts until all five ratings can be read; the first is greedy", least=1
+    )
+    temperature: float = setting(0.7, help="sampling temperature of the later attempts")
 
 
 @dataclass
 class Config:
-    name: str = "run"  # the run folder is runs/<name>
-    runs: str = "runs"
-    seed: int = 0
-    policy: PolicyConfig = field(default_factory=PolicyConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    system: SystemConfig = field(default_factory=SystemConfig)
-    rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    grpo: GrpoConfig = field(default_factory=GrpoConfig)
-    learner: LearnerConfig = field(default_factory=LearnerConfig)
-    reward: RewardConfig = field(default_factory=RewardConfig)
-    segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
-    mask: MaskConfig = field(default_factory=MaskConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    prepare: PrepareConfig = field(default_factory=PrepareConfig)
-    difficulty: DifficultyConfig = field(default_factory=DifficultyConfig)
+    """All settings of one job."""
+
+    name: str = setting("run", help="the run folder is <runs>/<name>", identifies=())
+    runs: str = setting("runs", help="folder of the run folders", identifies=())
+    seed: int = setting(0, help="seed of every random number", identifies=(RUN, PREDICTIONS))
+    policy: PolicyConfig = section(PolicyConfig, identifies=[RUN])
+    data: DataConfig = section(DataConfig, identifies=[RUN])
+    system: SystemConfig = section(SystemConfig, identifies=[RUN])
+    rollout: RolloutConfig = section(RolloutConfig, identifies=[RUN])
+    grpo: GrpoConfig = section(GrpoConfig, identifies=[RUN])
+    learner: LearnerConfig = section(LearnerConfig, identifies=[RUN])
+    reward: RewardConfig = section(RewardConfig, identifies=())
+    segmenter: SegmenterConfig = section(SegmenterConfig, identifies=[RUN])
+    mask: MaskConfig = section(MaskConfig, identifies=[RUN])
+    train: TrainConfig = section(TrainConfig, identifies=())
+    tracking: TrackingConfig = section(TrackingConfig, identifies=())
+    cluster: ClusterConfig = section(ClusterConfig, identifies=())
+    warm_start: WarmStartConfig = section(WarmStartConfig, identifies=())
+    evaluate: EvaluateConfig = section(EvaluateConfig, identifies=())
+    prepare: PrepareConfig = section(PrepareConfig, identifies=())
+    difficulty: DifficultyConfig = section(DifficultyConfig, identifies=[RUN])

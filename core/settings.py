@@ -223,8 +223,12 @@ def spell(hint: Any) -> str:
 def mismatch(key: str, value: Any, hint: Any) -> str:
     """Return the message for a value of the wrong type, with the nearest word if one is near."""
     message = f"{key}={value!r} ({type(value).__name__}): expected {spell(hint)}"
-    near = nearest(value, words_of(hint))
-    return f"{message} (did you mean {near}?)" if near else message
+    items = value if isinstance(value, (list, tuple)) else [value]
+    for item in items:
+        near = nearest(item, words_of(hint))
+        if near and near != item:
+            return f"{message} (did you mean {near}?)"
+    return message
 
 
 def unknown_name(what: str, name: object, names: Iterable[str]) -> str:

@@ -36,7 +36,7 @@ def _open(small: Small, *settings: str) -> str:
     ("setting", "parts"),
     [
         ("learner.lrr=1", ["learner.lrr", "did you mean learner.lr"]),
-        ("train.steps=many", ["train.steps", "many", "expected int"]),
+        ("train.steps=many", ["train.steps", "many", "expected a whole number"]),
         (
             "data.root=no/such/folder",
             ["data.root=no/such/folder", "does not exist", "data.synthetic=true"],

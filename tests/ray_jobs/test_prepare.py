@@ -16,10 +16,9 @@ import pytest
 from PIL import Image
 
 from cluster.placement import decide
-from configs.load import CHOICES, REPOSITORY, load
+from configs.load import REPOSITORY, load
 from configs.schema import ClusterConfig, Config, DataConfig, PrepareConfig
 from core.masks import boxes_areas
-from data.load import READERS
 from data.load import load as load_samples
 from data.prepare.keep import keep
 from data.prepare.tables import load as load_tables
@@ -44,10 +43,6 @@ def test_a_command_line() -> None:
     )
     assert arguments(["--help"]) == (["prepare", "--help"], [])
     assert arguments([]) == (["prepare"], [])
-
-
-def test_every_reader_can_be_asked_for() -> None:
-    assert set(CHOICES["data.format"]) == set(READERS)
 
 
 def test_splits_are_those_that_are_there(tmp_path: Path) -> None:

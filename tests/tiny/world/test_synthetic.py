@@ -253,5 +253,5 @@ def test_the_settings_name_every_length() -> None:
     assert {
         load_config(["revseg_tiny", f"data.length={name}"]).data.length for name in LENGTHS
     } == set(LENGTHS)
-    with pytest.raises(ValueError, match=r"data.length=longer: expected one of short \| long"):
+    with pytest.raises(ValueError, match=r"data.length=.*: expected one of short \| long"):
         load_config(["revseg_tiny", "data.length=longer"])
