@@ -1,7 +1,4 @@
-"""One more token for a policy, such as [SEG]: an ordinary one, which it may say, not a control token.
-
-Knows neither what the token is for nor how it is learned.
-"""
+"""Add an ordinary token such as [SEG] to a policy's vocabulary."""
 
 from __future__ import annotations
 
@@ -11,29 +8,35 @@ from pathlib import Path
 import torch
 from transformers import AddedToken, AutoModelForImageTextToText, AutoTokenizer
 
-ROWS = 64  # the vocabulary's size becomes a multiple of it, if it must grow
+ROWS = 64  # a vocabulary that must grow, grows to a multiple of this
 
 
 def add_token(source: Path, out: Path, token: str) -> int:
-    """Writes the Hugging Face folder `source` to `out` with one more token, in the same type; returns its id.
+    """Write the policy in `source` to `out` with one more token, in the same dtype; return the token's id.
 
-    Its embedding, and its row of the head, is the mean of those of the tokens that spelled it until now: the model
-    starts near what it knew.
+    The token's embedding and its row of the head start as the mean over the tokens that spelled it so far, so the
+    model starts near what it knew.
     """
     model = AutoModelForImageTextToText.from_pretrained(source, dtype="auto")
     tokenizer = AutoTokenizer.from_pretrained(source)
     spelled = tokenizer(token, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    # Not a control token: the policy must be allowed to sample it.
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False)])
-    number = int(tokenizer.convert_tokens_to_ids(token))
-    if number >= len(model.get_input_embeddings().weight):  # else a padded vocabulary has room
-        model.resize_token_embeddings(-(-len(tokenizer) // ROWS) * ROWS, mean_resizing=False)
+    token_id = int(tokenizer.convert_tokens_to_ids(token))
+
+    # Released vocabularies are padded and usually have room.
+    if token_id >= len(model.get_input_embeddings().weight):
+        size = -(-len(tokenizer) // ROWS) * ROWS
+        model.resize_token_embeddings(size, mean_resizing=False)
+
+    # Both are one tensor where embeddings are tied.
     with torch.no_grad():
-        for layer in (
-            model.get_input_embeddings(),
-            model.get_output_embeddings(),
-        ):  # one and the same where tied
-            layer.weight[number] = layer.weight[spelled].float().mean(0).to(layer.weight.dtype)
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            mean_D = layer.weight[spelled].float().mean(0)
+            layer.weight[token_id] = mean_D.to(layer.weight.dtype)
+
     shutil.copytree(source, out, ignore=shutil.ignore_patterns("*.safetensors*", "*.bin"))
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    return number
+    return token_id

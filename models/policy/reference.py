@@ -1,13 +1,12 @@
-"""The policy that training started from, whose log-probs the KL term needs: it answers without gradients.
+"""The policy that training started from. The KL term needs its log-probs; it answers without gradients.
 
-With low-rank adapters it is the policy itself with the adapters off; else a frozen copy, which may stay in the CPU's
-memory while nobody asks. It never changes, so it is asked once for each batch. Knows no losses and no processes.
+With low-rank adapters it is the policy itself with the adapters off, else a frozen copy. It never changes, so it is
+asked once for each batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,36 +15,49 @@ from core.batch import GroupBatch
 from models.policy import lora
 from models.policy.policy import Policy
 
+Patches = tuple[Tensor, Tensor]  # patches of a row's unique images, and their grid
+
 
 class Reference:
-    """`logprobs(rows, patches, temperature)` of a frozen `policy`, or of one with adapters, without them."""
+    """Log-probs of a frozen policy."""
 
     def __init__(self, policy: Policy, *, offload: bool = False) -> None:
-        """`offload`: the copy lies in the CPU's memory between batches; nothing to do for a policy with adapters."""
+        """Take a frozen copy, or the trained policy if it has adapters.
+
+        Args:
+            policy: the copy, or the policy with adapters.
+            offload: keep the copy in the CPU's memory between batches; without effect on a policy with adapters.
+        """
         self.policy = policy
         self.shared = bool(lora.layers(policy.vlm))
         self.device = policy.banned_V.device
-        self.away = torch.device("cpu") if offload and not self.shared else self.device
+        self.home = self.device
+        if offload and not self.shared:
+            self.home = torch.device("cpu")
         if not self.shared:
-            policy.requires_grad_(False).to(self.away)
+            policy.requires_grad_(False).to(self.home)
 
     @torch.no_grad()
     def logprobs(
-        self,
-        rows: Sequence[GroupBatch],
-        patches: Sequence[tuple[Tensor, Tensor]],
-        temperature: float,
+        self, rows: Sequence[GroupBatch], patches: Sequence[Patches], temperature: float
     ) -> list[Tensor]:
-        """Before the policy's own forwards of a batch: memory is free, and no graph hangs on the adapters."""
-        forward: Any = lambda: [
-            self.policy(row, *shown, temperature)[0]
-            for row, shown in zip(rows, patches, strict=True)
-        ]
+        """Return logprob_N of each row.
+
+        Call it before the policy's own forwards of a batch: memory is free then, and no graph depends on the adapters.
+        """
         if self.shared:
             with lora.off(self.policy.vlm):
-                return forward()
+                return self._forward(rows, patches, temperature)
         self.policy.to(self.device)
         try:
-            return forward()
+            return self._forward(rows, patches, temperature)
         finally:
-            self.policy.to(self.away)
+            self.policy.to(self.home)
+
+    def _forward(
+        self, rows: Sequence[GroupBatch], patches: Sequence[Patches], temperature: float
+    ) -> list[Tensor]:
+        found = []
+        for row, (pixels, grid_U3) in zip(rows, patches, strict=True):
+            found.append(self.policy(row, pixels, grid_U3, temperature).logprob_N)
+        return found
