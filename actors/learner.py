@@ -11,7 +11,7 @@ import random
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
@@ -23,6 +23,9 @@ from cluster.weights import WeightVersion
 from configs.load import resolve
 from configs.schema import Config
 from core.batch import GroupBatch, ImageLayout
+
+if TYPE_CHECKING:
+    from models.policy.policy import PolicyOutput
 
 Report = tuple[
     Sums, float | None, float
@@ -73,7 +76,7 @@ class Learner:
             self.sender = weight_senders.make(cfg.cluster.weight_backend)
         join_ranks(place, self.device)
         from actors import optimizer, policies
-        from models.policy.policy import Pixels
+        from models.policy.pixels import Pixels
 
         random.seed(cfg.seed + place.rank)
         np.random.seed(cfg.seed + place.rank)
@@ -123,26 +126,26 @@ class Learner:
 
         sums: list[Sums] = []
         for i, row in enumerate(rows):
-            logprob_N, entropy_N, *more = self.engine(row, *patches[i], temperature, *extras[i])
+            output: PolicyOutput = self.engine(row, *patches[i], temperature, *extras[i])
             if old[i] is None:  # of the very same forward: on policy the ratio is exactly 1
-                old[i] = logprob_N.detach()
+                old[i] = output.logprob_N.detach()
             if imitate:
-                loss, report = imitation_loss(logprob_N, entropy_N, row)
+                loss, report = imitation_loss(output.logprob_N, output.entropy_N, row)
             else:
                 loss, report = grpo_loss(
-                    logprob_N,
-                    entropy_N,
+                    output.logprob_N,
+                    output.entropy_N,
                     row,
                     self.cfg.grpo,
                     old_N=old[i],
                     reference_N=reference[i],
                     off_policy=self.cfg.rollout.max_staleness > 0,
-                    text_N=more[1] if more else None,
+                    text_N=output.text_logprob_N,
                 )
-            if more:  # of a policy that draws
-                loss, report = with_masks(loss, report, more[0])
+            if output.auxiliary is not None:  # of a policy that draws
+                loss, report = with_masks(loss, report, output.auxiliary)
             sums.append(report)
-            loss = must_fail(loss, logprob_N)
+            loss = must_fail(loss, output.logprob_N)
             self.engine.backward(
                 loss * self.place.ranks
             )  # DeepSpeed takes the mean over ranks; ours is a sum

@@ -28,7 +28,7 @@ class Painter:
         import torch
 
         from actors import policies
-        from models.policy.policy import Pixels
+        from models.policy.pixels import Pixels
 
         if device == "cpu":
             torch.set_num_threads(1)

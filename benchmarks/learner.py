@@ -29,7 +29,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from core import batch, grpo
 from core.types import End, Episode, Group, Media, MediaTable, Turn, View
 from models.policy import tree_attention
-from models.policy.policy import Pixels, Policy
+from models.policy.pixels import Pixels
+from models.policy.policy import Policy
 
 GPU = torch.cuda.is_available()
 DTYPE = torch.bfloat16 if GPU else torch.float32
@@ -264,7 +265,7 @@ def measure(
     ]
 
     def as_tree() -> None:
-        logprob_N, _ = policy(whole, *pixels([media[d] for d in whole.images]))
+        logprob_N = policy(whole, *pixels([media[d] for d in whole.images])).logprob_N
         (logprob_N * torch.as_tensor(whole.advantage_N, device=logprob_N.device)).sum().backward()
 
     def as_rows() -> None:

@@ -2,7 +2,7 @@
 
 Forward and backward of the head alone, from hidden states to log-probs of N trained tokens, at the vocabulary of
 Qwen-VL (151,936). "full" makes the (N, V) logits and their log-softmax; "chunks" is the learner's head
-(`models.policy.policy.LogprobHead`), which gives entropies as well. Each runs in a process of its own. Peak: above what lies
+(`models.policy.logprob_head.LogprobHead`), which gives entropies as well. Each runs in a process of its own. Peak: above what lies
 there before (hidden states and head weight); on the CPU the resident set, sampled every 2 ms, on a GPU
 `torch.cuda.max_memory_allocated`. Gradients of the hidden states are the same size for both and are counted; so is
 the head's, unless --frozen-head.
@@ -34,7 +34,7 @@ def full(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, banned_V: Tenso
 
 
 def chunks(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, banned_V: Tensor) -> Tensor:
-    from models.policy.policy import LogprobHead
+    from models.policy.logprob_head import LogprobHead
 
     head = LogprobHead(*reversed(weight_VD.shape), bias=False, device="meta")
     head.weight = weight_VD

@@ -105,7 +105,8 @@ class Generate:
 
         from configs.load import resolve
         from models.dialogue import allowed_ids
-        from models.policy.policy import DTYPES, Pixels
+        from models.policy.pixels import Pixels
+        from models.policy.policy import DTYPES
 
         folder = resolve(cfg.policy.path)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"

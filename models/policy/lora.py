@@ -1,8 +1,7 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) on the language model's linear layers, by peft, and the weights with and
-without them.
+"""Low-rank adapters (LoRA, arXiv 2106.09685) on the language model's linear layers, by peft.
 
-The vision-language model itself is changed in place, so that all else goes on calling it by its own names. Knows no
-optimizer and no process; where weights are sharded the caller gathers `Weight.parts` first.
+The vision-language model is changed in place, so that other code keeps calling it by its own names. Where weights are
+sharded the caller gathers `Weight.parts` first.
 """
 
 from __future__ import annotations
@@ -16,14 +15,23 @@ from typing import Any
 
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-_NAME = "default"  # peft's own name of an adapter
+from models.families import Family
+
+_NAME = "default"  # the name that peft gives to an adapter
 
 
 @dataclass(frozen=True)
 class Lora:
-    """`alpha` / `rank` scales the adapter. `targets`: last parts of the names of the language model's linear layers."""
+    """Settings of an adapter.
+
+    Attributes:
+        rank: width of the adapter.
+        alpha: `alpha / rank` scales what the adapter adds.
+        targets: last parts of the names of the adapted linear layers.
+    """
 
     rank: int
     alpha: float
@@ -32,7 +40,13 @@ class Lora:
 
 @dataclass(frozen=True)
 class Weight:
-    """One weight as the engine knows it: `base`, and what an adapter adds to it."""
+    """One weight as the engine knows it, and what an adapter adds to it.
+
+    Attributes:
+        base: the weight without the adapter.
+        down_RI, up_OR: the adapter's factors; None without an adapter.
+        scale: factor of their product.
+    """
 
     base: Tensor
     down_RI: Tensor | None = None
@@ -41,85 +55,104 @@ class Weight:
 
     @property
     def parts(self) -> list[Tensor]:
+        """All tensors that `merged` reads."""
         return [t for t in (self.base, self.down_RI, self.up_OR) if t is not None]
 
     def merged(self) -> Tensor:
-        """base + scale * up @ down, added in fp32, in the base's type; the base itself where there is no adapter."""
+        """Return base + scale * up @ down, added in fp32, in the base's type; without an adapter the base itself."""
         if self.down_RI is None or self.up_OR is None:
             return self.base.detach()
         change_OI = self.scale * (self.up_OR.detach().float() @ self.down_RI.detach().float())
         return (self.base.detach().float() + change_OI).to(self.base.dtype)
 
 
-def add(vlm: nn.Module, lora: Lora) -> None:
-    """Adapters that change nothing yet (up is 0); all else is frozen. Raises ValueError for unknown targets."""
-    linear = [
-        n
-        for n, m in vlm.named_modules()
-        if isinstance(m, nn.Linear) and ".language_model." in f".{n}."
-    ]
-    known = {name.rsplit(".", 1)[-1] for name in linear}
-    unknown = [t for t in lora.targets if t not in known]
+def add(vlm: nn.Module, lora: Lora, family: Family) -> None:
+    """Add adapters to the language model and freeze all other weights. They change nothing yet: `up` is 0.
+
+    Raises:
+        ValueError: no targets, or a target that the language model does not have.
+    """
+    known = _linear_layers(vlm, family.language_model)
+    unknown = set(lora.targets) - known
     if unknown or not lora.targets:
         raise ValueError(
             f"learner.lora_targets={list(lora.targets)}: some of {', '.join(sorted(known))}"
         )
-    names = "|".join(re.escape(t) for t in lora.targets)
+
+    names = "|".join(re.escape(target) for target in lora.targets)
+    module = re.escape(family.language_model)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=0.0,
         bias="none",  # type: ignore[arg-type]
-        target_modules=rf"(?:.*\.)?language_model\.(?:.*\.)?(?:{names})",
+        target_modules=rf"(?:.*\.)?{module}\.(?:.*\.)?(?:{names})",
     )
     inject_adapter_in_model(config, vlm)
     for name, parameter in vlm.named_parameters():
         parameter.requires_grad_(".lora_" in name)
 
 
+def _linear_layers(vlm: nn.Module, language_model: str) -> set[str]:
+    """Return the last parts of the names of the language model's linear layers."""
+    found = set()
+    for name, module in vlm.named_modules():
+        inside = f".{language_model}." in f".{name}."
+        if inside and isinstance(module, nn.Linear):
+            found.add(name.rsplit(".", 1)[-1])
+    return found
+
+
 def layers(vlm: nn.Module) -> dict[str, Any]:
-    """The layers with an adapter, by the name they had before; empty without LoRA."""
+    """Return the layers with an adapter, by the names they had without it; empty without LoRA."""
     return {name: module for name, module in vlm.named_modules() if isinstance(module, LoraLayer)}
 
 
 def rank(vlm: nn.Module) -> int:
-    """0 without LoRA."""
-    return next((layer.r[_NAME] for layer in layers(vlm).values()), 0)
+    """Return the adapters' rank; 0 without LoRA."""
+    for layer in layers(vlm).values():
+        return int(layer.r[_NAME])
+    return 0
 
 
 @contextmanager
 def off(vlm: nn.Module) -> Iterator[None]:
-    """The base alone, for forwards without gradient; no graph of the policy may be alive meanwhile."""
-    found = layers(vlm).values()
-    for layer in found:
+    """Turn the adapters off, for forwards without gradient; no graph of the policy may be alive meanwhile."""
+    adapted = layers(vlm).values()
+    for layer in adapted:
         layer.enable_adapters(False)
     try:
         yield
     finally:
-        for layer in found:
+        for layer in adapted:
             layer.enable_adapters(True)
 
 
 def weights(vlm: nn.Module) -> dict[str, Weight]:
-    """The model's `state_dict` by the names that it has without adapters."""
+    """Return the model's `state_dict` by the names it has without adapters."""
     adapted = layers(vlm)
     found = {}
     for name, tensor in vlm.state_dict(keep_vars=True).items():
         if ".lora_" in name:
             continue
-        prefix, inner, rest = name.partition(".base_layer.")
-        if inner and rest == "weight":
+        if ".base_layer." not in name:
+            found[name] = Weight(tensor)
+            continue
+
+        prefix, _, last = name.partition(".base_layer.")
+        plain_name = f"{prefix}.{last}"
+        if last == "weight":
             layer = adapted[prefix]
-            down = layer.lora_A[_NAME].weight
-            up = layer.lora_B[_NAME].weight
-            found[f"{prefix}.weight"] = Weight(tensor, down, up, layer.scaling[_NAME])
+            down_RI = layer.lora_A[_NAME].weight
+            up_OR = layer.lora_B[_NAME].weight
+            found[plain_name] = Weight(tensor, down_RI, up_OR, layer.scaling[_NAME])
         else:
-            found[f"{prefix}.{rest}" if inner else name] = Weight(tensor)
+            found[plain_name] = Weight(tensor)
     return found
 
 
 def adapter(vlm: nn.Module) -> dict[str, Tensor]:
-    """The adapter's own parameters by the names of peft's file format."""
+    """Return the adapter's own parameters by the names of peft's file format."""
     found = {}
     for prefix, layer in layers(vlm).items():
         found[f"base_model.model.{prefix}.lora_A.weight"] = layer.lora_A[_NAME].weight
@@ -128,9 +161,8 @@ def adapter(vlm: nn.Module) -> dict[str, Tensor]:
 
 
 def write(vlm: Any, state: dict[str, Tensor], folder: Path) -> None:
-    """`state` (whole tensors of `adapter`) as a folder that `peft.PeftModel.from_pretrained` reads."""
-    from safetensors.torch import save_file
-
+    """Write `state` (whole tensors of `adapter`) as a folder for `peft.PeftModel.from_pretrained`."""
     folder.mkdir()
-    save_file({n: t.contiguous() for n, t in state.items()}, folder / "adapter_model.safetensors")
+    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+    save_file(tensors, folder / "adapter_model.safetensors")
     vlm.peft_config[_NAME].save_pretrained(str(folder))

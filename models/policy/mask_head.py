@@ -1,13 +1,13 @@
 """The mask head: the policy's hidden state at a [SEG] token becomes a prompt of SAM 2's mask decoder.
 
-hidden state (D) -> MLP -> language token (C) -> mask decoder, beside SAM 2's "no point" tokens (VideoSEG-O3, SPEC A.3).
-The head owns the MLP, the decoder and the two learned embeddings of the prompt encoder that an image without points
-and masks reads; all of them are trained. Image encoder and memory stay SAM 2's own and frozen: `FrozenFrames`.
+    hidden state (D) -> MLP -> language token (C) -> mask decoder, beside SAM 2's "no point" tokens
 
-What is ours: one mask is drawn always (SAM 2's single-mask token; `multimask` takes the best of three by predicted IoU,
-which may jump from one to another between rollout and learner), and the object score does not blank masks: a mask
-that is not there has negative logits, or its likelihood would have no gradient.
-This file knows neither rows nor losses, and no language model but its width.
+Source: docs/spec/videoseg_o3.md. The head owns the MLP, the decoder and two learned embeddings of the prompt encoder,
+all of them trained. Image encoder and memory stay SAM 2's own and frozen (`FrameFeatures`).
+
+Two decisions of this project. One mask is always drawn, from SAM 2's single-mask token: the best of three by predicted
+IoU may jump from one to another between rollout and learner. The object score does not blank masks: an absent mask has
+negative logits, else its likelihood would have no gradient.
 """
 
 from __future__ import annotations
@@ -26,22 +26,31 @@ from safetensors.torch import load_file, save_file
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 
+from core.files import replacing
 from models.segmenters.sam2_build import Shape
-from models.segmenters.sam2_segmenter import CACHE_BYTES, Features
+from models.segmenters.sam2_features import CACHE_BYTES, FeatureCache
 from models.segmenters.sam2_track import Maps
 
-MODEL_TYPE = "mask_head"  # of config.json
-FOLDER = "mask_head"  # in the policy's; not beside its weights: vLLM reads every .safetensors that lies there
+MODEL_TYPE = "mask_head"  # in config.json
+
+# The head's folder inside the policy's folder. Not beside the policy's weights: vLLM reads every .safetensors there.
+FOLDER = "mask_head"
 
 
 class MaskHead(nn.Module):
-    """`forward(hidden_SD, maps, seg_M)` -> mask logits, fp32 (M, h, w), of M masks that S tokens are asked for."""
+    """An MLP and a mask decoder: hidden states in, mask logits out."""
 
     dense_pe: Tensor
     no_memory: Tensor
 
     def __init__(self, sam: SAM2Base, policy_width: int, multimask: bool = False) -> None:
-        """A fresh MLP, and copies of what `sam` decodes with."""
+        """Make a fresh MLP, and copies of the parts that `sam` decodes with.
+
+        Args:
+            sam: the SAM 2 to decode with.
+            policy_width: width of the policy's hidden states.
+            multimask: take the best of three masks by predicted IoU.
+        """
         super().__init__()
         width = sam.hidden_dim
         prompts = sam.sam_prompt_encoder
@@ -53,72 +62,87 @@ class MaskHead(nn.Module):
         )
         self.no_point = nn.Parameter(prompts.not_a_point_embed.weight.detach().clone())
         self.no_mask = nn.Parameter(prompts.no_mask_embed.weight.detach().clone())
+
         self.decoder = copy.deepcopy(sam.sam_mask_decoder).requires_grad_(True)
-        self.decoder.dynamic_multimask_via_stability = (
-            False  # it would differ between training and evaluation
-        )
-        del (
-            self.decoder.conv_s0,
-            self.decoder.conv_s1,
-        )  # applied with the image encoder, frozen with it
-        for judge in (self.decoder.iou_prediction_head, self.decoder.pred_obj_score_head):
-            judge.requires_grad_(False)  # no loss reaches them; weight decay would
+        # It would make training and evaluation differ.
+        self.decoder.dynamic_multimask_via_stability = False
+        # These two are applied with the image encoder and frozen with it.
+        del self.decoder.conv_s0
+        del self.decoder.conv_s1
+        # No loss reaches these heads, but weight decay would.
+        self.decoder.iou_prediction_head.requires_grad_(False)
+        self.decoder.pred_obj_score_head.requires_grad_(False)
+
         with torch.no_grad():
-            self.register_buffer("dense_pe", prompts.get_dense_pe().clone(), persistent=False)
-            self.register_buffer(
-                "no_memory",
-                sam.no_mem_embed.detach().reshape(1, -1, 1, 1).clone(),
-                persistent=False,
-            )
+            dense_pe = prompts.get_dense_pe().clone()
+            no_memory = sam.no_mem_embed.detach().reshape(1, -1, 1, 1).clone()
+        self.register_buffer("dense_pe", dense_pe, persistent=False)
+        self.register_buffer("no_memory", no_memory, persistent=False)
 
     @property
     def dtype(self) -> torch.dtype:
+        """Type of the trained parameters."""
         return self.no_point.dtype
 
     def forward(self, hidden_SD: Tensor, maps: Maps, seg_M: Tensor) -> tuple[Tensor, Tensor]:
-        """(logits_Mhw, token_MC). `maps`: features of each mask's frame, from `FrozenFrames`."""
+        """Decode M masks from the hidden states of S [SEG] tokens.
+
+        Args:
+            hidden_SD: hidden states at the [SEG] tokens.
+            maps: image features of each mask's frame (`FrameFeatures`).
+            seg_M: the token of each mask, an index into S.
+
+        Returns:
+            logits_Mhw in fp32, and token_MC, the language token of each mask.
+        """
         token_MC = self.mlp(hidden_SD.to(self.dtype))[seg_M]
         fine, middle, coarse = (level.to(self.dtype) for level in maps)
-        return self.decode((fine, middle, coarse + self.no_memory.to(self.dtype)), token_MC)[0][
-            :, 0
-        ].float(), token_MC
+        coarse = coarse + self.no_memory.to(self.dtype)
+        masks_M1hw, _, _ = self.decode((fine, middle, coarse), token_MC)
+        return masks_M1hw[:, 0].float(), token_MC
 
     def decode(self, maps: Maps, token_MC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Masks (M, 1, h, w), the decoder's output tokens (M, C) and object scores (M, 1).
+        """Return masks (M, 1, h, w), the decoder's output tokens (M, C) and object scores (M, 1).
 
-        `maps`: finest first; the coarsest is what SAM 2's memory made of it (on a single frame: plus `no_memory`).
+        Args:
+            maps: features, finest first; the coarsest is conditioned on SAM 2's memory (on a single frame: plus
+                `no_memory`).
+            token_MC: language tokens.
         """
-        number, width = token_MC.shape
-        # an image without points shows the decoder two "no point" tokens (SAM2Base, then its prompt encoder's padding)
-        empty_M2C = self.no_point.expand(number, 2, width)
+        count, width = token_MC.shape
+        # For an image without points SAM2Base gives one "no point" token and its prompt encoder pads with another.
+        empty_M2C = self.no_point.expand(count, 2, width)
         masks, iou, tokens, score = self.decoder(
             image_embeddings=maps[2],
-            image_pe=self.dense_pe.to(self.dtype),  # DeepSpeed halves parameters, not buffers
+            # DeepSpeed casts parameters to the training type, but no buffers.
+            image_pe=self.dense_pe.to(self.dtype),
             sparse_prompt_embeddings=torch.cat([empty_M2C, token_MC[:, None]], 1),
             dense_prompt_embeddings=self.no_mask.reshape(1, -1, 1, 1).expand_as(maps[2]),
             multimask_output=self.multimask,
             repeat_image=False,
             high_res_features=list(maps[:2]),
         )
-        all_M = torch.arange(number, device=iou.device)
-        best_M = iou.argmax(1)  # of one mask: 0
+        all_M = torch.arange(count, device=iou.device)
+        best_M = iou.argmax(1)
         return masks[all_M, best_M][:, None], tokens[all_M, best_M], score
 
     def save(self, policy_folder: Path) -> None:
-        """Writes `mask_head`/config.json and model.safetensors into the policy's folder."""
+        """Write config.json and model.safetensors into the folder `mask_head` of the policy's folder."""
         folder = policy_folder / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {
-            name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()
-        }
-        partial = folder / "model.safetensors.partial"
-        save_file(weights, partial)
-        partial.chmod(0o644)  # safetensors makes its files unreadable for others
-        partial.replace(folder / "model.safetensors")  # a crash leaves the previous weights whole
+        weights = {}
+        for name, tensor in self.state_dict().items():
+            weights[name] = tensor.detach().cpu().contiguous()
+
+        # safetensors makes its files unreadable for others.
+        with replacing(folder / "model.safetensors") as partial:
+            save_file(weights, partial)
+            partial.chmod(0o644)
         (folder / "config.json").write_text(json.dumps(self.config, indent=1) + "\n")
 
     @property
     def config(self) -> dict[str, Any]:
+        """The contents of config.json."""
         return {
             "model_type": MODEL_TYPE,
             "policy_width": self.policy_width,
@@ -128,9 +152,15 @@ class MaskHead(nn.Module):
 
 
 def load(policy_folder: Path, sam: SAM2Base, policy_width: int) -> MaskHead:
-    """The head that `save` wrote, in fp32, over the SAM 2 and for the policy that it was trained with.
+    """Return the saved head of a policy in fp32.
 
-    Raises ValueError, naming the file and the remedy, if it is not there, damaged or belongs to others.
+    Args:
+        policy_folder: the policy's folder, with the head's folder in it.
+        sam: the SAM 2 that the head was trained over.
+        policy_width: width of the policy's hidden states.
+
+    Raises:
+        ValueError: the head is absent or damaged, or belongs to another policy or SAM 2.
     """
     folder = policy_folder / FOLDER
     for file in (folder / "config.json", folder / "model.safetensors"):
@@ -140,7 +170,8 @@ def load(policy_folder: Path, sam: SAM2Base, policy_width: int) -> MaskHead:
                 "give a policy folder that has one"
             )
     config = json.loads((folder / "config.json").read_text())
-    _check(folder / "config.json", config, policy_width, fingerprint(sam))
+    _check_config(folder / "config.json", config, policy_width, fingerprint(sam))
+
     head = MaskHead(sam, policy_width, bool(config.get("multimask", False)))
     weights = load_file(folder / "model.safetensors")
     _check_shapes(folder / "model.safetensors", head.state_dict(), weights)
@@ -148,7 +179,7 @@ def load(policy_folder: Path, sam: SAM2Base, policy_width: int) -> MaskHead:
     return head
 
 
-def _check(file: Path, config: Mapping[str, Any], policy_width: int, encoder: str) -> None:
+def _check_config(file: Path, config: Mapping[str, Any], policy_width: int, encoder: str) -> None:
     if config.get("model_type") != MODEL_TYPE:
         raise ValueError(
             f"{file}: model_type is {config.get('model_type')!r}: not a mask head ({MODEL_TYPE!r})"
@@ -166,72 +197,84 @@ def _check(file: Path, config: Mapping[str, Any], policy_width: int, encoder: st
 
 
 def _check_shapes(file: Path, expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    wrong = [
-        name for name in expected if name not in given or given[name].shape != expected[name].shape
-    ]
-    wrong += [name for name in given if name not in expected]
-    if wrong:
-        sizes = [
-            tuple(found[wrong[0]].shape) if wrong[0] in found else "absent"
-            for found in (given, expected)
-        ]
-        raise ValueError(
-            f"{file}: {len(wrong)} weights do not fit, e.g. {wrong[0]!r} is {sizes[0]} there and {sizes[1]} here; "
-            "copy the whole mask_head folder anew from the checkpoint that config.json beside it belongs to"
-        )
+    """Name one weight that does not fit: `load_state_dict` would list them all."""
+    wrong = []
+    for name in dict.fromkeys([*expected, *given]):
+        if _shape(expected, name) != _shape(given, name):
+            wrong.append(name)
+    if not wrong:
+        return
+    name = wrong[0]
+    raise ValueError(
+        f"{file}: {len(wrong)} weights do not fit, e.g. {name!r} is {_shape(given, name)} there and "
+        f"{_shape(expected, name)} here; copy the whole mask_head folder anew from the checkpoint that config.json "
+        "beside it belongs to"
+    )
+
+
+def _shape(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...] | str:
+    if name not in weights:
+        return "absent"
+    return tuple(weights[name].shape)
 
 
 def fingerprint(sam: SAM2Base) -> str:
-    """Tells one frozen image encoder from another by the weights of its neck."""
+    """Return a digest of the weights of an image encoder's neck, which tells one SAM 2 from another."""
     found = hashlib.blake2b(digest_size=8)
     for name, tensor in sorted(sam.image_encoder.neck.state_dict().items()):
-        found.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
     return found.hexdigest()
 
 
-class FrozenFrames:
-    """SAM 2's image features of frames, kept by digest up to `cache_bytes`, without gradients.
+class FrameFeatures:
+    """SAM 2's image features of frames, without gradients, cached by digest.
 
-    No nn.Module: the frozen model must not become part of what is trained, sharded and saved with the policy.
+    No nn.Module: the frozen encoder must not become part of what is trained, sharded and saved with the policy.
     """
 
     def __init__(
         self, sam: SAM2Base, shape: Shape, device: str = "cpu", cache_bytes: int = CACHE_BYTES
     ) -> None:
         self.sam = sam.to(device).eval().requires_grad_(False)
-        self.features = Features(self.sam, torch.device(device), cache_bytes)
+        self.features = FeatureCache(self.sam, torch.device(device), cache_bytes)
         self.half = torch.device(device).type == "cuda" and not shape.dense_prompt
 
     def __call__(self, digests: Sequence[str], frames: Mapping[str, np.ndarray]) -> Maps:
-        """Of the frames called `digests`, stacked; `frames` has the pixels (uint8 (H, W, 3)) of all of them.
+        """Return the stacked features of the frames `digests`.
 
-        Raises ValueError for a digest that `frames` lacks.
+        Args:
+            digests: names of frames.
+            frames: pixels of these frames by digest, uint8 (H, W, 3).
+
+        Raises:
+            ValueError: `frames` lacks a digest.
         """
-        missing = [d for d in digests if d not in frames]
-        if missing:
-            raise ValueError(
-                f"frame {missing[0]} of a mask is not among the {len(frames)} frames given with the row"
-            )
-        with (
-            torch.no_grad(),
-            torch.autocast(self.features.device.type, torch.bfloat16, enabled=self.half),
-        ):
-            return self.features.stacked(digests, {d: frames[d] for d in digests})
+        for digest in digests:
+            if digest not in frames:
+                raise ValueError(
+                    f"frame {digest} of a mask is not among the {len(frames)} frames given with the row"
+                )
+        wanted = {digest: frames[digest] for digest in digests}
+        precision = torch.autocast(self.features.device.type, torch.bfloat16, enabled=self.half)
+        with torch.no_grad(), precision:
+            return self.features.stacked(digests, wanted)
 
     def blank(self) -> Maps:
-        """Features of no frame, (1, C, h, w): for a rank that has nothing to draw but must run the head."""
-        sam = self.sam
+        """Return features of no frame, (1, C, h, w): for a rank that runs the head without anything to draw."""
+        width = self.sam.hidden_dim
         grid = self.sam.sam_image_embedding_size
-        widths = (sam.hidden_dim // 8, sam.hidden_dim // 4, sam.hidden_dim)
-        return tuple(
-            torch.zeros(1, width, grid * scale, grid * scale, device=self.features.device)
-            for width, scale in zip(widths, (4, 2, 1), strict=True)
+        device = self.features.device
+        return (
+            torch.zeros(1, width // 8, 4 * grid, 4 * grid, device=device),
+            torch.zeros(1, width // 4, 2 * grid, 2 * grid, device=device),
+            torch.zeros(1, width, grid, grid, device=device),
         )
 
 
-def resize(logits_Mhw: Tensor, height: int, width: int) -> Tensor:
-    """Mask logits at a frame's size, fp32 (M, height, width); above 0 is mask."""
-    full = F.interpolate(
+def resize_logits(logits_Mhw: Tensor, height: int, width: int) -> Tensor:
+    """Return mask logits at a frame's size, fp32 (M, height, width); a pixel above 0 belongs to the mask."""
+    full_M1HW = F.interpolate(
         logits_Mhw[:, None].float(), size=(height, width), mode="bilinear", align_corners=False
     )
-    return full[:, 0]
+    return full_M1HW[:, 0]

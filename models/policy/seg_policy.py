@@ -1,8 +1,7 @@
-"""A policy that also draws: `models.policy.policy.Policy`, and the mask head on its hidden states at [SEG].
+"""A policy that also draws masks: `models.policy.policy.Policy` with a mask head on its hidden states at [SEG].
 
-Both stand in one module's forward, so one pass over a tree row gives the log-probs of its tokens and the masks of its
-[SEG] tokens. To who trains it, it is a policy whose log-probs are calibrated already, with a loss of its own beside.
-It knows rows and masks; nothing of rewards, advantages, optimizers or processes.
+Both are one module, so one pass over a tree row gives the log-probs of its tokens and the masks of its [SEG] tokens.
+The learner sees a policy with calibrated log-probs and a loss of its own (VideoSEG-O3).
 """
 
 from __future__ import annotations
@@ -32,44 +31,53 @@ from core.drawing.requests import DrawnMask, DrawnPrompt, DrawRequest, SampledMa
 from core.masks import decode, encode
 from core.types import Rle
 from models.policy import mask_head
-from models.policy.mask_head import FrozenFrames, MaskHead, resize
-from models.policy.policy import Policy
+from models.policy.mask_head import FrameFeatures, MaskHead, resize_logits
+from models.policy.policy import Policy, PolicyOutput
 from models.segmenters.sam2_build import Shape
 
 
 @dataclass(frozen=True)
 class SegOptions:
-    """What happens at [SEG]. Numbers of the released VideoSEG-O3 where not marked otherwise (SPEC B.5)."""
+    """What happens at [SEG]. Defaults are those of the released reinforcement learning of VideoSEG-O3.
 
-    calibration: float = 1.0  # weight of the mask's log-likelihood in the log-prob of [SEG]; 0: off
-    side: int = SIDE  # of the grid on which a sampled mask is judged
-    threshold: float = THRESHOLD  # on logits: above it a pixel of the sampled mask is set
-    bce: float = 1.0  # of the auxiliary loss; supervised fine-tuning: 2.0
-    dice: float = 1.0  # supervised fine-tuning: 0.5
-    points: int = (
-        0  # of a mask at which the loss is taken; supervised fine-tuning: 12,544; 0: all pixels
-    )
+    Source: docs/spec/videoseg_o3.md. Supervised fine-tuning uses bce 2.0, dice 0.5 and 12,544 points.
+
+    Attributes:
+        calibration: weight of the mask's log-likelihood in the log-prob of [SEG]; 0 turns calibration off.
+        side: side of the grid on which a sampled mask is judged.
+        threshold: a pixel of the sampled mask is set where its logit is above this.
+        bce: weight of the binary cross-entropy in the auxiliary loss.
+        dice: weight of the Dice loss in it.
+        points: points of a mask at which the auxiliary loss is taken; 0 takes all pixels.
+    """
+
+    calibration: float = 1.0
+    side: int = SIDE
+    threshold: float = THRESHOLD
+    bce: float = 1.0
+    dice: float = 1.0
+    points: int = 0
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """M masks, without gradients: logits at the decoder's resolution, and the language tokens they were drawn from."""
+class MaskLogits:
+    """M masks without gradients, and the language tokens they were decoded from."""
 
     logits_Mhw: Tensor
     token_MC: Tensor
 
 
 class SegPolicy(nn.Module):
-    """`forward(row, pixels, grid)` is the policy's; with `masks` it returns five things, see there.
+    """A policy with a mask head.
 
-    Only `policy` and `head` are this module's: the frozen image encoder is not trained, sharded or saved with it.
+    The frozen image encoder of SAM 2 is no submodule: it must not be trained, sharded or saved with the policy.
     """
 
     def __init__(
         self,
         policy: Policy,
         head: MaskHead,
-        frozen: FrozenFrames,
+        frozen: FrameFeatures,
         seg_id: int,
         options: SegOptions | None = None,
     ) -> None:
@@ -82,11 +90,12 @@ class SegPolicy(nn.Module):
 
     @property
     def vlm(self) -> Any:
-        """What the engine gets, and what is saved as the policy."""
+        """The vision-language model: what the engine gets, and what is saved as the policy."""
         return self.policy.vlm
 
     @property
     def layout(self) -> ImageLayout:
+        """As `Policy.layout`."""
         return self.policy.layout
 
     def forward(
@@ -95,107 +104,140 @@ class SegPolicy(nn.Module):
         pixels: Tensor,
         grid_U3: Tensor,
         temperature: float = 1.0,
-        masks: Sequence[DrawRequest] | None = None,
+        requests: Sequence[DrawRequest] | None = None,
         frames: Mapping[str, np.ndarray] | None = None,
-    ) -> tuple[Any, ...]:
-        """(logprob_N, entropy_N, auxiliary, text_logprob_N, (logits_Mhw, token_MC)); without `masks` the first two.
+    ) -> PolicyOutput:
+        """Return the policy's output and the masks of the row's episodes; without `requests` the policy's output alone.
 
-        `masks`: of this row's episodes (`core.drawing.requests.requests_of_row`); `frames`: pixels of their frames. `logprob_N` is
-        calibrated where a mask was sampled, `text_logprob_N` nowhere (the KL term is about text). `auxiliary` is the
-        row's share of the batch's mask loss. An empty `masks` runs the head as well, for ranks must call it alike.
+        Args:
+            row, pixels, grid_U3, temperature: as `Policy.forward`.
+            requests: masks of this row (`core.drawing.requests.requests_of_row`). An empty list runs the head as
+                well, because under ZeRO-3 all ranks must call it alike.
+            frames: pixels of the requests' frames by digest, uint8 (H, W, 3).
         """
-        if masks is None:
+        if requests is None:
             return self.policy(row, pixels, grid_U3, temperature)
-        at = seg_tokens(row, masks, self.seg_id)
-        read_S = at.position_S if masks else np.zeros(1, np.int64)
-        text_N, entropy_N, hidden_SD = self.policy(row, pixels, grid_U3, temperature, read_S)
-        maps = (
-            self.frozen([m.digest for m in masks], frames or {}) if masks else self.frozen.blank()
+
+        # Without requests the head draws one mask of nothing, at the row's first position.
+        device = self.policy.banned_V.device
+        tokens = seg_tokens(row, requests, self.seg_id)
+        read_S = np.zeros(1, np.int64)
+        seg_M = torch.as_tensor(read_S, device=device)
+        maps = self.frozen.blank()
+        if requests:
+            read_S = tokens.position_S
+            seg_M = torch.as_tensor(tokens.seg_M, device=device)
+            maps = self.frozen([request.digest for request in requests], frames or {})
+
+        output: PolicyOutput = self.policy(row, pixels, grid_U3, temperature, read_S)
+        logits_Mhw, token_MC = self.head(output.hidden_SD, maps, seg_M)
+
+        text_N = output.logprob_N
+        token_M = tokens.token_S[tokens.seg_M]
+        calibrated_N = self._calibrated(text_N, logits_Mhw, requests, token_M)
+
+        # A dummy row counts nowhere.
+        counts = float(row.weight_N.any())
+        auxiliary = self._auxiliary(logits_Mhw, requests) * counts
+        return output._replace(
+            logprob_N=calibrated_N,
+            auxiliary=auxiliary,
+            text_logprob_N=text_N,
+            logits_Mhw=logits_Mhw,
+            token_MC=token_MC,
         )
-        seg_M = torch.as_tensor(at.seg_M if masks else read_S, device=text_N.device)
-        logits_Mhw, token_MC = self.head(hidden_SD, maps, seg_M)
-        logprob_N = self._calibrated(text_N, logits_Mhw, masks, at.token_S[at.seg_M])
-        auxiliary = self._auxiliary(logits_Mhw, masks) * float(
-            row.weight_N.any()
-        )  # a dummy row counts nowhere
-        return logprob_N, entropy_N, auxiliary, text_N, (logits_Mhw, token_MC)
 
     @torch.no_grad()
-    def masks(
+    def mask_logits(
         self,
         row: GroupBatch,
         pixels: Tensor,
         grid_U3: Tensor,
-        masks: Sequence[DrawRequest],
+        requests: Sequence[DrawRequest],
         frames: Mapping[str, np.ndarray],
-    ) -> Drawn:
-        """The masks of finished episodes, from one teacher-forced pass over their row."""
-        logits_Mhw, token_MC = self(row, pixels, grid_U3, 1.0, masks, frames)[-1]
-        return Drawn(
-            logits_Mhw[: len(masks)], token_MC[: len(masks)]
-        )  # without masks the head drew one of nothing
+    ) -> MaskLogits:
+        """Return the masks of finished episodes from one teacher-forced pass over their row."""
+        output = self(row, pixels, grid_U3, 1.0, requests, frames)
+        count = len(requests)
+        return MaskLogits(output.logits_Mhw[:count], output.token_MC[:count])
 
     def draw(
         self,
         row: GroupBatch,
         pixels: Tensor,
         grid_U3: Tensor,
-        masks: Sequence[DrawRequest],
+        requests: Sequence[DrawRequest],
         frames: Mapping[str, np.ndarray],
     ) -> list[DrawnMask]:
-        """As `masks`, in the form in which they travel: to rewards, to calibration and to the segmenter."""
-        drawn = self.masks(row, pixels, grid_U3, masks, frames)
-        logits_Mhw = drawn.logits_Mhw.cpu().numpy()
-        token_MC = drawn.token_MC.float().cpu().numpy()
-        made = []
-        for i, (mask, sampled) in enumerate(
-            zip(masks, self.sampled(drawn.logits_Mhw), strict=True)
-        ):
-            full_HW = resize(drawn.logits_Mhw[i : i + 1], *frames[mask.digest].shape[:2])[0] > 0
-            tracked = mask.prompt.role == "final"
-            prompt = DrawnPrompt(mask.prompt.frame, logits_Mhw[i], token_MC[i]) if tracked else None
-            made.append(DrawnMask(encode(full_HW.cpu().numpy()), sampled, prompt))
-        return made
+        """Return the drawn masks in the form that rewards, calibration and the segmenter take."""
+        found = self.mask_logits(row, pixels, grid_U3, requests, frames)
+        samples = self.sampled(found.logits_Mhw)
+        logits_Mhw = found.logits_Mhw.cpu().numpy()
+        token_MC = found.token_MC.float().cpu().numpy()
+
+        drawn = []
+        for i, (request, sample) in enumerate(zip(requests, samples, strict=True)):
+            height, width = frames[request.digest].shape[:2]
+            full_HW = resize_logits(found.logits_Mhw[i : i + 1], height, width)[0] > 0
+            prompt = None
+            if request.prompt.role == "final":
+                prompt = DrawnPrompt(request.prompt.frame, logits_Mhw[i], token_MC[i])
+            drawn.append(DrawnMask(encode(full_HW.cpu().numpy()), sample, prompt))
+        return drawn
 
     @torch.no_grad()
     def sampled(self, logits_Mhw: Tensor) -> list[SampledMask]:
-        """What calibration must remember of masks that were just drawn."""
+        """Return what calibration must remember of masks that were just drawn."""
         small_Mss = shrink(logits_Mhw, self.options.side)
         bits_Mss = drawn_bits(small_Mss, self.options.threshold)
-        logliks = log_likelihood(small_Mss, bits_Mss).tolist()
-        return [
-            SampledMask(b, value) for b, value in zip(bits_Mss.cpu().numpy(), logliks, strict=True)
-        ]
+        loglik_M = log_likelihood(small_Mss, bits_Mss).tolist()
+
+        samples = []
+        for bits_ss, loglik in zip(bits_Mss.cpu().numpy(), loglik_M, strict=True):
+            samples.append(SampledMask(bits_ss, loglik))
+        return samples
 
     def _calibrated(
         self,
         logprob_N: Tensor,
         logits_Mhw: Tensor,
-        masks: Sequence[DrawRequest],
+        requests: Sequence[DrawRequest],
         token_M: np.ndarray,
     ) -> Tensor:
-        """In ratio form, to be compared with the engine's textual log-probs (`core.drawing.calibration.calibrate_change`)."""
-        sampled = [(i, mask.sampled) for i, mask in enumerate(masks) if mask.sampled is not None]
-        if not self.options.calibration or not sampled:
+        """Return calibrated log-probs in ratio form, for comparison with the engine's textual ones.
+
+        See `core.drawing.calibration.calibrate_change`.
+        """
+        index_C = []
+        samples = []
+        for i, request in enumerate(requests):
+            if request.sampled is not None:
+                index_C.append(i)
+                samples.append(request.sampled)
+        if not self.options.calibration or not samples:
             return logprob_N
-        index_C = [i for i, _ in sampled]
-        as_tensor = lambda array: torch.as_tensor(array, device=logprob_N.device)
-        bits_Css = as_tensor(np.stack([s.bits for _, s in sampled]))
+
+        device = logprob_N.device
+        bits_Css = torch.as_tensor(np.stack([sample.bits for sample in samples]), device=device)
         now_C = log_likelihood(shrink(logits_Mhw[index_C], self.options.side), bits_Css)
-        old_C = now_C.new_tensor([s.loglik for _, s in sampled])
-        token_C = as_tensor(token_M[index_C])
+        old_C = now_C.new_tensor([sample.loglik for sample in samples])
+        token_C = torch.as_tensor(token_M[index_C], device=device)
         return calibrate_change(logprob_N, token_C, now_C, old_C, self.options.calibration)
 
-    def _auxiliary(self, logits_Mhw: Tensor, masks: Sequence[DrawRequest]) -> Tensor:
-        """Sum of the weighted losses; 0 with a graph where there are none."""
+    def _auxiliary(self, logits_Mhw: Tensor, requests: Sequence[DrawRequest]) -> Tensor:
+        """Return the sum of the weighted mask losses; 0 with a graph where nothing is weighted."""
         nothing = 0.0 * logits_Mhw.sum()
-        index = [i for i, mask in enumerate(masks) if mask.weight]
-        if not index:
+        index_A = [i for i, request in enumerate(requests) if request.weight]
+        if not index_A:
             return nothing
-        truth_Ahw = torch.stack([shrunk(masks[i].truth, logits_Mhw) for i in index])
+
         options = self.options
-        loss_A = mask_loss(logits_Mhw[index], truth_Ahw, options.bce, options.dice, options.points)
-        return nothing + (loss_A.new_tensor([masks[i].weight for i in index]) * loss_A).sum()
+        truth_Ahw = torch.stack([shrink_truth(requests[i].truth, logits_Mhw) for i in index_A])
+        loss_A = mask_loss(
+            logits_Mhw[index_A], truth_Ahw, options.bce, options.dice, options.points
+        )
+        weight_A = loss_A.new_tensor([requests[i].weight for i in index_A])
+        return nothing + (weight_A * loss_A).sum()
 
 
 def attach(
@@ -208,20 +250,33 @@ def attach(
     *,
     fresh: bool = False,
 ) -> SegPolicy:
-    """The policy that was loaded from `folder`, with the mask head that lies there, over a SAM 2 that it freezes.
+    """Return the policy with the mask head of its folder, over a SAM 2 that stays frozen.
 
-    `fresh`: where there is no head a new one is made, for a warm start. Raises ValueError as `mask_head.load`.
+    Args:
+        policy: loaded from `folder`.
+        folder: the policy's folder, with the head in a folder of its own (`mask_head.FOLDER`).
+        sam: the SAM 2 whose decoder the head starts from.
+        shape: its shape.
+        seg_id: id of the [SEG] token.
+        options: what happens at [SEG].
+        fresh: make a new head where the folder has none, for a warm start.
+
+    Raises:
+        ValueError: as `mask_head.load`.
     """
     width = policy.vlm.config.get_text_config().hidden_size
-    new = fresh and not (folder / mask_head.FOLDER).is_dir()
-    head = MaskHead(sam, width) if new else mask_head.load(folder, sam, width)
+    if fresh and not (folder / mask_head.FOLDER).is_dir():
+        head = MaskHead(sam, width)
+    else:
+        head = mask_head.load(folder, sam, width)
+
     dtype = next(policy.vlm.parameters()).dtype
-    device = policy.banned_V.device
-    return SegPolicy(policy, head.to(dtype), FrozenFrames(sam, shape, str(device)), seg_id, options)
+    frozen = FrameFeatures(sam, shape, str(policy.banned_V.device))
+    return SegPolicy(policy, head.to(dtype), frozen, seg_id, options)
 
 
-def shrunk(truth: Rle | None, logits_Mhw: Tensor) -> Tensor:
-    """The true mask at the decoder's resolution, (h, w): the share of each cell that the object covers."""
+def shrink_truth(truth: Rle | None, logits_Mhw: Tensor) -> Tensor:
+    """Return the true mask at the decoder's resolution, (h, w): the share of each cell that the object covers."""
     height, width = logits_Mhw.shape[1:]
     if truth is None:
         return logits_Mhw.new_zeros(height, width)

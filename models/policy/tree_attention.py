@@ -1,8 +1,7 @@
-"""Attention over prefix-tree rows, registered with transformers: branches see the prompt and themselves only.
+"""Attention over prefix-tree rows, registered with transformers: a branch sees the prompt and itself only.
 
-Two forms of the same thing. `rayvos_split`: one exact attention call for each segment, no L x L object, any device.
-`rayvos_flex`: flex_attention with a block mask, for GPUs. The vision tower keeps PyTorch's own attention.
-This file knows rows as segments and ids; nothing about losses or processes.
+Two exact forms of the same attention. `rayvos_split` makes one call for each segment and no L x L mask, on any device.
+`rayvos_flex` is flex_attention with a block mask, for GPUs. The vision tower keeps PyTorch's own attention.
 """
 
 from __future__ import annotations
@@ -36,63 +35,83 @@ def split_attention(
     tree: Segments | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of a row (1, heads, T, width) by `tree`; without one, transformers' ordinary SDPA."""
+    """Attend within the segments of `tree`; without one, as transformers' SDPA. Tensors are (1, heads, T, width)."""
     if tree is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **kwargs
         )
-    gqa = query.shape[1] != key.shape[1]
+
+    grouped = query.shape[1] != key.shape[1]
     outputs = []
-    for p0, p1, branches in tree:
-        prompt_k = key[:, :, p0:p1]
-        prompt_v = value[:, :, p0:p1]
-        outputs.append(
-            F.scaled_dot_product_attention(
-                query[:, :, p0:p1],
-                prompt_k,
-                prompt_v,
-                is_causal=True,
-                scale=scaling,
-                enable_gqa=gqa,
-            )
+    for prompt_start, prompt_stop, branches in tree:
+        prompt = slice(prompt_start, prompt_stop)
+        prompt_key = key[:, :, prompt]
+        prompt_value = value[:, :, prompt]
+        attended = F.scaled_dot_product_attention(
+            query[:, :, prompt],
+            prompt_key,
+            prompt_value,
+            is_causal=True,
+            scale=scaling,
+            enable_gqa=grouped,
         )
-        for b0, b1 in branches:
-            k = torch.cat([prompt_k, key[:, :, b0:b1]], 2)
-            v = torch.cat([prompt_v, value[:, :, b0:b1]], 2)
-            mask = torch.ones(b1 - b0, k.shape[2], dtype=torch.bool, device=k.device).tril_(p1 - p0)
-            outputs.append(
-                F.scaled_dot_product_attention(
-                    query[:, :, b0:b1], k, v, attn_mask=mask, scale=scaling, enable_gqa=gqa
-                )
+        outputs.append(attended)
+
+        for start, stop in branches:
+            branch_key = torch.cat([prompt_key, key[:, :, start:stop]], 2)
+            branch_value = torch.cat([prompt_value, value[:, :, start:stop]], 2)
+            # Causal at the lower right: every token of the branch sees the whole prompt.
+            shape = (stop - start, branch_key.shape[2])
+            visible = torch.ones(shape, dtype=torch.bool, device=key.device)
+            visible.tril_(prompt_stop - prompt_start)
+            attended = F.scaled_dot_product_attention(
+                query[:, :, start:stop],
+                branch_key,
+                branch_value,
+                attn_mask=visible,
+                scale=scaling,
+                enable_gqa=grouped,
             )
+            outputs.append(attended)
     return torch.cat(outputs, 2).transpose(1, 2).contiguous(), None
 
 
 def block_mask(group_T: Tensor, branch_T: Tensor) -> BlockMask:
-    """The tree as a flex_attention mask; T a multiple of FLEX_BLOCK, group -1 marks padding, which sees padding."""
+    """Return the tree as a flex_attention mask.
+
+    Args:
+        group_T: group of each token, -1 for padding; T is a multiple of FLEX_BLOCK. Padding sees padding.
+        branch_T: branch of each token, 0 for the prompt.
+    """
 
     def visible(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return (
-            (q >= k)
-            & (group_T[q] == group_T[k])
-            & ((branch_T[k] == 0) | (branch_T[q] == branch_T[k]))
-        )
+        causal = q >= k
+        same_group = group_T[q] == group_T[k]
+        in_prompt_or_own_branch = (branch_T[k] == 0) | (branch_T[q] == branch_T[k])
+        return causal & same_group & in_prompt_or_own_branch
 
     length = len(group_T)
     return create_block_mask(visible, 1, None, length, length, device=str(group_T.device))
 
 
 def choose(attention: str, device: torch.device | str) -> str:
-    """`policy.attention` to the name of a registered attention."""
-    if attention == "auto":
-        return FLEX if torch.device(device).type == "cuda" else SPLIT
-    if attention not in ("split", "flex"):
+    """Return the registered name of the attention that `policy.attention` asks for.
+
+    Raises:
+        ValueError: it is neither auto nor split nor flex.
+    """
+    if attention == "split":
+        return SPLIT
+    if attention == "flex":
+        return FLEX
+    if attention != "auto":
         raise ValueError(f"policy.attention={attention!r}: one of auto, split, flex")
-    return SPLIT if attention == "split" else FLEX
+    on_gpu = torch.device(device).type == "cuda"
+    return FLEX if on_gpu else SPLIT
 
 
 AttentionInterface.register(SPLIT, split_attention)
 AttentionInterface.register(FLEX, flex_attention_forward)
-# a custom attention without its mask function makes transformers drop the padding mask of every other call
+# Without a mask function of its own, a custom attention drops the padding mask of every other transformers call.
 AttentionMaskInterface.register(SPLIT, sdpa_mask)
 AttentionMaskInterface.register(FLEX, flex_attention_mask)

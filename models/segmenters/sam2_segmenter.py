@@ -8,7 +8,6 @@ all tracks share them, also those of later calls on the same video.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,62 +23,13 @@ from data.frames.frames import digest
 from models.segmenters import sam2_track
 from models.segmenters.base import AHEAD, Frames, Piece, Segmenter, check, flush_size, inside
 from models.segmenters.sam2_build import Shape
+from models.segmenters.sam2_features import CACHE_BYTES, FeatureCache
 from models.segmenters.sam2_track import Maps, Memory
 
 Decode = Callable[
     [Maps, torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 ]  # `MaskHead.decode`
 Step = Callable[[Maps, int, Memory], torch.Tensor]  # masks of frame t of some tracks, remembered
-CACHE_BYTES = (
-    2 << 30
-)  # of image features: 30,000 frames of the tiny model, 128 of an official one in fp32
-
-
-class Features:
-    """Image features by frame digest; the least recently used go when they take more than `limit` bytes."""
-
-    def __init__(self, model: SAM2Base, device: torch.device, limit: int) -> None:
-        self.model = model
-        self.device = device
-        self.limit = limit
-        self.bytes = 0
-        self.kept: OrderedDict[str, Maps] = OrderedDict()
-        self.encoded = 0  # frames that went through the encoder, for tests and reports
-
-    def stacked(self, keys: Sequence[str], ahead: dict[str, np.ndarray]) -> Maps:
-        """Features of the frames `keys`, stacked. What is missing is encoded together with the frames of `ahead`,
-        which has the pixels of at least the missing ones."""
-        if any(key not in self.kept for key in keys):
-            self._encode({k: v for k, v in ahead.items() if k not in self.kept}, needed=set(keys))
-        for key in keys:
-            self.kept.move_to_end(key)
-        return tuple(
-            torch.stack(level) for level in zip(*(self.kept[key] for key in keys), strict=True)
-        )
-
-    def _encode(self, frames: dict[str, np.ndarray], needed: set[str]) -> None:
-        keys = list(frames)
-        for start in range(0, len(keys), AHEAD):
-            part = keys[start : start + AHEAD]
-            images = [torch.from_numpy(frames[k])[None].to(self.device) for k in part]
-            images = [sam2_track.normalise(image, self.model.image_size) for image in images]
-            levels = sam2_track.encode(self.model, torch.cat(images))
-            for row, key in enumerate(part):
-                self.kept[key] = tuple(level[row].clone() for level in levels)
-                self.bytes += _bytes(self.kept[key])
-        self.encoded += len(keys)
-        self._evict(needed | set(keys))
-
-    def _evict(self, needed: set[str]) -> None:
-        for key in list(self.kept):
-            if self.bytes <= self.limit:
-                return
-            if key not in needed:
-                self.bytes -= _bytes(self.kept.pop(key))
-
-
-def _bytes(maps: Maps) -> int:
-    return sum(m.numel() * m.element_size() for m in maps)
 
 
 @dataclass(frozen=True)
@@ -114,7 +64,7 @@ class Sam2Segmenter(Segmenter):
         self.model = model.to(device).eval()
         self.shape = shape
         self.device = torch.device(device)
-        self.features = Features(self.model, self.device, cache_bytes)
+        self.features = FeatureCache(self.model, self.device, cache_bytes)
         self.half = self.device.type == "cuda" and not shape.dense_prompt
 
     @torch.inference_mode()

@@ -9,7 +9,7 @@ from transformers import AutoModelForImageTextToText
 
 from actors.learner_pool import LearnerPool
 from cluster.placement import place
-from models.policy.policy import Pixels
+from models.policy.pixels import Pixels
 from tests.actors.learners import config
 from tests.models.tiny_qwen import banned_ids, build, random_group, reference
 

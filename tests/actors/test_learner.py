@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText
 from cluster.refs import results
 from core import grpo
 from core.losses import LOSSES
-from models.policy.policy import Pixels
+from models.policy.pixels import Pixels
 from ray_jobs.record import checkpoint
 from ray_jobs.train import stop_on_bad_steps
 from tests.actors.learners import config, distance, restart, weights

@@ -10,7 +10,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from cluster.refs import results
 from core import grpo
-from models.policy.policy import Pixels
+from models.policy.pixels import Pixels
 from tests.actors.learners import config, distance, restart, weights
 from tests.models.tiny_qwen import banned_ids, build, reference
 

@@ -16,7 +16,7 @@ from core.drawing.requests import DrawRequest
 from core.masks import encode
 from core.types import Group, MediaTable, SegPrompt
 from data.frames.frames import digest
-from models.policy.mask_head import FrozenFrames, MaskHead
+from models.policy.mask_head import FrameFeatures, MaskHead
 from models.policy.policy import Policy
 from models.policy.seg_policy import SegOptions, SegPolicy
 from models.segmenters import sam2_build
@@ -49,7 +49,7 @@ def head(model: SAM2Base, width: int = 64, seed: int = 5) -> MaskHead:
 def seg_policy(folder: Path, options: SegOptions | None = None) -> SegPolicy:
     model = sam()
     policy = Policy(folder, allowed_ids=ALLOWED, attention="split")
-    return SegPolicy(policy, head(model), FrozenFrames(model, TINY), SEG, options)
+    return SegPolicy(policy, head(model), FrameFeatures(model, TINY), SEG, options)
 
 
 @cache

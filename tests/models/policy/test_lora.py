@@ -5,7 +5,8 @@ import torch
 
 from core import batch, grpo
 from models.policy import lora
-from models.policy.policy import Pixels, Policy
+from models.policy.pixels import Pixels
+from models.policy.policy import Policy
 from models.policy.reference import Reference
 from tests.models.tiny_qwen import ALLOWED, ID, build, build_qwen3, random_group
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from models.policy import mask_head
-from models.policy.mask_head import FOLDER, FrozenFrames, MaskHead, resize
+from models.policy.mask_head import FOLDER, FrameFeatures, MaskHead, resize_logits
 from models.segmenters import sam2_build, sam2_track
 from models.segmenters.sam2_build import TINY
 from tests.models.seg_cases import frames, head, sam
@@ -26,7 +26,7 @@ def test_it_decodes_as_sam2_does_with_one_more_token() -> None:
     """`SAM2Base` on an image without points, its prompt encoder and decoder called as its own code does."""
     model = sam()
     ours = head(model)
-    frozen = FrozenFrames(model, TINY)
+    frozen = FrameFeatures(model, TINY)
     names = list(frames())
     logits_Mhw, token_MC = ours(hidden(2), frozen(names, frames()), torch.tensor([1, 0, 1]))
     assert logits_Mhw.shape == (3, 32, 32)
@@ -52,7 +52,7 @@ def test_it_decodes_as_sam2_does_with_one_more_token() -> None:
 
 def test_of_three_masks_the_one_with_the_best_predicted_iou_is_drawn() -> None:
     model = sam()
-    frozen = FrozenFrames(model, TINY)
+    frozen = FrameFeatures(model, TINY)
     names = list(frames())
     several = MaskHead(model, 64, multimask=True)
     several.decoder.iou_prediction_head.layers[-1].bias.data[2] = 9.0  # mask token 2 of 0..3
@@ -70,7 +70,7 @@ def test_of_three_masks_the_one_with_the_best_predicted_iou_is_drawn() -> None:
 
 def test_features_are_frozen_cached_by_digest_and_bounded() -> None:
     model = sam()
-    frozen = FrozenFrames(model, TINY)
+    frozen = FrameFeatures(model, TINY)
     names = list(frames())
     first = frozen(names * 2, frames())
     assert not any(level.requires_grad for level in first)
@@ -79,7 +79,7 @@ def test_features_are_frozen_cached_by_digest_and_bounded() -> None:
     again = frozen(names[:1], frames())
     assert frozen.features.encoded == 3
     assert all(torch.equal(a[:1], b) for a, b in zip(first, again, strict=True))
-    tight = FrozenFrames(model, TINY, cache_bytes=1)
+    tight = FrameFeatures(model, TINY, cache_bytes=1)
     for name in names:
         tight([name], frames())
     assert len(tight.features.kept) == 1
@@ -92,7 +92,7 @@ def test_features_are_frozen_cached_by_digest_and_bounded() -> None:
 def test_what_no_loss_reaches_is_frozen_and_the_rest_is_trained() -> None:
     model = sam()
     ours = head(model)
-    frozen = FrozenFrames(model, TINY)
+    frozen = FrameFeatures(model, TINY)
     ours(hidden(3), frozen(list(frames()), frames()), torch.arange(3))[0].square().sum().backward()
     for name, parameter in ours.named_parameters():
         assert parameter.requires_grad == (parameter.grad is not None), name
@@ -109,7 +109,7 @@ def test_what_no_loss_reaches_is_frozen_and_the_rest_is_trained() -> None:
 def test_bfloat16_gives_nearly_the_same_masks_in_fp32() -> None:
     model = sam()
     ours = head(model)
-    frozen = FrozenFrames(model, TINY)
+    frozen = FrameFeatures(model, TINY)
     ask = (frozen(list(frames()), frames()), torch.arange(3))
     exact = ours(hidden(3), *ask)[0]
     for parameter in ours.parameters():
@@ -121,11 +121,11 @@ def test_bfloat16_gives_nearly_the_same_masks_in_fp32() -> None:
 
 def test_logits_are_resized_to_the_frame() -> None:
     logits_Mhw = torch.randn(2, 32, 32)
-    assert resize(logits_Mhw, 60, 90).shape == (2, 60, 90)
-    assert torch.equal(resize(logits_Mhw, 32, 32), logits_Mhw)
+    assert resize_logits(logits_Mhw, 60, 90).shape == (2, 60, 90)
+    assert torch.equal(resize_logits(logits_Mhw, 32, 32), logits_Mhw)
     expected = F.interpolate(logits_Mhw[:, None], (60, 90), mode="bilinear")[:, 0]
     torch.testing.assert_close(
-        resize(logits_Mhw.bfloat16(), 60, 90), expected, atol=0.05, rtol=0.05
+        resize_logits(logits_Mhw.bfloat16(), 60, 90), expected, atol=0.05, rtol=0.05
     )
 
 
@@ -145,7 +145,7 @@ def copy_of(saved: Path, target: Path) -> Path:
 
 def test_a_saved_head_draws_the_same_masks(saved: Path) -> None:
     model = sam()
-    ask = (hidden(3), FrozenFrames(model, TINY)(list(frames()), frames()), torch.arange(3))
+    ask = (hidden(3), FrameFeatures(model, TINY)(list(frames()), frames()), torch.arange(3))
     loaded = mask_head.load(saved, model, 64)
     assert torch.equal(loaded(*ask)[0], head(sam())(*ask)[0])
     assert sorted(f.name for f in (saved / FOLDER).iterdir()) == [
@@ -187,7 +187,7 @@ def test_a_head_that_does_not_fit_is_named_with_the_remedy(saved: Path, tmp_path
 def test_a_mask_depends_on_its_frame_and_on_nothing_beside_it() -> None:
     model = sam()
     ours = head(model)
-    frozen = FrozenFrames(model, TINY)
+    frozen = FrameFeatures(model, TINY)
     names = list(frames())
     together = ours(hidden(1), frozen(names, frames()), torch.zeros(3, dtype=torch.int64))[0]
     for name, found_hw in zip(names, together, strict=True):

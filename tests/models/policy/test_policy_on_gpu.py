@@ -5,7 +5,8 @@ import pytest
 import torch
 import torch._dynamo
 
-from models.policy.policy import Pixels, Policy
+from models.policy.pixels import Pixels
+from models.policy.policy import Policy
 from tests.models.policy_rows import relative, rows_and_media, run
 from tests.models.tiny_qwen import ALLOWED, build, build_qwen3
 

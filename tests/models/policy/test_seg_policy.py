@@ -16,9 +16,9 @@ from core.drawing.calibration import log_likelihood
 from core.drawing.losses import mask_loss
 from core.drawing.requests import requests_of_row, seg_tokens, with_loss_weights
 from core.masks import decode, encode
-from models.policy.mask_head import resize
-from models.policy.policy import Pixels
-from models.policy.seg_policy import SegOptions, SegPolicy, attach, shrunk
+from models.policy.mask_head import resize_logits
+from models.policy.pixels import Pixels
+from models.policy.seg_policy import SegOptions, SegPolicy, attach, shrink_truth
 from models.segmenters.sam2_build import TINY
 from tests.models.seg_cases import SEG, asked_of, case, frames, sam, seg_policy
 from tests.models.tiny_qwen import ID, build, build_qwen3
@@ -83,7 +83,7 @@ def test_masks_of_a_tree_row_equal_those_of_a_row_for_each_episode(folder, seeds
     seen = 0
     for row in rows:
         mine = requests_of_row(asked, row)
-        drawn = policy.masks(row, *patches(folder, row, media), mine, frames())
+        drawn = policy.mask_logits(row, *patches(folder, row, media), mine, frames())
         assert not drawn.logits_Mhw.requires_grad
         assert drawn.logits_Mhw.std() > 0.5
         for mask, logits_hw, token_C in zip(mine, drawn.logits_Mhw, drawn.token_MC, strict=True):
@@ -104,10 +104,10 @@ def test_a_mask_is_drawn_from_the_state_at_seg_not_from_the_one_before(qwen):
     policy = seg_policy(qwen)
     (row,), media, _, asked = case()
     shown = patches(qwen, row, media)
-    drawn = policy.masks(row, *shown, asked, frames())
+    drawn = policy.mask_logits(row, *shown, asked, frames())
     at = seg_tokens(row, asked, SEG)
     with torch.no_grad():
-        before_SD = policy.policy(row, *shown, 1.0, row.source_N[at.token_S])[2]
+        before_SD = policy.policy(row, *shown, 1.0, row.source_N[at.token_S]).hidden_SD
         wrong = policy.head(
             before_SD, policy.frozen([m.digest for m in asked], frames()), torch.as_tensor(at.seg_M)
         )[0]
@@ -116,7 +116,7 @@ def test_a_mask_is_drawn_from_the_state_at_seg_not_from_the_one_before(qwen):
 
 def with_samples(policy: SegPolicy, row, shown, asked):
     """The same masks, their keyframes sampled as they are drawn now."""
-    logits_Mhw = policy.masks(row, *shown, asked, frames()).logits_Mhw
+    logits_Mhw = policy.mask_logits(row, *shown, asked, frames()).logits_Mhw
     samples = policy.sampled(logits_Mhw)
     return [
         replace(m, sampled=s) if m.prompt.role == "keyframe" else m
@@ -141,21 +141,21 @@ def test_the_calibrated_log_prob_is_the_formula(folder):
     shown = patches(folder, row, media)
     asked = with_samples(policy, row, shown, asked)
     policy = moved(policy)
-    logprob_N, _, _, text_N, (logits_Mhw, _) = policy(row, *shown, 0.8, asked, frames())
-    expected = text_N.detach().double().clone()
+    output = policy(row, *shown, 0.8, asked, frames())
+    expected = output.text_logprob_N.detach().double().clone()
     at = seg_tokens(row, asked, SEG)
     for i, mask in enumerate(asked):
         if mask.sampled is None:
             continue
-        z = resize(logits_Mhw[i : i + 1], 32, 32)[0].detach().double()
+        z = resize_logits(output.logits_Mhw[i : i + 1], 32, 32)[0].detach().double()
         y = torch.as_tensor(mask.sampled.bits)
         loglik = sum(
             float(torch.sigmoid(v if b else -v).log())
             for v, b in zip(z.flatten(), y.flatten(), strict=True)
         )
         expected[at.token_S[at.seg_M[i]]] += 0.7 * (loglik / 1024 - mask.sampled.loglik)
-    change_N = logprob_N - text_N
-    assert (logprob_N - expected).abs().max() < 1e-5
+    change_N = output.logprob_N - output.text_logprob_N
+    assert (output.logprob_N - expected).abs().max() < 1e-5
     assert (change_N != 0).sum() == len(at.token_S)
     assert change_N.abs().max() > 1e-2
 
@@ -164,11 +164,11 @@ def test_on_policy_the_calibrated_log_prob_is_the_textual_one(qwen):
     policy = seg_policy(qwen)
     (row,), media, _, asked = case()
     shown = patches(qwen, row, media)
-    logprob_N, _, _, text_N, _ = policy(
-        row, *shown, 1.0, with_samples(policy, row, shown, asked), frames()
-    )
-    assert (logprob_N - text_N).abs().max() < 1e-6
-    assert torch.equal(text_N, policy.policy(row, *shown, 1.0)[0])
+    asked = with_samples(policy, row, shown, asked)
+    output = policy(row, *shown, 1.0, asked, frames())
+    plain = policy.policy(row, *shown, 1.0)
+    assert (output.logprob_N - output.text_logprob_N).abs().max() < 1e-6
+    assert torch.equal(output.text_logprob_N, plain.logprob_N)
 
 
 def test_with_weight_zero_everything_is_bit_identical_to_the_plain_policy(folder):
@@ -178,16 +178,17 @@ def test_with_weight_zero_everything_is_bit_identical_to_the_plain_policy(folder
     shown = patches(folder, row, media)
     asked = moved_samples(policy, row, shown, asked)
     plain = copy.deepcopy(policy.policy)
-    expected_N, expected_entropy_N = plain(row, *shown, 0.8)
-    logprob_N, entropy_N, *_ = policy(row, *shown, 0.8, asked, frames())
+    expected = plain(row, *shown, 0.8)
+    found = policy(row, *shown, 0.8, asked, frames())
     without = policy(row, *shown, 0.8)
-    assert torch.equal(logprob_N, expected_N)
-    assert torch.equal(entropy_N, expected_entropy_N)
-    assert len(without) == 2
-    assert torch.equal(without[0], expected_N)
-    signs_N = torch.linspace(-1, 1, len(logprob_N))
-    (signs_N * expected_N).sum().backward()
-    (signs_N * logprob_N).sum().backward()
+    assert torch.equal(found.logprob_N, expected.logprob_N)
+    assert torch.equal(found.entropy_N, expected.entropy_N)
+    assert without[2:] == (None,) * 5
+    assert torch.equal(without.logprob_N, expected.logprob_N)
+
+    signs_N = torch.linspace(-1, 1, len(found.logprob_N))
+    (signs_N * expected.logprob_N).sum().backward()
+    (signs_N * found.logprob_N).sum().backward()
     theirs = dict(plain.vlm.named_parameters())
     assert all(
         torch.equal(p.grad, theirs[n].grad)
@@ -209,23 +210,25 @@ def test_with_a_weight_the_log_probs_differ_so_the_test_above_could_fail(qwen):
     policy = seg_policy(qwen, SegOptions(calibration=1.0))
     (row,), media, _, asked = case()
     shown = patches(qwen, row, media)
-    found_N = policy(row, *shown, 0.8, moved_samples(policy, row, shown, asked), frames())[0]
-    assert (found_N - policy.policy(row, *shown, 0.8)[0]).abs().max() > 1e-3
+    asked = moved_samples(policy, row, shown, asked)
+    found = policy(row, *shown, 0.8, asked, frames())
+    plain = policy.policy(row, *shown, 0.8)
+    assert (found.logprob_N - plain.logprob_N).abs().max() > 1e-3
 
 
 def surrogate(policy: SegPolicy, row, shown, asked, advantage: float) -> torch.Tensor:
     """GRPO's on-policy term on the calibrated part of the log-probs alone: the change of [SEG] by its mask."""
-    logprob_N, _, _, text_N, _ = policy(row, *shown, 1.0, asked, frames())
-    change_N = logprob_N - text_N
+    output = policy(row, *shown, 1.0, asked, frames())
+    change_N = output.logprob_N - output.text_logprob_N
     return -advantage * (change_N - change_N.detach()).exp().sum()
 
 
 def seg_logliks(policy: SegPolicy, row, shown, asked) -> np.ndarray:
-    logits_Mhw = policy.masks(row, *shown, asked, frames()).logits_Mhw
+    logits_Mhw = policy.mask_logits(row, *shown, asked, frames()).logits_Mhw
     kept = [(i, m.sampled) for i, m in enumerate(asked) if m.sampled is not None]
     bits = torch.as_tensor(np.stack([s.bits for _, s in kept]))
     assert 0.05 < bits.float().mean() < 0.95
-    return log_likelihood(resize(logits_Mhw[[i for i, _ in kept]], 32, 32), bits).numpy()
+    return log_likelihood(resize_logits(logits_Mhw[[i for i, _ in kept]], 32, 32), bits).numpy()
 
 
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
@@ -261,7 +264,9 @@ def test_gradients_reach_language_model_mlp_and_decoder_and_not_the_image_encode
         "calibration": lambda: surrogate(
             policy, row, shown, with_samples(policy, row, shown, asked), 1.0
         ),
-        "auxiliary": lambda: policy(row, *shown, 1.0, with_loss_weights(asked, 0.2), frames())[2],
+        "auxiliary": lambda: (
+            policy(row, *shown, 1.0, with_loss_weights(asked, 0.2), frames()).auxiliary
+        ),
     }
     for name, loss in losses.items():
         policy.zero_grad(set_to_none=True)
@@ -290,7 +295,9 @@ def test_the_auxiliary_loss_is_weighted_over_the_batch_whatever_the_rows(qwen):
         rows, media, _, asked = case((0, 1), budget)
         asked = with_loss_weights(asked, 0.2)
         parts = [
-            policy(row, *patches(qwen, row, media), 1.0, requests_of_row(asked, row), frames())[2]
+            policy(
+                row, *patches(qwen, row, media), 1.0, requests_of_row(asked, row), frames()
+            ).auxiliary
             for row in rows
         ]
         assert len(parts) == (1 if budget > 1000 else len(rows))
@@ -298,8 +305,8 @@ def test_the_auxiliary_loss_is_weighted_over_the_batch_whatever_the_rows(qwen):
         total.append(float(sum(parts)))
     assert total[0] == pytest.approx(total[1], abs=1e-5)
     (row,), media, _, asked = case((0, 1))
-    drawn = policy.masks(row, *patches(qwen, row, media), asked, frames()).logits_Mhw
-    loss_M = mask_loss(drawn, torch.stack([shrunk(m.truth, drawn) for m in asked]), 2.0, 0.5)
+    drawn = policy.mask_logits(row, *patches(qwen, row, media), asked, frames()).logits_Mhw
+    loss_M = mask_loss(drawn, torch.stack([shrink_truth(m.truth, drawn) for m in asked]), 2.0, 0.5)
     key_M = torch.tensor([m.prompt.role == "keyframe" for m in asked])
     assert total[0] == pytest.approx(
         0.2 * float(loss_M[key_M].mean() + loss_M[~key_M].mean()), abs=1e-5
@@ -311,9 +318,9 @@ def test_the_auxiliary_loss_may_be_taken_at_points(qwen):
     asked = with_loss_weights(asked, 0.2)
     policy = seg_policy(qwen, SegOptions(bce=2.0, dice=0.5, points=40))
     torch.manual_seed(3)
-    auxiliary = policy(row, *patches(qwen, row, media), 1.0, asked, frames())[2]
-    drawn = policy.masks(row, *patches(qwen, row, media), asked, frames()).logits_Mhw
-    truth_Mhw = torch.stack([shrunk(m.truth, drawn) for m in asked])
+    auxiliary = policy(row, *patches(qwen, row, media), 1.0, asked, frames()).auxiliary
+    drawn = policy.mask_logits(row, *patches(qwen, row, media), asked, frames()).logits_Mhw
+    truth_Mhw = torch.stack([shrink_truth(m.truth, drawn) for m in asked])
     assert drawn[0].numel() > 40
     torch.manual_seed(3)
     loss_M = mask_loss(drawn, truth_Mhw, 2.0, 0.5, points=40)
@@ -336,24 +343,24 @@ def test_a_dummy_row_and_a_row_without_masks_run_the_head_and_add_nothing(qwen):
     dummy = replace(row, weight_N=np.zeros_like(row.weight_N))
     for one, masks in ((dummy, with_loss_weights(asked, 0.2)), (row, [])):
         policy.zero_grad(set_to_none=True)
-        logprob_N, _, auxiliary, text_N, _ = policy(one, *shown, 1.0, masks, frames())
-        assert float(auxiliary) == 0.0
-        assert torch.equal(logprob_N, text_N)
-        (logprob_N.sum() * 0.0 + auxiliary).backward()
+        output = policy(one, *shown, 1.0, masks, frames())
+        assert float(output.auxiliary) == 0.0
+        assert torch.equal(output.logprob_N, output.text_logprob_N)
+        (output.logprob_N.sum() * 0.0 + output.auxiliary).backward()
         trained = [p for p in policy.head.parameters() if p.requires_grad]
         assert all(
             p.grad is not None and not p.grad.any() for p in trained
         )  # ranks reduce the same set
 
 
-def test_a_truth_is_shrunk_to_shares_of_the_decoders_cells():
+def test_a_truth_is_shrink_truth_to_shares_of_the_decoders_cells():
     truth_HW = np.zeros((4, 8), bool)
     truth_HW[:2, :3] = True
-    assert shrunk(encode(truth_HW), torch.zeros(1, 2, 4)).tolist() == [
+    assert shrink_truth(encode(truth_HW), torch.zeros(1, 2, 4)).tolist() == [
         [1.0, 0.5, 0.0, 0.0],
         [0.0] * 4,
     ]
-    assert not shrunk(None, torch.zeros(1, 2, 4)).any()
+    assert not shrink_truth(None, torch.zeros(1, 2, 4)).any()
 
 
 def test_a_sample_is_what_exceeds_the_threshold_on_the_small_grid(qwen):
@@ -374,7 +381,7 @@ def test_what_is_drawn_travels_as_rewards_calibration_and_segmenter_need_it(qwen
         replace(m, prompt=replace(m.prompt, role="final")) if i % 4 == 1 else m
         for i, m in enumerate(asked)
     ]
-    drawn, made = (draw(row, *shown, asked, frames()) for draw in (policy.masks, policy.draw))
+    drawn, made = (draw(row, *shown, asked, frames()) for draw in (policy.mask_logits, policy.draw))
     for i, (mask, one) in enumerate(zip(asked, made, strict=True)):
         height, width = frames()[mask.digest].shape[:2]
         expected_HW = (
@@ -403,7 +410,7 @@ def test_a_policy_is_saved_and_attached_with_its_head(folder, tmp_path):
     again = attach(policy.policy, tmp_path, model, TINY, SEG, fresh=True)
     (row,), media, _, asked = case()
     ask = (row, *patches(folder, row, media), asked, frames())
-    expected, new, found = (p.masks(*ask).logits_Mhw for p in (policy, fresh, again))
+    expected, new, found = (p.mask_logits(*ask).logits_Mhw for p in (policy, fresh, again))
     assert torch.equal(found, expected)
     assert not torch.equal(new, expected)
 
@@ -413,5 +420,5 @@ def test_masks_must_be_asked_for_at_seg(qwen):
     (row,), media, groups, asked = case()
     wrong = [replace(asked[0], prompt=replace(asked[0].prompt, position=1))]
     with pytest.raises(ValueError, match=r"token 1 of turn 0 .*not \[SEG\]"):
-        policy.masks(row, *patches(qwen, row, media), wrong, frames())
+        policy.mask_logits(row, *patches(qwen, row, media), wrong, frames())
     assert len(asked_of(groups[0])) == len(asked)

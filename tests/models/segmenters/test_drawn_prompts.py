@@ -13,7 +13,7 @@ from sam2.modeling.sam2_base import SAM2Base
 from core.drawing.requests import DrawnPrompt
 from core.types import MaskPrompt
 from data.frames.frames import digest
-from models.policy.mask_head import FrozenFrames, MaskHead, resize
+from models.policy.mask_head import FrameFeatures, MaskHead, resize_logits
 from models.segmenters import make, sam2_build, sam2_track
 from models.segmenters.sam2_build import OFFICIAL, TINY
 from models.segmenters.sam2_segmenter import Sam2Segmenter
@@ -42,7 +42,7 @@ def drawn(
     """What a policy with some hidden state at [SEG] draws on a frame."""
     state_1D = torch.randn(1, 64, generator=torch.Generator().manual_seed(seed))
     image = frames_FHWC[frame]
-    maps = FrozenFrames(model, TINY)([digest(image)], {digest(image): image})
+    maps = FrameFeatures(model, TINY)([digest(image)], {digest(image): image})
     with torch.no_grad():
         logits_1hw, token_1C = mask_head(state_1D, maps, torch.zeros(1, dtype=torch.int64))
     return DrawnPrompt(frame, logits_1hw[0].numpy(), token_1C[0].numpy())
@@ -69,7 +69,7 @@ def test_propagation_starts_from_the_drawn_mask_and_goes_both_ways(
     frames = noise()
     prompt = drawn(model, mask_head, frames, KEYFRAME)
     masks_FHW = segmenter.segment(frames, [prompt])[0]
-    expected_HW = resize(torch.as_tensor(prompt.logits_hw)[None], *frames.shape[1:3])[0] > 0
+    expected_HW = resize_logits(torch.as_tensor(prompt.logits_hw)[None], *frames.shape[1:3])[0] > 0
     assert (masks_FHW[KEYFRAME] != expected_HW.numpy()).mean() < 1e-3
     assert 0.1 < masks_FHW[KEYFRAME].mean() < 0.9
     ahead = segmenter.segment(frames[KEYFRAME:], [drawn(model, mask_head, frames[KEYFRAME:], 0)])[0]

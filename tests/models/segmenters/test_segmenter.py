@@ -14,9 +14,10 @@ from sam2.modeling.sam2_base import SAM2Base
 
 from core.types import MaskPrompt
 from models.segmenters import base as segmenter
-from models.segmenters import make, sam2_build, sam2_segmenter, sam2_track
+from models.segmenters import make, sam2_build, sam2_track
 from models.segmenters.base import Segmenter
 from models.segmenters.sam2_build import OFFICIAL, TINY
+from models.segmenters.sam2_features import size_of
 from models.segmenters.sam2_segmenter import Sam2Segmenter
 from tiny.world.scene import Scene, scene
 
@@ -134,9 +135,7 @@ def test_a_small_cache_changes_the_work_but_not_the_masks(
     tight.segment(frames, [BOX])
     assert tight.features.encoded > 20
     assert len(tight.features.kept) <= 2 * segmenter.AHEAD
-    assert tight.features.bytes == sum(
-        sam2_segmenter._bytes(m) for m in tight.features.kept.values()
-    )
+    assert tight.features.bytes == sum(size_of(m) for m in tight.features.kept.values())
 
 
 class Pieces:
