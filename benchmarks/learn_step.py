@@ -23,7 +23,7 @@ from configs.load import load as load_config
 from configs.load import validate
 from core.grpo import judge
 from core.types import Group
-from ray_jobs.driver.session import prepare_data
+from ray_jobs.driver.run import prepare_data
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ from configs.load import validate
 from configs.schema import Config
 from core.types import Episode, MediaTable
 from models.engine.engine import Engine, EngineSettings, seed_of
-from ray_jobs.driver.session import prepare_data
+from ray_jobs.driver.run import prepare_data
 
 Jobs = list[
     tuple[tuple[Episode, ...], MediaTable, tuple[int | str, ...]]

@@ -29,7 +29,7 @@ from configs.schema import Config
 from core.files import write_atomic
 from ray_jobs.driver.ablations import ABLATIONS, Ablation, Outcome, markdown
 from ray_jobs.driver.entry import run_job
-from ray_jobs.driver.session import same_run, settings
+from ray_jobs.driver.identity import refuse_other_run, run_identity
 from ray_jobs.record.run_folder import RunFolder
 from systems.base import unknown
 
@@ -65,7 +65,7 @@ def checked(arguments: Sequence[str]) -> Config:
     """The configuration of a run. ValueError for what cannot work, or an older run with other settings in its place."""
     cfg = load_config(arguments)
     validate(cfg)
-    same_run(Path(cfg.runs) / cfg.name, cfg)
+    refuse_other_run(Path(cfg.runs) / cfg.name, cfg)
     return cfg
 
 
@@ -84,7 +84,7 @@ def evaluated(folder: Path, cfg: Config) -> Outcome | None:
     if summary is None or summary.get("missing"):
         return None
     there = load_config([str(run.path / "config.yaml")])
-    same = settings(there) == settings(cfg) and there.evaluate == cfg.evaluate
+    same = run_identity(there) == run_identity(cfg) and there.evaluate == cfg.evaluate
     return {"J&F": summary["J&F"]} if same else None
 
 

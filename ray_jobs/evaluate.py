@@ -1,34 +1,37 @@
-"""One policy on one benchmark: play, segment, measure, write; and go on where a kill left it.
+"""Measure one policy on one benchmark, and continue where a kill left it.
 
-    python -m ray_jobs.evaluate revseg_tiny policy.path=FOLDER [name=NAME evaluate.protocol=... evaluate.samples=N]
+    python -m ray_jobs.evaluate revseg_tiny policy.path=FOLDER [name=NAME evaluate.samples=N]
 
-measures a policy (a model folder, a checkpoints/step_N or a run folder) on `data.test_split`, greedily, by the
-protocol of the benchmark. For a server: `python -m ray_jobs.submission --help`.
+measures a policy (a model folder, a checkpoints/step_N or a run folder) on `data.test_split`,
+greedily, by the protocol of the benchmark. `ray_jobs.submission` makes the zip for a server.
 
     runs/<name>/evaluate/  evaluation.json  predictions.jsonl      see ray_jobs.record.predictions
                            summary.json  per_expression.csv  overlays/
 
-Expressions are played as fast as the rollout actors can; those that are finished go in chunks to the segmenter actors
-and to disk, while others still play. Every figure is made from the lines on disk, so a run in two goes ends with the
-table of a run in one. Expressions whose truth is not public (the note "hidden") are predicted and not measured.
+Finished expressions go to disk in chunks while others still play. Every figure is computed from the
+lines on disk, so a run in two parts ends with the table of an uninterrupted run. Expressions without
+public truth (`hidden` in their notes) are predicted and not measured.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
-from actors.drawing import Drawn, prompts_of
-from actors.rollout import Played
 from configs.load import resolve
 from configs.schema import Config
-from core.evaluation.protocols import BINARY, MERGED, Scored, measure, missing, protocol_of
-from core.types import End, Episode, Sample
-from ray_jobs.driver.evaluation import EVAL_STEP, Result, best_and_worst, stop_on_failures
-from ray_jobs.driver.session import OVERLAYS, Session, run_job, settings
-from ray_jobs.record.overlay import keyframes_of
+from core.evaluation.protocols import BINARY, MERGED, Scored, missing, protocol_of
+from core.types import End, Reward, Sample
+from ray_jobs.driver.entry import run_job
+from ray_jobs.driver.evaluation import hidden, measured
+from ray_jobs.driver.hints import HintStore, hints_of_policy
+from ray_jobs.driver.identity import prediction_identity
+from ray_jobs.driver.masking import make_masking
+from ray_jobs.driver.overlays import OVERLAYS, write_overlays
+from ray_jobs.driver.pools import Pools
+from ray_jobs.driver.results import Result, best_and_worst
+from ray_jobs.driver.run import Run, checked_config
 from ray_jobs.record.predictions import (
     FILE,
     Predictions,
@@ -37,147 +40,127 @@ from ray_jobs.record.predictions import (
     episode_of,
     line_of,
 )
-from ray_jobs.record.progress import Phase
 from ray_jobs.record.tables import davis_four_annotators, summary_of, write_tables
 
-SAME = (  # settings that decide what is predicted, beside the contents of the weights
-    "seed",
-    "policy.dtype",
-    "data.format",
-    "data.test_split",
-    "data.no_target",
-    "system.",
-    "rollout.top_p",
-    "rollout.max_model_len",
-    "segmenter.kind",
-    "segmenter.config",
-)
-IN_FLIGHT = 2  # chunks that wait for the segmenters before playing waits for them
+# Figures at the top of the table, in this order.
+USUAL = ("J", "F", "J&F", "gIoU", "cIoU", "reward")
+ARTIFACTS = ("config.yaml", "evaluation.json", "summary.json", "per_expression.csv", FILE)
 
 
-def run(session: Session) -> dict[str, Any]:
-    """Plays what is not there yet, writes all files and shows the table; returns summary.json."""
-    cfg = session.cfg
-    folder = session.run.path
-    progress = session.progress
-    session.take_hints(cfg.data.test_split)
-    every = session.split(cfg.data.test_split)
-    samples = every[: cfg.evaluate.samples or len(every)]
-    predictions = Predictions.open(folder, identity(cfg, every))
+def main(argv: Sequence[str]) -> dict[str, Any]:
+    """Evaluate as the command line says; return the contents of summary.json."""
+    if "-h" in argv or "--help" in argv:
+        # Loading the configuration prints its keys below this, and exits.
+        print(__doc__)
+    cfg = checked_config(argv)
+    split = cfg.data.test_split
+    fresh = cfg.evaluate.resume == "never"
+    with (
+        Run.open(cfg, splits=[split], folder="evaluate", fresh=fresh) as run,
+        Pools(run, reward_splits=[split]) as pools,
+    ):
+        return evaluate(run, pools)
+
+
+def evaluate(run: Run, pools: Pools) -> dict[str, Any]:
+    """Play what is missing, write all files, and show the table; return the contents of summary.json."""
+    cfg = run.cfg
+    folder = run.record.path
+    split = cfg.data.test_split
+    HintStore(run, hints_of_policy(cfg, folder)).attach(split)
+    all_samples = run.split(split)
+    samples = all_samples[: cfg.evaluate.samples or len(all_samples)]
+
+    predictions = Predictions.open(folder, identity(cfg, all_samples))
     waiting = [sample for sample in samples if sample.uid not in predictions.finished]
-    if len(waiting) < len(samples):
-        there = len(samples) - len(waiting)
-        progress.note(
-            f"{there} of {len(samples)} expressions were finished before and are not played again"
+    finished = len(samples) - len(waiting)
+    if finished:
+        run.progress.note(
+            f"{finished} of {len(samples)} expressions were finished before and are not played again"
         )
     if waiting:
-        play(session, waiting, predictions, of=len(samples))
-    with progress.phase("evaluate: tables"):
-        public = [sample for sample in samples if not hidden(sample)]
-        rows = list(scored(public, predictions))
-        protocol = protocol_of(cfg.evaluate.protocol, cfg.data.format)
-        summary = summary_of(samples, rows, predictions, protocol)
-        if public and protocol == MERGED:
-            summary |= {f"{BINARY}/{name}": summary.get(name, 0.0) for name in ("J", "F", "J&F")}
-            summary |= davis_four_annotators(public, predictions)
+        predict(run, pools, waiting, predictions, total=len(samples))
+
+    with run.progress.phase("evaluate: tables"):
+        summary = summarise(cfg, samples, predictions)
         write_tables(folder, samples, predictions, summary)
-    overlays = draw(session, samples, predictions)
-    log(session, summary)
-    show(session, summary, f"overlay video: {overlays[0]}" if overlays else "")
+    with run.progress.phase("evaluate: overlays"):
+        overlays = render(folder, samples, predictions)
+    track(run, summary)
+    show(run, summary, overlays)
     return summary
 
 
 def identity(cfg: Config, samples: Sequence[Sample]) -> dict[str, Any]:
-    """What predictions depend on; predictions of another identity are never mixed with ours."""
-    same = {key: value for key, value in settings(cfg).items() if key.startswith(SAME)}
-    same["contents of policy.path"] = content_of(resolve(cfg.policy.path))
+    """Return what predictions depend on. Predictions of two identities are never mixed."""
+    found = prediction_identity(cfg)
+    found["contents of policy.path"] = content_of(resolve(cfg.policy.path))
     if cfg.mask.token:
-        same |= {"mask.token": cfg.mask.token, "mask.redraw": cfg.mask.redraw}
-    if cfg.segmenter.kind != "grabcut":  # needs no weights
-        same["contents of segmenter.path"] = content_of(resolve(cfg.segmenter.path))
-    facts = (
-        "\n".join(
-            [
-                s.uid,
-                s.query,
-                *s.video.frame_names,
-                *(t.uid for t in s.targets),
-                *(map(str, s.hints.to_json().items()) if s.hints else ()),
-            ]
-        )
-        for s in samples
-    )
-    return same | {"expressions": len(samples), "contents of the split": digest_of(facts)}
+        found["mask.token"] = cfg.mask.token
+        found["mask.redraw"] = cfg.mask.redraw
+    # GrabCut has no weights.
+    if cfg.segmenter.kind != "grabcut":
+        found["contents of segmenter.path"] = content_of(resolve(cfg.segmenter.path))
+    found["expressions"] = len(samples)
+    found["contents of the split"] = digest_of(_texts(samples))
+    return found
 
 
-def hidden(sample: Sample) -> bool:
-    """True if the truth is not public: the sample's empty targets do not say that there is nothing to find."""
-    return sample.notes.hidden
-
-
-def play(session: Session, samples: Sequence[Sample], predictions: Predictions, of: int) -> None:
-    """Plays the samples; whatever is finished is on disk before more than `IN_FLIGHT` further chunks are begun.
-
-    Errors as `stop_on_failures`, counted against `of` expressions; what was finished before stays on disk.
-    """
-    chunk = session.cfg.evaluate.chunk
-    share = session.cfg.rollout.max_failed_share
-    rollouts = session.rollouts
-    segmenters = session.segmenters
-    assert segmenters, "started here, while no other thread asks for them"
-    assert session.painters if session.draws else True, "as well"
-    failed: list[Episode] = []
-    ready: list[Played] = []
-    behind: deque[Future[None]] = deque()
-    with (
-        session.progress.phase("evaluate", total=len(samples)) as phase,
-        ThreadPoolExecutor(1) as pool,
-    ):
-        for group in rollouts.play(samples, group_size=1, temperature=0.0, step=EVAL_STEP):
-            ready.append(group)
-            failed += [e for e in group.episodes if e.end is End.FAILED]
-            stop_on_failures(failed, share, of)
-            if len(ready) >= chunk:
-                behind.append(pool.submit(finish, session, ready, predictions, phase))
-                ready = []
-            while len(behind) > IN_FLIGHT or behind and behind[0].done():
-                behind.popleft().result()
-        behind.append(pool.submit(finish, session, ready, predictions, phase))
-        for future in behind:
-            future.result()
-
-
-def finish(
-    session: Session, groups: Sequence[Played], predictions: Predictions, phase: Phase
+def predict(
+    run: Run, pools: Pools, samples: Sequence[Sample], predictions: Predictions, total: int
 ) -> None:
-    """Masks, reward and scores of played groups, and their lines on disk. Of a failed episode only the line."""
-    split = session.cfg.data.test_split
-    drawn: Sequence[Drawn | None] = session.masks(groups) if session.draws else [None] * len(groups)
-    scoring = [
-        None if hidden(g.sample) else session.rewards.submit(split, g.sample.uid, g.episodes, made)
-        for g, made in zip(groups, drawn, strict=True)
-    ]
-    masks = session.segmenters.segment(
-        [
-            (g.sample.video, prompts_of(g.episodes[0], made[0] if made else ()))
-            for g, made in zip(groups, drawn, strict=True)
-        ]
+    """Play and measure samples, and append each finished chunk to the predictions.
+
+    Args:
+        run: The run.
+        pools: Its actors.
+        samples: The expressions without a prediction.
+        predictions: Where lines go.
+        total: The number of expressions that failures are counted against.
+
+    Raises:
+        ValueError, RuntimeError: Too many episodes failed; the finished ones stay on disk.
+    """
+    cfg = run.cfg
+    masking = make_masking(cfg, pools)
+    chunks = measured(
+        run,
+        pools,
+        masking,
+        samples,
+        cfg.data.test_split,
+        "evaluate",
+        chunk=cfg.evaluate.chunk,
+        total=total,
     )
-    lines = []
-    for group, asked, masks_F in zip(groups, scoring, masks, strict=True):
-        sample = group.sample
-        [episode] = group.episodes
-        reward = session.rewards.collect(asked)[0] if asked else None
-        counts = not hidden(sample) and episode.end is not End.FAILED
-        scores = measure(sample, masks_F, keyframes_of(episode)).scores if counts else {}
-        lines.append(line_of(sample, episode, masks_F, reward, scores))
-    if lines:
-        predictions.add(lines)
-    phase.advance(len(lines))
+    for results in chunks:
+        lines = []
+        for result in results:
+            # A failed episode says nothing about the policy: it is not scored, and played again.
+            failed = result.episode.end is End.FAILED
+            scores = {} if failed else result.scores
+            line = line_of(result.sample, result.episode, result.masks_F, result.reward, scores)
+            lines.append(line)
+        if lines:
+            predictions.add(lines)
+
+
+def summarise(cfg: Config, samples: Sequence[Sample], predictions: Predictions) -> dict[str, Any]:
+    """Return the figures of the benchmark's protocol, from the lines on disk."""
+    public = [sample for sample in samples if not hidden(sample)]
+    rows = list(scored(public, predictions))
+    protocol = protocol_of(cfg.evaluate.protocol, cfg.data.format)
+    summary = summary_of(samples, rows, predictions, protocol)
+    if public and protocol == MERGED:
+        # Ref-DAVIS17 is published in two ways; the official one takes the plain names.
+        for name in ("J", "F", "J&F"):
+            summary[f"{BINARY}/{name}"] = summary.get(name, 0.0)
+        summary |= davis_four_annotators(public, predictions)
+    return summary
 
 
 def scored(samples: Sequence[Sample], predictions: Predictions) -> Iterator[Scored]:
-    """All expressions, measured; those without a prediction, or with a failed one, as missing."""
+    """Yield the scores of each expression; one without a prediction, or a failed one, is missing."""
     for sample in samples:
         line = predictions.get(sample.uid)
         if line is None or line["end"] == End.FAILED.value:
@@ -186,86 +169,97 @@ def scored(samples: Sequence[Sample], predictions: Predictions) -> Iterator[Scor
             yield Scored(sample.uid, sample.kind, bool(sample.targets), line["scores"])
 
 
-def draw(session: Session, samples: Sequence[Sample], predictions: Predictions) -> list[Any]:
-    """Overlay videos of the best and the worst expressions; of the first where there is no public truth."""
-    for old in (session.run.path / "overlays").glob("*.mp4"):
+def render(folder: Path, samples: Sequence[Sample], predictions: Predictions) -> list[Path]:
+    """Write overlay videos of the best and the worst expressions, the best first.
+
+    Without public truth all expressions score the same, and the first ones are rendered.
+    """
+    for old in (folder / "overlays").glob("*.mp4"):
         old.unlink()
-    bare = [
-        _result(sample, line, masks=False) for sample, line in _with_lines(samples, predictions)
-    ]
-    chosen = {result.sample.uid for result in best_and_worst(bare, OVERLAYS)}
-    picked = [sample for sample in samples if sample.uid in chosen]
-    results = [
-        _result(sample, line, masks=True) for sample, line in _with_lines(picked, predictions)
-    ]
-    with session.progress.phase("evaluate: overlays"):
-        return session.draw(session.run.path, sorted(results, key=lambda result: -result.jf))
 
-
-def log(session: Session, summary: dict[str, Any]) -> None:
-    """Figures and files to MLflow."""
-    folder = session.run.path
-    session.mlflow.metrics(0, {name: v for name, v in summary.items() if isinstance(v, float)})
-    for name in ("config.yaml", "evaluation.json", "summary.json", "per_expression.csv", FILE):
-        session.mlflow.artifact(folder / name)
-    if (folder / "overlays").is_dir():
-        session.mlflow.artifact(folder / "overlays", "overlays")
-
-
-def show(session: Session, summary: dict[str, Any], more: str) -> None:
-    """The table, with the usual figures first."""
-    first = [name for name in ("J", "F", "J&F", "gIoU", "cIoU", "reward") if name in summary]
-    others = [
-        name for name, value in summary.items() if isinstance(value, float) and name not in first
-    ]
-    rows = [[name, f"{summary[name]:.3f}"] for name in first + others]
-    rows += [
-        [f"no target: {k}", f"{v:.3f}" if isinstance(v, float) else str(v)]
-        for k, v in _no_target(summary)
-    ]
-    what = f"{summary['expressions']} expressions, greedy, protocol {summary['protocol']}"
-    if rows:
-        session.progress.table(what, rows)
-    else:
-        session.progress.note(
-            f"{what}: no truth to measure against; python -m ray_jobs.submission makes the zip"
-        )
-    lost = summary.get("missing", [])
-    if lost:
-        session.progress.note(
-            f"{len(lost)} predictions are missing and count 0 (a new start plays them): {lost[:5]}"
-        )
-    session.progress.note(
-        "; ".join(filter(None, [f"per expression: {session.run.path}/per_expression.csv", more]))
-    )
-
-
-def _no_target(summary: dict[str, Any]) -> list[tuple[str, Any]]:
-    return list(summary.get("no_target", {}).items())
-
-
-def _with_lines(
-    samples: Sequence[Sample], predictions: Predictions
-) -> Iterator[tuple[Sample, dict[str, Any]]]:
+    # The masks of a whole benchmark may not fit in memory: only those of the chosen ones are kept.
+    results = []
     for sample in samples:
         line = predictions.get(sample.uid)
         if line is not None:
-            yield sample, line
+            results.append(_result(sample, line | {"masks": ()}))
+    chosen = best_and_worst(results, OVERLAYS)
+    uids = {result.sample.uid for result in chosen}
+
+    with_masks = []
+    for sample in samples:
+        line = predictions.get(sample.uid)
+        if line is not None and sample.uid in uids:
+            with_masks.append(_result(sample, line))
+    with_masks.sort(key=lambda result: -result.jf)
+    return write_overlays(folder, with_masks)
 
 
-def _result(sample: Sample, line: dict[str, Any], masks: bool) -> Result:
-    scores = line["scores"]
-    kept = tuple(line["masks"]) if masks else ()
-    j = scores.get("J", 0.0)
-    f = scores.get("F", 0.0)
-    return Result(sample, episode_of(line), kept, j, f, line["reward"] or 0.0, line["parts"])
+def track(run: Run, summary: dict[str, Any]) -> None:
+    """Send figures and files to the tracker."""
+    folder = run.record.path
+    figures = {name: value for name, value in summary.items() if isinstance(value, float)}
+    run.tracker.metrics(0, figures)
+    for name in ARTIFACTS:
+        run.tracker.artifact(folder / name)
+    if (folder / "overlays").is_dir():
+        run.tracker.artifact(folder / "overlays", "overlays")
 
 
-def main(argv: Sequence[str]) -> dict[str, Any]:
-    if "-h" in argv or "--help" in argv:
-        print(__doc__)  # the keys follow
-    with Session.open(argv, part="evaluate") as session:
-        return run(session)
+def show(run: Run, summary: dict[str, Any], overlays: Sequence[Path]) -> None:
+    """Show the table, with the usual figures first, and say where the files are."""
+    progress = run.progress
+    rows = table_rows(summary)
+    title = f"{summary['expressions']} expressions, greedy, protocol {summary['protocol']}"
+    if rows:
+        progress.table(title, rows)
+    else:
+        progress.note(
+            f"{title}: no truth to measure against; python -m ray_jobs.submission makes the zip"
+        )
+    lost = summary.get("missing", [])
+    if lost:
+        progress.note(
+            f"{len(lost)} predictions are missing and count 0 (a new start plays them): {lost[:5]}"
+        )
+    files = f"per expression: {run.record.path}/per_expression.csv"
+    if overlays:
+        files += f"; overlay video: {overlays[0]}"
+    progress.note(files)
+
+
+def table_rows(summary: dict[str, Any]) -> list[list[str]]:
+    """Return name and value of each figure, the usual ones first."""
+    figures = {name: value for name, value in summary.items() if isinstance(value, float)}
+    rows = []
+    for name in USUAL:
+        if name in summary:
+            rows.append([name, f"{summary[name]:.3f}"])
+    for name, value in figures.items():
+        if name not in USUAL:
+            rows.append([name, f"{value:.3f}"])
+    for name, value in summary.get("no_target", {}).items():
+        text = f"{value:.3f}" if isinstance(value, float) else str(value)
+        rows.append([f"no target: {name}", text])
+    return rows
+
+
+def _texts(samples: Sequence[Sample]) -> Iterator[str]:
+    """Yield all that identifies the samples and is shown to the policy."""
+    for sample in samples:
+        texts = [sample.uid, sample.query, *sample.video.frame_names]
+        texts += [target.uid for target in sample.targets]
+        if sample.hints is not None:
+            texts += [str(hint) for hint in sample.hints.to_json().items()]
+        yield "\n".join(texts)
+
+
+def _result(sample: Sample, line: dict[str, Any]) -> Result:
+    """Return the result that a line of predictions was written from."""
+    reward = None
+    if line["reward"] is not None:
+        reward = Reward(line["reward"], line["parts"])
+    return Result(sample, episode_of(line), tuple(line["masks"]), reward, line["scores"])
 
 
 if __name__ == "__main__":

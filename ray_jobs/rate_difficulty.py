@@ -34,7 +34,7 @@ from data.load import load as load_samples
 from data.load import video_objects
 from ray_jobs.driver.entry import run_job
 from ray_jobs.driver.evaluation import stop_on_failures
-from ray_jobs.driver.session import prepare_data
+from ray_jobs.driver.run import prepare_data
 from ray_jobs.record.journal import Journal, fingerprint_of
 from ray_jobs.record.progress import Progress
 

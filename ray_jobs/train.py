@@ -1,343 +1,405 @@
-"""GRPO, one step top to bottom: play, score, judge, learn, publish, record.
+"""Train a policy with GRPO.
 
     python -m ray_jobs.train revseg_tiny learner.lr=1e-4 rollout.workers=2
 
-`train` evaluates, runs the steps, evaluates again, and prints what changed. It knows no system by name: the system
-is what `system.name` says, and masks are made only where evaluation or its reward needs them.
+`train` measures the policy, runs the steps, measures again, and shows what changed. `train_step` is
+one step from top to bottom.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from actors.drawing import REWARDED, Drawn, to_learn
-from actors.learner_pool import LearnerPool
 from actors.reward import Scoring
 from actors.rollout import Played
 from configs.load import resolve
 from configs.schema import Config
 from core.grpo import judge
-from core.types import End, Group, Sample
-from ray_jobs.driver.evaluation import Evaluation, mean_parts, stop_on_failures, write
-from ray_jobs.driver.report import finish, values
-from ray_jobs.driver.session import Session, run_job
+from core.types import End, Group
+from ray_jobs.driver.entry import run_job
+from ray_jobs.driver.evaluation import evaluate, stop_on_failures
+from ray_jobs.driver.hints import HintStore, own_hints
+from ray_jobs.driver.identity import refuse_other_run
+from ray_jobs.driver.masking import Masking, make_masking
+from ray_jobs.driver.pools import Pools
+from ray_jobs.driver.report import Values, report, values_of
+from ray_jobs.driver.results import Evaluation, mean_parts, write_evaluation
+from ray_jobs.driver.run import Run, checked_config
+from ray_jobs.driver.sampling import samples_of_step
+from ray_jobs.driver.stages import StageTimer
 from ray_jobs.record import checkpoint
 
 
-@dataclass
-class Clock:
-    """Wall seconds of the stages of a step; what overlaps is counted where the driver waited."""
+@dataclass(frozen=True)
+class PlayedStep:
+    """The played groups of one step, in the order of their prompts.
 
-    seconds: dict[str, float] = field(default_factory=dict)
-    _last: float = field(default_factory=time.monotonic)
-
-    def lap(self, stage: str) -> None:
-        now = time.monotonic()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
-        self._last = now
-
-
-def samples_of_step(samples: Sequence[Sample], step: int, count: int, seed: int) -> list[Sample]:
-    """The `count` prompts of step `step` (from 1): epochs are reshuffled, and the position follows from the step."""
-    picked = []
-    position = (step - 1) * count
-    for i in range(position, position + count):
-        epoch, place = divmod(i, len(samples))
-        order = np.random.default_rng([seed, epoch]).permutation(len(samples))
-        picked.append(samples[order[place]])
-    return picked
-
-
-def play(session: Session, step: int) -> list[tuple[Played, Scoring | None]]:
-    """Steps 1 to 3 for the P prompts of a step: groups that were played and are being scored, in a fixed order.
-
-    Of a policy that draws masks itself step 1 alone: see `draw`.
+    Attributes:
+        groups: One group for each of the P prompts.
+        scorings: Scoring that has already started, one entry a group; None where the policy must
+            draw masks first.
     """
-    cfg = session.cfg
-    rollout = session.cfg.rollout
-    samples_P = samples_of_step(
-        session.split(cfg.data.train_split), step, rollout.prompts_per_step, cfg.seed
-    )
-    scored: list[tuple[Played, Scoring | None]] = []
-    # 1 play: G episodes of each prompt; groups arrive as they finish, in any order
-    # 2 mask: only where the reward needs masks; those of the segmenter the reward actor makes before it scores
-    # 3 score: each group as soon as it is there, while others still decode
-    submit = session.rewards.submit
+
+    groups: tuple[Played, ...]
+    scorings: tuple[Scoring | None, ...]
+
+
+@dataclass
+class TrainingState:
+    """What a run remembers in its checkpoints, beside the learner's own state.
+
+    Attributes:
+        step: The last step that was learned.
+        before: Values before training, "greedy" and "sampled"; empty if not measured.
+        watched: J&F on the watched split, by step.
+        start_seconds: Time until the rollout engines were up.
+    """
+
+    step: int = 0
+    before: dict[str, Values] = field(default_factory=dict)
+    watched: dict[str, float] = field(default_factory=dict)
+    start_seconds: float = 0.0
+
+
+def play(run: Run, pools: Pools, masking: Masking, step: int) -> PlayedStep:
+    """Play G episodes of each prompt of a step.
+
+    Groups arrive in any order as they finish. Each is scored at once, while others still decode,
+    unless the policy has to draw masks first.
+    """
+    cfg = run.cfg
     split = cfg.data.train_split
-    for group in session.rollouts.play(
+    samples_P = samples_of_step(run.split(split), step, cfg.rollout.prompts_per_step, cfg.seed)
+    arrivals = pools.rollouts.play(
         samples_P,
-        group_size=rollout.group_size,
-        temperature=rollout.temperature,
+        group_size=cfg.rollout.group_size,
+        temperature=cfg.rollout.temperature,
         step=step,
         training=True,
-    ):
-        scored.append(
-            (group, None if session.draws else submit(split, group.sample.uid, group.episodes))
-        )
-    return sorted(
-        scored, key=lambda pair: pair[0].index
-    )  # the order of arrival must not change the update
+    )
+    groups: dict[int, Played] = {}
+    scorings: dict[int, Scoring | None] = {}
+    for group in arrivals:
+        groups[group.index] = group
+        scorings[group.index] = masking.score_early(split, group)
+
+    # The order of arrival must not change the update.
+    order = sorted(groups)
+    return PlayedStep(
+        groups=tuple(groups[index] for index in order),
+        scorings=tuple(scorings[index] for index in order),
+    )
 
 
-def draw(session: Session, groups: Sequence[Played]) -> tuple[list[Drawn], list[Scoring]]:
-    """Steps 2 and 3 for a policy that draws: a forward pass over all episodes, on the ranks that will learn from them.
+def play_steps(
+    run: Run, pools: Pools, masking: Masking, first: int, last: int
+) -> Iterator[PlayedStep]:
+    """Play each step when it is asked for, with the newest weights: strictly on policy."""
+    for step in range(first, last + 1):
+        yield play(run, pools, masking, step)
 
-    Not while others still play: all ranks must be free, and with `rollout.max_staleness=1` they are learning then.
+
+def play_ahead(
+    run: Run, pools: Pools, masking: Masking, first: int, last: int
+) -> Iterator[PlayedStep]:
+    """Play the next step in a thread while the last one is learned (`rollout.max_staleness=1`).
+
+    Its weights are one update old, or change while it is played; truncated importance weights
+    correct for that.
     """
-    drawn_P = session.masks(groups, REWARDED)
-    split = session.cfg.data.train_split
-    return drawn_P, [
-        session.rewards.submit(split, group.sample.uid, group.episodes, drawn)
-        for group, drawn in zip(groups, drawn_P, strict=True)
-    ]
-
-
-def played_steps(
-    session: Session, first: int, last: int
-) -> Iterator[tuple[int, Callable[[], list]]]:
-    """(step, how to get its groups) for each step.
-
-    With `rollout.max_staleness=0` a step is played when it is asked for, with the newest weights: strictly on policy.
-    With 1 the next step is played in a thread while this one is learned, with weights that are one update old (or
-    change while it is played); truncated importance weights correct for that.
-    """
-    if session.cfg.rollout.max_staleness == 0:
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        ahead = thread.submit(play, run, pools, masking, first)
         for step in range(first, last + 1):
-            yield step, partial(play, session, step)
-        return
-    with ThreadPoolExecutor(max_workers=1) as ahead:
-        coming = ahead.submit(play, session, first)
-        for step in range(first, last + 1):
-            coming.result()
-            now = coming
-            coming = ahead.submit(play, session, step + 1) if step < last else coming
-            yield step, now.result
+            played = ahead.result()
+            if step < last:
+                ahead = thread.submit(play, run, pools, masking, step + 1)
+            yield played
 
 
 def train_step(
-    session: Session, learner: LearnerPool, step: int, get: Callable[[], list]
+    run: Run, pools: Pools, masking: Masking, step: int, played_steps: Iterator[PlayedStep]
 ) -> dict[str, float]:
-    """One GRPO step on P prompts; returns its metrics and writes them to the run folder."""
-    cfg = session.cfg
-    clock = Clock()
-    with session.progress.phase("play"):  # 1 to 3, see `play`
-        played, scorings = (list(column) for column in zip(*get(), strict=True))
-    clock.lap("play")
-    drawn_P = None
-    if session.draws:  # 2 and 3, see `draw`
-        with session.progress.phase("mask"):
-            drawn_P, scorings = draw(session, played)
-        clock.lap("mask")
-    with session.progress.phase("score"):
-        rewards_P = [session.rewards.collect(scoring) for scoring in scorings]
-    clock.lap("score")
-    # 4 judge: advantages relative to the group
-    groups = [
-        judge(
-            Group(g.sample.uid, g.episodes, r),
-            std=cfg.grpo.advantage_std,
-            eps=cfg.grpo.advantage_eps,
-        )
-        for g, r in zip(played, rewards_P, strict=True)
-    ]
-    stop_on_failures([e for g in groups for e in g.episodes], cfg.rollout.max_failed_share)
-    # 5 learn: whole groups; pixels go from the rollout actors to the learners by reference
-    masks = (
-        to_learn([g.sample for g in played], [g.episodes for g in played], drawn_P, cfg.mask)
-        if drawn_P
-        else None
-    )
-    with session.progress.phase("learn"):
-        update = learner.learn(groups, [g.media_ref for g in played], masks)
-    clock.lap("learn")
-    # 6 publish: the next step plays with the new weights
-    with session.progress.phase("publish"):
-        session.rollouts.take(learner.publish(step))
-    clock.lap("publish")
-    metrics = (
-        group_metrics(groups)
-        | update.metrics
-        | {"loss": update.loss, "grad_norm": update.grad_norm}
-    )
-    metrics["tokens_per_second"] = metrics["completion_tokens"] / max(clock.seconds["play"], 1e-3)
-    session.run.write_step(step, metrics, clock.seconds)
-    session.run.write_episodes(step, groups)
-    session.mlflow.metrics(step, metrics | {f"seconds/{k}": v for k, v in clock.seconds.items()})
-    session.progress.step(step, metrics, clock.seconds)
-    stop_on_bad_steps(cfg, metrics, session.run.checkpoints)
+    """Run one GRPO step on P prompts; write its metrics to the run folder and return them.
+
+    Raises:
+        ValueError, RuntimeError: As `stop_on_failures`.
+        RuntimeError: Too many bad steps, or the learner does not see what the engine saw.
+    """
+    cfg = run.cfg
+    timer = StageTimer(run.progress)
+
+    # 1 play: G episodes of each prompt, by the rollout actors.
+    with timer.stage("play"):
+        played = next(played_steps)
+
+    # 2 mask: masks that the policy draws itself; reward actors make those of a segmenter.
+    drawn_P = masking.draw_step(played.groups, timer)
+
+    # 3 score: a reward and its parts for each episode, by the reward actors.
+    with timer.stage("score"):
+        scorings = masking.score_step(cfg.data.train_split, played.groups, played.scorings, drawn_P)
+        rewards_PG = [pools.rewards.collect(scoring) for scoring in scorings]
+
+    # 4 judge: advantages relative to the group.
+    groups = []
+    for group, rewards_G in zip(played.groups, rewards_PG, strict=True):
+        scored = Group(group.sample.uid, group.episodes, rewards_G)
+        groups.append(judge(scored, std=cfg.grpo.advantage_std, eps=cfg.grpo.advantage_eps))
+    episodes = [episode for group in groups for episode in group.episodes]
+    stop_on_failures(episodes, cfg.rollout.max_failed_share)
+
+    # 5 learn: whole groups; pixels go from the rollout actors to the learner by reference.
+    targets = masking.targets(played.groups, drawn_P)
+    media = [group.media_ref for group in played.groups]
+    with timer.stage("learn"):
+        update = pools.learner.learn(groups, media, targets)
+
+    # 6 publish: the next step is played with the new weights.
+    with timer.stage("publish"):
+        pools.rollouts.take(pools.learner.publish(step))
+
+    metrics = group_metrics(groups) | update.metrics
+    metrics["loss"] = update.loss
+    metrics["grad_norm"] = update.grad_norm
+    metrics["tokens_per_second"] = metrics["completion_tokens"] / max(timer.seconds["play"], 1e-3)
+    record_step(run, step, metrics, timer.seconds, groups)
+    stop_on_bad_steps(cfg, metrics, run.record.checkpoints)
     stop_on_gap(cfg, metrics)
     return metrics
 
 
+def record_step(
+    run: Run,
+    step: int,
+    metrics: dict[str, float],
+    seconds: dict[str, float],
+    groups: Sequence[Group],
+) -> None:
+    """Write a step to the run folder, then to the tracker and the display."""
+    run.record.write_step(step, metrics, seconds)
+    run.record.write_episodes(step, groups)
+    timing = {f"seconds/{stage}": spent for stage, spent in seconds.items()}
+    run.tracker.metrics(step, metrics | timing)
+    run.progress.step(step, metrics, seconds)
+
+
 def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """Means over the episodes of a step: reward and parts, lengths, ends."""
-    episodes = [e for g in groups for e in g.episodes]
-    rewards = [r for g in groups for r in g.rewards if r is not None]
-    metrics = {"reward": float(np.mean([r.total for r in rewards]))}
-    metrics |= {
-        f"reward/{name}": mean for name, mean in mean_parts([r.parts for r in rewards]).items()
-    }
-    metrics |= {
-        f"end/{end.value}": sum(e.end is end for e in episodes) / len(episodes) for end in End
-    }
-    metrics["turns"] = float(np.mean([sum(t.trainable for t in e.turns) for e in episodes]))
-    metrics["completion_tokens"] = float(
-        sum(len(t.completion_ids) for e in episodes for t in e.turns)
-    )
-    metrics["failed_episodes"] = float(sum(e.end is End.FAILED for e in episodes))
-    metrics["zero_variance_groups"] = float(sum(not g.informative for g in groups))
+    """Return reward and parts, lengths and ends, as means or counts over the episodes of a step."""
+    episodes = [episode for group in groups for episode in group.episodes]
+    rewards = [reward for group in groups for reward in group.rewards if reward is not None]
+
+    metrics = {"reward": float(np.mean([reward.total for reward in rewards]))}
+    for name, mean in mean_parts([reward.parts for reward in rewards]).items():
+        metrics[f"reward/{name}"] = mean
+    ends = [episode.end for episode in episodes]
+    for end in End:
+        metrics[f"end/{end.value}"] = ends.count(end) / len(ends)
+
+    turns = []
+    tokens = 0
+    for episode in episodes:
+        turns.append(sum(turn.trainable for turn in episode.turns))
+        tokens += sum(len(turn.completion_ids) for turn in episode.turns)
+    metrics["turns"] = float(np.mean(turns))
+    metrics["completion_tokens"] = float(tokens)
+    metrics["failed_episodes"] = float(ends.count(End.FAILED))
+    metrics["zero_variance_groups"] = float(sum(not group.informative for group in groups))
     return metrics
 
 
 def stop_on_bad_steps(cfg: Config, metrics: dict[str, float], checkpoints: Path) -> None:
-    """Skipped steps leave the weights alone; many in a row mean that every further one will be skipped too."""
+    """Stop when many optimizer steps in a row were skipped, since every further one would be too.
+
+    Raises:
+        RuntimeError: `learner.max_bad_steps` steps in a row had no finite loss or gradient.
+    """
     if metrics["bad_steps"] < cfg.learner.max_bad_steps:
         return
+    remedy = "no checkpoint was written yet"
     good = checkpoint.latest(checkpoints)
-    where = (
-        f"go on from the last good checkpoint, {good}" if good else "no checkpoint was written yet"
-    )
+    if good is not None:
+        remedy = f"go on from the last good checkpoint, {good}"
     raise RuntimeError(
-        f"{metrics['bad_steps']:.0f} optimizer steps in a row had a loss or gradient that is not finite and were "
-        f"skipped (learner.max_bad_steps={cfg.learner.max_bad_steps}): {where}, with a smaller learner.lr"
+        f"{metrics['bad_steps']:.0f} optimizer steps in a row had a loss or gradient that is not "
+        f"finite and were skipped (learner.max_bad_steps={cfg.learner.max_bad_steps}): {remedy}, "
+        "with a smaller learner.lr"
     )
 
 
 def stop_on_gap(cfg: Config, metrics: dict[str, float]) -> None:
-    """The trace contract: the learner must see what the engine saw. Only on policy are their weights the same."""
-    if (
-        cfg.rollout.max_staleness == 0
-        and metrics.get("logprob_gap_mean", 0.0) > cfg.train.max_logprob_gap
-    ):
-        raise RuntimeError(
-            f"mean |log-prob gap| between engine and learner is {metrics['logprob_gap_mean']:.2e}, above "
-            f"train.max_logprob_gap={cfg.train.max_logprob_gap:g}: they do not see the same tokens, images or weights"
-        )
+    """Check that the learner sees what the engine saw. Only on policy do they have equal weights.
 
-
-def save(session: Session, learner: LearnerPool, step: int, state: dict[str, Any]) -> Path:
-    """Checkpoint; `best` points to the one that did best on the watched split, or to the newest if none is watched."""
-    watched = state["watched"]
-    with session.progress.phase(f"checkpoint step_{step}"):
-        folder = checkpoint.save(session.run.checkpoints, step, learner.save, state)
-    if not watched or watched.get(str(step)) == max(watched.values()):
-        session.run.mark_best(folder)
-    checkpoint.prune(session.run.checkpoints, session.cfg.train.keep_checkpoints)
-    return folder
-
-
-def watch(session: Session, step: int, state: dict[str, Any]) -> None:
-    """Greedy J&F on the split that training may look at; the test split is only for the table before and after."""
-    split = session.cfg.data.eval_split
-    evaluation = session.evaluate(split, f"step {step}, {split}")
-    write(session.run.evaluation_folder(step) / split, evaluation)
-    state["watched"][str(step)] = evaluation.mean("jf")
-    session.mlflow.metrics(
-        step, {f"{split}/{what}": evaluation.mean(what) for what in ("jf", "reward")}
+    Raises:
+        RuntimeError: The mean log-prob gap is above `train.max_logprob_gap`.
+    """
+    gap = metrics.get("logprob_gap_mean", 0.0)
+    if cfg.rollout.max_staleness > 0 or gap <= cfg.train.max_logprob_gap:
+        return
+    raise RuntimeError(
+        f"mean |log-prob gap| between engine and learner is {gap:.2e}, above "
+        f"train.max_logprob_gap={cfg.train.max_logprob_gap:g}: they do not see the same tokens, "
+        "images or weights"
     )
-    session.progress.note(f"step {step}, {split}: J&F {evaluation.mean('jf'):.3f}")
+
+
+def measure(run: Run, pools: Pools, masking: Masking, title: str) -> dict[str, Evaluation]:
+    """Measure the test split: greedily, and sampled at temperature 1 with fixed seeds."""
+    split = run.cfg.data.test_split
+    repeats = run.cfg.train.sampled_repeats
+    sampled = evaluate(
+        run, pools, masking, split, f"{title}, sampled", temperature=1.0, repeats=repeats
+    )
+    greedy = evaluate(run, pools, masking, split, f"{title}, greedy")
+    return {"greedy": greedy, "sampled": sampled}
+
+
+def watch(run: Run, pools: Pools, masking: Masking, state: TrainingState) -> None:
+    """Measure the split that training may look at; the test split waits for the final table."""
+    step = state.step
+    split = run.cfg.data.eval_split
+    evaluation = evaluate(run, pools, masking, split, f"step {step}, {split}")
+    write_evaluation(run.record.evaluation_folder(step) / split, evaluation)
+    jf = evaluation.mean("jf")
+    state.watched[str(step)] = jf
+    run.tracker.metrics(step, {f"{split}/jf": jf, f"{split}/reward": evaluation.mean("reward")})
+    run.progress.note(f"step {step}, {split}: J&F {jf:.3f}")
+
+
+def save(run: Run, pools: Pools, state: TrainingState) -> None:
+    """Write a checkpoint and point `best` at the best one.
+
+    The best one has the highest J&F on the watched split; without watching it is the newest one.
+    """
+    step = state.step
+    checkpoints = run.record.checkpoints
+    with run.progress.phase(f"checkpoint step_{step}"):
+        folder = checkpoint.save(checkpoints, step, pools.learner.save, asdict(state))
+    watched = state.watched
+    if not watched or watched.get(str(step)) == max(watched.values()):
+        run.record.mark_best(folder)
+    checkpoint.prune(checkpoints, run.cfg.train.keep_checkpoints)
+
+
+def resume(run: Run, pools: Pools, folder: Path) -> TrainingState:
+    """Restore learner, rollout actors and run folder from a checkpoint."""
+    kept = checkpoint.read_state(folder)
+    state = TrainingState(**kept)
+    pools.learner.load(folder)
+    run.record.truncate_after(state.step)
+    checkpoint.set_aside(run.record.checkpoints, state.step)
+    pools.rollouts.take(pools.learner.publish(state.step))
+    run.progress.note(f"resumed from {folder}")
+    return state
+
+
+def measure_before(run: Run, pools: Pools, masking: Masking) -> dict[str, Values]:
+    """Measure the initial policy, if `train.eval_before` is set."""
+    if not run.cfg.train.eval_before:
+        return {}
+    values = {}
+    for how, evaluation in measure(run, pools, masking, "before").items():
+        values[how] = values_of(evaluation)
+        write_evaluation(run.record.evaluation_folder(0) / how, evaluation)
+    return values
 
 
 def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def measure(session: Session, title: str) -> dict[str, Evaluation]:
-    """The table's two rows: greedy, and sampled at the training temperature with fixed seeds."""
-    cfg = session.cfg
-    sampled = session.evaluate(
-        cfg.data.test_split, f"{title}, sampled", 1.0, cfg.train.sampled_repeats
-    )
-    greedy = session.evaluate(cfg.data.test_split, f"{title}, greedy")
-    return {"greedy": greedy, "sampled": sampled}
-
-
 def train(argv: Sequence[str]) -> dict[str, Any]:
-    """Trains as the configuration says; returns what it wrote to summary.json."""
-    with Session.open(argv) as session:
-        cfg = session.cfg
-        run = session.run
-        resume_from = checkpoint.find(run.checkpoints, cfg.train.resume)
-        if resume_from is not None:
-            check_fits(cfg, resume_from)
-        first_rollout = session.rollouts and time.monotonic() - session.began
-        state: dict[str, Any] = {
-            "step": 0,
-            "before": {},
-            "watched": {},
-            "start_seconds": first_rollout,
-        }
-        if (
-            session.draws
-        ):  # every evaluation asks the learner for masks, for the newest head is nowhere else
-            session.learner = start_learner(session)
-        splits = (
-            [cfg.data.test_split, cfg.data.eval_split]
-            if cfg.train.eval_every
-            else [cfg.data.test_split]
-        )
-        session.freeze(splits, again=resume_from is None)
-        if resume_from is None:
-            run.truncate_after(0)  # of a run that was killed before its first checkpoint
-            before = measure(session, "before") if cfg.train.eval_before else {}
-            state["before"] = {k: values(e) for k, e in before.items()}
-            for k, e in before.items():
-                write(run.evaluation_folder(0) / k, e)
-        learner = session.learner or start_learner(session)
-        if resume_from is not None:
-            state = checkpoint.read_state(resume_from)
-            learner.load(resume_from)
-            run.truncate_after(state["step"])
-            checkpoint.set_aside(run.checkpoints, state["step"])
-            session.rollouts.take(learner.publish(state["step"]))
-            session.progress.note(f"resumed from {resume_from}")
-        for step, get in played_steps(session, state["step"] + 1, cfg.train.steps):
-            train_step(session, learner, step, get)
-            state["step"] = step
+    """Train as the configuration says; return the contents of summary.json.
+
+    Raises:
+        ValueError: A setting or file that cannot work; before any engine starts.
+    """
+    began = time.monotonic()
+    cfg = checked_config(argv)
+    fresh = cfg.train.resume == "never"
+    if not fresh:
+        refuse_other_run(Path(cfg.runs) / cfg.name, cfg)
+
+    splits = [cfg.data.train_split, cfg.data.test_split]
+    with (
+        Run.open(cfg, splits=splits, fresh=fresh, total_steps=cfg.train.steps) as run,
+        Pools(run, reward_splits=splits_with_truth(cfg)) as pools,
+    ):
+        checkpoints = run.record.checkpoints
+        resumed = checkpoint.find(checkpoints, cfg.train.resume)
+        if resumed is not None:
+            check_fits(cfg, resumed)
+        rollouts = pools.rollouts
+        start_seconds = time.monotonic() - began
+        masking = make_masking(cfg, pools, training=True)
+
+        # The rollout actors still hold the initial policy, whose hints all evaluations share.
+        measured_splits = [cfg.data.test_split]
+        if cfg.train.eval_every:
+            measured_splits.append(cfg.data.eval_split)
+        hints = HintStore(run, own_hints(cfg, run.record.path))
+        hints.ask(measured_splits, rollouts, again=resumed is None)
+
+        if resumed is None:
+            # Lines of a run that was killed before its first checkpoint.
+            run.record.truncate_after(0)
+            before = measure_before(run, pools, masking)
+            state = TrainingState(before=before, start_seconds=start_seconds)
+        else:
+            state = resume(run, pools, resumed)
+
+        # Playing ahead begins with the first step, and the learner takes a while to start.
+        learner = pools.learner
+        play_all = play_ahead if cfg.rollout.max_staleness else play_steps
+        played = play_all(run, pools, masking, state.step + 1, cfg.train.steps)
+        for step in range(state.step + 1, cfg.train.steps + 1):
+            train_step(run, pools, masking, step, played)
+            state.step = step
             watched = due(step, cfg.train.eval_every)
             if watched:
-                watch(session, step, state)
-            if watched or step == cfg.train.steps or due(step, cfg.train.checkpoint_every):
-                save(session, learner, step, state)
+                watch(run, pools, masking, state)
+            last = step == cfg.train.steps
+            if watched or last or due(step, cfg.train.checkpoint_every):
+                save(run, pools, state)
+
         weights = learner.publish(cfg.train.steps)
-        if not session.draws:
-            learner.close()
-        after = measure(session, "after")
-        if session.draws:
-            learner.close()
-        return finish(session, state, after, weights.checksum)
+        masking.finish_learning()
+        after = measure(run, pools, masking, "after")
+        pools.close_learner()
+        return report(run, state.before, after, state.start_seconds, weights.checksum)
 
 
-def start_learner(session: Session) -> LearnerPool:
-    with session.progress.phase("start: learners"):
-        train = session.cfg.train
-        learner = session.cfg.learner
-        return LearnerPool(
-            session.cfg,
-            session.placement,
-            total_updates=train.steps * learner.optimizer_steps,
-        )
+def splits_with_truth(cfg: Config) -> list[str]:
+    """Return the splits that reward actors read: training, test, and the watched one if present."""
+    data = cfg.data
+    splits = [data.train_split, data.test_split]
+    if (Path(data.root) / data.eval_split).is_dir():
+        splits.append(data.eval_split)
+    return splits
 
 
 def check_fits(cfg: Config, folder: Path) -> None:
-    """ValueError, before any engine starts, if the checkpoint is of another architecture or beyond `train.steps`."""
+    """Check that a checkpoint belongs to this policy and lies within `train.steps`.
+
+    Raises:
+        ValueError: Another architecture, or a later step.
+    """
     from transformers import AutoConfig
 
     from actors.optimizer import check_architecture
 
     check_architecture(AutoConfig.from_pretrained(resolve(cfg.policy.path)), folder / "policy")
-    done = checkpoint.read_state(folder)["step"]
-    if done > cfg.train.steps:
+    step = checkpoint.read_state(folder)["step"]
+    if step > cfg.train.steps:
         raise ValueError(
-            f"train.steps={cfg.train.steps}: checkpoint {folder} is of step {done}; give at least {done}"
+            f"train.steps={cfg.train.steps}: checkpoint {folder} is of step {step}; "
+            f"give at least {step}"
         )
 
 

@@ -1,12 +1,13 @@
-"""Supervised fine-tuning on a system's own demonstrations: the cold start before reinforcement learning.
+"""Fine-tune a policy on a system's own demonstrations: the cold start before reinforcement learning.
 
-    python -m ray_jobs.warm_start revseg_tiny policy.path=FOLDER warm_start.output=FOLDER warm_start.steps=300
+    python -m ray_jobs.warm_start revseg_tiny policy.path=FOLDER warm_start.output=FOLDER
 
-The system writes the ideal dialogue of each sample from its annotations (`System.demonstrate`); the same learner
-actors that do GRPO imitate it, with cross-entropy on the assistant's tokens alone. Writes a Hugging Face folder.
+The system writes the ideal dialogue of each sample from its annotations (`System.demonstrate`). The
+learner actors of GRPO imitate it with cross-entropy on the assistant's tokens. The result is a
+Hugging Face folder.
 
-Where `mask.token` is set the policy learns to draw as well: the token is added to its vocabulary and a mask head made
-where it has none, and both are supervised with the true masks of the frames that the demonstrations draw on.
+With `mask.token` the policy also learns to draw: the token joins its vocabulary, it gets a mask head
+if it has none, and both are supervised with the true masks of the demonstrated frames.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
-from actors.drawing import to_learn
+from actors.drawing import Asked, to_learn
 from actors.learner_pool import LearnerPool
 from actors.policies import token_id
 from configs.load import load as load_config
@@ -31,65 +32,80 @@ from core.types import End, Episode, Group, MediaTable, Sample, System, Turn, Vi
 from data.frames.frames import show
 from models.dialogue import Dialogue
 from models.policy.new_token import add_token
-from ray_jobs.driver.session import Session, run_job
-from ray_jobs.train import samples_of_step
+from ray_jobs.driver.entry import run_job
+from ray_jobs.driver.run import Run, checked_config
+from ray_jobs.driver.sampling import samples_of_step
 
-IMITATION_METRICS = (
-    "mask_loss",
-    "entropy",
-    "trained_tokens",
-    "rows",
-    "skipped_steps",
-    "lr",
-)  # others: of two policies
+# The learner's metrics of imitation; its others compare two policies.
+METRICS = ("mask_loss", "entropy", "trained_tokens", "rows", "skipped_steps", "lr")
 
 
 @runtime_checkable
-class Draws(Protocol):
-    """A system whose policy draws: it says which masks a dialogue asks for."""
+class DrawingSystem(Protocol):
+    """A system whose policy draws: it can tell which masks a dialogue requests."""
 
     def episode(self, sample: Sample, turns: Sequence[Turn], seg_id: int | None) -> Episode: ...
 
 
 @dataclass(frozen=True)
 class Demonstrator:
-    """Turns samples into demonstrations in token ids."""
+    """Turns samples into demonstrations in token ids.
+
+    Attributes:
+        system: The system that writes the dialogues.
+        dialogue: The chat format and tokenizer of the policy.
+        seed: The seed of the run.
+        seg_id: The id of the token at which the policy draws, if it does.
+    """
 
     system: System
     dialogue: Dialogue
     seed: int
-    seg_id: int | None = None  # of the token at which the policy draws
+    seg_id: int | None = None
 
     def group(self, sample: Sample, step: int) -> tuple[Group, MediaTable]:
-        """A group of one ideal episode, and the pixels it shows."""
+        """Return a group of one ideal episode, and the pixels that it shows."""
         rng = np.random.default_rng([self.seed, step, *sample.uid.encode()])
         turns: list[Turn] = []
         pixels: MediaTable = {}
         for content, answer in self.system.demonstrate(sample, rng):
-            shown = show(sample.video, [piece for piece in content if isinstance(piece, View)])
-            pixels |= {media.digest: image for media, image in shown}
+            views = [piece for piece in content if isinstance(piece, View)]
+            shown = show(sample.video, views)
+            for media, image in shown:
+                pixels[media.digest] = image
+
             prompt = self.dialogue.user(content, first=not turns, expanded=True)
-            ids = self.dialogue.completion(answer)
-            media = tuple(media for media, _ in shown)
-            turns.append(
-                Turn(tuple(prompt), tuple(ids), (), answer, media, complete=True, version=0)
+            turn = Turn(
+                prompt_ids=tuple(prompt),
+                completion_ids=tuple(self.dialogue.completion(answer)),
+                logprobs=(),
+                text=answer,
+                media=tuple(media for media, _ in shown),
+                complete=True,
+                version=0,
             )
+            turns.append(turn)
         return Group(sample.uid, (self._episode(sample, turns),)), pixels
 
     def _episode(self, sample: Sample, turns: Sequence[Turn]) -> Episode:
-        if self.seg_id is not None and isinstance(self.system, Draws):
+        if self.seg_id is not None and isinstance(self.system, DrawingSystem):
             return self.system.episode(sample, turns, self.seg_id)
         return Episode(sample.uid, tuple(turns), End.DONE)
 
 
 def demonstrable(system: System, samples: Sequence[Sample]) -> list[Sample]:
-    """Samples that the system can demonstrate: those with a target in a frame it would show."""
+    """Return the samples that the system can demonstrate: those with a target in a shown frame.
+
+    Raises:
+        ValueError: No sample can be demonstrated.
+    """
     kept = []
     for sample in samples:
         try:
             system.demonstrate(sample, np.random.default_rng(0))
         except ValueError:
-            continue  # nothing to point at: the reason that `demonstrate` documents
+            # `demonstrate` documents this as: the sample has nothing to point at.
+            continue
         kept.append(sample)
     if not kept:
         raise ValueError(
@@ -99,57 +115,88 @@ def demonstrable(system: System, samples: Sequence[Sample]) -> list[Sample]:
 
 
 def warm_start(argv: Sequence[str]) -> Path:
-    """Runs `warm_start.steps` updates; returns the folder of the policy it wrote."""
+    """Run `warm_start.steps` updates; return the folder of the new policy.
+
+    Raises:
+        ValueError: A setting or file that cannot work, or `warm_start.output` exists already.
+    """
+    # Checked first, because it takes no time.
     output = Path(load_config(argv).warm_start.output)
-    if output.exists():  # told before anything starts
+    if output.exists():
         raise ValueError(f"warm_start.output={output}: exists already; choose another folder")
-    with Session.open(argv, part="warm_start") as session:
-        settings = session.cfg.warm_start
-        session.run.truncate_after(0)  # of an earlier warm start under this name
-        cfg = (
-            to_draw(session.cfg, session.run.path / "with_token") if session.draws else session.cfg
-        )
-        tokenizer = AutoTokenizer.from_pretrained(resolve(cfg.policy.path))
-        dialogue = Dialogue(tokenizer, cell_of(resolve(cfg.policy.path)))
-        seg_id = token_id(tokenizer, cfg.mask.token) if session.draws else None
-        demonstrator = Demonstrator(session.system, dialogue, cfg.seed, seg_id)
-        samples = demonstrable(session.system, session.split(cfg.data.train_split))
-        with session.progress.phase("start: learners"):
-            learner = LearnerPool(cfg, session.placement, total_updates=settings.steps)
-        session.progress.total_steps = settings.steps
-        for step in range(1, settings.steps + 1):
-            began = time.monotonic()
-            picked = samples_of_step(samples, step, settings.batch_size, cfg.seed)
-            groups, media = zip(
-                *(demonstrator.group(sample, step) for sample in picked), strict=True
-            )
-            masks = (
-                to_learn(picked, [g.episodes for g in groups], None, cfg.mask)
-                if session.draws
-                else None
-            )
-            update = learner.imitate(groups, media, masks)
-            kept = {
-                name: value for name, value in update.metrics.items() if name in IMITATION_METRICS
-            }
-            metrics = {"loss": update.loss, "grad_norm": update.grad_norm} | kept
-            seconds = {"learn": time.monotonic() - began}
-            session.run.write_step(step, metrics, seconds)
-            session.mlflow.metrics(step, metrics)
-            session.progress.step(step, metrics, seconds)
-        write_policy(learner, output, settings.bf16)
+
+    cfg = checked_config(argv)
+    splits = [cfg.data.train_split, cfg.data.test_split]
+    steps = cfg.warm_start.steps
+    with Run.open(cfg, splits=splits, folder="warm_start", total_steps=steps) as run:
+        # Lines of an earlier warm start under this name.
+        run.record.truncate_after(0)
+        if cfg.mask.token:
+            cfg = with_drawing(cfg, run.record.path / "with_token")
+        demonstrator = make_demonstrator(cfg, run.system)
+        samples = demonstrable(run.system, run.split(cfg.data.train_split))
+        with run.progress.phase("start: learners"):
+            learner = LearnerPool(cfg, run.placement, total_updates=steps)
+
+        for step in range(1, steps + 1):
+            imitate_step(run, cfg, learner, demonstrator, samples, step)
+        write_policy(learner, output, cfg.warm_start.bf16)
         learner.close()
-        session.progress.note(f"policy: {output}")
+        run.progress.note(f"policy: {output}")
         return output
 
 
-def to_draw(cfg: Config, folder: Path) -> Config:
-    """The settings under which a policy learns to draw. If its vocabulary lacks the token, `folder` becomes a copy of
-    the policy that has it."""
+def imitate_step(
+    run: Run,
+    cfg: Config,
+    learner: LearnerPool,
+    demonstrator: Demonstrator,
+    samples: Sequence[Sample],
+    step: int,
+) -> None:
+    """Imitate one batch of demonstrations and record the step."""
+    began = time.monotonic()
+    picked = samples_of_step(samples, step, cfg.warm_start.batch_size, cfg.seed)
+    groups = []
+    media = []
+    for sample in picked:
+        group, pixels = demonstrator.group(sample, step)
+        groups.append(group)
+        media.append(pixels)
+
+    masks: Asked | None = None
+    if cfg.mask.token:
+        masks = to_learn(picked, [group.episodes for group in groups], None, cfg.mask)
+    update = learner.imitate(groups, media, masks)
+
+    metrics = {"loss": update.loss, "grad_norm": update.grad_norm}
+    for name, value in update.metrics.items():
+        if name in METRICS:
+            metrics[name] = value
+    seconds = {"learn": time.monotonic() - began}
+    run.record.write_step(step, metrics, seconds)
+    run.tracker.metrics(step, metrics)
+    run.progress.step(step, metrics, seconds)
+
+
+def make_demonstrator(cfg: Config, system: System) -> Demonstrator:
+    """Return a demonstrator that speaks the language of the policy."""
+    folder = resolve(cfg.policy.path)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    seg_id = None
+    if cfg.mask.token:
+        seg_id = token_id(tokenizer, cfg.mask.token)
+    return Demonstrator(system, Dialogue(tokenizer, cell_of(folder)), cfg.seed, seg_id)
+
+
+def with_drawing(cfg: Config, folder: Path) -> Config:
+    """Return the settings under which a policy learns to draw.
+
+    If the policy's vocabulary lacks the token, `folder` becomes a copy of the policy with it.
+    """
     given = cfg.warm_start
-    mask = cfg.mask
     mask = replace(
-        mask,
+        cfg.mask,
         fresh=True,
         loss=given.mask_loss,
         bce=given.mask_bce,
@@ -157,33 +204,37 @@ def to_draw(cfg: Config, folder: Path) -> Config:
         points=given.mask_points,
     )
     source = resolve(cfg.policy.path)
-    if len(Dialogue(AutoTokenizer.from_pretrained(source)).text(mask.token)) == 1:
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    if len(Dialogue(tokenizer).text(mask.token)) == 1:
         return replace(cfg, mask=mask)
+
     shutil.rmtree(folder, ignore_errors=True)
     add_token(source, folder, mask.token)
-    return replace(cfg, mask=mask, policy=replace(cfg.policy, path=str(folder.resolve())))
+    policy = replace(cfg.policy, path=str(folder.resolve()))
+    return replace(cfg, mask=mask, policy=policy)
 
 
 def cell_of(folder: Path) -> int:
-    """Pixels on a side of an image token of the model in `folder`."""
+    """Return the side, in pixels, of an image token of the model in `folder`."""
     vision = AutoConfig.from_pretrained(folder).vision_config
     return int(vision.patch_size * vision.spatial_merge_size)
 
 
 def write_policy(learner: LearnerPool, output: Path, bf16: bool) -> None:
-    """The learner's policy as a Hugging Face folder, whole or not at all; in bfloat16 if asked for."""
+    """Write the policy as a Hugging Face folder, whole or not at all; in bfloat16 if asked for."""
     part = output.with_name(f".{output.name}.part")
+    policy = part / "policy"
     shutil.rmtree(part, ignore_errors=True)
     learner.save(part)
     output.parent.mkdir(parents=True, exist_ok=True)
     if bf16:
-        AutoModelForImageTextToText.from_pretrained(
-            part / "policy", dtype="bfloat16"
-        ).save_pretrained(part / "policy")
-    for file in (part / "policy").iterdir():
+        model = AutoModelForImageTextToText.from_pretrained(policy, dtype="bfloat16")
+        model.save_pretrained(policy)
+    for file in policy.iterdir():
+        # safetensors writes files that only their owner may read.
         if file.is_file():
-            file.chmod(0o644)  # safetensors writes files that only their owner may read
-    (part / "policy").rename(output)
+            file.chmod(0o644)
+    policy.rename(output)
     shutil.rmtree(part)
 
 

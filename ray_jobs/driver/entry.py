@@ -1,4 +1,4 @@
-"""How every job starts from a command line. Imports nothing that is slow, so that a mistake is told at once."""
+"""The entry point of every job. Imports nothing slow, so that a mistake is reported at once."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from collections.abc import Callable, Sequence
 
 
 def run_job(job: Callable[[Sequence[str]], object]) -> None:
-    """The `main` of every job: a user's mistake is one clear line and exit code 1; all else keeps its traceback."""
+    """Call a job with the command line; end with one line for a user's mistake.
+
+    A ValueError becomes one line and exit code 1. Any other error keeps its traceback.
+    """
     try:
         job(sys.argv[1:])
-    except ValueError as error:  # of an actor: Ray's copy of it, whose text is a traceback
-        sys.exit(f"error: {getattr(error, 'cause', error)}")
+    except ValueError as error:
+        # Ray raises a copy of an actor's error, with a traceback as its text.
+        cause = getattr(error, "cause", error)
+        sys.exit(f"error: {cause}")

@@ -1,7 +1,7 @@
-"""One greedy episode of one sample, and its masks, by the actors of training and evaluation.
+"""One greedy episode of one sample, and its masks, with the actors of training and evaluation.
 
-First the rollout actor, then who draws, if the policy draws masks itself, then the segmenter: at no time two of them,
-so that one GPU is enough. This file knows no data set, and writes nothing.
+One pool runs at a time, so that one GPU is enough: rollout, then drawer (if the policy draws), then
+segmenter.
 """
 
 from __future__ import annotations
@@ -21,23 +21,26 @@ from core.types import Episode, Rle, Sample
 from ray_jobs.driver.evaluation import EVAL_STEP, stop_on_failures
 from ray_jobs.record.progress import Progress
 
-Masks = tuple[Rle | None, ...]
+# One for each frame, in the video's pixels; None for a frame without the object.
+FrameMasks = tuple[Rle | None, ...]
 
 
-def one_episode(cfg: Config, sample: Sample, progress: Progress) -> tuple[Episode, Masks]:
-    """Masks in the video's pixels, None for a frame without one.
+def one_episode(cfg: Config, sample: Sample, progress: Progress) -> tuple[Episode, FrameMasks]:
+    """Play a sample and segment the answer.
 
     Raises:
-        ValueError: a setting that cannot work, or frames that cannot be read.
-        RuntimeError: an actor that does not start, or an episode that failed, with its traceback.
+        ValueError: A setting that cannot work, or frames that cannot be read.
+        RuntimeError: An actor that does not start, or a failed episode, with its traceback.
     """
     with joined(cfg, progress.phase("start: Ray")) as placement:
         played = _play(cfg, placement, sample, progress)
         [episode] = played.episodes
+
         drawn: Sequence[DrawnMask | None] = ()
         if cfg.mask.token:
-            with progress.phase("draw"), closing(PainterPool(cfg, placement)) as painters:
-                [[drawn]] = painters.draw([sample.video], [played.episodes], [played.media_ref])
+            with progress.phase("draw"), closing(PainterPool(cfg, placement)) as drawers:
+                [[drawn]] = drawers.draw([sample.video], [played.episodes], [played.media_ref])
+
         with progress.phase("segment"), closing(SegmenterPool(cfg, placement)) as segmenters:
             [masks_F] = segmenters.segment([(sample.video, prompts_of(episode, drawn))])
     return episode, masks_F

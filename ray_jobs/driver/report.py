@@ -1,121 +1,143 @@
-"""What a finished run says of itself: summary.json, the table before and after, overlay videos.
-
-Knows no step and no actor; every figure is of the run at hand.
-"""
+"""The report of a finished training run: summary.json, the table before and after, overlay videos."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from data.load import video_objects
-from ray_jobs.blind_baselines import blind_jf
-from ray_jobs.driver.evaluation import Evaluation, paired_gain, write
-from ray_jobs.driver.session import Session
+from ray_jobs.driver.blind import blind_jf
+from ray_jobs.driver.overlays import OVERLAYS, write_overlays
+from ray_jobs.driver.results import Evaluation, best_and_worst, paired_gain, write_evaluation
+from ray_jobs.driver.run import Run
+
+# Figure -> expression uid -> value. These travel in the checkpoint's state.
+Values = dict[str, dict[str, float]]
+
+FIGURES = ("jf", "reward")
+TABLE = (("sampled", "reward"), ("sampled", "jf"), ("greedy", "reward"), ("greedy", "jf"))
 
 
-def values(evaluation: Evaluation) -> dict[str, dict[str, float]]:
-    """Per-expression values that the paired table needs, JSON-able: they travel in the checkpoint's state."""
-    return {what: evaluation.per_expression(what) for what in ("jf", "reward")}
+def values_of(evaluation: Evaluation) -> Values:
+    """Return the values that the paired table needs, ready for JSON."""
+    return {figure: evaluation.per_expression(figure) for figure in FIGURES}
 
 
-def finish(
-    session: Session, state: dict[str, Any], after: dict[str, Evaluation], weights_hash: str
+def report(
+    run: Run,
+    before: Mapping[str, Values],
+    after: Mapping[str, Evaluation],
+    start_seconds: float,
+    weights_hash: str,
 ) -> dict[str, Any]:
-    """Writes evaluation folders, overlays and summary.json, and shows the final table."""
-    cfg = session.cfg
-    run = session.run
-    folder = run.evaluation_folder(cfg.train.steps)
-    for name, evaluation in after.items():
-        write(folder / name, evaluation)
-    overlays = session.overlays(folder, after["greedy"])
+    """Write the last evaluation, overlays and summary.json, and show the final table.
+
+    Args:
+        run: The run.
+        before: The values before training, "greedy" and "sampled"; empty if not measured.
+        after: The evaluations after training, by the same names.
+        start_seconds: Time until the rollout engines were up.
+        weights_hash: SHA-256 of the final weights.
+
+    Returns:
+        The contents of summary.json.
+    """
+    cfg = run.cfg
+    folder = run.record.evaluation_folder(cfg.train.steps)
+    for how, evaluation in after.items():
+        write_evaluation(folder / how, evaluation)
+    overlays = write_overlays(folder, best_and_worst(after["greedy"].results, OVERLAYS))
+
     split = cfg.data.test_split
-    blind = blind_jf(
-        session.test_samples(split), video_objects(cfg.data.format, cfg.data.root, split)
-    )
-    summary = summarise(
-        session, state, {k: values(e) for k, e in after.items()}, max(blind.values()), weights_hash
-    )
-    run.write_summary(summary)
-    session.mlflow.metrics(
-        cfg.train.steps, {k: v for k, v in summary.items() if isinstance(v, float)}
-    )
-    session.progress.table(
-        "before and after, held-out test split", table_rows(state["before"], after, blind)
-    )
-    session.progress.note(f"overlay video: {overlays[0]}")
+    objects = video_objects(cfg.data.format, cfg.data.root, split)
+    blind = blind_jf(run.measured_samples(split), objects)
+    values_after = {how: values_of(evaluation) for how, evaluation in after.items()}
+    summary = summarise(run, before, values_after, max(blind.values()), start_seconds)
+    summary["weights_sha256"] = weights_hash
+    run.record.write_summary(summary)
+
+    figures = {name: value for name, value in summary.items() if isinstance(value, float)}
+    run.tracker.metrics(cfg.train.steps, figures)
+    rows = table_rows(before, values_after, blind)
+    run.progress.table("before and after, held-out test split", rows)
+    run.progress.note(f"overlay video: {overlays[0]}")
     if cfg.tracking.mlflow_uri:
-        session.progress.note(
-            f"compare runs: mlflow ui --backend-store-uri {cfg.tracking.mlflow_uri}"
-        )
+        uri = cfg.tracking.mlflow_uri
+        run.progress.note(f"compare runs: mlflow ui --backend-store-uri {uri}")
     return summary
 
 
 def summarise(
-    session: Session, state: dict[str, Any], after: dict[str, Any], blind: float, weights_hash: str
+    run: Run,
+    before: Mapping[str, Values],
+    after: Mapping[str, Values],
+    blind: float,
+    start_seconds: float,
 ) -> dict[str, Any]:
-    """summary.json of the run; every figure is of this run. Without a measure before training, none of its keys."""
-    cfg = session.cfg
-    before = state["before"]
-    steps = session.run.steps()
-    seconds: dict[str, float] = {"start": state["start_seconds"], "mask": 0.0}
+    """Return the figures of summary.json. Those of before training are left out if not measured."""
+    cfg = run.cfg
+    steps = run.record.steps()
+    seconds: dict[str, float] = {"start": start_seconds, "mask": 0.0}
     for line in steps:
         for stage, spent in line["seconds"].items():
             seconds[stage] = seconds.get(stage, 0.0) + spent
-    mean = {
-        f"{prefix}{what}_{when}": float(np.mean(list(table[how][what].values())))
-        for how, prefix in (("greedy", ""), ("sampled", "sampled_"))
-        for what in ("jf", "reward")
-        for when, table in (("before", before), ("after", after))
-        if table
-    }
+
+    paired = {}
+    for how, values in before.items():
+        for figure in after[how]:
+            mean, error = paired_gain(values[figure], after[how][figure])
+            paired[f"{how}_{figure}"] = {"mean": mean, "standard_error": error}
+
     tokens = sum(line["completion_tokens"] for line in steps)
-    return mean | {
+    return _means(before, after) | {
         "system": cfg.system.name,
         "steps": cfg.train.steps,
         "seed": cfg.seed,
         "reward_first": steps[0]["reward"],
         "reward_last": steps[-1]["reward"],
         "blind_jf": blind,
-        "paired": {
-            f"{how}_{what}": gain(before[how][what], after[how][what])
-            for how in before
-            for what in after[how]
-        },
+        "paired": paired,
         "logprob_gap_mean": float(np.mean([line["logprob_gap_mean"] for line in steps])),
         "logprob_gap_max": max(line["logprob_gap_max"] for line in steps),
         "groups": len(steps) * cfg.rollout.prompts_per_step,
         "failed_episodes": int(sum(line["failed_episodes"] for line in steps)),
         "seconds": seconds,
         "tokens_per_second": tokens / max(seconds.get("play", 0.0), 1e-9),
-        "weights_sha256": weights_hash,
     }
 
 
-def gain(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
-    mean, error = paired_gain(before, after)
-    return {"mean": mean, "standard_error": error}
-
-
 def table_rows(
-    before: dict[str, Any], after: dict[str, Evaluation], blind: dict[str, float]
+    before: Mapping[str, Values], after: Mapping[str, Values], blind: Mapping[str, float]
 ) -> list[list[str]]:
+    """Return the rows of the final table, its head first."""
     rows = [["", "before", "after", "gain ± paired s.e."]]
-    for how, what in (
-        ("sampled", "reward"),
-        ("sampled", "jf"),
-        ("greedy", "reward"),
-        ("greedy", "jf"),
-    ):
-        a = after[how].per_expression(what)
+    for how, figure in TABLE:
+        values = after[how][figure]
         first = "-"
-        gained = "-"
+        gain = "-"
         if before:
-            b = before[how][what]
-            first = f"{np.mean(list(b.values())):.3f}"
-            (mean, error) = paired_gain(b, a)
-            gained = f"{mean:+.3f} ± {error:.3f}"
-        label = f"{how} {'J&F' if what == 'jf' else what}"
-        rows.append([label, first, f"{np.mean(list(a.values())):.3f}", gained])
-    return rows + [[f"blind J&F: {name}", f"{jf:.3f}", "", ""] for name, jf in blind.items()]
+            first = f"{_mean(before[how][figure]):.3f}"
+            mean, error = paired_gain(before[how][figure], values)
+            gain = f"{mean:+.3f} ± {error:.3f}"
+        name = "J&F" if figure == "jf" else figure
+        rows.append([f"{how} {name}", first, f"{_mean(values):.3f}", gain])
+    for guess, jf in blind.items():
+        rows.append([f"blind J&F: {guess}", f"{jf:.3f}", "", ""])
+    return rows
+
+
+def _means(before: Mapping[str, Values], after: Mapping[str, Values]) -> dict[str, Any]:
+    """Return keys such as "jf_before", or "sampled_reward_after" for sampled episodes."""
+    means: dict[str, Any] = {}
+    for how, prefix in (("greedy", ""), ("sampled", "sampled_")):
+        for figure in FIGURES:
+            for when, values in (("before", before), ("after", after)):
+                if values:
+                    means[f"{prefix}{figure}_{when}"] = _mean(values[how][figure])
+    return means
+
+
+def _mean(values: Mapping[str, float]) -> float:
+    return float(np.mean(list(values.values())))

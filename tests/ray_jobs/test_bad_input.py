@@ -17,8 +17,9 @@ from configs.load import load, resolve, to_yaml
 from data.frames.frames import read_frames
 from data.load import load as load_samples
 from ray_jobs import blind_baselines, evaluate, train, warm_start
-from ray_jobs.driver.session import Session, same_run
-from ray_jobs.driver.session import run_job as run_in_process
+from ray_jobs.driver.entry import run_job as run_in_process
+from ray_jobs.driver.identity import refuse_other_run
+from ray_jobs.driver.run import Run, checked_config
 from ray_jobs.record.run_folder import RunFolder
 from ray_jobs.train import check_fits
 from tests.ray_jobs.conftest import EXTRA, Small, run_job, told
@@ -27,8 +28,10 @@ from tests.ray_jobs.conftest import EXTRA, Small, run_job, told
 def _open(small: Small, *settings: str) -> str:
     """The one error of opening a job."""
     argv = ["revseg_tiny", *EXTRA, *small.settings("bad"), *settings]
-    with pytest.raises(ValueError) as caught, Session.open(argv):
-        pass
+    with pytest.raises(ValueError) as caught:
+        cfg = checked_config(argv)
+        with Run.open(cfg, splits=[cfg.data.train_split, cfg.data.test_split]):
+            pass
     return str(caught.value)
 
 
@@ -163,12 +166,16 @@ def test_a_run_folder_of_other_settings(tmp_path: Path) -> None:
     cfg = load(["revseg_tiny", "learner.lr=1e-4", "train.steps=3"])
     other = load(["revseg_tiny", "learner.lr=1e-3", "train.steps=3"])
     folder = RunFolder.open(tmp_path / "run", to_yaml(cfg))
-    same_run(folder.path, other)  # it never came to a checkpoint: starting over mixes nothing
+    refuse_other_run(
+        folder.path, other
+    )  # it never came to a checkpoint: starting over mixes nothing
     (folder.checkpoints / "step_1").mkdir()
-    same_run(folder.path, cfg)
-    same_run(folder.path, load(["revseg_tiny", "name=moved", "learner.lr=1e-4", "train.steps=30"]))
+    refuse_other_run(folder.path, cfg)
+    refuse_other_run(
+        folder.path, load(["revseg_tiny", "name=moved", "learner.lr=1e-4", "train.steps=30"])
+    )
     with pytest.raises(ValueError, match=r"learner.lr=0.0001 there, 0.001 now.*train.resume=never"):
-        same_run(folder.path, other)
+        refuse_other_run(folder.path, other)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from core.files import read_lines
 from core.masks import decode_frames, encode_frames
 from core.types import End, Episode, Reward, Sample
 from data.load import READERS, load
-from ray_jobs.evaluate import hidden, scored
+from ray_jobs.driver.evaluation import hidden
+from ray_jobs.evaluate import scored
 from ray_jobs.record.predictions import Predictions, line_of
 from ray_jobs.record.tables import davis_four_annotators, summary_of, write_tables
 from ray_jobs.submission import LAYOUTS, submission

@@ -7,7 +7,7 @@ import pytest
 
 from core.masks import encode
 from core.types import Sample, Target, Video
-from ray_jobs.blind_baselines import blind_jf, blind_temporal
+from ray_jobs.driver.blind import blind_jf, blind_temporal
 
 
 def _target(

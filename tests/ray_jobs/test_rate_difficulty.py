@@ -15,7 +15,7 @@ from core.difficulty import ASPECTS, difficulty
 from core.types import Answer, End, Episode, Sample, Video
 from data.difficulty import with_difficulty
 from data.load import load, video_objects
-from ray_jobs.driver.session import prepare_data
+from ray_jobs.driver.run import prepare_data
 from ray_jobs.rate_difficulty import by_model, main, rate
 from ray_jobs.record.journal import Journal
 from tiny.world.difficulty import true_ratings

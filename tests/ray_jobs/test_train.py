@@ -12,8 +12,9 @@ import pytest
 from mlflow import MlflowClient
 
 from core.types import Sample, Video
+from ray_jobs.driver.sampling import samples_of_step
 from ray_jobs.record import checkpoint
-from ray_jobs.train import due, samples_of_step
+from ray_jobs.train import due
 from tests.ray_jobs.conftest import EVALUATED, GROUP, PROMPTS, STEPS, Finished, keys_of
 
 SUMMARY = {

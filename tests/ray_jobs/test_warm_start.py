@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText
 
 from configs.load import load, resolve
 from ray_jobs.record.run_folder import RunFolder
-from ray_jobs.warm_start import to_draw, warm_start
+from ray_jobs.warm_start import warm_start, with_drawing
 from tests.ray_jobs.conftest import EXTRA, Small, run_job, told
 
 STEPS = 3
@@ -21,7 +21,7 @@ STEPS = 3
 
 def test_masks_are_learned_as_the_warm_start_says(tmp_path: Path) -> None:
     known = [*EXTRA, "mask.token=red"]  # any one token will do
-    cfg = to_draw(
+    cfg = with_drawing(
         load(["revseg_tiny", *known, "warm_start.mask_dice=0.25", "mask.calibration=0.5"]), tmp_path
     )
     assert (cfg.mask.bce, cfg.mask.dice, cfg.mask.points, cfg.mask.loss) == (2.0, 0.25, 12544, 1.0)

@@ -6,14 +6,9 @@ import math
 
 import pytest
 
-from core.types import End, Episode, Sample, Video
-from ray_jobs.driver.evaluation import (
-    Evaluation,
-    Result,
-    mean_parts,
-    paired_gain,
-    stop_on_failures,
-)
+from core.types import End, Episode, Reward, Sample, Video
+from ray_jobs.driver.evaluation import stop_on_failures
+from ray_jobs.driver.results import Evaluation, Result, mean_parts, paired_gain
 
 
 def test_paired_gain() -> None:
@@ -25,8 +20,10 @@ def test_paired_gain() -> None:
 
 def _result(uid: str, jf: float, reward: float, end: End = End.DONE) -> Result:
     sample = Sample(uid, Video("v", "v", ("0",), 2, 2), "the circle", ())
-    parts = {} if end is End.FAILED else {"box": reward / 2}
-    return Result(sample, Episode(uid, (), end), (), jf, jf, reward, parts)
+    scored = None
+    if end is not End.FAILED:
+        scored = Reward(reward, {"box": reward / 2})
+    return Result(sample, Episode(uid, (), end), (), scored, {"J": jf, "F": jf})
 
 
 def test_the_reward_and_jf_of_the_same_expression_are_compared() -> None:

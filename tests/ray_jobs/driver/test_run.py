@@ -1,20 +1,17 @@
-"""What a session does before Ray and any engine start, and whose answers of a frozen policy it takes."""
+"""Data that a run makes for itself, and whose hints it uses."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
 from configs.load import load, to_yaml
-from configs.schema import Config
 from data.load import load as load_samples
-from ray_jobs.driver.session import Session, prepare_data
+from ray_jobs.driver.hints import hints_of_policy, own_hints
+from ray_jobs.driver.run import prepare_data
 from ray_jobs.record.run_folder import RunFolder
 from tiny.world import write
-
-NOBODY = cast(Any, None)
 
 
 def test_synthetic_data_is_made_of_the_length_that_is_asked_for(
@@ -29,24 +26,22 @@ def test_synthetic_data_is_made_of_the_length_that_is_asked_for(
         prepare_data(load(settings))
 
 
-def hints_folder(cfg: Config, home: Path, alone: bool = True) -> Path:
-    return Session(
-        cfg, NOBODY, RunFolder(home / "evaluate"), NOBODY, NOBODY, NOBODY, alone=alone
-    ).hints_folder
-
-
-def test_hints_of_a_run_are_for_who_asks_as_it_did(tmp_path: Path) -> None:
+def test_an_evaluation_uses_the_hints_of_the_run_that_asked_the_same(tmp_path: Path) -> None:
     trained = load(["videoseg_r1_tiny"])
     run = RunFolder.open(tmp_path / "run", to_yaml(trained)).path
-    own = tmp_path / "evaluate" / "hints"
+    evaluation = tmp_path / "evaluate"
     policy = f"policy.path={run}/checkpoints/step_3"
     (run / "checkpoints" / "step_3").mkdir(parents=True)
     same = load(["videoseg_r1_tiny", policy])
     other = load(["videoseg_r1_tiny", policy, "system.options.sampler=first"])
-    assert hints_folder(same, tmp_path) == own, "that run asked nobody"
+    own = evaluation / "hints"
+    assert hints_of_policy(same, evaluation) == own, "that run asked nobody"
+
     (run / "hints").mkdir()
-    assert hints_folder(same, tmp_path) == run / "hints"
-    assert hints_folder(other, tmp_path) == own, "another sampler would have chosen other frames"
-    assert hints_folder(same, tmp_path, alone=False) == own, "training asks by itself"
+    assert hints_of_policy(same, evaluation) == run / "hints"
+    assert hints_of_policy(other, evaluation) == own, "another sampler chooses other frames"
+    assert own_hints(same, evaluation) == own, "training asks by itself"
+
     given = load(["videoseg_r1_tiny", policy, f"data.hints={tmp_path}/given"])
-    assert hints_folder(given, tmp_path) == tmp_path / "given"
+    assert hints_of_policy(given, evaluation) == tmp_path / "given"
+    assert own_hints(given, evaluation) == tmp_path / "given"

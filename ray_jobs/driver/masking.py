@@ -1,0 +1,179 @@
+"""How the masks of a run's episodes are made, as one of two strategies.
+
+`PointingPolicy` is for policies that name boxes and points, `DrawingPolicy` for policies that decode
+masks at their own `[SEG]` tokens. A job asks `make_masking` for the right one and does not
+distinguish them any further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from actors.drawing import REWARDED, Asked, Drawn, to_learn
+from actors.painter import DrawingPool
+from actors.reward import Scoring
+from actors.rollout import Played
+from configs.schema import Config
+from ray_jobs.driver.pools import Pools
+from ray_jobs.driver.stages import StageTimer
+
+# Groups of an evaluation whose masks a policy draws in one forward pass, while others still play.
+DRAWN_TOGETHER = 32
+
+
+class Masking(Protocol):
+    """What differs between policies that point and policies that draw.
+
+    Attributes:
+        groups_together: Played groups that an evaluation passes to `draw` at once.
+    """
+
+    groups_together: int
+
+    def prepare_evaluation(self) -> None:
+        """Bring the actors that make masks up to date."""
+
+    def draw(self, groups: Sequence[Played]) -> Sequence[Drawn | None]:
+        """Return all masks that the policy draws, one entry a group; None where it draws none."""
+
+    def score_early(self, split: str, group: Played) -> Scoring | None:
+        """Start the scoring of a group as soon as it has been played, if its masks allow it."""
+
+    def draw_step(self, groups: Sequence[Played], timer: StageTimer) -> Sequence[Drawn | None]:
+        """Return the drawn masks that training needs, one entry a group."""
+
+    def score_step(
+        self,
+        split: str,
+        groups: Sequence[Played],
+        early: Sequence[Scoring | None],
+        drawn: Sequence[Drawn | None],
+    ) -> list[Scoring]:
+        """Return the scoring of each group of a step, started early or now."""
+
+    def targets(self, groups: Sequence[Played], drawn: Sequence[Drawn | None]) -> Asked | None:
+        """Return what the learner learns about masks."""
+
+    def finish_learning(self) -> None:
+        """Release what only training needs."""
+
+
+class PointingPolicy:
+    """The policy names boxes and points; a segmenter turns them into masks.
+
+    A reward actor makes the masks of its own group, so a group is scored as soon as it has been
+    played, and the loop has no masks to wait for.
+    """
+
+    groups_together = 1
+
+    def __init__(self, pools: Pools) -> None:
+        self._pools = pools
+
+    def prepare_evaluation(self) -> None:
+        return
+
+    def draw(self, groups: Sequence[Played]) -> Sequence[Drawn | None]:
+        return [None] * len(groups)
+
+    def score_early(self, split: str, group: Played) -> Scoring | None:
+        return self._pools.rewards.submit(split, group.sample.uid, group.episodes)
+
+    def draw_step(self, groups: Sequence[Played], timer: StageTimer) -> Sequence[Drawn | None]:
+        return [None] * len(groups)
+
+    def score_step(
+        self,
+        split: str,
+        groups: Sequence[Played],
+        early: Sequence[Scoring | None],
+        drawn: Sequence[Drawn | None],
+    ) -> list[Scoring]:
+        return [scoring for scoring in early if scoring is not None]
+
+    def targets(self, groups: Sequence[Played], drawn: Sequence[Drawn | None]) -> Asked | None:
+        return None
+
+    def finish_learning(self) -> None:
+        # The last evaluation needs no learner, and may need its memory.
+        self._pools.close_learner()
+
+
+class DrawingPolicy:
+    """The policy decodes masks at its own `[SEG]` tokens.
+
+    One teacher-forced forward pass over finished episodes draws them. In training the learner's
+    ranks do it, because they alone hold the newest mask head; drawing therefore waits until all
+    episodes of a step have been played and no step is being learned.
+    """
+
+    groups_together = DRAWN_TOGETHER
+
+    def __init__(self, cfg: Config, pools: Pools, training: bool) -> None:
+        self._cfg = cfg
+        self._pools = pools
+        self._training = training
+
+    @property
+    def _drawers(self) -> DrawingPool:
+        if self._training:
+            return self._pools.learner
+        return self._pools.drawers
+
+    def prepare_evaluation(self) -> None:
+        # With mask.redraw segmenters draw again while they track, with a mask head of their own.
+        if self._training and self._cfg.mask.redraw:
+            self._pools.segmenters.take_head(self._pools.learner.head())
+
+    def draw(self, groups: Sequence[Played]) -> Sequence[Drawn | None]:
+        return self._draw(groups, roles=())
+
+    def score_early(self, split: str, group: Played) -> Scoring | None:
+        return None
+
+    def draw_step(self, groups: Sequence[Played], timer: StageTimer) -> Sequence[Drawn | None]:
+        with timer.stage("mask"):
+            return self._draw(groups, roles=REWARDED)
+
+    def score_step(
+        self,
+        split: str,
+        groups: Sequence[Played],
+        early: Sequence[Scoring | None],
+        drawn: Sequence[Drawn | None],
+    ) -> list[Scoring]:
+        rewards = self._pools.rewards
+        scorings = []
+        for group, masks in zip(groups, drawn, strict=True):
+            scorings.append(rewards.submit(split, group.sample.uid, group.episodes, masks))
+        return scorings
+
+    def targets(self, groups: Sequence[Played], drawn: Sequence[Drawn | None]) -> Asked | None:
+        samples = [group.sample for group in groups]
+        episodes = [group.episodes for group in groups]
+        masks = [group_masks for group_masks in drawn if group_masks is not None]
+        return to_learn(samples, episodes, masks, self._cfg.mask)
+
+    def finish_learning(self) -> None:
+        # The last evaluation draws with the learner's mask head.
+        return
+
+    def _draw(self, groups: Sequence[Played], roles: Sequence[str]) -> list[Drawn]:
+        videos = [group.sample.video for group in groups]
+        episodes = [group.episodes for group in groups]
+        media = [group.media_ref for group in groups]
+        return self._drawers.draw(videos, episodes, media, roles)
+
+
+def make_masking(cfg: Config, pools: Pools, training: bool = False) -> Masking:
+    """Return the strategy for the configured policy.
+
+    Args:
+        cfg: The configuration; `mask.token` says whether the policy draws.
+        pools: The actors of the run.
+        training: Draw with the learner's ranks instead of an actor with the finished policy.
+    """
+    if cfg.mask.token:
+        return DrawingPolicy(cfg, pools, training)
+    return PointingPolicy(pools)

@@ -1,0 +1,81 @@
+"""The actor pools of a run. Each pool starts when it is first used; all are closed together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from types import TracebackType
+
+from actors.learner_pool import LearnerPool
+from actors.painter import PainterPool
+from actors.reward import RewardPool
+from actors.rollout import RolloutPool
+from actors.segmenter import SegmenterPool
+from ray_jobs.driver.run import Run
+
+
+class Pools:
+    """The actors of one run.
+
+    Args:
+        run: The run whose configuration says how many actors there are.
+        reward_splits: The splits whose ground truth the reward actors read.
+    """
+
+    def __init__(self, run: Run, reward_splits: Sequence[str]) -> None:
+        self._cfg = run.cfg
+        self._placement = run.placement
+        self._progress = run.progress
+        self._reward_splits = list(dict.fromkeys(reward_splits))
+
+    @cached_property
+    def rollouts(self) -> RolloutPool:
+        with self._progress.phase("start: rollout engines"):
+            pool = RolloutPool(self._cfg, self._placement)
+            pool.ready()
+        return pool
+
+    @cached_property
+    def rewards(self) -> RewardPool:
+        return RewardPool(self._cfg, self._placement, self._reward_splits)
+
+    @cached_property
+    def segmenters(self) -> SegmenterPool:
+        return SegmenterPool(self._cfg, self._placement)
+
+    @cached_property
+    def drawers(self) -> PainterPool:
+        with self._progress.phase("start: drawer"):
+            return PainterPool(self._cfg, self._placement)
+
+    @cached_property
+    def learner(self) -> LearnerPool:
+        with self._progress.phase("start: learners"):
+            return LearnerPool(self._cfg, self._placement)
+
+    def close_learner(self) -> None:
+        """End the learner's ranks, if they run, and free their memory."""
+        if "learner" in self.__dict__:
+            self.learner.close()
+            del self.learner
+
+    def close(self) -> None:
+        """Kill the actors of all pools but the learner.
+
+        The learner's ranks leave their process group in an orderly way, which they cannot do after
+        an error. `close_learner` ends them; without it they end with Ray.
+        """
+        for name in ("rollouts", "rewards", "segmenters", "drawers"):
+            if name in self.__dict__:
+                self.__dict__[name].close()
+
+    def __enter__(self) -> Pools:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,190 @@
+"""Measured episodes, the figures of an evaluation, and its two files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.types import End, Episode, Reward, Rle, Sample
+
+COLUMNS = ("uid", "kind", "query", "J", "F", "J&F", "reward", "parts", "end", "answer")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measured episode of one expression.
+
+    Attributes:
+        sample: The expression.
+        episode: The episode that answered it.
+        masks_F: The predicted mask of each frame; empty if they were not kept.
+        reward: None for a failed episode, and where the truth is not public.
+        scores: Figures of `core.evaluation.protocols.measure`, as fractions; empty where the truth
+            is not public.
+    """
+
+    sample: Sample
+    episode: Episode
+    masks_F: tuple[Rle | None, ...]
+    reward: Reward | None
+    scores: Mapping[str, float]
+
+    @property
+    def j(self) -> float:
+        return self.scores.get("J", 0.0)
+
+    @property
+    def f(self) -> float:
+        return self.scores.get("F", 0.0)
+
+    @property
+    def jf(self) -> float:
+        return (self.j + self.f) / 2
+
+    @property
+    def total(self) -> float:
+        """The total reward; 0 without one."""
+        if self.reward is None:
+            return 0.0
+        return self.reward.total
+
+    @property
+    def parts(self) -> Mapping[str, float]:
+        """The parts of the reward; none without one."""
+        if self.reward is None:
+            return {}
+        return self.reward.parts
+
+    def figure(self, name: str) -> float:
+        """Return "j", "f" or "jf" in percent, or "reward" as it is."""
+        if name == "reward":
+            return self.total
+        values = {"j": self.j, "f": self.f, "jf": self.jf}
+        return 100.0 * values[name]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All results of one evaluation; an expression has one for each of its repeats."""
+
+    results: tuple[Result, ...]
+
+    def per_expression(self, name: str) -> dict[str, float]:
+        """Return a figure (`Result.figure`) as the mean over the repeats of each expression."""
+        values: dict[str, list[float]] = {}
+        for result in self.results:
+            values.setdefault(result.sample.uid, []).append(result.figure(name))
+        return {uid: float(np.mean(repeats)) for uid, repeats in values.items()}
+
+    def mean(self, name: str) -> float:
+        """Return the mean of a figure over the expressions."""
+        return float(np.mean(list(self.per_expression(name).values())))
+
+    def reward_jf_correlation(self) -> float | None:
+        """Return the correlation of reward and J&F within expressions.
+
+        It tells how well the reward ranks the episodes of a group. Pearson's r of the deviations
+        from each expression's mean; failed episodes are left out. None if reward or J&F does not
+        vary, as without repeats.
+        """
+        pairs: dict[str, list[tuple[float, float]]] = {}
+        for result in self.results:
+            if result.episode.end is not End.FAILED:
+                pairs.setdefault(result.sample.uid, []).append((result.total, result.jf))
+
+        deviations = []
+        for repeats in pairs.values():
+            repeats_N2 = np.array(repeats)
+            deviations.extend(repeats_N2 - repeats_N2.mean(axis=0))
+        deviations_N2 = np.array(deviations)
+        if not len(deviations_N2) or (np.abs(deviations_N2).max(axis=0) < 1e-9).any():
+            return None
+        return float(np.corrcoef(deviations_N2.T)[0, 1])
+
+
+def mean_parts(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each part over some rewards; a reward without the part counts as 0."""
+    names = sorted(set().union(*parts))
+    means = {}
+    for name in names:
+        values = [one.get(name, 0.0) for one in parts]
+        means[name] = float(np.mean(values))
+    return means
+
+
+def paired_gain(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[float, float]:
+    """Return the mean difference over expressions and its standard error.
+
+    The standard error is s / sqrt(n), with the standard deviation s of the paired differences.
+    """
+    assert before.keys() == after.keys(), "paired evaluations must cover the same expressions"
+    differences = np.array([after[uid] - before[uid] for uid in before])
+    error = differences.std(ddof=1) / np.sqrt(len(differences))
+    return float(differences.mean()), float(error)
+
+
+def best_and_worst(results: Sequence[Result], count: int) -> list[Result]:
+    """Return the `count` best and the `count` worst results by J&F, one for each expression."""
+    newest = {result.sample.uid: result for result in results}
+    ranked = sorted(newest.values(), key=lambda result: -result.jf)
+    best = ranked[:count]
+    worst = ranked[max(count, len(ranked) - count) :]
+    return best + worst
+
+
+def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
+    """Write summary.json and per_expression.csv."""
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = json.dumps(_summary(evaluation), indent=2) + "\n"
+    (folder / "summary.json").write_text(summary, encoding="utf-8")
+    with open(folder / "per_expression.csv", "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(COLUMNS)
+        for result in evaluation.results:
+            table.writerow(_row(result))
+
+
+def _summary(evaluation: Evaluation) -> dict[str, Any]:
+    jf_by_kind: dict[str, list[float]] = {}
+    ends: dict[str, int] = {}
+    for result in evaluation.results:
+        end = result.episode.end.value
+        ends[end] = ends.get(end, 0) + 1
+        jf_by_kind.setdefault(result.sample.kind, []).append(result.jf)
+
+    kinds = {}
+    for kind in sorted(jf_by_kind):
+        kinds[kind] = 100 * float(np.mean(jf_by_kind[kind]))
+    return {
+        "expressions": len(evaluation.per_expression("jf")),
+        "J": evaluation.mean("j"),
+        "F": evaluation.mean("f"),
+        "J&F": evaluation.mean("jf"),
+        "reward": evaluation.mean("reward"),
+        "reward_parts": mean_parts([result.parts for result in evaluation.results]),
+        "reward_jf_correlation": evaluation.reward_jf_correlation(),
+        "J&F_by_kind": kinds,
+        "ends": dict(sorted(ends.items())),
+    }
+
+
+def _row(result: Result) -> list[str]:
+    parts = {name: round(value, 4) for name, value in result.parts.items()}
+    return [
+        result.sample.uid,
+        result.sample.kind,
+        result.sample.query,
+        f"{result.j:.4f}",
+        f"{result.f:.4f}",
+        f"{result.jf:.4f}",
+        f"{result.total:.4f}",
+        json.dumps(parts),
+        result.episode.end.value,
+        json.dumps(result.episode.answer.to_json()),
+    ]

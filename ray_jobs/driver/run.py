@@ -1,0 +1,163 @@
+"""A run: the configuration, data, record, progress display and tracker of one job.
+
+    cfg = checked_config(argv)
+    with Run.open(cfg, splits=[cfg.data.test_split]) as run:
+        samples = run.split(cfg.data.test_split)
+
+Everything that can be checked before an engine starts is checked here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from actors.reward import read_split
+from actors.setup import make_system
+from cluster.placement import Placement
+from cluster.start import joined
+from configs.load import load as load_config
+from configs.load import to_yaml, validate
+from configs.schema import Config
+from core.types import Sample, System
+from data.prepare.keep import keep
+from ray_jobs.record.mlflow_writer import MlflowWriter
+from ray_jobs.record.progress import Progress
+from ray_jobs.record.run_folder import RunFolder
+from tiny.world.ratings import RATER, write_ratings
+from tiny.world.write import write_dataset
+
+
+@dataclass
+class Run:
+    """An open run.
+
+    Attributes:
+        cfg: The resolved configuration.
+        system: The system that `cfg.system` names.
+        samples: The splits read so far, by name.
+        record: The run's files.
+        progress: The display of the job.
+        tracker: The copy of metrics and files in MLflow.
+        placement: Where actors run.
+    """
+
+    cfg: Config
+    system: System
+    samples: dict[str, list[Sample]]
+    record: RunFolder
+    progress: Progress
+    tracker: MlflowWriter
+    placement: Placement
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls,
+        cfg: Config,
+        *,
+        splits: Sequence[str],
+        folder: str = "",
+        fresh: bool = False,
+        total_steps: int = 0,
+    ) -> Iterator[Run]:
+        """Read the data, open the record, and join Ray.
+
+        Args:
+            cfg: A checked configuration.
+            splits: The splits that the job needs, in the order in which they are read.
+            folder: The job's own folder inside the run folder; empty for the run itself.
+            fresh: Set aside a record that exists, instead of continuing it.
+            total_steps: The number of steps that the display counts to.
+
+        Raises:
+            ValueError: A setting or file that cannot work; before any engine starts.
+        """
+        system = make_system(cfg)
+        check_mask_token(cfg, system)
+        prepare_data(cfg)
+        samples = read_splits(cfg, splits)
+
+        path = Path(cfg.runs) / cfg.name / folder
+        record = RunFolder.open(path, to_yaml(cfg), repository=Path("."), fresh=fresh)
+        title = f"{cfg.system.name} · {cfg.policy.path} · {cfg.data.root} · {record.path}"
+        with (
+            Progress.open(total_steps, title) as progress,
+            joined(cfg, progress.phase("start: Ray")) as placement,
+        ):
+            tracker = MlflowWriter(
+                cfg.tracking.mlflow_uri,
+                cfg.tracking.experiment,
+                f"{cfg.name} {folder}".strip(),
+                record.path,
+                asdict(cfg),
+                say=progress.note,
+            )
+            try:
+                yield cls(cfg, system, samples, record, progress, tracker, placement)
+            finally:
+                tracker.close(timeout=60.0)
+
+    def split(self, name: str) -> list[Sample]:
+        """Return the samples of a split, which is read once."""
+        if name not in self.samples:
+            self.samples[name] = read_split(self.cfg, name)
+        return self.samples[name]
+
+    def measured_samples(self, split: str) -> list[Sample]:
+        """Return the samples that training measures: the first `train.eval_samples` of a split."""
+        return self.split(split)[: self.cfg.train.eval_samples]
+
+
+def checked_config(argv: Sequence[str]) -> Config:
+    """Load a configuration from a command line and check it.
+
+    Raises:
+        ValueError: A setting that cannot work.
+    """
+    cfg = load_config(argv)
+    validate(cfg)
+    return cfg
+
+
+def read_splits(cfg: Config, splits: Sequence[str]) -> dict[str, list[Sample]]:
+    """Read some splits; the training split keeps only the samples of `data.keep_file`, if set."""
+    samples = {}
+    for split in dict.fromkeys(splits):
+        samples[split] = read_split(cfg, split)
+    train = cfg.data.train_split
+    if cfg.data.keep_file and train in samples:
+        samples[train] = keep(samples[train], Path(cfg.data.keep_file))
+    return samples
+
+
+def check_mask_token(cfg: Config, system: System) -> None:
+    """Check that a policy has a token to draw at, if its reward needs masks that it draws.
+
+    Raises:
+        ValueError: `mask.token` is empty.
+    """
+    if system.masks_by == "policy" and not cfg.mask.token:
+        raise ValueError(
+            f"mask.token is empty, but {system.name} is paid for masks that the policy draws "
+            'itself: give the token at which it draws, mask.token="[SEG]", or give those rewards '
+            "the weight 0"
+        )
+
+
+def prepare_data(cfg: Config) -> None:
+    """Make the synthetic data set and its ratings, if `data.synthetic` is set and they are missing.
+
+    Raises:
+        ValueError: `data.root` has videos of another length.
+    """
+    if not cfg.data.synthetic:
+        return
+    root = Path(cfg.data.root)
+    if not root.is_dir():
+        print(f"making the synthetic data set in {root}", flush=True)
+    write_dataset(root, length=cfg.data.length)
+    if cfg.difficulty.folder and cfg.difficulty.rater == RATER:
+        write_ratings(root, Path(cfg.difficulty.folder))

@@ -1,0 +1,27 @@
+"""Wall time of the stages of a step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ray_jobs.record.progress import Progress
+
+
+class StageTimer:
+    """Shows the stage that is running and sums the seconds of each.
+
+    Work that overlaps is counted where the driver waits for it.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self.seconds: dict[str, float] = {}
+        self._progress = progress
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        with self._progress.phase(name):
+            yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
