@@ -8,7 +8,7 @@ by the same rollout actors as in training.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from actors.drawing import Drawn, prompts_of
 from actors.reward import Scoring
 from actors.rollout import Played
 from core.evaluation.protocols import measure
-from core.types import End, Episode, Sample
+from core.types import End, Episode, Reward, Sample
 from ray_jobs.driver.masking import Masking
 from ray_jobs.driver.pools import Pools
 from ray_jobs.driver.results import Evaluation, Result
@@ -144,13 +144,12 @@ def measure_chunk(groups: Sequence[ScoredGroup], pools: Pools) -> list[Result]:
     for group in groups:
         sample = group.played.sample
         episodes = group.played.episodes
-        if group.scoring is None:
-            rewards = (None,) * len(episodes)
-        else:
+        rewards: Sequence[Reward | None] = [None] * len(episodes)
+        if group.scoring is not None:
             rewards = pools.rewards.collect(group.scoring)
         for episode, reward in zip(episodes, rewards, strict=True):
             masks_F = tuple(next(masks))
-            scores = {}
+            scores: Mapping[str, float] = {}
             if not hidden(sample):
                 scores = measure(sample, masks_F, keyframes_of(episode)).scores
             results.append(Result(sample, episode, masks_F, reward, scores))
