@@ -1,7 +1,6 @@
 """The nouns of rayvos: Sample -> Episode -> Reward -> Group -> Update.
 
 Everything that travels between two stages of a step is one of these frozen dataclasses.
-This file knows no process, no model and no paper.
 
 Letters used in names and shape comments everywhere: P prompts, G episodes of a prompt, B rows,
 T tokens, V vocabulary, F frames, O objects, H W pixels, N points or trained tokens, D hidden.
@@ -11,8 +10,8 @@ Boxes are (x0, y0, x1, y1) in pixels of the original video, x1 and y1 exclusive;
 A worked example, one group of a two-round system with G = 2::
 
     Sample("v3/1", Video("v3", ..., 24 frames), "the shape that moves left", targets=(one,))
-      Episode 0: Turn(<think>..</think><answer>[{"frame_idx": 7, ..}]</answer>), Turn(box)   End.DONE
-      Episode 1: Turn("the red cir")                                                        End.TRUNCATED
+      Episode 0: Turn(<think>..</think><answer>[{"frame_idx": 7, ..}]</answer>), Turn(box)  End.DONE
+      Episode 1: Turn("the red cir")                                                   End.TRUNCATED
     rewards:    Reward(2.4, {"format": 1.0, "temporal": .4, "spatial": 1.0}), Reward(0.25, {...})
     advantages: (+0.71, -0.71)
 """
@@ -28,18 +27,26 @@ import numpy as np
 
 
 class Rle(TypedDict):
-    """A binary mask as compressed COCO run-length encoding."""
+    """A binary mask as compressed COCO run-length encoding; `size` is [height, width]."""
 
-    size: list[int]  # [height, width]
+    size: list[int]
     counts: str
 
 
 @dataclass(frozen=True)
 class Video:
-    """Where the frames of one video are; no pixels."""
+    """The place of a video's frames; no pixels.
+
+    Attributes:
+        uid: name of the video in its data set.
+        path: a folder of images named `frame_names[i]` + ".jpg" (or ".png"), or one video file.
+        frame_names: one for each frame, in order.
+        height: pixels.
+        width: pixels.
+    """
 
     uid: str
-    path: str  # a folder of images named frame_names[i] + ".jpg" (or ".png"), or one video file
+    path: str
     frame_names: tuple[str, ...]
     height: int
     width: int
@@ -51,10 +58,16 @@ class Video:
 
 @dataclass(frozen=True)
 class Target:
-    """One referred object: a mask for each frame of the video, None where it is not visible."""
+    """One referred object.
+
+    Attributes:
+        uid: name of the object in its data set.
+        masks_F: its mask on each frame of the video, None where it is not visible. The sequence may
+            read from the data set on access.
+    """
 
     uid: str
-    masks_F: Sequence[Rle | None]  # or read from the data set when asked for
+    masks_F: Sequence[Rle | None]
 
 
 @dataclass(frozen=True)
@@ -70,7 +83,7 @@ class Hints:
     key_segment: tuple[int, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The hints as their file keeps them."""
+        """Return the hints as their file keeps them."""
         row: dict[str, Any] = {"target_frame": self.target_frame}
         if self.key_segment is not None:
             row["key_segment"] = list(self.key_segment)
@@ -79,26 +92,26 @@ class Hints:
 
 @dataclass(frozen=True)
 class Notes:
-    """Facts about a sample from its data set. `System.play` never sees them.
+    """Facts about a sample from its data set; `System.play` never sees them.
 
-    A fact that the data set does not give keeps its default.
+    A fact without a value in the data set keeps its default.
 
     Attributes:
-        hidden: True if the ground truth is not public. Empty targets then do not mean that nothing is to be found.
-        object: Name of the object, in data sets whose expressions refer to one object each.
-        category: Category of that object (Ref-YouTube-VOS).
-        source: Data set that the video was taken from (ReasonVOS).
-        annotator: Number of the annotator, from 0 to 3 (Ref-DAVIS17).
-        frames_listed: Names of the frames that count in the evaluation; None: all of them (ReasonVOS).
-        foreground_F: Masks of everything annotated in the video, frame by frame (ReVOS).
-        ignore_F: Masks of the pixels that count nowhere in the evaluation, frame by frame (ReasonSeg).
-        thought: Reasoning for a demonstration.
-        description: Looks of the targets, for a demonstration.
-        names: Names of the targets, for a demonstration without a description.
-        conversations: Turns of a published dialogue, each with "from" and "value" (VTS-CoT).
-        sample_frame_indice: Frames that the published dialogue shows first (VTS-CoT).
+        hidden: True if the ground truth is not public; empty targets then do not mean "none".
+        object: name of the object, in data sets with one object for each expression.
+        category: category of that object (Ref-YouTube-VOS).
+        source: data set that the video was taken from (ReasonVOS).
+        annotator: number of the annotator, from 0 to 3 (Ref-DAVIS17).
+        frames_listed: names of the frames that count in the evaluation; None is all (ReasonVOS).
+        foreground_F: masks of everything annotated in the video, frame by frame (ReVOS).
+        ignore_F: masks of the pixels without a say in the evaluation, frame by frame (ReasonSeg).
+        thought: reasoning for a demonstration.
+        description: looks of the targets, for a demonstration.
+        names: names of the targets, for a demonstration without a description.
+        conversations: turns of a published dialogue, each with "from" and "value" (VTS-CoT).
+        sample_frame_indice: frames at the start of the published dialogue (VTS-CoT).
         difficulty: D of the query, from 1 to 10 (docs/spec/videoseg_r1.md).
-        ratings: The ratings that D is the mean of, by aspect.
+        ratings: ratings by aspect; D is their mean.
     """
 
     hidden: bool = False
@@ -120,26 +133,35 @@ class Notes:
 
 @dataclass(frozen=True)
 class Sample:
-    """A video and a sentence, with the ground truth. No targets: the right answer is "none"."""
+    """A video, a query and its ground truth.
 
-    uid: str  # unique in its data set: "<video>/<expression>"
+    Attributes:
+        uid: unique in its data set, "<video>/<expression>".
+        video: the video.
+        query: the sentence that refers to the targets.
+        targets: the objects it refers to; without any, the right answer is "none".
+        kind: a class of queries such as "motion", for reports only.
+        notes: facts from the data set, hidden from the policy.
+        hints: stored answers to auxiliary questions; None lets `System.play` ask the policy.
+    """
+
+    uid: str
     video: Video
     query: str
     targets: tuple[Target, ...]
-    kind: str = ""  # e.g. "motion"; for reports only
+    kind: str = ""
     notes: Notes = field(default_factory=Notes)
-    # Stored answers to the auxiliary questions of `System.play`. None: `play` asks the policy.
     hints: Hints | None = None
 
     @property
     def bare(self) -> Sample:
-        """Without ground truth and notes: what who plays may see."""
+        """A copy without ground truth and notes: all that a rollout may see."""
         return replace(self, targets=(), notes=Notes())
 
 
 @dataclass(frozen=True)
 class View:
-    """A wish to show one frame of the sample's video to the policy, resized to height x width."""
+    """A request to show one frame of the sample's video to the policy, resized to height x width."""
 
     frame: int
     height: int
@@ -165,7 +187,7 @@ class Vision:
 
 @dataclass(frozen=True)
 class Media:
-    """An image that was shown. Its pixels (uint8, height x width x 3) lie under `digest` in the group's media."""
+    """An image that was shown; its pixels lie under `digest` in the group's `MediaTable`."""
 
     digest: str
     view: View
@@ -173,47 +195,75 @@ class Media:
 
 @dataclass(frozen=True)
 class Turn:
-    """What the policy saw since its last word, and what it said, exactly as sampled."""
+    """A user message and the completion sampled for it, token by token.
 
-    prompt_ids: tuple[
-        int, ...
-    ]  # new tokens since the previous completion, image placeholders expanded
-    completion_ids: tuple[int, ...]  # as sampled, end-of-turn token included when it was sampled
-    logprobs: tuple[float, ...]  # of completion_ids, from the engine, at the sampling temperature
-    text: str  # completion, decoded, without the end-of-turn token
-    media: tuple[Media, ...]  # images in prompt_ids, in order
-    complete: bool  # False: max_tokens ran out before the end-of-turn token
-    version: int  # of the weights that sampled it
-    trainable: bool = True  # False: a frozen helper turn that the learner never sees
+    Attributes:
+        prompt_ids: tokens since the previous completion, image placeholders expanded.
+        completion_ids: tokens as sampled, with the end-of-turn token if it was sampled.
+        logprobs: of `completion_ids`, from the engine, at the sampling temperature. Empty in
+            demonstrations.
+        text: the decoded completion, without the end-of-turn token.
+        media: the images in `prompt_ids`, in order.
+        complete: False if max_tokens ran out before the end-of-turn token.
+        version: weight version that sampled the completion.
+        trainable: False for a turn of a frozen helper; the learner never sees it.
+    """
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+    media: tuple[Media, ...]
+    complete: bool
+    version: int
+    trainable: bool = True
 
 
 class End(enum.Enum):
     """How an episode ended."""
 
     DONE = "done"
-    UNREADABLE = "unreadable"  # an answer did not parse: an ordinary, rewarded outcome
-    TRUNCATED = "truncated"  # a token budget ran out
-    FAILED = "failed"  # our fault: excluded from the group and counted, never rewarded
+    # An answer did not parse: an ordinary outcome with a reward.
+    UNREADABLE = "unreadable"
+    # A token budget ran out.
+    TRUNCATED = "truncated"
+    # An error of the program: excluded from the group and counted, never rewarded.
+    FAILED = "failed"
 
 
 @dataclass(frozen=True)
 class MaskPrompt:
-    """Box and points on one frame, in original pixels: what a segmenter needs to make a mask."""
+    """A box and points on one frame, in pixels of the original video: the input of a segmenter.
+
+    Attributes:
+        frame: frame number.
+        box: None for points alone.
+        points: (x, y).
+        labels: for each point 1 on the object, 0 off it.
+    """
 
     frame: int
     box: tuple[float, float, float, float] | None
     points: tuple[tuple[float, float], ...] = ()
-    labels: tuple[int, ...] = ()  # 1 on the object, 0 off it
+    labels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class SegPrompt:
-    """A mask that the policy itself draws: the hidden state at a [SEG] token, decoded on one frame."""
+    """A mask that the policy draws itself: the hidden state at a [SEG] token, decoded on a frame.
 
-    turn: int  # index into the episode's turns
-    position: int  # of the [SEG] token in that turn's completion_ids
+    Attributes:
+        turn: index into the episode's turns.
+        position: of the [SEG] token in that turn's `completion_ids`.
+        frame: frame number to draw on.
+        role: "keyframe": rewarded and calibrated. "video": rewarded on another frame. "final":
+            tracked only.
+    """
+
+    turn: int
+    position: int
     frame: int
-    role: str = "keyframe"  # rewarded and calibrated | "video": rewarded on another frame | "final": tracked only
+    role: str = "keyframe"
 
 
 @dataclass(frozen=True)
@@ -235,7 +285,7 @@ class Answer:
     reasoning_tokens: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The facts as the run folder keeps them, with the typed fields under their keys there."""
+        """Return the facts as the run folder keeps them, with the typed fields under their keys."""
         row = {**self.facts, "frame": self.keyframe}
         if self.reasoning_tokens is not None:
             row["reasoning_tokens"] = self.reasoning_tokens
@@ -244,58 +294,72 @@ class Answer:
 
 @dataclass(frozen=True)
 class Episode:
-    """One finished dialogue."""
+    """One finished dialogue; `error` is the traceback of a FAILED one."""
 
     sample_uid: str
     turns: tuple[Turn, ...]
     end: End
     answer: Answer = field(default_factory=Answer)
-    error: str = ""  # traceback of a FAILED episode
+    error: str = ""
 
 
 @dataclass(frozen=True)
 class Reward:
-    """What one episode earned."""
+    """The reward of one episode.
+
+    Attributes:
+        total: the weighted sum of the parts.
+        parts: value of each term before its weight.
+        per_turn: weighted reward of each trainable turn, adding up to `total`. Empty if the system
+            does not tell turns apart.
+    """
 
     total: float
-    parts: dict[str, float]  # each reward before its weight
-    per_turn: tuple[
-        float, ...
-    ] = ()  # weighted reward of each trainable turn; sums to `total`; empty: not told apart
+    parts: dict[str, float]
+    per_turn: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Group:
-    """The G episodes of one sample, scored. `media` maps digests to pixels."""
+    """The G episodes of one sample.
+
+    Attributes:
+        sample_uid: the sample.
+        episodes: its episodes.
+        rewards: None for a FAILED episode; empty before scoring.
+        advantages_G: 0 for a FAILED episode; empty before `core.grpo.judge`.
+    """
 
     sample_uid: str
     episodes: tuple[Episode, ...]
-    rewards: tuple[Reward | None, ...] = ()  # None for a FAILED episode
-    advantages_G: tuple[float, ...] = ()  # 0 for a FAILED episode
+    rewards: tuple[Reward | None, ...] = ()
+    advantages_G: tuple[float, ...] = ()
 
     @property
     def informative(self) -> bool:
-        """False for a zero-variance group: it carries no policy gradient."""
+        """False for a group with equal rewards: it carries no policy gradient."""
         return any(a != 0.0 for a in self.advantages_G)
 
 
-MediaTable = dict[str, np.ndarray]  # digest -> uint8 (height, width, 3)
-EpisodeMasks = Sequence[
-    Sequence[np.ndarray | None]
-]  # of each episode, for each of its answer's prompts or segs: bool (H, W)
+# Pixels by digest, uint8 (height, width, 3).
+MediaTable = dict[str, np.ndarray]
+# For each episode, the mask of each of its answer's `prompts` or `segs`: bool (H, W), or None.
+EpisodeMasks = Sequence[Sequence[np.ndarray | None]]
 
 
 class Ask(Protocol):
-    """The policy, as a system sees it: one dialogue, to which each call adds a user and an assistant turn."""
+    """The policy, as a system sees it: one dialogue; each call adds a user turn and a completion."""
 
     @property
     def version(self) -> int:
-        """Of the weights that would answer now."""
+        """Version of the weights in use now."""
         ...
 
     async def __call__(
         self, content: Sequence[str | View], *, max_tokens: int, trainable: bool = True
-    ) -> Turn: ...
+    ) -> Turn:
+        """Send text and frames to the policy and return the turn."""
+        ...
 
     async def auxiliary(
         self, content: Sequence[str | View], *, max_tokens: int, temperature: float, top_p: float
@@ -307,25 +371,31 @@ class Ask(Protocol):
         ...
 
     def count(self, text: str) -> int:
-        """How many of the policy's tokens a text is."""
+        """Return the number of tokens of a text."""
         ...
 
 
-# "segmenter": each of an answer's prompts on its own frame alone | "policy": its segs | "": the reward needs no masks
+# The maker of the masks that a reward needs. "segmenter": each mask prompt on its own frame alone.
+# "policy": its [SEG] tokens. "": the reward needs no masks.
 MaskMaker = Literal["", "segmenter", "policy"]
 
 
 class System(Protocol):
-    """A published system: how an episode is played, and what it is worth."""
+    """A published method: how an episode is played and rewarded."""
 
     name: str
 
     def shown(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """The sample as training shows it to `play`: `sample.bare`, with hints where a method trains on something that
-        it finds for itself when it is used. Evaluation always shows `sample.bare`."""
+        """Return the sample as training shows it to `play`.
+
+        That is `sample.bare`, with hints where a method trains on values that it finds for itself
+        at inference. Evaluation always shows `sample.bare`.
+        """
         ...
 
-    async def play(self, sample: Sample, ask: Ask) -> Episode: ...
+    async def play(self, sample: Sample, ask: Ask) -> Episode:
+        """Play one episode about a bare sample."""
+        ...
 
     @property
     def uses_hints(self) -> bool:
@@ -336,28 +406,30 @@ class System(Protocol):
         ...
 
     def hints(self, episode: Episode) -> Hints | None:
-        """The answers to the episode's auxiliary questions, to be stored for later episodes."""
+        """Return the answers to the episode's auxiliary questions, to be stored for later episodes."""
         ...
 
     @property
     def masks_by(self) -> MaskMaker:
-        """Who makes the masks that `score` needs. Where it needs none, nothing is started for them."""
+        """The maker of the masks for `score`; without one, no process is started for masks."""
         ...
 
     def score(
         self, sample: Sample, episodes: Sequence[Episode], masks: EpisodeMasks | None = None
-    ) -> list[Reward]: ...
+    ) -> list[Reward]:
+        """Return the reward of each episode of one sample."""
+        ...
 
     def demonstrate(
         self, sample: Sample, rng: np.random.Generator
     ) -> tuple[tuple[list[str | View], str], ...]:
-        """The ideal dialogue from the ground truth: for each turn what the user says and what to answer."""
+        """Return the ideal dialogue, made from the ground truth: (user content, completion) pairs."""
         ...
 
 
 @dataclass(frozen=True)
 class Update:
-    """What one optimizer step reports."""
+    """The report of one optimizer step."""
 
     loss: float
     grad_norm: float
