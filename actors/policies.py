@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoTokenizer
-
 from configs.load import resolve
 from configs.schema import Config
-from models.dialogue import Dialogue, allowed_ids
+from models.dialogue import Dialogue, load_dialogue
 from models.policy.lora import Lora
 from models.policy.policy import Policy
 from models.policy.reference import Reference
@@ -22,18 +20,17 @@ def load(cfg: Config, folder: Path, device: str) -> tuple[Policy | SegPolicy, Re
     """From a Hugging Face folder, with its mask head where `mask.token` is set. With LoRA the policy is its own
     reference; else that is a frozen copy."""
     learner = cfg.learner
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    dialogue = load_dialogue(folder)
     common: dict[str, Any] = {
-        "allowed_ids": allowed_ids(tokenizer),
+        "allowed_ids": dialogue.allowed_ids(),
         "dtype": cfg.policy.dtype,
         "attention": cfg.policy.attention,
         "device": device,
     }
-    adapter = (
-        Lora(learner.lora_rank, learner.lora_alpha, tuple(learner.lora_targets))
-        if learner.lora_rank
-        else None
-    )
+    adapter = None
+    if learner.lora_rank:
+        targets = tuple(learner.lora_targets) or dialogue.family.lora_targets
+        adapter = Lora(learner.lora_rank, learner.lora_alpha, targets)
     policy = Policy(
         folder,
         freeze_vision=learner.freeze_vision,
@@ -41,7 +38,7 @@ def load(cfg: Config, folder: Path, device: str) -> tuple[Policy | SegPolicy, Re
         adapter=adapter,
         **common,
     )
-    whole = drawing(cfg, folder, policy, tokenizer) if cfg.mask.token else policy
+    whole = drawing(cfg, folder, policy, dialogue) if cfg.mask.token else policy
     if cfg.grpo.kl_coef <= 0:
         return whole, None
     return whole, Reference(
@@ -49,7 +46,7 @@ def load(cfg: Config, folder: Path, device: str) -> tuple[Policy | SegPolicy, Re
     )
 
 
-def drawing(cfg: Config, folder: Path, policy: Policy, tokenizer: Any) -> SegPolicy:
+def drawing(cfg: Config, folder: Path, policy: Policy, dialogue: Dialogue) -> SegPolicy:
     """The policy with the mask head of its folder. Raises ValueError for a token or head that is not there."""
     from models.policy.seg_policy import SegOptions, attach
     from models.segmenters import sam2_build
@@ -64,13 +61,13 @@ def drawing(cfg: Config, folder: Path, policy: Policy, tokenizer: Any) -> SegPol
         points=mask.points,
     )
     return attach(
-        policy, folder, sam, shape, token_id(tokenizer, mask.token), options, fresh=mask.fresh
+        policy, folder, sam, shape, token_id(dialogue, mask.token), options, fresh=mask.fresh
     )
 
 
-def token_id(tokenizer: Any, token: str) -> int:
+def token_id(dialogue: Dialogue, token: str) -> int:
     """Of `mask.token`, which must be one token of the policy's that it may say; else a ValueError."""
-    ids = Dialogue(tokenizer).text(token)
+    ids = dialogue.text(token)
     if len(ids) != 1:
         raise ValueError(
             f"mask.token={token}: {len(ids)} tokens in policy.path's tokenizer, not one: ray_jobs.warm_start adds it"

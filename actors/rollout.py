@@ -27,7 +27,10 @@ from cluster.weights import WeightVersion
 from configs.schema import Config
 from core.types import End, Episode, MediaTable, Sample
 from data.frames.frames import show
-from models.engine.engine import Engine, EngineSettings, Gallery, Key
+from models.engine.conversation import Key
+from models.engine.engine import Engine
+from models.engine.gallery import Gallery
+from models.engine.settings import EngineSettings
 from models.engine.weight_transfer import BACKEND
 
 BATCHES = 3  # in flight: the last episodes of a group must not decode beside empty places, nor wait for its frames

@@ -25,7 +25,9 @@ from configs.load import load as load_config
 from configs.load import validate
 from configs.schema import Config
 from core.types import Episode, MediaTable
-from models.engine.engine import Engine, EngineSettings, seed_of
+from models.engine.conversation import seed_of
+from models.engine.engine import Engine
+from models.engine.settings import EngineSettings
 from ray_jobs.driver.run import prepare_data
 
 Jobs = list[
@@ -101,10 +103,10 @@ class Generate:
 
     def __init__(self, cfg: Config, max_tokens: tuple[int, ...]) -> None:
         import torch
-        from transformers import AutoModelForImageTextToText, AutoTokenizer
+        from transformers import AutoModelForImageTextToText
 
         from configs.load import resolve
-        from models.dialogue import allowed_ids
+        from models.dialogue import load_dialogue
         from models.policy.pixels import Pixels
         from models.policy.policy import DTYPES
 
@@ -114,11 +116,11 @@ class Generate:
         self.model = model.to(self.device).eval()
         self.pixels = Pixels(folder)
         self.max_tokens = max_tokens
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-        self.pad = tokenizer.pad_token_id
+        dialogue = load_dialogue(folder)
+        self.end = dialogue.end_id
+        self.pad = dialogue.tokenizer.pad_token_id
         vocabulary = model.config.get_text_config().vocab_size
-        self.banned = sorted(set(range(vocabulary)) - set(allowed_ids(tokenizer)))
+        self.banned = sorted(set(range(vocabulary)) - set(dialogue.allowed_ids()))
 
     def run(self, jobs: Jobs) -> tuple[float, int]:
         """(seconds, tokens sampled)."""

@@ -18,7 +18,6 @@ RUN = "run"
 PREDICTIONS = "predictions"
 
 # Linear layers of a Qwen decoder layer.
-LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 @dataclass
@@ -177,7 +176,8 @@ class LearnerConfig:
     )
     lora_alpha: float = setting(32.0, help="adapters are scaled by lora_alpha / lora_rank")
     lora_targets: list[str] = setting(
-        LINEAR, help="linear layers of the language model with adapters"
+        [],
+        help="linear layers of the language model with adapters, e.g. [q_proj, v_proj]; empty: all of a decoder layer",
     )
     gradient_checkpointing: bool = setting(False, help="recompute activations to save memory")
     optimizer_steps: int = setting(

@@ -1,140 +1,173 @@
 """Chat turns as token ids: the one place where a dialogue becomes tokens.
 
 Engine, learner, warm start and pretraining all build their prompts here, so they cannot disagree. Pieces of text are
-tokenised one by one and concatenated, never as a rendered whole, and text never becomes a control token: a query that
-contains "<|image_pad|>" is spelled out in ordinary tokens. The layout is Qwen2.5-VL's, without its default system
-message:
+tokenised one by one and concatenated, never as a rendered whole. Text never becomes a control token: a query with
+"<|image_pad|>" in it is spelled out in ordinary tokens. For the Qwen families two turns look like this:
 
-    <|im_start|>user\\n{content}<|im_end|>\\n<|im_start|>assistant\\n{completion}<|im_end|>\\n<|im_start|>user\\n ...
-
-This file knows no model weights, no pixels and no engine.
+    <|im_start|>user\\n{content}<|im_end|>\\n<|im_start|>assistant\\n{completion}<|im_end|>\\n<|im_start|>user ...
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from core.types import View
+from models.families import Family, family_of
 
 REMEMBERED = 10_000  # texts whose ids are kept
-START = "<|im_start|>"
-END = "<|im_end|>"
-VISION_START = "<|vision_start|>"
-IMAGE = "<|image_pad|>"
-VISION_END = "<|vision_end|>"
 
 
-def tokens_of(view: View, merge: int = 28) -> int:
-    """Number of language-model tokens of a view: one for each merge x merge square of pixels.
+def load_dialogue(folder: str | Path) -> Dialogue:
+    """Return the dialogue of a policy's Hugging Face folder: its tokenizer in its family's format.
 
     Raises:
-        ValueError: the view's sides are not multiples of `merge`.
+        ValueError: the model or its tokenizer is not supported.
     """
-    if view.height <= 0 or view.width <= 0 or view.height % merge or view.width % merge:
-        raise ValueError(
-            f"view of {view.height} x {view.width} pixels: both sides must be positive multiples of {merge} "
-            "(patch size x merge size of the vision tower); change the system's frame size"
-        )
-    return (view.height // merge) * (view.width // merge)
+    from transformers import AutoTokenizer
+
+    family = family_of(folder)
+    return Dialogue(AutoTokenizer.from_pretrained(folder), family)
 
 
 def control_ids(tokenizer: Any) -> set[int]:
-    """Ids of the tokenizer's control tokens (`special: true`): dialogue marks, vision marks and the like."""
+    """Return the ids of the tokenizer's control tokens (`special: true`), such as dialogue and vision marks."""
     return {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
 
 
-def allowed_ids(tokenizer: Any) -> list[int]:
-    """Ids the policy may sample, ascending: every ordinary token and the end-of-turn token.
-
-    Control tokens are left out because a sampled `<|image_pad|>` is a prompt that no image belongs to. Ids beyond the
-    tokenizer, which exist only because vocabularies are padded, are not in its vocabulary and so left out too.
-    """
-    end = tokenizer.convert_tokens_to_ids(END)
-    return sorted((set(tokenizer.get_vocab().values()) - control_ids(tokenizer)) | {end})
+def text_ids(tokenizer: Any, text: str) -> list[int]:
+    """Return the ids of plain text; control tokens spelled in it stay text."""
+    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 
 @dataclass(frozen=True)
 class Dialogue:
-    """Token ids of turns for one tokenizer (of the Qwen2 family, from the policy's folder)."""
+    """Writes turns as token ids, for one tokenizer.
+
+    Attributes:
+        tokenizer: transformers' tokenizer of the policy.
+        family: the policy's family.
+    """
 
     tokenizer: Any
-    merge: int = 28  # pixels on a side of one image token
-    _known: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
-    _marks: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
+    family: Family
+    _ids_of_text: dict[str, tuple[int, ...]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    _id_of_mark: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for mark in (START, END, VISION_START, IMAGE, VISION_END):
-            if self.tokenizer.convert_tokens_to_ids(mark) not in control_ids(self.tokenizer):
+        control = control_ids(self.tokenizer)
+        for mark in self.family.chat.marks:
+            number = self.tokenizer.convert_tokens_to_ids(mark)
+            if number not in control:
                 raise ValueError(
-                    f"the policy's tokenizer has no control token {mark}: a Qwen2-VL tokenizer is needed"
+                    f"the policy's tokenizer has no control token {mark}: a tokenizer of {self.family.model_type} is needed"
                 )
+            self._id_of_mark[mark] = int(number)
 
     def id_of(self, mark: str) -> int:
-        if mark not in self._marks:
-            self._marks[mark] = int(self.tokenizer.convert_tokens_to_ids(mark))
-        return self._marks[mark]
+        """Return the id of one of the family's control tokens."""
+        return self._id_of_mark[mark]
 
     @property
     def end_id(self) -> int:
-        """Of the end-of-turn token."""
-        return self.id_of(END)
+        """Id of the end-of-turn token."""
+        return self.id_of(self.family.chat.turn_end)
 
     @property
     def image_id(self) -> int:
-        return self.id_of(IMAGE)
+        """Id of the image placeholder."""
+        return self.id_of(self.family.chat.image)
+
+    @property
+    def cell(self) -> int:
+        """Pixels on a side of one image token."""
+        return self.family.vision.cell
+
+    def allowed_ids(self) -> list[int]:
+        """Return the ids that the policy may sample, ascending: all ordinary tokens and the end-of-turn token.
+
+        A sampled `<|image_pad|>` would be a prompt without an image, so control tokens are left out. Ids beyond the
+        tokenizer, in a padded vocabulary, are left out too.
+        """
+        ordinary = set(self.tokenizer.get_vocab().values()) - control_ids(self.tokenizer)
+        return sorted(ordinary | {self.end_id})
 
     def text(self, text: str) -> list[int]:
-        """Ids of plain text; control tokens spelled in it stay text. The same few texts come again and again."""
-        if text not in self._known:
-            if len(self._known) > REMEMBERED:
-                self._known.clear()
-            ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
-                "input_ids"
-            ]
-            self._known[text] = tuple(ids)
-        return list(self._known[text])
+        """Return the ids of plain text, as `text_ids`. Dialogues repeat a few texts, so these are cached."""
+        if text not in self._ids_of_text:
+            if len(self._ids_of_text) > REMEMBERED:
+                self._ids_of_text.clear()
+            self._ids_of_text[text] = tuple(text_ids(self.tokenizer, text))
+        return list(self._ids_of_text[text])
+
+    def image_tokens(self, view: View) -> int:
+        """Return the number of tokens of a view.
+
+        Raises:
+            ValueError: the view's sides are not multiples of the cell.
+        """
+        cell = self.cell
+        height = view.height
+        width = view.width
+        if height <= 0 or width <= 0 or height % cell or width % cell:
+            raise ValueError(
+                f"view of {height} x {width} pixels: both sides must be positive multiples of {cell} "
+                "(patch size x merge size of the vision tower); change the system's frame size"
+            )
+        return (height // cell) * (width // cell)
 
     def image(self, view: View, expanded: bool) -> list[int]:
-        pads = tokens_of(view, self.merge) if expanded else 1
-        return [self.id_of(VISION_START), *[self.image_id] * pads, self.id_of(VISION_END)]
+        """Return the ids of an image: one placeholder, or with `expanded` one for each of its tokens."""
+        count = self.image_tokens(view) if expanded else 1
+        chat = self.family.chat
+        return [
+            self.id_of(chat.image_start),
+            *[self.image_id] * count,
+            self.id_of(chat.image_end),
+        ]
 
-    def user(
-        self, content: Sequence[str | View], *, first: bool, expanded: bool, system: str = ""
-    ) -> list[int]:
-        """A user turn, up to and including the mark that opens the assistant's answer.
+    def user(self, content: Sequence[str | View], *, first: bool, expanded: bool) -> list[int]:
+        """Return the ids of a user turn, up to and including the mark that opens the assistant's answer.
 
         Args:
             content: text and images, in order.
-            first: whether it opens the dialogue; a later turn follows a completion that ended with `end_id`.
-            expanded: True gives an image as many tokens as the model sees (learner), False one (vLLM's prompt).
-            system: message before the first turn; empty for none.
+            first: whether it opens the dialogue, after the family's system message; a later turn follows a completion
+                that ended with `end_id`.
+            expanded: True gives an image as many tokens as the model sees (learner), False gives one (vLLM's prompt).
         """
-        assert first or not system, "a system message stands only before the first turn"
-        start = self.id_of(START)
-        end = self.end_id
-        ids = [] if first else self.text("\n")
-        if system:
-            ids += [start, *self.text("system\n"), *self.text(system), end, *self.text("\n")]
-        ids += [start, *self.text("user\n")]
+        ids = self._opening() if first else self.text("\n")
+        ids += [self.id_of(self.family.chat.turn_start), *self.text("user\n")]
         for piece in content:
-            ids += self.text(piece) if isinstance(piece, str) else self.image(piece, expanded)
-        return [*ids, end, *self.text("\n"), start, *self.text("assistant\n")]
+            if isinstance(piece, str):
+                ids += self.text(piece)
+            else:
+                ids += self.image(piece, expanded)
+        ids += [self.end_id, *self.text("\n")]
+        ids += [self.id_of(self.family.chat.turn_start), *self.text("assistant\n")]
+        return ids
+
+    def _opening(self) -> list[int]:
+        """Return the ids of the system message; none without one."""
+        chat = self.family.chat
+        if not chat.system:
+            return []
+        ids = [self.id_of(chat.turn_start), *self.text("system\n"), *self.text(chat.system)]
+        return [*ids, self.end_id, *self.text("\n")]
 
     def completion(self, text: str) -> list[int]:
-        """A whole assistant answer, as if it had been sampled: for demonstrations."""
+        """Return the ids of a whole assistant answer, as if it had been sampled; for demonstrations."""
         return [*self.text(text), self.end_id]
 
     def decode(self, completion_ids: Sequence[int]) -> str:
-        """Text of sampled ids, without the end-of-turn token. Undecodable bytes become U+FFFD."""
-        ids = (
-            completion_ids[:-1]
-            if completion_ids and completion_ids[-1] == self.end_id
-            else completion_ids
+        """Return the text of sampled ids, without the end-of-turn token. Undecodable bytes become U+FFFD."""
+        ids = list(completion_ids)
+        if ids and ids[-1] == self.end_id:
+            ids.pop()
+        text = self.tokenizer.decode(
+            ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
-        return str(
-            self.tokenizer.decode(
-                list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-            )
-        )
+        return str(text)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoModelForImageTextToText
 
 from actors.drawing import Asked, to_learn
 from actors.learner_pool import LearnerPool
@@ -30,7 +30,7 @@ from configs.load import resolve
 from configs.schema import Config
 from core.types import End, Episode, Group, MediaTable, Sample, System, Turn, View
 from data.frames.frames import show
-from models.dialogue import Dialogue
+from models.dialogue import Dialogue, load_dialogue
 from models.policy.new_token import add_token
 from ray_jobs.driver.entry import run_job
 from ray_jobs.driver.run import Run, checked_config
@@ -182,11 +182,11 @@ def imitate_step(
 def make_demonstrator(cfg: Config, system: System) -> Demonstrator:
     """Return a demonstrator that speaks the language of the policy."""
     folder = resolve(cfg.policy.path)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    dialogue = load_dialogue(folder)
     seg_id = None
     if cfg.mask.token:
-        seg_id = token_id(tokenizer, cfg.mask.token)
-    return Demonstrator(system, Dialogue(tokenizer, cell_of(folder)), cfg.seed, seg_id)
+        seg_id = token_id(dialogue, cfg.mask.token)
+    return Demonstrator(system, dialogue, cfg.seed, seg_id)
 
 
 def with_drawing(cfg: Config, folder: Path) -> Config:
@@ -204,20 +204,13 @@ def with_drawing(cfg: Config, folder: Path) -> Config:
         points=given.mask_points,
     )
     source = resolve(cfg.policy.path)
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    if len(Dialogue(tokenizer).text(mask.token)) == 1:
+    if len(load_dialogue(source).text(mask.token)) == 1:
         return replace(cfg, mask=mask)
 
     shutil.rmtree(folder, ignore_errors=True)
     add_token(source, folder, mask.token)
     policy = replace(cfg.policy, path=str(folder.resolve()))
     return replace(cfg, mask=mask, policy=policy)
-
-
-def cell_of(folder: Path) -> int:
-    """Return the side, in pixels, of an image token of the model in `folder`."""
-    vision = AutoConfig.from_pretrained(folder).vision_config
-    return int(vision.patch_size * vision.spatial_merge_size)
 
 
 def write_policy(learner: LearnerPool, output: Path, bf16: bool) -> None:

@@ -29,11 +29,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import cv2
 import numpy as np
 import torch
-from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLForConditionalGeneration
 
 from configs.load import load
 from core.types import View
-from models.dialogue import Dialogue
+from models.dialogue import Dialogue, load_dialogue
 from systems.videoseg_r1 import VideoSegR1
 from tiny.pretrain import log, require_finite
 from tiny.school.batched import Batched
@@ -64,7 +64,7 @@ class Marker:
 
     def __call__(self, lesson: Lesson) -> tuple[list[Dialogue1], list[tuple[int, int]]]:
         views = [piece for piece in lesson[0][0] if isinstance(piece, View)]
-        grids = [(v.height // self.dialogue.merge, v.width // self.dialogue.merge) for v in views]
+        grids = [(v.height // self.dialogue.cell, v.width // self.dialogue.cell) for v in views]
         return [self._one(content, answer) for content, answer in lesson], grids
 
     def _one(self, content: list[str | View], answer: str) -> Dialogue1:
@@ -137,7 +137,7 @@ def teach(options: argparse.Namespace) -> None:
     cv2.setNumThreads(0)
     cfg = load([options.preset, f"policy.path={options.init}"])
     system = VideoSegR1.make(cfg.system.options)
-    marker = Marker(Dialogue(AutoTokenizer.from_pretrained(options.init)))
+    marker = Marker(load_dialogue(options.init))
     hf = Qwen2_5_VLForConditionalGeneration.from_pretrained(options.init, dtype=torch.float32)
     hf.model.visual.requires_grad_(not options.freeze_vision)
     tutor = Tutor(Batched(hf), marker)

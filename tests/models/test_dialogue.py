@@ -3,39 +3,53 @@
 from __future__ import annotations
 
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from core.types import View
-from models.dialogue import Dialogue, allowed_ids, control_ids, tokens_of
+from models.dialogue import Dialogue, control_ids
+from models.families import Qwen2_5VL, Qwen3VL
 from tests.models import tiny_engine
 
-DIALOGUE = Dialogue(tiny_engine.tokenizer())
-TOKENS = DIALOGUE.tokenizer
-PIECES = st.lists(
-    st.one_of(st.text(max_size=8), st.sampled_from(tiny_engine.CONTROL + tiny_engine.MARKUP)),
-    max_size=5,
-).map("".join)
+DIALOGUE = Dialogue(tiny_engine.tokenizer(), Qwen2_5VL())
+TOKENIZER = DIALOGUE.tokenizer
+SPECIAL = tiny_engine.CONTROL + tiny_engine.MARKUP
+PIECES = st.lists(st.one_of(st.text(max_size=8), st.sampled_from(SPECIAL)), max_size=5)
+TEXTS = PIECES.map("".join)
+
+
+def spelled(ids: list[int]) -> str:
+    return TOKENIZER.decode(ids, clean_up_tokenization_spaces=False)
 
 
 def test_layout_of_two_turns() -> None:
     first = DIALOGUE.user(["0", View(3, 56, 84), " Find it."], first=True, expanded=False)
+    answer = DIALOGUE.completion("Here.")
     second = DIALOGUE.user(["And?"], first=False, expanded=False)
-    said = TOKENS.decode(
-        first + DIALOGUE.completion("Here.") + second, clean_up_tokenization_spaces=False
-    )
-    assert said == (
+    assert spelled(first + answer + second) == (
         "<|im_start|>user\n0<|vision_start|><|image_pad|><|vision_end|> Find it.<|im_end|>\n<|im_start|>assistant\n"
         "Here.<|im_end|>\n<|im_start|>user\nAnd?<|im_end|>\n<|im_start|>assistant\n"
     )
 
 
 def test_system_message() -> None:
-    said = TOKENS.decode(DIALOGUE.user(["Hi"], first=True, expanded=False, system="Be kind."))
-    assert said.startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>")
+    """A family may open its dialogues with one; later turns do not repeat it."""
+
+    class Polite(Qwen2_5VL):
+        chat = replace(Qwen2_5VL.chat, system="Be kind.")
+
+    dialogue = Dialogue(TOKENIZER, Polite())
+    first = spelled(dialogue.user(["Hi"], first=True, expanded=False))
+    later = spelled(dialogue.user(["Hi"], first=False, expanded=False))
+    assert first.startswith(
+        "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>"
+    )
+    assert "Be kind" not in later
 
 
 def test_expanded_differs_only_in_pads() -> None:
@@ -44,26 +58,39 @@ def test_expanded_differs_only_in_pads() -> None:
     long = DIALOGUE.user(content, first=True, expanded=True)
     image = DIALOGUE.image_id
     assert short.count(image) == 2
-    assert long.count(image) == tokens_of(View(0, 56, 84)) + 1 == 7
+    assert long.count(image) == 6 + 1
     assert [i for i in short if i != image] == [i for i in long if i != image]
+
+
+def test_image_tokens_follow_the_family() -> None:
+    assert DIALOGUE.image_tokens(View(0, 56, 84)) == 2 * 3
+    assert Dialogue(TOKENIZER, Qwen3VL()).image_tokens(View(0, 64, 96)) == 2 * 3
 
 
 @pytest.mark.parametrize(("height", "width"), [(55, 84), (56, 0), (28, 30)])
 def test_view_off_the_grid_is_refused(height: int, width: int) -> None:
     with pytest.raises(ValueError, match="multiples of 28"):
-        tokens_of(View(0, height, width))
+        DIALOGUE.image_tokens(View(0, height, width))
 
 
-@given(PIECES)
+def test_a_tokenizer_without_the_marks_is_refused() -> None:
+    class Other(Qwen2_5VL):
+        chat = replace(Qwen2_5VL.chat, image="<image>")
+
+    with pytest.raises(ValueError, match="no control token <image>.*qwen2_5_vl"):
+        Dialogue(TOKENIZER, Other())
+
+
+@given(TEXTS)
 def test_text_never_becomes_a_control_token(text: str) -> None:
     ids = DIALOGUE.text(text)
-    assert not set(ids) & control_ids(TOKENS)
+    assert not set(ids) & control_ids(TOKENIZER)
     assert same(DIALOGUE.decode(ids), text)
     assert same(DIALOGUE.decode(DIALOGUE.completion(text)), text)
 
 
 def same(a: str, b: str) -> bool:
-    """Up to Unicode's canonical composition, which Qwen's tokeniser applies."""
+    """Equal up to Unicode's canonical composition, which Qwen's tokeniser applies."""
     return unicodedata.normalize("NFC", a) == unicodedata.normalize("NFC", b)
 
 
@@ -72,21 +99,20 @@ def test_markup_stays_one_token() -> None:
 
 
 def test_allowed_ids() -> None:
-    allowed = allowed_ids(TOKENS)
+    allowed = DIALOGUE.allowed_ids()
     assert allowed == sorted(allowed)
-    assert max(allowed) < len(TOKENS)
-    assert TOKENS.convert_tokens_to_ids("<|im_end|>") in allowed
-    banned = {TOKENS.convert_tokens_to_ids(t) for t in tiny_engine.CONTROL if t != "<|im_end|>"}
-    assert set(range(len(TOKENS))) - set(allowed) == banned
+    assert max(allowed) < len(TOKENIZER)
+    assert TOKENIZER.convert_tokens_to_ids("<|im_end|>") in allowed
+
+    banned = set(TOKENIZER.convert_tokens_to_ids(tiny_engine.CONTROL))
+    banned.remove(TOKENIZER.convert_tokens_to_ids("<|im_end|>"))
+    assert set(range(len(TOKENIZER))) - set(allowed) == banned
 
 
 def test_same_ids_after_saving(tmp_path: Path) -> None:
-    from transformers import AutoTokenizer
-
-    TOKENS.save_pretrained(tmp_path)
-    again = Dialogue(AutoTokenizer.from_pretrained(tmp_path))
+    TOKENIZER.save_pretrained(tmp_path)
+    again = Dialogue(AutoTokenizer.from_pretrained(tmp_path), Qwen2_5VL())
     content = ["Find <|im_end|> now", View(0, 28, 28)]
-    assert again.user(content, first=True, expanded=True) == DIALOGUE.user(
-        content, first=True, expanded=True
-    )
-    assert allowed_ids(again.tokenizer) == allowed_ids(TOKENS)
+    expected = DIALOGUE.user(content, first=True, expanded=True)
+    assert again.user(content, first=True, expanded=True) == expected
+    assert again.allowed_ids() == DIALOGUE.allowed_ids()

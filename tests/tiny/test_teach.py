@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoModelForImageTextToText
 
 from core.types import Answer, End, Episode, Turn, View
-from models.dialogue import Dialogue
+from models.dialogue import load_dialogue
 from systems.videoseg_r1 import VideoSegR1
 from systems.videoseg_r1.answers import read_objects
 from systems.videoseg_r1.sampler import read_interval, read_position
@@ -46,7 +46,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_lessons_share_their_images_and_are_read(start: Path) -> None:
     lessons = Lessons(VideoSegR1.make(OPTIONS), np.random.default_rng(0))
-    marker = Marker(Dialogue(AutoTokenizer.from_pretrained(start)))
+    marker = Marker(load_dialogue(start))
     taken = [lessons.take() for _ in range(40)]
     kinds = set()
     for lesson, images in taken:

@@ -15,7 +15,6 @@ from functools import partial
 import numpy as np
 import torch
 
-from models.dialogue import allowed_ids
 from tiny.school.batched import Cache
 from tiny.school.lessons import (
     MIX,
@@ -162,7 +161,7 @@ def speak(
     """Lets every script that is `going` speak until its end token; appends what it said, returns the text."""
     device = tutor.prefix_ids.device
     banned = torch.ones(len(tutor.net.hf.lm_head.weight), dtype=torch.bool, device=device)
-    banned[allowed_ids(teacher.dialogue.tokenizer)] = False
+    banned[teacher.dialogue.allowed_ids()] = False
     begin = [len(script.ids) for script in scripts]
     going = list(going)
     for _ in range(WORDS):

@@ -17,6 +17,7 @@ import numpy as np
 
 from core.types import View
 from models.dialogue import Dialogue
+from models.families import FAMILIES
 from tiny.school.sizes import QWEN2_5, Family
 from tiny.world.queries import Query, description, pick_query, queries
 from tiny.world.scene import COLOURS, MOTIONS, NUM_FRAMES, SHAPES, SIDE, TRENDS, Scene, scene
@@ -124,7 +125,7 @@ class Teacher:
     def __init__(self, tokenizer: Any, family: Family = QWEN2_5) -> None:
         self.family = family
         self.layout = layout(family, DIALOGUE, places=1)
-        self.dialogue = Dialogue(tokenizer, family.cell)
+        self.dialogue = Dialogue(tokenizer, FAMILIES[family.name]())
         self.known: dict[str, list[int]] = {}
         d = self.dialogue
         self.numbers = [self._number(i) for i in range(family.key + 1)]

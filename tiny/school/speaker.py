@@ -13,7 +13,7 @@ import torch
 
 from core.batch import mrope_positions
 from core.types import Turn, View
-from models.dialogue import Dialogue, allowed_ids
+from models.dialogue import Dialogue
 from tiny.school.batched import Batched, Cache
 
 Show = Callable[[View], np.ndarray]  # uint8 RGB pixels of a view, at its size
@@ -32,7 +32,7 @@ class Speaker:
         self.show = show
         self.temperature = temperature
         self.banned_V = torch.ones(len(net.hf.lm_head.weight), dtype=torch.bool)
-        self.banned_V[allowed_ids(dialogue.tokenizer)] = False
+        self.banned_V[dialogue.allowed_ids()] = False
         self._read: tuple[list[int], Cache, torch.Tensor, int] | None = (
             None  # the last prompt, for who asks it again
         )
@@ -78,7 +78,7 @@ class Speaker:
         )
 
     def _prefill(self, ids: list[int], views: list[View]) -> tuple[Cache, torch.Tensor, int]:
-        grids = [(v.height // self.dialogue.merge, v.width // self.dialogue.merge) for v in views]
+        grids = [(v.height // self.dialogue.cell, v.width // self.dialogue.cell) for v in views]
         positions_3T = mrope_positions(ids, grids, self.dialogue.image_id)
         images = torch.cat([see_one(self.net, self.show(view)) for view in views])
         x = self.net.embed(torch.tensor([ids]), images)

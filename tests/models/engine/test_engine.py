@@ -14,7 +14,10 @@ import torch
 
 from core.flat import checksum, flatten
 from core.types import Media, Turn, Video, View
-from models.engine.engine import SMALL_VOCABULARY, Engine, EngineSettings, Gallery, ban, seed_of
+from models.engine.conversation import seed_of
+from models.engine.engine import Engine
+from models.engine.gallery import Gallery
+from models.engine.settings import SMALL_VOCABULARY, EngineSettings, ban
 from tests.models import tiny_engine
 
 EXACT = 1e-4  # fp32 on CPU: the mean gap is about 2e-6

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoModelForImageTextToText
 
 from core.batch import mrope_positions
 from core.types import View
-from models.dialogue import Dialogue, allowed_ids
+from models.dialogue import Dialogue, load_dialogue
 from tiny.school.batched import Batched
 from tiny.school.build import build
 from tiny.school.rows import Dialogue1, common, pack
@@ -36,7 +36,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Batched, Dialogue]
         for parameter in hf.parameters():
             if parameter.ndim >= 2:
                 parameter.mul_(3)
-    return Batched(hf), Dialogue(AutoTokenizer.from_pretrained(folder))
+    return Batched(hf), load_dialogue(folder)
 
 
 def pixels(view: View) -> np.ndarray:
@@ -98,7 +98,7 @@ def test_it_speaks_as_hugging_face_generates(policy: tuple[Batched, Dialogue]) -
     assert list(turn.prompt_ids) == dialogue.user(content, first=True, expanded=True)
     ids = list(turn.prompt_ids)
     banned = torch.ones(len(net.hf.lm_head.weight), dtype=torch.bool)
-    banned[allowed_ids(dialogue.tokenizer)] = False
+    banned[dialogue.allowed_ids()] = False
     image = net.see(torch.from_numpy(pixels(VIEWS[1]))[None])[0]
     for token in turn.completion_ids:  # each one greedy, from the whole text before it
         positions = torch.from_numpy(mrope_positions(ids, GRIDS[1:], dialogue.image_id).T.copy())[

@@ -1,0 +1,102 @@
+"""What an engine is started with. All that differs between CPU and GPU is in `engine_args`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from models.engine.weight_transfer import BACKEND
+
+# Up to this vocabulary the allowed ids travel with a request; above it, the few banned ones.
+SMALL_VOCABULARY = 8192
+
+# Added to the logit of a banned id: its probability is exactly 0 in float32.
+BANNED_BIAS = -1e9
+
+# Processed images that vLLM keeps on a CPU: those of the prompts of a step, which a group asks for again. vLLM's own
+# 4 GiB would fill with frames of past steps.
+PROCESSED_GIB = 0.5
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Settings of one vLLM engine.
+
+    Attributes:
+        path: Hugging Face folder of the policy.
+        device: cpu or cuda.
+        dtype: float32 or bfloat16.
+        max_model_len: tokens of a whole dialogue.
+        max_num_seqs: requests decoded together.
+        max_images: images of a whole dialogue.
+        kv_cache_bytes: size of the KV cache; CPU only.
+        gpu_memory_utilization: share of the GPU's memory; GPU only.
+        tensor_parallel: GPUs of one engine; GPU only.
+        weight_backend: object_store, nccl or ipc.
+        seed: vLLM's own seed. Requests carry seeds of their own.
+    """
+
+    path: str
+    device: str = "cpu"
+    dtype: str = "float32"
+    max_model_len: int = 2048
+    max_num_seqs: int = 64
+    max_images: int = 64
+    kv_cache_bytes: int = 256 << 20
+    gpu_memory_utilization: float = 0.6
+    tensor_parallel: int = 1
+    weight_backend: str = BACKEND
+    seed: int = 0
+
+
+def engine_args(settings: EngineSettings) -> dict[str, Any]:
+    """Return the arguments of vLLM's `AsyncEngineArgs`."""
+    from vllm.config import WeightTransferConfig
+
+    shared = {
+        "model": settings.path,
+        "dtype": settings.dtype,
+        "max_model_len": settings.max_model_len,
+        "max_num_seqs": settings.max_num_seqs,
+        "limit_mm_per_prompt": {"image": settings.max_images, "video": 0},
+        # Episodes of a group share their prompt; a second turn shares the first.
+        "enable_prefix_caching": True,
+        # Log-probs of the distribution that was sampled from, temperature and bans included.
+        "logprobs_mode": "processed_logprobs",
+        # Else the folder's generation_config.json would set top_k and penalties.
+        "generation_config": "vllm",
+        "disable_log_stats": True,
+        "seed": settings.seed,
+        "weight_transfer_config": WeightTransferConfig(backend=settings.weight_backend),
+    }
+    if settings.device != "cpu":
+        return shared | {
+            "gpu_memory_utilization": settings.gpu_memory_utilization,
+            "tensor_parallel_size": settings.tensor_parallel,
+        }
+
+    return shared | {
+        "enforce_eager": True,
+        # The block of the CPU attention.
+        "block_size": 32,
+        # The environment variable for the same thing counts in whole GiB.
+        "kv_cache_memory_bytes": settings.kv_cache_bytes,
+        # No prompt may be cut into chunks: after a cut vLLM 0.32 turns the request's random generator back. CPU
+        # generators cannot do that ("CPU Generator does not use offset"), and the engine dies.
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": settings.max_num_seqs * settings.max_model_len,
+        "mm_processor_cache_gb": PROCESSED_GIB,
+    }
+
+
+def ban(allowed: Sequence[int], vocabulary: int) -> dict[str, Any]:
+    """Return sampling arguments that let only the allowed ids be sampled.
+
+    A list of 150,000 allowed ids in each request would cost more than the request, so for a big vocabulary the few
+    hundred banned ids are named instead.
+    """
+    if vocabulary <= SMALL_VOCABULARY:
+        return {"allowed_token_ids": list(allowed)}
+    banned = sorted(set(range(vocabulary)) - set(allowed))
+    return {"logit_bias": dict.fromkeys(banned, BANNED_BIAS)}
