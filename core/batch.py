@@ -1,141 +1,225 @@
-"""Groups of episodes become prefix-tree rows: what one learner forward takes.
+"""Groups of episodes become prefix-tree rows, the input of one learner forward.
 
-One row is [prompt | branch 1 | ... | branch G] of one or more groups. A branch is an episode after the shared prompt:
-completion 0, prompt 1, completion 1, ... Branches see the prompt and themselves, never each other (the attention uses
-`segments`), and their M-RoPE positions all restart after the prompt, so a row equals the row-per-episode computation
-while the prompt and the vision tower run once.
+A row is [prompt | branch 1 | ... | branch G] of one or more groups. A branch is an episode after
+the
+shared prompt: completion 0, prompt 1, completion 1, and so on. Branches attend to the prompt and to
+themselves, never to each other (the attention reads `segments`), and their M-RoPE positions all
+restart after the prompt. So a row equals the row-per-episode computation, while the prompt and the
+vision tower run once.
 
-This file knows numbers only: no model, no pixels (images are named by digest), no process.
+Images are named by digest; no pixels are needed here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from core.types import End, Episode, Group, Media
 
-Segments = tuple[
-    tuple[int, int, tuple[tuple[int, int], ...]], ...
-]  # (prompt start, stop, branches (start, stop))
+# For each tree: start and stop of the prompt, and (start, stop) of each branch, in tokens of the
+# row.
+Segments = tuple[tuple[int, int, tuple[tuple[int, int], ...]], ...]
 
 
 @dataclass(frozen=True)
 class ImageLayout:
-    """How a model family writes an image into its tokens."""
+    """How a model family writes an image into its tokens.
 
-    token_id: int  # the placeholder
-    cell: int  # pixels of one token's side: patch size times merge size (28 for Qwen2.5-VL, 32 for Qwen3-VL)
+    Attributes:
+        token_id: the placeholder, one for each image token.
+        cell: pixels on a side of one image token (`core.types.Vision`).
+    """
+
+    token_id: int
+    cell: int
 
     def grid(self, media: Media) -> tuple[int, int]:
+        """Return the image's (height, width) in tokens."""
         return media.view.height // self.cell, media.view.width // self.cell
 
 
 @dataclass(frozen=True)
 class Branch:
-    """One episode after the prompt. R tokens, N of them trained."""
+    """One episode after the shared prompt: R tokens, N of them trained.
+
+    Attributes:
+        ids_R: tokens.
+        media: images in `ids_R`, in order.
+        offset_N: place of each trained token in `ids_R`.
+        turn_N: index of its turn in the episode.
+        engine_logprob_N: its log-prob in the engine.
+        advantage_N: its advantage.
+        weight: weight of each trained token in the loss.
+        episode: number of the episode in the whole batch.
+    """
 
     ids_R: np.ndarray
     media: tuple[Media, ...]
-    offset_N: np.ndarray  # of the trained tokens in ids_R
+    offset_N: np.ndarray
     turn_N: np.ndarray
     engine_logprob_N: np.ndarray
     advantage_N: np.ndarray
-    weight: float  # of each trained token
-    episode: int  # number in the whole batch
+    weight: float
+    episode: int
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A prompt and the branches that share it."""
+    """A prompt and the branches that share it.
 
-    group: int  # index of the group in the batch: whose media table it needs
+    Attributes:
+        group: index of the group in the batch; its media table holds the images.
+        prompt_ids: tokens of the prompt.
+        media: images in the prompt, in order.
+        branches: episodes after the prompt.
+    """
+
+    group: int
     prompt_ids: tuple[int, ...]
-    media: tuple[Media, ...]  # of the prompt
+    media: tuple[Media, ...]
     branches: tuple[Branch, ...]
 
     @property
     def tokens(self) -> int:
-        return len(self.prompt_ids) + sum(len(b.ids_R) for b in self.branches)
+        return len(self.prompt_ids) + sum(len(branch.ids_R) for branch in self.branches)
 
 
 @dataclass(frozen=True)
 class GroupBatch:
-    """One row. T tokens, N trained tokens; `source_N[i]` is the hidden state that predicts `target_N[i]`."""
+    """One row: T tokens, N of them trained.
 
-    ids_T: np.ndarray  # int64, image placeholders expanded
-    positions_3T: np.ndarray  # int64, M-RoPE (time, height, width)
-    group_T: np.ndarray  # int32
-    branch_T: np.ndarray  # int32, 0 = prompt, 1..G
+    Attributes:
+        ids_T: int64, tokens with image placeholders expanded.
+        positions_3T: int64, M-RoPE positions (time, height, width).
+        group_T: int32, number of the tree in the row.
+        branch_T: int32, 0 for the prompt, 1 to G for the branches.
+        segments: where prompts and branches start and stop.
+        images: unique digests.
+        image_index: int64, index into `images` of each image in `ids_T`, in order.
+        source_N: int64, place of the hidden state that predicts the trained token.
+        target_N: int64, the trained token.
+        episode_N: int64, number of its episode in the whole batch.
+        turn_N: int64, index of its turn in the episode.
+        engine_logprob_N: float32.
+        advantage_N: float32.
+        weight_N: float64; 0 in a dummy row.
+        groups: indices of the groups whose media tables hold `images`.
+    """
+
+    ids_T: np.ndarray
+    positions_3T: np.ndarray
+    group_T: np.ndarray
+    branch_T: np.ndarray
     segments: Segments
-    images: tuple[str, ...]  # unique digests
-    image_index: np.ndarray  # int64, occurrence in ids_T -> images
-    source_N: np.ndarray  # int64
-    target_N: np.ndarray  # int64
-    episode_N: np.ndarray  # int64, number in the whole batch
-    turn_N: np.ndarray  # int64
-    engine_logprob_N: np.ndarray  # float32
-    advantage_N: np.ndarray  # float32
-    weight_N: np.ndarray  # float64; 0 in a dummy row
-    groups: tuple[int, ...]  # whose media tables hold `images`
+    images: tuple[str, ...]
+    image_index: np.ndarray
+    source_N: np.ndarray
+    target_N: np.ndarray
+    episode_N: np.ndarray
+    turn_N: np.ndarray
+    engine_logprob_N: np.ndarray
+    advantage_N: np.ndarray
+    weight_N: np.ndarray
+    groups: tuple[int, ...]
 
 
 def mrope_positions(
     ids: Sequence[int] | np.ndarray, grids: Iterable[tuple[int, int]], image_token: int
 ) -> np.ndarray:
-    """(3, T) M-RoPE positions of a token list that starts at 0; `grids` are the (height, width) in tokens per image.
+    """Return the (3, T) M-RoPE positions of a token list, counted from 0.
 
-    Text counts up in all three; an image of h x w tokens at p takes (p, p + row, p + column), and what follows goes on
-    at p + max(h, w) (Qwen2.5-VL, Sec. 2.1.2; the same for still images in Qwen3-VL).
-    Raises ValueError if the placeholders do not fit the grids.
+    Text counts up in all three rows. An image of h x w tokens at position p takes (p, p + row, p +
+    column), and the text after it goes on at p + max(h, w) (Qwen2.5-VL, Sec. 2.1.2; the same for
+    still images in Qwen3-VL).
+
+    Args:
+        ids: tokens with image placeholders expanded.
+        grids: (height, width) in tokens of each image, in order.
+        image_token: the placeholder.
+
+    Raises:
+        ValueError: the placeholders do not fit the grids.
     """
     ids_T = np.asarray(ids, dtype=np.int64)
-    image_T = ids_T == image_token
-    out_3T = np.empty((3, len(ids_T)), dtype=np.int64)
+    is_image_T = ids_T == image_token
+    positions_3T = np.empty((3, len(ids_T)), dtype=np.int64)
+    done = 0
     position = 0
-    i = 0
     for height, width in grids:
-        start = i + int(np.argmax(image_T[i:])) if image_T[i:].any() else len(ids_T)
+        if is_image_T[done:].any():
+            start = done + int(np.argmax(is_image_T[done:]))
+        else:
+            start = len(ids_T)
         stop = start + height * width
-        if stop > len(ids_T) or not image_T[start:stop].all():
+        if stop > len(ids_T) or not is_image_T[start:stop].all():
             raise ValueError(
-                f"an image of {height} x {width} tokens has no matching placeholders after token {i}"
+                f"an image of {height} x {width} tokens has no matching placeholders "
+                f"after token {done}"
             )
-        out_3T[:, i:start] = position + np.arange(start - i)
-        position += start - i
+
+        # The text before the image.
+        positions_3T[:, done:start] = position + np.arange(start - done)
+        position += start - done
+
         rows, columns = np.divmod(np.arange(height * width), width)
-        out_3T[:, start:stop] = position + np.stack([np.zeros_like(rows), rows, columns])
-        position = position + max(height, width)
-        i = stop
-    if image_T[i:].any():
-        raise ValueError(f"{int(image_T[i:].sum())} image placeholder(s) without an image")
-    out_3T[:, i:] = position + np.arange(len(ids_T) - i)
-    return out_3T
+        times = np.zeros_like(rows)
+        positions_3T[:, start:stop] = position + np.stack([times, rows, columns])
+        position += max(height, width)
+        done = stop
+
+    if is_image_T[done:].any():
+        count = int(is_image_T[done:].sum())
+        raise ValueError(f"{count} image placeholder(s) without an image")
+    positions_3T[:, done:] = position + np.arange(len(ids_T) - done)
+    return positions_3T
 
 
 def branch(episode: Episode, advantages: Sequence[float], weight: float, number: int) -> Branch:
-    """The episode after its first prompt; only completions of trainable turns are trained."""
+    """Return the episode after its first prompt; only completions of trainable turns are trained.
+
+    Args:
+        episode: a finished episode.
+        advantages: one for each of its turns.
+        weight: of each trained token in the loss.
+        number: of the episode in the whole batch.
+    """
     ids: list[int] = []
-    columns: list[tuple[int, int, float, float]] = []  # offset, turn, engine log-prob, advantage
-    turns = [(t, turn) for t, turn in enumerate(episode.turns) if turn.trainable]
-    for i, (t, turn) in enumerate(turns):
-        ids += turn.prompt_ids if i else ()
-        logprobs = turn.logprobs or (0.0,) * len(turn.completion_ids)  # demonstrations have none
-        assert len(logprobs) == len(turn.completion_ids), "one log-prob for each completion token"
-        columns += [(len(ids) + j, t, lp, advantages[t]) for j, lp in enumerate(logprobs)]
-        ids += turn.completion_ids
-    offset, turn_of, logprob, advantage = (
-        zip(*columns, strict=True) if columns else ((), (), (), ())
-    )
+    media: list[Media] = []
+    offsets: list[int] = []
+    turn_numbers: list[int] = []
+    logprobs: list[float] = []
+    credit: list[float] = []
+
+    is_first = True
+    for index, turn in enumerate(episode.turns):
+        if not turn.trainable:
+            continue
+        # The first prompt belongs to the tree.
+        if not is_first:
+            ids.extend(turn.prompt_ids)
+            media.extend(turn.media)
+        is_first = False
+
+        count = len(turn.completion_ids)
+        # Demonstrations have no log-probs.
+        turn_logprobs = turn.logprobs or (0.0,) * count
+        assert len(turn_logprobs) == count, "one log-prob for each completion token"
+        offsets.extend(range(len(ids), len(ids) + count))
+        turn_numbers.extend([index] * count)
+        logprobs.extend(turn_logprobs)
+        credit.extend([advantages[index]] * count)
+        ids.extend(turn.completion_ids)
+
     return Branch(
         ids_R=np.array(ids, dtype=np.int64),
-        media=tuple(m for _, turn in turns[1:] for m in turn.media),
-        offset_N=np.array(offset, dtype=np.int64),
-        turn_N=np.array(turn_of, dtype=np.int64),
-        engine_logprob_N=np.array(logprob, dtype=np.float32),
-        advantage_N=np.array(advantage, dtype=np.float32),
+        media=tuple(media),
+        offset_N=np.array(offsets, dtype=np.int64),
+        turn_N=np.array(turn_numbers, dtype=np.int64),
+        engine_logprob_N=np.array(logprobs, dtype=np.float32),
+        advantage_N=np.array(credit, dtype=np.float32),
         weight=weight,
         episode=number,
     )
@@ -148,43 +232,57 @@ def trees(
     weights: Sequence[float],
     first: int,
 ) -> list[Tree]:
-    """The trees of one group: one when all episodes start from the same prompt, as they do in a plain dialogue.
+    """Return the trees of one group: a single one if all episodes start from the same prompt.
 
-    `credit`: an advantage for each turn of each episode; `weights`: of each token, by episode; `first`: number of the
-    group's first episode in the batch. FAILED episodes and those with nothing to train are left out.
+    FAILED episodes and episodes without a trained token are left out.
+
+    Args:
+        group: a group of finished episodes.
+        index: of the group in the batch.
+        credit: an advantage for each turn of each episode.
+        weights: weight of each token in the loss, by episode.
+        first: number of the group's first episode in the batch.
     """
-    found: dict[tuple, list[Branch]] = {}
+    branches: dict[tuple[tuple[int, ...], tuple[Media, ...]], list[Branch]] = {}
     for g, episode in enumerate(group.episodes):
-        turns = [t for t in episode.turns if t.trainable]
-        if episode.end is End.FAILED or not any(t.completion_ids for t in turns):
+        turns = [turn for turn in episode.turns if turn.trainable]
+        is_trained = any(turn.completion_ids for turn in turns)
+        if episode.end is End.FAILED or not is_trained:
             continue
-        key = (turns[0].prompt_ids, turns[0].media)
-        found.setdefault(key, []).append(branch(episode, credit[g], weights[g], first + g))
-    return [Tree(index, prompt_ids, media, tuple(b)) for (prompt_ids, media), b in found.items()]
+        prompt = (turns[0].prompt_ids, turns[0].media)
+        grown = branch(episode, credit[g], weights[g], first + g)
+        branches.setdefault(prompt, []).append(grown)
+
+    found = []
+    for (prompt_ids, media), grown_branches in branches.items():
+        found.append(Tree(index, prompt_ids, media, tuple(grown_branches)))
+    return found
 
 
 def split(tree: Tree, budget: int) -> list[Tree]:
-    """The tree in parts of at most `budget` tokens, cut between branches, the prompt repeated (exact).
+    """Cut the tree between branches into parts of at most `budget` tokens, each with the prompt.
 
-    A single branch that is too long with its prompt is a part of its own.
+    The result is exact. A branch that is too long by itself becomes a part of its own.
     """
     parts: list[list[Branch]] = [[]]
     used = len(tree.prompt_ids)
-    for b in tree.branches:
-        if parts[-1] and used + len(b.ids_R) > budget:
+    for next_branch in tree.branches:
+        length = len(next_branch.ids_R)
+        if parts[-1] and used + length > budget:
             parts.append([])
             used = len(tree.prompt_ids)
-        parts[-1].append(b)
-        used += len(b.ids_R)
+        parts[-1].append(next_branch)
+        used += length
     return [replace(tree, branches=tuple(part)) for part in parts]
 
 
 def pack(parts: Sequence[Tree], budget: int) -> list[list[Tree]]:
-    """Trees gathered into rows of at most `budget` tokens: longest first, each into the first row with room."""
+    """Gather trees into rows of at most `budget` tokens, longest first, each where it first fits."""
     rows: list[list[Tree]] = []
-    for tree in sorted(parts, key=lambda t: -t.tokens):
+    for tree in sorted(parts, key=_tokens, reverse=True):
         for row in rows:
-            if sum(t.tokens for t in row) + tree.tokens <= budget:
+            used = sum(other.tokens for other in row)
+            if used + tree.tokens <= budget:
                 row.append(tree)
                 break
         else:
@@ -192,93 +290,124 @@ def pack(parts: Sequence[Tree], budget: int) -> list[list[Tree]]:
     return rows
 
 
-def balance(
-    parts: Sequence[Tree], ranks: int, cost: Callable[[Tree], float] = lambda t: t.tokens
-) -> list[list[Tree]]:
-    """Trees shared out over `ranks` learners: the costliest first, each to the least loaded."""
+def balance(parts: Sequence[Tree], ranks: int) -> list[list[Tree]]:
+    """Share trees out over `ranks` learners: longest first, each to the least loaded."""
     shares: list[list[Tree]] = [[] for _ in range(ranks)]
-    load = [0.0] * ranks
-    for tree in sorted(parts, key=cost, reverse=True):
-        rank = load.index(min(load))
+    loads = [0] * ranks
+    for tree in sorted(parts, key=_tokens, reverse=True):
+        rank = loads.index(min(loads))
         shares[rank].append(tree)
-        load[rank] += cost(tree)
+        loads[rank] += tree.tokens
     return shares
 
 
 def dummy(tree: Tree) -> Tree:
-    """A short tree of weight 0: a rank without work runs it, because ZeRO-3 gathers parameters on all ranks at once."""
-    shortest = min(tree.branches, key=lambda b: len(b.ids_R))
+    """Return a short tree of weight 0 for a rank without work.
+
+    ZeRO-3 gathers parameters on all ranks at once, so every rank must run the same number of rows.
+    """
+    shortest = min(tree.branches, key=lambda branch: len(branch.ids_R))
     return replace(tree, branches=(replace(shortest, weight=0.0),))
 
 
 def rows_of_ranks(
     forest: Sequence[Tree], ranks: int, budget: int, layout: ImageLayout
 ) -> list[list[GroupBatch]]:
-    """The rows of every learner rank, the same number for all of them. `forest` must not be empty."""
-    parts = [part for tree in forest for part in split(tree, budget)]
+    """Return the rows of every rank, the same number for each. `forest` must not be empty."""
+    parts: list[Tree] = []
+    for tree in forest:
+        parts.extend(split(tree, budget))
     packed = [pack(share, budget) for share in balance(parts, ranks)]
-    filler = dummy(min(parts, key=lambda t: len(t.prompt_ids)))
+
+    filler = dummy(min(parts, key=lambda tree: len(tree.prompt_ids)))
     most = max(len(rows) for rows in packed)
-    return [
-        [build_row(row, layout) for row in rows + [[filler]] * (most - len(rows))]
-        for rows in packed
-    ]
+    rows_of_rank = []
+    for rows in packed:
+        missing = most - len(rows)
+        filled = rows + [[filler]] * missing
+        rows_of_rank.append([build_row(row, layout) for row in filled])
+    return rows_of_rank
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A prompt or a branch in its row: R tokens."""
+
+    ids_R: np.ndarray
+    positions_3R: np.ndarray
+    group_R: np.ndarray
+    branch_R: np.ndarray
+    digests: tuple[str, ...]
 
 
 def build_row(forest: Sequence[Tree], layout: ImageLayout) -> GroupBatch:
-    """One row of the given trees, without padding."""
-    ids: list[np.ndarray] = []
-    positions: list[np.ndarray] = []
-    group_of: list[np.ndarray] = []
-    branch_of: list[np.ndarray] = []
+    """Return one row of the given trees, without padding."""
+    pieces: list[_Piece] = []
     segments = []
-    source = []
-    shown: list[str] = []
+    sources = []
     length = 0
+    for number, tree in enumerate(forest):
+        prompt_ids = np.array(tree.prompt_ids, dtype=np.int64)
+        prompt = _piece(prompt_ids, tree.media, layout, 0, number, 0)
+        pieces.append(prompt)
+        prompt_start = length
+        prompt_stop = length + len(prompt_ids)
+        length = prompt_stop
 
-    def add(
-        part_ids: np.ndarray, media: tuple[Media, ...], origin: int, group: int, number: int
-    ) -> tuple[int, int]:
-        nonlocal length
-        position = (
-            mrope_positions(part_ids, [layout.grid(m) for m in media], layout.token_id) + origin
-        )
-        ids.append(part_ids)
-        positions.append(position)
-        group_of.append(np.full(len(part_ids), group, dtype=np.int32))
-        branch_of.append(np.full(len(part_ids), number, dtype=np.int32))
-        shown.extend(m.digest for m in media)
-        start = length
-        length = length + len(part_ids)
-        return start, length
-
-    for g, tree in enumerate(forest):
-        p0, p1 = add(np.array(tree.prompt_ids, dtype=np.int64), tree.media, 0, g, 0)
-        origin = int(positions[-1].max()) + 1
+        # All branches count their positions on from the prompt.
+        after_prompt = int(prompt.positions_3R.max()) + 1
         spans = []
-        for k, b in enumerate(tree.branches):
-            start, stop = add(b.ids_R, b.media, origin, g, k + 1)
-            spans.append((start, stop))
-            # the first token of every branch is predicted by the last one of the prompt
-            source.append(np.where(b.offset_N == 0, p1 - 1, start + b.offset_N - 1))
-        segments.append((p0, p1, tuple(spans)))
-    branches = [b for tree in forest for b in tree.branches]
+        for k, leaf in enumerate(tree.branches, 1):
+            pieces.append(_piece(leaf.ids_R, leaf.media, layout, after_prompt, number, k))
+            start = length
+            length += len(leaf.ids_R)
+            spans.append((start, length))
+            # The last token of the prompt predicts the first token of every branch.
+            before_N = start + leaf.offset_N - 1
+            sources.append(np.where(leaf.offset_N == 0, prompt_stop - 1, before_N))
+        segments.append((prompt_start, prompt_stop, tuple(spans)))
+
+    branches = [leaf for tree in forest for leaf in tree.branches]
+    counts = [len(leaf.offset_N) for leaf in branches]
+    shown = [digest for piece in pieces for digest in piece.digests]
     images = tuple(dict.fromkeys(shown))
     number_of = {digest: i for i, digest in enumerate(images)}
     return GroupBatch(
-        ids_T=np.concatenate(ids),
-        positions_3T=np.concatenate(positions, axis=1),
-        group_T=np.concatenate(group_of),
-        branch_T=np.concatenate(branch_of),
+        ids_T=np.concatenate([piece.ids_R for piece in pieces]),
+        positions_3T=np.concatenate([piece.positions_3R for piece in pieces], axis=1),
+        group_T=np.concatenate([piece.group_R for piece in pieces]),
+        branch_T=np.concatenate([piece.branch_R for piece in pieces]),
         segments=tuple(segments),
         images=images,
-        image_index=np.array([number_of[d] for d in shown], dtype=np.int64),
-        source_N=np.concatenate(source),
-        target_N=np.concatenate([b.ids_R[b.offset_N] for b in branches]),
-        episode_N=np.concatenate([np.full(len(b.offset_N), b.episode) for b in branches]),
-        turn_N=np.concatenate([b.turn_N for b in branches]),
-        engine_logprob_N=np.concatenate([b.engine_logprob_N for b in branches]),
-        advantage_N=np.concatenate([b.advantage_N for b in branches]),
-        weight_N=np.concatenate([np.full(len(b.offset_N), b.weight) for b in branches]),
+        image_index=np.array([number_of[digest] for digest in shown], dtype=np.int64),
+        source_N=np.concatenate(sources),
+        target_N=np.concatenate([leaf.ids_R[leaf.offset_N] for leaf in branches]),
+        episode_N=np.repeat([leaf.episode for leaf in branches], counts),
+        turn_N=np.concatenate([leaf.turn_N for leaf in branches]),
+        engine_logprob_N=np.concatenate([leaf.engine_logprob_N for leaf in branches]),
+        advantage_N=np.concatenate([leaf.advantage_N for leaf in branches]),
+        weight_N=np.repeat([leaf.weight for leaf in branches], counts),
         groups=tuple(sorted({tree.group for tree in forest})),
     )
+
+
+def _piece(
+    ids_R: np.ndarray,
+    media: tuple[Media, ...],
+    layout: ImageLayout,
+    first_position: int,
+    group: int,
+    branch: int,
+) -> _Piece:
+    grids = [layout.grid(image) for image in media]
+    return _Piece(
+        ids_R=ids_R,
+        positions_3R=mrope_positions(ids_R, grids, layout.token_id) + first_position,
+        group_R=np.full(len(ids_R), group, dtype=np.int32),
+        branch_R=np.full(len(ids_R), branch, dtype=np.int32),
+        digests=tuple(image.digest for image in media),
+    )
+
+
+def _tokens(tree: Tree) -> int:
+    return tree.tokens

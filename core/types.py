@@ -161,7 +161,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class View:
-    """A request to show one frame of the sample's video to the policy, resized to height x width."""
+    """A request to show one frame to the policy, resized to height x width."""
 
     frame: int
     height: int
@@ -348,7 +348,7 @@ EpisodeMasks = Sequence[Sequence[np.ndarray | None]]
 
 
 class Ask(Protocol):
-    """The policy, as a system sees it: one dialogue; each call adds a user turn and a completion."""
+    """The policy as a system sees it: one dialogue, to which each call adds a turn."""
 
     @property
     def version(self) -> int:
@@ -406,7 +406,7 @@ class System(Protocol):
         ...
 
     def hints(self, episode: Episode) -> Hints | None:
-        """Return the answers to the episode's auxiliary questions, to be stored for later episodes."""
+        """Return the answers to the episode's auxiliary questions, for later episodes."""
         ...
 
     @property
@@ -423,7 +423,7 @@ class System(Protocol):
     def demonstrate(
         self, sample: Sample, rng: np.random.Generator
     ) -> tuple[tuple[list[str | View], str], ...]:
-        """Return the ideal dialogue, made from the ground truth: (user content, completion) pairs."""
+        """Return the ideal dialogue from the ground truth: pairs of user content and completion."""
         ...
 
 
