@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from actors.drawing import Drawn
-from actors.segmenter import load_segmenter, masks_on_own_frames
+from actors.segmenter import load_segmenter, masks_on_all_frames, masks_on_own_frames
 from actors.setup import make_system
 from cluster.placement import Placement
 from configs.schema import Config
@@ -85,11 +85,14 @@ class RewardActor:
         return load_segmenter(self.cfg, self.device)
 
     def _masks(self, sample: Sample, episodes: Sequence[Episode]) -> EpisodeMasks | None:
-        if self.system.masks_by != "segmenter":
-            return None
-        return masks_on_own_frames(
-            self.segmenter, sample.video, [e.answer.prompts for e in episodes]
-        )
+        video = sample.video
+        prompts = [episode.answer.prompts for episode in episodes]
+        if self.system.masks_by == "segmenter":
+            return masks_on_own_frames(self.segmenter, video, prompts)
+        if self.system.masks_by == "tracker":
+            tracked = masks_on_all_frames(self.segmenter, video, prompts)
+            return [[None if rle is None else decode(rle) for rle in rles_F] for rles_F in tracked]
+        return None
 
 
 def _decoded(drawn: Sequence[Sequence[DrawnMask | None]]) -> EpisodeMasks:

@@ -86,6 +86,32 @@ def masks_on_own_frames(
     return [[made[prompt] for prompt in prompts] for prompts in jobs]
 
 
+def masks_on_all_frames(segmenter: Segmenter, video: Video, jobs: Sequence[Prompts]) -> list[Masks]:
+    """Return the masks of each job's prompts on every frame of the video, in order.
+
+    All distinct prompts are tracked together; equal ones once.
+    """
+    from data.frames.frames import Clip
+
+    asked: list[Any] = list(dict.fromkeys(prompt for prompts in jobs for prompt in prompts))
+    clip = Clip(video)
+    whole = math.prod(clip.shape) <= WHOLE_BYTES
+    frames, together = (clip[:], TOGETHER) if whole and asked else (clip, TOGETHER_LONG)
+    tracks: dict[Any, list[Rle | None]] = {prompt: [None] * video.num_frames for prompt in asked}
+    for start in range(0, len(asked), together):
+        part = asked[start : start + together]
+        for piece in segmenter.track(frames, part):
+            rles = encode_frames(piece.masks_NHW)
+            for (index, frame), rle, mask_HW in zip(
+                piece.places, rles, piece.masks_NHW, strict=True
+            ):
+                tracks[part[index]][frame] = rle if mask_HW.any() else None
+    return [
+        tuple(union([tracks[p][f] for p in prompts]) for f in range(video.num_frames))
+        for prompts in jobs
+    ]
+
+
 class SegmenterActor:
     """Holds one segmenter on its device."""
 
@@ -104,27 +130,7 @@ class SegmenterActor:
 
     def segment(self, video: Video, jobs: Sequence[Prompts]) -> list[Masks]:
         """Masks of each job's prompts on every frame of the video, in order."""
-        from data.frames.frames import Clip
-
-        asked: list[Any] = list(dict.fromkeys(prompt for prompts in jobs for prompt in prompts))
-        clip = Clip(video)
-        whole = math.prod(clip.shape) <= WHOLE_BYTES
-        frames, together = (clip[:], TOGETHER) if whole and asked else (clip, TOGETHER_LONG)
-        tracks: dict[Any, list[Rle | None]] = {
-            prompt: [None] * video.num_frames for prompt in asked
-        }
-        for start in range(0, len(asked), together):
-            part = asked[start : start + together]
-            for piece in self.segmenter.track(frames, part):
-                rles = encode_frames(piece.masks_NHW)
-                for (index, frame), rle, mask_HW in zip(
-                    piece.places, rles, piece.masks_NHW, strict=True
-                ):
-                    tracks[part[index]][frame] = rle if mask_HW.any() else None
-        return [
-            tuple(union([tracks[p][f] for p in prompts]) for f in range(video.num_frames))
-            for prompts in jobs
-        ]
+        return masks_on_all_frames(self.segmenter, video, jobs)
 
 
 @dataclass(frozen=True)

@@ -343,7 +343,7 @@ class Group:
 
 # Pixels by digest, uint8 (height, width, 3).
 MediaTable = dict[str, np.ndarray]
-# For each episode, the mask of each of its answer's `prompts` or `segs`: bool (H, W), or None.
+# Masks of a reward, episode by episode: bool (H, W), or None, as its `MaskMaker` says.
 EpisodeMasks = Sequence[Sequence[np.ndarray | None]]
 
 
@@ -375,9 +375,12 @@ class Ask(Protocol):
         ...
 
 
-# The maker of the masks that a reward needs. "segmenter": each mask prompt on its own frame alone.
-# "policy": its [SEG] tokens. "": the reward needs no masks.
-MaskMaker = Literal["", "segmenter", "policy"]
+# The maker of the masks that a reward needs, and which masks these are:
+#   ""           the reward needs no masks
+#   "segmenter"  a mask of each mask prompt, on its own frame alone
+#   "tracker"    a mask of each frame of the video: the union of what the prompts are tracked to
+#   "policy"     a mask of each of the answer's [SEG] tokens
+MaskMaker = Literal["", "segmenter", "tracker", "policy"]
 
 
 class System(Protocol):

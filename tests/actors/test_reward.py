@@ -15,11 +15,11 @@ import torch
 
 import systems
 from actors.reward import RewardActor, RewardPool, read_split
-from actors.segmenter import load_segmenter
+from actors.segmenter import SegmenterActor, load_segmenter
 from cluster.placement import place
 from configs.schema import Config, DifficultyConfig, SystemConfig
 from core.masks import box, decode
-from core.types import Answer, End, Episode, Turn
+from core.types import Answer, End, Episode, MaskPrompt, Reward, Turn
 from data.frames.frames import read_frames
 from data.load import load
 from rewards.iou import mask_iou_table
@@ -112,6 +112,41 @@ class Says:
 
     def count(self, text):
         return len(text)
+
+
+class PaidForTracks:
+    """A system whose reward needs the tracked masks; it only counts their frames."""
+
+    masks_by = "tracker"
+
+    def score(self, sample, episodes, masks):
+        self.masks = masks
+        counts = [sum(mask is not None for mask in masks_F) for masks_F in masks]
+        return [Reward(float(count), {}) for count in counts]
+
+
+def test_tracked_masks_are_those_of_the_segmenter_actor(setting):
+    cfg, _, samples = setting
+    sample = samples[0]
+    frame = next(f for f, rle in enumerate(sample.targets[0].masks_F) if rle is not None)
+    prompt = MaskPrompt(frame, box(sample.targets[0].masks_F[frame]))
+    prompts = [(prompt,), (), (prompt, replace(prompt, frame=0))]
+    episodes = [Episode(sample.uid, (), End.DONE, Answer(each)) for each in prompts]
+    failed = Episode(sample.uid, (), End.FAILED, error="boom")
+
+    actor = RewardActor(cfg, ["train"], "cpu")
+    actor.system = PaidForTracks()
+    rewards = actor.score("train", sample.uid, [episodes[0], failed, *episodes[1:]])
+    wanted = SegmenterActor(cfg, "cpu").segment(sample.video, prompts)
+
+    assert rewards[1] is None
+    assert rewards[0].total > 0
+    assert rewards[2].total == 0
+    for masks_F, rles_F in zip(actor.system.masks, wanted, strict=True):
+        assert len(masks_F) == sample.video.num_frames
+        for mask_HW, rle in zip(masks_F, rles_F, strict=True):
+            assert (mask_HW is None) == (rle is None)
+            assert rle is None or np.array_equal(mask_HW, decode(rle))
 
 
 def test_masks_of_the_segmenter_are_made_only_for_a_reward_that_needs_them(setting):
