@@ -134,7 +134,7 @@ def test_tracked_masks_are_those_of_the_segmenter_actor(setting):
     episodes = [Episode(sample.uid, (), End.DONE, Answer(each)) for each in prompts]
     failed = Episode(sample.uid, (), End.FAILED, error="boom")
 
-    actor = RewardActor(cfg, ["train"], "cpu")
+    actor = RewardActor(cfg, "cpu", ["train"])
     actor.system = PaidForTracks()
     rewards = actor.score("train", sample.uid, [episodes[0], failed, *episodes[1:]])
     wanted = SegmenterActor(cfg, "cpu").segment(sample.video, prompts)
