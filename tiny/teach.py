@@ -40,7 +40,7 @@ from tiny.school.batched import Batched
 from tiny.school.object_lessons import Lesson, Lessons, shrunk
 from tiny.school.rows import Dialogue1, Rows, pack
 from tiny.school.speaker import Speaker
-from tiny.world.scene import SIDE, scene
+from tiny.world.scene import SIDE, random_scene
 
 SIGMA = 0.8  # pixels by which coordinates are softened
 # weights of an answer's tokens
@@ -211,7 +211,7 @@ def examine(
     marks = list[dict[str, float]]()
     lessons = Lessons(system, rng)
     for _ in range(count):
-        made = scene(rng)
+        made = random_scene(rng)
         sample = lessons.sample(made, lessons.query(made))
         speaker = Speaker(net, dialogue, partial(shrunk, made), temperature)
         episode = asyncio.run(system.play(system.shown(sample, rng), speaker))

@@ -22,7 +22,7 @@ from data.frames.frame_store import node_store
 from data.frames.frames import probe, read_frames
 from models.segmenters import make, sam2_build
 from tiny.world.clip import write_clip
-from tiny.world.scene import scene
+from tiny.world.scene import random_scene
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Video, MaskPr
     found: list[tuple[Video, MaskPrompt, MaskPrompt]] = []
     for i in range(3):
         folder = tmp_path_factory.mktemp(f"v{i}")
-        made = scene(np.random.default_rng(i))
+        made = random_scene(np.random.default_rng(i))
         for f, frame in enumerate(made.frames_FHWC[:10]):
             cv2.imwrite(
                 str(folder / f"{f:05d}.jpg"), frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95]

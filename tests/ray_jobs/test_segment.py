@@ -20,7 +20,7 @@ from data.frames.frames import probe, read_frames
 from ray_jobs import segment
 from tests.ray_jobs.conftest import EXTRA, TIMEOUT_S, environment, told
 from tiny.world.clip import write_clip
-from tiny.world.scene import scene
+from tiny.world.scene import random_scene
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
@@ -94,7 +94,7 @@ def test_a_video_file_ends_with_an_overlay_to_look_at(tmp_path: Path) -> None:
 
 
 def test_an_image(tmp_path: Path) -> None:
-    image = scene(np.random.default_rng(3)).frames_FHWC[8].repeat(2, 0).repeat(2, 1)
+    image = random_scene(np.random.default_rng(3)).frames_FHWC[8].repeat(2, 0).repeat(2, 1)
     Image.fromarray(image).save(tmp_path / "shapes.png")
     Image.fromarray(image[::-1]).save(tmp_path / "shapes.jpg")  # not this one
     words = [str(tmp_path / "shapes.png"), "the green triangle", "segmenter.kind=grabcut"]

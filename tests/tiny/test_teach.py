@@ -20,7 +20,7 @@ from tiny.school.extend import extend
 from tiny.school.object_lessons import Lessons
 from tiny.school.rows import pack
 from tiny.teach import Marker
-from tiny.world.scene import COLOURS, scene
+from tiny.world.scene import COLOURS, random_scene
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = {
@@ -80,7 +80,7 @@ def test_the_taught_answer_earns_what_can_be_earned() -> None:
     rng = np.random.default_rng(1)
     lessons = Lessons(system, rng)
     for _ in range(12):
-        made = scene(rng)
+        made = random_scene(rng)
         sample = lessons.sample(made, lessons.query(made))
         shown = system.shown(sample, rng)
         hinted = replace(sample, hints=shown.hints)
@@ -130,7 +130,7 @@ def test_several_objects_come_in_one_order() -> None:
     seen = 0
     lessons = Lessons(VideoSegR1.make(OPTIONS), rng)
     while seen < 5:
-        made = scene(rng)
+        made = random_scene(rng)
         query = lessons.query(made)
         if query.kind == "several":
             seen += 1

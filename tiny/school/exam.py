@@ -28,7 +28,7 @@ from tiny.school.lessons import (
 )
 from tiny.school.losses import Tutor
 from tiny.world.queries import Query, description
-from tiny.world.scene import SIDE, Scene, scene
+from tiny.world.scene import SIDE, Scene, random_scene
 
 FIRST = re.compile(
     r'<think>.+</think><answer>\[\{"frame_idx": (\d+), "object description": "([^"]+)"\}\]</answer>'
@@ -61,7 +61,7 @@ def questions(seed: int, count: int) -> list[Question]:
     rng = np.random.default_rng(seed)
     made = []
     for _ in range(count):
-        one = scene(rng)
+        one = random_scene(rng)
         query = different_queries(rng, one, 1)[0]
         made.append(
             Question(one, query, description(one, query), union_boxes(one, query.objects)[SAMPLED])

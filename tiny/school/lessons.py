@@ -20,7 +20,7 @@ from models.dialogue import Dialogue
 from models.families import FAMILIES
 from tiny.school.sizes import QWEN2_5, Family
 from tiny.world.queries import Query, description, pick_query, queries
-from tiny.world.scene import COLOURS, MOTIONS, NUM_FRAMES, SHAPES, SIDE, TRENDS, Scene, scene
+from tiny.world.scene import COLOURS, MOTIONS, NUM_FRAMES, SHAPES, SIDE, TRENDS, Scene, random_scene
 
 SHOWN = 16  # frames shown in the first turn
 SAMPLED = np.round(np.linspace(0, NUM_FRAMES - 1, SHOWN)).astype(np.int64)
@@ -284,7 +284,7 @@ def different_queries(rng: np.random.Generator, made: Scene, count: int) -> list
 
 def fill(out: dict[str, np.ndarray], row: int, rng: np.random.Generator, teacher: Teacher) -> None:
     """Writes one lesson into row `row` of arrays shaped by the teacher's layout (with a leading lesson axis)."""
-    made = scene(rng)
+    made = random_scene(rng)
     sampled = teacher.sampled
     shown_FHWC = made.frames_FHWC[sampled]
     out["small"][row] = resize(shown_FHWC, teacher.family.small)

@@ -24,7 +24,7 @@ from systems.videoseg_r1.sampler import (
     position_question,
 )
 from tiny.world.queries import Query, description, pick_query, queries
-from tiny.world.scene import COLOURS, NUM_FRAMES, SIDE, Scene, scene
+from tiny.world.scene import COLOURS, NUM_FRAMES, SIDE, Scene, random_scene
 
 Lesson = list[
     tuple[list[str | View], str]
@@ -68,7 +68,7 @@ class Lessons:
     def take(self) -> tuple[Lesson, list[np.ndarray]]:
         """A lesson and the images that each of its questions shows, in order."""
         while True:
-            made = scene(self.rng)
+            made = random_scene(self.rng)
             kind = KINDS[self.rng.choice(len(KINDS), p=SHARES)]
             lesson = (
                 self._objects(made) if kind == "objects" else self._time(made, part=kind == "part")

@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tiny.world.scene import MIN_AREA, NUM_FRAMES, SIDE, scene
+from tiny.world.scene import MIN_AREA, NUM_FRAMES, SIDE, random_scene
 
 CLIP = np.dtype(
     [
@@ -49,7 +49,7 @@ def clip(rng: np.random.Generator, textured_share: float) -> np.void:
     if rng.random() < textured_share:
         out["frames_FHWC"], out["owner_FHW"] = textured(rng)
     else:
-        made = scene(rng)
+        made = random_scene(rng)
         out["frames_FHWC"] = made.frames_FHWC
         out["owner_FHW"] = made.owner_FHW
     return out

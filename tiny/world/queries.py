@@ -1,7 +1,6 @@
-"""Sentences that are true of a scene, with the things they mean.
+"""True sentences about a scene, with the things they refer to.
 
-Every sentence is unambiguous with a margin: a sentence that another thing nearly fulfils too is left out.
-This file knows no pixels, no file format and no model.
+Every sentence is unambiguous with a margin: if another thing nearly fulfils it too, it is left out.
 """
 
 from __future__ import annotations
@@ -11,12 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tiny.world.scene import COLOURS, MOTIONS, SHAPES, Scene, Thing
+from tiny.world.scene import COLOURS, MOTIONS, SHAPES, Scene
 
-FRAME_MARGIN = 2  # frames between the first and the second to appear or to leave
-SIZE_MARGIN = 1.35  # ratio of largest visible sizes, box and pixels
-RELATION_MARGIN = 10  # pixels between centres
-HIDING_SHARE = 0.3  # of the hidden thing
+# Frames between the first and the second thing to appear or to leave.
+FRAME_MARGIN = 2
+# Ratio of the largest visible sizes, by box and by pixels.
+SIZE_MARGIN = 1.35
+# Pixels between centres.
+RELATION_MARGIN = 10
+# Share of the hidden thing.
+HIDING_SHARE = 0.3
 MOST_TARGETS = 3
 
 KINDS = ("look", "motion", "order", "size", "relation", "hiding", "several", "none")
@@ -30,22 +33,40 @@ MIX: Mapping[str, float] = {
     "several": 0.06,
     "none": 0.02,
 }
-_PLURAL = {"moves": "move", "stays": "stay", "keeps": "keep"}
+
+_DEEDS = (*MOTIONS, "keeps growing", "keeps shrinking")
+# For each deed: does it compare last frames instead of first ones, and the sign of the order.
+_ORDERS = {
+    "appears first": (False, 1),
+    "appears last": (False, -1),
+    "leaves first": (True, 1),
+    "leaves last": (True, -1),
+}
+_SIZES = {"gets the biggest": -1, "stays the smallest": 1}
+# For each relation: the axis of the centres, and the sign of the gap.
 _RELATIONS = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}
+_PLURAL = {"moves": "move", "stays": "stay", "keeps": "keep"}
 
 
 @dataclass(frozen=True)
 class Query:
-    """A sentence about a scene."""
+    """A sentence about a scene.
+
+    Attributes:
+        text: The sentence.
+        objects: Indices of the things it refers to; empty if it refers to none.
+        kind: One of KINDS.
+        thought: One sentence of reasoning that leads to the answer.
+    """
 
     text: str
-    objects: tuple[int, ...]  # indices of the things it means; empty: it means none
+    objects: tuple[int, ...]
     kind: str
-    thought: str  # one sentence of reasoning that leads to the answer
+    thought: str
 
 
 def queries(scene: Scene) -> list[Query]:
-    """All sentences that hold, in a fixed order."""
+    """Return all true sentences about a scene, in a fixed order."""
     return [
         *_look(scene),
         *_traits(scene),
@@ -58,146 +79,163 @@ def queries(scene: Scene) -> list[Query]:
     ]
 
 
-def sample_query(rng: np.random.Generator, scene: Scene, mix: Mapping[str, float] = MIX) -> Query:
-    """One sentence: first a kind by its weight among those the scene has, then one of that kind."""
-    return pick_query(rng, queries(scene), mix)
-
-
 def pick_query(
     rng: np.random.Generator, options: list[Query], mix: Mapping[str, float] = MIX
 ) -> Query:
-    """As `sample_query`, from a list made before. ValueError if the mix gives weight to no kind in it."""
+    """Draw a kind by its weight among those at hand, then a query of that kind.
+
+    Raises:
+        ValueError: `mix` gives weight to none of the kinds at hand.
+    """
     by_kind: dict[str, list[Query]] = {}
     for query in options:
         by_kind.setdefault(query.kind, []).append(query)
     kinds = [kind for kind in by_kind if mix.get(kind, 0) > 0]
     if not kinds:
         raise ValueError(
-            f"mix {dict(mix)} gives no weight to any of {sorted(by_kind)}; add 'look', which always holds"
+            f"mix {dict(mix)} gives no weight to any of {sorted(by_kind)}; "
+            "add 'look', which always holds"
         )
+
     weights = np.array([mix[kind] for kind in kinds])
-    chosen = by_kind[kinds[rng.choice(len(kinds), p=weights / weights.sum())]]
-    return chosen[rng.integers(len(chosen))]
+    kind = kinds[rng.choice(len(kinds), p=weights / weights.sum())]
+    same_kind = by_kind[kind]
+    return same_kind[rng.integers(len(same_kind))]
 
 
 def description(scene: Scene, query: Query) -> str:
-    """What is looked for, by appearance: "red circle", or "red circle and blue circle"."""
+    """Return the looks of a query's things: "red circle", or "red circle and blue circle"."""
     return " and ".join(scene.things[i].name for i in query.objects)
 
 
 def sentences() -> list[str]:
-    """Text that holds every word of every query and thought: for training a tokenizer."""
-    names = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
-    deeds = [*MOTIONS, "keeps growing", "keeps shrinking", *_ORDERS, *_SIZES]
-    lines = names + [f"the {name} {deed}" for name in names for deed in deeds]
-    lines += [
-        f"all shapes that {_plural(deed)}"
-        for deed in (*MOTIONS, "keeps growing", "keeps shrinking")
-    ]
-    lines += [f"the shape {relation} the {name}" for relation in _RELATIONS for name in names]
-    lines += [
-        f"the shape that hides the {name}; the {name} and the {name}; no {name}" for name in names
-    ]
-    lines += [f"the {name} is {relation} it" for name in names for relation in _RELATIONS]
-    return (
-        lines
-        + [f"all {shape}s; the shape that {deed}" for shape in SHAPES for deed in deeds]
-        + ["there is no"]
-    )
+    """Return text with every word of every query and thought, to train a tokenizer on."""
+    names = _all_names()
+    deeds = [*_DEEDS, *_ORDERS, *_SIZES]
+    lines = list(names)
+    for name in names:
+        lines += [f"the {name} {deed}" for deed in deeds]
+    lines += [f"all shapes that {_plural(deed)}" for deed in _DEEDS]
+    for relation in _RELATIONS:
+        lines += [f"the shape {relation} the {name}" for name in names]
+    for name in names:
+        lines.append(f"the shape that hides the {name}; the {name} and the {name}; no {name}")
+    for name in names:
+        lines += [f"the {name} is {relation} it" for relation in _RELATIONS]
+    for shape in SHAPES:
+        lines += [f"all {shape}s; the shape that {deed}" for deed in deeds]
+    lines.append("there is no")
+    return lines
+
+
+def _all_names() -> list[str]:
+    names = []
+    for colour in COLOURS:
+        names += [f"{colour} {shape}" for shape in SHAPES]
+    return names
 
 
 def _look(scene: Scene) -> list[Query]:
-    return [
-        Query(f"the {t.name}", (i,), "look", f"the {t.name}") for i, t in enumerate(scene.things)
-    ]
+    found = []
+    for index, thing in enumerate(scene.things):
+        text = f"the {thing.name}"
+        found.append(Query(text, (index,), "look", text))
+    return found
 
 
-def _with(scene: Scene, deed: str) -> tuple[int, ...]:
-    return tuple(i for i, thing in enumerate(scene.things) if deed in (thing.motion, thing.trend))
+def _doing(scene: Scene, deed: str) -> tuple[int, ...]:
+    """Return the indices of the things with this motion or trend."""
+    things = enumerate(scene.things)
+    return tuple(i for i, thing in things if deed in (thing.motion, thing.trend))
 
 
-def _one(scene: Scene, deed: str, index: int, kind: str) -> Query:
-    return Query(f"the shape that {deed}", (index,), kind, f"the {scene.things[index].name} {deed}")
+def _deed_query(scene: Scene, deed: str, index: int, kind: str) -> Query:
+    thought = f"the {scene.things[index].name} {deed}"
+    return Query(f"the shape that {deed}", (index,), kind, thought)
 
 
 def _traits(scene: Scene) -> list[Query]:
     found = []
-    for deed in (*MOTIONS, "keeps growing", "keeps shrinking"):
-        indices = _with(scene, deed)
+    for deed in _DEEDS:
+        indices = _doing(scene, deed)
         if len(indices) == 1:
-            found.append(_one(scene, deed, indices[0], "motion" if deed in MOTIONS else "size"))
+            kind = "motion" if deed in MOTIONS else "size"
+            found.append(_deed_query(scene, deed, indices[0], kind))
     return found
-
-
-_ORDERS = {
-    "appears first": (0, 1),
-    "appears last": (0, -1),
-    "leaves first": (1, 1),
-    "leaves last": (1, -1),
-}
-_SIZES = {"gets the biggest": -1, "stays the smallest": 1}
 
 
 def _order(scene: Scene) -> list[Query]:
     visible_OF = scene.areas_OF > 0
     first_O = visible_OF.argmax(1)
     last_O = visible_OF.shape[1] - 1 - visible_OF[:, ::-1].argmax(1)
+
     found = []
-    for deed, (end, sign) in _ORDERS.items():
-        when_O = (first_O, last_O)[end] * sign
-        by_time = np.argsort(when_O, kind="stable")
-        if when_O[by_time[1]] - when_O[by_time[0]] >= FRAME_MARGIN:
-            found.append(_one(scene, deed, int(by_time[0]), "order"))
+    for deed, (leaves, sign) in _ORDERS.items():
+        frame_O = last_O if leaves else first_O
+        key_O = frame_O * sign
+        winner, second = np.argsort(key_O, kind="stable")[:2]
+        if key_O[second] - key_O[winner] >= FRAME_MARGIN:
+            found.append(_deed_query(scene, deed, int(winner), "order"))
     return found
 
 
 def _biggest(scene: Scene) -> list[Query]:
+    """A thing must win by its largest box and by its largest number of pixels."""
     sides_OF2 = scene.boxes_OF4[..., 2:] - scene.boxes_OF4[..., :2]
     box_O = sides_OF2.prod(-1).max(1)
     area_O = scene.areas_OF.max(1).astype(np.float64)
+
     found = []
     for deed, sign in _SIZES.items():
-        by_size = np.argsort(sign * box_O, kind="stable")
-        ratios = [
-            float(size_O[by_size[0]] / np.delete(size_O, by_size[0])[k])
-            for size_O in (box_O, area_O)
-            for k in [np.argmin(sign * np.delete(size_O, by_size[0]))]
-        ]
-        if all(ratio**-sign >= SIZE_MARGIN for ratio in ratios):
-            found.append(_one(scene, deed, int(by_size[0]), "size"))
+        winner = int(np.argsort(sign * box_O, kind="stable")[0])
+        margins = []
+        for size_O in (box_O, area_O):
+            others = np.delete(size_O, winner)
+            second = others[np.argmin(sign * others)]
+            ratio = float(size_O[winner] / second)
+            margins.append(ratio**-sign)
+        if min(margins) >= SIZE_MARGIN:
+            found.append(_deed_query(scene, deed, winner, "size"))
     return found
 
 
 def _relations(scene: Scene) -> list[Query]:
-    """ "left of" holds if it does, by RELATION_MARGIN, in every frame that shows both; at least 3 frames must."""
+    """Compare centres in every frame with both things visible; at least 3 frames must be.
+
+    "left of" holds if the gap is RELATION_MARGIN or more in all of them.
+    """
     visible_OF = scene.areas_OF > 0
     centre_OF2 = (scene.boxes_OF4[..., :2] + scene.boxes_OF4[..., 2:]) / 2
-    away_OO1F = ~(visible_OF[:, None] & visible_OF[None])
-    shared_OO = (~away_OO1F).sum(-1)
+    apart_OOF = ~(visible_OF[:, None] & visible_OF[None])
+    shared_OO = (~apart_OOF).sum(-1)
     gap_OOF2 = centre_OF2[:, None] - centre_OF2[None]
-    others = 1 - np.eye(len(scene.things), dtype=bool)
+    same_OO = np.eye(len(scene.things), dtype=bool)
+
     found = []
-    for words, (axis, sign) in _RELATIONS.items():
+    for relation, (axis, sign) in _RELATIONS.items():
         gap_OOF = sign * gap_OOF2[..., axis]
-        holds_OO = (
-            (away_OO1F | (gap_OOF >= RELATION_MARGIN)).all(-1) & (shared_OO >= 3) & (others > 0)
-        )
-        fails_OO = (away_OO1F | (gap_OOF <= 0)).all(-1) | (others == 0)
-        for anchor in np.flatnonzero((holds_OO.sum(0) == 1) & ((holds_OO | fails_OO).all(0))):
+        holds_OO = (apart_OOF | (gap_OOF >= RELATION_MARGIN)).all(-1)
+        holds_OO &= (shared_OO >= 3) & ~same_OO
+        fails_OO = (apart_OOF | (gap_OOF <= 0)).all(-1) | same_OO
+        unique_O = (holds_OO.sum(0) == 1) & (holds_OO | fails_OO).all(0)
+        for anchor in np.flatnonzero(unique_O):
             index = int(holds_OO[:, anchor].argmax())
-            name = scene.things[anchor].name
-            thought = f"the {scene.things[index].name} is {words} it"
-            found.append(Query(f"the shape {words} the {name}", (index,), "relation", thought))
+            text = f"the shape {relation} the {scene.things[anchor].name}"
+            thought = f"the {scene.things[index].name} is {relation} it"
+            found.append(Query(text, (index,), "relation", thought))
     return found
 
 
 def _hiding(scene: Scene) -> list[Query]:
     found = []
-    for j, hidden in enumerate(scene.things):
-        share_O = scene.hides_OO[:, j]
+    for hidden, thing in enumerate(scene.things):
+        share_O = scene.hides_OO[:, hidden]
         over = np.flatnonzero(share_O >= HIDING_SHARE)
-        if len(over) == 1 and (np.delete(share_O, over[0]) < HIDING_SHARE / 3).all():
-            found.append(_one(scene, f"hides the {hidden.name}", int(over[0]), "hiding"))
+        if len(over) != 1:
+            continue
+        others = np.delete(share_O, over[0])
+        if (others < HIDING_SHARE / 3).all():
+            found.append(_deed_query(scene, f"hides the {thing.name}", int(over[0]), "hiding"))
     return found
 
 
@@ -207,9 +245,13 @@ def _plural(deed: str) -> str:
 
 
 def _several(scene: Scene) -> list[Query]:
-    groups = {f"all {shape}s": _shaped(scene.things, shape) for shape in SHAPES}
-    for deed in (*MOTIONS, "keeps growing", "keeps shrinking"):
-        groups[f"all shapes that {_plural(deed)}"] = _with(scene, deed)
+    groups: dict[str, tuple[int, ...]] = {}
+    for shape in SHAPES:
+        things = enumerate(scene.things)
+        groups[f"all {shape}s"] = tuple(i for i, thing in things if thing.shape == shape)
+    for deed in _DEEDS:
+        groups[f"all shapes that {_plural(deed)}"] = _doing(scene, deed)
+
     found = []
     for text, indices in groups.items():
         if 2 <= len(indices) <= MOST_TARGETS:
@@ -219,15 +261,10 @@ def _several(scene: Scene) -> list[Query]:
     return found
 
 
-def _shaped(things: tuple[Thing, ...], shape: str) -> tuple[int, ...]:
-    return tuple(i for i, thing in enumerate(things) if thing.shape == shape)
-
-
 def _none(scene: Scene) -> list[Query]:
-    here = {thing.name for thing in scene.things}
-    names = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
-    return [
-        Query(f"the {name}", (), "none", f"there is no {name}")
-        for name in names
-        if name not in here
-    ]
+    present = {thing.name for thing in scene.things}
+    found = []
+    for name in _all_names():
+        if name not in present:
+            found.append(Query(f"the {name}", (), "none", f"there is no {name}"))
+    return found

@@ -1,6 +1,7 @@
-"""Files of ratings for the synthetic data set, from what is known of how it was made.
+"""Rating files of the synthetic data set, computed from how it was made.
 
-What `ray_jobs.rate_difficulty difficulty.rater=generator` writes, for runs that are to need no other job before them.
+They equal the files of `ray_jobs.rate_difficulty difficulty.rater=generator`, so a run can start
+without that job.
 """
 
 from __future__ import annotations
@@ -19,23 +20,23 @@ RATER = "generator"
 
 
 def write_ratings(root: Path, folder: Path) -> None:
-    """Makes <folder>/<split>.json for those splits of the data set below `root` that have none yet."""
+    """Write <folder>/<split>.json for the splits below `root` without one."""
     for split, *_ in SPLITS:
         file = file_of(folder, split)
         if not file.is_file() and (root / split).is_dir():
-            objects = video_objects("mevis", str(root), split)
-            rated = {
-                sample.uid: {
-                    "query": sample.query,
-                    "ratings": true_ratings(sample, len(objects[sample.video.uid])),
-                    "attempts": 1,
-                }
-                for sample in load("mevis", str(root), split, no_target="keep")
-            }
-            folder.mkdir(parents=True, exist_ok=True)
-            part = file.with_name(f".{split}.{os.getpid()}.part")  # several runs may start at once
-            part.write_text(
-                json.dumps({"rater": RATER, "prompt": PROMPT_VERSION, "samples": rated}),
-                encoding="utf-8",
-            )
-            part.replace(file)
+            _write_split(root, split, file)
+
+
+def _write_split(root: Path, split: str, file: Path) -> None:
+    objects = video_objects("mevis", str(root), split)
+    rated = {}
+    for sample in load("mevis", str(root), split, no_target="keep"):
+        ratings = true_ratings(sample, len(objects[sample.video.uid]))
+        rated[sample.uid] = {"query": sample.query, "ratings": ratings, "attempts": 1}
+
+    content = {"rater": RATER, "prompt": PROMPT_VERSION, "samples": rated}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # Several runs may start at once, so each writes a file of its own before it takes its place.
+    part = file.with_name(f".{split}.{os.getpid()}.part")
+    part.write_text(json.dumps(content), encoding="utf-8")
+    part.replace(file)

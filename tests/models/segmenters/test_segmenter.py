@@ -19,7 +19,7 @@ from models.segmenters.base import Segmenter
 from models.segmenters.sam2_build import OFFICIAL, TINY
 from models.segmenters.sam2_features import size_of
 from models.segmenters.sam2_segmenter import Sam2Segmenter
-from tiny.world.scene import Scene, scene
+from tiny.world.scene import Scene, random_scene
 
 SHIPPED = Path(__file__).parents[3] / "tiny" / "weights" / "segmenter"
 
@@ -162,7 +162,7 @@ def test_a_video_read_in_pieces_has_the_same_masks_and_little_of_it_is_held(
     kind: str, untrained: SAM2Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Prompts in the middle: forward and backward."""
-    made = scene(np.random.default_rng(5))
+    made = random_scene(np.random.default_rng(5))
     video = made.frames_FHWC.repeat(2, 0)[:45]
     boxes = [(thing, int(made.areas_OF[thing, 5:20].argmax()) + 5) for thing in (0, 1)]
     prompts = [MaskPrompt(2 * f, tuple(float(v) for v in made.boxes_OF4[o, f])) for o, f in boxes]  # type: ignore[arg-type]
@@ -296,7 +296,7 @@ def tracks(count: int, seed: int) -> list[tuple[Scene, int, int]]:
     found = []
     for i in range(count):
         rng = np.random.default_rng((seed, i))
-        made = scene(rng)
+        made = random_scene(rng)
         thing, frame = rng.choice(np.argwhere(made.areas_OF >= 100))
         found.append((made, int(thing), int(frame)))
     return found

@@ -18,7 +18,7 @@ from tiny.school.search_lessons import DIALOGUES, KEYS, PART, SearchTeacher
 from tiny.school.sizes import QWEN3
 from tiny.school.workers import arrays, chunk_bytes
 from tiny.world.queries import description, queries, sentences
-from tiny.world.scene import NUM_FRAMES, SIDE, scene
+from tiny.world.scene import NUM_FRAMES, SIDE, random_scene
 
 # The options under which the system shows what these lessons show.
 BUDGET = {
@@ -55,7 +55,7 @@ def test_an_answer_is_short_and_round_trips(teacher: SearchTeacher) -> None:
 
 
 def test_dialogues_are_those_of_the_system(teacher: SearchTeacher) -> None:
-    made = scene(np.random.default_rng(3))
+    made = random_scene(np.random.default_rng(3))
     query = next(q for q in queries(made) if q.objects)
     video = Video("v", "nowhere", tuple(f"{i:05d}" for i in range(NUM_FRAMES)), SIDE, SIDE)
     system = VideoSegO3.make(BUDGET)
@@ -89,7 +89,7 @@ def test_dialogues_are_those_of_the_system(teacher: SearchTeacher) -> None:
 def test_labels_are_true(teacher: SearchTeacher) -> None:
     lesson = arrays(bytearray(chunk_bytes(teacher.layout, 1)), teacher.layout, 1)
     fill(lesson, 0, np.random.default_rng(8), teacher)
-    made = scene(np.random.default_rng(8))
+    made = random_scene(np.random.default_rng(8))
     by_text = {f" Find {q.text}.": q for q in queries(made)}
     seen = 0
     for i in range(DIALOGUES):

@@ -14,18 +14,18 @@ from data.frames.frames import read_frames
 from data.readers.mevis import read
 from tiny.world import write
 from tiny.world.queries import KINDS, MIX, Query, description, queries, sample_query
-from tiny.world.scene import COLOURS, LENGTHS, MIN_VISIBLE, NUM_FRAMES, SIDE, Scene, scene
+from tiny.world.scene import COLOURS, LENGTHS, MIN_VISIBLE, NUM_FRAMES, SIDE, Scene, random_scene
 from tiny.world.write import write_dataset, write_split
 
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
     rng = np.random.default_rng(7)
-    return [scene(rng) for _ in range(60)]
+    return [random_scene(rng) for _ in range(60)]
 
 
 def test_same_seed_same_scene() -> None:
-    one, two = (scene(np.random.default_rng(3)) for _ in range(2))
+    one, two = (random_scene(np.random.default_rng(3)) for _ in range(2))
     assert one.things == two.things
     assert (one.frames_FHWC == two.frames_FHWC).all()
     assert (one.owner_FHW == two.owner_FHW).all()
@@ -34,7 +34,8 @@ def test_same_seed_same_scene() -> None:
 def test_the_scenes_of_a_seed_stay_what_they_are() -> None:
     """What was measured on the data set holds for as long as every draw keeps its place; pixels follow from these."""
     told = [
-        (t.name, t.motion, t.trend, t.start, t.stop) for t in scene(np.random.default_rng(1)).things
+        (t.name, t.motion, t.trend, t.start, t.stop)
+        for t in random_scene(np.random.default_rng(1)).things
     ]
     assert told == [
         ("green diamond", "moves left", "keeps growing", 14, 24),
@@ -48,7 +49,7 @@ def test_long_videos_show_a_shape_in_one_or_two_of_16_frames_from_all_over() -> 
     rng = np.random.default_rng(2)
     seen = list[int]()
     sampled = np.linspace(0, 95, 16).astype(int)
-    for made in (scene(rng, LENGTHS["long"]) for _ in range(30)):
+    for made in (random_scene(rng, LENGTHS["long"]) for _ in range(30)):
         assert made.frames_FHWC.shape == (96, SIDE, SIDE, 3)
         assert len(made.owner_FHW) == 96
         for i, thing in enumerate(made.things):
@@ -163,7 +164,7 @@ def test_relation_holds_in_every_shared_frame(scenes: list[Scene]) -> None:
 def test_motion_is_what_the_box_does() -> None:
     rng = np.random.default_rng(11)
     checked = 0
-    for made in (scene(rng) for _ in range(20)):
+    for made in (random_scene(rng) for _ in range(20)):
         for i, thing in enumerate(made.things):
             seen = np.flatnonzero(made.areas_OF[i])
             if thing.motion == "moves left" and made.hides_OO[:, i].max() < 0.2:
@@ -205,7 +206,7 @@ def test_written_split_repeats_to_the_byte(tmp_path: Path, mp4: bool) -> None:
 @pytest.mark.parametrize("mp4", [False, True])
 def test_reader_gives_back_the_scene(tmp_path: Path, mp4: bool) -> None:
     write_split(tmp_path, "train", 4, 2, 6, mp4=mp4)
-    made = scene(np.random.default_rng(np.random.SeedSequence([4, *b"train"]).spawn(2)[0]))
+    made = random_scene(np.random.default_rng(np.random.SeedSequence([4, *b"train"]).spawn(2)[0]))
     meta = json.loads((tmp_path / "train" / "meta_expressions.json").read_text())["videos"][
         "train00000"
     ]
