@@ -1,13 +1,14 @@
-"""Rates how hard each sentence of a data set is, once, for systems whose length budget depends on it.
+"""Rate once how hard each sentence of a data set is, for systems that budget length by difficulty.
 
-    python -m ray_jobs.rate_difficulty revseg_7b policy.path=/models/Qwen2.5-VL-7B-Instruct data.root=...
+    python -m ray_jobs.rate_difficulty revseg_7b policy.path=/models/Qwen2.5-VL-7B-Instruct
     python -m ray_jobs.rate_difficulty revseg_tiny difficulty.rater=generator
 
-The rater is any model that the rollout engine runs, or, for the synthetic data set, what is known of how it was made.
-Ratings go to <difficulty.folder>/<split>.json, by default below <data.root>/difficulty/<rater>_prompt<version>/;
-training reads them from `difficulty.folder`. An answer without five readable ratings is asked for again, sampled;
-what is still missing after `difficulty.attempts` counts as the middle of the scale. A job that was killed goes on
-where it was.
+The rater is any model that the rollout engine runs. The synthetic data set can also be rated by its
+generator, which knows the truth. Ratings go to <difficulty.folder>/<split>.json, by default below
+<data.root>/difficulty/<rater>_prompt<version>/; training reads them from `difficulty.folder`.
+
+An answer without five readable ratings is asked for again, sampled. Aspects that are still missing
+after `difficulty.attempts` count as the middle of the scale. A killed job continues where it was.
 """
 
 from __future__ import annotations
@@ -38,161 +39,98 @@ from ray_jobs.driver.run import prepare_data
 from ray_jobs.record.journal import Journal, fingerprint_of
 from ray_jobs.record.progress import Progress
 
+# The value of `difficulty.rater` for the generator of the synthetic data set.
 GENERATOR = "generator"
-Rate = Callable[
-    [Sequence[Sample], int], Iterator[tuple[Sample, Mapping[str, int]]]
-]  # samples, attempt (from 1)
 
-
-def rate(
-    samples: Sequence[Sample],
-    rater: Rate,
-    attempts: int,
-    journal: Journal,
-    advance: Callable[[], None] = lambda: None,
-) -> None:
-    """Adds {"query", "ratings", "attempts"} of every sample to the journal.
-
-    Incomplete ratings are asked for again, at most `attempts` times in all; the fullest of them count. A sample that
-    the rater leaves out (its episode failed) stays out.
-    """
-    left = [s for s in samples if s.uid not in journal.done]
-    best = dict[str, Mapping[str, int]]()
-    for attempt in range(1, attempts + 1):
-        again = []
-        for sample, ratings in rater(left, attempt) if left else ():
-            best[sample.uid] = max(best.get(sample.uid, {}), ratings, key=len)
-            if is_complete(ratings) or attempt == attempts:
-                found = {
-                    "query": sample.query,
-                    "ratings": dict(best[sample.uid]),
-                    "attempts": attempt,
-                }
-                journal.add(sample.uid, found)
-                advance()
-            else:
-                again.append(sample)
-        left = again
-
-
-def rate_split(
-    cfg: Config, split: str, samples: Sequence[Sample], rater: Rate, progress: Progress
-) -> tuple[Path, dict[str, Any]]:
-    """Rates a split and writes its file. Returns it and its content."""
-    file = file_of(folder_of(cfg), split)
-    about = {"rater": rater_name(cfg), "prompt": PROMPT_VERSION}
-    shown = [cfg.difficulty.num_frames, cfg.difficulty.frame_side]
-    fingerprint = fingerprint_of([*about.items(), shown, [(s.uid, s.query) for s in samples]])
-    with (
-        progress.phase(f"rate: {split}", len(samples)) as phase,
-        Journal.open(file.with_name(f".{split}.journal"), fingerprint) as journal,
-    ):
-        phase.advance(journal.found)
-        rate(samples, rater, cfg.difficulty.attempts, journal, phase.advance)
-        rated = {s.uid: journal.done[s.uid] for s in samples if s.uid in journal.done}
-        if len(rated) < len(samples):
-            raise RuntimeError(
-                f"{split}: {len(samples) - len(rated)} of {len(samples)} could not be rated; run again"
-            )
-        write_json(file, about | {"samples": rated})
-        journal.remove()
-    return file, about | {"samples": rated}
-
-
-def by_model(pool: RolloutPool, max_failed_share: float, temperature: float) -> Rate:
-    """The rater that asks the model of a rollout pool. The first attempt is greedy; each has seeds of its own."""
-
-    def ask(samples: Sequence[Sample], attempt: int) -> Iterator[tuple[Sample, Mapping[str, int]]]:
-        failed: list[Episode] = []
-        how = 0.0 if attempt == 1 else temperature
-        for played in pool.play(samples, group_size=1, temperature=how, step=attempt):
-            episode = played.episodes[0]
-            if episode.end is End.FAILED:
-                failed.append(episode)
-                stop_on_failures(failed, max_failed_share, total=len(samples))
-            else:
-                yield played.sample, episode.answer.facts["ratings"]
-
-    return ask
-
-
-def by_generator(objects: Mapping[str, Sequence[Any]]) -> Rate:
-    """The rater that knows how the synthetic data set was made. `objects`: those of each video."""
-    world = generator()
-
-    def ask(samples: Sequence[Sample], attempt: int) -> Iterator[tuple[Sample, Mapping[str, int]]]:
-        for sample in samples:
-            yield sample, world.true_ratings(sample, len(objects[sample.video.uid]))
-
-    return ask
-
-
-def rater_name(cfg: Config) -> str:
-    return GENERATOR if cfg.difficulty.rater == GENERATOR else resolve(cfg.policy.path).name
-
-
-def folder_of(cfg: Config) -> Path:
-    """Where ratings go."""
-    name = f"{rater_name(cfg)}_prompt{PROMPT_VERSION}"
-    return Path(cfg.difficulty.folder or Path(cfg.data.root) / "difficulty" / name)
-
-
-def splits_of(cfg: Config) -> list[str]:
-    data = cfg.data
-    named = dict.fromkeys([data.train_split, data.eval_split, data.test_split])
-    return cfg.difficulty.splits or [split for split in named if (Path(data.root) / split).is_dir()]
-
-
-def summary(split: str, content: Mapping[str, Any]) -> list[str]:
-    """One row: split, sentences, those without all five ratings, mean D, and the share of low, middle and high D."""
-    entries = list(content["samples"].values())
-    d = np.array([difficulty(entry["ratings"]) for entry in entries])
-    unread = sum(not is_complete(entry["ratings"]) for entry in entries)
-    shares = [f"{100 * float(part.mean()):.0f}" for part in (d <= 4, (d > 4) & (d <= 7), d > 7)]
-    return [split, str(len(entries)), str(unread), f"{d.mean():.2f}", " / ".join(shares)]
+Ratings = Mapping[str, int]
+# From samples and the number of the attempt (from 1) to samples with their ratings, in any order.
+Rater = Callable[[Sequence[Sample], int], Iterator[tuple[Sample, Ratings]]]
 
 
 def main(argv: Sequence[str]) -> None:
     cfg = load_config(argv)
     validate_values(cfg)
-    _check(cfg)
+    check_rater(cfg)
     prepare_data(cfg)
     data = cfg.data
-    options = cfg.difficulty
-    samples = {
-        split: load_samples(data.format, data.root, split, data.no_target)
-        for split in splits_of(cfg)
-    }
-    system = SystemConfig(
-        "difficulty_rater",
-        {
-            "num_frames": options.num_frames,
-            "frame_side": options.frame_side,
-            "max_tokens": options.max_tokens,
-        },
-    )
-    alone = replace(
-        cfg.cluster, weight_backend="object_store"
-    )  # no learner sends weights or asks for a GPU
-    cfg = replace(cfg, system=system, cluster=alone, learner=replace(cfg.learner, world_size=0))
+    samples = {}
+    for split in splits_to_rate(cfg):
+        samples[split] = load_samples(data.format, data.root, split, data.no_target)
+
+    cfg = as_rater(cfg)
     rows = [["split", "sentences", "incomplete", "mean D", "% to 4 / 7 / 10"]]
-    with (
-        Progress.open(0, f"difficulty · {rater_name(cfg)} · {data.root}") as progress,
-        _model(cfg, progress) as model,
-    ):
-        for split, part in samples.items():
-            rater = model or by_generator(video_objects(data.format, data.root, split))
-            file, content = rate_split(cfg, split, part, rater, progress)
-            rows.append(summary(split, content))
+    title = f"difficulty · {rater_name(cfg)} · {data.root}"
+    with Progress.open(0, title) as progress, started_model(cfg, progress) as model:
+        for split, split_samples in samples.items():
+            rater = model
+            if rater is None:
+                rater = by_generator(video_objects(data.format, data.root, split))
+            file, content = rate_split(cfg, split, split_samples, rater, progress)
+            rows.append(summary_row(split, content))
             progress.note(f"{split}: {file}")
-        progress.table(
-            f"difficulty by {rater_name(cfg)}; use it: difficulty.folder={folder_of(cfg)}", rows
+        remedy = f"use it: difficulty.folder={ratings_folder(cfg)}"
+        progress.table(f"difficulty by {rater_name(cfg)}; {remedy}", rows)
+
+
+def check_rater(cfg: Config) -> None:
+    """Check that the rater can rate this data set.
+
+    Raises:
+        ValueError: The generator does not know the data set, or the model is not there.
+    """
+    if cfg.difficulty.rater == GENERATOR:
+        if not cfg.data.synthetic:
+            raise ValueError(
+                "difficulty.rater=generator knows the synthetic data set only (data.synthetic=true)"
+            )
+    elif not (resolve(cfg.policy.path) / "config.json").is_file():
+        raise ValueError(
+            f"policy.path={cfg.policy.path}: no config.json there; "
+            "give the folder of the rater's model"
         )
 
 
+def splits_to_rate(cfg: Config) -> list[str]:
+    """Return `difficulty.splits`, or the configured splits that are present."""
+    if cfg.difficulty.splits:
+        return list(cfg.difficulty.splits)
+    data = cfg.data
+    named = dict.fromkeys([data.train_split, data.eval_split, data.test_split])
+    return [split for split in named if (Path(data.root) / split).is_dir()]
+
+
+def as_rater(cfg: Config) -> Config:
+    """Return the settings under which the rollout actors rate."""
+    given = cfg.difficulty
+    options = {
+        "num_frames": given.num_frames,
+        "frame_side": given.frame_side,
+        "max_tokens": given.max_tokens,
+    }
+    # No learner: none sends weights, and none asks for a GPU.
+    return replace(
+        cfg,
+        system=SystemConfig("difficulty_rater", options),
+        cluster=replace(cfg.cluster, weight_backend="object_store"),
+        learner=replace(cfg.learner, world_size=0),
+    )
+
+
+def rater_name(cfg: Config) -> str:
+    if cfg.difficulty.rater == GENERATOR:
+        return GENERATOR
+    return resolve(cfg.policy.path).name
+
+
+def ratings_folder(cfg: Config) -> Path:
+    if cfg.difficulty.folder:
+        return Path(cfg.difficulty.folder)
+    return Path(cfg.data.root) / "difficulty" / f"{rater_name(cfg)}_prompt{PROMPT_VERSION}"
+
+
 @contextmanager
-def _model(cfg: Config, progress: Progress) -> Iterator[Rate | None]:
-    """The rater by a model, while its engines run; None where the generator rates."""
+def started_model(cfg: Config, progress: Progress) -> Iterator[Rater | None]:
+    """Run the engines of a model that rates; None if the generator rates."""
     if cfg.difficulty.rater == GENERATOR:
         yield None
         return
@@ -205,16 +143,123 @@ def _model(cfg: Config, progress: Progress) -> Iterator[Rate | None]:
         yield by_model(pool, cfg.rollout.max_failed_share, cfg.difficulty.temperature)
 
 
-def _check(cfg: Config) -> None:
-    if cfg.difficulty.rater == GENERATOR:
-        if not cfg.data.synthetic:
-            raise ValueError(
-                "difficulty.rater=generator knows the synthetic data set only (data.synthetic=true)"
+def by_model(pool: RolloutPool, max_failed_share: float, temperature: float) -> Rater:
+    """Return a rater that asks the model of a rollout pool.
+
+    The first attempt is greedy, later ones are sampled; each has seeds of its own.
+    """
+
+    def ask(samples: Sequence[Sample], attempt: int) -> Iterator[tuple[Sample, Ratings]]:
+        failed: list[Episode] = []
+        how = 0.0 if attempt == 1 else temperature
+        for played in pool.play(samples, group_size=1, temperature=how, step=attempt):
+            [episode] = played.episodes
+            if episode.end is End.FAILED:
+                failed.append(episode)
+                stop_on_failures(failed, max_failed_share, total=len(samples))
+            else:
+                yield played.sample, episode.answer.facts["ratings"]
+
+    return ask
+
+
+def by_generator(objects: Mapping[str, Sequence[Any]]) -> Rater:
+    """Return a rater that knows how the synthetic data set was made.
+
+    Args:
+        objects: All objects of each video.
+    """
+    world = generator()
+
+    def ask(samples: Sequence[Sample], attempt: int) -> Iterator[tuple[Sample, Ratings]]:
+        for sample in samples:
+            yield sample, world.true_ratings(sample, len(objects[sample.video.uid]))
+
+    return ask
+
+
+def rate_split(
+    cfg: Config, split: str, samples: Sequence[Sample], rater: Rater, progress: Progress
+) -> tuple[Path, dict[str, Any]]:
+    """Rate a split and write its file; return the file and its content.
+
+    Raises:
+        RuntimeError: A sample has no ratings, because its episode failed.
+    """
+    file = file_of(ratings_folder(cfg), split)
+    content: dict[str, Any] = {"rater": rater_name(cfg), "prompt": PROMPT_VERSION}
+    shown = [cfg.difficulty.num_frames, cfg.difficulty.frame_side]
+    sentences = [(sample.uid, sample.query) for sample in samples]
+    fingerprint = fingerprint_of([*content.items(), shown, sentences])
+
+    with (
+        progress.phase(f"rate: {split}", len(samples)) as phase,
+        Journal.open(file.with_name(f".{split}.journal"), fingerprint) as journal,
+    ):
+        phase.advance(journal.found)
+        rate(samples, rater, cfg.difficulty.attempts, journal, phase.advance)
+        rated = {}
+        for sample in samples:
+            if sample.uid in journal.done:
+                rated[sample.uid] = journal.done[sample.uid]
+        missing = len(samples) - len(rated)
+        if missing:
+            raise RuntimeError(
+                f"{split}: {missing} of {len(samples)} could not be rated; run again"
             )
-    elif not (resolve(cfg.policy.path) / "config.json").is_file():
-        raise ValueError(
-            f"policy.path={cfg.policy.path}: no config.json there; give the folder of the rater's model"
-        )
+        content["samples"] = rated
+        write_json(file, content)
+        journal.remove()
+    return file, content
+
+
+def rate(
+    samples: Sequence[Sample],
+    rater: Rater,
+    attempts: int,
+    journal: Journal,
+    advance: Callable[[], None] = lambda: None,
+) -> None:
+    """Add {"query", "ratings", "attempts"} of every sample to the journal.
+
+    Incomplete ratings are asked for again, up to `attempts` times in all; the fullest of them count.
+    A sample that the rater skips, because its episode failed, is not added.
+    """
+    waiting = [sample for sample in samples if sample.uid not in journal.done]
+    fullest: dict[str, Ratings] = {}
+    for attempt in range(1, attempts + 1):
+        if not waiting:
+            return
+        again = []
+        for sample, ratings in rater(waiting, attempt):
+            before = fullest.get(sample.uid, {})
+            if len(ratings) > len(before):
+                fullest[sample.uid] = ratings
+            if not is_complete(ratings) and attempt < attempts:
+                again.append(sample)
+                continue
+            entry = {
+                "query": sample.query,
+                "ratings": dict(fullest.get(sample.uid, {})),
+                "attempts": attempt,
+            }
+            journal.add(sample.uid, entry)
+            advance()
+        waiting = again
+
+
+def summary_row(split: str, content: Mapping[str, Any]) -> list[str]:
+    """Return split, sentences, incomplete ones, mean D, and the shares of low, middle and high D."""
+    entries = list(content["samples"].values())
+    difficulties = np.array([difficulty(entry["ratings"]) for entry in entries])
+    incomplete = sum(not is_complete(entry["ratings"]) for entry in entries)
+
+    low = difficulties <= 4
+    high = difficulties > 7
+    middle = ~low & ~high
+    shares = [f"{100 * float(part.mean()):.0f}" for part in (low, middle, high)]
+    mean = f"{difficulties.mean():.2f}"
+    return [split, str(len(entries)), str(incomplete), mean, " / ".join(shares)]
 
 
 if __name__ == "__main__":

@@ -1,42 +1,52 @@
-"""The zip that a benchmark's server takes, from the predictions of an evaluation.
+"""Make the zip for a benchmark's server from the predictions of an evaluation.
 
     python -m ray_jobs.submission runs/<name>/evaluate                       layout by the data's format
     python -m ray_jobs.submission runs/<name>/evaluate ref_youtube_vos out.zip
 
 Layouts:
 
-    ref_youtube_vos    Annotations/<video>/<expression>/<frame>.png    the server wants the top folder
-    mevis              <video>/<expression>/<frame>.png                and this one wants none
+    ref_youtube_vos    Annotations/<video>/<expression>/<frame>.png    with a top folder
+    mevis              <video>/<expression>/<frame>.png                without one
 
-Images are 8-bit grey, 0 and 255, at the size of the video, for the frames that the data set lists and no others. Where
-the truth is not public, evaluate with data.no_target=keep first. The same predictions give the same bytes.
+Images are 8-bit grey, 0 and 255, at the size of the video, for the frames that the data set lists
+and no others. Where the truth is not public, evaluate with data.no_target=keep first. The same
+predictions give the same bytes.
 """
 
 from __future__ import annotations
 
 import io
-import os
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from core.files import replacing
 from core.masks import decode
+from ray_jobs.driver.entry import run_job
 from ray_jobs.record.predictions import Predictions
 
-LAYOUTS = {"ref_youtube_vos": "Annotations/", "mevis": ""}  # what stands before <video>
-EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment a zip can tell
+# Layout -> the path before <video>.
+LAYOUTS = {"ref_youtube_vos": "Annotations/", "mevis": ""}
+# The earliest time that a zip can hold: the same for all files, so that bytes repeat.
+EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def submission(folder: Path, layout: str = "", target: Path | None = None) -> Path:
-    """Writes the zip (default: `folder`/<layout>.zip), whole or not at all, and returns its path.
+    """Write the zip, whole or not at all, and return its path.
 
-    Raises ValueError for a folder without predictions, an unknown layout, and an evaluation that is not finished:
-    a server counts what is not there as wrong.
+    Args:
+        folder: An evaluation's folder.
+        layout: One of `LAYOUTS`; by default that of the data's format.
+        target: The zip; by default `folder`/<layout>.zip.
+
+    Raises:
+        ValueError: A folder without predictions, an unknown layout, or an unfinished evaluation: a
+            server counts missing predictions as wrong.
     """
     predictions = Predictions.read(folder)
     identity = predictions.identity
@@ -45,50 +55,52 @@ def submission(folder: Path, layout: str = "", target: Path | None = None) -> Pa
         raise ValueError(
             f"layout {layout!r}: there is no server for it here; known: {', '.join(LAYOUTS)}"
         )
-    whole = identity.get("expressions", 0)
-    if len(predictions.finished) < whole:
+    total = identity.get("expressions", 0)
+    finished = sorted(predictions.finished)
+    if len(finished) < total:
         raise ValueError(
-            f"{folder}: {len(predictions.finished)} of {whole} expressions have a prediction: start evaluate again, "
-            "with evaluate.samples=0, to play the others"
+            f"{folder}: {len(finished)} of {total} expressions have a prediction: start evaluate "
+            "again, with evaluate.samples=0, to play the others"
         )
+
     target = target or folder / f"{layout}.zip"
-    fresh = target.with_name(f".{target.name}.new")
-    with zipfile.ZipFile(fresh, "w", zipfile.ZIP_STORED) as file:  # PNGs are compressed already
-        for line in predictions.lines(sorted(predictions.finished)):
-            for name, mask in images(line):
-                file.writestr(zipfile.ZipInfo(LAYOUTS[layout] + name, EPOCH), mask)
-    os.replace(fresh, target)
+    # PNGs are compressed already, so they are only stored.
+    with replacing(target) as fresh, zipfile.ZipFile(fresh, "w", zipfile.ZIP_STORED) as file:
+        for line in predictions.lines(finished):
+            for name, png in images(line):
+                file.writestr(zipfile.ZipInfo(LAYOUTS[layout] + name, EPOCH), png)
     return target
 
 
-def images(line: Mapping[str, Any]) -> list[tuple[str, bytes]]:
-    """("<video>/<expression>/<frame>.png", PNG) for each frame of a line of predictions; no mask is a black image."""
-    empty = _png(np.zeros((line["height"], line["width"]), dtype=bool))
-    place = f"{line['video']}/{line['expression']}"
-    return [
-        (f"{place}/{frame}.png", empty if rle is None else _png(decode(rle)))
-        for frame, rle in zip(line["frames"], line["masks"], strict=True)
-    ]
+def images(line: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
+    """Yield "<video>/<expression>/<frame>.png" and the PNG for each frame of a line of predictions.
+
+    A frame without a mask is a black image.
+    """
+    black = _png(np.zeros((line["height"], line["width"]), dtype=bool))
+    for frame, rle in zip(line["frames"], line["masks"], strict=True):
+        name = f"{line['video']}/{line['expression']}/{frame}.png"
+        yield name, black if rle is None else _png(decode(rle))
 
 
 def _png(mask_HW: np.ndarray) -> bytes:
     out = io.BytesIO()
-    Image.fromarray(mask_HW.astype(np.uint8) * 255).save(out, "PNG", compress_level=1)
+    image = Image.fromarray(mask_HW.astype(np.uint8) * 255)
+    image.save(out, "PNG", compress_level=1)
     return out.getvalue()
 
 
 def main(argv: Sequence[str]) -> None:
-    if not argv or "-h" in argv or "--help" in argv or len(argv) > 3:
+    wants_help = "-h" in argv or "--help" in argv
+    if wants_help or not 1 <= len(argv) <= 3:
         print(__doc__)
-        raise SystemExit(0 if "-h" in argv or "--help" in argv else 2)
-    target = submission(
-        Path(argv[0]), argv[1] if len(argv) > 1 else "", Path(argv[2]) if len(argv) > 2 else None
-    )
-    print(f"{target}: {target.stat().st_size / 2**20:.1f} MiB")
+        sys.exit(0 if wants_help else 2)
+
+    layout = argv[1] if len(argv) > 1 else ""
+    target = Path(argv[2]) if len(argv) > 2 else None
+    written = submission(Path(argv[0]), layout, target)
+    print(f"{written}: {written.stat().st_size / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    run_job(main)

@@ -22,12 +22,11 @@ from configs.load import load as load_config
 from configs.load import to_yaml, validate
 from configs.schema import Config
 from core.types import Sample, System
+from data.generators import generator
 from data.prepare.keep import keep
 from ray_jobs.record.mlflow_writer import MlflowWriter
 from ray_jobs.record.progress import Progress
 from ray_jobs.record.run_folder import RunFolder
-from tiny.world.ratings import RATER, write_ratings
-from tiny.world.write import write_dataset
 
 
 @dataclass
@@ -158,6 +157,7 @@ def prepare_data(cfg: Config) -> None:
     root = Path(cfg.data.root)
     if not root.is_dir():
         print(f"making the synthetic data set in {root}", flush=True)
-    write_dataset(root, length=cfg.data.length)
-    if cfg.difficulty.folder and cfg.difficulty.rater == RATER:
-        write_ratings(root, Path(cfg.difficulty.folder))
+    synthetic = generator()
+    synthetic.make(root, cfg.data.length)
+    if cfg.difficulty.folder and cfg.difficulty.rater == "generator":
+        synthetic.make_ratings(root, Path(cfg.difficulty.folder))
