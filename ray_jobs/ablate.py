@@ -1,15 +1,16 @@
-"""Runs an ablation: its variants times seeds, one `ray_jobs.train` after the other, and a table of what came out.
-
-An ablation of how a trained policy is used runs `ray_jobs.evaluate` instead.
+"""Run an ablation, its variants times seeds, and write a table of the outcomes.
 
     python -m ray_jobs.ablate                                     # lists the ablations
     python -m ray_jobs.ablate temporal_reward
-    python -m ray_jobs.ablate length_penalty seeds=0,1,2 preset=videoseg_r1_7b data.root=/data/mevis train.steps=200
+    python -m ray_jobs.ablate length_penalty seeds=0,1,2 preset=videoseg_r1_7b data.root=/data/mevis
 
-Further `key=value`s go to every run. With its tiny preset an ablation has settings of its own that keep it short
-(`ray_jobs.driver.ablations`); with another preset=... it has none. All runs are in one MLflow experiment, `ablate_<name>`, and
-in one folder, <runs>/ablate_<name>/; table.md there is written anew after each. Started again, the job goes on: what is
-finished is not repeated, what was killed resumes. A run with other settings in the same place is an error; choose
+Each run is a `ray_jobs.train`, or a `ray_jobs.evaluate` if the variants differ in how a trained
+policy is used. Further `key=value`s go to every run. With its tiny preset an ablation has settings of
+its own that keep it short (`ray_jobs.driver.ablations`); with another preset=... it has none.
+
+All runs are in one MLflow experiment, `ablate_<name>`, and in one folder, <runs>/ablate_<name>/;
+table.md there is rewritten after each. Started again, the job continues: finished runs are not
+repeated, and killed ones resume. A run with other settings in the same place is an error; choose
 another runs=... then.
 """
 
@@ -20,120 +21,87 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from configs.load import load as load_config
-from configs.load import validate
-from configs.schema import Config
+from configs.schema import RUN, Config
 from core.files import write_atomic
+from core.settings import identity, unknown_name
 from ray_jobs.driver.ablations import ABLATIONS, Ablation, Outcome, markdown
 from ray_jobs.driver.entry import run_job
-from ray_jobs.driver.identity import refuse_other_run, run_identity
+from ray_jobs.driver.run import checked_config, refuse_other_run
 from ray_jobs.record.run_folder import RunFolder
-from systems.base import unknown
 
 SEEDS = (0, 1, 2)
-LAST_STEPS = 10  # over which measures of training episodes are averaged
-Start = Callable[[str, Sequence[str]], int]  # name and arguments of a job -> exit code
+# Steps at the end of a run over which measures of training episodes are averaged.
+LAST_STEPS = 10
+# Settings that the ablation itself gives to each run.
+RESERVED = ("name", "seed", "tracking.experiment")
+
+# From the name and the arguments of a job to its exit code.
+Start = Callable[[str, Sequence[str]], int]
 
 
-def plan(
-    name: str, ablation: Ablation, seeds: Sequence[int], extra: Sequence[str]
-) -> dict[tuple[str, int], list[str]]:
-    """Arguments of the job for each variant and seed; seeds outside, so that a table fills evenly."""
-    runs = {}
-    for seed in seeds:
-        for variant in ablation.variants:
-            folder = "".join(c if c.isalnum() else "_" for c in variant.name)
-            own = [
-                f"name={folder}_seed{seed}",
-                f"seed={seed}",
-                f"tracking.experiment=ablate_{name}",
-            ]
-            runs[variant.name, seed] = [
-                ablation.preset,
-                *ablation.settings,
-                *extra,
-                *variant.settings,
-                *own,
-            ]
-    return runs
+def main(argv: Sequence[str]) -> None:
+    if not argv or "-h" in argv or "--help" in argv:
+        print(listing())
+        return
+    name = argv[0]
+    if name not in ABLATIONS:
+        raise ValueError(unknown_name(f"ablation {name!r}", name, ABLATIONS))
 
-
-def checked(arguments: Sequence[str]) -> Config:
-    """The configuration of a run. ValueError for what cannot work, or an older run with other settings in its place."""
-    cfg = load_config(arguments)
-    validate(cfg)
-    refuse_other_run(Path(cfg.runs) / cfg.name, cfg)
-    return cfg
-
-
-def outcome(ablation: Ablation, cfg: Config) -> Outcome | None:
-    """What a finished run measured; None for one that is not finished."""
-    folder = Path(cfg.runs) / cfg.name
-    return (
-        evaluated(folder, cfg) if ablation.job == "evaluate" else trained(folder, cfg.train.steps)
-    )
-
-
-def evaluated(folder: Path, cfg: Config) -> Outcome | None:
-    """Of an evaluation with these settings that misses no prediction. One with others is the job's to refuse."""
-    run = RunFolder(folder / "evaluate")
-    summary = run.summary()
-    if summary is None or summary.get("missing"):
-        return None
-    there = load_config([str(run.path / "config.yaml")])
-    same = run_identity(there) == run_identity(cfg) and there.evaluate == cfg.evaluate
-    return {"J&F": summary["J&F"]} if same else None
-
-
-def trained(folder: Path, steps: int) -> Outcome | None:
-    """Of a run that made all its steps; `checked` has seen to its settings."""
-    run = RunFolder(folder)
-    summary = run.summary()
-    if summary is None or summary["steps"] != steps:
-        return None
-    found = {"J&F": summary["jf_after"], "sampled J&F": summary["sampled_jf_after"]}
-    if "jf_before" in summary:
-        found["gain"] = summary["jf_after"] - summary["jf_before"]
-    last = [line for line in run.episodes() if line["step"] > steps - LAST_STEPS]
-    placed = [100 * line["parts"]["tiou"] for line in last if "tiou" in (line["parts"] or {})]
-    if placed:
-        found["tIoU"] = float(np.mean(placed))
-    if last:
-        found["turns"] = float(np.mean([len(line["turns"]) for line in last]))
-        found["tokens"] = float(
-            np.mean([sum(turn["tokens"] for turn in line["turns"]) for line in last])
-        )
-    counted = [
-        line["facts"]["reasoning_tokens"] for line in last if "reasoning_tokens" in line["facts"]
-    ]
-    if counted:
-        found["reasoning tokens"] = float(np.mean(counted))
-    return found
+    ablation = ABLATIONS[name]
+    seeds = list(SEEDS)
+    extra = []
+    for argument in argv[1:]:
+        key, _, value = argument.partition("=")
+        if key == "seeds":
+            seeds = parse_seeds(value)
+        elif key == "preset":
+            ablation = replace(ablation, preset=value, settings=())
+        elif key in RESERVED:
+            raise ValueError(
+                f"{argument}: the ablation sets it for each run; seeds are given as seeds=0,1,2"
+            )
+        else:
+            extra.append(argument)
+    table = ablate(name, ablation, seeds, extra, run_in_process)
+    print(f"\n{table.read_text()}\n{table}")
 
 
 def ablate(
     name: str, ablation: Ablation, seeds: Sequence[int], extra: Sequence[str], start: Start
 ) -> Path:
-    """Runs what is missing. Returns the table's file. RuntimeError if a run ends badly: start again to go on."""
-    root = Path(_runs(ablation, extra)) / f"ablate_{name}"
+    """Run what is missing, and return the table's file.
+
+    Args:
+        name: The name of the ablation.
+        ablation: The ablation.
+        seeds: The seeds of each variant.
+        extra: Settings of every run.
+        start: Starts a job and waits for it.
+
+    Raises:
+        ValueError: A setting that cannot work, or a run with other settings in the same place;
+            before the first run starts.
+        RuntimeError: A run ended badly; start again to continue.
+    """
+    runs_folder = load_config([ablation.preset, *ablation.settings, *extra]).runs
+    root = Path(runs_folder) / f"ablate_{name}"
     runs = plan(name, ablation, seeds, [*extra, f"runs={root}"])
-    configs = {
-        key: checked(arguments) for key, arguments in runs.items()
-    }  # all of them, before the first one starts
-    outcomes: dict[str, dict[int, Outcome]] = {}
-    table = root / "table.md"
+    configs = {key: checked(arguments) for key, arguments in runs.items()}
     root.mkdir(parents=True, exist_ok=True)
+
+    table = root / "table.md"
+    outcomes: dict[str, dict[int, Outcome]] = {}
     for number, ((variant, seed), arguments) in enumerate(runs.items(), 1):
         cfg = configs[variant, seed]
         folder = Path(cfg.runs) / cfg.name
         found = outcome(ablation, cfg)
-        print(
-            f"[{number}/{len(runs)}] {variant}, seed {seed}: {'finished before' if found else folder}",
-            flush=True,
-        )
+        state = "finished before" if found else folder
+        print(f"[{number}/{len(runs)}] {variant}, seed {seed}: {state}", flush=True)
         if found is None:
             code = start(ablation.job, arguments)
             found = outcome(ablation, cfg)
@@ -146,65 +114,121 @@ def ablate(
     return table
 
 
+def plan(
+    name: str, ablation: Ablation, seeds: Sequence[int], extra: Sequence[str]
+) -> dict[tuple[str, int], list[str]]:
+    """Return the arguments of the job for each variant and seed.
+
+    One seed after the other, so that the table fills evenly.
+    """
+    runs = {}
+    for seed in seeds:
+        for variant in ablation.variants:
+            folder = "".join(char if char.isalnum() else "_" for char in variant.name)
+            arguments = [ablation.preset, *ablation.settings, *extra, *variant.settings]
+            arguments += [f"name={folder}_seed{seed}", f"seed={seed}"]
+            arguments.append(f"tracking.experiment=ablate_{name}")
+            runs[variant.name, seed] = arguments
+    return runs
+
+
+def checked(arguments: Sequence[str]) -> Config:
+    """Return the configuration of a run.
+
+    Raises:
+        ValueError: A setting that cannot work, or an older run with other settings in its place.
+    """
+    cfg = checked_config(arguments)
+    refuse_other_run(Path(cfg.runs) / cfg.name, cfg)
+    return cfg
+
+
+def outcome(ablation: Ablation, cfg: Config) -> Outcome | None:
+    """Return the measures of a finished run; None for any other."""
+    folder = Path(cfg.runs) / cfg.name
+    if ablation.job == "evaluate":
+        return evaluated(folder, cfg)
+    return trained(folder, cfg.train.steps)
+
+
+def evaluated(folder: Path, cfg: Config) -> Outcome | None:
+    """Return the measures of a complete evaluation with exactly these settings; else None.
+
+    An evaluation with other settings is left to the job, which refuses to continue it.
+    """
+    run = RunFolder(folder / "evaluate")
+    summary = run.summary()
+    if summary is None or summary.get("missing"):
+        return None
+    old = load_config([str(run.path / "config.yaml")])
+    if identity(old, RUN) != identity(cfg, RUN) or old.evaluate != cfg.evaluate:
+        return None
+    return {"J&F": summary["J&F"]}
+
+
+def trained(folder: Path, steps: int) -> Outcome | None:
+    """Return the measures of a run that made all its steps; else None.
+
+    `checked` has compared its settings.
+    """
+    run = RunFolder(folder)
+    summary = run.summary()
+    if summary is None or summary["steps"] != steps:
+        return None
+    found = {"J&F": summary["jf_after"], "sampled J&F": summary["sampled_jf_after"]}
+    if "jf_before" in summary:
+        found["gain"] = summary["jf_after"] - summary["jf_before"]
+    last = [line for line in run.episodes() if line["step"] > steps - LAST_STEPS]
+    return found | episode_measures(last)
+
+
+def episode_measures(episodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the means over some lines of episodes.jsonl; a measure that none has is left out."""
+    values: dict[str, list[float]] = {"tIoU": [], "turns": [], "tokens": [], "reasoning tokens": []}
+    for line in episodes:
+        parts = line["parts"] or {}
+        if "tiou" in parts:
+            values["tIoU"].append(100 * parts["tiou"])
+        values["turns"].append(len(line["turns"]))
+        values["tokens"].append(sum(turn["tokens"] for turn in line["turns"]))
+        if "reasoning_tokens" in line["facts"]:
+            values["reasoning tokens"].append(line["facts"]["reasoning_tokens"])
+
+    means = {}
+    for name, numbers in values.items():
+        if numbers:
+            means[name] = float(np.mean(numbers))
+    return means
+
+
 def run_in_process(job: str, arguments: Sequence[str]) -> int:
-    """A run in a process of its own: Ray, engines and seeds start afresh."""
-    return subprocess.run(
-        [sys.executable, "-m", f"ray_jobs.{job}", *arguments], check=False
-    ).returncode
+    """Run a job in a process of its own, so that Ray, engines and seeds start afresh."""
+    command = [sys.executable, "-m", f"ray_jobs.{job}", *arguments]
+    return subprocess.run(command, check=False).returncode
 
 
 def listing(ablations: Mapping[str, Ablation] = ABLATIONS) -> str:
-    rows = [
-        f"  {name:<16} {a.preset:<18} {' | '.join(v.name for v in a.variants)}"
-        for name, a in ablations.items()
-    ]
-    return "\n".join(
-        [
-            "usage: python -m ray_jobs.ablate NAME [seeds=0,1,2] [preset=...] [key=value ...]",
-            "",
-            *rows,
-        ]
-    )
+    """Return the usage and one line for each ablation."""
+    lines = ["usage: python -m ray_jobs.ablate NAME [seeds=0,1,2] [preset=...] [key=value ...]", ""]
+    for name, ablation in ablations.items():
+        variants = " | ".join(variant.name for variant in ablation.variants)
+        lines.append(f"  {name:<16} {ablation.preset:<18} {variants}")
+    return "\n".join(lines)
 
 
-def main(argv: Sequence[str]) -> None:
-    if not argv or {"-h", "--help"} & set(argv):
-        print(listing())
-        return
-    name = argv[0]
-    rest = argv[1:]
-    if name not in ABLATIONS:
-        raise ValueError(unknown(f"ablation {name!r}", name, ABLATIONS))
-    ablation = ABLATIONS[name]
-    seeds = list(SEEDS)
-    extra = []
-    for argument in rest:
-        key, _, value = argument.partition("=")
-        if key == "seeds":
-            seeds = _seeds(value)
-        elif key == "preset":
-            ablation = replace(ablation, preset=value, settings=())
-        elif key in ("name", "seed", "tracking.experiment"):
-            raise ValueError(
-                f"{argument}: the ablation sets it for each run; seeds are given as seeds=0,1,2"
-            )
-        else:
-            extra.append(argument)
-    table = ablate(name, ablation, seeds, extra, run_in_process)
-    print(f"\n{table.read_text()}\n{table}")
+def parse_seeds(text: str) -> list[int]:
+    """Return distinct seeds from a text such as "0,1,2".
 
-
-def _seeds(text: str) -> list[int]:
+    Raises:
+        ValueError: A part is not a whole number.
+    """
     try:
-        return list(dict.fromkeys(int(part) for part in text.split(",")))
+        seeds = [int(part) for part in text.split(",")]
     except ValueError:
         raise ValueError(
             f"seeds={text}: expected whole numbers with commas between, such as seeds=0,1,2"
         ) from None
-
-
-def _runs(ablation: Ablation, extra: Sequence[str]) -> str:
-    return load_config([ablation.preset, *ablation.settings, *extra]).runs
+    return list(dict.fromkeys(seeds))
 
 
 if __name__ == "__main__":

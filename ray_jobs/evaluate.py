@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import resolve
-from configs.schema import Config
+from configs.schema import PREDICTIONS, Config
 from core.evaluation.protocols import BINARY, MERGED, Scored, missing, protocol_of
+from core.settings import identity
 from core.types import End, Reward, Sample
 from ray_jobs.driver.entry import run_job
 from ray_jobs.driver.evaluation import hidden, measured
 from ray_jobs.driver.hints import HintStore, hints_of_policy
-from ray_jobs.driver.identity import prediction_identity
 from ray_jobs.driver.masking import make_masking
 from ray_jobs.driver.overlays import OVERLAYS, write_overlays
 from ray_jobs.driver.pools import Pools
@@ -71,7 +71,7 @@ def evaluate(run: Run, pools: Pools) -> dict[str, Any]:
     all_samples = run.split(split)
     samples = all_samples[: cfg.evaluate.samples or len(all_samples)]
 
-    predictions = Predictions.open(folder, identity(cfg, all_samples))
+    predictions = Predictions.open(folder, evaluation_identity(cfg, all_samples))
     waiting = [sample for sample in samples if sample.uid not in predictions.finished]
     finished = len(samples) - len(waiting)
     if finished:
@@ -91,9 +91,9 @@ def evaluate(run: Run, pools: Pools) -> dict[str, Any]:
     return summary
 
 
-def identity(cfg: Config, samples: Sequence[Sample]) -> dict[str, Any]:
+def evaluation_identity(cfg: Config, samples: Sequence[Sample]) -> dict[str, Any]:
     """Return what predictions depend on. Predictions of two identities are never mixed."""
-    found = prediction_identity(cfg)
+    found = identity(cfg, PREDICTIONS)
     found["contents of policy.path"] = content_of(resolve(cfg.policy.path))
     if cfg.mask.token:
         found["mask.token"] = cfg.mask.token

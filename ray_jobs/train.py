@@ -26,12 +26,11 @@ from core.types import End, Group
 from ray_jobs.driver.entry import run_job
 from ray_jobs.driver.evaluation import evaluate, stop_on_failures
 from ray_jobs.driver.hints import HintStore, own_hints
-from ray_jobs.driver.identity import refuse_other_run
 from ray_jobs.driver.masking import Masking, make_masking
 from ray_jobs.driver.pools import Pools
 from ray_jobs.driver.report import Values, report, values_of
 from ray_jobs.driver.results import Evaluation, mean_parts, write_evaluation
-from ray_jobs.driver.run import Run, checked_config
+from ray_jobs.driver.run import Run, checked_config, refuse_other_run
 from ray_jobs.driver.sampling import samples_of_step
 from ray_jobs.driver.stages import StageTimer
 from ray_jobs.record import checkpoint

@@ -1,9 +1,8 @@
-"""The ablations of all systems as one literal table, and the Markdown table that comes out of their runs.
+"""The ablations of all systems as one table, and the Markdown table of their outcomes.
 
-A variant is a list of settings on top of a preset. The first variant of an ablation is the one that the others are
-compared with; `published` and `signs` say what the paper found. What all variants of an ablation share makes its table
-small enough for two CPU cores; it belongs to the tiny preset and goes with it where another one is given.
-This file starts nothing and reads no file.
+A variant is a list of settings on top of a preset. The first variant of an ablation is the reference
+of the others; `published` and `signs` hold the paper's result. The common settings of an ablation keep
+it small enough for two CPU cores; they belong to its tiny preset and are dropped with any other.
 """
 
 from __future__ import annotations
@@ -14,38 +13,61 @@ from typing import Literal
 
 import numpy as np
 
-MEASURES = {  # of a run -> decimals
-    "J&F": 1,  # greedy, test split, after training
+# Measure of a run -> decimals in the table.
+MEASURES = {
+    # Greedy, on the test split, after training.
+    "J&F": 1,
     "sampled J&F": 1,
-    "gain": 1,  # of greedy J&F by training
-    "tIoU": 1,  # percent, of the part of the video that an episode names, over the last steps, where it is counted
-    "turns": 2,  # of an episode, over the last steps
-    "tokens": 1,  # of an episode's answers, over the last steps
-    "reasoning tokens": 1,  # of these, where the system counts them
+    # Difference of greedy J&F to before training.
+    "gain": 1,
+    # The others are means over the episodes of the last steps. tIoU is in percent, of the part of
+    # the video that an episode names.
+    "tIoU": 1,
+    "turns": 2,
+    "tokens": 1,
+    "reasoning tokens": 1,
 }
-Outcome = Mapping[str, float]  # measure -> value of one run; a measure may be missing
+
+# Measure -> value of one run; a measure may be missing.
+Outcome = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Variant:
+    """One row of an ablation.
+
+    Attributes:
+        name: Its name in the table.
+        settings: What it changes.
+        published: The paper's figures, or `NOT_PUBLIC`.
+        signs: Measure -> published sign of the difference to the first variant.
+    """
+
     name: str
     settings: tuple[str, ...] = ()
-    published: str = ""  # or NOT_PUBLIC, then without signs
-    signs: Mapping[str, int] = field(
-        default_factory=dict
-    )  # measure -> published sign of (this - first variant)
+    published: str = ""
+    signs: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Ablation:
+    """Variants that are compared on the same data.
+
+    Attributes:
+        preset: The preset of all runs.
+        source: Where the published figures are, and what they measure.
+        variants: The reference first.
+        note: A remark below the table.
+        settings: Settings of all variants, with this preset.
+        job: "evaluate" if the variants differ in how a trained policy is used.
+    """
+
     preset: str
-    source: str  # of the published numbers, and what they are
+    source: str
     variants: tuple[Variant, ...]
     note: str = ""
-    settings: tuple[str, ...] = ()  # of all variants, with this preset
-    job: Literal["train", "evaluate"] = (
-        "train"  # evaluate: the variants differ in how a policy is used
-    )
+    settings: tuple[str, ...] = ()
+    job: Literal["train", "evaluate"] = "train"
 
 
 WORSE = {"J&F": -1, "sampled J&F": -1}
@@ -61,7 +83,7 @@ ABLATIONS: Mapping[str, Ablation] = {
             Variant("two rounds", (), "80.7 / 64.8"),
             Variant("one round", ("system.options.decompose=false",), "5.3 / 7.6", WORSE),
         ),
-        "The shipped tiny policy was taught two rounds, so one round starts from a form that it does not know.",
+        "The shipped tiny policy was taught two rounds, so one round starts from an unknown form.",
     ),
     "temporal_reward": Ablation(
         "revseg_tiny",
@@ -98,7 +120,8 @@ ABLATIONS: Mapping[str, Ablation] = {
             Variant("box", ("system.options.answer=box",), "57.2 / 65.7", WORSE),
             Variant("point", ("system.options.answer=point",), "56.5 / 64.0", WORSE),
         ),
-        settings=("train.steps=10", *SHORT),  # the shipped policy was taught all five forms
+        # Few steps are enough: the shipped policy was taught all five forms.
+        settings=("train.steps=10", *SHORT),
     ),
     "sampler": Ablation(
         "videoseg_r1_tiny",
@@ -113,7 +136,8 @@ ABLATIONS: Mapping[str, Ablation] = {
             ),
             Variant("first frame", ("system.options.sampler=first",), "45.7 / 53.9", WORSE),
         ),
-        "The sampler is not trained, so one policy is evaluated with each: policy.path, by default the shipped one.",
+        "The sampler is not trained, so one policy is evaluated with each: policy.path, by default "
+        "the shipped one.",
         job="evaluate",
     ),
     "thinking": Ablation(
@@ -128,7 +152,8 @@ ABLATIONS: Mapping[str, Ablation] = {
     ),
     "calibration": Ablation(
         "videoseg_o3_tiny",
-        "VideoSEG-O3's README: J&F of the released 4B model on MeViS / Long-RVOS; no ablation table is public",
+        "VideoSEG-O3's README: J&F of the released 4B model on MeViS / Long-RVOS; no ablation "
+        "table is public",
         (
             Variant("with", ("mask.calibration=1.0",), "60.0 / 57.4"),
             Variant("without", ("mask.calibration=0",), NOT_PUBLIC),
@@ -137,84 +162,109 @@ ABLATIONS: Mapping[str, Ablation] = {
     ),
     "turns": Ablation(
         "videoseg_o3_tiny",
-        "VideoSEG-O3's README: J&F of the released 4B model on MeViS / Long-RVOS; no ablation table is public",
+        "VideoSEG-O3's README: J&F of the released 4B model on MeViS / Long-RVOS; no ablation "
+        "table is public",
         (
             Variant("up to 3 turns", ("system.options.max_turns=3",), "60.0 / 57.4"),
             Variant("1 turn", ("system.options.max_turns=1",), NOT_PUBLIC),
         ),
-        "Long clips: turn 1 sees a shape in one or two of its 16 frames, a later turn five frames of the part that was "
-        "asked for. A policy taught on short clips knows neither, nor a frame number above 23: give as policy.path one "
-        "that `ray_jobs.warm_start` made with the same settings. A <select> in the only turn counts as an answer. A "
-        "target is in a tenth of the frames, so empty masks have a J&F of 89: tIoU tells more.",
+        "Long clips: turn 1 sees a shape in one or two of its 16 frames, a later turn five frames "
+        "of the requested part. A policy taught on short clips knows neither, nor a frame number "
+        "above 23: give as policy.path one that `ray_jobs.warm_start` made with the same settings. "
+        "A <select> in the only turn counts as an answer. A target is in a tenth of the frames, so "
+        "empty masks have a J&F of 89: tIoU tells more.",
         settings=("train.steps=25", *SHORT, *LONG),
     ),
 }
 
 
 def markdown(name: str, ablation: Ablation, outcomes: Mapping[str, Mapping[int, Outcome]]) -> str:
-    """The table of an ablation, also of one that is not finished.
+    """Return the table of an ablation, finished or not.
+
+    A cell holds mean and standard deviation over the seeds. In brackets follow the mean difference
+    to the first variant, over the seeds that both have, and the verdict on its sign.
 
     Args:
-        outcomes: of each variant, by seed.
-
-    Of a measure: mean and standard deviation over the seeds; behind it the mean difference to the first variant over
-    the seeds that both have, and whether its sign is the published one ("within the spread": not larger than the
-    standard deviation of the differences). A single seed gets no verdict.
+        name: The name of the ablation.
+        ablation: The ablation.
+        outcomes: Outcomes by variant and seed.
     """
     first = outcomes.get(ablation.variants[0].name, {})
-    found = [
-        m for m in MEASURES if any(m in run for runs in outcomes.values() for run in runs.values())
-    ]
-    head = ["variant", "settings", "published", "seeds", *found]
+    measured: set[str] = set()
+    for runs in outcomes.values():
+        for run in runs.values():
+            measured.update(run)
+    measures = [measure for measure in MEASURES if measure in measured]
+
+    head = ["variant", "settings", "published", "seeds", *measures]
     rows = [head, ["---"] * len(head)]
     for variant in ablation.variants:
         runs = outcomes.get(variant.name, {})
-        cells = [_cell(measure, variant, runs, first) for measure in found]
         settings = " ".join(f"`{setting}`" for setting in variant.settings) or "-"
-        rows.append([variant.name, settings, variant.published, str(len(runs)), *cells])
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    tail = [f"Published: {ablation.source}.", *([ablation.note] if ablation.note else [])]
-    what = " ".join(
-        ["evaluate"] * (ablation.job == "evaluate") + [ablation.preset, *ablation.settings]
-    )
-    return "\n".join([f"# {name}: `{what}`", "", *lines, "", *tail]) + "\n"
+        row = [variant.name, settings, variant.published, str(len(runs))]
+        row += [_cell(measure, variant, runs, first) for measure in measures]
+        rows.append(row)
+
+    words = [ablation.preset, *ablation.settings]
+    if ablation.job == "evaluate":
+        words.insert(0, "evaluate")
+    lines = [f"# {name}: `{' '.join(words)}`", ""]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    lines += ["", f"Published: {ablation.source}."]
+    if ablation.note:
+        lines.append(ablation.note)
+    return "\n".join(lines) + "\n"
 
 
 def spread(values: Sequence[float]) -> float:
-    """Standard deviation over seeds; nan for one."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+    """Return the standard deviation over seeds; nan for one seed."""
+    if len(values) < 2:
+        return float("nan")
+    return float(np.std(values, ddof=1))
 
 
 def verdict(differences: Sequence[float], sign: int) -> str:
-    """Whether differences to the first variant, one a seed, have the published sign."""
-    mean = float(np.mean(differences))
-    wide = spread(differences)
+    """Return whether the differences to the first variant, one a seed, have the published sign.
+
+    "within the spread" if the mean is not larger than the standard deviation. One seed gets no
+    verdict.
+    """
     if len(differences) == 1:
         return "one seed: no spread"
-    if abs(mean) <= wide:
+    mean = float(np.mean(differences))
+    if abs(mean) <= spread(differences):
         return "within the spread"
-    return "sign as published" if np.sign(mean) == sign else "sign NOT as published"
+    if np.sign(mean) == sign:
+        return "sign as published"
+    return "sign NOT as published"
 
 
 def _cell(
     measure: str, variant: Variant, runs: Mapping[int, Outcome], first: Mapping[int, Outcome]
 ) -> str:
-    values = {seed: run[measure] for seed, run in sorted(runs.items()) if measure in run}
+    if not runs:
+        return "not run"
+    values = {}
+    differences = []
+    for seed, run in sorted(runs.items()):
+        if measure not in run:
+            continue
+        values[seed] = run[measure]
+        reference = first.get(seed, {})
+        if measure in reference:
+            differences.append(run[measure] - reference[measure])
     if not values:
-        return "not run" if not runs else "-"
+        return "-"
+
     decimals = MEASURES[measure]
-    wide = spread(list(values.values()))
-    cell = f"{np.mean(list(values.values())):.{decimals}f}" + (
-        "" if np.isnan(wide) else f" ± {wide:.{decimals}f}"
-    )
-    differences = [
-        value - first[seed][measure]
-        for seed, value in values.items()
-        if measure in first.get(seed, {})
-    ]
+    cell = f"{np.mean(list(values.values())):.{decimals}f}"
+    deviation = spread(list(values.values()))
+    if not np.isnan(deviation):
+        cell += f" ± {deviation:.{decimals}f}"
     if runs is first or not differences:
         return cell
-    cell += f" ({np.mean(differences):+.{decimals}f}"
+
+    difference = f"{np.mean(differences):+.{decimals}f}"
     if measure in variant.signs:
-        cell += f", {verdict(differences, variant.signs[measure])}"
-    return cell + ")"
+        difference += f", {verdict(differences, variant.signs[measure])}"
+    return f"{cell} ({difference})"

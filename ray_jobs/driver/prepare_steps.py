@@ -1,7 +1,8 @@
-"""The steps of `ray_jobs.prepare` on one split: each reads what is there, and adds its file and its problems.
+"""The steps of `ray_jobs.prepare` on one split.
 
-A step leaves out the videos that a step before it found broken, so that one bad video never costs the others. Finished
-videos stand in a journal, so a step that was killed goes on with the rest. This file starts no cluster.
+Each step reads what is there, and adds its file and its problems. A step skips the videos that an
+earlier step found broken, so that one bad video never costs the others. Finished videos are in a
+journal, so a killed step continues with the rest.
 """
 
 from __future__ import annotations
@@ -30,8 +31,12 @@ from ray_jobs.record.contact_sheet import choose, row, stack
 from ray_jobs.record.journal import Journal, fingerprint_of
 from ray_jobs.record.progress import Progress
 
+# A function that works on every piece and yields results as they arrive.
 Work = Callable[[Sequence[Piece]], Iterator[tuple[Piece, Result]]]
-SAY_S = 30.0  # between two lines about a long step
+
+# Seconds between two lines about a long step.
+SAY_S = 30.0
+# Annotation files of all data formats, below `data.root`.
 ANNOTATIONS = (
     "*.json",
     "{split}/*.json",
@@ -42,7 +47,17 @@ ANNOTATIONS = (
 
 @dataclass
 class Split:
-    """One split while it is prepared; its files go to `folder`."""
+    """One split while it is prepared.
+
+    Attributes:
+        cfg: The configuration.
+        placement: Where actors run.
+        name: The name of the split.
+        folder: Where its files go.
+        progress: The display.
+        samples: All samples that can be read; filled by `read`.
+        tables: The tables of its targets; filled by `tables_step`.
+    """
 
     cfg: Config
     placement: Placement
@@ -51,157 +66,158 @@ class Split:
     progress: Progress
     samples: list[Sample] = field(default_factory=list)
     tables: dict[Key, TargetTable] | None = None
-    _problems: dict[str, Problem] = field(default_factory=dict)  # by their text, in order
+    # By their text, in the order in which they were found.
+    _problems: dict[str, Problem] = field(default_factory=dict)
 
     @property
     def problems(self) -> list[Problem]:
         return list(self._problems.values())
 
     def read(self) -> None:
-        """All samples that can be read, and what is wrong with the others."""
+        """Read the samples; those that cannot be read become problems."""
         data = self.cfg.data
         self.samples, texts = read_all(data.format, data.root, self.name)
         self._problems = {}
-        self.tell([Problem("", text) for text in texts])
+        self.add_problems([Problem("", text) for text in texts])
 
-    def tell(self, problems: Sequence[Problem]) -> None:
-        """Adds what is not known yet."""
+    def add_problems(self, problems: Sequence[Problem]) -> None:
+        """Add the problems that are not known yet."""
         for problem in problems:
             self._problems.setdefault(problem.text, problem)
 
     @property
     def good(self) -> list[Piece]:
-        """The videos about which nothing is known to be wrong."""
+        """The videos without a known problem; what is only odd does not count."""
         bad = {problem.video for problem in self.problems if not problem.odd}
         return [piece for piece in pieces(self.samples) if piece.video.uid not in bad]
 
     def fingerprint(self, *more: Any) -> str:
-        """Of what tables and judgements are made from; where masks are images, only of the names of these."""
+        """Return a short name for what tables and judgements are made from.
+
+        It covers names, sizes and times of the annotation files, and all videos and targets. The
+        pixels of masks that are images are not covered, only their names.
+        """
         root = Path(self.cfg.data.root)
-        files = {
-            path for pattern in ANNOTATIONS for path in root.glob(pattern.format(split=self.name))
-        }
-        stats = sorted(
-            (str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns)
-            for f in files
-            if f.is_file()
-        )
-        found = pieces(self.samples)
-        videos = (
-            [p.video.uid, p.video.frame_names, p.video.height, p.video.width, *p.targets]
-            for p in found
-        )
-        return fingerprint_of([more, stats, *videos])
+        files: set[Path] = set()
+        for pattern in ANNOTATIONS:
+            files.update(root.glob(pattern.format(split=self.name)))
+        states = []
+        for file in files:
+            if file.is_file():
+                state = file.stat()
+                states.append((str(file.relative_to(root)), state.st_size, state.st_mtime_ns))
+
+        videos = []
+        for piece in pieces(self.samples):
+            video = piece.video
+            videos.append([video.uid, video.frame_names, video.height, video.width, *piece.targets])
+        return fingerprint_of([more, sorted(states), *videos])
 
 
 def check_step(split: Split) -> None:
-    """Every frame and every mask; once it is through, the next run begins anew.
+    """Decode every frame and every mask. Once it is through, the next run starts again.
 
-    Where no annotation can be read, the images and videos of the split's folder are decoded all the same.
+    Without any readable annotation the images and videos of the split's folder are decoded.
     """
-    loose = [] if split.samples else media_under(Path(split.cfg.data.root) / split.name)
-    waiting = pieces(split.samples) or [Piece(video, ()) for video in loose]
+    waiting = pieces(split.samples)
+    if not split.samples:
+        videos = media_under(Path(split.cfg.data.root) / split.name)
+        waiting = [Piece(video, ()) for video in videos]
+    work = partial(in_tasks, split.cfg, split.placement, check)
     with Journal.open(split.folder / "check.jsonl", split.fingerprint("check")) as journal:
-        _each(
-            split,
-            journal,
-            partial(in_tasks, split.cfg, split.placement, check),
-            waiting,
-            "frames and masks",
-        )
+        work_through(split, journal, work, waiting, "frames and masks")
         journal.remove()
 
 
 def tables_step(split: Split) -> dict[Key, TargetTable]:
-    """tables.npz, made if it is not there or was made from something else."""
+    """Return the tables of tables.npz, made anew if the file is missing or outdated."""
     if split.tables is None:
-        split.tables = _tables(split)
+        split.tables = _load_or_make_tables(split)
     return split.tables
 
 
-def _tables(split: Split) -> dict[Key, TargetTable]:
+def _load_or_make_tables(split: Split) -> dict[Key, TargetTable]:
     file = split.folder / "tables.npz"
     fingerprint = split.fingerprint("tables", VERSION)
     if file.exists() and made_from(file) == fingerprint:
         return load(file)
+
+    work = partial(in_tasks, split.cfg, split.placement, tables)
     with Journal.open(split.folder / "tables.jsonl", fingerprint) as journal:
-        _each(
-            split,
-            journal,
-            partial(in_tasks, split.cfg, split.placement, tables),
-            split.good,
-            "boxes and points",
-        )
+        work_through(split, journal, work, split.good, "boxes and points")
         good = split.good
-        found = [
-            from_plain(table) for piece in good for table in journal.done[piece.video.uid]["made"]
-        ]
-        # Tables without the broken videos are made again by the next run: these may be mended by then.
-        save(file, found, fingerprint if len(good) == len(pieces(split.samples)) else "incomplete")
+        made = []
+        for piece in good:
+            for table in journal.done[piece.video.uid]["made"]:
+                made.append(from_plain(table))
+        # Broken videos may be mended before the next run, so tables without them are made again.
+        if len(good) < len(pieces(split.samples)):
+            fingerprint = "incomplete"
+        save(file, made, fingerprint)
         journal.remove()
-    return {table.key: table for table in found}
+    return {table.key: table for table in made}
 
 
 def filter_step(split: Split) -> None:
-    """keep.json. The judgements stay in filter.jsonl: another threshold costs nothing."""
-    chosen = split.cfg.segmenter
-    threshold = split.cfg.prepare.filter_iou
+    """Write keep.json. Judgements stay in filter.jsonl, so another threshold costs nothing."""
+    cfg = split.cfg
+    chosen = cfg.segmenter
+    threshold = cfg.prepare.filter_iou
     segmenter = {"kind": chosen.kind, "path": chosen.path, "config": chosen.config}
-    with Journal.open(
-        split.folder / "filter.jsonl", split.fingerprint("filter", segmenter)
-    ) as journal:
-        _each(
-            split,
-            journal,
-            partial(in_judges, split.cfg, split.placement),
-            split.good,
-            "label filter",
-        )
-        judged = [Judged(**journal.done[piece.video.uid]["made"]) for piece in split.good]
-    about = {"format": split.cfg.data.format, "split": split.name, "segmenter": segmenter}
+    fingerprint = split.fingerprint("filter", segmenter)
+    work = partial(in_judges, cfg, split.placement)
+    judged = []
+    with Journal.open(split.folder / "filter.jsonl", fingerprint) as journal:
+        work_through(split, journal, work, split.good, "label filter")
+        for piece in split.good:
+            judged.append(Judged(**journal.done[piece.video.uid]["made"]))
+
+    about = {"format": cfg.data.format, "split": split.name, "segmenter": segmenter}
     content = keep_content(judged, threshold, about, split.samples)
     write_json(split.folder / "keep.json", content)
-    kept, dropped, broken = (len(content[key]) for key in ("keep", "drop", "broken"))
-    split.progress.note(
-        f"{split.name}: label filter keeps {kept} videos (mean IoU at least {threshold}), drops {dropped}"
-        + (f", and leaves out {broken} broken ones" if broken else "")
+
+    kept = len(content["keep"])
+    broken = len(content["broken"])
+    summary = (
+        f"{split.name}: label filter keeps {kept} videos (mean IoU at least {threshold}), "
+        f"drops {len(content['drop'])}"
     )
+    if broken:
+        summary += f", and leaves out {broken} broken ones"
+    split.progress.note(summary)
     if not kept:
-        split.tell(
-            [
-                Problem(
-                    "", f"label filter: no video is kept; is {chosen.path} trained for such frames?"
-                )
-            ]
-        )
+        text = f"label filter: no video is kept; is {chosen.path} trained for such frames?"
+        split.add_problems([Problem("", text)])
 
 
 def statistics_step(split: Split) -> None:
+    """Write statistics.json and show it."""
     found = statistics(split.samples, tables_step(split))
     write_json(split.folder / "statistics.json", found)
     split.progress.table(f"{split.name} of {split.cfg.data.root}", rows(found))
 
 
 def sheet_step(split: Split) -> None:
-    """contact_sheet.jpg, of videos that are not broken."""
+    """Write contact_sheet.jpg, with videos that are not broken."""
     prepare = split.cfg.prepare
     made = tables_step(split)
-    chosen = choose(
-        [s for piece in split.good for s in piece.samples], prepare.sheet_rows, split.cfg.seed
-    )
+    samples = [sample for piece in split.good for sample in piece.samples]
+    chosen = choose(samples, prepare.sheet_rows, split.cfg.seed)
     lines = []
     with split.progress.phase(f"{split.name}: contact sheet", total=len(chosen)) as phase:
         for sample in chosen:
             try:
                 lines.append(row(sample, made, prepare.sheet_frames))
             except ValueError as error:
-                split.tell([Problem(sample.video.uid, str(error))])
+                split.add_problems([Problem(sample.video.uid, str(error))])
             phase.advance()
     if lines:
-        Image.fromarray(stack(lines)).save(split.folder / "contact_sheet.jpg", quality=90)
+        image = Image.fromarray(stack(lines))
+        image.save(split.folder / "contact_sheet.jpg", quality=90)
 
 
-STEPS: dict[str, Callable[[Split], Any]] = {  # in this order
+# In this order.
+STEPS: dict[str, Callable[[Split], Any]] = {
     "check": check_step,
     "tables": tables_step,
     "filter": filter_step,
@@ -210,33 +226,40 @@ STEPS: dict[str, Callable[[Split], Any]] = {  # in this order
 }
 
 
-def _each(split: Split, journal: Journal, work: Work, waiting: Sequence[Piece], title: str) -> None:
-    """`work` on every piece that the journal has not, or has with problems; problems go to the split."""
-    left = [
-        p
-        for p in waiting
-        if p.video.uid not in journal.done or journal.done[p.video.uid]["problems"]
-    ]
+def work_through(
+    split: Split, journal: Journal, work: Work, waiting: Sequence[Piece], title: str
+) -> None:
+    """Work on every piece that is not in the journal, or is there with problems.
+
+    Results go to the journal, problems to the split.
+    """
+    left = []
+    for piece in waiting:
+        done = journal.done.get(piece.video.uid)
+        if done is None or done["problems"]:
+            left.append(piece)
     before = len(waiting) - len(left)
+    progress = split.progress
     if before:
-        split.progress.note(
-            f"{split.name}: {title}: {before} of {len(waiting)} videos were done before"
-        )
-    with split.progress.phase(f"{split.name}: {title}", total=len(waiting)) as phase:
+        progress.note(f"{split.name}: {title}: {before} of {len(waiting)} videos were done before")
+
+    with progress.phase(f"{split.name}: {title}", total=len(waiting)) as phase:
         phase.advance(before)
         said = time.monotonic()
         for piece, (made, problems) in work(left):
-            journal.add(
-                piece.video.uid, {"made": _plain(made), "problems": [asdict(p) for p in problems]}
-            )
-            split.tell(problems)
+            result = {"made": _plain(made), "problems": [asdict(p) for p in problems]}
+            journal.add(piece.video.uid, result)
+            split.add_problems(problems)
             phase.advance()
             if time.monotonic() - said > SAY_S:
-                split.progress.note(f"{phase.name}: {phase.done:g} of {len(waiting)} videos")
+                progress.note(f"{phase.name}: {phase.done:g} of {len(waiting)} videos")
                 said = time.monotonic()
 
 
 def _plain(made: Any) -> Any:
+    """Return a result of `work` ready for JSON."""
+    if made is None:
+        return None
     if isinstance(made, list):
         return [to_plain(table) for table in made]
-    return None if made is None else asdict(made)
+    return asdict(made)

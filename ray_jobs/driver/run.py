@@ -20,7 +20,8 @@ from cluster.placement import Placement
 from cluster.start import joined
 from configs.load import load as load_config
 from configs.load import to_yaml, validate
-from configs.schema import Config
+from configs.schema import RUN, Config
+from core.settings import identity
 from core.types import Sample, System
 from data.generators import generator
 from data.prepare.keep import keep
@@ -119,6 +120,31 @@ def checked_config(argv: Sequence[str]) -> Config:
     cfg = load_config(argv)
     validate(cfg)
     return cfg
+
+
+def refuse_other_run(folder: Path, cfg: Config) -> None:
+    """Check that a run may continue in this folder.
+
+    A folder without a checkpoint has nothing to continue, so any run may start in it.
+
+    Raises:
+        ValueError: The folder has checkpoints of a run with another identity; continuing would
+            mix two runs in one record.
+    """
+    if not any((folder / "checkpoints").glob("step_*")):
+        return
+
+    old = identity(load_config([str(folder / "config.yaml")]), RUN)
+    new = identity(cfg, RUN)
+    differing = []
+    for key, value in new.items():
+        if old.get(key) != value:
+            differing.append(f"{key}={old.get(key)!r} there, {value!r} now")
+    if differing:
+        raise ValueError(
+            f"{folder} holds a run with other settings ({'; '.join(differing[:4])}): choose "
+            "another name=..., or train.resume=never, which sets the old folder aside"
+        )
 
 
 def read_splits(cfg: Config, splits: Sequence[str]) -> dict[str, list[Sample]]:

@@ -18,8 +18,7 @@ from data.frames.frames import read_frames
 from data.load import load as load_samples
 from ray_jobs import blind_baselines, evaluate, train, warm_start
 from ray_jobs.driver.entry import run_job as run_in_process
-from ray_jobs.driver.identity import refuse_other_run
-from ray_jobs.driver.run import Run, checked_config
+from ray_jobs.driver.run import Run, checked_config, refuse_other_run
 from ray_jobs.record.run_folder import RunFolder
 from ray_jobs.train import check_fits
 from tests.ray_jobs.conftest import EXTRA, Small, run_job, told

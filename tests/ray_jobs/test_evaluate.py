@@ -19,7 +19,7 @@ import pytest
 from configs.load import REPOSITORY, load
 from core.files import read_lines
 from data.load import load as load_samples
-from ray_jobs.evaluate import identity
+from ray_jobs.evaluate import evaluation_identity
 from ray_jobs.record.predictions import FILE, Predictions
 from ray_jobs.submission import submission
 from tests.ray_jobs.conftest import (
@@ -106,7 +106,9 @@ def test_other_settings_and_weights_are_not_mixed_in(
 ) -> None:
     def opened(*changed: str) -> Predictions:
         cfg = load([*command("evaluate", *small.settings("alone"), *ALL)[3:], *changed])
-        return Predictions.open(alone, identity(cfg, load_samples("mevis", cfg.data.root, "test")))
+        return Predictions.open(
+            alone, evaluation_identity(cfg, load_samples("mevis", cfg.data.root, "test"))
+        )
 
     assert len(opened("rollout.workers=2", "name=other").finished) == EXPRESSIONS
     with pytest.raises(ValueError, match=r"\(seed=0 there, 5 now\): .* or evaluate.resume=never"):

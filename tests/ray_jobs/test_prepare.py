@@ -26,7 +26,7 @@ from data.prepare.tables import of_sample
 from data.prepare.verify import Problem
 from ray_jobs import prepare
 from ray_jobs.driver.prepare_steps import Split
-from ray_jobs.prepare import arguments, expressions_of, splits_of
+from ray_jobs.prepare import expressions_of, parse_arguments, present_splits
 from ray_jobs.record.progress import Progress
 from tests.data.fixtures import FIXTURES
 from tests.ray_jobs.conftest import TIMEOUT_S, environment, told
@@ -36,21 +36,21 @@ FEW = 3  # videos of a small split
 
 
 def test_a_command_line() -> None:
-    assert arguments(["data.root=/d", "valid"]) == (["prepare", "data.root=/d"], ["valid"])
-    assert arguments(["revseg_tiny", "train", "seed=1", "valid"]) == (
+    assert parse_arguments(["data.root=/d", "valid"]) == (["prepare", "data.root=/d"], ["valid"])
+    assert parse_arguments(["revseg_tiny", "train", "seed=1", "valid"]) == (
         ["revseg_tiny", "seed=1"],
         ["train", "valid"],
     )
-    assert arguments(["--help"]) == (["prepare", "--help"], [])
-    assert arguments([]) == (["prepare"], [])
+    assert parse_arguments(["--help"]) == (["prepare", "--help"], [])
+    assert parse_arguments([]) == (["prepare"], [])
 
 
 def test_splits_are_those_that_are_there(tmp_path: Path) -> None:
     cfg = load(["prepare", f"data.root={tmp_path}"])
-    assert splits_of(cfg) == ["train"]
+    assert present_splits(cfg) == ["train"]
     (tmp_path / "test").mkdir()
     (tmp_path / "valid").mkdir()
-    assert splits_of(cfg) == ["valid", "test"]
+    assert present_splits(cfg) == ["valid", "test"]
 
 
 @pytest.mark.parametrize(
@@ -122,13 +122,15 @@ def test_a_broken_video_is_known_once_and_left_out(split: Split) -> None:
     assert len(split.good) == FEW
     uid = split.samples[0].video.uid
     for texts in (["a frame", "another"], ["another"]):
-        split.tell([Problem(uid, text) for text in texts])
+        split.add_problems([Problem(uid, text) for text in texts])
     assert [p.text for p in split.problems] == ["a frame", "another"]
     assert [piece.video.uid for piece in split.good] == [s.video.uid for s in split.samples[2::2]]
 
 
 def test_what_is_odd_costs_no_video(split: Split) -> None:
-    split.tell([Problem(split.samples[0].video.uid, "a sentence without words", odd=True)] * 2)
+    split.add_problems(
+        [Problem(split.samples[0].video.uid, "a sentence without words", odd=True)] * 2
+    )
     assert len(split.problems) == 1
     assert len(split.good) == FEW
 
