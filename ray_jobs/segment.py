@@ -274,7 +274,7 @@ def answer(
     Boxes and points are in pixels of the video, frames count from 0, spans are [start, stop).
     """
     video = sample.video
-    segmenter = cfg.segmenter.kind
+    segmenter: str = cfg.segmenter.kind
     if segmenter == "sam2":
         segmenter = cfg.segmenter.path
     return {
