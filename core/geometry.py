@@ -18,7 +18,8 @@ def uniform_frames(num_frames: int, n: int) -> list[int]:
 
     Frame i is the middle of the i-th of n equal parts, so no part of the video is favoured and none repeats.
     """
-    assert num_frames > 0 and n > 0, f"{n} frames of {num_frames}"
+    assert num_frames > 0, f"{n} frames of {num_frames}"
+    assert n > 0, f"{n} frames of {num_frames}"
     if n >= num_frames:
         return list(range(num_frames))
     return [(2 * i + 1) * num_frames // (2 * n) for i in range(n)]

@@ -15,6 +15,7 @@ from typing import Literal
 
 import cv2
 import numpy as np
+import itertools
 
 TOLERANCE = 0.008  # of the image diagonal (davis2017/metrics.py, bound_th)
 
@@ -126,7 +127,7 @@ def span_iou(a: Sequence[Span], b: Sequence[Span]) -> float:
             raise ValueError(f"span [{start}, {stop}): it ends before it starts")
     cuts = sorted({edge for span in (*a, *b) for edge in span})
     both = either = 0.0
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in itertools.pairwise(cuts):
         in_a, in_b = (any(s <= start and stop <= e for s, e in spans) for spans in (a, b))
         both += (stop - start) * (in_a and in_b)
         either += (stop - start) * (in_a or in_b)

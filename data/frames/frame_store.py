@@ -60,7 +60,8 @@ def mapped(path: str | Path) -> np.ndarray:
 @cache
 def _shape(header: bytes) -> tuple[int, ...]:
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(io.BytesIO(header))
-    assert dtype == np.uint8 and not fortran, f"a frame holds uint8 in rows, not {dtype}"
+    assert dtype == np.uint8, f"a frame holds uint8, not {dtype}"
+    assert not fortran, "a frame is stored in rows"
     return shape
 
 

@@ -23,7 +23,7 @@ class LazyMasks(Sequence["Rle | None"]):
     def __getitem__(self, index: int) -> Rle | None: ...
     @overload
     def __getitem__(self, index: slice) -> tuple[Rle | None, ...]: ...
-    def __getitem__(self, index: int | slice) -> Rle | None | tuple[Rle | None, ...]:
+    def __getitem__(self, index: int | slice) -> Rle | tuple[Rle | None, ...] | None:
         return self.all()[index]
 
     def __iter__(self) -> Iterator[Rle | None]:

@@ -47,7 +47,7 @@ def family_of(folder: str | Path) -> Family:
     file = Path(folder) / "config.json"
     if not file.is_file():
         raise ValueError(
-            f"policy.path={str(folder)}: no file {file}; give a Hugging Face folder of a policy"
+            f"policy.path={folder!s}: no file {file}; give a Hugging Face folder of a policy"
         )
 
     try:
@@ -61,7 +61,7 @@ def family_of(folder: str | Path) -> Family:
     if model_type not in FAMILIES:
         reason = REFUSED.get(model_type, "rayvos does not know it")
         raise ValueError(
-            f"policy.path={str(folder)}: model_type {model_type!r} in config.json is not supported: {reason}; "
+            f"policy.path={folder!s}: model_type {model_type!r} in config.json is not supported: {reason}; "
             f"set policy.path to a folder of {' or '.join(FAMILIES)}"
         )
     return FAMILIES[model_type](config)

@@ -28,6 +28,7 @@ from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
+import itertools
 
 STAGES = (
     "play",
@@ -305,7 +306,7 @@ def sparkline(values: Sequence[float], width: int) -> str:
     """Values as a row of at most `width` bars from lowest to highest; neighbours are averaged when there are more."""
     count = min(width, len(values))
     edges = [round(i * len(values) / count) for i in range(count + 1)] if count else [0]
-    means = [_mean(values[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    means = [_mean(values[a:b]) for a, b in itertools.pairwise(edges)]
     low = min(means, default=0.0)
     high = max(means, default=0.0)
     span = high - low

@@ -36,6 +36,7 @@ from systems.videoseg_o3.answers import Reading, read_turn
 from systems.videoseg_o3.options import MASKED, VideoSegO3Options, fit, spread
 from systems.videoseg_o3.score import mask_parts, text_parts
 from systems.videoseg_o3.traces import SEG, Look, plan_search, write_search
+import itertools
 
 Content = list[str | View]
 
@@ -271,7 +272,7 @@ class VideoSegO3:
                 f"sample {sample.uid!r}: a dialogue of {len(texts)} turns; max_turns is {most}"
             )
         turns = [(self.ask_first(sample), texts[0])]
-        for t, (before, text) in enumerate(zip(texts, texts[1:], strict=False), start=2):
+        for t, (before, text) in enumerate(itertools.pairwise(texts), start=2):
             look = read_turn(before, sample.video.num_frames).select
             if look is None:
                 raise ValueError(

@@ -287,7 +287,7 @@ def test_weights_of_zero_are_bit_identical_to_a_policy_that_does_not_draw(
     assert not np.array_equal(flat(pool), found[0][2])  # with weights it is another policy
 
 
-@pytest.mark.parametrize("ranks, stage", [(1, 1), (2, 3)])
+@pytest.mark.parametrize(("ranks", "stage"), [(1, 1), (2, 3)])
 def test_a_checkpoint_holds_the_head_and_goes_on_exactly(
     pools, clip, played, tmp_path, ranks, stage
 ) -> None:
@@ -391,7 +391,7 @@ def test_the_kl_term_is_about_text_alone() -> None:
     assert wrong != loss
 
 
-@pytest.mark.parametrize("ranks, stage", [(1, 1), (2, 3)])
+@pytest.mark.parametrize(("ranks", "stage"), [(1, 1), (2, 3)])
 def test_with_lora_the_head_is_trained_whole(pools, clip, played, ranks, stage) -> None:
     groups, tables = played
     cfg = config(Path(pools[1].cfg.policy.path), ranks, stage)

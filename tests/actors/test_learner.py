@@ -36,7 +36,7 @@ def plain_step(policy_folder, learner_batch):
 
 
 @pytest.mark.parametrize(
-    "ranks, stage, row_tokens",
+    ("ranks", "stage", "row_tokens"),
     [(1, 0, 4096), (1, 1, 150), (1, 3, 200), (2, 0, 4096), (2, 1, 4096), (2, 2, 150), (2, 3, 150)],
 )
 def test_a_step_is_the_same_for_any_packing_ranks_and_zero_stage(
@@ -81,7 +81,7 @@ def streamed(learner) -> tuple[tuple, tuple, tuple, list]:
     return *optimizer.describe(learner.engine), tensors
 
 
-@pytest.mark.parametrize("ranks, stage", [(1, 1), (2, 3)])
+@pytest.mark.parametrize(("ranks", "stage"), [(1, 1), (2, 3)])
 def test_gpu_backends_announce_and_send_what_the_object_store_holds(
     learner_pools, policy_folder, ranks, stage
 ):
@@ -130,7 +130,7 @@ def test_zero_variance_groups_are_skipped_but_count(learner_pools, policy_folder
 
 
 @pytest.mark.parametrize(
-    "ranks, stage, dtype, offload",
+    ("ranks", "stage", "dtype", "offload"),
     [
         (1, 0, "float32", False),
         (1, 1, "float32", False),
@@ -158,7 +158,7 @@ def test_a_gradient_that_is_not_finite_leaves_weights_and_moments_alone(
     assert all(t.isfinite().all() for t in weights(pool).values())
 
 
-@pytest.mark.parametrize("ranks, stage", [(1, 1), (2, 2), (2, 3)])
+@pytest.mark.parametrize(("ranks", "stage"), [(1, 1), (2, 2), (2, 3)])
 def test_an_offloaded_optimizer_makes_the_same_step(
     learner_pools, policy_folder, learner_batch, ranks, stage
 ):
@@ -176,7 +176,7 @@ def test_an_offloaded_optimizer_makes_the_same_step(
     )  # DeepSpeed's CPU AdamW rounds in another order
 
 
-@pytest.mark.parametrize("ranks, stage", [(1, 1), (2, 2)])
+@pytest.mark.parametrize(("ranks", "stage"), [(1, 1), (2, 2)])
 def test_bfloat16_steps_gather_in_fp32_master_weights(
     learner_pools, policy_folder, learner_batch, ranks, stage
 ):
@@ -252,7 +252,7 @@ def test_kl_and_several_optimizer_steps(learner_pools, policy_folder, learner_ba
 
 
 @pytest.mark.parametrize(
-    "level, cap, stale", [("token", 1.2, 1), ("sequence", 1.2, 1), ("sequence", 0.0, 0)]
+    ("level", "cap", "stale"), [("token", 1.2, 1), ("sequence", 1.2, 1), ("sequence", 0.0, 0)]
 )
 def test_importance_weights_are_reported_always_and_used_off_policy(
     learner_pools, policy_folder, learner_batch, level, cap, stale

@@ -23,7 +23,7 @@ def parameters(learner) -> tuple[dict, set]:
     }
 
 
-@pytest.mark.parametrize("ranks, stage", [(1, 0), (1, 1), (2, 1)])
+@pytest.mark.parametrize(("ranks", "stage"), [(1, 0), (1, 1), (2, 1)])
 def test_lora_moves_only_the_adapters_and_publishes_them_merged(
     learner_pools, policy_folder, learner_batch, ranks, stage
 ):
@@ -79,7 +79,7 @@ def test_lora_is_the_same_for_any_ranks_and_zero_stage(learner_pools, policy_fol
 
 
 @pytest.mark.parametrize(
-    "ranks, stage, settings",
+    ("ranks", "stage", "settings"),
     [
         (1, 1, {"lora_rank": 4, "gradient_checkpointing": True}),
         (2, 3, {"lora_rank": 4}),
@@ -110,7 +110,7 @@ def test_the_reference_is_what_training_started_from(
     assert pool.learn(groups, media).metrics["kl"] == pytest.approx(kl, rel=1e-3)
 
 
-@pytest.mark.parametrize("ranks, stage", [(1, 1), (2, 3)])
+@pytest.mark.parametrize(("ranks", "stage"), [(1, 1), (2, 3)])
 def test_a_checkpoint_goes_on_exactly(
     learner_pools, policy_folder, learner_batch, tmp_path, ranks, stage
 ):
@@ -138,7 +138,7 @@ def test_a_checkpoint_goes_on_exactly(
         pool.load(tmp_path)
 
 
-@pytest.mark.parametrize("ranks, stage", [(1, 1), (2, 3)])
+@pytest.mark.parametrize(("ranks", "stage"), [(1, 1), (2, 3)])
 def test_a_lora_checkpoint_holds_the_adapter_and_goes_on_exactly(
     learner_pools, policy_folder, learner_batch, tmp_path, ranks, stage
 ):

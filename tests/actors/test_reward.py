@@ -72,7 +72,7 @@ def test_only_the_training_split_must_be_rated(setting, tmp_path):
 
 
 def test_rewards_are_the_systems_own(setting):
-    cfg, pool, samples = setting
+    _cfg, pool, samples = setting
     system = systems.make("revseg", OPTIONS)
     scorings = []
     for sample in samples:

@@ -51,7 +51,7 @@ def test_every_preset_loads_and_survives_the_run_folder(preset: str, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "argument, message",
+    ("argument", "message"),
     [
         ("learner.lrr=1", "learner.lrr: no such key; did you mean learner.lr?"),
         ("lr=1", "lr: no such key; did you mean learner.lr?"),
@@ -84,7 +84,7 @@ def test_mistakes_on_the_command_line(argument: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text, message",
+    ("text", "message"),
     [
         ("learner: {lrr: 1}", "mine.yaml: learner.lrr: no such key; did you mean learner.lr?"),
         ("learner: 3", "mine.yaml: learner: no such key; learner is a section"),
@@ -153,7 +153,7 @@ def _runnable(tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "argument, message",
+    ("argument", "message"),
     [
         ("rollout.group_size=1", "rollout.group_size=1: .* at least 2"),
         ("learner.world_size=0", "learner.world_size=0: must be at least 1"),

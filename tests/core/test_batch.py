@@ -78,7 +78,7 @@ def test_a_row_holds_each_image_once() -> None:
     assert row.groups == (0, 1)
 
 
-@pytest.mark.parametrize("ranks, budget", [(1, 10**6), (1, 150), (2, 200), (3, 90)])
+@pytest.mark.parametrize(("ranks", "budget"), [(1, 10**6), (1, 150), (2, 200), (3, 90)])
 def test_packing_and_splitting_lose_no_token(ranks: int, budget: int) -> None:
     trees = forest((0, 1, 2, 3, 4))
     rows_of_rank = batch.rows_of_ranks(trees, ranks, budget, LAYOUT)

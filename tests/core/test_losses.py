@@ -48,7 +48,7 @@ def dual_clip(r: float, a: float, bounds: Bounds) -> tuple[float, float]:
     return value, slope
 
 
-@pytest.mark.parametrize("name, formula", [("grpo", grpo), ("dual_clip", dual_clip)])
+@pytest.mark.parametrize(("name", "formula"), [("grpo", grpo), ("dual_clip", dual_clip)])
 def test_token_ratios(name, formula):
     seen = set()
     for seed in range(20):

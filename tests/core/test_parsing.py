@@ -22,7 +22,7 @@ def test_block_needs_both_tags(text):
 
 
 @pytest.mark.parametrize(
-    "text, expected",
+    ("text", "expected"),
     [
         ("<think>a</think><answer>b</answer>", True),
         ("\n<think>a\nb</think>\n\n<answer>b</answer> ", True),
@@ -85,7 +85,7 @@ def test_value_of_an_overlong_text_is_none():
 
 
 @pytest.mark.parametrize(
-    "number, expected", [(7, 7), (7.0, 7), (-1, -1), (7.5, None), (True, None), ("7", None)]
+    ("number", "expected"), [(7, 7), (7.0, 7), (-1, -1), (7.5, None), (True, None), ("7", None)]
 )
 def test_integer(number, expected):
     assert integer(number) == expected

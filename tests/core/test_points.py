@@ -43,7 +43,7 @@ def test_the_image_edge_ends_an_object() -> None:
 
 
 @pytest.mark.parametrize(
-    "mask_HW, point",
+    ("mask_HW", "point"),
     [(diamond(40), (19, 19)), (diamond(41), (20, 20)), (bar(20, 31), (9, 9)), (bar(9, 4), (1, 1))],
     ids=["even diamond", "odd diamond", "wide bar", "high bar"],
 )

@@ -42,7 +42,8 @@ ALL = ("evaluate.samples=0", "evaluate.chunk=1")
 def alone(small: Small) -> Path:
     """The folder of an uninterrupted evaluation of the whole split."""
     done = run_job("evaluate", *small.settings("alone"), *ALL)
-    assert done.returncode == 0 and "finished before" not in done.stdout, told(done)
+    assert done.returncode == 0, told(done)
+    assert "finished before" not in done.stdout, told(done)
     return small.run("alone").path / "evaluate"
 
 

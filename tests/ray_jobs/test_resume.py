@@ -83,9 +83,9 @@ def test_killed_run_resumes_to_the_same_weights(finished: Finished) -> None:
         process.kill()  # SIGKILL to the driver alone: nobody gets to clean up
         process.wait()
     workers = [p for p in family if not _name(p).startswith(RAY_AGENTS)]
-    assert workers and not left(workers, 60), (
-        f"still running after the driver was killed: {left(workers, 0)}"
-    )
+    assert workers, "no worker process was found"
+    still = left(workers, 60)
+    assert not still, f"still running after the driver was killed: {still}"
 
     assert run.summary() is None
     assert checkpoint.latest(run.checkpoints) is not None

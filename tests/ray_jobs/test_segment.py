@@ -50,7 +50,8 @@ def test_a_video_file_ends_with_an_overlay_to_look_at(tmp_path: Path) -> None:
         "reasoning.txt",
         "masks",
     ):
-        assert (out / name).exists() and str(out / name) in done.stdout, told(done)
+        assert (out / name).exists(), told(done)
+        assert str(out / name) in done.stdout, told(done)
 
     answer = json.loads((out / "answer.json").read_text())
     assert (answer["end"], answer["frames"], answer["height"], answer["width"]) == (

@@ -40,7 +40,7 @@ def evaluated(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("layout, top", [("mevis", ""), ("ref_youtube_vos", "Annotations/")])
+@pytest.mark.parametrize(("layout", "top"), [("mevis", ""), ("ref_youtube_vos", "Annotations/")])
 def test_layouts(evaluated: Path, layout: str, top: str) -> None:
     path = submission(evaluated, layout)
     assert path == evaluated / f"{layout}.zip"

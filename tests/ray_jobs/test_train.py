@@ -85,7 +85,8 @@ def test_training_watches_another_split_than_it_is_measured_on(finished: Finishe
 def test_summary_says_what_happened(finished: Finished) -> None:
     summary = finished.run.summary()
     steps = finished.run.steps()
-    assert summary is not None and set(summary) >= SUMMARY, SUMMARY - set(summary or ())
+    assert summary is not None
+    assert set(summary) >= SUMMARY, SUMMARY - set(summary)
     assert set(summary["seconds"]) == STAGES | {"start", "mask"}
     assert summary["failed_episodes"] == 0
     assert summary["groups"] == STEPS * PROMPTS

@@ -12,7 +12,7 @@ POINT = [1, 2]
 
 
 @pytest.mark.parametrize(
-    "text, reward",
+    ("text", "reward"),
     [
         ("<think>a</think><answer>b</answer>", 1),
         ("<think>a\nb</think> \n <answer></answer>", 1),
@@ -31,7 +31,7 @@ def test_think_format(text: str, reward: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer, reward",
+    ("answer", "reward"),
     [
         ([{"bbox_2d": BOX, "point_2d": POINT}], 2),
         ([{"bbox_2d": BOX}], 1),
@@ -50,7 +50,7 @@ def test_answer_format(answer: Any, reward: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "text, reward",
+    ("text", "reward"),
     [
         ("", 1),
         ("a. b. c", 1),

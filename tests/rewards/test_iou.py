@@ -14,7 +14,7 @@ def boxes(*rows: tuple[float, ...]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "box, iou",
+    ("box", "iou"),
     [
         ((0, 0, 10, 10), 1.0),
         ((0, 0, 10, 5), 0.5),
@@ -80,7 +80,7 @@ def test_box_iou_does_not_change_when_the_axes_are_stretched(
 
 
 @pytest.mark.parametrize(
-    "box, iou",
+    ("box", "iou"),
     [
         ((0, 0, 9, 9), 1.0),
         ((0, 0, 9, 4), 0.5),

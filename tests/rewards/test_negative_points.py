@@ -40,7 +40,7 @@ def test_one_mask_on_a_cpu_is_the_same_as_in_a_batch() -> None:
 
 
 @pytest.mark.parametrize(
-    "point, reward",
+    ("point", "reward"),
     [
         ((7.0, 7), 0),
         ((9, 9), 0),

@@ -14,7 +14,7 @@ def f64(values: object) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "iou, worth",
+    ("iou", "worth"),
     [(0, -1), (0.2, -1), (0.21, 0), (0.4, 0), (0.5, 0.3), (0.7, 0.9), (0.9, 1.5), (1, 1.5)],
 )
 def test_ladder_of_iou(iou: float, worth: float) -> None:
@@ -26,7 +26,7 @@ def test_frames_are_averaged_after_the_ladder() -> None:
 
 
 @pytest.mark.parametrize(
-    "gain, released, intended",
+    ("gain", "released", "intended"),
     [
         (0.6, 0.5, 2),
         (0.4, 0.5, 1.5),
@@ -48,7 +48,7 @@ def test_gain_over_video(gain: float, released: float, intended: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "gain, released, intended",
+    ("gain", "released", "intended"),
     [
         (0.4, 0.5, 2),
         (0.2, 0.5, 1.5),

@@ -153,7 +153,7 @@ class Lessons:
     def _part(self, made: Scene, query: Query) -> tuple[int, int]:
         """About where the query's objects are seen: what an answer about the whole video might have been."""
         there = np.flatnonzero(made.areas_OF[list(query.objects)].sum(0))
-        low, high = (int(round(x)) for x in self.rng.normal((there[0], there[-1] + 1), 2.0))
+        low, high = (round(x) for x in self.rng.normal((there[0], there[-1] + 1), 2.0))
         low = min(max(low, 0), NUM_FRAMES - 4)
         return low, min(max(high, low + 4), NUM_FRAMES)
 

@@ -55,7 +55,8 @@ def test_best_of_all_matchings() -> None:
     )
     assert j_O == pytest.approx([values[r, c, 0] for c, r in enumerate(best)])
     assert f_O == pytest.approx([values[r, c, 1] for c, r in enumerate(best)])
-    assert j_O[0] > 0.5 and j_O[2] > 0.5, "swapped objects are matched"
+    assert j_O[0] > 0.5, "swapped objects are matched"
+    assert j_O[2] > 0.5, "swapped objects are matched"
 
 
 def test_object_without_a_label_is_measured_against_nothing() -> None:

@@ -27,7 +27,7 @@ def test_six_things_at_once(tmp_path: Path) -> None:
     """A JSON field, a mask's size, damaged runs, two missing frames, a frame cut short."""
     root = FIXTURES["revos"](tmp_path).root
     meta = json.loads((root / "meta_expressions_valid_.json").read_text())
-    first, second = (meta["videos"][uid] for uid in ("UVO/all/-fbscFfkh4M", "LVOS/valid/kitten"))
+    first, _second = (meta["videos"][uid] for uid in ("UVO/all/-fbscFfkh4M", "LVOS/valid/kitten"))
     del first["expressions"]["0"]["exp"]
     first["expressions"]["2"]["type_id"] = 7
     dump(root / "meta_expressions_valid_.json", meta)

@@ -41,9 +41,8 @@ def test_samples_are_those_written(format: str, tmp_path: Path) -> None:
         assert sample.notes.hidden == (expected.masks_FHW is None)
         if expected.masks_FHW is not None:
             found = decode_frames(union_of_targets(sample), HEIGHT, WIDTH)
-            assert (
-                found.shape == expected.masks_FHW.shape and (found == expected.masks_FHW).all()
-            ), sample.uid
+            assert found.shape == expected.masks_FHW.shape, sample.uid
+            assert (found == expected.masks_FHW).all(), sample.uid
 
 
 @pytest.mark.parametrize("format", FIXTURES)

@@ -52,7 +52,7 @@ def plain(folder):
 
 
 @pytest.mark.parametrize(
-    "seeds, budget, checkpointing",
+    ("seeds", "budget", "checkpointing"),
     [((0,), 10**6, False), ((0, 1, 2), 10**6, False), ((0, 1), 120, False), ((0, 1), 10**6, True)],
     ids=["one group", "three packed", "split by branches", "checkpointing"],
 )
@@ -182,7 +182,7 @@ def test_flex_attention_gives_the_same_log_probs(folder):
     assert (found_N - expected_N).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("vocabulary, expected", [(556, 512), (151_936, 110), (10**9, 1)])
+@pytest.mark.parametrize(("vocabulary", "expected"), [(556, 512), (151_936, 110), (10**9, 1)])
 def test_chunks_follow_the_vocabulary(vocabulary, expected):
     assert chunk_of(vocabulary, "cpu") == expected
     assert chunk_of(vocabulary, "cuda") >= expected

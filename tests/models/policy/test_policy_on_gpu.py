@@ -35,7 +35,7 @@ def learned(policy, pixels, rows, media):
     return torch.cat(outputs, 1).detach().float().cpu()
 
 
-@pytest.mark.parametrize("seeds, budget", [((0,), 10**6), ((0, 1, 2), 10**6), ((0, 1), 120)])
+@pytest.mark.parametrize(("seeds", "budget"), [((0,), 10**6), ((0, 1, 2), 10**6), ((0, 1), 120)])
 def test_flex_rows_equal_split_rows(folder, seeds, budget):
     rows, media, _ = rows_and_media(seeds, budget)
     pixels = Pixels(folder)

@@ -74,7 +74,7 @@ def mask_states(folder: Path, groups, media) -> dict[tuple[int, int, int], torch
 
 
 @pytest.mark.parametrize(
-    "seeds, budget", [((0,), 10**6), ((0, 1), 120)], ids=["one group", "split by branches"]
+    ("seeds", "budget"), [((0,), 10**6), ((0, 1), 120)], ids=["one group", "split by branches"]
 )
 def test_masks_of_a_tree_row_equal_those_of_a_row_for_each_episode(folder, seeds, budget):
     policy = seg_policy(folder)
@@ -279,7 +279,8 @@ def test_gradients_reach_language_model_mlp_and_decoder_and_not_the_image_encode
         }
         for part, module in parts.items():
             norms = [float(p.grad.norm()) for p in module.parameters() if p.grad is not None]
-            assert norms and max(norms) > 0, (name, part)
+            assert norms, (name, part)
+            assert max(norms) > 0, (name, part)
         assert all(p.grad is None and not p.requires_grad for p in policy.frozen.sam.parameters())
         assert not {id(p) for p in policy.frozen.sam.parameters()} & {
             id(p) for p in policy.parameters()

@@ -141,7 +141,7 @@ def test_what_is_missing_is_told_with_its_setting(tmp_path: Path) -> None:
 )
 def test_the_official_code_runs_with_random_weights(tmp_path: Path) -> None:
     checkout = Path(os.environ["RAYVOS_XMEM"])
-    network, core, resnet = xmem_segmenter._modules(checkout)
+    network, _core, resnet = xmem_segmenter._modules(checkout)
     torch.set_num_threads(1)
     with xmem_segmenter._without_download(resnet):
         torch.save(network.XMem(dict(SETTINGS)).state_dict(), tmp_path / "random.pth")

@@ -49,7 +49,7 @@ def _no_manifest(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "harm, says",
+    ("harm", "says"),
     [
         (_flip, "sha256"),
         (_cut, "7 bytes, expected 7000"),

@@ -69,7 +69,7 @@ def _near(image_HWC: np.ndarray, colour: tuple[int, int, int], tolerance: int = 
     return np.abs(image_HWC.astype(int) - colour).max(axis=-1) <= tolerance
 
 
-@pytest.mark.parametrize("height, width", [(112, 112), (65, 99), (470, 301)])
+@pytest.mark.parametrize(("height", "width"), [(112, 112), (65, 99), (470, 301)])
 def test_every_frame_is_there_and_the_keyframe_is_held(
     tmp_path: Path, height: int, width: int
 ) -> None:

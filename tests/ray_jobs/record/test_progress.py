@@ -187,7 +187,7 @@ def test_sparkline_goes_from_lowest_to_highest() -> None:
 
 
 @pytest.mark.parametrize(
-    "seconds, text", [(-1, "0.0 s"), (4.2, "4.2 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")]
+    ("seconds", "text"), [(-1, "0.0 s"), (4.2, "4.2 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")]
 )
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text

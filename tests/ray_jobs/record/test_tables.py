@@ -62,7 +62,7 @@ def test_means_missing_and_failed(tmp_path: Path) -> None:
     add(predictions, samples[0], clip(0))
     add(predictions, samples[1], clip(9))
     add(predictions, samples[2], clip(2), End.FAILED)
-    j, f, jf = mean_j_and_f(clip(9), clip(1))
+    j, _f, jf = mean_j_and_f(clip(9), clip(1))
     summary = table(samples, predictions, "mean")
     assert summary["expressions"] == 4
     assert summary["missing"] == ["v/2", "v/3"]

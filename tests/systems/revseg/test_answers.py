@@ -63,7 +63,7 @@ BOX = '[{"bbox_2d": [10, 20, 30, 40], "label": "cat"}]'
 
 
 @pytest.mark.parametrize(
-    "text, strict_form, loose_form",
+    ("text", "strict_form", "loose_form"),
     [
         (f"<think>t</think><answer>{BOX}</answer>", True, True),
         (f"<answer>{BOX}</answer>", False, True),
@@ -83,7 +83,7 @@ def test_box_is_read(text, strict_form, loose_form):
 
 
 @pytest.mark.parametrize(
-    "row, box",
+    ("row", "box"),
     [
         ("[-5, 20, 30, 99]", (0, 20, 30, 50)),  # clipped
         ("[1.5, 2, 3.5, 4]", (1.5, 2, 3.5, 4)),

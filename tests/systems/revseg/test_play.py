@@ -166,7 +166,7 @@ def test_nothing_to_demonstrate():
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    ("options", "message"),
     [
         ({"num_frame": 8}, r"system\.options\.num_frame is unknown; did you mean 'num_frames'"),
         (

@@ -21,7 +21,7 @@ def score(*texts: str, of: Sample | None = None, **options) -> Reward:
 
 
 @pytest.mark.parametrize(
-    "texts, parts",
+    ("texts", "parts"),
     [
         ((GOOD_1, GOOD_2), (1, 1, 1)),
         (
@@ -60,7 +60,7 @@ def test_presets_of_weights():
 
 
 @pytest.mark.parametrize(
-    "form, temporal, spatial, total",
+    ("form", "temporal", "spatial", "total"),
     [
         (0.998, 0.495, 0.589, 0.339),
         (0.999, 0.543, 0.606, 0.347),
@@ -76,7 +76,7 @@ def test_the_curve_preset_is_twice_the_published_curve(form, temporal, spatial, 
     )
 
 
-@pytest.mark.parametrize("kind, expected", [("none", 0), ("binary", 1), ("soft", 0.25)])
+@pytest.mark.parametrize(("kind", "expected"), [("none", 0), ("binary", 1), ("soft", 0.25)])
 def test_temporal_ablation(kind, expected):
     assert (
         score(GOOD_1.replace("2", "1"), GOOD_2, temporal_reward=kind).parts["temporal"] == expected

@@ -11,7 +11,7 @@ BODY = '<VTG>{"start": 3, "end": 8, "keyframe": 5}</VTG>'
 
 
 @pytest.mark.parametrize(
-    "text, strict, bare",
+    ("text", "strict", "bare"),
     [
         (f"<select>{BODY}</select>", LOOK, LOOK),
         (f"<think>t</think>\n<select> {BODY} <RefSeg>[SEG]</RefSeg></select> bye", LOOK, LOOK),
@@ -79,7 +79,7 @@ def test_rewards_of_the_release_read_the_last_block_with_an_exclusive_end():
 
 
 @pytest.mark.parametrize(
-    "text, kept",
+    ("text", "kept"),
     [
         (SELECT, True),
         (ANSWER, True),

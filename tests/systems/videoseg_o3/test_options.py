@@ -30,7 +30,7 @@ def test_sizes_fit_the_budget_and_keep_the_aspect():
 
 
 @pytest.mark.parametrize(
-    "frames, count, shown",
+    ("frames", "count", "shown"),
     [
         (300, 4, [0, 99, 199, 299]),
         (5, 4, [0, 1, 2, 3, 4]),
@@ -45,7 +45,7 @@ def test_spread(frames, count, shown):
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    ("options", "message"),
     [
         ({"budgets": "rl"}, "budgets is unknown; did you mean 'budget'"),
         ({"budget": "train"}, r"expected one of rl \| evaluation \| cold_start"),

@@ -31,6 +31,7 @@ from tests.systems.o3_script import (
     say,
     square,
 )
+import itertools
 
 
 def test_three_turns():
@@ -91,7 +92,7 @@ def test_masks_are_asked_for():
 
 
 @pytest.mark.parametrize(
-    "texts, released, own",
+    ("texts", "released", "own"),
     [
         ((ANSWER,), ([6], 7), ([7], 7)),
         ((SELECT, ANSWER), ([6, 5], 5), ([5, 7], 7)),
@@ -131,7 +132,7 @@ def test_a_policy_that_does_not_tell_ids_gets_no_masks():
 
 
 @pytest.mark.parametrize(
-    "text, end",
+    ("text", "end"),
     [
         ("", End.UNREADABLE),
         ("the dog", End.UNREADABLE),
@@ -310,7 +311,7 @@ def test_a_demonstration_earns_what_can_be_earned(prompt):
         ]
         turns.add(len(dialogue))
         looks = episode.answer.facts["rounds"]
-        for wide, narrow in zip(looks, looks[1:], strict=False):
+        for wide, narrow in itertools.pairwise(looks):
             assert wide["start"] <= narrow["start"]
             assert narrow["stop"] <= wide["stop"]
     assert turns == {1, 2, 3}
@@ -343,7 +344,7 @@ def test_a_dialogue_of_the_data_is_shown_as_it_is():
 
 
 @pytest.mark.parametrize(
-    "said, message",
+    ("said", "message"),
     [
         ([SELECT] * 4, "4 turns; max_turns is 3"),
         ([], "0 turns"),

@@ -26,7 +26,7 @@ from tests.systems.o3_script import (
 
 
 @pytest.mark.parametrize(
-    "texts, released, intended",
+    ("texts", "released", "intended"),
     [  # format, steps, span, keyframe, tiou; the target is seen in [4, 9)
         ((ANSWER,), (1, 1, 0.5, 1, 0.8), (1, 1, 0.5, 1, 1)),
         (
@@ -88,7 +88,7 @@ def test_rewards_of_masks_by_hand():
     assert (unsaid["mask"], unsaid["keyframe_gain"], unsaid["progress"]) == (-1, 0, -1)
 
 
-@pytest.mark.parametrize("mode, gain", [("as_released", -1), ("as_intended", 0)])
+@pytest.mark.parametrize(("mode", "gain"), [("as_released", -1), ("as_intended", 0)])
 def test_empty_masks_on_a_keyframe_without_the_target(mode, gain):
     """No gain while the target is elsewhere; in the intended form they are right where it is nowhere."""
     empty = np.zeros((HEIGHT, WIDTH), bool)

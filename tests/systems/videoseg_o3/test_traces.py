@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from systems.videoseg_o3.traces import Look, plan_search, write_look, write_search
+import itertools
 
 AREAS = np.array([0, 0, 0, 5, 9, 0, 7, 8, 6, 4, 1, 0, 0, 0, 0, 0])  # shown in 3..10, with a gap
 
@@ -15,7 +16,7 @@ def test_a_search_narrows_down_to_what_shows_the_target(turns):
         assert len(looks) == turns
         assert (looks[-1].start, looks[-1].stop) == (3, 11)
         assert looks[-1].keyframe in (3, 4, 6, 7, 8)  # the five largest
-        for wide, narrow in zip(looks, looks[1:], strict=False):
+        for wide, narrow in itertools.pairwise(looks):
             assert 0 <= wide.start <= narrow.start
             assert narrow.stop <= wide.stop <= len(AREAS)
         for look in looks:

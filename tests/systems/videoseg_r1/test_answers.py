@@ -19,7 +19,7 @@ def answer(body: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "body, objects",
+    ("body", "objects"),
     [
         (f"[{ROW}]", [READ]),
         (ROW, [READ]),

@@ -83,14 +83,14 @@ def test_a_hint_needs_no_sampler():
 
 
 def test_full_prompts_say_what_is_needed():
-    episode, script, system = play(say(PERFECT), prompt="full")
+    _episode, script, _system = play(say(PERFECT), prompt="full")
     (content,) = script.asked
     for words in ('"the dogs"', "168 x 112", "<think>", "bbox_2d", "neg_point_2d", "empty"):
         assert words in content[-1]
     assert "The target frame, frame 0:" in content
     assert "The part of the video that matters:" in content
     example = content[-1][content[-1].rindex("<think>") :]
-    _, _, system = play(example)
+    _, _, _system = play(example)
     assert score(example).parts["answer_format"] == 3
     assert "<think>" not in play(say(PERFECT), prompt="full", think=False)[1].asked[0][-1]
     for answer, keys in (
@@ -105,7 +105,7 @@ def test_full_prompts_say_what_is_needed():
 
 
 @pytest.mark.parametrize(
-    "text, end, prompts",
+    ("text", "end", "prompts"),
     [
         (say([]), End.DONE, 0),  # "there is none"
         (say(PERFECT).replace('"', "'"), End.DONE, 2),
@@ -184,7 +184,7 @@ WRONG = [{"bbox_2d": [0, 80, 20, 100], "point_2d": [10, 90], "neg_point_2d": [0,
 
 
 @pytest.mark.parametrize(
-    "text, expected",
+    ("text", "expected"),
     [
         (say(PERFECT), (1, 3, 3, 1, 1, 1)),
         (say(PERFECT[::-1]), (1, 3, 3, 1, 1, 1)),
@@ -233,7 +233,7 @@ def test_a_target_frame_without_the_target_gives_no_accuracy():
 
 
 @pytest.mark.parametrize(
-    "answer, form, accuracy, negative",
+    ("answer", "form", "accuracy", "negative"),
     [
         ("box", 1, 2, 0),
         ("point", 1, 1, 0),
@@ -362,7 +362,7 @@ def test_a_demonstration_uses_the_notes():
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    ("options", "message"),
     [
         ({"key_frame": 8}, "key_frame is unknown; did you mean 'key_frames'"),
         ({"key_frames": 0}, "key_frames = 0: must be at least 1"),

@@ -110,7 +110,7 @@ def test_modes():
 
 
 @pytest.mark.parametrize(
-    "text, span",
+    ("text", "span"),
     [
         (part(3, 12), (10, 13)),
         (part(12, 30), (12, 31)),
@@ -128,7 +128,7 @@ def test_intervals(text, span):
 
 
 @pytest.mark.parametrize(
-    "text, position",
+    ("text", "position"),
     [
         ("30%", 0.3),
         ("about 30 %.", 0.3),
