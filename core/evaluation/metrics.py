@@ -9,13 +9,13 @@ frames and expressions are averaged is the business of `core.evaluation.protocol
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Collection, Sequence
 from typing import Literal
 
 import cv2
 import numpy as np
-import itertools
 
 TOLERANCE = 0.008  # of the image diagonal (davis2017/metrics.py, bound_th)
 

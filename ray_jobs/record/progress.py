@@ -10,6 +10,7 @@ It shows numbers by their names and computes none but means and the remaining ti
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 import time
@@ -28,7 +29,6 @@ from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
-import itertools
 
 STAGES = (
     "play",

@@ -10,6 +10,7 @@ This file knows no engine, no decoder and no process: the policy is `ask`, the g
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -36,7 +37,6 @@ from systems.videoseg_o3.answers import Reading, read_turn
 from systems.videoseg_o3.options import MASKED, VideoSegO3Options, fit, spread
 from systems.videoseg_o3.score import mask_parts, text_parts
 from systems.videoseg_o3.traces import SEG, Look, plan_search, write_search
-import itertools
 
 Content = list[str | View]
 

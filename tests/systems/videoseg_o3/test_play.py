@@ -1,6 +1,7 @@
 """VideoSEG-O3: what is shown and asked, how an episode ends, what a demonstration is."""
 
 import asyncio
+import itertools
 import json
 import math
 import re
@@ -31,7 +32,6 @@ from tests.systems.o3_script import (
     say,
     square,
 )
-import itertools
 
 
 def test_three_turns():

@@ -1,10 +1,11 @@
 """Searches from true areas, and how they are written."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from systems.videoseg_o3.traces import Look, plan_search, write_look, write_search
-import itertools
 
 AREAS = np.array([0, 0, 0, 5, 9, 0, 7, 8, 6, 4, 1, 0, 0, 0, 0, 0])  # shown in 3..10, with a gap
 
