@@ -1,9 +1,10 @@
-"""The mathematics of group-relative policy optimisation: advantages, token weights, KL, importance ratios.
+"""Mathematics of group-relative policy optimisation: advantages, weights, KL, importance ratios.
 
-Pure functions on numbers and tensors of any float type. This file knows no model, no process and no paper's preset.
+Pure functions on numbers and tensors of any float type.
 
-The loss of a step is one sum over the tokens of the *global* batch, `sum(weight_N * loss_N)`: the weights come from
-counts of the whole batch, so the result does not depend on packing, on micro-batches or on the number of learners.
+The loss of a step is one sum over the tokens of the *global* batch, `sum(weight_N * loss_N)`. The
+weights come from counts of the whole batch, so the result does not depend on packing, on
+micro-batches or on the number of learners.
 """
 
 from __future__ import annotations
@@ -15,114 +16,162 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from core.losses.surrogate import episode_sum
-from core.types import End, Group, Reward
+from core.types import End, Episode, Group, Reward
 
 AGGREGATIONS = ("token_mean", "sequence_mean", "dr_grpo")
 KL_ESTIMATORS = ("k1", "k2", "k3")
 IMPORTANCE_LEVELS = ("token", "sequence")
-_LARGEST_LOG = (
-    20.0  # of an importance ratio: a product over a long episode must stay a number in reports
-)
-_SAME = 1e-9  # returns closer than this are equal: sums of the same parts in another order differ by rounding
+
+# Bound of an importance ratio's logarithm: a product over a long episode must stay a finite number.
+_LARGEST_LOG = 20.0
+# Returns closer than this count as equal: sums of the same parts in another order differ by
+# rounding.
+_SAME = 1e-9
 
 
 def normalise(
     returns_G: Sequence[float | None], *, std: bool, eps: float, unbiased: bool = True
 ) -> tuple[float, ...]:
-    """Group-relative advantages (GRPO; ReVSeg, Eq. 9): (r - mean) / (std + eps), or r - mean.
+    """Return group-relative advantages: (r - mean) / (std + eps), or r - mean without `std`.
 
-    None (a FAILED episode) is left out of mean and deviation and gets 0. Equal returns, or a single one, give 0.
+    None (a FAILED episode) is left out of mean and deviation and gets 0. Equal returns, or a single
+    one, give 0. Source: GRPO; ReVSeg, Eq. 9.
     """
     valid = [r for r in returns_G if r is not None]
-    if len(valid) < 2 or max(valid) - min(valid) <= _SAME * max(1.0, max(abs(r) for r in valid)):
+    if len(valid) < 2:
         return (0.0,) * len(returns_G)
+    largest = max(1.0, max(abs(r) for r in valid))
+    if max(valid) - min(valid) <= _SAME * largest:
+        return (0.0,) * len(returns_G)
+
     mean = math.fsum(valid) / len(valid)
     scale = 1.0
     if std:
-        scale = (
-            math.sqrt(math.fsum((r - mean) ** 2 for r in valid) / (len(valid) - int(unbiased)))
-            + eps
-        )
+        squares = math.fsum((r - mean) ** 2 for r in valid)
+        scale = math.sqrt(squares / (len(valid) - int(unbiased))) + eps
     return tuple(0.0 if r is None else (r - mean) / scale for r in returns_G)
 
 
 def judge(group: Group, *, std: bool = True, eps: float = 1e-6) -> Group:
-    """The same group with `advantages_G` from the totals of its rewards."""
-    totals_G = [None if r is None else r.total for r in group.rewards]
+    """Return the group with `advantages_G` from the totals of its rewards."""
+    totals_G = [None if reward is None else reward.total for reward in group.rewards]
     return dataclasses.replace(group, advantages_G=normalise(totals_G, std=std, eps=eps))
 
 
 def turn_advantages(
     rewards_G: Sequence[Reward | None], turns_G: Sequence[int], *, std: bool, eps: float
 ) -> list[tuple[float, ...]]:
-    """Advantages for each turn (ours): turn t is credited with the rewards earned from turn t on, normalised over
-    the episodes of the group that have a turn t.
+    """Return an advantage for each turn of each episode.
 
-    `turns_G`: number of turns of each episode. A reward that does not tell its turns apart counts whole everywhere.
+    Turn t is credited with the rewards earned from turn t on, normalised over the episodes with a
+    turn t. A reward that does not tell its turns apart counts whole in every turn. This scheme is
+    chosen by this project.
+
+    Args:
+        rewards_G: None for a FAILED episode.
+        turns_G: number of turns of each episode.
     """
-    returns = [
-        [_return_from(reward, t) for t in range(n)]
-        for reward, n in zip(rewards_G, turns_G, strict=True)
-    ]
-    columns = []
-    for t in range(max(turns_G, default=0)):
-        columns.append(normalise([r[t] if t < len(r) else None for r in returns], std=std, eps=eps))
-    return [tuple(columns[t][g] for t in range(n)) for g, n in enumerate(turns_G)]
+    advantages_G: list[list[float]] = [[] for _ in turns_G]
+    for turn in range(max(turns_G, default=0)):
+        returns_G = []
+        for reward, count in zip(rewards_G, turns_G, strict=True):
+            returns_G.append(_return_from(reward, turn) if turn < count else None)
+        column_G = normalise(returns_G, std=std, eps=eps)
+        for advantages, count, advantage in zip(advantages_G, turns_G, column_G, strict=True):
+            if turn < count:
+                advantages.append(advantage)
+    return [tuple(advantages) for advantages in advantages_G]
 
 
 def _return_from(reward: Reward | None, turn: int) -> float | None:
     if reward is None:
         return None
-    return math.fsum(reward.per_turn[turn:]) if reward.per_turn else reward.total
+    if not reward.per_turn:
+        return reward.total
+    return math.fsum(reward.per_turn[turn:])
 
 
 def credit(group: Group, *, per_turn: bool, std: bool, eps: float) -> list[tuple[float, ...]]:
-    """One advantage for each turn of each episode: the episode's own for all its turns, or `turn_advantages`.
+    """Return one advantage for each turn of each episode.
 
-    Those compare trainable turns alone: helper turns, which not every episode has, take no place and get 0.
+    All turns share the episode's advantage, or with `per_turn` each has its own
+    (`turn_advantages`). Then only trainable turns are compared; turns of a frozen helper, which
+    some episodes lack, get 0.
+
+    Raises:
+        ValueError: the group has no advantages yet (`judge`).
     """
-    turns_G = [len(e.turns) for e in group.episodes]
     if per_turn:
-        trained_G = [sum(t.trainable for t in e.turns) for e in group.episodes]
-        own_G = [iter(row) for row in turn_advantages(group.rewards, trained_G, std=std, eps=eps)]
-        pairs = zip(group.episodes, own_G, strict=True)
-        return [tuple(next(own) if t.trainable else 0.0 for t in e.turns) for e, own in pairs]
+        return _credit_per_turn(group, std=std, eps=eps)
+
     if len(group.advantages_G) != len(group.episodes):
         raise ValueError(
-            f"group {group.sample_uid!r} has {len(group.episodes)} episodes and {len(group.advantages_G)} advantages: "
-            "call core.grpo.judge(group) before learning"
+            f"group {group.sample_uid!r} has {len(group.episodes)} episodes and "
+            f"{len(group.advantages_G)} advantages: call core.grpo.judge(group) before learning"
         )
-    return [(a,) * n for a, n in zip(group.advantages_G, turns_G, strict=True)]
+    pairs = zip(group.advantages_G, group.episodes, strict=True)
+    return [(advantage,) * len(episode.turns) for advantage, episode in pairs]
+
+
+def _credit_per_turn(group: Group, *, std: bool, eps: float) -> list[tuple[float, ...]]:
+    trainable_G = [sum(turn.trainable for turn in episode.turns) for episode in group.episodes]
+    advantages_G = turn_advantages(group.rewards, trainable_G, std=std, eps=eps)
+    credits = []
+    for episode, advantages in zip(group.episodes, advantages_G, strict=True):
+        remaining = iter(advantages)
+        credits.append(tuple(next(remaining) if t.trainable else 0.0 for t in episode.turns))
+    return credits
 
 
 def trained_tokens(group: Group) -> list[int]:
-    """Number of completion tokens the learner trains in each episode; 0 for a FAILED one."""
-    return [
-        0 if e.end is End.FAILED else sum(len(t.completion_ids) for t in e.turns if t.trainable)
-        for e in group.episodes
-    ]
+    """Return the number of trained completion tokens of each episode; 0 for a FAILED one."""
+    return [_trained_tokens(episode) for episode in group.episodes]
+
+
+def _trained_tokens(episode: Episode) -> int:
+    if episode.end is End.FAILED:
+        return 0
+    return sum(len(turn.completion_ids) for turn in episode.turns if turn.trainable)
 
 
 def token_weights(counts: Sequence[int], aggregation: str, *, max_tokens: int) -> list[float]:
-    """Weight of every trained token of each episode of the global batch; `counts` are its trained tokens.
+    """Return the weight of every trained token of each episode of the global batch.
 
-    token_mean: 1 / all tokens (DAPO, Eq. 8). sequence_mean: mean over episodes of the mean over their tokens (GRPO).
-    dr_grpo: 1 / (episodes * max_tokens), so that long answers are not discounted (Dr. GRPO, Sec. 3).
-    An episode without trained tokens is no episode.
+    token_mean: 1 / all tokens (DAPO, Eq. 8).
+    sequence_mean: mean over episodes of the mean over their tokens (GRPO).
+    dr_grpo: 1 / (episodes * max_tokens), so that long answers are not discounted (Dr. GRPO, Sec.
+    3).
+
+    An episode without trained tokens does not count as an episode.
+
+    Args:
+        counts: number of trained tokens of each episode.
+        aggregation: one of `AGGREGATIONS`.
+        max_tokens: largest number of tokens of an episode.
     """
+    if aggregation not in AGGREGATIONS:
+        raise ValueError(f"grpo.aggregation={aggregation!r}: one of {', '.join(AGGREGATIONS)}")
     total = sum(counts)
-    episodes = sum(n > 0 for n in counts)
-    if aggregation == "token_mean":
-        return [1.0 / total if n else 0.0 for n in counts]
-    if aggregation == "sequence_mean":
-        return [1.0 / (episodes * n) if n else 0.0 for n in counts]
-    if aggregation == "dr_grpo":
-        return [1.0 / (episodes * max_tokens) if n else 0.0 for n in counts]
-    raise ValueError(f"grpo.aggregation={aggregation!r}: one of {', '.join(AGGREGATIONS)}")
+    episodes = sum(count > 0 for count in counts)
+
+    def weight(count: int) -> float:
+        if aggregation == "token_mean":
+            return 1.0 / total
+        if aggregation == "sequence_mean":
+            return 1.0 / (episodes * count)
+        return 1.0 / (episodes * max_tokens)
+
+    return [weight(count) if count else 0.0 for count in counts]
 
 
 def kl(logprob_N: Tensor, reference_N: Tensor, estimator: str) -> Tensor:
-    """Estimators of KL(policy || reference) at sampled tokens (Schulman, "Approximating KL divergence")."""
+    """Estimate KL(policy || reference) at sampled tokens (Schulman, "Approximating KL divergence").
+
+    Args:
+        logprob_N: log-probs of the policy.
+        reference_N: log-probs of the reference.
+        estimator: one of `KL_ESTIMATORS`.
+    """
     d_N = reference_N - logprob_N
     if estimator == "k1":
         return -d_N
@@ -134,11 +183,18 @@ def kl(logprob_N: Tensor, reference_N: Tensor, estimator: str) -> Tensor:
 
 
 def importance_ratios(old_N: Tensor, engine_N: Tensor, episode_N: Tensor, level: str) -> Tensor:
-    """How much likelier the learner finds what the engine sampled, exp(old - engine), detached.
+    """Return exp(old - engine), the learner's likelihood over the engine's, detached.
 
-    token: of each token (Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training").
-    sequence: of the whole episode, the product over its tokens, for each of them (Liu et al. 2025, "When speed kills
-    stability"): unbiased where the token's is not, with more variance.
+    token: of each token (Yao et al. 2025, "Your efficient RL framework secretly brings you
+    off-policy RL training").
+    sequence: of the whole episode, the product over its tokens, at each of them (Liu et al. 2025,
+    "When speed kills stability"). It is unbiased, unlike the token's, with more variance.
+
+    Args:
+        old_N: log-probs of the learner before the update.
+        engine_N: log-probs of the engine.
+        episode_N: number of each token's episode.
+        level: one of `IMPORTANCE_LEVELS`.
     """
     log_N = old_N - engine_N
     if level == "sequence":

@@ -1,11 +1,12 @@
-"""The log-prob of a [SEG] token that counts the mask drawn at it: SEG-aware logit calibration of VideoSEG-O3.
+"""SEG-aware logit calibration of VideoSEG-O3: a [SEG] token's log-prob counts the mask drawn at it.
 
-A [SEG] is treated as one action, "say [SEG], and draw this mask", whose pixels are independent coin tosses: a good
-advantage moves the decoder towards the mask that was drawn, a bad one away from it (SPEC B.5). The term is added to
-the log-prob of one token; it is no bias on the vocabulary's logits, despite its name. It belongs into the policy
-gradient only: KL stays a matter of text. Pure functions of tensors of any float type; they know no row and no model.
+A [SEG] is one action, "say [SEG], and draw this mask", whose pixels are independent coin tosses. A
+good advantage moves the decoder towards the drawn mask, a bad one away from it
+(docs/spec/videoseg_o3.md, Calibration). The term is added to the log-prob of one token; despite its
+name it is no bias on the vocabulary's logits. It belongs to the policy gradient only: the KL stays
+a matter of text.
 
-Letters: N trained tokens, C masks that are calibrated, s the side of the grid on which they are judged.
+Letters: N trained tokens, C calibrated masks, s side of the grid on which masks are judged.
 """
 
 from __future__ import annotations
@@ -13,40 +14,45 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-SIDE = 32  # of the grid
-THRESHOLD = 0.5  # on logits, as released; the pixel is likelier than not from 0 on
+# Pixels on a side of the grid.
+SIDE = 32
+# On logits, as released. A pixel is likelier than not from 0 on.
+THRESHOLD = 0.5
 
 
 def shrink(logits_Chw: Tensor, side: int = SIDE) -> Tensor:
-    """Mask logits on the grid, (C, side, side), bilinear as released."""
-    return F.interpolate(
-        logits_Chw[:, None], size=(side, side), mode="bilinear", align_corners=False
-    )[:, 0]
+    """Return mask logits on the grid, (C, side, side), bilinear as released."""
+    size = (side, side)
+    grid_C1ss = F.interpolate(logits_Chw[:, None], size=size, mode="bilinear", align_corners=False)
+    return grid_C1ss[:, 0]
 
 
 def drawn_bits(logits_Css: Tensor, threshold: float = THRESHOLD) -> Tensor:
-    """The mask that counts as drawn, bool (C, s, s): y = 1[Z_old > threshold]. It is remembered for the update."""
+    """Return the mask that counts as drawn, y = 1[Z_old > threshold], bool (C, s, s)."""
     return logits_Css.detach() > threshold
 
 
 def log_likelihood(logits_Css: Tensor, bits_Css: Tensor) -> Tensor:
-    """How likely a mask is under mask logits, (C,), at most 0:
+    """Return the log-likelihood of a mask under mask logits, (C,), at most 0.
 
         l = mean over the grid of  y log sigmoid(Z) + (1 - y) log(1 - sigmoid(Z))
 
-    The mean, not the sum, which would drown the one token that it is added to.
+    The mean, because the sum would drown the log-prob of the one token it is added to.
     """
-    taken_Css = bits_Css.to(logits_Css.dtype)
-    return -F.binary_cross_entropy_with_logits(logits_Css, taken_Css, reduction="none").mean(
-        dim=(1, 2)
-    )
+    bits_Css = bits_Css.to(logits_Css.dtype)
+    loss_Css = F.binary_cross_entropy_with_logits(logits_Css, bits_Css, reduction="none")
+    return -loss_Css.mean(dim=(1, 2))
 
 
 def calibrate(logprob_N: Tensor, token_C: Tensor, loglik_C: Tensor, weight: float = 1.0) -> Tensor:
-    """log p([SEG]) + weight * l at the tokens `token_C` (indices into N), all others as they are; (N,).
+    """Return log p([SEG]) + weight * l at the tokens `token_C`, all others unchanged; (N,).
 
-    The release, which is on policy, adds this to the current log-prob alone. Several masks of one token add up.
-    With weight 0 the result is `logprob_N` itself.
+    The release is on policy and adds this to the current log-prob alone. Several masks of one token
+    add up. With weight 0 the result is `logprob_N` itself.
+
+    Args:
+        token_C: index into N of each mask's token.
+        loglik_C: `log_likelihood` of each mask.
     """
     if weight == 0 or not len(token_C):
         return logprob_N
@@ -56,11 +62,14 @@ def calibrate(logprob_N: Tensor, token_C: Tensor, loglik_C: Tensor, weight: floa
 def calibrate_change(
     logprob_N: Tensor, token_C: Tensor, loglik_C: Tensor, old_C: Tensor, weight: float = 1.0
 ) -> Tensor:
-    """Calibrated log-probs to be compared with *textual* old ones; right off policy too (ours). (N,)
+    """Return calibrated log-probs to be compared with *textual* old ones, (N,).
 
         ratio = exp(log p + w l - log p_old - w l_old) = exp(calibrate_change(..) - log p_old)
 
-    old_C: l_old of the same bits, under the weights that drew the mask, as stored. It is a constant: the gradient is
-    that of `calibrate`, and on policy, where l = l_old, the value is the textual log-prob and the ratio is 1.
+    This form, right off policy as well, is chosen by this project. On policy l = l_old: the value
+    is the textual log-prob, the ratio is 1, and the gradient is that of `calibrate`.
+
+    Args:
+        old_C: l_old of the same bits, under the weights that drew the mask; a constant.
     """
     return calibrate(logprob_N, token_C, loglik_C - old_C.detach(), weight)

@@ -1,8 +1,8 @@
-"""The masks that a policy draws itself: [SEG] tokens of episodes, frames to decode them on, and their places in a row.
+"""The masks that a policy draws itself: requests at [SEG] tokens, and the places of these in a row.
 
-A [SEG] token names an object; its hidden state, decoded on a frame, gives the mask there (VideoSEG-O3, SPEC A.3). One
-`DrawRequest` is one such pair, and carries what training needs of it. This file knows numbers only: no model, no pixels
-(frames are named by digest), no process.
+A [SEG] token names an object; its hidden state, decoded on a frame, gives the mask there
+(VideoSEG-O3, docs/spec/videoseg_o3.md, Masks). A `DrawRequest` is one token and one frame, with all
+that training needs to know of it. Frames are named by digest.
 """
 
 from __future__ import annotations
@@ -19,115 +19,171 @@ from core.types import End, Episode, Rle, SegPrompt
 
 @dataclass(frozen=True)
 class SampledMask:
-    """The mask that was drawn when the episode was played, as calibration sees it (SPEC B.5)."""
+    """The mask drawn when the episode was played, as calibration sees it.
 
-    bits: np.ndarray  # bool (n, n)
-    loglik: float  # mean log-likelihood of `bits` under the weights that drew it
+    Attributes:
+        bits: bool (n, n).
+        loglik: mean log-likelihood of `bits` under the weights that drew it.
+    """
+
+    bits: np.ndarray
+    loglik: float
 
 
 @dataclass(frozen=True)
 class DrawRequest:
-    """One mask to draw. `truth` counts only where `weight` is above 0; None is then a frame without the object."""
+    """One mask to draw.
 
-    episode: int  # number in the whole batch, as in `GroupBatch.episode_N`
+    Attributes:
+        episode: number in the whole batch, as in `GroupBatch.episode_N`.
+        prompt: the [SEG] token and the frame.
+        digest: name of the frame's pixels, at full size, in the row's media table.
+        sampled: the mask drawn before, for calibration; None if it is not calibrated.
+        truth: the true mask at the frame's size; None is a frame without the object. Read only if
+            `weight` is above 0.
+        weight: weight of the mask's auxiliary loss, counted over the whole batch.
+    """
+
+    episode: int
     prompt: SegPrompt
-    digest: str  # names the frame's pixels at full size, in the table that goes with the row
-    sampled: SampledMask | None = None  # None: not calibrated
-    truth: Rle | None = None  # of the frame's size
-    weight: float = 0.0  # of its auxiliary loss, counted over the whole batch
+    digest: str
+    sampled: SampledMask | None = None
+    truth: Rle | None = None
+    weight: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class DrawnPrompt:
-    """A mask that was drawn, for a segmenter to follow from its frame: the last thing that an episode's [SEG] gives."""
+    """A drawn mask for a segmenter to track from its frame.
+
+    Attributes:
+        frame: frame number.
+        logits_hw: float32, of the whole frame, at the decoder's resolution.
+        token_C: float32, the embedding it was drawn from, to draw it again on every frame.
+    """
 
     frame: int
-    logits_hw: np.ndarray  # float32, at the decoder's resolution, of the whole frame
-    token_C: np.ndarray | None = (
-        None  # float32, what it was drawn from: to draw it anew on every frame
-    )
+    logits_hw: np.ndarray
+    token_C: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class DrawnMask:
-    """A mask that was drawn when its episode had ended."""
+    """The result of a draw request after the end of its episode.
 
-    rle: Rle  # of the frame's size
+    Attributes:
+        rle: the mask at the frame's size.
+        sampled: the same mask for calibration.
+        prompt: the same mask for a segmenter, if its role is "final".
+    """
+
+    rle: Rle
     sampled: SampledMask
-    prompt: DrawnPrompt | None  # of a mask that is tracked (role "final")
+    prompt: DrawnPrompt | None
 
 
 @dataclass(frozen=True)
 class SegTokens:
-    """M masks of a row and the S tokens that they come from."""
+    """The S [SEG] tokens of a row from which its M masks are decoded.
 
-    position_S: (
-        np.ndarray
-    )  # of each [SEG] token in the row: its own place, not the one that predicts it
-    token_S: np.ndarray  # its index among the row's N trained tokens
-    seg_M: np.ndarray  # which of the S tokens each mask is decoded from
+    Attributes:
+        position_S: place of each token in the row; its own place, not that of its predictor.
+        token_S: its index among the row's N trained tokens.
+        seg_M: index into S of each mask's token.
+    """
+
+    position_S: np.ndarray
+    token_S: np.ndarray
+    seg_M: np.ndarray
 
 
 def draw_requests(
     episodes: Sequence[Episode], first: int, digests: Mapping[int, str]
 ) -> list[DrawRequest]:
-    """All masks that a group's episodes ask for, in the order of their answers' `segs`.
+    """Return the requests of a group's episodes, in the order of their answers' `segs`.
 
-    `first`: number of the group's first episode in the batch; `digests`: of the video's frames, by frame number.
-    FAILED episodes are left out: they are in no row.
+    FAILED episodes are left out; they are in no row.
+
+    Args:
+        episodes: the group's.
+        first: number of the group's first episode in the batch.
+        digests: of the video's frames, by frame number.
     """
-    return [
-        DrawRequest(first + e, seg, digests[seg.frame])
-        for e, episode in enumerate(episodes)
-        if episode.end is not End.FAILED
-        for seg in episode.answer.segs
-    ]
+    requests = []
+    for number, episode in enumerate(episodes, first):
+        if episode.end is End.FAILED:
+            continue
+        for seg in episode.answer.segs:
+            requests.append(DrawRequest(number, seg, digests[seg.frame]))
+    return requests
 
 
-def requests_of_row(masks: Iterable[DrawRequest], row: GroupBatch) -> list[DrawRequest]:
-    """Those of the row's episodes, in the given order."""
-    here = set(row.episode_N.tolist())
-    return [mask for mask in masks if mask.episode in here]
+def requests_of_row(requests: Iterable[DrawRequest], row: GroupBatch) -> list[DrawRequest]:
+    """Return the requests of the row's episodes, in the given order."""
+    episodes = set(row.episode_N.tolist())
+    return [request for request in requests if request.episode in episodes]
 
 
 def token_positions(row: GroupBatch) -> np.ndarray:
-    """(N,) where the trained tokens themselves stand in the row.
+    """Return the places of the trained tokens in the row, (N,).
 
-    One behind the state that predicts them, but for the first of a branch: that one is predicted by the prompt.
+    A token is one behind the state that predicts it, except for the first token of a branch: the
+    last state of the prompt predicts that one.
     """
-    starts = np.array(
-        [start for _, _, branches in row.segments for start, _ in branches], dtype=np.int64
-    )
-    branch_N = np.cumsum(np.diff(row.episode_N, prepend=row.episode_N[:1]) != 0)
-    return np.where(row.branch_T[row.source_N] == 0, starts[branch_N], row.source_N + 1)
+    starts = []
+    for _, _, branches in row.segments:
+        starts.extend(start for start, _ in branches)
+    starts_K = np.array(starts, dtype=np.int64)
+
+    # Trained tokens are ordered by branch, and each branch is an episode.
+    is_new_branch_N = np.diff(row.episode_N, prepend=row.episode_N[:1]) != 0
+    branch_N = np.cumsum(is_new_branch_N)
+    is_first_N = row.branch_T[row.source_N] == 0
+    return np.where(is_first_N, starts_K[branch_N], row.source_N + 1)
 
 
-def seg_tokens(row: GroupBatch, masks: Sequence[DrawRequest], seg_id: int) -> SegTokens:
-    """Raises ValueError for a mask whose token the row does not train or that is no [SEG]."""
-    token_M = np.array([_token(row, mask, seg_id) for mask in masks], dtype=np.int64)
+def seg_tokens(row: GroupBatch, requests: Sequence[DrawRequest], seg_id: int) -> SegTokens:
+    """Find the tokens of the requests in the row.
+
+    Raises:
+        ValueError: a request's token is not trained in the row, or is no [SEG] (`seg_id`).
+    """
+    tokens = [_seg_token(row, request, seg_id) for request in requests]
+    token_M = np.array(tokens, dtype=np.int64)
     token_S, seg_M = np.unique(token_M, return_inverse=True)
     return SegTokens(token_positions(row)[token_S], token_S, seg_M)
 
 
-def _token(row: GroupBatch, mask: DrawRequest, seg_id: int) -> int:
-    of_turn = np.flatnonzero((row.episode_N == mask.episode) & (row.turn_N == mask.prompt.turn))
-    found = of_turn[mask.prompt.position : mask.prompt.position + 1]
-    if not len(found) or row.target_N[found[0]] != seg_id:
-        what = f"is token {row.target_N[found[0]]}" if len(found) else "is not trained in this row"
+def _seg_token(row: GroupBatch, request: DrawRequest, seg_id: int) -> int:
+    """Index of the request's token among the row's trained tokens."""
+    turn = request.prompt.turn
+    position = request.prompt.position
+    of_turn = np.flatnonzero((row.episode_N == request.episode) & (row.turn_N == turn))
+    problem = ""
+    if not 0 <= position < len(of_turn):
+        problem = "is not trained in this row"
+    elif row.target_N[of_turn[position]] != seg_id:
+        problem = f"is token {row.target_N[of_turn[position]]}"
+    if problem:
         raise ValueError(
-            f"episode {mask.episode}: token {mask.prompt.position} of turn {mask.prompt.turn} {what}, not [SEG] "
+            f"episode {request.episode}: token {position} of turn {turn} {problem}, not [SEG] "
             f"({seg_id}): the positions of [SEG] must be those of completion_ids"
         )
-    return int(found[0])
+    return int(of_turn[position])
 
 
-def with_loss_weights(masks: Sequence[DrawRequest], weight: float) -> list[DrawRequest]:
-    """The masks of a whole batch, all of which have a truth, with their weights in the auxiliary loss:
+def with_loss_weights(requests: Sequence[DrawRequest], weight: float) -> list[DrawRequest]:
+    """Return the requests of a whole batch with their weights in the auxiliary loss.
 
         weight * sum over roles of the mean over that role's masks
 
-    (SPEC B.5: one mean over keyframes, one over the other frames.) Counted here, over the batch, so that the loss does
-    not depend on how episodes are dealt to rows and ranks.
+    One mean over keyframes, one over the other frames (docs/spec/videoseg_o3.md, Calibration).
+    Counting over the batch makes the loss independent of the dealing of episodes to rows and ranks.
+    All requests must have a truth.
     """
-    count = Counter(mask.prompt.role for mask in masks)
-    return [replace(mask, weight=weight / count[mask.prompt.role]) for mask in masks]
+    counts = Counter(request.prompt.role for request in requests)
+    weighted = []
+    for request in requests:
+        share = weight / counts[request.prompt.role]
+        weighted.append(replace(request, weight=share))
+    return weighted

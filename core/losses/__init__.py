@@ -1,4 +1,7 @@
-"""Losses of the GRPO family, one file each: per-token terms of the global sum (`core.grpo`), chosen by `grpo.loss`."""
+"""Losses of the GRPO family, one file each, chosen by `grpo.loss`.
+
+Each gives the per-token terms of the global sum (`core.grpo`).
+"""
 
 from __future__ import annotations
 

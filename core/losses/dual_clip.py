@@ -1,5 +1,7 @@
-"""Dual clip (Ye et al. 2020, "Mastering Complex Control in MOBA Games", arXiv 1912.09729): the clipped
-surrogate, with a floor for negative advantages, where a large ratio would make it as large as it likes."""
+"""Dual clip (Ye et al. 2020, "Mastering Complex Control in MOBA Games", arXiv 1912.09729).
+
+The clipped surrogate leaves a large ratio with a negative advantage unbounded; dual clip bounds it.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,9 @@ from core.losses.surrogate import Bounds, Surrogate
 def loss(
     logprob_N: Tensor, old_N: Tensor, advantage_N: Tensor, episode_N: Tensor, bounds: Bounds
 ) -> Surrogate:
-    """-max(min(r A, clip(r) A), dual A) where A < 0, with dual > 1; the clipped surrogate elsewhere."""
+    """Return -max(min(r A, clip(r) A), dual A) where A < 0, else the clipped surrogate."""
     clipped = grpo.loss(logprob_N, old_N, advantage_N, episode_N, bounds)
     ceiling_N = -bounds.dual * advantage_N
     over_N = (advantage_N < 0) & (clipped.loss_N > ceiling_N)
-    return Surrogate(
-        torch.where(over_N, ceiling_N, clipped.loss_N), clipped.ratio_N, clipped.clipped_N | over_N
-    )
+    loss_N = torch.where(over_N, ceiling_N, clipped.loss_N)
+    return Surrogate(loss_N, clipped.ratio_N, clipped.clipped_N | over_N)
