@@ -130,7 +130,7 @@ def token_positions(row: GroupBatch) -> np.ndarray:
     A token is one behind the state that predicts it, except for the first token of a branch: the
     last state of the prompt predicts that one.
     """
-    starts = []
+    starts: list[int] = []
     for _, _, branches in row.segments:
         starts.extend(start for start, _ in branches)
     starts_K = np.array(starts, dtype=np.int64)
