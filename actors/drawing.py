@@ -24,7 +24,7 @@ from core.drawing.requests import (
 )
 from core.masks import union_of_targets
 from core.types import Episode, Group, MaskPrompt, MediaTable, Rle, Sample, SegPrompt, Video
-from data.frames.frames import read_frames
+from data.frames.reading import read_frames
 
 Drawn = tuple[
     tuple[DrawnMask | None, ...], ...

@@ -19,7 +19,7 @@ from cluster.placement import Placement
 from configs.schema import Config
 from core.masks import box, decode
 from core.types import MaskPrompt, Rle, Sample, Target, Video
-from data.frames.frames import read_frames
+from data.frames.reading import read_frames
 from data.prepare.keep import Judged, iou
 from data.prepare.tables import TargetTable, target_table
 from data.prepare.verify import Problem, broken_masks, problems_of_video

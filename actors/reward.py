@@ -26,8 +26,8 @@ from configs.schema import Config
 from core.drawing.requests import DrawnMask
 from core.masks import decode
 from core.types import End, Episode, EpisodeMasks, Reward, Sample
-from data.difficulty import file_of, with_difficulty
-from data.load import load
+from data.difficulty import ratings_file, with_ratings
+from data.load import load_samples
 
 if TYPE_CHECKING:
     from models.segmenters.base import Segmenter
@@ -37,13 +37,13 @@ def read_split(cfg: Config, split: str) -> list[Sample]:
     """The samples of a split with their ratings, where `difficulty.folder` is given: driver and reward read the same.
 
     Only training is paid by difficulty, so its split must be rated; another is rated if there is a file of it.
-    Errors as `data.load.load` and `data.difficulty.with_difficulty`.
+    Errors as `data.load.load_samples` and `data.difficulty.with_ratings`.
     """
     data = cfg.data
     folder = cfg.difficulty.folder
-    samples = load(data.format, data.root, split, data.no_target)
-    if split == data.train_split or file_of(folder, split).is_file():
-        return with_difficulty(samples, folder, split)
+    samples = load_samples(data.format, data.root, split, data.no_target)
+    if split == data.train_split or ratings_file(folder, split).is_file():
+        return with_ratings(samples, folder, split)
     return samples
 
 

@@ -26,7 +26,7 @@ from cluster.placement import Placement
 from cluster.weights import WeightVersion
 from configs.schema import Config
 from core.types import End, Episode, MediaTable, Sample
-from data.frames.frames import show
+from data.frames.reading import show_views
 from models.engine.conversation import Key
 from models.engine.engine import Engine
 from models.engine.gallery import Gallery
@@ -63,7 +63,7 @@ class RolloutActor:
         Args:
             key: run seed, step and sample: with the number of the episode and the turn it seeds the sampling.
         """
-        gallery = Gallery(sample.video, show)
+        gallery = Gallery(sample.video, show_views)
         episodes = await asyncio.gather(
             *(self._play(sample, gallery, temperature, (*key, g)) for g in range(group_size))
         )

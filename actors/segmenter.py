@@ -76,7 +76,7 @@ def masks_on_own_frames(
     segmenter: Segmenter, video: Video, jobs: Sequence[tuple[MaskPrompt, ...]]
 ) -> list[list[np.ndarray]]:
     """The mask of each prompt on its own frame alone, bool (H, W), job by job. Equal prompts are segmented once."""
-    from data.frames.frames import read_frames
+    from data.frames.reading import read_frames
 
     asked = list(dict.fromkeys(prompt for prompts in jobs for prompt in prompts))
     numbers = sorted({prompt.frame for prompt in asked})
@@ -91,7 +91,7 @@ def masks_on_all_frames(segmenter: Segmenter, video: Video, jobs: Sequence[Promp
 
     All distinct prompts are tracked together; equal ones once.
     """
-    from data.frames.frames import Clip
+    from data.frames.reading import Clip
 
     asked: list[Any] = list(dict.fromkeys(prompt for prompts in jobs for prompt in prompts))
     clip = Clip(video)

@@ -26,18 +26,20 @@ from tiny.world.clip import write_clip
 
 READER = """
 import json, os, pathlib, sys, time
-from data import frame_store, frames
+from data.frames import frame_store
+from data.frames.probing import probe
+from data.frames.reading import Clip, read_frames
 frame_store.SHARED_MEMORY = pathlib.Path("/none")  # TMPDIR says where
-videos = [frames.probe(path) for path in sys.argv[1:]]
+videos = [probe(path) for path in sys.argv[1:]]
 store = frame_store.node_store()
 print("ready", flush=True)
 sys.stdin.readline()
 began, used = time.monotonic(), sum(os.times()[:4])
 for video in videos:
-    frames.read_frames(video, [int((i + 0.5) * video.num_frames / 16) for i in range(16)])
+    read_frames(video, [int((i + 0.5) * video.num_frames / 16) for i in range(16)])
 shown = time.monotonic() - began
 for video in videos:
-    clip = frames.Clip(video)
+    clip = Clip(video)
     for start in range(0, video.num_frames, 8):
         clip[start : start + 8]
 told = {"shown": shown, "all": time.monotonic() - began - shown, "cpu": sum(os.times()[:4]) - used}

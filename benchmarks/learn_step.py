@@ -36,11 +36,11 @@ def main() -> None:
     cfg = load_config(options.settings)
     validate(cfg)
     prepare_data(cfg)
-    from data.load import load
+    from data.load import load_samples
 
     placement = join(cfg)
     split = cfg.data.train_split
-    samples = load(cfg.data.format, cfg.data.root, split, cfg.data.no_target)[
+    samples = load_samples(cfg.data.format, cfg.data.root, split, cfg.data.no_target)[
         : cfg.rollout.prompts_per_step
     ]
     rollouts = RolloutPool(cfg, placement)

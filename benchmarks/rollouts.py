@@ -186,10 +186,10 @@ def main() -> None:
     cfg = load_config(options.settings)
     validate(cfg)
     prepare_data(cfg)
-    from data.load import load
+    from data.load import load_samples
 
     placement = join(cfg)
-    samples = load(cfg.data.format, cfg.data.root, cfg.data.train_split, cfg.data.no_target)
+    samples = load_samples(cfg.data.format, cfg.data.root, cfg.data.train_split, cfg.data.no_target)
     max_tokens = tuple(int(cfg.system.options[name]) for name in ("max_tokens_1", "max_tokens_2"))
     pool = RolloutPool(cfg, placement)
     pool.ready()

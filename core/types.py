@@ -110,7 +110,7 @@ class Notes:
         names: names of the targets, for a demonstration without a description.
         conversations: turns of a published dialogue, each with "from" and "value" (VTS-CoT).
         sample_frame_indice: frames at the start of the published dialogue (VTS-CoT).
-        difficulty: D of the query, from 1 to 10 (docs/spec/videoseg_r1.md).
+        difficulty: D of the query, from 1 to 10, if the data set gives it (docs/spec/videoseg_r1.md).
         ratings: ratings by aspect; D is their mean.
     """
 

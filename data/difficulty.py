@@ -1,9 +1,9 @@
-"""Stored difficulty ratings, and how they get into samples.
+"""Stored difficulty ratings, and how they become notes of samples.
 
     <folder>/<split>.json   {"rater": "Qwen2.5-VL-7B-Instruct", "prompt": 1,
                              "samples": {uid: {"query": "...", "ratings": {"scene_complexity": 3, ..}, "attempts": 1}}}
 
-`ray_jobs.rate_difficulty` writes them. What they mean is `core.difficulty`'s.
+`ray_jobs.rate_difficulty` writes these files. The system computes the difficulty D from the ratings.
 """
 
 from __future__ import annotations
@@ -14,18 +14,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core.difficulty import difficulty
 from core.types import Sample
 
 REMEDY = "`ray_jobs.rate_difficulty` makes it"
 
 
-def file_of(folder: str | Path, split: str) -> Path:
+def ratings_file(folder: str | Path, split: str) -> Path:
     return Path(folder) / f"{split}.json"
 
 
-def read(file: Path) -> dict[str, Any]:
-    """Content of a file of ratings. ValueError if there is none, or it is something else."""
+def load_ratings(file: Path) -> dict[str, Any]:
+    """Return the content of a file of ratings.
+
+    Raises:
+        ValueError: The file is missing, or holds something else.
+    """
     if not file.is_file():
         raise ValueError(f"difficulty.folder: no file {file}; {REMEDY}")
     try:
@@ -37,28 +40,28 @@ def read(file: Path) -> dict[str, Any]:
     return content
 
 
-def with_difficulty(samples: Sequence[Sample], folder: str, split: str) -> list[Sample]:
-    """The samples with their stored ratings in their notes: `difficulty` (D, 1 to 10) and `ratings`.
+def with_ratings(samples: Sequence[Sample], folder: str, split: str) -> list[Sample]:
+    """Return the samples with their stored ratings in their notes.
 
     Args:
-        folder: `difficulty.folder`; empty: the samples stay as they are.
+        folder: `difficulty.folder`. If empty, the samples stay as they are.
 
     Raises:
-        ValueError: no file for this split, or a sample that it does not know or knows by another sentence.
+        ValueError: The split has no file, or the file lacks a sample or has another query for it.
     """
     if not folder:
         return list(samples)
-    file = file_of(folder, split)
-    rated = read(file)["samples"]
-    noted = []
+
+    file = ratings_file(folder, split)
+    entries = load_ratings(file)["samples"]
+    rated = []
     for sample in samples:
-        entry = rated.get(sample.uid)
+        entry = entries.get(sample.uid)
         if entry is None or entry.get("query") != sample.query:
             raise ValueError(
-                f"difficulty.folder: {file} has no rating of {sample.uid!r} ({sample.query!r}): it belongs to another "
-                "data set, version of it or data.no_target; run `ray_jobs.rate_difficulty` again"
+                f"difficulty.folder: {file} has no rating of {sample.uid!r} ({sample.query!r}): it belongs "
+                "to another data set, version of it or data.no_target; run `ray_jobs.rate_difficulty` again"
             )
-        ratings = dict(entry["ratings"])
-        notes = replace(sample.notes, difficulty=difficulty(ratings), ratings=ratings)
-        noted.append(replace(sample, notes=notes))
-    return noted
+        notes = replace(sample.notes, ratings=dict(entry["ratings"]))
+        rated.append(replace(sample, notes=notes))
+    return rated

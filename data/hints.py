@@ -1,69 +1,68 @@
-"""Stored hints: what a frozen policy found on the side about the samples of a split, such as their target frames.
+"""Stored hints: a frozen policy's answers to auxiliary questions about the samples of a split.
 
-    <folder>/<split>.json   {uid: {"query": "...", "hints": {"target_frame": 12, "key_segment": [8, 15]}}}
-
-What they mean is the system's (`core.types.System.hints`).
+<folder>/<split>.json   {uid: {"query": "...", "hints": {"target_frame": 12, "key_segment": [8, 15]}}}
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from core.files import replacing
 from core.types import Hints, Sample
 
 
-def file_of(folder: Path, split: str) -> Path:
+def hints_file(folder: Path, split: str) -> Path:
     return folder / f"{split}.json"
 
 
-def write(
+def write_hints(
     folder: Path, split: str, samples: Sequence[Sample], found: Mapping[str, Hints | None]
 ) -> None:
-    """The hints that were found, by the uid of their sample. The file appears whole or not at all."""
+    """Write the hints `found`, by the uid of their sample. The file appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = {}
     for sample in samples:
         hints = found.get(sample.uid)
         if hints is not None:
             rows[sample.uid] = {"query": sample.query, "hints": hints.to_json()}
-    part = folder / f".{split}.json.part"
-    part.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, file_of(folder, split))
+    with replacing(hints_file(folder, split)) as fresh:
+        fresh.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 def with_hints(samples: Sequence[Sample], file: Path) -> list[Sample]:
-    """The samples with their hints; one that the file does not know stays as it is.
+    """Return the samples with their hints. A sample that is not in the file gets none.
 
     Raises:
-        ValueError: the file is something else, or knows a sample by another sentence.
+        ValueError: The file holds something else, or a sample has another query there.
     """
     try:
         rows = json.loads(file.read_bytes())
-        known = {uid: (str(row["query"]), _read(row["hints"])) for uid, row in rows.items()}
+        known = {uid: (str(row["query"]), _hints_of(row["hints"])) for uid, row in rows.items()}
     except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
         raise ValueError(
-            f"{file}: not a file of hints ({type(error).__name__}: {error}); delete it: the next run asks again"
+            f"{file}: not a file of hints ({type(error).__name__}: {error}); delete it: the next run asks "
+            "again"
         ) from error
+
     hinted = []
     for sample in samples:
         query, hints = known.get(sample.uid, (sample.query, None))
         if query != sample.query:
             raise ValueError(
-                f"{file}: {sample.uid!r} is {query!r} there and {sample.query!r} in the data: they belong to another "
-                "data set, or version of it; delete the file, or give another data.hints"
+                f"{file}: {sample.uid!r} is {query!r} there and {sample.query!r} in the data: they belong "
+                "to another data set, or version of it; delete the file, or give another data.hints"
             )
         hinted.append(replace(sample, hints=hints))
     return hinted
 
 
-def _read(row: Mapping[str, Any]) -> Hints:
-    start_stop = row.get("key_segment")
-    if start_stop is None:
+def _hints_of(row: Mapping[str, Any]) -> Hints:
+    key_segment = row.get("key_segment")
+    if key_segment is None:
         return Hints(row["target_frame"])
-    start, stop = start_stop
+    start, stop = key_segment
     return Hints(row["target_frame"], (start, stop))

@@ -1,42 +1,54 @@
-"""Loads a split of any data set format that there is a reader for. A new format is a new reader and a line here."""
+"""Load a split of a data set in any known format.
+
+    samples = load_samples("mevis", "datasets/mevis", "valid_u")
+
+A new format is a reader in `data/readers/`, a row in `READERS`, and its name among the choices of
+`data.format` in `configs/schema.py`.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from core.types import Sample, Target
-from data.readers import (
-    cot,
-    davis,
-    long_rvos,
-    mevis,
-    own,
-    reason_seg,
-    reason_vos,
-    refcoco,
-    revos,
-    youtube_vos,
-)
-from data.readers.fields import Faults
+from data.fields import Faults
+from data.readers.cot import read_o3_rl, read_vts_cot
+from data.readers.davis import read_davis
+from data.readers.long_rvos import read_long_rvos
+from data.readers.mevis import mevis_video_objects, read_lvvis, read_mevis
+from data.readers.own import read_own
+from data.readers.reason_seg import read_reason_seg
+from data.readers.reason_vos import read_reason_vos
+from data.readers.refcoco import read_refcoco
+from data.readers.revos import read_revos
+from data.readers.youtube_vos import read_youtube_vos
 
-Reader = Callable[
-    ..., list[Sample]
-]  # (root, split, data.readers.fields.Faults: what an error does; without, it is raised)
+
+class Reader(Protocol):
+    def __call__(self, root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
+        """Read a split.
+
+        Args:
+            faults: Decides what an error does. Without it, the first error is raised.
+        """
+        ...
+
+
 READERS: dict[str, Reader] = {
-    "mevis": mevis.read,
-    "revos": revos.read,
-    "lvvis": mevis.read_lvvis,
-    "reasonvos": reason_vos.read,
-    "longrvos": long_rvos.read,
-    "ref_youtube_vos": youtube_vos.read,
-    "ref_davis17": davis.read,
-    "reasonseg": reason_seg.read,
-    "refcoco": refcoco.read,
-    "vts_cot": cot.read_vts_cot,
-    "o3_rl": cot.read_o3_rl,
-    "own": own.read,
+    "mevis": read_mevis,
+    "revos": read_revos,
+    "lvvis": read_lvvis,
+    "reasonvos": read_reason_vos,
+    "longrvos": read_long_rvos,
+    "ref_youtube_vos": read_youtube_vos,
+    "ref_davis17": read_davis,
+    "reasonseg": read_reason_seg,
+    "refcoco": read_refcoco,
+    "vts_cot": read_vts_cot,
+    "o3_rl": read_o3_rl,
+    "own": read_own,
 }
 NO_TARGET = ("skip", "keep")
 BROKEN = ("stop", "skip")
@@ -44,28 +56,37 @@ BROKEN = ("stop", "skip")
 log = logging.getLogger(__name__)
 
 
-def load(
+def load_samples(
     format: str, root: str, split: str, no_target: str = "skip", broken: str = "stop"
 ) -> list[Sample]:
-    """The samples of a split (`data.format`, `data.root`, a split's name, `data.no_target`).
+    """Return the samples of a split.
 
-    A relative root is one of the current directory. `no_target` "skip" leaves out samples without a target; it is a
-    ValueError if none are left, as in a split whose ground truth is not public. `broken` "stop" raises the first thing
-    that is wrong with the files; "skip" leaves out what it concerns, and warns.
+    Args:
+        format: `data.format`.
+        root: `data.root`, relative to the current directory or absolute.
+        split: Name of the split.
+        no_target: `data.no_target`: "skip" leaves out samples without a target, "keep" keeps them.
+        broken: "stop" raises the first error in the files, "skip" leaves out the samples with
+            errors and warns.
+
+    Raises:
+        ValueError: The files have an error, or no sample is left, as in a split without public
+            ground truth.
     """
-    read = reader(format)
-    for name, chosen, known in (("no_target", no_target, NO_TARGET), ("broken", broken, BROKEN)):
-        if chosen not in known:
-            raise ValueError(f"data.{name}: {chosen!r} is not one of {', '.join(known)}")
+    read = reader_of(format)
+    for name, value, allowed in (
+        ("no_target", no_target, NO_TARGET),
+        ("broken", broken, BROKEN),
+    ):
+        if value not in allowed:
+            raise ValueError(f"data.{name}: {value!r} is not one of {', '.join(allowed)}")
+
     faults = Faults(collect=broken == "skip")
     samples = read(Path(root).resolve(), split, faults)
     if faults.found:
-        log.warning(
-            "%s: %d things that are wrong left out, first: %s",
-            split,
-            len(faults.found),
-            next(iter(faults.found)),
-        )
+        first = next(iter(faults.found))
+        log.warning("%s: %d errors, left out; the first: %s", split, len(faults.found), first)
+
     kept = [sample for sample in samples if sample.targets or no_target == "keep"]
     if not kept:
         raise ValueError(
@@ -76,20 +97,24 @@ def load(
 
 
 def video_objects(format: str, root: str, split: str) -> dict[str, tuple[Target, ...]]:
-    """The annotated objects of each video: all that the data set knows of where it lists them (as the synthetic one
-    does), or else those that its expressions name."""
+    """Return the annotated objects of each video, by the uid of the video.
+
+    These are all objects where the data set lists them, as the synthetic one does, else those that
+    its expressions name.
+    """
     if format == "mevis":
-        return mevis.video_objects(Path(root).resolve(), split)
-    found: dict[str, dict[str, Target]] = {}
-    for sample in reader(format)(Path(root).resolve(), split):
-        found.setdefault(sample.video.uid, {}).update(
-            {target.uid: target for target in sample.targets}
-        )
-    return {uid: tuple(targets.values()) for uid, targets in found.items()}
+        return mevis_video_objects(Path(root).resolve(), split)
+
+    objects: dict[str, dict[str, Target]] = {}
+    for sample in reader_of(format)(Path(root).resolve(), split):
+        of_video = objects.setdefault(sample.video.uid, {})
+        for target in sample.targets:
+            of_video[target.uid] = target
+    return {uid: tuple(of_video.values()) for uid, of_video in objects.items()}
 
 
-def reader(format: str) -> Reader:
-    """The reader of a format (`data.format`)."""
+def reader_of(format: str) -> Reader:
+    """Return the reader of a format (`data.format`)."""
     if format not in READERS:
         raise ValueError(f"data.format: unknown format {format!r}; known: {', '.join(READERS)}")
     return READERS[format]

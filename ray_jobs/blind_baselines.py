@@ -15,8 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from configs.load import load as load_config
-from data.load import load as load_samples
-from data.load import video_objects
+from data.load import load_samples, video_objects
 from ray_jobs.driver.blind import blind_jf, blind_temporal
 from ray_jobs.driver.entry import run_job
 from ray_jobs.driver.run import prepare_data

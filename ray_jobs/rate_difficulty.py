@@ -29,10 +29,9 @@ from configs.schema import Config, SystemConfig
 from core.difficulty import PROMPT_VERSION, difficulty, is_complete
 from core.files import write_json
 from core.types import End, Episode, Sample
-from data.difficulty import file_of
+from data.difficulty import ratings_file
 from data.generators import generator
-from data.load import load as load_samples
-from data.load import video_objects
+from data.load import load_samples, video_objects
 from ray_jobs.driver.entry import run_job
 from ray_jobs.driver.evaluation import stop_on_failures
 from ray_jobs.driver.run import prepare_data
@@ -186,7 +185,7 @@ def rate_split(
     Raises:
         RuntimeError: A sample has no ratings, because its episode failed.
     """
-    file = file_of(ratings_folder(cfg), split)
+    file = ratings_file(ratings_folder(cfg), split)
     content: dict[str, Any] = {"rater": rater_name(cfg), "prompt": PROMPT_VERSION}
     shown = [cfg.difficulty.num_frames, cfg.difficulty.frame_side]
     sentences = [(sample.uid, sample.query) for sample in samples]

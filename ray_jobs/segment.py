@@ -24,7 +24,7 @@ from configs.load import load as load_config
 from configs.schema import Config
 from core.masks import decode
 from core.types import Episode, Rle, Sample, Video
-from data.frames.frames import inspect
+from data.frames.probing import probe_with_rate
 from ray_jobs.driver.entry import run_job
 from ray_jobs.record.overlay import FPS, keyframe_pictures, keyframes_of, overlay_video
 from ray_jobs.record.progress import Progress
@@ -152,7 +152,7 @@ def segment(
         ValueError: A file that is no video, an empty sentence, or settings that cannot work; in one
             line, before any engine starts.
     """
-    video, rate = inspect(path)
+    video, rate = probe_with_rate(path)
     if not sentence.strip():
         raise ValueError("the sentence is empty: say what to segment")
     if fps is not None and fps <= 0:

@@ -29,7 +29,7 @@ from configs.load import load as load_config
 from configs.load import resolve
 from configs.schema import Config
 from core.types import End, Episode, Group, MediaTable, Sample, System, Turn, View
-from data.frames.frames import show
+from data.frames.reading import show_views
 from models.dialogue import Dialogue, load_dialogue
 from models.policy.new_token import add_token
 from ray_jobs.driver.entry import run_job
@@ -70,7 +70,7 @@ class Demonstrator:
         pixels: MediaTable = {}
         for content, answer in self.system.demonstrate(sample, rng):
             views = [piece for piece in content if isinstance(piece, View)]
-            shown = show(sample.video, views)
+            shown = show_views(sample.video, views)
             for media, image in shown:
                 pixels[media.digest] = image
 

@@ -1,4 +1,4 @@
-"""Masks that stay on disk until somebody asks: the base of `RleMasks`, `PngMasks` and `DrawnMask`."""
+"""Masks that stay on disk until they are needed: the base of `RleMasks`, `PngMasks` and `PolygonMask`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from core.types import Rle
 
 
 class LazyMasks(Sequence["Rle | None"]):
-    """One mask or None for each frame; equal to any sequence of the same masks. It pickles as where the masks are.
+    """One mask or None for each frame, equal to any sequence of the same masks.
 
-    Reading raises ValueError, naming the file, if it has gone, changed, or is damaged.
+    It pickles as the place of the masks. Reading raises a ValueError with the name of the file if the
+    file is gone, changed or damaged.
     """
 
     @abstractmethod
     def all(self) -> tuple[Rle | None, ...]:
-        """Every mask, read now or kept from before."""
+        """Return every mask, from disk or from the cache of this process."""
 
     @overload
     def __getitem__(self, index: int) -> Rle | None: ...

@@ -1,8 +1,7 @@
-"""Masks that lie in PNG files, one file for each frame, decoded when asked for.
+"""Masks in PNG files, one file for each frame, decoded on demand.
 
-A palette PNG holds all objects of a frame, each under its number (`label`); a folder of one object holds PNGs in which
-every pixel that is not zero is the object (`label` None). `PngMasks` are the masks of one object; they pickle as folder
-and label. Knows no expression and no JSON.
+A palette PNG holds all objects of a frame, each under its number, the `label`. A folder of one object holds
+PNGs in which every pixel that is not 0 is the object; then `label` is None.
 """
 
 from __future__ import annotations
@@ -18,15 +17,20 @@ from core.masks import encode
 from core.types import Rle
 from data.masks.lazy import LazyMasks
 
-_KEPT = 512  # encoded objects in this process: about 50 MB at 100 frames
+# Encoded objects that a process keeps: about 50 MB at 100 frames.
+_KEPT = 512
 
 
 @dataclass(frozen=True, eq=False)
 class PngMasks(LazyMasks):
-    """The masks of one object: `<folder>/<name>.png` for each name; None where the object is not visible.
+    """The masks of one object: `<folder>/<name>.png` for each name, None for a frame without it.
 
-    A missing file is an object that is not visible (`missing_is_none`, as Long-RVOS does it), or a ValueError on
-    reading, as are a damaged file, one that is no palette PNG where a label is asked for, and one of another size.
+    Reading raises a ValueError for a damaged file, one of another size, and one that is no palette PNG
+    although there is a label.
+
+    Attributes:
+        missing_is_none: True if a missing file means that the object is not visible, as in Long-RVOS;
+            otherwise it is a ValueError.
     """
 
     folder: str
@@ -40,13 +44,13 @@ class PngMasks(LazyMasks):
         return len(self.names_F)
 
     def all(self) -> tuple[Rle | None, ...]:
-        return _all(
+        return _masks(
             self.folder, self.names_F, self.label, self.height, self.width, self.missing_is_none
         )
 
 
 @functools.lru_cache(maxsize=_KEPT)
-def _all(
+def _masks(
     folder: str,
     names_F: tuple[str, ...],
     label: int | None,
@@ -54,28 +58,35 @@ def _all(
     width: int,
     missing_is_none: bool,
 ) -> tuple[Rle | None, ...]:
-    return tuple(_read(folder, name, label, height, width, missing_is_none) for name in names_F)
+    masks: list[Rle | None] = []
+    for name in names_F:
+        file = Path(folder) / f"{name}.png"
+        if missing_is_none and not file.is_file():
+            masks.append(None)
+        else:
+            masks.append(_mask(file, label, height, width))
+    return tuple(masks)
 
 
-def _read(
-    folder: str, name: str, label: int | None, height: int, width: int, missing_is_none: bool
-) -> Rle | None:
-    file = Path(folder) / f"{name}.png"
-    if missing_is_none and not file.is_file():
-        return None
-    values = read_png(file, palette=label is not None)
-    if values.shape[:2] != (height, width):
+def _mask(file: Path, label: int | None, height: int, width: int) -> Rle | None:
+    values_HW = read_png(file, palette=label is not None)
+    if values_HW.shape[:2] != (height, width):
         raise ValueError(
-            f"{file}: the mask is {values.shape[0]} x {values.shape[1]} (height x width), but the frames of its video "
-            f"are {height} x {width}: use frames and masks of one release of the data"
+            f"{file}: the mask is {values_HW.shape[0]} x {values_HW.shape[1]} (height x width), but the "
+            f"frames of its video are {height} x {width}: use frames and masks of one release of the data"
         )
-    mask_HW = values == label if label is not None else values != 0
+    mask_HW = values_HW != 0 if label is None else values_HW == label
     return encode(mask_HW) if mask_HW.any() else None
 
 
 def read_png(file: Path, palette: bool) -> np.ndarray:
-    """What a PNG says at each pixel, (height, width): the number of its palette, or its grey value. Colours, which no
-    object's number can be read from, count as the largest channel, or are a ValueError where a palette is needed."""
+    """Return the value of each pixel, (height, width): its number in the palette, or its grey value.
+
+    The value of a coloured pixel is its largest channel.
+
+    Args:
+        palette: True if the values are numbers of objects; colours are then a ValueError.
+    """
     try:
         with Image.open(file) as image:
             mode = image.mode
@@ -86,10 +97,13 @@ def read_png(file: Path, palette: bool) -> np.ndarray:
         ) from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{file} is not a readable PNG ({error}): download it again") from error
+
     if values.ndim == 2:
         return values
     if palette:
         raise ValueError(
             f"{file}: a {mode} picture has no numbers of objects: a palette PNG is needed, as published"
         )
-    return np.asarray(values[..., :3].max(axis=-1) if mode in ("RGB", "RGBA") else values[..., 0])
+    if mode in ("RGB", "RGBA"):
+        return np.asarray(values[..., :3].max(axis=-1))
+    return np.asarray(values[..., 0])

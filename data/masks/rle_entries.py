@@ -1,12 +1,12 @@
 """The annotations of a JSON file with run-length encoded masks, one after the other, each checked.
 
-Knows what is inside the file, not where its index is (`data.masks.rle_index`).
+`data.masks.rle_index` keeps them in an index.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,21 @@ import ijson
 import numpy as np
 from pycocotools import mask as coco
 
-from data.readers.fields import value
+from data.fields import value
+
+# (key, the masks as the file has them, or the error in them)
+KeyedMasks = tuple[str, Any]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What one key holds; `height` and `width` are 0 where no frame has a mask, `problem` is empty if all is well."""
+    """Facts about the masks of one key.
+
+    Attributes:
+        height: Height of the masks; 0 if no frame has one.
+        width: Width of the masks; 0 if no frame has one.
+        problem: The error in them; "" if all is well.
+    """
 
     num_frames: int
     num_masks: int
@@ -29,9 +38,15 @@ class Entry:
     problem: str
 
 
-def read_entries(file: Path, kind: str) -> Iterator[tuple[str, Any]]:
-    """(key, its masks as they stand in the file, or the ValueError that they are). Raises ValueError if the file is
-    empty or holds something else."""
+def read_entries(file: Path, kind: str) -> Iterator[KeyedMasks]:
+    """Yield every key with its masks, as a stream: memory holds one annotation at a time.
+
+    Args:
+        kind: Kind of the file, see `data.masks.rle_index`.
+
+    Raises:
+        ValueError: The file is empty, or holds something else.
+    """
     with open(file, "rb") as stream:
         first = stream.read(4096).lstrip()[:1]
     if first != b"{":
@@ -41,77 +56,106 @@ def read_entries(file: Path, kind: str) -> Iterator[tuple[str, Any]]:
 
 
 def entries_of(key: str, masks: Any) -> tuple[Entry, list[str | None]]:
-    """What is known of an annotation, and its counts for each frame (none where there is a problem)."""
+    """Return the facts about an annotation and its counts for each frame; no counts with a problem.
+
+    Args:
+        masks: The masks as a file has them, or the error in them.
+    """
     try:
         if isinstance(masks, ValueError):
             raise masks
         counts_F, (height, width) = _checked(masks, f"key {key!r}")
     except ValueError as error:
-        return Entry(len(masks) if isinstance(masks, list) else 0, 0, 0, 0, str(error)), []
-    return Entry(len(counts_F), len(counts_F) - counts_F.count(None), height, width, ""), counts_F
+        num_frames = len(masks) if isinstance(masks, list) else 0
+        return Entry(num_frames, 0, 0, 0, str(error)), []
+    num_masks = len(counts_F) - counts_F.count(None)
+    return Entry(len(counts_F), num_masks, height, width, ""), counts_F
 
 
 def pixels_covered(counts: list[str]) -> np.ndarray:
-    """How many pixels the runs of each compressed encoding cover: int64 (n,). It must be height x width, or decoding
-    reads memory that was never written.
+    """Return the number of pixels that each compressed encoding covers, int64 (n,).
 
-    The format (COCO's maskApi.c): runs in groups of 6 bits from character 48 on, bit 6 says that another group
-    follows, bit 5 of the last is the sign, and from the fourth run on each is a difference to the last but one. A run
-    so counts in itself and in every second run after it.
+    It must be height x width: decoding fewer reads memory that was never written.
+
+    The format (COCO's maskApi.c): a run is a number of groups of 6 bits, written as characters from 48
+    on. Bit 6 of a group says that another one follows, and bit 5 of the last is the sign. From the
+    fourth run on, each is a difference to the last but one, so it counts in itself and in every second
+    run after it.
     """
     lengths = np.array([len(text) for text in counts])
     if not lengths.size or not lengths.all():
+        # Empty texts have no runs, so they are counted apart.
         return np.array([pixels_covered([text])[0] if text else 0 for text in counts], np.int64)
+
     codes = np.frombuffer("".join(counts).encode("latin-1", "replace"), np.uint8) - np.uint8(48)
     stops = np.cumsum(lengths)
+
+    # Where runs start and end among the characters of all texts. A cut text ends its last run.
     ended = (codes & 32) == 0
-    ended[stops - 1] = True  # a cut text ends its last run
+    ended[stops - 1] = True
     ends = np.flatnonzero(ended)
     starts = np.append(0, ends[:-1] + 1)
     groups = ends - starts + 1
+
+    # The value of each run: its groups of 5 bits, lowest first. Few runs are long.
     digits = codes & 31
     runs = digits[starts].astype(np.int64)
-    for k in range(1, min(int(groups.max()), 12)):  # few runs are long
+    for k in range(1, min(int(groups.max()), 12)):
         longer = np.flatnonzero(groups > k)
         runs[longer] += digits[starts[longer] + k].astype(np.int64) << (5 * k)
     negative = np.flatnonzero(codes[ends] & 16)
     runs[negative] -= np.int64(1) << (5 * np.minimum(groups[negative], 12))
-    beyond = np.searchsorted(ends, stops)  # of each text, the number of the first run of the next
+
+    # `first` and `beyond` are the numbers of each text's first run and of the run after its last.
+    beyond = np.searchsorted(ends, stops)
     first = np.append(0, beyond[:-1])
-    times = (np.repeat(beyond - 1, beyond - first) - np.arange(len(runs))) // 2 + 1
+    to_last = np.repeat(beyond - 1, beyond - first) - np.arange(len(runs))
+    times = to_last // 2 + 1
+    # The first run of a text is no part of a sum of differences.
     times[first] = 1
     return np.add.reduceat(runs * times, first)
 
 
 def _checked(masks: Any, where: str) -> tuple[list[str | None], tuple[int, int]]:
+    """Return the counts for each frame and the one size of all masks, (0, 0) without a mask."""
     if not isinstance(masks, list):
         raise ValueError(
             f"{where} is a {type(masks).__name__}, not a list with one mask or null for each frame"
         )
     counts_F: list[str | None] = [None] * len(masks)
     sizes: dict[int, tuple[int, int]] = {}
-    for i, mask in enumerate(masks):
+    for frame, mask in enumerate(masks):
         if mask is not None:
-            counts_F[i], sizes[i] = _counts(mask, f"{where}: frame {i}")
+            counts_F[frame], sizes[frame] = _counts(mask, f"{where}: frame {frame}")
     if not sizes:
         return counts_F, (0, 0)
+
     size = Counter(sizes.values()).most_common(1)[0][0]
-    for i, its_size in sizes.items():
+    for frame, its_size in sizes.items():
         if its_size != size:
             raise ValueError(
-                f'{where}: frame {i}: "size" is {_by(its_size)}, but that of most frames {_by(size)} (height x width): '
-                "the masks of an annotation have one size"
+                f'{where}: frame {frame}: "size" is {_by(its_size)}, but that of most frames {_by(size)} '
+                "(height x width): the masks of an annotation have one size"
             )
-    present = [(i, counts) for i, counts in enumerate(counts_F) if counts is not None]
-    for (i, _), covered in zip(
-        present, pixels_covered([counts for _, counts in present]), strict=True
-    ):
-        if covered != size[0] * size[1]:
-            raise ValueError(
-                f'{where}: frame {i}: "counts" cover {covered} pixels, but "size" is {_by(size)} (height x width) = '
-                f"{size[0] * size[1]}: the encoding is damaged or its size wrong"
-            )
+    _check_coverage(counts_F, size, where)
     return counts_F, size
+
+
+def _check_coverage(counts_F: Sequence[str | None], size: tuple[int, int], where: str) -> None:
+    """Raise ValueError unless every encoding covers all pixels of its frame."""
+    frames = []
+    counts = []
+    for frame, text in enumerate(counts_F):
+        if text is not None:
+            frames.append(frame)
+            counts.append(text)
+    pixels = size[0] * size[1]
+    for frame, covered in zip(frames, pixels_covered(counts), strict=True):
+        if covered != pixels:
+            raise ValueError(
+                f'{where}: frame {frame}: "counts" cover {covered} pixels, but "size" is {_by(size)} '
+                f"(height x width) = {pixels}: the encoding is damaged or its size wrong"
+            )
 
 
 def _by(size: tuple[int, int]) -> str:
@@ -126,68 +170,71 @@ def _counts(mask: Any, where: str) -> tuple[str, tuple[int, int]]:
     return counts, (size[0], size[1])
 
 
-def _mask_dict(file: Path) -> Iterator[tuple[str, Any]]:
+def _read_mask_dict(file: Path) -> Iterator[KeyedMasks]:
     with open(file, "rb") as stream:
         yield from ijson.kvitems(stream, "", use_float=True)
 
 
-def _foreground(file: Path) -> Iterator[tuple[str, Any]]:
-    for key, found in _mask_dict(file):
+def _read_foreground(file: Path) -> Iterator[KeyedMasks]:
+    for key, found in _read_mask_dict(file):
         yield key, found.get("masks_rle") if isinstance(found, dict) else found
 
 
-def _instances(file: Path) -> Iterator[tuple[str, Any]]:
-    """Two passes: the sizes of all images, then the annotations; each is the mask of a video of one frame."""
+def _read_instances(file: Path) -> Iterator[KeyedMasks]:
+    """Yield each annotation as the mask of a video of one frame."""
+    # Two passes: the sizes of all images, then the annotations.
+    sizes: dict[Any, dict[str, Any]] = {}
     with open(file, "rb") as stream:
-        found = (
-            image
-            for image in ijson.items(stream, "images.item", use_float=True)
-            if isinstance(image, dict)
-        )
-        sizes = {
-            image.get("id"): {key: image.get(key) for key in ("height", "width")} for image in found
-        }
+        for image in ijson.items(stream, "images.item", use_float=True):
+            if isinstance(image, dict):
+                sizes[image.get("id")] = {key: image.get(key) for key in ("height", "width")}
     if not sizes:
         raise ValueError(
             f'{file}: key "images" is missing or empty: it is no instances.json of COCO, or cut short'
         )
     with open(file, "rb") as stream:
-        for one in ijson.items(stream, "annotations.item", use_float=True):
-            key = str(value(one, "id", (int, str), f"{file}: annotations"))
+        for annotation in ijson.items(stream, "annotations.item", use_float=True):
+            key = str(value(annotation, "id", (int, str), f"{file}: annotations"))
             try:
-                yield key, [_drawn(one, sizes, f"key {key!r}")]
+                yield key, [_rle_of(annotation, sizes, f"key {key!r}")]
             except ValueError as error:
                 yield key, error
 
 
-def _drawn(found: dict[str, Any], sizes: dict[Any, Any], where: str) -> Any:
-    """One mask of all polygons of an annotation, or of its run-length encoding (a crowd's is not compressed)."""
-    shape = value(found, "segmentation", (list, dict), where)
-    image = sizes.get(found.get("image_id"))
+def _rle_of(annotation: dict[str, Any], sizes: dict[Any, Any], where: str) -> Any:
+    """Return the mask of an annotation, merged from its polygons, or its own run-length encoding."""
+    shape = value(annotation, "segmentation", (list, dict), where)
+    image = sizes.get(annotation.get("image_id"))
     if image is None:
         raise ValueError(
-            f'{where}: "image_id" is {found.get("image_id")!r}, which "images" does not hold'
+            f'{where}: "image_id" is {annotation.get("image_id")!r}, which "images" does not hold'
         )
     height = value(image, "height", int, where)
     width = value(image, "width", int, where)
+
     if isinstance(shape, list):
-        if not all(
-            isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
-            for polygon in shape
-        ):
+        if not all(_is_polygon(polygon) for polygon in shape):
             raise ValueError(
                 f'{where}: "segmentation" holds a polygon that is not a flat list of 3 or more points'
             )
         if not shape:
             return None
-        merged = coco.merge(coco.frPyObjects(shape, height, width))
+        rle = coco.merge(coco.frPyObjects(shape, height, width))
     elif isinstance(value(shape, "counts", (list, str), where), list):
-        merged = coco.frPyObjects(
-            {**shape, "size": value(shape, "size", list, where)}, height, width
-        )
+        # The encoding of a crowd is not compressed.
+        uncompressed = {**shape, "size": value(shape, "size", list, where)}
+        rle = coco.frPyObjects(uncompressed, height, width)
     else:
         return shape
-    return {"size": [height, width], "counts": merged["counts"].decode("ascii")}
+    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
 
 
-_READ = {"mask_dict": _mask_dict, "foreground": _foreground, "instances": _instances}
+def _is_polygon(polygon: Any) -> bool:
+    return isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
+
+
+_READ = {
+    "mask_dict": _read_mask_dict,
+    "foreground": _read_foreground,
+    "instances": _read_instances,
+}

@@ -1,17 +1,16 @@
-"""Run-length encoded masks in a JSON file of hundreds of MB: indexed once, read when asked for.
+"""Run-length encoded masks in a JSON file of hundreds of MB: indexed once, read on demand.
 
-The index is an sqlite file beside the JSON file (`<name>.index.sqlite`; in the user's cache folder where the data set
-is read-only), good for one size and time of change of the JSON file and made anew for another. It is written under a
-temporary name and renamed, so that processes that start together do no harm, and the JSON file is read as a stream:
-memory holds one annotation. `RleMasks` are the masks of one key: they pickle as file and key.
+The index is an sqlite file beside the JSON file (`<name>.index.sqlite`), or in the user's cache folder if the
+data set is read-only. It belongs to one size and time of change of the JSON file; another JSON file gets a new
+one. It is written under a temporary name and then renamed, so that processes may start together.
 
-Every file is read by its kind:
+The kinds of files:
 
     mask_dict    {annotation id: [COCO run-length encoding or null, one for each frame]}
     foreground   {video: {"masks_rle": [the same]}}                     of ReVOS, for the metric R
     instances    {"images": [..], "annotations": [{"id", "image_id", "segmentation"}]}   COCO; polygons are drawn
 
-A wrong annotation is kept with what is wrong about it, and is an error for who asks for it. Knows no expression.
+The index keeps the error in a wrong annotation, and raises it only when that annotation is needed.
 """
 
 from __future__ import annotations
@@ -30,14 +29,19 @@ from typing import Any
 import ijson
 
 from core.types import Rle
-from data.derived import places, writable, written
+from data.derived import derived_places, writable_place, writing
 from data.masks.lazy import LazyMasks
 from data.masks.rle_entries import Entry, entries_of, read_entries
 
 log = logging.getLogger(__name__)
 ENDING = ".index.sqlite"
-_VERSION = 1  # of the sqlite file; another one is made anew
-_KEPT = 512  # decompressed annotations in this process: about 50 MB at 100 frames
+# Version of the index; an index with another one is made anew.
+_VERSION = 1
+# Decompressed annotations that a process keeps: about 50 MB at 100 frames.
+_KEPT = 512
+
+# Size and time of change of a JSON file.
+Stamp = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,27 +66,26 @@ class RleMasks(LazyMasks):
 
 
 def entries(file: Path, kind: str) -> dict[str, Entry]:
-    """What every key of the file holds, without its masks. ValueError if the file is missing, cut short or no JSON."""
+    """Return the facts about the masks of every key, without the masks.
+
+    Raises:
+        ValueError: The file is missing, cut short or not JSON.
+    """
     return _entries(str(file), kind, _stamp(str(file)))
 
 
-def index_file(file: Path, kind: str) -> Path:
-    """The sqlite file for a JSON file, made now if it is not there or older."""
-    return Path(_index(str(file), kind, _stamp(str(file))))
-
-
-def _stamp(file: str) -> tuple[int, int]:
+def _stamp(file: str) -> Stamp:
     try:
-        found = os.stat(file)
+        status = os.stat(file)
     except OSError as error:
         raise ValueError(
             f"{file} is missing: is the data set complete, and its root right (data.root)?"
         ) from error
-    return found.st_size, found.st_mtime_ns
+    return status.st_size, status.st_mtime_ns
 
 
 @functools.lru_cache(maxsize=_KEPT)
-def _masks(file: str, key: str, kind: str, stamp: tuple[int, int]) -> tuple[Rle | None, ...]:
+def _masks(file: str, key: str, kind: str, stamp: Stamp) -> tuple[Rle | None, ...]:
     with closing(_open(_index(file, kind, stamp))) as db:
         row = db.execute(
             "SELECT height, width, counts FROM entries JOIN counts USING (key) WHERE key = ?",
@@ -90,58 +93,65 @@ def _masks(file: str, key: str, kind: str, stamp: tuple[int, int]) -> tuple[Rle 
         ).fetchone()
     if row is None:
         raise ValueError(f"{file}: key {key!r} has gone since the data set was read: start again")
+
     height, width, packed = row
-    counts_F = json.loads(zlib.decompress(packed))
-    return tuple(
-        None if counts is None else {"size": [height, width], "counts": counts}
-        for counts in counts_F
-    )
+    masks: list[Rle | None] = []
+    for counts in json.loads(zlib.decompress(packed)):
+        if counts is None:
+            masks.append(None)
+        else:
+            masks.append({"size": [height, width], "counts": counts})
+    return tuple(masks)
 
 
 @functools.lru_cache(maxsize=16)
-def _entries(file: str, kind: str, stamp: tuple[int, int]) -> dict[str, Entry]:
+def _entries(file: str, kind: str, stamp: Stamp) -> dict[str, Entry]:
     with closing(_open(_index(file, kind, stamp))) as db:
         rows = db.execute(
             "SELECT key, num_frames, num_masks, height, width, problem FROM entries"
         ).fetchall()
-    return {key: Entry(*rest) for key, *rest in rows}
+    return {key: Entry(*facts) for key, *facts in rows}
 
 
 @functools.lru_cache(maxsize=64)
-def _index(file: str, kind: str, stamp: tuple[int, int]) -> str:
-    for place in places(Path(file), ENDING):
+def _index(file: str, kind: str, stamp: Stamp) -> str:
+    """Return the index of a JSON file, which is made now if missing or of another file."""
+    source = Path(file)
+    for place in derived_places(source, ENDING):
         if place.is_file() and _label(place) == (_VERSION, kind, *stamp):
             return str(place)
-    place = writable(Path(file), ENDING)
-    _build(Path(file), kind, stamp, place)
+    place = writable_place(source, ENDING)
+    _build(source, kind, stamp, place)
     return str(place)
 
 
 def _label(place: Path) -> tuple[Any, ...] | None:
-    """What the index says it was made of; None if it is no index of ours, or damaged."""
+    """Return the version, kind and stamp of an index; None for a damaged or foreign file."""
     try:
         with closing(_open(str(place))) as db:
-            found: tuple[Any, ...] | None = db.execute(
+            label: tuple[Any, ...] | None = db.execute(
                 "SELECT version, kind, size, mtime FROM label"
             ).fetchone()
-        return found
+        return label
     except sqlite3.DatabaseError:
         return None
 
 
-def _build(file: Path, kind: str, stamp: tuple[int, int], place: Path) -> None:
+def _build(file: Path, kind: str, stamp: Stamp, place: Path) -> None:
     log.info("indexing %s (%.0f MB), once: %s", file, stamp[0] / 1e6, place)
     try:
-        with written(place) as part, closing(sqlite3.connect(part)) as db, db:
+        with writing(place) as part, closing(sqlite3.connect(part)) as db, db:
+            # A half-written index never gets its name, so sqlite need not protect it.
             db.execute("PRAGMA journal_mode = OFF")
-            db.execute("PRAGMA synchronous = OFF")  # a half-written index never gets its name
+            db.execute("PRAGMA synchronous = OFF")
             _fill(db, file, kind, stamp)
     except ijson.JSONError as error:
-        first_line = str(error).partition("\n")[0]  # the others point into the text
+        # The other lines point into the text.
+        first_line = str(error).partition("\n")[0]
         raise ValueError(f"{file} is not JSON ({first_line}): download it again") from error
 
 
-def _fill(db: sqlite3.Connection, file: Path, kind: str, stamp: tuple[int, int]) -> None:
+def _fill(db: sqlite3.Connection, file: Path, kind: str, stamp: Stamp) -> None:
     db.execute("CREATE TABLE label (version, kind, size, mtime)")
     db.execute(
         "CREATE TABLE entries (key TEXT PRIMARY KEY, num_frames, num_masks, height, width, problem)"
@@ -157,5 +167,6 @@ def _fill(db: sqlite3.Connection, file: Path, kind: str, stamp: tuple[int, int])
 
 
 def _open(place: str) -> sqlite3.Connection:
-    """For reading, without locks: the file never changes under its name."""
-    return sqlite3.connect(f"{Path(place).absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+    """Open an index for reading, without locks: its file never changes."""
+    uri = Path(place).absolute().as_uri()
+    return sqlite3.connect(f"{uri}?mode=ro&immutable=1", uri=True)

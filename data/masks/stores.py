@@ -1,10 +1,10 @@
-"""Where the masks of a data set lie: run-length encodings in one JSON file, or PNG files. A store makes `Target`s.
+"""The masks of a data set: run-length encodings in one JSON file, or PNG files. A store makes `Target`s.
 
     RleStore       mask_dict.json                       MeViS, ReVOS, LV-VIS
     PaletteStore   <folder>/<video>/<frame>.png         Ref-YouTube-VOS, Ref-DAVIS17: the pixel's value is the object
     ObjectStore    <folder>/<...>/<frame>.png           Long-RVOS, ReasonVOS: a folder for each object
 
-Targets are made once and shared by the expressions that name the object; no mask is decoded here.
+Each target is made once and shared by the expressions of its object. No mask is decoded here.
 """
 
 from __future__ import annotations
@@ -20,13 +20,19 @@ from data.masks.png_masks import PngMasks
 from data.masks.rle_entries import Entry
 from data.masks.rle_index import RleMasks, entries
 
-Size = tuple[int, int]  # (height, width)
+# (height, width)
+Size = tuple[int, int]
 RELEASE = "take both from one release of the data set"
 
 
 @dataclass(frozen=True)
 class Frames:
-    """The video that a target belongs to, as far as it is known: `size` is None if only the masks can say it."""
+    """The frames of a target's video.
+
+    Attributes:
+        uid: uid of the video.
+        size: None if only the masks can tell it.
+    """
 
     uid: str
     names: tuple[str, ...]
@@ -35,17 +41,21 @@ class Frames:
 
 class Store(Protocol):
     def target(self, frames: Frames, anno: str, where: str) -> Target:
-        """The object `anno`. ValueError if the store does not hold it, or it does not fit the video."""
+        """Return the object `anno`.
+
+        Raises:
+            ValueError: The store lacks it, or it does not fit the video.
+        """
         ...
 
     def size(self, anno: str) -> Size | None:
-        """That of the masks of an object of which a target was made; None if they do not say it."""
+        """Return the size of the masks of an object that became a target; None if it is not known."""
         ...
 
 
 @dataclass
 class RleStore:
-    """A JSON file with run-length encodings, indexed when the first target is asked for."""
+    """A JSON file with run-length encodings, indexed for the first target."""
 
     file: Path
     kind: str = "mask_dict"
@@ -60,31 +70,33 @@ class RleStore:
                 f"{where} names annotation {anno!r}, which {self.file} does not hold: {RELEASE}"
             )
         entry = held[anno]
-        key = f"{self.file}: key {anno!r}"
         if entry.problem:
             raise ValueError(f"{self.file}: {entry.problem}")
         if entry.num_frames != len(frames.names):
             raise ValueError(
-                f"{key} holds {entry.num_frames} masks, but {where} has {len(frames.names)} frames: one mask or null "
-                f"is needed for each frame; {RELEASE}"
+                f"{self.file}: key {anno!r} holds {entry.num_frames} masks, but {where} has "
+                f"{len(frames.names)} frames: one mask or null is needed for each frame; {RELEASE}"
             )
         size = self.size(anno)
         if size is not None and frames.size is not None and size != frames.size:
             raise ValueError(
-                f'{where}: masks of annotation {anno!r} in {self.file} have "size" {size[0]} x {size[1]} (height x '
-                f"width), but its video or its other masks {frames.size[0]} x {frames.size[1]}: {RELEASE}"
+                f'{where}: masks of annotation {anno!r} in {self.file} have "size" {size[0]} x {size[1]} '
+                f"(height x width), but its video or its other masks {frames.size[0]} x {frames.size[1]}: "
+                f"{RELEASE}"
             )
         if anno not in self._targets:
-            self._targets[anno] = Target(
-                anno, RleMasks(str(self.file), anno, self.kind, entry.num_frames)
-            )
+            masks_F = RleMasks(str(self.file), anno, self.kind, entry.num_frames)
+            self._targets[anno] = Target(anno, masks_F)
         return self._targets[anno]
 
     def size(self, anno: str) -> Size | None:
         entry = (self._entries or {}).get(anno)
-        return (entry.height, entry.width) if entry and entry.num_masks else None
+        if entry is None or not entry.num_masks:
+            return None
+        return entry.height, entry.width
 
     def _held(self, anno: str, where: str) -> dict[str, Entry]:
+        # A file that failed is not read again for every annotation.
         if self._failure:
             raise ValueError(self._failure)
         if self._entries is None:
@@ -95,15 +107,17 @@ class RleStore:
             try:
                 self._entries = entries(self.file, self.kind)
             except ValueError as error:
-                self._failure = str(error)  # not read again for every annotation
+                self._failure = str(error)
                 raise
         return self._entries
 
 
 @dataclass
 class PaletteStore:
-    """A PNG for each frame that holds all its objects. One that is missing is an error: the published readers open
-    every one."""
+    """A PNG for each frame, with all its objects.
+
+    A missing PNG is an error, because the published readers open every one.
+    """
 
     folder: Path
     _targets: dict[tuple[str, str], Target] = field(default_factory=dict)
@@ -114,8 +128,8 @@ class PaletteStore:
                 f'{where}: "obj_id" is {anno!r}, not the number of an object in a palette PNG (1 to 254)'
             )
         key = (frames.uid, anno)
-        folder = self.folder / frames.uid
         if key not in self._targets:
+            folder = self.folder / frames.uid
             check_masks(folder, frames.names, where)
             self._targets[key] = _png_target(f"{frames.uid}/{anno}", folder, frames, int(anno))
         return self._targets[key]
@@ -126,16 +140,22 @@ class PaletteStore:
 
 @dataclass
 class ObjectStore:
-    """A folder of PNGs for each object: `folders(video, object)` are the places where it may lie. A PNG that is missing
-    is an object that is not visible (the published evaluations take it so); a folder that is missing is an error."""
+    """A folder of PNGs for each object.
+
+    A missing PNG means that the object is not visible, as in the published evaluations. A missing
+    folder is an error.
+
+    Attributes:
+        folders: Returns the possible folders of (uid of the video, object).
+    """
 
     folders: Callable[[str, str], list[Path]]
     _targets: dict[tuple[str, str], Target] = field(default_factory=dict)
 
     def target(self, frames: Frames, anno: str, where: str) -> Target:
         key = (frames.uid, anno)
-        places = self.folders(frames.uid, anno)
         if key not in self._targets:
+            places = self.folders(frames.uid, anno)
             folder = next((place for place in places if place.is_dir()), None)
             if folder is None:
                 raise ValueError(
@@ -149,20 +169,20 @@ class ObjectStore:
 
 
 def check_masks(folder: Path, names: tuple[str, ...], where: str) -> None:
-    """ValueError if a frame has no PNG."""
+    """Raise ValueError if a frame has no PNG."""
     if not folder.is_dir():
         raise ValueError(f"{where} names an object, but there is no folder {folder}/: {RELEASE}")
     present = set(os.listdir(folder))
     missing = [f"{name}.png" for name in names if f"{name}.png" not in present]
-    if missing:
-        more = (
-            f" (as {len(missing) - 1} more are: {', '.join(missing[1:6])})"
-            if len(missing) > 1
-            else ""
-        )
-        raise ValueError(
-            f'{folder / missing[0]} is missing{more}: {where}: "frames" lists it: {RELEASE}'
-        )
+    if not missing:
+        return
+
+    more = ""
+    if len(missing) > 1:
+        more = f" (as {len(missing) - 1} more are: {', '.join(missing[1:6])})"
+    raise ValueError(
+        f'{folder / missing[0]} is missing{more}: {where}: "frames" lists it: {RELEASE}'
+    )
 
 
 def _png_target(uid: str, folder: Path, frames: Frames, label: int | None) -> Target:
@@ -170,6 +190,7 @@ def _png_target(uid: str, folder: Path, frames: Frames, label: int | None) -> Ta
         raise ValueError(
             f"{folder}: the size of its frames is not known: PNG masks need a folder of images"
         )
-    return Target(
-        uid, PngMasks(str(folder), frames.names, label, *frames.size, missing_is_none=label is None)
-    )
+    height, width = frames.size
+    missing_is_none = label is None
+    masks_F = PngMasks(str(folder), frames.names, label, height, width, missing_is_none)
+    return Target(uid, masks_F)

@@ -1,15 +1,15 @@
-"""Which videos of a data set are worth training on: the file that the label filter writes and loading reads.
+"""The videos of a data set that are worth training on: the file that the label filter writes.
 
-ReVSeg section 4.1: SAM 2 is prompted on every frame with the ground-truth box; all queries of a video whose mean IoU
-with the ground-truth mask is below 0.6 are dropped. A mask that the segmenter cannot get from a perfect box is a bad
-label, or one that no answer can reach. This file decides from numbers; it runs no segmenter.
+ReVSeg (section 4.1) prompts SAM 2 on every frame with the true box, and drops all queries of a video if the
+mean IoU with the true masks is below 0.6. A mask that the segmenter misses from a perfect box is a bad
+label, or one that no answer can reach.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,69 +20,86 @@ from core.types import Sample
 
 @dataclass(frozen=True)
 class Judged:
-    """How well the segmenter gets a video's labels from their boxes: over all objects and frames where they are."""
+    """How well the segmenter reproduces a video's masks from their boxes.
+
+    Attributes:
+        masks: Number of masks compared, over all objects and frames.
+        mean_iou: Their mean IoU; None if no object is visible.
+    """
 
     video: str
-    masks: int  # that were compared
-    mean_iou: float | None  # None: no object is visible, there is nothing to compare
+    masks: int
+    mean_iou: float | None
 
     def good(self, threshold: float) -> bool:
-        """A video without visible objects stays: it has no labels that could be bad."""
+        """Return True for a video to keep. One without visible objects has no labels to be bad."""
         return self.mean_iou is None or self.mean_iou >= threshold
 
 
 def iou(a_HW: np.ndarray, b_HW: np.ndarray) -> float:
-    """Intersection over union of two bool masks; 1 if both are empty."""
+    """Return the IoU of two bool masks; 1 if both are empty."""
     union = np.count_nonzero(a_HW | b_HW)
-    return np.count_nonzero(a_HW & b_HW) / union if union else 1.0
+    if not union:
+        return 1.0
+    return np.count_nonzero(a_HW & b_HW) / union
 
 
 def keep_content(
     judged: Sequence[Judged], threshold: float, about: Mapping[str, Any], samples: Sequence[Sample]
 ) -> dict[str, Any]:
-    """The content of keep.json for the samples of a split; `about` says of which data set and by which segmenter.
+    """Return the content of keep.json for a split.
 
-    Videos that were not judged are those whose frames or masks are broken.
+    Args:
+        about: Facts to add, such as the data set and the segmenter.
+        samples: The samples of the split. Those of a video that was not judged are broken.
     """
-    good = {j.video for j in judged if j.good(threshold)}
-    seen = {j.video for j in judged}
+    good = {one.video for one in judged if one.good(threshold)}
+    seen = {one.video for one in judged}
+    broken = [sample.video.uid for sample in samples if sample.video.uid not in seen]
+    with_target = [s for s in samples if s.targets and s.video.uid in good]
     return {
         **about,
         "threshold": threshold,
-        "expressions_with_target": sum(s.video.uid in good and len(s.targets) > 0 for s in samples),
-        "keep": [j.video for j in judged if j.video in good],
-        "drop": [j.video for j in judged if j.video not in good],
-        "broken": list(dict.fromkeys(s.video.uid for s in samples if s.video.uid not in seen)),
-        "videos": {j.video: {k: v for k, v in asdict(j).items() if k != "video"} for j in judged},
+        "expressions_with_target": len(with_target),
+        "keep": [one.video for one in judged if one.video in good],
+        "drop": [one.video for one in judged if one.video not in good],
+        "broken": list(dict.fromkeys(broken)),
+        "videos": {one.video: {"masks": one.masks, "mean_iou": one.mean_iou} for one in judged},
     }
 
 
-def keep(samples: Sequence[Sample], file: Path) -> list[Sample]:
-    """The samples whose video is in the "keep" list of a file, in their order.
+def keep_samples(samples: Sequence[Sample], file: Path) -> list[Sample]:
+    """Return the samples of the videos in the "keep" list of a file, in their order.
 
-    The file is one that `ray_jobs.prepare` wrote, or by hand: {"keep": [video uid, ..]}. ValueError if it is none, if
-    it is about other videos, or if it never judged a video of these samples.
+    `ray_jobs.prepare` writes the file, or a person: {"keep": [video uid, ..]}.
+
+    Raises:
+        ValueError: The file holds something else, is about other videos, or never judged a video of
+            these samples.
     """
-    content = _read(file)
+    content = _read_keep_file(file)
     good = set(content["keep"])
-    left = [sample for sample in samples if sample.video.uid in good]
-    if samples and not left:
+    kept = [sample for sample in samples if sample.video.uid in good]
+    if samples and not kept:
         raise ValueError(
             f"data.keep_file={file}: keeps none of the {len(samples)} samples, such as those of video "
-            f"{samples[0].video.uid!r}: it belongs to another data set or split, or its threshold is too high"
+            f"{samples[0].video.uid!r}: it belongs to another data set or split, or its threshold is too "
+            "high"
         )
-    looked_at = {*content["videos"], *content.get("broken", ())} if "videos" in content else None
-    unknown = [
-        s.video.uid for s in samples if looked_at is not None and s.video.uid not in looked_at
-    ]
-    if unknown:
-        raise ValueError(
-            f"data.keep_file={file}: video {unknown[0]!r} was never judged: run the filter of `ray_jobs.prepare` again"
-        )
-    return left
+
+    # A file by hand lists no judged videos.
+    if "videos" in content:
+        judged = {*content["videos"], *content.get("broken", ())}
+        for sample in samples:
+            if sample.video.uid not in judged:
+                raise ValueError(
+                    f"data.keep_file={file}: video {sample.video.uid!r} was never judged: run the filter "
+                    "of `ray_jobs.prepare` again"
+                )
+    return kept
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read_keep_file(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(
             f"data.keep_file={file}: no such file; `ray_jobs.prepare` writes it with its step `filter`"
@@ -94,4 +111,5 @@ def _read(file: Path) -> dict[str, Any]:
     kept = content.get("keep") if isinstance(content, dict) else None
     if not isinstance(kept, list) or not all(isinstance(uid, str) for uid in kept):
         raise ValueError(f'data.keep_file={file}: "keep" must be a list of video uids')
+    assert isinstance(content, dict)
     return content

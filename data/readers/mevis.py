@@ -1,80 +1,92 @@
-"""Reads data sets in the format of MeViS (v1 and v2: same folders, other counts) and LV-VIS in VISA's conversion.
+"""Read MeViS (v1 and v2 share the layout), and LV-VIS in VISA's conversion.
 
     <root>/<split>/meta_expressions.json   {"videos": {video: {"frames": [name, ..], "expressions": {id: {"exp", ..}}}}}
     <root>/<split>/mask_dict.json          {annotation id: [COCO run-length encoding or null, one for each frame]}
     <root>/<split>/JPEGImages/<video>/     or Videos/<video>.mp4
 
-Splits of MeViS: train, valid_u, valid (no ground truth). An expression names its objects in "anno_id": none, one or
-several; without it, the ground truth is not public (then mask_dict.json may be missing too). LV-VIS names categories
-with "_" for a space. Expressions that name the same object share its masks. Whatever is wrong with the files is one
-ValueError with file, key and remedy.
+Splits of MeViS: train, valid_u, valid (without ground truth). An expression names its objects in "anno_id": none,
+one or several. Without "anno_id" the ground truth is not public, and mask_dict.json may be missing. Expressions of
+the same object share its masks. LV-VIS writes categories with "_" for a space.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from core.types import Sample, Target
+from data.fields import Faults, load_json, splits_found, value
 from data.masks.stores import Frames, RleStore
-from data.readers.expressions import Family, anno_ids, find_images, frame_names, index, read_videos
-from data.readers.fields import Faults, load_json, value
+from data.readers.expressions import Family, anno_ids, find_images, frame_names, read_videos
 
-__all__ = ["index", "read", "read_lvvis", "video_objects"]
 EXPRESSIONS = "meta_expressions.json"
 MASKS = "mask_dict.json"
 
 
-def read(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
-    """All expressions of a split, in the order of the file; `uid` is "<video>/<expression id>"."""
-    family = _family(Path(root), split)
-    return read_videos(family, _videos(family.file), faults or Faults())
+def read_mevis(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
+    """Return all expressions of a split in the order of the file; `uid` is "<video>/<expression id>"."""
+    folder = split_folder(Path(root), split, EXPRESSIONS)
+    file = folder / EXPRESSIONS
+    family = Family(file, _images_of(folder), RleStore(folder / MASKS))
+    return read_videos(family, _videos(file), faults or Faults())
 
 
 def read_lvvis(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
-    """The same of LV-VIS: "_" is a space, and videos of one frame are left out."""
-    family = _family(Path(root), split, clean=lambda text: text.replace("_", " "), min_frames=2)
-    return read_videos(family, _videos(family.file), faults or Faults())
+    """Return all expressions of a split of LV-VIS. Videos of one frame are left out."""
+    folder = split_folder(Path(root), split, EXPRESSIONS)
+    file = folder / EXPRESSIONS
+    family = Family(
+        file,
+        _images_of(folder),
+        RleStore(folder / MASKS),
+        clean=lambda text: text.replace("_", " "),
+        min_frames=2,
+    )
+    return read_videos(family, _videos(file), faults or Faults())
 
 
-def video_objects(root: Path, split: str) -> dict[str, tuple[Target, ...]]:
-    """Every annotated object of each video: those of the video's own "anno_id" (the synthetic data set lists them),
-    or else those that its expressions name."""
-    family = _family(Path(root), split)
-    assert family.store is not None
-    found: dict[str, tuple[Target, ...]] = {}
-    for uid, meta in _videos(family.file).items():
-        where = f"{family.file}: video {uid!r}"
-        expressions = value(meta, "expressions", dict, where).values()
-        ids = anno_ids(meta) or [
-            anno for expression in expressions for anno in anno_ids(expression) or []
-        ]
+def mevis_video_objects(root: Path, split: str) -> dict[str, tuple[Target, ...]]:
+    """Return every annotated object of each video, by the uid of the video.
+
+    A video of the synthetic data set lists its objects in an "anno_id" of its own. Otherwise they are
+    those that its expressions name.
+    """
+    folder = split_folder(Path(root), split, EXPRESSIONS)
+    file = folder / EXPRESSIONS
+    store = RleStore(folder / MASKS)
+    objects: dict[str, tuple[Target, ...]] = {}
+    for uid, meta in _videos(file).items():
+        where = f"{file}: video {uid!r}"
+        expressions = value(meta, "expressions", dict, where)
+        ids = anno_ids(meta) or []
+        if not ids:
+            for expression in expressions.values():
+                ids += anno_ids(expression) or []
         frames = Frames(uid, frame_names(meta, where), None)
-        found[uid] = tuple(family.store.target(frames, anno, where) for anno in dict.fromkeys(ids))
-    return found
+        objects[uid] = tuple(store.target(frames, anno, where) for anno in dict.fromkeys(ids))
+    return objects
 
 
 def split_folder(root: Path, split: str, mark: str) -> Path:
-    """<root>/<split>, or a ValueError that names the splits there are (folders that hold `mark`)."""
+    """Return <root>/<split>.
+
+    Raises:
+        ValueError: It does not exist. The message names the splits: the folders that hold `mark`.
+    """
     folder = root / split
     if not folder.is_dir():
-        found = sorted(path.parent.name for path in root.glob(f"*/{mark}"))
-        raise ValueError(
-            f"{folder}: no such folder; splits under {root}: {', '.join(found) or 'none'} (data.root)"
-        )
+        found = splits_found([path.parent.name for path in root.glob(f"*/{mark}")])
+        raise ValueError(f"{folder}: no such folder; splits under {root}: {found} (data.root)")
     return folder
 
 
-def _family(root: Path, split: str, **differences: Any) -> Family:
-    folder = split_folder(root, split, EXPRESSIONS)
-    file = folder / EXPRESSIONS
-
+def _images_of(folder: Path) -> Callable[[str], str]:
     def path_of(uid: str) -> str:
-        return find_images(
-            (folder / "JPEGImages" / uid, folder / "Videos" / f"{uid}.mp4"), file, uid
-        )
+        places = (folder / "JPEGImages" / uid, folder / "Videos" / f"{uid}.mp4")
+        return find_images(places, folder / EXPRESSIONS, uid)
 
-    return Family(file, path_of, RleStore(folder / MASKS), **differences)
+    return path_of
 
 
 def _videos(file: Path) -> dict[str, Any]:

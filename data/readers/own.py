@@ -1,22 +1,23 @@
-"""Reads your own data: a folder of videos and one JSON file for each split.
+"""Read your own data: a folder of videos and one JSON file for each split.
 
     <root>/<split>.json
     {"videos": {"kitchen": {
         "path": "clips/kitchen.mp4",            a video file, a folder of images, or one image; relative to <root>
-        "frames": ["00000", "00005"],           optional, of a folder of images: which of them, in order (default: all)
-        "objects": {"cup": "masks/kitchen/cup", a folder of PNGs named as the frames (00000.png, ..: every pixel that is
-                                                not 0 is the object; no PNG: it is not visible in that frame), or
+        "frames": ["00000", "00005"],           optional, of a folder of images: the frames to use, in order (default:
+                                                all of them)
+        "objects": {"cup": "masks/kitchen/cup", a folder of PNGs named as the frames (00000.png, ..: every pixel that
+                                                is not 0 is the object; no PNG: it is not visible in that frame), or
                     "jug": [{"size", "counts"}, null]},    a COCO run-length encoding or null for each frame
         "expressions": [
             {"exp": "what is poured from", "objects": ["jug"], "kind": "reasoning"},
             {"exp": "the cup on the left", "objects": ["cup"]},
-            {"exp": "a knife", "objects": []},  there is none
+            {"exp": "a knife", "objects": []},  nothing in the video
             {"exp": "the one that moves"}]      no "objects": the answer is not known
     }}}
 
 "objects" are optional: without them the data set serves for inference, with them for training and evaluation too.
 "kind" is a name for reports. Frames of a video file are named by their number: 00000, 00001 and so on.
-`python -m ray_jobs.prepare` checks it all and lists what is wrong; reading stops at the first error.
+`python -m ray_jobs.prepare` checks everything and lists all errors; reading stops at the first error.
 """
 
 from __future__ import annotations
@@ -25,31 +26,29 @@ import os
 from pathlib import Path
 from typing import Any
 
-from core.types import Notes, Sample, Target, Video
-from data.frames.frames import IMAGES, probe
+from core.types import Notes, Rle, Sample, Target, Video
+from data.fields import Faults, load_json, splits_found, texts, value
+from data.frames.images import FRAME_SUFFIXES, IMAGE_SUFFIXES
+from data.frames.probing import probe
 from data.masks.png_masks import PngMasks
 from data.masks.rle_entries import entries_of
 from data.readers.expressions import present_frames
-from data.readers.fields import IMAGE_SUFFIXES, Faults, load_json, texts, value
 
-OF_VIDEO = ("path", "frames", "objects", "expressions")
-OF_EXPRESSION = ("exp", "objects", "kind")
-
-OTHERS = tuple(
-    suffix for suffix in IMAGES if suffix not in IMAGE_SUFFIXES
-)  # stay in the name of a frame
+VIDEO_KEYS = ("path", "frames", "objects", "expressions")
+EXPRESSION_KEYS = ("exp", "objects", "kind")
+# Suffixes that stay in the name of a frame.
+KEPT_SUFFIXES = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix not in FRAME_SUFFIXES)
 
 
-def read(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
-    """All expressions, in the order of the file; `uid` is "<video>/<place in the list>"."""
+def read_own(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
+    """Return all expressions in the order of the file; `uid` is "<video>/<place in the list>"."""
     root = Path(root)
     faults = faults or Faults()
     file = root / f"{split}.json"
     if not file.is_file():
-        found = sorted(path.stem for path in root.glob("*.json"))
-        raise ValueError(
-            f"{file}: no such file; splits in {root}: {', '.join(found) or 'none'} (data.root)"
-        )
+        found = splits_found([path.stem for path in root.glob("*.json")])
+        raise ValueError(f"{file}: no such file; splits in {root}: {found} (data.root)")
+
     samples: list[Sample] = []
     for uid, meta in value(load_json(file), "videos", dict, str(file)).items():
         with faults.noted():
@@ -59,15 +58,9 @@ def read(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
 
 def _read_video(root: Path, uid: str, meta: Any, where: str, faults: Faults) -> list[Sample]:
     path = root / value(meta, "path", str, where)
-    _known(meta, OF_VIDEO, where)
+    _refuse_unknown_keys(meta, VIDEO_KEYS, where)
     video = _video(uid, path, meta, where, faults)
-    objects: dict[str, Target | None] = {}
-    for name, masks in (value(meta, "objects", dict, where) if "objects" in meta else {}).items():
-        objects[name] = None  # known, but wrong
-        with faults.noted():
-            its = f"{where}: object {name!r}"
-            make = _from_folder if isinstance(masks, str) else _from_list
-            objects[name] = make(root, video, name, masks, its)
+    objects = _objects(root, video, meta, where, faults)
     samples: list[Sample] = []
     for i, expression in enumerate(value(meta, "expressions", list, where)):
         with faults.noted():
@@ -76,39 +69,63 @@ def _read_video(root: Path, uid: str, meta: Any, where: str, faults: Faults) -> 
 
 
 def _video(uid: str, path: Path, meta: Any, where: str, faults: Faults) -> Video:
-    """As the file or folder is, or the frames that are listed."""
+    """Return a video as its file or folder holds it, or with the frames that are listed."""
     try:
         found = probe(path)
     except ValueError as error:
         raise ValueError(f'{where}: "path": {error}') from error
-    names = tuple(_stem(name) for name in found.frame_names)  # as masks and predictions are called
+
+    # Masks and predictions are named without these suffixes.
+    names = tuple(_without_frame_suffix(name) for name in found.frame_names)
     if len(set(names)) < len(names):
         raise ValueError(
             f"{where}: images of {path} differ in their suffix alone: give each its own name"
         )
     if "frames" in meta:
-        if not path.is_dir():
-            raise ValueError(
-                f'{where}: "frames" is for a folder of images, but {path} is a file: take it out'
-            )
-        names = texts(meta, "frames", where)
-        if not names:
-            raise ValueError(
-                f'{where}: "frames" is empty: list frames, or take it out to use all images'
-            )
-        present_frames(str(path), names, where, faults)
+        names = _listed_frames(path, meta, where, faults)
     return Video(uid, found.path, names, found.height, found.width)
 
 
-def _from_folder(root: Path, video: Video, name: str, masks: Any, where: str) -> Target:
-    folder = root / masks
+def _listed_frames(path: Path, meta: Any, where: str, faults: Faults) -> tuple[str, ...]:
+    if not path.is_dir():
+        raise ValueError(
+            f'{where}: "frames" is for a folder of images, but {path} is a file: take it out'
+        )
+    names = texts(meta, "frames", where)
+    if not names:
+        raise ValueError(
+            f'{where}: "frames" is empty: list frames, or take it out to use all images'
+        )
+    present_frames(str(path), names, where, faults)
+    return names
+
+
+def _objects(
+    root: Path, video: Video, meta: Any, where: str, faults: Faults
+) -> dict[str, Target | None]:
+    """Return the objects of a video by name; None for one with an error."""
+    listed = value(meta, "objects", dict, where) if "objects" in meta else {}
+    objects: dict[str, Target | None] = {}
+    for name, masks in listed.items():
+        objects[name] = None
+        its = f"{where}: object {name!r}"
+        with faults.noted():
+            if isinstance(masks, str):
+                objects[name] = _target_of_folder(root / masks, video, name, its)
+            else:
+                objects[name] = _target_of_list(masks, video, name, its)
+    return objects
+
+
+def _target_of_folder(folder: Path, video: Video, name: str, where: str) -> Target:
     if not folder.is_dir():
         raise ValueError(
             f"{where}: there is no folder {folder}/: name one with a PNG for each frame"
         )
-    stems = tuple(
-        frame.partition(".")[0] if frame.endswith(OTHERS) else frame for frame in video.frame_names
-    )
+    stems = []
+    for frame in video.frame_names:
+        stems.append(frame.partition(".")[0] if frame.endswith(KEPT_SUFFIXES) else frame)
+
     found = {file.removesuffix(".png") for file in os.listdir(folder) if file.endswith(".png")}
     strange = sorted(found - set(stems))
     if strange or not found:
@@ -116,12 +133,13 @@ def _from_folder(root: Path, video: Video, name: str, masks: Any, where: str) ->
         raise ValueError(
             f"{where}: {folder} holds {what}: its PNGs are named as the frames, {stems[0]}.png and so on"
         )
-    return Target(
-        f"{video.uid}/{name}", PngMasks(str(folder), stems, None, video.height, video.width, True)
+    masks_F = PngMasks(
+        str(folder), tuple(stems), None, video.height, video.width, missing_is_none=True
     )
+    return Target(f"{video.uid}/{name}", masks_F)
 
 
-def _from_list(root: Path, video: Video, name: str, masks: Any, where: str) -> Target:
+def _target_of_list(masks: Any, video: Video, name: str, where: str) -> Target:
     entry, counts_F = entries_of(name, masks)
     if entry.problem:
         raise ValueError(f"{where}: {entry.problem}")
@@ -129,42 +147,53 @@ def _from_list(root: Path, video: Video, name: str, masks: Any, where: str) -> T
         raise ValueError(
             f"{where} has {entry.num_frames} masks, but its video {video.num_frames} frames"
         )
-    size = [video.height, video.width]
-    if entry.num_masks and [entry.height, entry.width] != size:
+    if entry.num_masks and (entry.height, entry.width) != (video.height, video.width):
         raise ValueError(
-            f'{where}: "size" is {entry.height} x {entry.width}, but its frames {size[0]} x {size[1]}'
+            f'{where}: "size" is {entry.height} x {entry.width}, but its frames {video.height} x '
+            f"{video.width}"
         )
-    masks_F = tuple(
-        None if counts is None else {"size": size, "counts": counts} for counts in counts_F
-    )
-    return Target(f"{video.uid}/{name}", masks_F)  # type: ignore[arg-type]
+
+    masks_F: list[Rle | None] = []
+    for counts in counts_F:
+        if counts is None:
+            masks_F.append(None)
+        else:
+            masks_F.append({"size": [video.height, video.width], "counts": counts})
+    return Target(f"{video.uid}/{name}", tuple(masks_F))
 
 
 def _sample(
     video: Video, i: int, expression: Any, objects: dict[str, Target | None], where: str
 ) -> Sample:
     query = value(expression, "exp", str, where)
-    _known(expression, OF_EXPRESSION, where)
+    _refuse_unknown_keys(expression, EXPRESSION_KEYS, where)
     if not query.strip():
         raise ValueError(f'{where}: "exp" is empty: say what to find')
+
     named = texts(expression, "objects", where) if "objects" in expression else ()
+    targets = []
     for name in named:
         if name not in objects:
             raise ValueError(
                 f'{where}: "objects" names {name!r}; the video has {", ".join(objects) or "none"}'
             )
-    targets = tuple(target for name in named if (target := objects[name]) is not None)
+        target = objects[name]
+        if target is not None:
+            targets.append(target)
+
     kind = value(expression, "kind", str, where) if "kind" in expression else ""
     notes = Notes(hidden="objects" not in expression)
-    return Sample(f"{video.uid}/{i}", video, query, targets, kind, notes)
+    return Sample(f"{video.uid}/{i}", video, query, tuple(targets), kind, notes)
 
 
-def _known(mapping: dict[str, Any], keys: tuple[str, ...], where: str) -> None:
+def _refuse_unknown_keys(mapping: dict[str, Any], known: tuple[str, ...], where: str) -> None:
     for key in mapping:
-        if key not in keys:
-            raise ValueError(f"{where}: unknown key {key!r}; known: {', '.join(keys)}")
+        if key not in known:
+            raise ValueError(f"{where}: unknown key {key!r}; known: {', '.join(known)}")
 
 
-def _stem(name: str) -> str:
-    """Without the suffixes that `data.frames.frames` tries by itself."""
-    return next((name[: -len(suffix)] for suffix in IMAGE_SUFFIXES if name.endswith(suffix)), name)
+def _without_frame_suffix(name: str) -> str:
+    for suffix in FRAME_SUFFIXES:
+        if name.endswith(suffix):
+            return name.removesuffix(suffix)
+    return name

@@ -1,14 +1,14 @@
-"""Reads ReasonSeg: images, each a video of one frame.
+"""Read ReasonSeg: images, each a video of one frame.
 
     <root>/<split>/<name>.jpg, <name>.json    labelme: {"text": [..], "is_sentence", "shapes": [{"label", "points"}]}
 
-Splits: train, val, test. The mask is what LISA draws: the larger a polygon, the earlier it is drawn (outline and
-filling), so that small ones stay visible; label "flag" is skipped, a label that contains "ignore" is pixels that do
-not count, all else is the target. Files are UTF-8, or cp1252. In train every sentence is a sample; in val and test the
-first one alone counts, as in the published evaluation.
+Splits: train, val, test. The mask is the one that LISA draws: the larger a polygon, the earlier it is drawn (outline
+and filling), so that small ones stay visible. Label "flag" is skipped, a label that contains "ignore" marks pixels
+that do not count, everything else is the target. Files are UTF-8, or cp1252. In train every sentence is a sample; in
+val and test the first one alone counts, as in the published evaluation.
 
-`Sample.kind` is "long" (a sentence) or "short" (a phrase), by which the test set is reported; the note `ignore_F` is the
-mask of the pixels that do not count, None where there are none.
+`Sample.kind` is "long" (a sentence) or "short" (a phrase), by which the test set is reported. The note `ignore_F` is
+the mask of the pixels that do not count, None if all count.
 """
 
 from __future__ import annotations
@@ -24,15 +24,22 @@ import numpy as np
 
 from core.masks import encode
 from core.types import Notes, Rle, Sample, Target, Video
+from data.fields import Faults, load_json, splits_found, value
+from data.frames.images import image_size
 from data.masks.lazy import LazyMasks
-from data.readers.fields import Faults, image_size, load_json, value
 
 ENCODINGS = ("utf-8", "cp1252")
+# Values on the canvas.
+TARGET = 1
+IGNORED = 255
+
+# (label in small letters, corner points (N, 2) int32)
+Shape = tuple[str, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
-class DrawnMask(LazyMasks):
-    """The target of one labelme file, drawn when asked for: the mask of one frame."""
+class PolygonMask(LazyMasks):
+    """The target of one labelme file: the mask of one frame, drawn on demand."""
 
     file: str
     height: int
@@ -42,27 +49,31 @@ class DrawnMask(LazyMasks):
         return 1
 
     def all(self) -> tuple[Rle | None, ...]:
-        return (_drawn(self.file, self.height, self.width)[0],)
+        return (_fill_polygons(self.file, self.height, self.width)[0],)
 
 
-def read(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
-    """All sentences, in the order of the names of the images; `uid` is "<name>/<place of the sentence>"."""
-    folder = Path(root) / split
+def read_reason_seg(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
+    """Return all sentences, sorted by the names of the images.
+
+    `uid` is "<name>/<place of the sentence>".
+    """
+    root = Path(root)
+    folder = root / split
     faults = faults or Faults()
     if not folder.is_dir():
-        found = sorted(path.name for path in Path(root).glob("*/") if any(path.glob("*.json")))
+        splits = [path.name for path in root.glob("*/") if any(path.glob("*.json"))]
         raise ValueError(
-            f"{folder}: no such folder; splits under {root}: {', '.join(found) or 'none'} (data.root)"
+            f"{folder}: no such folder; splits under {root}: {splits_found(splits)} (data.root)"
         )
-    names = sorted(
-        name.removesuffix(".jpg") for name in os.listdir(folder) if name.endswith(".jpg")
-    )
-    for name in sorted(
-        {f.removesuffix(".json") for f in os.listdir(folder) if f.endswith(".json")} - set(names)
-    ):
+
+    files = os.listdir(folder)
+    names = sorted(file.removesuffix(".jpg") for file in files if file.endswith(".jpg"))
+    described = {file.removesuffix(".json") for file in files if file.endswith(".json")}
+    for name in sorted(described - set(names)):
         faults.report(
             f"{folder / name}.jpg is missing, but there is {name}.json: download it again"
         )
+
     samples: list[Sample] = []
     for name in names:
         with faults.noted():
@@ -78,58 +89,64 @@ def _read_image(folder: Path, name: str, first_only: bool) -> list[Sample]:
         raise ValueError(f'{file}: "text" is {texts!r:.60}, not a list of one or more sentences')
     kind = "long" if value(content, "is_sentence", bool, str(file)) else "short"
     shapes = _shapes(content, str(file))
+
     height, width = image_size(folder / f"{name}.jpg")
     video = Video(name, str(folder), (name,), height, width)
-    targets = (Target(name, DrawnMask(str(file), height, width)),)
+    targets = (Target(name, PolygonMask(str(file), height, width)),)
     notes = Notes()
     if any("ignore" in label for label, _ in shapes):
-        ignored = _drawn(str(file), height, width)[1]
-        notes = Notes(ignore_F=(ignored,) if ignored else None)
-    chosen = texts[:1] if first_only else texts
-    return [
-        Sample(f"{name}/{i}", video, text, targets, kind, notes) for i, text in enumerate(chosen)
-    ]
+        ignored = _fill_polygons(str(file), height, width)[1]
+        if ignored is not None:
+            notes = Notes(ignore_F=(ignored,))
+
+    samples = []
+    for i, text in enumerate(texts[:1] if first_only else texts):
+        samples.append(Sample(f"{name}/{i}", video, text, targets, kind, notes))
+    return samples
 
 
-def _shapes(content: Any, where: str) -> list[tuple[str, np.ndarray]]:
-    """(label in small letters, corner points (N, 2) int32) of all that is drawn."""
-    found = []
+def _shapes(content: Any, where: str) -> list[Shape]:
+    """Return the polygons to draw."""
+    shapes = []
     for i, shape in enumerate(value(content, "shapes", list, where)):
-        label = value(shape, "label", str, f"{where}: shape {i}").lower()
+        its = f"{where}: shape {i}"
+        label = value(shape, "label", str, its).lower()
         if label == "flag":
             continue
-        points = value(shape, "points", list, f"{where}: shape {i}")
+        points = value(shape, "points", list, its)
+        message = f'{its}: "points" is {points!r:.60}, not a list of [x, y]'
         try:
             corners_N2 = np.array(points, np.float64).astype(np.int32)
         except (ValueError, TypeError) as error:
-            raise ValueError(
-                f'{where}: shape {i}: "points" is {points!r:.60}, not a list of [x, y]'
-            ) from error
+            raise ValueError(message) from error
         if corners_N2.ndim != 2 or corners_N2.shape[1] != 2 or not len(corners_N2):
-            raise ValueError(
-                f'{where}: shape {i}: "points" is {points!r:.60}, not a list of [x, y]'
-            )
-        found.append((label, corners_N2))
-    return found
+            raise ValueError(message)
+        shapes.append((label, corners_N2))
+    return shapes
 
 
 @functools.lru_cache(maxsize=512)
-def _drawn(file: str, height: int, width: int) -> tuple[Rle | None, Rle | None]:
-    """The encodings of the target and of the pixels that do not count; None where there are none."""
+def _fill_polygons(file: str, height: int, width: int) -> tuple[Rle | None, Rle | None]:
+    """Return the masks of the target and of the pixels that do not count; None for an empty one."""
     shapes = _shapes(load_json(Path(file), dict, ENCODINGS), file)
-    areas = [
-        int(_draw(np.zeros((height, width), np.uint8), corners_N2, 1).sum())
-        for _, corners_N2 in shapes
-    ]
+    areas = []
+    for _, corners_N2 in shapes:
+        alone_HW = np.zeros((height, width), np.uint8)
+        _draw_polygon(alone_HW, corners_N2, TARGET)
+        areas.append(int(alone_HW.sum()))
+
     canvas_HW = np.zeros((height, width), np.uint8)
-    for i in np.argsort(areas, kind="stable")[::-1]:
+    largest_first = np.argsort(areas, kind="stable")[::-1]
+    for i in largest_first:
         label, corners_N2 = shapes[i]
-        _draw(canvas_HW, corners_N2, 255 if "ignore" in label else 1)
-    masks = (canvas_HW == 1, canvas_HW == 255)
-    return tuple(encode(mask_HW) if mask_HW.any() else None for mask_HW in masks)  # type: ignore[return-value]
+        _draw_polygon(canvas_HW, corners_N2, IGNORED if "ignore" in label else TARGET)
+    return _encode_or_none(canvas_HW == TARGET), _encode_or_none(canvas_HW == IGNORED)
 
 
-def _draw(canvas_HW: np.ndarray, corners_N2: np.ndarray, number: int) -> np.ndarray:
+def _draw_polygon(canvas_HW: np.ndarray, corners_N2: np.ndarray, number: int) -> None:
     cv2.polylines(canvas_HW, [corners_N2], True, number, 1)
     cv2.fillPoly(canvas_HW, [corners_N2], number)
-    return canvas_HW
+
+
+def _encode_or_none(mask_HW: np.ndarray) -> Rle | None:
+    return encode(mask_HW) if mask_HW.any() else None

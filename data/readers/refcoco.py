@@ -1,14 +1,14 @@
-"""Reads refCOCO, refCOCO+ and refCOCOg in the format of REFER: images, each a video of one frame.
+"""Read refCOCO, refCOCO+ and refCOCOg in the format of REFER: images, each a video of one frame.
 
     <root>/refs(unc).p        pickle: [{"ref_id", "ann_id", "image_id", "split", "sentences": [{"sent_id", "sent"}]}]
     <root>/instances.json     COCO: images and polygons
     COCO's train2014 images   in <root>/../images/mscoco/images/train2014 (REFER's place), <root>/../images/train2014,
                               <root>/../train2014 or <root>/train2014
 
-`root` is the folder of one of them (refcoco, refcoco+, refcocog). A pickle can run code, so this one is read once, by a
+`root` is the folder of one data set (refcoco, refcoco+, refcocog). A pickle can run code. This one is read once, by a
 reader that refuses everything but plain data, and kept as JSON beside it ("refs(unc).p.json"). `split` is val, testA,
-testB, test (both, or that of refcocog) or train; of the partitions of a data set "unc" or "umd" is taken, or the one
-named before a slash ("google/val"). Every sentence is a sample; `uid` is "<image>/<sent_id>".
+testB, test (both, or that of refcocog) or train. The partition of the data set is "unc" or "umd", or the one before a
+slash ("google/val"). Every sentence is a sample; `uid` is "<image>/<sent_id>".
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from core.types import Sample, Video
-from data.derived import places, writable, written
+from data.derived import derived_places, writable_place, writing
+from data.fields import Faults, load_json, value
 from data.masks.stores import Frames, RleStore
-from data.readers.fields import Faults, load_json, value
 
 PARTITIONS = ("unc", "umd", "google", "berkeley")
 IMAGES = ("../images/mscoco/images/train2014", "../images/train2014", "../train2014", "train2014")
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Lists, dicts, texts and numbers; nothing that would have to be imported, and so nothing that runs."""
+    """Unpickler for lists, dicts, texts and numbers. It imports nothing, so nothing can run."""
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(
@@ -38,41 +38,47 @@ class PlainUnpickler(pickle.Unpickler):
         )
 
 
-def read(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
-    """All sentences of a split, in the order of the file."""
+def read_refcoco(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
+    """Return all sentences of a split in the order of the file."""
     root = Path(root)
     faults = faults or Faults()
     partition, _, part = split.rpartition("/")
+    wanted = ("test", "testA", "testB") if part == "test" else (part,)
     file = _refs_file(root, partition)
     refs = references(file)
-    wanted = {"test": ("test", "testA", "testB")}.get(part, (part,))
     store = RleStore(root / "instances.json", "instances")
-    images = _images(root)
+    images = _images_folder(root)
     present = set(os.listdir(images))
-    samples = list[Sample]()
+
+    samples: list[Sample] = []
     splits: dict[str, None] = {}
     for i, ref in enumerate(refs):
+        where = f"{file}: reference {i}"
         with faults.noted():
-            its_split = value(ref, "split", str, f"{file}: reference {i}")
+            its_split = value(ref, "split", str, where)
             splits[its_split] = None
             if its_split in wanted:
-                samples += _read(ref, f"{file}: reference {i}", images, present, store)
+                samples += _read_reference(ref, where, images, present, store)
     if not splits.keys() & set(wanted):
         raise ValueError(f"{file}: no split {part!r}; it has {', '.join(splits) or 'none'}")
     return samples
 
 
 def references(file: Path) -> list[Any]:
-    """What the pickle holds, from its JSON copy, which is made now if it is not there or older. ValueError for a file
-    that is damaged, or that holds anything but plain data."""
-    for place in places(file, ".json"):
+    """Return the content of the pickle from its JSON copy, which is made now if missing or older.
+
+    Raises:
+        ValueError: The pickle is damaged, or holds anything but plain data.
+    """
+    for place in derived_places(file, ".json"):
         if place.is_file() and place.stat().st_mtime_ns >= file.stat().st_mtime_ns:
-            found: list[Any] = load_json(place, list)
-            return found
+            copy: list[Any] = load_json(place, list)
+            return copy
     try:
         refs = PlainUnpickler(io.BytesIO(file.read_bytes()), encoding="utf-8").load()
         text = json.dumps(refs)
-    except Exception as error:  # a damaged pickle raises almost anything
+    # A damaged pickle raises almost anything.
+    except Exception as error:
         raise ValueError(
             f"{file} is not a list of references ({error}): download it again"
         ) from error
@@ -80,23 +86,24 @@ def references(file: Path) -> list[Any]:
         raise ValueError(
             f"{file} holds a {type(refs).__name__}, not a list of references: download it again"
         )
-    with written(writable(file, ".json")) as part:
+    with writing(writable_place(file, ".json")) as part:
         part.write_text(text)
     return refs
 
 
 def _refs_file(root: Path, partition: str) -> Path:
     for name in (partition,) if partition else PARTITIONS:
-        if (root / f"refs({name}).p").is_file():
-            return root / f"refs({name}).p"
+        file = root / f"refs({name}).p"
+        if file.is_file():
+            return file
     found = sorted(path.name for path in root.glob("refs(*).p"))
     raise ValueError(
-        f"{root}: no refs({partition or '...'}).p; there is: {', '.join(found) or 'none'}; data.root is the folder of "
-        "one data set, as .../refcoco+"
+        f"{root}: no refs({partition or '...'}).p; there is: {', '.join(found) or 'none'}; data.root is the "
+        "folder of one data set, as .../refcoco+"
     )
 
 
-def _images(root: Path) -> Path:
+def _images_folder(root: Path) -> Path:
     for place in IMAGES:
         if (root / place).is_dir():
             return (root / place).resolve()
@@ -105,7 +112,14 @@ def _images(root: Path) -> Path:
     )
 
 
-def _read(ref: Any, where: str, images: Path, present: set[str], store: RleStore) -> list[Sample]:
+def _read_reference(
+    ref: Any, where: str, images: Path, present: set[str], store: RleStore
+) -> list[Sample]:
+    """Return a sample for each sentence of a reference.
+
+    Args:
+        present: Names of the files in `images`.
+    """
     stem = f"COCO_train2014_{value(ref, 'image_id', int, where):012d}"
     if f"{stem}.jpg" not in present:
         raise ValueError(
@@ -116,9 +130,12 @@ def _read(ref: Any, where: str, images: Path, present: set[str], store: RleStore
     size = store.size(anno)
     if size is None:
         raise ValueError(f"{store.file}: key {anno!r} has no polygon, but {where} refers to it")
-    video = Video(stem, str(images), (stem,), *size)
+
+    height, width = size
+    video = Video(stem, str(images), (stem,), height, width)
     samples = []
     for sentence in value(ref, "sentences", list, where):
         uid = f"{stem}/{value(sentence, 'sent_id', int, where)}"
-        samples.append(Sample(uid, video, value(sentence, "sent", str, where), (target,)))
+        query = value(sentence, "sent", str, where)
+        samples.append(Sample(uid, video, query, (target,)))
     return samples

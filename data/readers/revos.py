@@ -1,13 +1,13 @@
-"""Reads ReVOS. Both splits share one folder:
+"""Read ReVOS. All splits share one folder.
 
     <root>/meta_expressions_<split>_.json   as MeViS, with "type_id" (0 referring, 1 reasoning, 2 no such object)
     <root>/mask_dict.json                   as MeViS, of all splits
     <root>/mask_dict_foreground.json        {video: {"masks_rle": [encoding or null for each frame], ..}}: needed for R
     <root>/JPEGImages/<video>/              the name of a video has slashes: "UVO/all/-fbscFfkh4M"; also <root>/<video>/
 
-`split` is train, valid, or any other name in such a file (the release has train_sub, too). `Sample.kind` is
-"referring", "reasoning" or "no_target"; the note `foreground_F` holds the masks of everything annotated in the video,
-read when asked for, and is absent where mask_dict_foreground.json is. Videos of one frame are left out, as VISA does.
+`split` is train, valid, or any other name in such a file (the release also has train_sub). `Sample.kind` is
+"referring", "reasoning" or "no_target". The note `foreground_F` holds the masks of everything annotated in the
+video, and stays None without mask_dict_foreground.json. Videos of one frame are left out, as VISA does.
 """
 
 from __future__ import annotations
@@ -18,34 +18,39 @@ from pathlib import Path
 from typing import Any
 
 from core.types import Notes, Sample
+from data.fields import Faults, load_json, splits_found, value
 from data.masks.rle_entries import Entry
 from data.masks.rle_index import RleMasks, entries
 from data.masks.stores import RELEASE, RleStore
 from data.readers.expressions import Family, Meta, find_images, notes_of, read_videos
-from data.readers.fields import Faults, load_json, value
 
 KINDS = {0: "referring", 1: "reasoning", 2: "no_target"}
+PREFIX = "meta_expressions_"
+SUFFIX = "_.json"
 
 
-def read(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
-    """All expressions of a split, in the order of the file."""
+def read_revos(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
+    """Return all expressions of a split in the order of the file."""
     root = Path(root)
     faults = faults or Faults()
-    file = root / f"meta_expressions_{split}_.json"
+    file = root / f"{PREFIX}{split}{SUFFIX}"
     if not file.is_file():
-        found = sorted(path.name[17:-6] for path in root.glob("meta_expressions_*_.json"))
-        raise ValueError(
-            f"{file}: no such file; splits in {root}: {', '.join(found) or 'none'} (data.root)"
-        )
+        names = [path.name for path in root.glob(f"{PREFIX}*{SUFFIX}")]
+        found = splits_found([name.removeprefix(PREFIX).removesuffix(SUFFIX) for name in names])
+        raise ValueError(f"{file}: no such file; splits in {root}: {found} (data.root)")
+
     videos = value(load_json(file), "videos", dict, str(file))
-    foreground_of = _foreground(root / "mask_dict_foreground.json", faults)
+    foreground_of = _foregrounds(root / "mask_dict_foreground.json", faults)
+
+    def path_of(uid: str) -> str:
+        return find_images((root / "JPEGImages" / uid, root / uid), file, uid)
 
     def notes(uid: str, meta: Meta, expression: Meta) -> Notes:
         return replace(notes_of(expression), foreground_F=foreground_of(uid, meta))
 
     family = Family(
         file,
-        lambda uid: find_images((root / "JPEGImages" / uid, root / uid), file, uid),
+        path_of,
         RleStore(root / "mask_dict.json"),
         kind=lambda expression: _kind(expression, file),
         notes=notes,
@@ -64,8 +69,8 @@ def _kind(expression: dict[str, Any], file: Path) -> str:
     return KINDS[number]
 
 
-def _foreground(file: Path, faults: Faults) -> Callable[[str, Meta], RleMasks | None]:
-    """Returns a function from a video to its foreground; one that does not fit its frames is an error."""
+def _foregrounds(file: Path, faults: Faults) -> Callable[[str, Meta], RleMasks | None]:
+    """Return a function from a video to its foreground; ValueError if it does not fit the frames."""
     held: dict[str, Entry] = {}
     if file.is_file():
         with faults.noted():
@@ -75,13 +80,14 @@ def _foreground(file: Path, faults: Faults) -> Callable[[str, Meta], RleMasks | 
         if uid not in held:
             return None
         entry = held[uid]
-        frames = len(meta["frames"])
+        num_frames = len(meta["frames"])
         if entry.problem:
             raise ValueError(f'{file}: "masks_rle" of {entry.problem}')
-        if entry.num_frames != frames:
+        if entry.num_frames != num_frames:
             raise ValueError(
-                f'{file}: key {uid!r}: "masks_rle" holds {entry.num_frames} masks for {frames} frames: {RELEASE}'
+                f'{file}: key {uid!r}: "masks_rle" holds {entry.num_frames} masks for {num_frames} frames: '
+                f"{RELEASE}"
             )
-        return RleMasks(str(file), uid, "foreground", frames)
+        return RleMasks(str(file), uid, "foreground", num_frames)
 
     return of_video

@@ -12,7 +12,7 @@ from PIL import Image
 
 from core.types import Media, MediaTable, Video, View
 
-# Makes the images of some views: `data.frames.frames.show`.
+# Makes the images of some views: `data.frames.reading.show_views`.
 Show = Callable[[Video, Sequence[View]], Sequence[tuple[Media, np.ndarray]]]
 
 # Frames are decoded off the event loop, which serves other dialogues meanwhile. One thread for each core: the frames of

@@ -22,7 +22,7 @@ FLUSH_BYTES = 64 << 20  # ... or fewer, where their logits at full size would ta
 
 
 class Frames(Protocol):
-    """A video as `segment` reads it: an array uint8 (F, H, W, 3), or what gives pieces of one (`data.frames.frames.Clip`)."""
+    """A video as `segment` reads it: an array uint8 (F, H, W, 3), or what gives pieces of one (`data.frames.reading.Clip`)."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from sam2.modeling.sam2_base import SAM2Base
 
+from core.digest import image_digest
 from core.drawing.requests import DrawnPrompt
 from core.types import MaskPrompt
-from data.frames.frames import digest
 from models.segmenters import sam2_track
 from models.segmenters.base import AHEAD, Frames, Piece, Segmenter, check, flush_size, inside
 from models.segmenters.sam2_build import Shape
@@ -146,7 +146,7 @@ class Sam2Segmenter(Segmenter):
             soon = sorted({f for track in tracks for f in track.frames[t : t + AHEAD]})
             for run in _runs(soon):
                 for f, frame_HWC in zip(run, frames[run.start : run.stop], strict=True):
-                    keys[f] = digest(frame_HWC)
+                    keys[f] = image_digest(frame_HWC)
                     ahead[keys[f]] = frame_HWC
         return self.features.stacked([keys[f] for f in now], ahead)
 
@@ -161,7 +161,7 @@ class Sam2Segmenter(Segmenter):
             for i, (f, p) in enumerate(zip(frames, prompts, strict=True))
         ]
         tracks = [_Track(i, p, range(1)) for i, p in asked if p is not None]
-        keys = [digest(frame) for frame in frames]
+        keys = [image_digest(frame) for frame in frames]
         with self._precision():
             for alike in _alike(tracks):
                 for start in range(0, len(alike), AHEAD):

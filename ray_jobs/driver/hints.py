@@ -14,7 +14,7 @@ from actors.rollout import RolloutPool
 from configs.load import load as load_config
 from configs.load import resolve
 from configs.schema import Config
-from data.hints import file_of, with_hints, write
+from data.hints import hints_file, with_hints, write_hints
 from ray_jobs.driver.evaluation import EVAL_STEP
 from ray_jobs.driver.run import Run
 
@@ -44,7 +44,7 @@ class HintStore:
         if not self.run.system.uses_hints:
             return
         for split in dict.fromkeys(splits):
-            missing = not file_of(self.folder, split).is_file()
+            missing = not hints_file(self.folder, split).is_file()
             if missing or (again and not self.run.cfg.data.hints):
                 self._ask_split(split, rollouts)
             self.attach(split)
@@ -58,7 +58,7 @@ class HintStore:
             ValueError: `data.hints` lacks this split, or the file belongs to other samples.
         """
         given = self.run.cfg.data.hints
-        file = file_of(self.folder, split)
+        file = hints_file(self.folder, split)
         if given and not file.is_file():
             raise ValueError(
                 f"data.hints={given}: there is no {file.name}; a training run makes it"
@@ -74,7 +74,7 @@ class HintStore:
             for group in groups:
                 hints[group.sample.uid] = self.run.system.hints(group.episodes[0])
                 phase.advance(1)
-        write(self.folder, split, samples, hints)
+        write_hints(self.folder, split, samples, hints)
 
 
 def own_hints(cfg: Config, run_folder: Path) -> Path:

@@ -24,8 +24,16 @@ from core.types import Sample
 from data.prepare.check import read_all
 from data.prepare.keep import Judged, keep_content
 from data.prepare.statistics import rows, statistics
-from data.prepare.tables import VERSION, Key, TargetTable, from_plain, load, save, to_plain
-from data.prepare.tables import fingerprint as made_from
+from data.prepare.tables import (
+    VERSION,
+    Key,
+    TargetTable,
+    load_tables,
+    made_from,
+    save_tables,
+    table_from_json,
+    table_to_json,
+)
 from data.prepare.verify import Problem, media_under
 from ray_jobs.record.contact_sheet import choose, row, stack
 from ray_jobs.record.journal import Journal, fingerprint_of
@@ -140,7 +148,7 @@ def _load_or_make_tables(split: Split) -> dict[Key, TargetTable]:
     file = split.folder / "tables.npz"
     fingerprint = split.fingerprint("tables", VERSION)
     if file.exists() and made_from(file) == fingerprint:
-        return load(file)
+        return load_tables(file)
 
     work = partial(in_tasks, split.cfg, split.placement, tables)
     with Journal.open(split.folder / "tables.jsonl", fingerprint) as journal:
@@ -149,11 +157,11 @@ def _load_or_make_tables(split: Split) -> dict[Key, TargetTable]:
         made = []
         for piece in good:
             for table in journal.done[piece.video.uid]["made"]:
-                made.append(from_plain(table))
+                made.append(table_from_json(table))
         # Broken videos may be mended before the next run, so tables without them are made again.
         if len(good) < len(pieces(split.samples)):
             fingerprint = "incomplete"
-        save(file, made, fingerprint)
+        save_tables(file, made, fingerprint)
         journal.remove()
     return {table.key: table for table in made}
 
@@ -261,5 +269,5 @@ def _plain(made: Any) -> Any:
     if made is None:
         return None
     if isinstance(made, list):
-        return [to_plain(table) for table in made]
+        return [table_to_json(table) for table in made]
     return asdict(made)

@@ -24,7 +24,7 @@ from configs.schema import RUN, Config
 from core.settings import identity
 from core.types import Sample, System
 from data.generators import generator
-from data.prepare.keep import keep
+from data.prepare.keep import keep_samples
 from ray_jobs.record.mlflow_writer import MlflowWriter
 from ray_jobs.record.progress import Progress
 from ray_jobs.record.run_folder import RunFolder
@@ -154,7 +154,7 @@ def read_splits(cfg: Config, splits: Sequence[str]) -> dict[str, list[Sample]]:
         samples[split] = read_split(cfg, split)
     train = cfg.data.train_split
     if cfg.data.keep_file and train in samples:
-        samples[train] = keep(samples[train], Path(cfg.data.keep_file))
+        samples[train] = keep_samples(samples[train], Path(cfg.data.keep_file))
     return samples
 
 

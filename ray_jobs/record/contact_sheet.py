@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from core.geometry import uniform_frames
 from core.masks import decode
 from core.types import Sample, Target
-from data.frames.frames import read_frames
+from data.frames.reading import read_frames
 from data.prepare.tables import Key, TargetTable
 from ray_jobs.record.overlay import FAINT, INK, PAPER, TRUE, wrap
 

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from core.evaluation.metrics import jaccard
 from core.masks import area, decode_frames
 from core.types import Episode, Rle, Sample
-from data.frames.frames import Clip
+from data.frames.reading import Clip
 
 FPS = 6  # slow enough to look at
 HOLD_S = 1.0  # of the keyframe

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from core.difficulty import difficulty as mean_rating
 from core.geometry import uniform_frames
 from core.masks import area, box, decode
 from core.parsing import plain
@@ -397,8 +398,15 @@ class VideoSegR1:
 
 
 def difficulty(sample: Sample) -> float:
-    """D of a sample: `notes.difficulty`, from 1 to 10; 5.5 without one. Raises ValueError for anything else."""
-    note = UNRATED if sample.notes.difficulty is None else sample.notes.difficulty
+    """Return D of a sample, from 1 to 10: the mean of its ratings, or D as the data set gives it, or 5.5.
+
+    Raises:
+        ValueError: The data set gives something else.
+    """
+    notes = sample.notes
+    if notes.ratings is not None:
+        return mean_rating(notes.ratings)
+    note = UNRATED if notes.difficulty is None else notes.difficulty
     if isinstance(note, bool) or not isinstance(note, int | float) or not 1 <= note <= 10:
         raise ValueError(
             f"sample {sample.uid!r}: difficulty = {note!r}: expected a number from 1 to 10"

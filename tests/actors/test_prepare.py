@@ -12,7 +12,7 @@ import pytest
 from actors.prepare import Piece, Result, check, in_judges, in_tasks, pieces, tables
 from cluster.placement import decide
 from configs.schema import ClusterConfig, Config, PrepareConfig, SegmenterConfig
-from data.load import load
+from data.load import load_samples
 from data.prepare.keep import Judged
 from data.prepare.tables import target_table
 from tiny.world.write import write_split
@@ -29,7 +29,7 @@ PLACEMENT = decide(CONFIG, gpus=0)
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[Piece]:
     root = tmp_path_factory.mktemp("data")
     write_split(root, "train", seed=5, num_videos=4, expressions_per_video=2)
-    return pieces(load("mevis", str(root), "train", "keep"))
+    return pieces(load_samples("mevis", str(root), "train", "keep"))
 
 
 def test_pieces_hold_all_samples_of_a_video_and_each_object_once(found: list[Piece]) -> None:

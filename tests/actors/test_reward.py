@@ -18,10 +18,11 @@ from actors.reward import RewardActor, RewardPool, read_split
 from actors.segmenter import SegmenterActor, load_segmenter
 from cluster.placement import place
 from configs.schema import Config, DifficultyConfig, SystemConfig
+from core.difficulty import difficulty
 from core.masks import box, decode
 from core.types import Answer, End, Episode, MaskPrompt, Reward, Turn
-from data.frames.frames import read_frames
-from data.load import load
+from data.frames.reading import read_frames
+from data.load import load_samples
 from rewards.iou import mask_iou_table
 from rewards.objects import matched_mean
 from tiny.world.write import write_split
@@ -52,7 +53,7 @@ def setting(ray_env, tmp_path_factory):
     cfg.cluster.use_gpu = "no"
     cfg.system.options = OPTIONS
     pool = RewardPool(cfg, place(cfg), ["train"])
-    yield cfg, pool, load("mevis", str(root), "train")
+    yield cfg, pool, load_samples("mevis", str(root), "train")
     pool.close()
 
 
@@ -68,7 +69,9 @@ def test_only_the_training_split_must_be_rated(setting, tmp_path):
     ratings = {s.uid: {"query": s.query, "ratings": {"motion_complexity": 8}} for s in samples}
     (tmp_path / "train.json").write_text(json.dumps({"samples": ratings}))
     for one in (cfg, as_test):
-        assert [s.notes.difficulty for s in read_split(one, "train")] == [6.0] * len(samples)
+        assert [difficulty(s.notes.ratings or {}) for s in read_split(one, "train")] == [6.0] * len(
+            samples
+        )
 
 
 def test_rewards_are_the_systems_own(setting):

@@ -16,9 +16,9 @@ from actors.rollout import Played, RolloutPool
 from cluster.placement import place
 from cluster.weights import publish
 from configs.schema import Config, SystemConfig
+from core.digest import image_digest
 from core.masks import encode
 from core.types import End, Notes, Sample, Target, Video
-from data.frames.frames import digest
 from tests.models import tiny_engine
 
 G = 4
@@ -86,7 +86,7 @@ def test_groups_come_with_their_pixels_and_repeat(pool: RolloutPool, samples: li
         media = ray.get(group.media_ref)
         shown = {m.digest for e in group.episodes for t in e.turns for m in t.media}
         assert shown == set(media)
-        assert all(digest(pixels) == name for name, pixels in media.items())
+        assert all(image_digest(pixels) == name for name, pixels in media.items())
         assert all(e.end in (End.DONE, End.UNREADABLE, End.TRUNCATED) for e in group.episodes)
         assert len({e.turns[0].prompt_ids for e in group.episodes}) == 1
         assert len({e.turns[0].completion_ids for e in group.episodes}) > 1

@@ -19,7 +19,8 @@ from configs.schema import ClusterConfig, Config, SegmenterConfig
 from core.masks import decode, union
 from core.types import MaskPrompt, Video
 from data.frames.frame_store import node_store
-from data.frames.frames import probe, read_frames
+from data.frames.probing import probe
+from data.frames.reading import read_frames
 from models.segmenters import make, sam2_build
 from tiny.world.clip import write_clip
 from tiny.world.scene import random_scene
@@ -155,7 +156,7 @@ def test_a_long_video_file_is_read_in_pieces_with_the_same_masks(
     assert whole[0][42] is not None
 
     monkeypatch.setattr(segmenter, "WHOLE_BYTES", 0)
-    monkeypatch.setattr("data.frames.frames.BLOCK", 10)
+    monkeypatch.setattr("data.frames.reading.BLOCK", 10)
     os.utime(tmp_path / "clip.mp4", (1, 1))  # as another file: the store of frames does not know it
     before = node_store().added
     assert segmenter.SegmenterActor(cfg, "cpu").segment(video, jobs) == whole

@@ -10,8 +10,8 @@ import pytest
 
 from core.difficulty import ASPECTS, difficulty, is_complete
 from core.types import Sample
-from data.difficulty import file_of, with_difficulty
-from data.load import load, video_objects
+from data.difficulty import ratings_file, with_ratings
+from data.load import load_samples, video_objects
 from rewards.length import Budget
 from tiny.world.difficulty import LANGUAGE, true_ratings
 from tiny.world.queries import KINDS
@@ -27,7 +27,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def samples(root: Path) -> list[Sample]:
-    return load("mevis", str(root), "train", "keep")
+    return load_samples("mevis", str(root), "train", "keep")
 
 
 def store(folder: Path, samples: list[Sample], ratings: list[dict[str, int]]) -> None:
@@ -35,7 +35,7 @@ def store(folder: Path, samples: list[Sample], ratings: list[dict[str, int]]) ->
         s.uid: {"query": s.query, "ratings": r, "attempts": 1}
         for s, r in zip(samples, ratings, strict=True)
     }
-    file_of(folder, "train").write_text(
+    ratings_file(folder, "train").write_text(
         json.dumps({"rater": "script", "prompt": 1, "samples": entries})
     )
 
@@ -64,16 +64,16 @@ def test_stored_ratings_become_difficulty_and_budget(tmp_path: Path, samples: li
     ratings = [dict.fromkeys(ASPECTS, 1 + i % 10) for i in range(len(samples))]
     ratings[0] = {}  # nothing could be read
     store(tmp_path, samples, ratings)
-    noted = with_difficulty(samples, str(tmp_path), "train")
-    found = [sample.notes.difficulty for sample in noted]
+    noted = with_ratings(samples, str(tmp_path), "train")
+    found = [difficulty(sample.notes.ratings or {}) for sample in noted]
     assert found == [5.5, *(1 + i % 10 for i in range(1, len(samples)))]
     assert [Budget().of(d) for d in found[1:10]] == [48, 48, 48, 64, 64, 64, 96, 96, 96]
     assert noted[3].notes.thought == samples[3].notes.thought
-    assert samples[3].notes.difficulty is None
+    assert samples[3].notes.ratings is None
 
 
 def test_without_a_folder_samples_stay_as_they_are(samples: list[Sample]) -> None:
-    assert with_difficulty(samples, "", "train") == samples
+    assert with_ratings(samples, "", "train") == samples
 
 
 def test_ratings_of_something_else_are_told(tmp_path: Path, samples: list[Sample]) -> None:
@@ -81,10 +81,10 @@ def test_ratings_of_something_else_are_told(tmp_path: Path, samples: list[Sample
         ValueError,
         match="difficulty.folder: no file .*train.json; `ray_jobs.rate_difficulty` makes",
     ):
-        with_difficulty(samples, str(tmp_path), "train")
+        with_ratings(samples, str(tmp_path), "train")
     store(tmp_path, samples[1:], [{}] * (len(samples) - 1))
     with pytest.raises(ValueError, match=f"no rating of '{samples[0].uid}'"):
-        with_difficulty(samples, str(tmp_path), "train")
-    file_of(tmp_path, "train").write_text("[]")
+        with_ratings(samples, str(tmp_path), "train")
+    ratings_file(tmp_path, "train").write_text("[]")
     with pytest.raises(ValueError, match='has no "samples"'):
-        with_difficulty(samples, str(tmp_path), "train")
+        with_ratings(samples, str(tmp_path), "train")

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from core.types import Hints, Sample, Video
-from data.hints import file_of, with_hints, write
+from data.hints import hints_file, with_hints, write_hints
 
 SAMPLES = [Sample(f"v/{i}", Video("v", "v", ("0",), 4, 4), f"query {i}", ()) for i in range(3)]
 FOUND = {"v/0": Hints(target_frame=3, key_segment=(2, 6)), "v/1": None}
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    write(tmp_path / "new", "test", SAMPLES, FOUND)
-    hinted = with_hints(SAMPLES, file_of(tmp_path / "new", "test"))
+    write_hints(tmp_path / "new", "test", SAMPLES, FOUND)
+    hinted = with_hints(SAMPLES, hints_file(tmp_path / "new", "test"))
     assert [sample.hints for sample in hinted] == [FOUND["v/0"], None, None]
     assert [replace(sample, hints=None) for sample in hinted] == SAMPLES
     assert hinted[0].bare.hints == FOUND["v/0"]
@@ -33,8 +33,8 @@ def test_another_file(text: str, tmp_path: Path) -> None:
 
 
 def test_another_data_set_and_no_file(tmp_path: Path) -> None:
-    write(tmp_path, "test", [replace(SAMPLES[0], query="the cat")], FOUND)
+    write_hints(tmp_path, "test", [replace(SAMPLES[0], query="the cat")], FOUND)
     with pytest.raises(ValueError, match="'v/0' is 'the cat' there and 'query 0' in the data"):
-        with_hints(SAMPLES, file_of(tmp_path, "test"))
+        with_hints(SAMPLES, hints_file(tmp_path, "test"))
     with pytest.raises(ValueError, match="valid.json: not a file of hints"):
-        with_hints(SAMPLES, file_of(tmp_path, "valid"))
+        with_hints(SAMPLES, hints_file(tmp_path, "valid"))

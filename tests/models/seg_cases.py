@@ -12,10 +12,10 @@ from sam2.modeling.sam2_base import SAM2Base
 
 from core import batch, grpo
 from core.batch import GroupBatch
+from core.digest import image_digest
 from core.drawing.requests import DrawRequest
 from core.masks import encode
 from core.types import Group, MediaTable, SegPrompt
-from data.frames.frames import digest
 from models.policy.mask_head import FrameFeatures, MaskHead
 from models.policy.policy import Policy
 from models.policy.seg_policy import SegOptions, SegPolicy
@@ -61,7 +61,7 @@ def frames() -> MediaTable:
             0, 256, (height // 4, width // 4, 3), dtype=np.uint8
         )
         image = small.repeat(4, 0).repeat(4, 1)
-        found[digest(image)] = image
+        found[image_digest(image)] = image
     return found
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from configs.load import load, resolve, to_yaml
-from data.frames.frames import read_frames
-from data.load import load as load_samples
+from data.frames.reading import read_frames
+from data.load import load_samples
 from ray_jobs import blind_baselines, evaluate, train, warm_start
 from ray_jobs.driver.entry import run_job as run_in_process
 from ray_jobs.driver.run import Run, checked_config, refuse_other_run

@@ -14,7 +14,7 @@ from core.evaluation.protocols import OF_FORMAT, PROTOCOLS, measure, protocol_of
 from core.files import read_lines
 from core.masks import decode_frames, encode_frames
 from core.types import End, Episode, Reward, Sample
-from data.load import READERS, load
+from data.load import READERS, load_samples
 from ray_jobs.driver.evaluation import hidden
 from ray_jobs.evaluate import scored
 from ray_jobs.record.predictions import Predictions, line_of
@@ -55,7 +55,7 @@ def straight(sample: Sample, expected: Expected) -> tuple[float, float]:
 @pytest.mark.parametrize("format", FIXTURES)
 def test_formats_are_measured(format: str, tmp_path: Path) -> None:
     written = FIXTURES[format](tmp_path / "data")
-    samples = load(format, str(written.root), written.split, no_target="keep")
+    samples = load_samples(format, str(written.root), written.split, no_target="keep")
     predictions = Predictions.open(
         tmp_path / "out", {"data.format": format, "expressions": len(samples)}
     )
@@ -101,7 +101,7 @@ def test_protocols_belong_to_formats_that_there_are() -> None:
 def test_zip_of_a_split_without_public_truth(tmp_path: Path) -> None:
     """The valid split of Ref-YouTube-VOS, without the videos of test, for the frames that it lists."""
     written = ref_youtube_vos(tmp_path / "data")
-    samples = load("ref_youtube_vos", str(written.root), "valid", no_target="keep")
+    samples = load_samples("ref_youtube_vos", str(written.root), "valid", no_target="keep")
     assert all(hidden(sample) for sample in samples)
     predictions = Predictions.open(
         tmp_path, {"data.format": "ref_youtube_vos", "expressions": len(samples)}

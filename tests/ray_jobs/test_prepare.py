@@ -19,10 +19,9 @@ from cluster.placement import decide
 from configs.load import REPOSITORY, load
 from configs.schema import ClusterConfig, Config, DataConfig, PrepareConfig
 from core.masks import boxes_areas
-from data.load import load as load_samples
-from data.prepare.keep import keep
-from data.prepare.tables import load as load_tables
-from data.prepare.tables import of_sample
+from data.load import load_samples
+from data.prepare.keep import keep_samples
+from data.prepare.tables import load_tables
 from data.prepare.verify import Problem
 from ray_jobs import prepare
 from ray_jobs.driver.prepare_steps import Split
@@ -260,7 +259,7 @@ def test_a_filter_that_is_killed_goes_on_with_the_rest(tmp_path: Path) -> None:
     content = json.loads((made / "keep.json").read_text())
     samples = load_samples("mevis", str(tmp_path), "train")
     videos = {sample.video.uid for sample in samples}
-    assert {sample.video.uid for sample in keep(samples, made / "keep.json")} == set(
+    assert {sample.video.uid for sample in keep_samples(samples, made / "keep.json")} == set(
         content["keep"]
     ) & videos
     assert content["threshold"] == 0.6
@@ -272,7 +271,7 @@ def test_a_filter_that_is_killed_goes_on_with_the_rest(tmp_path: Path) -> None:
     for sample in samples[:10]:
         boxes_F4 = boxes_areas(sample)[0]
         if len(sample.targets) == 1:
-            assert (of_sample(tables, sample)[0].boxes_F4 == boxes_F4).all()
+            assert (tables[sample.video.uid, sample.targets[0].uid].boxes_F4 == boxes_F4).all()
 
 
 @pytest.mark.parametrize("format", sorted(FIXTURES))
@@ -300,7 +299,7 @@ def test_every_format_is_prepared(ray_env: dict[str, str], format: str, tmp_path
     for sample in load_samples(format, str(written.root), written.split, "keep"):
         truth_FHW = written.expected[sample.uid].masks_FHW
         if truth_FHW is not None and len(sample.targets) == 1:
-            [table] = of_sample(tables, sample)
+            table = tables[sample.video.uid, sample.targets[0].uid]
             assert table.areas_F.tolist() == truth_FHW.sum((1, 2)).tolist()
             for (x, y), mask_HW in zip(table.centres_F2, truth_FHW, strict=True):
                 assert mask_HW[y, x] if mask_HW.any() else (x, y) == (-1, -1)

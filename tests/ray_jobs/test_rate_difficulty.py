@@ -13,8 +13,8 @@ from actors.rollout import Played
 from configs.load import load as load_config
 from core.difficulty import ASPECTS, difficulty
 from core.types import Answer, End, Episode, Sample, Video
-from data.difficulty import with_difficulty
-from data.load import load, video_objects
+from data.difficulty import with_ratings
+from data.load import load_samples, video_objects
 from ray_jobs.driver.run import prepare_data
 from ray_jobs.rate_difficulty import by_model, main, rate
 from ray_jobs.record.journal import Journal
@@ -92,9 +92,10 @@ def test_the_generator_rates_a_data_set_and_training_reads_it(
     content = json.loads((folder / "train.json").read_text())
     assert (content["rater"], content["prompt"]) == ("generator", 1)
     objects = video_objects("mevis", str(root), "train")
-    for sample in with_difficulty(load("mevis", str(root), "train"), str(folder), "train"):
+    for sample in with_ratings(load_samples("mevis", str(root), "train"), str(folder), "train"):
         truth = difficulty(true_ratings(sample, len(objects[sample.video.uid])))
-        assert sample.notes.difficulty == truth
+        assert sample.notes.ratings is not None
+        assert difficulty(sample.notes.ratings) == truth
     assert "mean D" in capsys.readouterr().out
 
 
@@ -169,7 +170,9 @@ def test_a_model_rates_with_real_engines_and_leaves_ray_as_it_was(tmp_path: Path
     content = json.loads((root / "difficulty" / "revseg_prompt1" / "valid.json").read_text())
     assert content["rater"] == "revseg"
     assert ray.is_initialized() == before
-    assert set(content["samples"]) == {sample.uid for sample in load("mevis", str(root), "valid")}
+    assert set(content["samples"]) == {
+        sample.uid for sample in load_samples("mevis", str(root), "valid")
+    }
     assert {entry["attempts"] for entry in content["samples"].values()} == {2}
 
 

@@ -17,7 +17,7 @@ import pytest
 from configs.load import REPOSITORY
 from core.masks import area
 from core.types import Sample
-from data.load import load
+from data.load import load_samples
 from ray_jobs.record.predictions import FILE
 from tests.ray_jobs.conftest import (
     EVALUATED,
@@ -78,7 +78,7 @@ def test_hints_in_training_the_sampler_in_evaluation_and_budgets_by_difficulty(
 ) -> None:
     preset = tmp_path / "second.yaml"
     preset.write_text(PRESET)
-    samples = {s.uid: s for s in load("mevis", str(small.data), "train")}
+    samples = {s.uid: s for s in load_samples("mevis", str(small.data), "train")}
     hard = set(list(samples)[::2])
     rate(tmp_path / "ratings", list(samples.values()), hard)
     settings = [*small.settings("second"), "learner.world_size=1", "train.eval_every=0"]

@@ -16,7 +16,8 @@ from PIL import Image
 from configs.load import REPOSITORY, keys
 from core.masks import decode, encode
 from core.types import Answer, End, Episode, MaskPrompt, Media, Sample, Turn, Video, View
-from data.frames.frames import probe, read_frames
+from data.frames.probing import probe
+from data.frames.reading import read_frames
 from ray_jobs import segment
 from tests.ray_jobs.conftest import EXTRA, TIMEOUT_S, environment, told
 from tiny.world.clip import write_clip

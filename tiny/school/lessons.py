@@ -265,7 +265,7 @@ def union_boxes(made: Scene, objects: tuple[int, ...]) -> np.ndarray:
 
 
 def resize(frames_FHWC: np.ndarray, side: int) -> np.ndarray:
-    """As `data.frames.frames` does it."""
+    """As `data.frames.reading` does it."""
     if side == frames_FHWC.shape[1]:
         return frames_FHWC
     flag = cv2.INTER_AREA if side < frames_FHWC.shape[1] else cv2.INTER_LINEAR

@@ -174,7 +174,7 @@ def in_order(made: Scene, query: Query) -> Query:
 
 
 def shrunk(made: Scene, view: View) -> np.ndarray:
-    """The pixels of a view of the scene, as `data.frames.frames.show` makes them."""
+    """The pixels of a view of the scene, as `data.frames.reading.show_views` makes them."""
     frame_HWC = made.frames_FHWC[view.frame]
     if frame_HWC.shape[:2] == (view.height, view.width):
         return frame_HWC

@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 
 from core.difficulty import PROMPT_VERSION
-from data.difficulty import file_of
-from data.load import load, video_objects
+from data.difficulty import ratings_file
+from data.load import load_samples, video_objects
 from tiny.world.difficulty import true_ratings
 from tiny.world.write import SPLITS
 
@@ -22,7 +22,7 @@ RATER = "generator"
 def write_ratings(root: Path, folder: Path) -> None:
     """Write <folder>/<split>.json for the splits below `root` without one."""
     for split, *_ in SPLITS:
-        file = file_of(folder, split)
+        file = ratings_file(folder, split)
         if not file.is_file() and (root / split).is_dir():
             _write_split(root, split, file)
 
@@ -30,7 +30,7 @@ def write_ratings(root: Path, folder: Path) -> None:
 def _write_split(root: Path, split: str, file: Path) -> None:
     objects = video_objects("mevis", str(root), split)
     rated = {}
-    for sample in load("mevis", str(root), split, no_target="keep"):
+    for sample in load_samples("mevis", str(root), split, no_target="keep"):
         ratings = true_ratings(sample, len(objects[sample.video.uid]))
         rated[sample.uid] = {"query": sample.query, "ratings": ratings, "attempts": 1}
 

@@ -22,7 +22,7 @@ import numpy as np
 from core.geometry import uniform_frames
 from core.masks import boxes_areas
 from core.types import Sample
-from data.readers.mevis import read
+from data.readers.mevis import read_mevis
 from systems.videoseg_o3.traces import plan_search, write_search
 from tiny.world.write import write_split
 
@@ -56,7 +56,7 @@ def write_traces(
     meta = json.loads((base / "train" / "meta_expressions.json").read_text())["videos"]
 
     items = []
-    for number, sample in enumerate(read(base, "train")):
+    for number, sample in enumerate(read_mevis(base, "train")):
         if sample.targets:
             rng = np.random.default_rng([seed, number])
             turns = int(rng.integers(1, most_turns + 1))

@@ -12,9 +12,12 @@ import cv2
 import numpy as np
 import pytest
 
+from core.digest import image_digest
 from core.types import Video, View
-from data.frames import frames
-from data.frames.frame_store import FrameStore
+from data.frames.decoders import DECODERS
+from data.frames.frame_store import FrameStore, node_store
+from data.frames.probing import probe, probe_with_rate
+from data.frames.reading import Clip, frame_size, read_frames, resize_to_view, show_views
 
 # decord fails on some widths below 64
 HEIGHT = 32
@@ -69,16 +72,16 @@ def mp4(tmp_path: Path) -> Video:
 
 
 def test_folder_in_the_order_asked_for(folder: Video) -> None:
-    frames_nHWC = frames.read_frames(folder, [5, 0, 23, 5])
+    frames_nHWC = read_frames(folder, [5, 0, 23, 5])
     assert frames_nHWC.shape == (4, HEIGHT, WIDTH, 3)
     assert frames_nHWC.dtype == np.uint8
     assert numbers(frames_nHWC) == [5, 0, 23, 5]
-    assert frames.read_frames(folder, []).shape == (0, HEIGHT, WIDTH, 3)
+    assert read_frames(folder, []).shape == (0, HEIGHT, WIDTH, 3)
 
 
-@pytest.mark.parametrize("decoder", frames.DECODERS)
+@pytest.mark.parametrize("decoder", DECODERS)
 def test_video_file(mp4: Video, decoder: str) -> None:
-    assert numbers(frames.read_frames(mp4, [17, 3, 0, 3, 23], decoders=[decoder])) == [
+    assert numbers(read_frames(mp4, [17, 3, 0, 3, 23], decoders=[decoder])) == [
         17,
         3,
         0,
@@ -89,21 +92,21 @@ def test_video_file(mp4: Video, decoder: str) -> None:
 
 def test_a_frame_is_decoded_once_and_a_caller_cannot_spoil_it(folder: Video, mp4: Video) -> None:
     for video in (folder, mp4):
-        before = frames.node_store().added
-        first = frames.read_frames(video, [2, 4])
+        before = node_store().added
+        first = read_frames(video, [2, 4])
         first[:] = 0
-        assert numbers(frames.read_frames(video, [4, 2])) == [4, 2]
-        assert frames.node_store().added == before + 2
+        assert numbers(read_frames(video, [4, 2])) == [4, 2]
+        assert node_store().added == before + 2
 
 
 def test_a_file_that_changed_is_read_again(folder: Video, mp4: Video) -> None:
     for video in (folder, mp4):
-        assert numbers(frames.read_frames(video, [2])) == [2]
+        assert numbers(read_frames(video, [2])) == [2]
     image = cv2.cvtColor(painted(9), cv2.COLOR_RGB2BGR)
     assert cv2.imwrite(str(Path(folder.path) / "00002.jpg"), image)
     write_mp4(Path(mp4.path), 24, first=1)
-    assert numbers(frames.read_frames(folder, [2])) == [9]
-    assert numbers(frames.read_frames(mp4, [2])) == [3]
+    assert numbers(read_frames(folder, [2])) == [9]
+    assert numbers(read_frames(mp4, [2])) == [3]
 
 
 def test_processes_of_a_node_decode_a_frame_once_between_them(
@@ -111,11 +114,13 @@ def test_processes_of_a_node_decode_a_frame_once_between_them(
 ) -> None:
     """Four at a time, all asking for all frames, in a store of their own."""
     code = (
-        "import pathlib, sys; from data import frame_store, frames; from core.types import Video;"
+        "import pathlib, sys; from core.digest import image_digest; from core.types import Video;"
+        "from data.frames import frame_store; from data.frames.reading import read_frames;"
         "frame_store.SHARED_MEMORY = pathlib.Path('/none');"
         "video = Video('v', sys.argv[1], tuple(f'{i:05d}' for i in range(24)), 32, 64);"
-        "pixels = frames.read_frames(video, range(24));"
-        "print(frames.node_store().added, frames.digest(pixels), frames.node_store().folder)"
+        "pixels = read_frames(video, range(24));"
+        "store = frame_store.node_store();"
+        "print(store.added, image_digest(pixels), store.folder)"
     )
     (tmp_path / f"rayvos-frames-{os.getuid()}").mkdir()
     held = FrameStore(
@@ -137,49 +142,49 @@ def test_processes_of_a_node_decode_a_frame_once_between_them(
 
 
 def test_a_clip_is_read_in_pieces_and_decoded_in_blocks(mp4: Video) -> None:
-    clip = frames.Clip(mp4)
-    before = frames.node_store().added
+    clip = Clip(mp4)
+    before = node_store().added
     assert clip.shape == (24, HEIGHT, WIDTH, 3)
     assert numbers(clip[20:30]) == [20, 21, 22, 23]
-    assert frames.node_store().added == before + 24
+    assert node_store().added == before + 24
     assert numbers(clip[3:5]) == [3, 4]
-    assert frames.node_store().added == before + 24
+    assert node_store().added == before + 24
     assert len(clip[7:7]) == 0
 
 
 def test_missing_things_are_named(folder: Video) -> None:
     (Path(folder.path) / "00007.jpg").unlink()
     with pytest.raises(ValueError, match=r"00007\.jpg: missing \(frame 7 of 24.*extract"):
-        frames.read_frames(folder, [6, 7])
+        read_frames(folder, [6, 7])
     (Path(folder.path) / "00008.jpg").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"00008\.jpg: not a readable image \(frame 8 of 24"):
-        frames.read_frames(folder, [8])
+        read_frames(folder, [8])
     with pytest.raises(ValueError, match="frame 24 does not exist: the video has 24 frames"):
-        frames.read_frames(folder, [24])
+        read_frames(folder, [24])
 
 
 def test_a_frame_of_another_size_is_named(folder: Video) -> None:
     cv2.imwrite(str(Path(folder.path) / "00009.jpg"), np.zeros((HEIGHT, WIDTH - 8, 3), np.uint8))
     with pytest.raises(ValueError, match="frame 9 is 32 x 56 .* 32 x 64"):
-        frames.read_frames(folder, [9])
+        read_frames(folder, [9])
 
 
 def test_a_short_video_says_where_it_stops(tmp_path: Path) -> None:
     write_mp4(tmp_path / "short.mp4", 12)
     video = video_at(tmp_path / "short.mp4")
-    assert numbers(frames.read_frames(video, [11])) == [11]
+    assert numbers(read_frames(video, [11])) == [11]
     with pytest.raises(
         ValueError, match=r"short\.mp4: the video stops after frame 12 of 24 \(frame 20 .* again"
     ):
-        frames.read_frames(video, [3, 20])
+        read_frames(video, [3, 20])
 
 
 def test_a_truncated_video_gives_what_is_there(mp4: Video) -> None:
     path = Path(mp4.path)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.75)])
-    assert numbers(frames.read_frames(mp4, [0, 1])) == [0, 1]
+    assert numbers(read_frames(mp4, [0, 1])) == [0, 1]
     with pytest.raises(ValueError, match=r"v\.mp4: the video stops after frame \d+ of 24"):
-        frames.read_frames(mp4, [23])
+        read_frames(mp4, [23])
 
 
 def test_not_a_video(tmp_path: Path) -> None:
@@ -187,54 +192,54 @@ def test_not_a_video(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"v\.mp4: pyav cannot decode it: .*Invalid data.*frame 0 was needed"
     ):
-        frames.read_frames(video_at(tmp_path / "v.mp4"), [0])
+        read_frames(video_at(tmp_path / "v.mp4"), [0])
 
 
 def test_a_decoder_that_hangs_is_killed(mp4: Video) -> None:
     start = time.monotonic()
     with pytest.raises(ValueError, match=r"pyav gave no frames within 0\.001 s"):
-        frames.read_frames(mp4, [0], timeout_s=0.001)
+        read_frames(mp4, [0], timeout_s=0.001)
     assert time.monotonic() - start < 5
 
 
 def test_frame_size(folder: Video, mp4: Video) -> None:
     for video in (folder, mp4):
-        assert frames.frame_size(video.path, video.frame_names) == (HEIGHT, WIDTH)
+        assert frame_size(video.path, video.frame_names) == (HEIGHT, WIDTH)
 
 
 def test_show_resizes_and_digests(folder: Video) -> None:
     views = [View(3, HEIGHT, WIDTH), View(3, 28, 28), View(4, 56, 84), View(3, 28, 28)]
-    shown = frames.show(folder, views)
+    shown = show_views(folder, views)
     assert [media.view for media, _ in shown] == views
     for (media, image_HWC), view in zip(shown, views, strict=True):
         assert image_HWC.shape == (view.height, view.width, 3)
         assert image_HWC.dtype == np.uint8
-        assert media.digest == frames.digest(image_HWC)
+        assert media.digest == image_digest(image_HWC)
     assert numbers(np.stack([shown[1][1], shown[3][1]])) == [3, 3]
     assert numbers(shown[2][1][None]) == [4]
     assert shown[1][0].digest == shown[3][0].digest
     assert len({media.digest for media, _ in shown}) == 3
-    assert frames.show(folder, []) == []
+    assert show_views(folder, []) == []
 
 
 def test_the_digest_covers_the_shape() -> None:
     image = np.zeros((2, 6, 3), np.uint8)
-    assert frames.digest(image) != frames.digest(image.reshape(6, 2, 3))
+    assert image_digest(image) != image_digest(image.reshape(6, 2, 3))
 
 
 def test_shrinking_averages() -> None:
     checkers_HWC = np.zeros((8, 8, 3), np.uint8)
     checkers_HWC[::2, ::2] = checkers_HWC[1::2, 1::2] = 200
-    assert (frames._resize(checkers_HWC, View(0, 4, 4)) == 100).all()
+    assert (resize_to_view(checkers_HWC, View(0, 4, 4)) == 100).all()
 
 
 def test_video_decoders_are_imported_only_where_a_file_is_read() -> None:
-    code = "import sys, data.frames.frames; sys.exit(bool({'decord', 'av'} & set(sys.modules)))"
+    code = "import sys, data.frames.reading; sys.exit(bool({'decord', 'av'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_probe_says_what_is_there(folder: Video, mp4: Video, tmp_path: Path) -> None:
-    video, rate = frames.inspect(mp4.path)
+    video, rate = probe_with_rate(mp4.path)
     assert (video.uid, video.num_frames, video.height, video.width, rate) == (
         "v",
         24,
@@ -242,26 +247,26 @@ def test_probe_says_what_is_there(folder: Video, mp4: Video, tmp_path: Path) -> 
         WIDTH,
         24,
     )
-    assert numbers(frames.read_frames(video, [23, 0])) == [23, 0]
-    video, rate = frames.inspect(folder.path)
+    assert numbers(read_frames(video, [23, 0])) == [23, 0]
+    video, rate = probe_with_rate(folder.path)
     assert (video.num_frames, video.height, video.width, rate) == (24, HEIGHT, WIDTH, None)
-    assert numbers(frames.read_frames(video, [5])) == [5]
+    assert numbers(read_frames(video, [5])) == [5]
 
 
 def test_probe_of_an_image_beside_one_of_the_same_name(tmp_path: Path) -> None:
     for suffix, index in ((".jpg", 3), (".png", 7), (".WEBP", 9)):
         cv2.imwrite(str(tmp_path / f"cat{suffix}"), cv2.cvtColor(painted(index), cv2.COLOR_RGB2BGR))
     for suffix, index in ((".jpg", 3), (".png", 7), (".WEBP", 9)):
-        video = frames.probe(tmp_path / f"cat{suffix}")
+        video = probe(tmp_path / f"cat{suffix}")
         assert video.num_frames == 1
-        assert numbers(frames.read_frames(video, [0])) == [index]
+        assert numbers(read_frames(video, [0])) == [index]
 
 
 def test_probe_of_a_folder_counts_as_a_person_does(tmp_path: Path) -> None:
     for name, index in (("shot 10.png", 10), ("shot 2.jpg", 2), ("shot 1.png", 1)):
         cv2.imwrite(str(tmp_path / name), cv2.cvtColor(painted(index), cv2.COLOR_RGB2BGR))
     (tmp_path / "notes.txt").write_text("no frame")
-    assert numbers(frames.read_frames(frames.probe(tmp_path), [0, 1, 2])) == [1, 2, 10]
+    assert numbers(read_frames(probe(tmp_path), [0, 1, 2])) == [1, 2, 10]
 
 
 def test_probe_refuses_in_one_line(tmp_path: Path) -> None:
@@ -287,5 +292,5 @@ def test_probe_refuses_in_one_line(tmp_path: Path) -> None:
         "folder": "no image in this folder",
     }.items():
         with pytest.raises(ValueError, match=f"{name}.*{told}") as caught:
-            frames.probe(tmp_path / name)
+            probe(tmp_path / name)
         assert "\n" not in str(caught.value)

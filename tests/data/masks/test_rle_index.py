@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from core import masks
 from core.types import Rle
 from data.masks.rle_entries import entries_of, pixels_covered
-from data.masks.rle_index import RleMasks, entries, index_file
+from data.masks.rle_index import ENDING, RleMasks, entries
 
 
 def rle(x0: int, height: int = 6, width: int = 8) -> Rle:
@@ -61,8 +61,8 @@ def test_they_travel_as_file_and_key(tmp_path: Path) -> None:
 
 def test_index_is_made_once_and_again_when_the_file_changes(tmp_path: Path) -> None:
     file = write(tmp_path / "mask_dict.json", {"7": [rle(1)]})
-    place = index_file(file, "mask_dict")
-    assert place.parent == tmp_path
+    entries(file, "mask_dict")
+    place = file.with_name(file.name + ENDING)
     assert sorted(tmp_path.iterdir()) == [file, place]
     before = place.stat()
     assert entries(file, "mask_dict")["7"].num_frames == 1
@@ -94,11 +94,13 @@ def test_read_only_data_set_is_indexed_in_the_cache_folder(
 ) -> None:
     file = write(tmp_path / "mask_dict.json", {"7": [rle(1)]})
     may = os.access
-    monkeypatch.setattr(
-        os, "access", lambda path, mode: Path(path) != tmp_path and may(path, mode)
-    )  # root may write
+    # Root may write everywhere, so the answer is faked.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path and may(path, mode))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert index_file(file, "mask_dict").parent == tmp_path / "cache" / "rayvos"
+    entries(file, "mask_dict")
+    assert not file.with_name(file.name + ENDING).exists()
+    [place] = (tmp_path / "cache" / "rayvos").iterdir()
+    assert place.name.endswith(ENDING)
     assert tuple(RleMasks(str(file), "7", "mask_dict", 1)) == (rle(1),)
 
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data.load import load
+from data.load import load_samples
 from data.prepare.check import problems, read_all
 from tests.data.fixtures import FIXTURES, HEIGHT, WIDTH, dump
 
@@ -98,9 +98,11 @@ def test_loading_may_leave_out_what_is_broken(
     dump(root / "valid_u/mask_dict.json", masks)
     (root / "valid_u/JPEGImages/77e0ff/00010.jpg").unlink()
     with pytest.raises(ValueError, match="key '11' holds 3 masks"):
-        load("mevis", str(root), "valid_u")
-    assert [s.uid for s in load("mevis", str(root), "valid_u", broken="skip")] == ["0a1b2c/0"]
-    assert "valid_u: 2 things that are wrong left out, first" in caplog.text
+        load_samples("mevis", str(root), "valid_u")
+    assert [s.uid for s in load_samples("mevis", str(root), "valid_u", broken="skip")] == [
+        "0a1b2c/0"
+    ]
+    assert "valid_u: 2 errors, left out; the first: " in caplog.text
     assert "key '11' holds 3 masks" in caplog.text
     with pytest.raises(ValueError, match="data.broken: 'go on' is not one of stop, skip"):
-        load("mevis", str(root), "valid_u", broken="go on")
+        load_samples("mevis", str(root), "valid_u", broken="go on")

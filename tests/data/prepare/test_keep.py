@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from core.types import Sample, Target, Video
-from data.prepare.keep import Judged, iou, keep, keep_content
+from data.prepare.keep import Judged, iou, keep_content, keep_samples
 
 JUDGED = [Judged("good", 10, 0.6), Judged("bad", 3, 0.599), Judged("empty", 0, None)]
 
@@ -38,7 +38,7 @@ def test_all_queries_of_a_bad_video_go(tmp_path: Path) -> None:
     samples = _samples("bad", "good", "empty", "broken")
     samples.append(replace(samples[2], uid="good/2", targets=(Target("1", (None,)),)))
     file.write_text(json.dumps(keep_content(JUDGED, 0.6, {"split": "train"}, samples)))
-    left = keep(samples, file)
+    left = keep_samples(samples, file)
     assert [sample.uid for sample in left] == ["good/0", "good/1", "empty/0", "empty/1", "good/2"]
     content = json.loads(file.read_text())
     assert content["broken"] == ["broken"]
@@ -51,7 +51,7 @@ def test_all_queries_of_a_bad_video_go(tmp_path: Path) -> None:
 def test_a_list_made_by_hand(tmp_path: Path) -> None:
     file = tmp_path / "mine.json"
     file.write_text('{"keep": ["b"]}')
-    assert [s.uid for s in keep(_samples("a", "b"), file)] == ["b/0", "b/1"]
+    assert [s.uid for s in keep_samples(_samples("a", "b"), file)] == ["b/0", "b/1"]
 
 
 @pytest.mark.parametrize(
@@ -69,4 +69,4 @@ def test_files_that_do_not_fit(tmp_path: Path, text: str | None, message: str) -
     if text is not None:
         (tmp_path / "keep.json").write_text(text)
     with pytest.raises(ValueError, match=message):
-        keep(_samples("v"), tmp_path / "keep.json")
+        keep_samples(_samples("v"), tmp_path / "keep.json")

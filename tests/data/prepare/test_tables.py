@@ -12,18 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.masks import encode
-from core.types import Sample, Target, Video
+from core.types import Target
 from data.prepare.tables import (
     ABSENT,
     centre,
     centroid,
-    fingerprint,
-    from_plain,
-    load,
-    of_sample,
-    save,
+    load_tables,
+    made_from,
+    save_tables,
+    table_from_json,
+    table_to_json,
     target_table,
-    to_plain,
 )
 
 
@@ -99,8 +98,8 @@ def test_a_table_of_one_object() -> None:
 def test_the_file_gives_back_what_was_saved(tmp_path: Path) -> None:
     first = target_table("v/1", _target("ä 7"))
     second = target_table("w", Target("8", (None,)))
-    save(tmp_path / "made" / "tables.npz", [first, second], "from here")
-    loaded = load(tmp_path / "made" / "tables.npz")
+    save_tables(tmp_path / "made" / "tables.npz", [first, second], "from here")
+    loaded = load_tables(tmp_path / "made" / "tables.npz")
     assert list(loaded) == [("v/1", "ä 7"), ("w", "8")]
     for table in (first, second):
         for name in ("boxes_F4", "areas_F", "centres_F2", "centroids_F2"):
@@ -108,30 +107,22 @@ def test_the_file_gives_back_what_was_saved(tmp_path: Path) -> None:
             got = getattr(loaded[table.key], name)
             assert np.array_equal(want, got)
             assert want.dtype == got.dtype
-    assert fingerprint(tmp_path / "made" / "tables.npz") == "from here"
-    save(tmp_path / "none.npz", [])
-    assert load(tmp_path / "none.npz") == {}
+    assert made_from(tmp_path / "made" / "tables.npz") == "from here"
+    save_tables(tmp_path / "none.npz", [])
+    assert load_tables(tmp_path / "none.npz") == {}
 
 
 def test_a_line_of_json_loses_nothing() -> None:
     table = target_table("v", Target("7", (encode(_mask((5, 3, 12, 9), (20, 0, 21, 1))), None)))
-    back = from_plain(json.loads(json.dumps(to_plain(table))))
+    back = table_from_json(json.loads(json.dumps(table_to_json(table))))
     for name in ("boxes_F4", "areas_F", "centres_F2", "centroids_F2"):
         assert np.array_equal(getattr(table, name), getattr(back, name))
         assert getattr(table, name).dtype == getattr(back, name).dtype
     assert back.key == ("v", "7")
 
 
-def test_tables_of_a_sample(tmp_path: Path) -> None:
-    video = Video("v", "nowhere", ("0", "1", "2", "3"), 20, 30)
-    tables = {("v", "7"): target_table("v", _target())}
-    assert of_sample(tables, Sample("v/0", video, "it", (_target(),)))[0].areas_F[0] == 49
-    with pytest.raises(ValueError, match="object '9' of video 'v'.*ray_jobs.prepare"):
-        of_sample(tables, Sample("v/1", video, "it", (_target("9"),)))
-
-
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"{}"])
 def test_a_file_that_is_no_table(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "t.npz").write_bytes(content)
     with pytest.raises(ValueError, match="t.npz: not a table"):
-        load(tmp_path / "t.npz")
+        load_tables(tmp_path / "t.npz")

@@ -14,9 +14,11 @@ import pytest
 
 from core.masks import decode_frames, union_of_targets
 from core.types import Notes
-from data.frames.frames import read_frames
-from data.load import READERS, load
-from data.readers import davis, refcoco
+from data.fields import Faults
+from data.frames.reading import read_frames
+from data.load import READERS, load_samples
+from data.readers.davis import official_videos
+from data.readers.refcoco import references
 from tests.data.fixtures import FIXTURES, HEIGHT, NAMES, WIDTH, blob, dump
 
 
@@ -27,7 +29,7 @@ def test_there_is_a_fixture_for_every_format() -> None:
 @pytest.mark.parametrize("format", FIXTURES)
 def test_samples_are_those_written(format: str, tmp_path: Path) -> None:
     written = FIXTURES[format](tmp_path)
-    samples = load(format, str(written.root), written.split, no_target="keep")
+    samples = load_samples(format, str(written.root), written.split, no_target="keep")
     assert [sample.uid for sample in samples] == list(written.expected)
     for sample in pickle.loads(pickle.dumps(samples)):  # as it travels to another process
         expected = written.expected[sample.uid]
@@ -49,7 +51,7 @@ def test_samples_are_those_written(format: str, tmp_path: Path) -> None:
 def test_samples_are_light(format: str, tmp_path: Path) -> None:
     """Masks stay on disk: what travels of a sample does not grow with its pixels (your own lists apart)."""
     written = FIXTURES[format](tmp_path)
-    samples = [s for s in load(format, str(written.root), written.split) if s.targets]
+    samples = [s for s in load_samples(format, str(written.root), written.split) if s.targets]
     assert format == "own" or all(
         len(pickle.dumps(s.targets)) < 600 * len(s.targets) for s in samples
     )
@@ -61,43 +63,58 @@ def test_an_image_is_a_video_of_its_own(tmp_path: Path) -> None:
     for name, grey in (("200_0", 10), ("77_b", 200)):
         cv2.imwrite(str(folder / f"{name}.jpg"), np.full((HEIGHT, WIDTH, 3), grey, np.uint8))
     first, second = (
-        read_frames(sample.video, [0]) for sample in load("reasonseg", str(tmp_path), "val")
+        read_frames(sample.video, [0]) for sample in load_samples("reasonseg", str(tmp_path), "val")
     )
     assert abs(int(first.mean()) - 10) < 3
     assert abs(int(second.mean()) - 200) < 3
 
 
 def test_foreground_of_revos_is_everything_annotated(tmp_path: Path) -> None:
-    sample = load("revos", str(FIXTURES["revos"](tmp_path).root), "valid")[0]
+    sample = load_samples("revos", str(FIXTURES["revos"](tmp_path).root), "valid")[0]
     foreground_F = pickle.loads(pickle.dumps(sample)).notes.foreground_F
     found = decode_frames(foreground_F, HEIGHT, WIDTH)
     assert (found == blob(0) | blob(1) | blob(2)).all()
     (tmp_path / "mask_dict_foreground.json").unlink()
-    assert load("revos", str(tmp_path), "valid")[0].notes.foreground_F is None
+    assert load_samples("revos", str(tmp_path), "valid")[0].notes.foreground_F is None
 
 
 def test_valid_of_youtube_vos_is_its_file_less_the_test_file(tmp_path: Path) -> None:
     root = str(FIXTURES["ref_youtube_vos"](tmp_path).root)
-    samples = load("ref_youtube_vos", root, "valid", no_target="keep")
+    samples = load_samples("ref_youtube_vos", root, "valid", no_target="keep")
     assert [sample.uid for sample in samples] == ["0062f687f1/0", "0062f687f1/1"]
     assert all(sample.notes == Notes(hidden=True) and not sample.targets for sample in samples)
-    assert [s.video.uid for s in load("ref_youtube_vos", root, "test", no_target="keep")] == [
-        "00f88c4f0a"
-    ] * 2
+    assert [
+        s.video.uid for s in load_samples("ref_youtube_vos", root, "test", no_target="keep")
+    ] == ["00f88c4f0a"] * 2
     (tmp_path / "meta_expressions/test/meta_expressions.json").unlink()
     with pytest.raises(
         ValueError,
         match="test/meta_expressions.json is missing: .* lists the videos of valid and of",
     ):
-        load("ref_youtube_vos", root, "valid", no_target="keep")
+        load_samples("ref_youtube_vos", root, "valid", no_target="keep")
+
+
+def convert_davis(root: Path, out: Path) -> None:
+    """Write the layout of Ref-YouTube-VOS under `out`, with links to the images and masks of `root`."""
+    images = root / "DAVIS/JPEGImages/480p"
+    annotations = root / "DAVIS/Annotations_unsupervised/480p"
+    for split in ("train", "valid"):
+        videos = official_videos(root, split, Faults())
+        for name, source in (("JPEGImages", images), ("Annotations", annotations)):
+            folder = out / split / name
+            folder.mkdir(parents=True)
+            for uid in videos:
+                (folder / uid).symlink_to((source / uid).resolve(), target_is_directory=True)
+        dump(out / "meta_expressions" / split / "meta_expressions.json", {"videos": videos})
 
 
 def test_converted_davis_reads_as_the_official_one(tmp_path: Path) -> None:
     written = FIXTURES["ref_davis17"](tmp_path / "official")
-    davis.convert(written.root, tmp_path / "converted")
+    convert_davis(written.root, tmp_path / "converted")
     for split in ("train", "valid"):
         one, other = (
-            load("ref_davis17", str(tmp_path / name), split) for name in ("official", "converted")
+            load_samples("ref_davis17", str(tmp_path / name), split)
+            for name in ("official", "converted")
         )
         assert [(s.uid, s.query, s.kind, s.notes, s.targets) for s in one] == [
             (s.uid, s.query, s.kind, s.notes, s.targets) for s in other
@@ -108,7 +125,7 @@ def test_converted_davis_reads_as_the_official_one(tmp_path: Path) -> None:
 def test_reasonseg_trains_on_every_sentence(tmp_path: Path) -> None:
     root = FIXTURES["reasonseg"](tmp_path).root
     (root / "val").rename(root / "train")
-    assert [sample.uid for sample in load("reasonseg", str(root), "train")] == [
+    assert [sample.uid for sample in load_samples("reasonseg", str(root), "train")] == [
         "200_0/0",
         "200_0/1",
         "77_b/0",
@@ -119,25 +136,31 @@ def test_long_rvos_as_the_o3_release_converts_it(tmp_path: Path) -> None:
     """mask_dict.json and anno_id take the place of the PNGs; without either there is no ground truth."""
     folder = FIXTURES["longrvos"](tmp_path).root / "valid"
     (folder / "Annotations").rename(tmp_path / "gone")
-    assert all(s.notes.hidden for s in load("longrvos", str(tmp_path), "valid", no_target="keep"))
+    assert all(
+        s.notes.hidden for s in load_samples("longrvos", str(tmp_path), "valid", no_target="keep")
+    )
     meta = json.loads((folder / "meta_expressions.json").read_text())
     for expression in meta["videos"]["71fb69bbcd"]["expressions"].values():
         expression["anno_id"] = [int(expression["obj_id"])]
     dump(folder / "meta_expressions.json", meta)
     dump(folder / "mask_dict.json", {"1": [None] * 4, "4": [None] * 4})
-    assert [s.targets[0].uid for s in load("longrvos", str(tmp_path), "valid")] == ["1", "1", "4"]
+    assert [s.targets[0].uid for s in load_samples("longrvos", str(tmp_path), "valid")] == [
+        "1",
+        "1",
+        "4",
+    ]
 
 
 def test_splits_of_refcoco(tmp_path: Path) -> None:
     root = str(FIXTURES["refcoco"](tmp_path).root)
-    assert [s.query for s in load("refcoco", root, "testB")] == ["left bowl"]
-    assert [s.query for s in load("refcoco", root, "unc/val")] == ["caf\xe9 sign"]
+    assert [s.query for s in load_samples("refcoco", root, "testB")] == ["left bowl"]
+    assert [s.query for s in load_samples("refcoco", root, "unc/val")] == ["caf\xe9 sign"]
     with pytest.raises(
         ValueError, match=r"refs\(unc\).p: no split 'train'; it has testA, val, testB"
     ):
-        load("refcoco", root, "train")
+        load_samples("refcoco", root, "train")
     with pytest.raises(ValueError, match=r"no refs\(google\).p; there is: refs\(unc\).p"):
-        load("refcoco", root, "google/val")
+        load_samples("refcoco", root, "google/val")
 
 
 class Evil:
@@ -155,14 +178,14 @@ def test_a_pickle_that_runs_code_is_refused(
     with pytest.raises(
         ValueError, match=r"refs\(unc\).p is not a list of references \(it asks for builtins.exec"
     ):
-        refcoco.references(file)
+        references(file)
     assert capsys.readouterr().out == ""
     assert list(tmp_path.iterdir()) == [file]
 
 
 def test_the_pickle_is_read_once(tmp_path: Path) -> None:
     file = FIXTURES["refcoco"](tmp_path).root / "refs(unc).p"
-    refs = refcoco.references(file)
+    refs = references(file)
     stamp = file.stat().st_mtime_ns
     copy = file.with_name("refs(unc).p.json")
     file.write_bytes(b"no pickle any more")
@@ -170,10 +193,10 @@ def test_the_pickle_is_read_once(tmp_path: Path) -> None:
 
     os.utime(file, ns=(stamp, stamp))
     assert copy.is_file()
-    assert refcoco.references(file) == refs
+    assert references(file) == refs
     os.utime(file, ns=(copy.stat().st_mtime_ns + 1,) * 2)  # newer than its copy
     with pytest.raises(ValueError, match="is not a list of references"):
-        refcoco.references(file)
+        references(file)
 
 
 META = {  # format: the JSON file that lists the expressions
@@ -203,7 +226,7 @@ def test_a_damaged_json_file_is_one_error_that_names_it(
     else:
         file.write_text(file.read_text()[: len(file.read_text()) // 2] if damage == "cut" else "")
     with pytest.raises(ValueError) as raised:
-        load(format, str(written.root), written.split)
+        load_samples(format, str(written.root), written.split)
     message = str(raised.value)
     assert file.name in message
     assert "\n" not in message
@@ -231,7 +254,7 @@ def test_a_missing_frame_is_one_error_that_names_it(format: str, tmp_path: Path)
     file = written.root / FRAMES[format]
     file.unlink()
     with pytest.raises(ValueError) as raised:
-        load(format, str(written.root), written.split)
+        load_samples(format, str(written.root), written.split)
     assert f"{file.parent.name}/{file.stem}." in str(raised.value)
     assert "missing" in str(raised.value)
 
@@ -255,7 +278,7 @@ def test_a_wrong_size_of_a_mask_is_one_error_that_names_it(format: str, tmp_path
         masks[0]["size"] = [HEIGHT, WIDTH + 1]
     dump(file, content)
     with pytest.raises(ValueError, match=rf'{file.name}: key .*: frame \d: .*"size" is 24 x 33'):
-        load(format, str(written.root), written.split)
+        load_samples(format, str(written.root), written.split)
     for masks in content.values():
         for i, mask in enumerate(masks):
             masks[i] = mask and {
@@ -266,13 +289,13 @@ def test_a_wrong_size_of_a_mask_is_one_error_that_names_it(format: str, tmp_path
     with pytest.raises(
         ValueError, match=rf'masks of annotation .* {file} have "size" 32 x 24 .* 24 x 32'
     ):
-        load(format, str(written.root), written.split)
+        load_samples(format, str(written.root), written.split)
 
 
 def test_pngs_that_are_missing_or_of_another_size(tmp_path: Path) -> None:
     """A palette PNG must be there; in folders of one object a missing file says that it is not visible."""
     root = FIXTURES["ref_youtube_vos"](tmp_path).root
-    sample = load("ref_youtube_vos", str(root), "train")[0]
+    sample = load_samples("ref_youtube_vos", str(root), "train")[0]
     file = root / "train/Annotations/003234408d/00010.png"
     content = file.read_bytes()
     cv2.imwrite(str(file), np.zeros((HEIGHT, WIDTH + 1), np.uint8))
@@ -286,13 +309,15 @@ def test_pngs_that_are_missing_or_of_another_size(tmp_path: Path) -> None:
         ValueError,
         match=f"{file} is missing: .*video '003234408d': expression '0': \"frames\" lists",
     ):
-        load("ref_youtube_vos", str(root), "train")
+        load_samples("ref_youtube_vos", str(root), "train")
 
 
 def test_names_are_the_frames_of_the_file(tmp_path: Path) -> None:
     """What a server wants: the listed frames, under their names."""
     FIXTURES["ref_youtube_vos"](tmp_path)
     assert (
-        load("ref_youtube_vos", str(tmp_path), "valid", no_target="keep")[0].video.frame_names
+        load_samples("ref_youtube_vos", str(tmp_path), "valid", no_target="keep")[
+            0
+        ].video.frame_names
         == NAMES
     )

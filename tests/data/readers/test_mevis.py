@@ -12,8 +12,8 @@ import pytest
 
 from core import masks
 from core.types import Notes
-from data.load import load
-from data.readers import mevis
+from data.load import load_samples
+from data.readers.mevis import read_mevis
 
 HEIGHT = 6
 WIDTH = 8
@@ -80,7 +80,7 @@ def write(root: Path, meta: Any, mask_dict: Any = None) -> Path:
 
 
 def test_reads_every_expression(tmp_path: Path) -> None:
-    samples = mevis.read(write(tmp_path, meta(), mask_dict()), "train")
+    samples = read_mevis(write(tmp_path, meta(), mask_dict()), "train")
     assert [sample.uid for sample in samples] == ["v1/0", "v1/1", "v1/2", "sub/v2/a", "sub/v2/b"]
     one, both, nothing, hidden, number = samples
     assert (one.query, one.kind, one.notes) == (
@@ -109,7 +109,8 @@ def test_reads_every_expression(tmp_path: Path) -> None:
 
 
 def test_masks_are_those_written_and_shared(tmp_path: Path) -> None:
-    samples = mevis.index(mevis.read(write(tmp_path, meta(), mask_dict()), "train"))
+    read = read_mevis(write(tmp_path, meta(), mask_dict()), "train")
+    samples = {sample.uid: sample for sample in read}
     assert samples["v1/0"].targets[0] is samples["v1/1"].targets[0]
     boxes_F4, areas_F = masks.boxes_areas(samples["v1/1"])
     assert boxes_F4.tolist() == [[1, 1, 8, 4], [0, 0, 0, 0], [3, 1, 8, 4]]
@@ -121,7 +122,7 @@ def test_video_files(tmp_path: Path) -> None:
     (tmp_path / "train/Videos").mkdir()
     (tmp_path / "train/JPEGImages/v1").rename(tmp_path / "unused")
     (tmp_path / "train/Videos/v1.mp4").touch()
-    assert mevis.read(tmp_path, "train")[0].video.path == str(tmp_path / "train/Videos/v1.mp4")
+    assert read_mevis(tmp_path, "train")[0].video.path == str(tmp_path / "train/Videos/v1.mp4")
 
 
 def test_a_split_without_ground_truth_needs_no_masks(tmp_path: Path) -> None:
@@ -129,12 +130,12 @@ def test_a_split_without_ground_truth_needs_no_masks(tmp_path: Path) -> None:
     for video in hidden["videos"].values():
         video["expressions"] = {"0": {"exp": "the left one"}}
     write(tmp_path, hidden)
-    assert [sample.targets for sample in mevis.read(tmp_path, "train")] == [(), ()]
+    assert [sample.targets for sample in read_mevis(tmp_path, "train")] == [(), ()]
     with pytest.raises(
         ValueError, match="no sample to use: 2 expressions, none with a target; data.no_target=keep"
     ):
-        load("mevis", str(tmp_path), "train")
-    assert len(load("mevis", str(tmp_path), "train", no_target="keep")) == 2
+        load_samples("mevis", str(tmp_path), "train")
+    assert len(load_samples("mevis", str(tmp_path), "train", no_target="keep")) == 2
 
 
 def broken(change: str) -> tuple[Any, Any]:
@@ -215,38 +216,32 @@ def broken(change: str) -> tuple[Any, Any]:
 )
 def test_what_is_wrong_is_named(tmp_path: Path, change: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        mevis.read(write(tmp_path, *broken(change)), "train")
+        read_mevis(write(tmp_path, *broken(change)), "train")
 
 
 def test_the_cases_above_are_changes_of_a_right_data_set(tmp_path: Path) -> None:
-    assert len(mevis.read(write(tmp_path, *broken("nothing")), "train")) == 5
+    assert len(read_mevis(write(tmp_path, *broken("nothing")), "train")) == 5
 
 
 def test_missing_folder_and_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nowhere/train: no such folder; .*: none"):
-        mevis.read(tmp_path / "nowhere", "train")
+        read_mevis(tmp_path / "nowhere", "train")
     write(tmp_path, meta(), mask_dict())
     with pytest.raises(ValueError, match="/valid: no such folder; splits under .*: train"):
-        mevis.read(tmp_path, "valid")
+        read_mevis(tmp_path, "valid")
     (tmp_path / "train/meta_expressions.json").unlink()
     with pytest.raises(ValueError, match=r"meta_expressions\.json is missing"):
-        mevis.read(tmp_path, "train")
-
-
-def test_index_refuses_a_name_twice(tmp_path: Path) -> None:
-    samples = mevis.read(write(tmp_path, meta(), mask_dict()), "train")
-    with pytest.raises(ValueError, match="two samples are called 'v1/0'"):
-        mevis.index([*samples, samples[0]])
+        read_mevis(tmp_path, "train")
 
 
 def test_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "set", meta(), mask_dict())
     monkeypatch.chdir(tmp_path)
-    samples = load("mevis", "set", "train")
+    samples = load_samples("mevis", "set", "train")
     assert [sample.uid for sample in samples] == ["v1/0", "v1/1", "sub/v2/b"]
     assert Path(samples[0].video.path).is_absolute()
-    assert len(load("mevis", "set", "train", no_target="keep")) == 5
+    assert len(load_samples("mevis", "set", "train", no_target="keep")) == 5
     with pytest.raises(ValueError, match="unknown format 'coco'; known: mevis"):
-        load("coco", "set", "train")
+        load_samples("coco", "set", "train")
     with pytest.raises(ValueError, match="data.no_target: 'drop' is not one of skip, keep"):
-        load("mevis", "set", "train", no_target="drop")
+        load_samples("mevis", "set", "train", no_target="drop")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from data.load import load
+from data.load import load_samples
 from data.prepare.check import read_all
 from tests.data.fixtures import FIXTURES, dump, mp4, rles
 from tests.data.fixtures import blob as blob_of
@@ -264,7 +264,7 @@ def test_a_wrong_field_is_named(
     change(content)
     dump(written.root / file, content)
     with pytest.raises(ValueError, match=message):
-        load(format, str(written.root), written.split, no_target="keep")
+        load_samples(format, str(written.root), written.split, no_target="keep")
     samples, found = read_all(format, str(written.root), written.split)
     assert found
     assert len(samples) <= len(written.expected)
@@ -278,17 +278,17 @@ def test_texts_of_davis(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="Davis17_annot2.txt: line 4 is 'dogs-jump the dog', not: video object"
     ):
-        load("ref_davis17", str(root), "valid")
+        load_samples("ref_davis17", str(root), "valid")
     file.write_text(good.replace("dogs-jump", "dogs-walk"), "latin-1")
     with pytest.raises(ValueError, match="Davis17_annot2.txt: no sentence for video 'dogs-jump'"):
-        load("ref_davis17", str(root), "valid")
+        load_samples("ref_davis17", str(root), "valid")
     file.unlink()
     with pytest.raises(ValueError, match="Davis17_annot2.txt is missing"):
-        load("ref_davis17", str(root), "valid")
+        load_samples("ref_davis17", str(root), "valid")
     with pytest.raises(
         ValueError, match="Ref-DAVIS17 has the splits train, valid; there is no 'test'"
     ):
-        load("ref_davis17", str(root), "test")
+        load_samples("ref_davis17", str(root), "test")
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_texts_of_davis(tmp_path: Path) -> None:
 )
 def test_a_split_that_is_not_there(format: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        load(format, str(FIXTURES[format](tmp_path).root), "nowhere")
+        load_samples(format, str(FIXTURES[format](tmp_path).root), "nowhere")
 
 
 def test_pngs_of_your_own_that_are_no_frames(tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ def test_pngs_of_your_own_that_are_no_frames(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"object 'cup': .*cup holds frame0.png, which is no frame: .*00000.png"
     ):
-        load("own", str(root), "mine")
+        load_samples("own", str(root), "mine")
 
 
 def test_your_own_video_of_another_length(tmp_path: Path) -> None:
@@ -324,10 +324,10 @@ def test_your_own_video_of_another_length(tmp_path: Path) -> None:
     root = FIXTURES["own"](tmp_path).root
     mp4(root / "clips/kitchen.mp4", 6)
     with pytest.raises(ValueError, match="object 'jug' has 4 masks, but its video 6 frames"):
-        load("own", str(root), "mine")
+        load_samples("own", str(root), "mine")
     content = json.loads((root / "mine.json").read_text())
     content["videos"]["kitchen"]["objects"]["jug"] = rles(blob_of(1, 6))
     dump(root / "mine.json", content)
-    sample = load("own", str(root), "mine")[0]
+    sample = load_samples("own", str(root), "mine")[0]
     assert sample.video.num_frames == 6
     assert sample.video.frame_names[-1] == "00005"

@@ -25,7 +25,7 @@ VIDEO = Video("v", "nowhere", tuple(f"{i:05d}" for i in range(24)), 112, 112)
 
 
 def show(video: Video, views: Sequence[View]) -> list[tuple[Media, np.ndarray]]:
-    """Noise frames. The digest names the pixels, as that of `data.frames.frames.show` does."""
+    """Noise frames. The digest names the pixels, as that of `data.frames.reading.show_views` does."""
     out = []
     for view in views:
         rng = np.random.default_rng(view.frame)

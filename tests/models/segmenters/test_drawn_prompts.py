@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from sam2.modeling.sam2_base import SAM2Base
 
+from core.digest import image_digest
 from core.drawing.requests import DrawnPrompt
 from core.types import MaskPrompt
-from data.frames.frames import digest
 from models.policy.mask_head import FrameFeatures, MaskHead, resize_logits
 from models.segmenters import make, sam2_build, sam2_track
 from models.segmenters.sam2_build import OFFICIAL, TINY
@@ -42,7 +42,7 @@ def drawn(
     """What a policy with some hidden state at [SEG] draws on a frame."""
     state_1D = torch.randn(1, 64, generator=torch.Generator().manual_seed(seed))
     image = frames_FHWC[frame]
-    maps = FrameFeatures(model, TINY)([digest(image)], {digest(image): image})
+    maps = FrameFeatures(model, TINY)([image_digest(image)], {image_digest(image): image})
     with torch.no_grad():
         logits_1hw, token_1C = mask_head(state_1D, maps, torch.zeros(1, dtype=torch.int64))
     return DrawnPrompt(frame, logits_1hw[0].numpy(), token_1C[0].numpy())

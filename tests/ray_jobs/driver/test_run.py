@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from configs.load import load, to_yaml
-from data.load import load as load_samples
+from data.load import load_samples
 from ray_jobs.driver.hints import hints_of_policy, own_hints
 from ray_jobs.driver.run import prepare_data
 from ray_jobs.record.run_folder import RunFolder

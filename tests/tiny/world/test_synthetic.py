@@ -10,8 +10,8 @@ import pytest
 
 from configs.load import load as load_config
 from core.masks import decode
-from data.frames.frames import read_frames
-from data.readers.mevis import read
+from data.frames.reading import read_frames
+from data.readers.mevis import read_mevis
 from tiny.world import write
 from tiny.world.queries import KINDS, MIX, Query, description, queries, sample_query
 from tiny.world.scene import COLOURS, LENGTHS, MIN_VISIBLE, NUM_FRAMES, SIDE, Scene, random_scene
@@ -210,7 +210,9 @@ def test_reader_gives_back_the_scene(tmp_path: Path, mp4: bool) -> None:
     meta = json.loads((tmp_path / "train" / "meta_expressions.json").read_text())["videos"][
         "train00000"
     ]
-    samples = [sample for sample in read(tmp_path, "train") if sample.video.uid == "train00000"]
+    samples = [
+        sample for sample in read_mevis(tmp_path, "train") if sample.video.uid == "train00000"
+    ]
     assert [sample.query for sample in samples] == [e["exp"] for e in meta["expressions"].values()]
     pixels = read_frames(samples[0].video, list(range(NUM_FRAMES)))
     assert np.abs(pixels.astype(int) - made.frames_FHWC).mean() < 4
@@ -244,7 +246,7 @@ def test_long_videos_have_a_folder_of_their_own(
             write_dataset(root, length=length)
     assert _bytes(tmp_path) == before
     assert {path.name for path in long.iterdir()} == {"train", "test"}
-    (sample, *_) = read(long, "test")
+    (sample, *_) = read_mevis(long, "test")
     assert sample.video.num_frames == 96
     assert read_frames(sample.video, [95]).any()
     assert sum(rle is not None for rle in sample.targets[0].masks_F) <= 12

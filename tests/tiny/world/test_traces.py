@@ -11,7 +11,7 @@ import pytest
 
 from core.masks import boxes_areas
 from core.types import End, Turn
-from data.load import load
+from data.load import load_samples
 from data.readers.cot import read_vts_cot
 from systems.videoseg_o3 import VideoSegO3
 from tiny.world.traces import write_traces
@@ -33,7 +33,7 @@ def items(root: Path) -> list[dict[str, Any]]:
 
 
 def test_the_real_reader_reads_them(root: Path) -> None:
-    samples = load("vts_cot", str(root), "mevis")
+    samples = load_samples("vts_cot", str(root), "mevis")
     assert 18 <= len(samples) <= 24
     assert all(sample.targets and sample.kind == "mevis" for sample in samples)
     rounds = set()

@@ -1,0 +1,119 @@
+"""Fields of JSON files that other people wrote, with errors that name the file and the field.
+
+Every `where` is a text such as "…/meta_expressions.json: video 'v1'" and begins the message. `Faults` decides
+what an error does: stop the reading, or be collected while the reading goes on (`data.prepare.check`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Faults:
+    """The errors in the files of a data set.
+
+    `with faults.noted():` raises an error of the block, or collects it and skips the rest of the block.
+
+    Attributes:
+        collect: True to collect errors.
+        frames_later: True if `data.prepare.verify` will look at every frame: some may be missing now.
+        found: The collected messages in order, each once.
+    """
+
+    collect: bool = False
+    frames_later: bool = False
+    found: dict[str, None] = field(default_factory=dict)
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            if not self.collect:
+                raise
+            self.found[str(error)] = None
+
+    def report(self, message: str) -> None:
+        """Raise or collect one error, from code without a block to skip."""
+        with self.noted():
+            raise ValueError(message)
+
+
+def load_json(file: Path, kind: type = dict, encodings: Sequence[str] = ("utf-8",)) -> Any:
+    """Return the content of a JSON file.
+
+    Args:
+        kind: Type of the content.
+        encodings: Encodings to try in turn.
+
+    Raises:
+        ValueError: The file is missing, empty, cut short, not JSON, or holds another type.
+    """
+    if not file.is_file():
+        raise ValueError(
+            f"{file} is missing: is the data set complete, and its root right (data.root)?"
+        )
+    raw = file.read_bytes()
+    if not raw.strip():
+        raise ValueError(f"{file} is empty, so it is not JSON: download it again")
+
+    content = _decoded_json(file, raw, encodings)
+    if not isinstance(content, kind):
+        wanted = "an object" if kind is dict else "a list"
+        raise ValueError(
+            f"{file} holds a {type(content).__name__}, not {wanted}: it is not in the expected format"
+        )
+    return content
+
+
+def _decoded_json(file: Path, raw: bytes, encodings: Sequence[str]) -> Any:
+    first_error: Exception | None = None
+    for encoding in encodings:
+        try:
+            return json.loads(raw.decode(encoding))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            first_error = first_error or error
+    raise ValueError(f"{file} is not JSON ({first_error}): download it again") from first_error
+
+
+def value(mapping: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
+    """Return `mapping[key]`.
+
+    Raises:
+        ValueError: The key is missing, or its value is not a `kind`. A bool is not an int.
+    """
+    if not isinstance(mapping, dict) or key not in mapping:
+        raise ValueError(
+            f'{where}: key "{key}" is missing; the file is not in the expected format, or cut short'
+        )
+    found = mapping[key]
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    is_wrong_bool = isinstance(found, bool) and bool not in kinds
+    if not isinstance(found, kinds) or is_wrong_bool:
+        names = " or ".join(one.__name__ for one in kinds)
+        raise ValueError(f'{where}: "{key}" is {found!r:.60}, not a {names}')
+    return found
+
+
+def texts(mapping: Any, key: str, where: str) -> tuple[str, ...]:
+    """Return a list of names; some data sets write numbers.
+
+    Raises:
+        ValueError: The key is missing, or its value is not a list of names.
+    """
+    names = value(mapping, key, list, where)
+    for name in names:
+        if not isinstance(name, (str, int)) or isinstance(name, bool):
+            raise ValueError(f'{where}: "{key}" holds {name!r:.60}, which is not a name')
+    return tuple(str(name) for name in names)
+
+
+def splits_found(names: list[str]) -> str:
+    """Return the names of splits for an error message."""
+    return ", ".join(sorted(names)) or "none"

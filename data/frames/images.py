@@ -1,0 +1,38 @@
+"""Images on disk: their suffixes, and their size from the header alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+# Suffixes of a frame whose name has none, in the order in which they are tried.
+FRAME_SUFFIXES = (".jpg", ".png", ".jpeg")
+# Suffixes of the pictures that people bring themselves.
+IMAGE_SUFFIXES = (*FRAME_SUFFIXES, ".webp", ".bmp", ".tif", ".tiff")
+
+_ORIENTATION_TAG = 274
+# EXIF orientations that exchange height and width.
+_TURNED = (5, 6, 7, 8)
+
+
+def image_size(file: Path) -> tuple[int, int]:
+    """Return (height, width) as a viewer and `cv2.imread` turn the picture.
+
+    Raises:
+        ValueError: The file is missing, or not a readable image.
+    """
+    try:
+        with Image.open(file) as image:
+            width, height = image.size
+            turned = image.format == "JPEG" and image.getexif().get(_ORIENTATION_TAG) in _TURNED
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{file} is missing: is the data set complete, and its root right (data.root)?"
+        ) from error
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{file} is not a readable image ({error}): download it again") from error
+
+    if turned:
+        return width, height
+    return height, width

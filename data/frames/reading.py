@@ -1,0 +1,246 @@
+"""Frames of a video as arrays, from a folder of images or from a video file.
+
+    frames_nHWC = read_frames(video, [0, 8, 16])
+    shown = show_views(video, [View(8, 280, 504)])
+
+Decoded frames stay in the node's store, so that processes on one node decode each frame once. A file
+with another size or time of change is read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from core.digest import image_digest
+from core.types import Media, Video, View
+from data.frames.decoders import DECODERS, TIMEOUT_S, decode
+from data.frames.frame_store import node_store
+from data.frames.images import FRAME_SUFFIXES, IMAGE_SUFFIXES
+
+# Frames of a video file to decode together when it is read from end to end, fewer if they are large.
+BLOCK = 64
+BLOCK_BYTES = 128 << 20
+
+
+def read_frames(
+    video: Video,
+    indices: Sequence[int],
+    *,
+    block: int = 1,
+    decoders: Sequence[str] = DECODERS,
+    timeout_s: float = TIMEOUT_S,
+) -> np.ndarray:
+    """Return the frames `indices` in that order, uint8 (n, height, width, 3) RGB. Repeats are allowed.
+
+    Args:
+        block: Number of frames of a video file to decode together, for callers that will read on.
+
+    Raises:
+        ValueError: A file is missing or damaged, the video is shorter than `video.num_frames`, or a
+            frame has another size than `video`. The message names the file and the frame.
+    """
+    for index in indices:
+        if not 0 <= index < video.num_frames:
+            raise ValueError(
+                f"{video.path}: frame {index} does not exist: the video has {video.num_frames} frames"
+            )
+    if not len(indices):
+        return np.zeros((0, video.height, video.width, 3), np.uint8)
+
+    frames = _load_frames(video, sorted(set(indices)), block, decoders, timeout_s)
+    for index in set(indices):
+        _check_size(video, index, frames[index])
+    # Stacking copies: the caller may write into the result, but not into the store.
+    return np.stack([frames[index] for index in indices])
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video as an array that is read slice by slice.
+
+    `clip[start:stop]` is uint8 (n, height, width, 3).
+    """
+
+    video: Video
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return self.video.num_frames, self.video.height, self.video.width, 3
+
+    def __getitem__(self, wanted: slice) -> np.ndarray:
+        frame_bytes = self.video.height * self.video.width * 3
+        block = min(max(BLOCK_BYTES // frame_bytes, 8), BLOCK)
+        indices = range(*wanted.indices(self.video.num_frames))
+        return read_frames(self.video, indices, block=block)
+
+
+def show_views(video: Video, views: Sequence[View]) -> list[tuple[Media, np.ndarray]]:
+    """Return the image of each view, uint8 (view.height, view.width, 3), with its digest."""
+    frames_nHWC = read_frames(video, [view.frame for view in views])
+    shown = []
+    for frame_HWC, view in zip(frames_nHWC, views, strict=True):
+        image_HWC = resize_to_view(frame_HWC, view)
+        shown.append((Media(image_digest(image_HWC), view), image_HWC))
+    return shown
+
+
+def resize_to_view(frame_HWC: np.ndarray, view: View) -> np.ndarray:
+    """Resize a frame: by averaging when it shrinks, to avoid aliasing, else by interpolation."""
+    height, width = frame_HWC.shape[:2]
+    if (height, width) == (view.height, view.width):
+        return frame_HWC
+    shrinks = view.height <= height and view.width <= width
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(frame_HWC, (view.width, view.height), interpolation=method))
+
+
+def frame_size(path: str, frame_names: Sequence[str]) -> tuple[int, int]:
+    """Return (height, width) of the first frame, for a data set that does not state it.
+
+    Raises:
+        ValueError: The frame cannot be read, as in `read_frames`.
+    """
+    unsized = Video("", path, tuple(frame_names), 0, 0)
+    frames = _load_frames(unsized, [0], 1, DECODERS, TIMEOUT_S)
+    height, width = frames[0].shape[:2]
+    return height, width
+
+
+def _check_size(video: Video, index: int, frame_HWC: np.ndarray) -> None:
+    height, width = frame_HWC.shape[:2]
+    if (height, width) != (video.height, video.width):
+        raise ValueError(
+            f"{video.path}: frame {index} is {height} x {width} (height x width), but the masks or first "
+            f"frame of the video are {video.height} x {video.width}: use frames and masks of one release "
+            "of the data, in one size"
+        )
+
+
+def _load_frames(
+    video: Video, indices: Sequence[int], block: int, decoders: Sequence[str], timeout_s: float
+) -> dict[int, np.ndarray]:
+    """Return frames from the node's store, after decoding those that it lacks.
+
+    Args:
+        indices: Ascending, distinct frame numbers.
+    """
+    is_folder = Path(video.path).is_dir()
+    if is_folder:
+        names = {index: _content_name(_image_file(video, index)) for index in indices}
+    else:
+        names = _names_in_video_file(video, indices)
+
+    found = _stored(names)
+    if len(found) == len(names):
+        return found
+
+    with node_store().lock(video.path):
+        # Another process may have stored them while this one waited for the lock.
+        found |= _stored(_without(names, found))
+        missing = _without(names, found)
+        if is_folder:
+            found |= _store_images(video, missing)
+        elif missing:
+            found |= _store_decoded(video, list(missing), block, decoders, timeout_s)
+    node_store().tidy()
+    return found
+
+
+def _without(names: Mapping[int, str], found: Mapping[int, np.ndarray]) -> dict[int, str]:
+    return {index: name for index, name in names.items() if index not in found}
+
+
+def _stored(names: Mapping[int, str]) -> dict[int, np.ndarray]:
+    frames = {}
+    for index, name in names.items():
+        frame_HWC = node_store().get(name)
+        if frame_HWC is not None:
+            frames[index] = frame_HWC
+    return frames
+
+
+def _store_images(video: Video, names: Mapping[int, str]) -> dict[int, np.ndarray]:
+    frames = {}
+    with node_store().scratch() as scratch:
+        file = scratch / "image.npy"
+        for index, name in names.items():
+            np.save(file, _read_image(video, index))
+            frames[index] = node_store().put(name, file)
+    return frames
+
+
+def _store_decoded(
+    video: Video, missing: Sequence[int], block: int, decoders: Sequence[str], timeout_s: float
+) -> dict[int, np.ndarray]:
+    """Decode the missing frames, and all frames of their blocks that the store lacks."""
+    store = node_store()
+    in_blocks: list[int] = []
+    for start in dict.fromkeys(index // block * block for index in missing):
+        in_blocks += range(start, min(start + block, video.num_frames))
+    names = _names_in_video_file(video, in_blocks)
+    wanted = [index for index in in_blocks if index in missing or not store.has(names[index])]
+
+    with store.scratch() as scratch:
+        decode(
+            video.path,
+            wanted,
+            scratch,
+            decoders=decoders,
+            timeout_s=timeout_s,
+            num_frames=video.num_frames,
+        )
+        return {index: store.put(names[index], scratch / f"{index}.npy") for index in wanted}
+
+
+def _names_in_video_file(video: Video, indices: Sequence[int]) -> dict[int, str]:
+    """Names in the store for frames of a video file."""
+    if not Path(video.path).is_file():
+        raise ValueError(
+            f"{video.path}: neither a folder of frames nor a video file: needed for frame {indices[0]}; "
+            "is the data set complete, and its root right (data.root)?"
+        )
+    content = _content_name(video.path)
+    return {index: f"{content}-{index}" for index in indices}
+
+
+def _content_name(path: str) -> str:
+    """Return a name for the content of a file; it changes when the file changes."""
+    status = os.stat(path)
+    text = f"{os.path.abspath(path)}|{status.st_mtime_ns}|{status.st_size}"
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _image_file(video: Video, index: int) -> str:
+    stem = os.path.join(video.path, video.frame_names[index])
+    suffixes: tuple[str, ...] = FRAME_SUFFIXES
+    if os.path.splitext(stem)[1].lower() in IMAGE_SUFFIXES:
+        suffixes = ("", *FRAME_SUFFIXES)
+
+    for suffix in suffixes:
+        if os.path.isfile(stem + suffix):
+            return stem + suffix
+    raise ValueError(
+        f"{stem}{suffixes[0]}: missing ({_place(video, index)}): extract the frames of this video again"
+    )
+
+
+def _read_image(video: Video, index: int) -> np.ndarray:
+    path = _image_file(video, index)
+    image_HWC = cv2.imread(path, cv2.IMREAD_COLOR)
+    if image_HWC is None:
+        raise ValueError(
+            f"{path}: not a readable image ({_place(video, index)}): extract the frames of this video "
+            "again"
+        )
+    return cv2.cvtColor(image_HWC, cv2.COLOR_BGR2RGB)
+
+
+def _place(video: Video, index: int) -> str:
+    return f"frame {index} of {video.num_frames} of video {video.path!r}"
