@@ -1,7 +1,7 @@
-"""Binary masks as COCO run-length encodings, and the boxes and areas read off them without decoding.
+"""Binary masks as COCO run-length encodings, and boxes and areas read off them without decoding.
 
-Masks travel encoded (about 1 KB instead of 400 KB at 480 x 854) and are decoded where pixels are needed.
-This file knows pycocotools and the nouns; no files, no metrics.
+Masks travel encoded (about 1 KB instead of 400 KB at 480 x 854) and are decoded where pixels are
+needed.
 """
 
 from __future__ import annotations
@@ -18,72 +18,78 @@ Box = tuple[float, float, float, float]
 
 
 def encode(mask_HW: np.ndarray) -> Rle:
-    """The run-length encoding of a mask; every non-zero pixel is foreground."""
+    """Return the run-length encoding of a mask; every non-zero pixel is foreground."""
     assert mask_HW.ndim == 2, f"one mask has two dimensions, not shape {mask_HW.shape}"
-    return _text(coco.encode(np.asfortranarray(mask_HW != 0).view(np.uint8)))
+    pixels_HW = np.asfortranarray(mask_HW != 0).view(np.uint8)
+    return _from_coco(coco.encode(pixels_HW))
 
 
 def encode_frames(masks_FHW: np.ndarray) -> tuple[Rle, ...]:
-    """The encodings of many masks; in one call, three times faster than one by one."""
-    assert masks_FHW.ndim == 3, (
-        f"masks of frames have three dimensions, not shape {masks_FHW.shape}"
-    )
+    """Return the encodings of many masks; one call is three times faster than one call each."""
+    shape = masks_FHW.shape
+    assert masks_FHW.ndim == 3, f"masks of frames have three dimensions, not shape {shape}"
     if not len(masks_FHW):
         return ()
     masks_HWF = np.asfortranarray(np.moveaxis(masks_FHW != 0, 0, -1))
-    return tuple(_text(rle) for rle in coco.encode(masks_HWF.view(np.uint8)))
+    return tuple(_from_coco(rle) for rle in coco.encode(masks_HWF.view(np.uint8)))
 
 
 def decode(rle: Rle) -> np.ndarray:
-    """The mask as bool (height, width)."""
-    return coco.decode(_coco(rle)).view(bool)
+    """Return the mask as bool (height, width)."""
+    return coco.decode(_to_coco(rle)).view(bool)
 
 
 def decode_frames(rles_F: Sequence[Rle | None], height: int, width: int) -> np.ndarray:
-    """Masks as bool (F, height, width); None is an empty mask."""
+    """Return masks as bool (F, height, width); None is an empty mask."""
     masks_FHW = np.zeros((len(rles_F), height, width), dtype=bool)
     for mask_HW, rle in zip(masks_FHW, rles_F, strict=True):
-        if rle is not None:
-            assert tuple(rle["size"]) == (height, width), (
-                f"mask of size {rle['size']} in a {height} x {width} video"
-            )
-            mask_HW[:] = decode(rle)
+        if rle is None:
+            continue
+        size = tuple(rle["size"])
+        assert size == (height, width), f"mask of size {rle['size']} in a {height} x {width} video"
+        mask_HW[:] = decode(rle)
     return masks_FHW
 
 
 def union(rles: Sequence[Rle | None]) -> Rle | None:
-    """The union of masks of one size; None stands for an empty mask, also as the result."""
+    """Return the union of masks of one size; None stands for an empty mask, also as the result."""
     present = [rle for rle in rles if rle is not None]
-    if len(present) <= 1:
-        return present[0] if present else None
-    assert len({tuple(rle["size"]) for rle in present}) == 1, (
-        "masks of different sizes have no union"
-    )
-    return _text(coco.merge([_coco(rle) for rle in present]))
+    if not present:
+        return None
+    if len(present) == 1:
+        return present[0]
+    sizes = {tuple(rle["size"]) for rle in present}
+    assert len(sizes) == 1, "masks of different sizes have no union"
+    return _from_coco(coco.merge([_to_coco(rle) for rle in present]))
 
 
 def union_of_targets(sample: Sample) -> tuple[Rle | None, ...]:
-    """The ground truth of an expression in each frame: the union of its objects (MeViS tools/eval_mevis.py)."""
+    """Return the ground truth of an expression, frame by frame: the union of its targets.
+
+    Source: MeViS, tools/eval_mevis.py.
+    """
     if not sample.targets:
         return (None,) * sample.video.num_frames
-    return tuple(
-        union(rles) for rles in zip(*(target.masks_F for target in sample.targets), strict=True)
-    )
+    frames = zip(*(target.masks_F for target in sample.targets), strict=True)
+    return tuple(union(rles) for rles in frames)
 
 
 def box(rle: Rle) -> Box:
-    """The tight box (x0, y0, x1, y1) in pixels, x1 and y1 exclusive; all zeros for an empty mask."""
-    x, y, width, height = (float(v) for v in coco.toBbox(_coco(rle)))
+    """Return the tight box (x0, y0, x1, y1), x1 and y1 exclusive; all zeros for an empty mask."""
+    x, y, width, height = (float(v) for v in coco.toBbox(_to_coco(rle)))
     return (x, y, x + width, y + height)
 
 
 def area(rle: Rle) -> int:
-    """Foreground pixels."""
-    return int(coco.area(_coco(rle)))
+    """Return the number of foreground pixels."""
+    return int(coco.area(_to_coco(rle)))
 
 
 def boxes_areas(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (F, 4) float64 and areas (F,) int64 of the union of the targets; zeros where nothing is visible."""
+    """Return boxes (F, 4) float64 and areas (F,) int64 of the union of the targets.
+
+    Frames without a visible target have zeros.
+    """
     rles_F = union_of_targets(sample)
     boxes_F4 = np.zeros((len(rles_F), 4))
     areas_F = np.zeros(len(rles_F), dtype=np.int64)
@@ -94,10 +100,10 @@ def boxes_areas(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
     return boxes_F4, areas_F
 
 
-def _text(rle: dict[str, Any]) -> Rle:
-    """pycocotools counts are bytes, JSON has text."""
+def _from_coco(rle: dict[str, Any]) -> Rle:
+    # The counts of pycocotools are bytes; JSON needs text.
     return {"size": [int(v) for v in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
-def _coco(rle: Rle) -> dict[str, Any]:
+def _to_coco(rle: Rle) -> dict[str, Any]:
     return {"size": rle["size"], "counts": rle["counts"].encode("ascii")}

@@ -1,7 +1,7 @@
-"""Reading what a policy wrote: tagged blocks, JSON with its common slips, numbers.
+"""Reading a policy's text: tagged blocks, JSON with its common slips, numbers.
 
-Every function takes any text whatever and never raises: what cannot be read comes back as None or as an empty list,
-because an unreadable answer is an ordinary outcome of an episode. This file knows no system, no key and no prompt.
+Every function takes any text and never raises: None or an empty list stands for a text that cannot
+be read, because an unreadable answer is an ordinary outcome of an episode.
 """
 
 from __future__ import annotations
@@ -15,31 +15,44 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-MAX_CHARS = 20_000  # longer values are not answers; keeps a hostile completion from costing seconds
-MAX_DEPTH = 20  # Python's own parsers recurse: beyond some depth they exhaust the stack
-MAX_STARTS = 32  # opening brackets tried by `search_records`
+# Longer values are not answers; the bound keeps a hostile completion from costing seconds.
+MAX_CHARS = 20_000
+# Python's own parsers recurse: beyond some depth they exhaust the stack.
+MAX_DEPTH = 20
+# Opening brackets tried by `search_records`.
+MAX_STARTS = 32
 
 _CLOSING = {"[": "]", "{": "}"}
-_STEPS = dict(zip(b"[{(]})", (1, 1, 1, -1, -1, -1), strict=True))
-_NO_BRACKETS = bytes(set(range(256)) - set(_STEPS))
+_DEPTH_STEPS = dict(zip(b"[{(]})", (1, 1, 1, -1, -1, -1), strict=True))
+_NO_BRACKETS = bytes(set(range(256)) - set(_DEPTH_STEPS))
 
 
 def block(text: str, name: str) -> str | None:
-    """Content of the first <name>...</name> of `text`, stripped; None without one."""
-    start = text.find(f"<{name}>") + len(f"<{name}>")
+    """Return the content of the first <name>...</name>, stripped; None without one."""
+    opening = f"<{name}>"
+    if opening not in text:
+        return None
+    start = text.find(opening) + len(opening)
     stop = text.find(f"</{name}>", start)
-    return text[start:stop].strip() if f"<{name}>" in text and stop >= 0 else None
+    if stop < 0:
+        return None
+    return text[start:stop].strip()
 
 
 def is_tagged(text: str, names: Sequence[str]) -> bool:
-    """Whether `text` is exactly the blocks `names`, in this order, each tag once, with only white space between."""
-    once = all(text.count(f"<{name}>") == 1 == text.count(f"</{name}>") for name in names)
-    whole = r"\s*".join(rf"<{name}>.*?</{name}>" for name in names)
-    return once and re.fullmatch(rf"\s*{whole}\s*", text, re.DOTALL) is not None
+    """Return whether `text` is exactly the blocks `names`, in this order, each tag once.
+
+    Only white space may stand between the blocks.
+    """
+    for name in names:
+        if text.count(f"<{name}>") != 1 or text.count(f"</{name}>") != 1:
+            return False
+    blocks = r"\s*".join(rf"<{name}>.*?</{name}>" for name in names)
+    return re.fullmatch(rf"\s*{blocks}\s*", text, re.DOTALL) is not None
 
 
 def value(text: str) -> Any | None:
-    """The JSON value or Python literal that `text` is (a Markdown fence around it is taken off), or None."""
+    """Return the JSON value or Python literal in `text`, fenced or not, or None."""
     text = _without_fence(text.strip())
     if len(text) > MAX_CHARS or _depth(text) > MAX_DEPTH:
         return None
@@ -52,9 +65,9 @@ def value(text: str) -> Any | None:
 
 
 def json_value(text: str) -> Any | None:
-    """The JSON value that `text` is, and nothing else: no fence, no Python quotes; None otherwise (and for null).
+    """Return the JSON value in `text`, without fence or Python quotes; else None (and for null).
 
-    Python's own reader, so NaN and Infinity are numbers too.
+    Python's own reader is used, so NaN and Infinity are numbers too.
     """
     if len(text) > MAX_CHARS or _depth(text) > MAX_DEPTH:
         return None
@@ -65,54 +78,64 @@ def json_value(text: str) -> Any | None:
 
 
 def records(text: str) -> list[dict[Any, Any]]:
-    """The dictionaries that `text` as a whole stands for: a list of them, or one by itself; else an empty list."""
+    """Return the dictionaries of a text that is a list of them or a single one, else []."""
     found = value(text)
     rows: list[Any] = found if isinstance(found, list) else [found]
-    return rows if all(isinstance(row, dict) for row in rows) else []
+    if all(isinstance(row, dict) for row in rows):
+        return rows
+    return []
 
 
 def search_records(text: str) -> list[dict[Any, Any]]:
-    """`records` of the first bracketed piece of `text` that has any; prose around it is skipped."""
+    """Return the `records` of the first bracketed piece of `text` with any; prose is skipped."""
     position = 0
     for _ in range(MAX_STARTS):
         start = next((i for i in range(position, len(text)) if text[i] in _CLOSING), None)
         if start is None:
             break
         stop = _end_of_bracket(text, start)
-        if stop is not None and (rows := records(text[start:stop])):
-            return rows
+        if stop is not None:
+            rows = records(text[start:stop])
+            if rows:
+                return rows
         position = start + 1
     return []
 
 
 def integer(number: Any) -> int | None:
-    """`number` as an int when it is one, or a float without a fraction (7.0); None for anything else."""
+    """Return an int, or a float without a fraction (7.0), as an int; None for anything else."""
     if isinstance(number, bool) or not isinstance(number, int | float):
         return None
-    return int(number) if isinstance(number, int) or number.is_integer() else None
+    if isinstance(number, float) and not number.is_integer():
+        return None
+    return int(number)
 
 
 def numbers(row: Any, count: int) -> tuple[float, ...] | None:
-    """`row` as `count` finite floats, or None."""
+    """Return `row` as `count` finite floats, or None."""
     if not isinstance(row, list | tuple) or len(row) != count:
         return None
-    for x in row:  # written out: an answer of ten objects comes here thirty times, and generators double the time
+    # A loop, because generators take twice the time, and a group of answers comes here often.
+    for x in row:
         if isinstance(x, bool) or not isinstance(x, (int, float)):
             return None
     try:
         floats = tuple(map(float, row))
-    except OverflowError:  # an int of hundreds of digits
+    except OverflowError:
+        # An int of hundreds of digits.
         return None
     return floats if all(map(math.isfinite, floats)) else None
 
 
 def plain(text: str) -> str:
-    """`text` fit to be shown to a policy again: one line, valid Unicode, and no piece that looks like a special token.
+    """Make `text` fit to be shown to a policy: one line of valid Unicode without special tokens.
 
-    A description is written by the policy; a "<|image_pad|>" spelt out in it would become an image without pixels.
+    The policy writes descriptions; a "<|image_pad|>" spelt out in one would become an image without
+    pixels.
     """
     readable = text.encode("utf-8", "replace").decode()
-    while "<|" in readable or "|>" in readable:  # taking one out may join another
+    # Removing one mark may join the pieces of another.
+    while "<|" in readable or "|>" in readable:
         readable = readable.replace("<|", "").replace("|>", "")
     return " ".join(readable.split())
 
@@ -120,42 +143,44 @@ def plain(text: str) -> str:
 def _without_fence(text: str) -> str:
     if not (len(text) >= 6 and text.startswith("```") and text.endswith("```")):
         return text
-    return re.sub(r"^[A-Za-z]*", "", text[3:-3]).strip()  # "```json" names its language
+    # "```json" names its language.
+    return re.sub(r"^[A-Za-z]*", "", text[3:-3]).strip()
 
 
 def _literal(text: str) -> Any:
-    with (
-        warnings.catch_warnings()
-    ):  # "\d" in a string is the policy's slip, not one of this program
+    with warnings.catch_warnings():
+        # An invalid escape such as "\d" is the policy's slip, not the program's.
         warnings.simplefilter("ignore")
         return ast.literal_eval(text)
 
 
 def _depth(text: str) -> int:
-    """How deep brackets nest; those inside strings count too, which only makes the bound stricter."""
-    brackets = text.encode("ascii", "replace").translate(
-        None, _NO_BRACKETS
-    )  # twelve times as fast as by letters
-    return max(accumulate(map(_STEPS.__getitem__, brackets), initial=0))
+    """Deepest nesting of brackets; brackets in strings count too, so the bound is only stricter."""
+    # Deleting all other bytes first is twelve times as fast as a loop over letters.
+    brackets = text.encode("ascii", "replace").translate(None, _NO_BRACKETS)
+    return max(accumulate(map(_DEPTH_STEPS.__getitem__, brackets), initial=0))
 
 
 def _end_of_bracket(text: str, start: int) -> int | None:
-    """Index after the bracket that closes the one at `start`, strings skipped; None if it stays open."""
-    waiting = [_CLOSING[text[start]]]
+    """Index after the bracket that closes the one at `start`, or None; strings are skipped."""
+    expected = [_CLOSING[text[start]]]
     quote = ""
     i = start + 1
     while i < min(len(text), start + MAX_CHARS):
         letter = text[i]
         if quote:
-            i += letter == "\\"  # the escaped letter is skipped
-            quote = "" if letter == quote else quote
+            if letter == "\\":
+                # Skip the escaped letter.
+                i += 1
+            elif letter == quote:
+                quote = ""
         elif letter in "\"'":
             quote = letter
         elif letter in _CLOSING:
-            waiting.append(_CLOSING[letter])
-        elif letter == waiting[-1]:
-            waiting.pop()
-            if not waiting:
+            expected.append(_CLOSING[letter])
+        elif letter == expected[-1]:
+            expected.pop()
+            if not expected:
                 return i + 1
         i += 1
     return None

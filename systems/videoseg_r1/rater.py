@@ -12,7 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from core.difficulty import ASPECTS, LEAST, MOST, answer, difficulty, is_complete, question, read
+from core.difficulty import (
+    ASPECTS,
+    LEAST,
+    MOST,
+    difficulty,
+    is_complete,
+    rating_answer,
+    rating_question,
+    read_ratings,
+)
 from core.geometry import uniform_frames
 from core.types import Answer, Ask, End, Episode, EpisodeMasks, MaskMaker, Reward, Sample, View
 from systems.base import WHERE, build
@@ -59,7 +68,7 @@ class DifficultyRater:
     async def play(self, sample: Sample, ask: Ask) -> Episode:
         """Asks once; DONE only if all five ratings could be read. An answer that was cut off is read all the same."""
         turn = await ask(self.content(sample), max_tokens=self.options.max_tokens)
-        ratings = read(turn.text)
+        ratings = read_ratings(turn.text)
         end = (
             End.DONE if is_complete(ratings) else End.UNREADABLE if turn.complete else End.TRUNCATED
         )
@@ -85,7 +94,7 @@ class DifficultyRater:
         self, sample: Sample, rng: np.random.Generator
     ) -> tuple[tuple[list[str | View], str], ...]:
         """Question and right answer. Raises ValueError for a sample whose notes know no ratings."""
-        return ((self.content(sample), answer(_known(sample))),)
+        return ((self.content(sample), rating_answer(_known(sample))),)
 
     def content(self, sample: Sample) -> list[str | View]:
         """What the user says: the frames, each after its number, then the question."""
@@ -94,7 +103,7 @@ class DifficultyRater:
         frames = uniform_frames(sample.video.num_frames, self.options.num_frames)
         for i, frame in enumerate(frames):
             content += [f"Frame {i}:", View(frame, side, side)]
-        return [*content, question(sample.query, len(frames))]
+        return [*content, rating_question(sample.query, len(frames))]
 
 
 def _known(sample: Sample) -> dict[str, int]:

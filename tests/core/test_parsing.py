@@ -2,6 +2,7 @@
 
 import json
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,17 +13,17 @@ from core.parsing import block, integer, is_tagged, numbers, plain, records, sea
 ROW = {"frame_idx": 7, "object description": "red circle"}
 
 
-def test_block_takes_the_first():
+def test_block_takes_the_first() -> None:
     assert block("a <answer> 1 </answer><answer>2</answer>", "answer") == "1"
 
 
 @pytest.mark.parametrize("text", ["", "answer", "<answer>1", "1</answer>", "</answer><answer>"])
-def test_block_needs_both_tags(text):
+def test_block_needs_both_tags(text: str) -> None:
     assert block(text, "answer") is None
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    "text, expected",
     [
         ("<think>a</think><answer>b</answer>", True),
         ("\n<think>a\nb</think>\n\n<answer>b</answer> ", True),
@@ -34,7 +35,7 @@ def test_block_needs_both_tags(text):
         ("<think>a</think><answer>b</answer><answer>c</answer>", False),
     ],
 )
-def test_is_tagged_wants_the_blocks_and_nothing_else(text, expected):
+def test_is_tagged_wants_the_blocks_and_nothing_else(text: str, expected: bool) -> None:
     assert is_tagged(text, ("think", "answer")) is expected
 
 
@@ -49,7 +50,7 @@ def test_is_tagged_wants_the_blocks_and_nothing_else(text, expected):
         f"  ```\n{[ROW]}```  ",
     ],
 )
-def test_records_of_json_python_and_fenced(text):
+def test_records_of_json_python_and_fenced(text: str) -> None:
     assert records(text) == [ROW]
 
 
@@ -57,43 +58,52 @@ def test_records_of_json_python_and_fenced(text):
     "text",
     ["", "7", "null", "[1, 2]", '[{"a": 1}, 2]', "{1, 2}", '{"a": 1', 'x {"a": 1}', "``````"],
 )
-def test_records_of_anything_else_are_none(text):
+def test_records_of_anything_else_are_none(text: str) -> None:
     assert records(text) == []
 
 
-def test_search_skips_prose_and_brackets_without_records():
-    assert search_records('It\'s [here]: ```json\n[{"a": "]}"}]``` [{"a": 2}]') == [{"a": "]}"}]
+def test_search_skips_prose_and_brackets_without_records() -> None:
+    text = 'It\'s [here]: ```json\n[{"a": "]}"}]``` [{"a": 2}]'
+    assert search_records(text) == [{"a": "]}"}]
 
 
-def test_search_gives_up_on_an_open_bracket():
-    assert search_records('[{"a": 1}') == [{"a": 1}]  # the inner one is whole
+def test_search_gives_up_on_an_open_bracket() -> None:
+    # The inner record is whole.
+    assert search_records('[{"a": 1}') == [{"a": 1}]
     assert search_records('[{"a": 1') == []
 
 
 @pytest.mark.parametrize(
     "hostile", ["[" * 19_000, "{'a':" * 5_000, "[{" * 9_000 + "}]" * 900, "-" * 9_999, "9" * 9_999]
 )
-def test_hostile_text_is_cheap(hostile):
+def test_hostile_text_is_cheap(hostile: str) -> None:
     start = time.perf_counter()
     assert value(hostile) is None
     assert search_records(hostile) == []
     assert time.perf_counter() - start < 5.0
 
 
-def test_value_of_an_overlong_text_is_none():
+def test_value_of_an_overlong_text_is_none() -> None:
     assert value("[" + "1," * 10_001 + "1]") is None
 
 
 @pytest.mark.parametrize(
-    ("number", "expected"), [(7, 7), (7.0, 7), (-1, -1), (7.5, None), (True, None), ("7", None)]
+    "number, expected",
+    [
+        (7, 7),
+        (7.0, 7),
+        (-1, -1),
+        (7.5, None),
+        (True, None),
+        ("7", None),
+        (float("inf"), None),
+        (float("nan"), None),
+        (None, None),
+        ([7], None),
+    ],
 )
-def test_integer(number, expected):
+def test_integer(number: Any, expected: int | None) -> None:
     assert integer(number) == expected
-
-
-@pytest.mark.parametrize("number", [float("inf"), float("nan"), None, [7]])
-def test_integer_of_what_is_none(number):
-    assert integer(number) is None
 
 
 @pytest.mark.parametrize(
@@ -107,15 +117,15 @@ def test_integer_of_what_is_none(number):
         "1234",
     ],
 )
-def test_numbers_wants_count_finite_numbers(row):
+def test_numbers_wants_count_finite_numbers(row: Any) -> None:
     assert numbers(row, 4) is None
 
 
-def test_numbers():
+def test_numbers() -> None:
     assert numbers([1, 2.5, 3, 4], 4) == (1.0, 2.5, 3.0, 4.0)
 
 
-def test_plain_takes_out_special_tokens_and_broken_unicode():
+def test_plain_takes_out_special_tokens_and_broken_unicode() -> None:
     assert plain(" a\n<|image_pad|> b ") == "a image_pad b"
     assert plain("<<||") == ""
     assert plain("\ud800").encode() == b"?"
@@ -123,18 +133,18 @@ def test_plain_takes_out_special_tokens_and_broken_unicode():
 
 @settings(deadline=None)  # a busy machine is no failure
 @given(st.text())
-def test_nothing_raises(text):
-    (
-        value(text),
-        records(text),
-        search_records(text),
-        block(text, "answer"),
-        is_tagged(text, ("think", "answer")),
-    )
+def test_nothing_raises(text: str) -> None:
+    value(text)
+    records(text)
+    search_records(text)
+    block(text, "answer")
+    is_tagged(text, ("think", "answer"))
     assert "<|" not in plain(text)
 
 
 @settings(deadline=None)  # a busy machine is no failure
 @given(st.text(alphabet="[]{}()\"'\\:,1-.eE \n`ab<>/j"))
-def test_nothing_raises_on_nearly_json(text):
-    value(text), records(text), search_records(text)
+def test_nothing_raises_on_nearly_json(text: str) -> None:
+    value(text)
+    records(text)
+    search_records(text)

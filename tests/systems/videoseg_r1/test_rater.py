@@ -7,7 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from core.difficulty import ASPECTS, answer
+from core.difficulty import ASPECTS, rating_answer
 from core.geometry import uniform_frames
 from core.types import End, Notes, Sample, Turn, Video, View
 from systems import make
@@ -31,7 +31,7 @@ def play(text: str, complete: bool = True):
 
 
 def test_an_episode_ends_well_only_with_five_ratings() -> None:
-    whole = play(answer(RATINGS))
+    whole = play(rating_answer(RATINGS))
     part = play('{"scene_complexity": 3}')
     cut = play("{", complete=False)
     assert (whole.end, whole.answer.facts) == (End.DONE, {"ratings": RATINGS})
@@ -41,8 +41,8 @@ def test_an_episode_ends_well_only_with_five_ratings() -> None:
 
 def test_the_reward_is_what_could_be_read_and_how_near_the_difficulty_is() -> None:
     rater = DifficultyRater()
-    off = answer(dict.fromkeys(ASPECTS, 9))  # D is 9, the truth 6
-    rewards = rater.score(SAMPLE, [play(answer(RATINGS)), play(off), play("no idea")])
+    off = rating_answer(dict.fromkeys(ASPECTS, 9))  # D is 9, the truth 6
+    rewards = rater.score(SAMPLE, [play(rating_answer(RATINGS)), play(off), play("no idea")])
     assert [r.total for r in rewards] == pytest.approx([2.0, 2 - 3 / 9, 0.0])
 
 
