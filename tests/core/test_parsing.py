@@ -23,7 +23,7 @@ def test_block_needs_both_tags(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text, expected",
+    ("text", "expected"),
     [
         ("<think>a</think><answer>b</answer>", True),
         ("\n<think>a\nb</think>\n\n<answer>b</answer> ", True),
@@ -88,7 +88,7 @@ def test_value_of_an_overlong_text_is_none() -> None:
 
 
 @pytest.mark.parametrize(
-    "number, expected",
+    ("number", "expected"),
     [
         (7, 7),
         (7.0, 7),
