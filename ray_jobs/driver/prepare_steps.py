@@ -35,7 +35,7 @@ from data.prepare.tables import (
     table_to_json,
 )
 from data.prepare.verify import Problem, media_under
-from ray_jobs.record.contact_sheet import choose, row, stack
+from ray_jobs.record.contact_sheet import choose_samples, sheet_row, stack_rows
 from ray_jobs.record.journal import Journal, fingerprint_of
 from ray_jobs.record.progress import Progress
 
@@ -210,17 +210,17 @@ def sheet_step(split: Split) -> None:
     prepare = split.cfg.prepare
     made = tables_step(split)
     samples = [sample for piece in split.good for sample in piece.samples]
-    chosen = choose(samples, prepare.sheet_rows, split.cfg.seed)
+    chosen = choose_samples(samples, prepare.sheet_rows, split.cfg.seed)
     lines = []
     with split.progress.phase(f"{split.name}: contact sheet", total=len(chosen)) as phase:
         for sample in chosen:
             try:
-                lines.append(row(sample, made, prepare.sheet_frames))
+                lines.append(sheet_row(sample, made, prepare.sheet_frames))
             except ValueError as error:
                 split.add_problems([Problem(sample.video.uid, str(error))])
             phase.advance()
     if lines:
-        image = Image.fromarray(stack(lines))
+        image = Image.fromarray(stack_rows(lines))
         image.save(split.folder / "contact_sheet.jpg", quality=90)
 
 

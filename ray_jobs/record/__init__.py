@@ -1,4 +1,4 @@
-"""What stays of a job: its folder and checkpoints, predictions and tables, pictures, the display, MLflow.
+"""What a job leaves behind and what people watch: folders, predictions, pictures, the display, MLflow.
 
-Nothing here starts a job, an actor or a session.
+Files here are written and read; jobs, actors and the driver are not known.
 """

@@ -1,8 +1,8 @@
-"""Checkpoints as whole folders: `checkpoints/step_N/` is complete, with a manifest, or it is not there.
+"""Checkpoints as whole folders: `checkpoints/step_N/` is complete, with a manifest, or absent.
 
-    step_N/  state.json  manifest.json  and whatever `write` puts there (policy/, optimizer/, ...)
+    step_N/  state.json  manifest.json  and the files of `write` (policy/, optimizer/, ...)
 
-Written beside its name, synced, then renamed. This file does not know what a policy is; nothing is pickled.
+A checkpoint is written beside its name, synced to disk, then renamed. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from core.files import jsonable
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
+
 _NAME = re.compile(r"step_(\d+)")
 _TEMPORARY = re.compile(r"\.step_\d+\.writing")
 
@@ -29,26 +30,30 @@ _TEMPORARY = re.compile(r"\.step_\d+\.writing")
 def save(
     checkpoints: Path, step: int, write: Callable[[Path], None], state: dict[str, Any]
 ) -> Path:
-    """Write `step_<step>` and return it; `write` fills the folder, `state` (JSON-able) lies beside it.
+    """Write checkpoint `step_<step>` and return its folder.
 
     A checkpoint of the same step is replaced. If `write` raises, nothing is left behind.
+
+    Args:
+        write: fills the folder.
+        state: values for state.json beside these files, convertible to JSON.
     """
     checkpoints.mkdir(parents=True, exist_ok=True)
-    _sweep(checkpoints)
+    _remove_half_written(checkpoints)
     fresh = checkpoints / f".step_{step}.writing"
     final = checkpoints / f"step_{step}"
+
     fresh.mkdir()
     try:
         write(fresh)
-        (fresh / STATE).write_text(
-            json.dumps(jsonable({"step": step, **state}), indent=2, allow_nan=False)
-        )
-        (fresh / MANIFEST).write_text(
-            json.dumps({"step": step, "files": _manifest(fresh)}, indent=2)
-        )
+        state_text = json.dumps(jsonable({"step": step, **state}), indent=2, allow_nan=False)
+        (fresh / STATE).write_text(state_text)
+        manifest = {"step": step, "files": _manifest(fresh)}
+        (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2))
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
+
     _sync(fresh)
     if final.exists():
         shutil.rmtree(final)
@@ -58,15 +63,17 @@ def save(
 
 
 def prune(checkpoints: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, never the one that a `best` link points to; 0 keeps all."""
+    """Remove all checkpoints but the newest `keep` and the one under the `best` link; 0 keeps all."""
+    if keep == 0:
+        return
     best = (checkpoints.parent / "best").resolve()
-    for folder in _folders(checkpoints)[:-keep] if keep else []:
+    for folder in _folders(checkpoints)[:-keep]:
         if folder.resolve() != best:
             shutil.rmtree(folder)
 
 
 def latest(checkpoints: Path) -> Path | None:
-    """The newest checkpoint whose every file is what its manifest says; others are skipped with a warning."""
+    """Return the newest whole checkpoint; damaged ones are skipped with a warning."""
     for folder in reversed(_folders(checkpoints)):
         problem = damage(folder)
         if not problem:
@@ -76,33 +83,39 @@ def latest(checkpoints: Path) -> Path | None:
 
 
 def damage(folder: Path) -> str:
-    """What is wrong with a checkpoint folder, empty if nothing is: a missing, short or changed file, by its name."""
+    """Return the first missing, short or changed file of a checkpoint in words, or "" if it is whole."""
     try:
         files = json.loads((folder / MANIFEST).read_text())["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{MANIFEST} is missing or unreadable ({error})"
+
     for name, entry in files.items():
         file = folder / name
         if not file.is_file():
             return f"{name} is missing"
-        if file.stat().st_size != entry["bytes"]:
-            return f"{name} has {file.stat().st_size} bytes, expected {entry['bytes']}"
+        size = file.stat().st_size
+        if size != entry["bytes"]:
+            return f"{name} has {size} bytes, expected {entry['bytes']}"
         if _sha256(file) != entry["sha256"]:
             return f"{name} has changed since it was written (sha256)"
     return ""
 
 
 def find(checkpoints: Path, resume: str) -> Path | None:
-    """The checkpoint to go on from: `resume` is "auto" (the newest whole one, if any), "never", or a folder.
+    """Return the checkpoint to continue from, or None to start anew.
 
-    Raises `ValueError` for a named folder that is not a whole checkpoint: a wish is not silently replaced.
+    Args:
+        resume: "auto" (the newest whole one, if any), "never", or a folder.
+
+    Raises:
+        ValueError: a named folder is not a whole checkpoint; another one is not taken silently.
     """
     if resume == "never":
         return None
     if resume == "auto":
         return latest(checkpoints)
     folder = resolve(resume)
-    problem = damage(folder) if folder.is_dir() else "there is no such folder"
+    problem = damage(folder) if folder.is_dir() else "no such folder"
     if problem:
         raise ValueError(
             f"train.resume={resume}: {problem}; give a checkpoints/step_N folder, auto or never"
@@ -111,34 +124,43 @@ def find(checkpoints: Path, resume: str) -> Path | None:
 
 
 def set_aside(checkpoints: Path, step: int) -> list[Path]:
-    """Rename checkpoints after `step` to `step_N.left`, for a resume from an earlier one: `latest` must not return to
-    the branch that was left. Nothing is deleted."""
+    """Rename checkpoints after `step` to `step_N.left` and return their new paths.
+
+    A resume from an earlier checkpoint leaves a branch, and `latest` must not return to it.
+    """
     moved = []
     for folder in _folders(checkpoints):
-        if int(folder.name.removeprefix("step_")) > step:
-            left = folder.with_name(folder.name + ".left")
-            if left.exists():
-                shutil.rmtree(left)
-            moved.append(folder.rename(left))
+        if int(folder.name.removeprefix("step_")) <= step:
+            continue
+        left = folder.with_name(f"{folder.name}.left")
+        if left.exists():
+            shutil.rmtree(left)
+        moved.append(folder.rename(left))
     return moved
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """What `save` was given as `state`, with "step"."""
+    """Return the `state` of `save`, with "step"."""
     return json.loads((folder / STATE).read_text())
 
 
 def _folders(checkpoints: Path) -> list[Path]:
-    """Checkpoint folders by step, oldest first; half-written ones have other names."""
-    named = [(_NAME.fullmatch(p.name), p) for p in checkpoints.glob("step_*") if p.is_dir()]
-    return [p for _, p in sorted((int(m.group(1)), p) for m, p in named if m)]
+    """Return checkpoint folders by step, oldest first. Half-written ones have other names."""
+    by_step = {}
+    for path in checkpoints.glob("step_*"):
+        match = _NAME.fullmatch(path.name)
+        if match and path.is_dir():
+            by_step[int(match.group(1))] = path
+    return [by_step[step] for step in sorted(by_step)]
 
 
 def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return {
-        str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in files
-    }
+    entries = {}
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            name = str(file.relative_to(folder))
+            entries[name] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+    return entries
 
 
 def _sha256(file: Path) -> str:
@@ -147,7 +169,7 @@ def _sha256(file: Path) -> str:
 
 
 def _sync(folder: Path) -> None:
-    """All contents on disk before the name appears: else a power cut may leave a good name on empty files."""
+    """Bring all contents to the disk: a power cut must not leave a good name on empty files."""
     for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_file():
             with path.open("rb") as data:
@@ -165,8 +187,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _sweep(checkpoints: Path) -> None:
-    """Remove what a killed process left half-written."""
+def _remove_half_written(checkpoints: Path) -> None:
+    """Remove the unfinished folders of killed processes."""
     for path in checkpoints.iterdir():
         if _TEMPORARY.fullmatch(path.name):
             shutil.rmtree(path, ignore_errors=True)

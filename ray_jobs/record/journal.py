@@ -1,12 +1,12 @@
-"""Results of a long job, one line for each finished piece, so that a job that was killed goes on where it was.
+"""Results of a long job, one line for each finished piece, so that a killed job continues.
 
     with Journal.open(file, fingerprint) as journal:
         for uid in pieces:
             if uid not in journal.done:
                 journal.add(uid, work(uid))
 
-The first line says what the results belong to; with another fingerprint the journal starts from nothing. Lines reach
-the disk about once a second: a kill costs that much work. This file does not know what the results mean.
+The first line names the work by its fingerprint; under another one the journal starts empty. Lines
+reach the disk about once a second, so a kill costs that much work.
 """
 
 from __future__ import annotations
@@ -27,22 +27,28 @@ FLUSH_S = 1.0
 
 @dataclass
 class Journal:
-    """`done`: the result of each finished piece, those of earlier runs included."""
+    """The finished pieces of one job.
+
+    Attributes:
+        done: result of each finished piece, earlier runs included.
+        found: number of pieces finished before this run.
+    """
 
     file: Path
     done: dict[str, Any] = field(default_factory=dict)
-    found: int = 0  # pieces that were finished before this run
+    found: int = 0
     _waiting: list[dict[str, Any]] = field(default_factory=list)
     _flushed: float = field(default_factory=time.monotonic)
 
     @classmethod
     def open(cls, file: Path, fingerprint: str) -> Journal:
-        """Goes on with a file of the same fingerprint; else, or where it cannot be read, starts a new one."""
+        """Continue a journal of the same fingerprint; start a new one else, or if it is unreadable."""
         file.parent.mkdir(parents=True, exist_ok=True)
         repair_lines(file)
         try:
             lines = read_lines(file)
-        except ValueError:  # not JSON: not ours
+        except ValueError:
+            # Not JSON, so not a journal.
             lines = []
         if not lines or lines[0].get("fingerprint") != fingerprint:
             file.unlink(missing_ok=True)
@@ -52,20 +58,21 @@ class Journal:
         return cls(file, done, len(done))
 
     def add(self, piece: str, result: Any) -> None:
-        """`result` is JSON-able."""
+        """Record the result of a piece; it must be convertible to JSON."""
         self.done[piece] = result
         self._waiting.append({"piece": piece, "result": result})
         if time.monotonic() - self._flushed > FLUSH_S:
             self.flush()
 
     def flush(self) -> None:
+        """Bring every result to the disk."""
         if self._waiting:
             append_lines(self.file, *self._waiting)
         self._waiting = []
         self._flushed = time.monotonic()
 
     def remove(self) -> None:
-        """The work is finished and its result stands elsewhere."""
+        """Delete the journal: the work is finished and its result is stored elsewhere."""
         self._waiting = []
         self.file.unlink(missing_ok=True)
 
@@ -82,8 +89,9 @@ class Journal:
 
 
 def fingerprint_of(parts: Iterable[Any]) -> str:
-    """A short name for JSON-able values: equal only for equal values."""
+    """Return a short name for values convertible to JSON, equal only for equal values."""
     digest = hashlib.blake2b(digest_size=12)
     for part in parts:
-        digest.update(json.dumps(part, ensure_ascii=True).encode() + b"\n")
+        text = json.dumps(part, ensure_ascii=True)
+        digest.update(text.encode() + b"\n")
     return digest.hexdigest()

@@ -11,7 +11,15 @@ import pytest
 from core.masks import encode
 from core.types import Sample, Target, Video
 from data.prepare.tables import target_table
-from ray_jobs.record.contact_sheet import CELL, COLOURS, GAP, PANEL, choose, row, stack
+from ray_jobs.record.contact_sheet import (
+    CELL,
+    COLOURS,
+    GAP,
+    PANEL,
+    choose_samples,
+    sheet_row,
+    stack_rows,
+)
 
 
 def _sample(uid: str, kind: str = "") -> Sample:
@@ -22,12 +30,12 @@ def test_kinds_take_turns_and_videos_differ() -> None:
     samples = [
         _sample(f"v{i}/{j}", "rare" if i == 7 else "common") for i in range(8) for j in range(3)
     ]
-    picked = choose(samples, 4, seed=0)
+    picked = choose_samples(samples, 4, seed=0)
     assert len({sample.video.uid for sample in picked}) == 4
     assert sum(sample.kind == "rare" for sample in picked) == 1
-    assert picked == choose(samples, 4, seed=0)
-    assert len({s.uid for s in choose(samples, 100, seed=0)}) == 24
-    assert choose([], 4, seed=0) == []
+    assert picked == choose_samples(samples, 4, seed=0)
+    assert len({s.uid for s in choose_samples(samples, 100, seed=0)}) == 24
+    assert choose_samples([], 4, seed=0) == []
 
 
 @pytest.fixture
@@ -46,7 +54,7 @@ def sample(tmp_path: Path) -> Sample:
 
 def test_a_row_shows_the_object_where_it_is(sample: Sample) -> None:
     table = target_table("v", sample.targets[0])
-    picture = row(sample, {table.key: table}, 2)  # frames 1 and 3
+    picture = sheet_row(sample, {table.key: table}, 2)  # frames 1 and 3
     assert picture.dtype == np.uint8
     assert picture.shape == (CELL * 60 // 80 + GAP, PANEL + 2 * (CELL + GAP), 3)
     left, right = (
@@ -65,11 +73,11 @@ def test_a_row_shows_the_object_where_it_is(sample: Sample) -> None:
 
 def test_rows_fit_below_one_another_also_of_shorter_videos(sample: Sample) -> None:
     short = Video("w", sample.video.path, ("0",), 60, 80)
-    rows = [row(sample, {}, 3), row(Sample("w/0", short, "word " * 300, ()), {}, 3)]
-    assert stack(rows).shape[1] == PANEL + 3 * (CELL + GAP)
+    rows = [sheet_row(sample, {}, 3), sheet_row(Sample("w/0", short, "word " * 300, ()), {}, 3)]
+    assert stack_rows(rows).shape[1] == PANEL + 3 * (CELL + GAP)
 
 
 def test_a_frame_that_is_missing(sample: Sample) -> None:
     (Path(sample.video.path) / "3.png").unlink()
     with pytest.raises(ValueError, match="3.*missing"):
-        row(sample, {}, 2)
+        sheet_row(sample, {}, 2)

@@ -21,8 +21,8 @@ from ray_jobs.record.overlay import (
     TOP,
     TRUE,
     keyframe_pictures,
+    overlay_pictures,
     overlay_video,
-    pictures,
     wrap,
 )
 
@@ -90,7 +90,9 @@ def test_every_frame_is_there_and_the_keyframe_is_held(
 def test_colours_are_where_masks_and_box_are(tmp_path: Path) -> None:
     sample = _sample(tmp_path / "frames", 112, 112)
     truth_F = sample.targets[0].masks_F
-    shown = list(pictures(sample, _episode(prompts=(PROMPT,)), [truth_F[0]] * 8, truth_F, fps=1))
+    shown = list(
+        overlay_pictures(sample, _episode(prompts=(PROMPT,)), [truth_F[0]] * 8, truth_F, fps=1)
+    )
     scale = 4  # 112 -> 448
     first = shown[0][:, :448]
     key = shown[3][:, :448]
@@ -119,7 +121,7 @@ def test_no_prediction_no_prompts_no_answer(tmp_path: Path) -> None:
 
 def test_a_keyframe_without_a_box_is_marked(tmp_path: Path) -> None:
     sample = _sample(tmp_path / "frames", 112, 112)
-    shown = list(pictures(sample, _episode(prompts=()), [None] * 8, [None] * 8, fps=2))
+    shown = list(overlay_pictures(sample, _episode(prompts=()), [None] * 8, [None] * 8, fps=2))
     assert len(shown) == 9
     assert _near(shown[3][0, :448], KEY).all()
 
@@ -127,7 +129,11 @@ def test_a_keyframe_without_a_box_is_marked(tmp_path: Path) -> None:
 def test_long_reasoning_does_not_grow_the_picture(tmp_path: Path) -> None:
     sample = _sample(tmp_path / "frames", 112, 112)
     few, many = (
-        next(pictures(sample, _episode(prompts=(PROMPT,), said=n), [None] * 8, [None] * 8, fps=1))
+        next(
+            overlay_pictures(
+                sample, _episode(prompts=(PROMPT,), said=n), [None] * 8, [None] * 8, fps=1
+            )
+        )
         for n in (1, 60)
     )
     assert few.shape == many.shape
@@ -141,7 +147,8 @@ def test_questions_on_the_side_do_not_crowd_out_the_answer(tmp_path: Path) -> No
     asked = replace(episode, turns=(*[aside] * 40, *episode.turns))
     said = replace(episode, turns=(replace(aside, trainable=True), *episode.turns))
     plain, same, other = (
-        next(pictures(sample, e, [None] * 8, [None] * 8, fps=1)) for e in (episode, asked, said)
+        next(overlay_pictures(sample, e, [None] * 8, [None] * 8, fps=1))
+        for e in (episode, asked, said)
     )
     assert np.array_equal(plain, same)
     assert not np.array_equal(plain, other)
@@ -164,7 +171,7 @@ def test_the_path_must_be_mp4(tmp_path: Path) -> None:
 def test_without_ground_truth_the_curve_is_of_the_size(tmp_path: Path) -> None:
     sample = _sample(tmp_path / "frames", 112, 112)
     masks_F = tuple(sample.targets[0].masks_F)
-    shown = list(pictures(sample, _episode(prompts=(PROMPT,)), masks_F, None, fps=1))
+    shown = list(overlay_pictures(sample, _episode(prompts=(PROMPT,)), masks_F, None, fps=1))
     assert len(shown) == 8
     assert not any(_near(picture, TRUE).any() for picture in shown)
     legend = (
@@ -172,7 +179,7 @@ def test_without_ground_truth_the_curve_is_of_the_size(tmp_path: Path) -> None:
         slice(448, None),
     )  # the bars: full where there is a mask
     assert _near(shown[0][legend], PREDICTED).sum() > 4 * (BOTTOM - TOP) * 40
-    assert len(list(pictures(sample, _episode(prompts=()), [None] * 8, None, fps=1))) == 8
+    assert len(list(overlay_pictures(sample, _episode(prompts=()), [None] * 8, None, fps=1))) == 8
 
 
 def test_keyframe_pictures_show_mask_box_and_points(tmp_path: Path) -> None:
