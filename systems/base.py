@@ -1,27 +1,205 @@
-"""Options of a system: from the mapping in a configuration to a frozen dataclass.
+"""What all systems share: the base class with its defaults, weighted rewards, and small helpers.
 
-The fields of the dataclass are the whole schema; `core.settings` checks them.
+A system is a folder: `options.py`, `prompts.py`, `answers.py`, `score.py`, `demonstrate.py`, and the
+class itself in `__init__.py`. `docs/extending.md` walks through a new one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any, Generic, Self, TypeVar
 
-from core.settings import make_settings
-from core.settings import unknown_name as unknown
+import numpy as np
+from torch import Tensor
 
-__all__ = ["WHERE", "build", "unknown"]
+from core.parsing import plain
+from core.settings import make_settings, unknown_name
+from core.types import (
+    Ask,
+    End,
+    Episode,
+    EpisodeMasks,
+    Hints,
+    MaskMaker,
+    Reward,
+    Sample,
+    Turn,
+    View,
+    Vision,
+)
 
-T = TypeVar("T")
-
+# Name of the options in messages.
 WHERE = "system.options"
 
+# For a policy that is not known, as in tests: the cell of Qwen2.5-VL.
+DEFAULT_VISION = Vision(cell=28)
 
-def build(schema: type[T], values: Mapping[str, Any]) -> T:
-    """Return the options dataclass `schema` with `values`; missing keys keep their default.
+# A user message: text and frames in the order of reading.
+Content = list[str | View]
+
+# A dialogue from the ground truth: for each turn the user message and the ideal completion.
+Demonstration = tuple[tuple[Content, str], ...]
+
+O = TypeVar("O")  # noqa: E741
+
+
+class BaseSystem(Generic[O]):
+    """A system without auxiliary questions whose reward needs no masks; subclasses play and score.
+
+    Attributes:
+        name: the system's name in a configuration.
+        schema: the dataclass of its options.
+        uses_hints: see `core.types.System`.
+    """
+
+    name: str
+    schema: type[O]
+
+    def __init__(self, options: O | None = None, vision: Vision = DEFAULT_VISION) -> None:
+        self.vision = vision
+        self.options: O = round_sizes(options or self.schema(), vision)
+
+    @classmethod
+    def make(cls, options: Mapping[str, Any], vision: Vision = DEFAULT_VISION) -> Self:
+        """Build the system from `system.options` of a configuration.
+
+        Raises:
+            ValueError: an unknown option, or a value that does not fit.
+        """
+        return cls(make_settings(cls.schema, options, WHERE), vision)
+
+    def shown(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        return sample.bare
+
+    @property
+    def uses_hints(self) -> bool:
+        return False
+
+    def hints(self, episode: Episode) -> Hints | None:
+        return None
+
+    @property
+    def masks_by(self) -> MaskMaker:
+        return ""
+
+    async def play(self, sample: Sample, ask: Ask) -> Episode:
+        raise NotImplementedError
+
+    def score(
+        self, sample: Sample, episodes: Sequence[Episode], masks: EpisodeMasks | None = None
+    ) -> list[Reward]:
+        raise NotImplementedError
+
+    def demonstrate(self, sample: Sample, rng: np.random.Generator) -> Demonstration:
+        raise NotImplementedError
+
+
+# --- options
+
+
+def round_sizes(options: O, vision: Vision) -> O:
+    """Round every pair `x_height`, `x_width` of the options to whole image tokens."""
+    rounded = {}
+    for each in fields(options):  # type: ignore[arg-type]
+        kind, is_height, _ = each.name.partition("_height")
+        if is_height:
+            height = getattr(options, f"{kind}_height")
+            width = getattr(options, f"{kind}_width")
+            rounded[f"{kind}_height"], rounded[f"{kind}_width"] = vision.round_size(height, width)
+    return replace(options, **rounded)  # type: ignore[type-var]
+
+
+def check_weights(weights: Mapping[str, float], terms: Mapping[str, float]) -> None:
+    """Check that `system.options.weights` names terms of the reward.
 
     Raises:
-        ValueError: an unknown key, a value of the wrong type, or one out of bounds.
+        ValueError: a name that is no term.
     """
-    return make_settings(schema, values, WHERE)
+    for name in weights:
+        if name not in terms:
+            raise ValueError(unknown_name(f"{WHERE}.weights.{name}", name, terms))
+
+
+# --- rewards
+
+
+def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> list[float]:
+    """Return the total of each episode: its terms times their weights, added in the given order.
+
+    Args:
+        terms: values by name, shape (G,) each.
+        weights: by name; may hold more names than `terms`.
+    """
+    totals_G: list[float] = []
+    for name, term_G in terms.items():
+        values_G = term_G.tolist()
+        totals_G = totals_G or [0.0] * len(values_G)
+        for episode, value in enumerate(values_G):
+            totals_G[episode] += weights[name] * value
+    return totals_G
+
+
+def parts_of_episodes(terms: Mapping[str, Tensor]) -> list[dict[str, float]]:
+    """Return name -> value for each episode, from name -> values (G,)."""
+    columns = [term_G.tolist() for term_G in terms.values()]
+    return [dict(zip(terms, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def weighted_rewards(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> list[Reward]:
+    """Return the reward of each episode: the weighted sum of its terms."""
+    totals_G = weighted_sum(terms, weights)
+    return [
+        Reward(total, parts)
+        for total, parts in zip(totals_G, parts_of_episodes(terms), strict=True)
+    ]
+
+
+def check_group(sample: Sample, episodes: Sequence[Episode]) -> None:
+    """Assert what every `score` may rely on: episodes of this sample, none of them FAILED."""
+    assert episodes, "a group has episodes"
+    for episode in episodes:
+        assert episode.end is not End.FAILED, "failed episodes are not scored"
+        assert episode.sample_uid == sample.uid
+
+
+# --- prompts and answers
+
+
+def show_frames(names: Sequence[str], frames: Sequence[int], hw: tuple[int, int]) -> Content:
+    """Return each frame at the size (height, width), after its name."""
+    content: Content = []
+    for name, frame in zip(names, frames, strict=True):
+        content += [name, View(frame, *hw)]
+    return content
+
+
+def said(turn: Turn) -> str:
+    """Return the text of a turn; a turn cut off by its token budget says nothing."""
+    return turn.text if turn.complete else ""
+
+
+def end_of(turn: Turn, readable: bool) -> End:
+    """Return how an episode ended with `turn` as its last one."""
+    if readable:
+        return End.DONE
+    return End.UNREADABLE if turn.complete else End.TRUNCATED
+
+
+def video_hw(sample: Sample) -> tuple[int, int]:
+    """Return height and width of the sample's video."""
+    return sample.video.height, sample.video.width
+
+
+# --- demonstrations
+
+
+def describe(sample: Sample) -> str:
+    """Return what the target looks like, from the notes or else the query."""
+    names = sample.notes.names or [sample.query.removeprefix("the ")]
+    return plain(sample.notes.description or " and ".join(names))
+
+
+def thought_of(sample: Sample) -> str:
+    """Return a thought that leads to the answer, from the notes or else the query."""
+    return plain(sample.notes.thought or f"{sample.query}: {describe(sample)}")

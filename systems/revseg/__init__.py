@@ -20,13 +20,13 @@ import torch
 from core.geometry import scale_box, uniform_frames
 from core.masks import boxes_areas
 from core.parsing import block, integer, is_tagged, numbers, plain, records, search_records
+from core.settings import unknown_name as unknown
 from core.types import (
     Answer,
     Ask,
     End,
     Episode,
     EpisodeMasks,
-    MaskMaker,
     MaskPrompt,
     Reward,
     Sample,
@@ -36,7 +36,7 @@ from core.types import (
 from rewards.format import format_reward
 from rewards.spatial import box_hit
 from rewards.temporal import keyframe_size, keyframe_visible
-from systems.base import WHERE, build, unknown
+from systems.base import WHERE, BaseSystem
 
 Box = tuple[float, float, float, float]
 Content = list[str | View]
@@ -81,8 +81,6 @@ class ReVSegOptions:
         for name, number in ((f.name, getattr(self, f.name)) for f in fields(self)):
             if type(number) is int and number < 1:
                 raise ValueError(f"{WHERE}.{name} = {number}: must be at least 1")
-            if name.endswith(("_height", "_width")) and number % 28:
-                raise ValueError(f"{WHERE}.{name} = {number}: must be a multiple of 28")
         if not 0 <= self.iou_threshold < 1:
             raise ValueError(f"{WHERE}.iou_threshold = {self.iou_threshold}: must lie in [0, 1)")
         if not isinstance(self.weights, str):
@@ -108,26 +106,11 @@ class ReVSegOptions:
         return self.frame_height, self.frame_width
 
 
-class ReVSeg:
+class ReVSeg(BaseSystem[ReVSegOptions]):
     """The system: how an episode is played, what it is worth, and what a perfect one looks like."""
 
     name: str = "revseg"
-    uses_hints: bool = False
-    masks_by: MaskMaker = ""
-
-    def __init__(self, options: ReVSegOptions | None = None) -> None:
-        self.options = options or ReVSegOptions()
-
-    @classmethod
-    def make(cls, options: Mapping[str, Any]) -> ReVSeg:
-        """From the mapping `system.options` of a configuration; ValueError for a key or value that does not fit."""
-        return cls(build(ReVSegOptions, options))
-
-    def shown(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        return sample.bare
-
-    def hints(self, episode: Episode) -> None:
-        return None
+    schema = ReVSegOptions
 
     async def play(self, sample: Sample, ask: Ask) -> Episode:
         """One episode (Alg. 1): keyframe and description, then the box; it stops at the first unreadable answer.

@@ -11,7 +11,7 @@ This file knows no engine, no decoder and no process: the policy is `ask`, the g
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -31,8 +31,9 @@ from core.types import (
     SegPrompt,
     Turn,
     View,
+    Vision,
 )
-from systems.base import build
+from systems.base import DEFAULT_VISION, BaseSystem
 from systems.videoseg_o3.answers import Reading, read_turn
 from systems.videoseg_o3.options import MASKED, VideoSegO3Options, fit, spread
 from systems.videoseg_o3.score import mask_parts, text_parts
@@ -57,25 +58,17 @@ class Round:
     frame: int
 
 
-class VideoSegO3:
+class VideoSegO3(BaseSystem[VideoSegO3Options]):
     """The system: how an episode is played, what it is worth, and what a perfect one looks like."""
 
     name: str = "videoseg_o3"
-    uses_hints: bool = False
+    schema = VideoSegO3Options
 
-    def __init__(self, options: VideoSegO3Options | None = None) -> None:
-        self.options = options or VideoSegO3Options()
-
-    @classmethod
-    def make(cls, options: Mapping[str, Any]) -> VideoSegO3:
-        """From the mapping `system.options` of a configuration; ValueError for a key or value that does not fit."""
-        return cls(build(VideoSegO3Options, options))
-
-    def shown(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        return sample.bare
-
-    def hints(self, episode: Episode) -> None:
-        return None
+    def __init__(
+        self, options: VideoSegO3Options | None = None, vision: Vision = DEFAULT_VISION
+    ) -> None:
+        super().__init__(options, vision)
+        self.options.check_pixels(vision)
 
     async def play(self, sample: Sample, ask: Ask) -> Episode:
         """One episode: turns that select, until one does not, not readably, or is the last.
@@ -217,7 +210,7 @@ class VideoSegO3:
     def _show(self, sample: Sample, title: str, frames: Sequence[int], pixels: int) -> Content:
         """Frames after their numbers."""
         short = self.options.prompt == "short"
-        hw = fit(sample.video.height, sample.video.width, pixels, self.options.factor)
+        hw = fit(sample.video.height, sample.video.width, pixels, self.vision.cell)
         content: Content = [] if short else [title]
         for frame in frames:
             content += [f"{frame}" if short else f"Frame {frame}:", View(frame, *hw)]

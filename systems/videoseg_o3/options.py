@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
-from systems.base import WHERE, unknown
+from core.settings import unknown_name as unknown
+from core.types import Vision
+from systems.base import WHERE
 
 PATCH = 28 * 28  # pixels of a token of Qwen2.5-VL, in which the release counts its budgets
 
@@ -52,7 +54,6 @@ class VideoSegO3Options:
     spatial_pixels: int = 0
     key_pixels: int = 0
     max_tokens: int = 0
-    factor: int = 32  # sides of images are multiples of it: 32 for Qwen3-VL, 28 for Qwen2.5-VL
     max_turns: int = 3  # 1: no <select> (ablation)
     prompt: Literal["full", "short"] = "full"  # short: for a policy trained on the short form
     bare_json: bool = (
@@ -75,15 +76,19 @@ class VideoSegO3Options:
             least = 0 if hasattr(BUDGETS["rl"], name) else 1
             if type(number) is int and number < least:
                 raise ValueError(f"{WHERE}.{name} = {number}: must be at least {least}")
-        smallest = self.factor**2
-        for name in ("temporal_pixels", "spatial_pixels", "key_pixels"):
-            if getattr(self.frames, name) < smallest:
-                raise ValueError(
-                    f"{WHERE}.{name} = {getattr(self, name)}: an image has at least {smallest} pixels"
-                )
         for key in self.weights:
             if key not in PARTS:
                 raise ValueError(unknown(f"{WHERE}.weights.{key}", key, PARTS))
+
+    def check_pixels(self, vision: Vision) -> None:
+        """Raise ValueError for a pixel budget below one image token."""
+        smallest = vision.cell**2
+        for name in ("temporal_pixels", "spatial_pixels", "key_pixels"):
+            pixels = getattr(self.frames, name)
+            if pixels < smallest:
+                raise ValueError(
+                    f"{WHERE}.{name}={pixels}: an image has at least {smallest} pixels"
+                )
 
     @property
     def frames(self) -> Budget:

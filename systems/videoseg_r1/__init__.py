@@ -36,13 +36,14 @@ from core.types import (
     Reward,
     Sample,
     View,
+    Vision,
 )
 from rewards.answers import answer_format, non_repeat, think_format
 from rewards.iou import mask_iou_table
 from rewards.length import soft_length
 from rewards.negative_points import negative_points, taxicab_distance
 from rewards.objects import Thresholds, matched_mean, pair_scores
-from systems.base import build
+from systems.base import DEFAULT_VISION, BaseSystem
 from systems.videoseg_r1 import answers as object_answers
 from systems.videoseg_r1.answers import (
     MAX_OBJECTS,
@@ -79,19 +80,18 @@ class Truth:
     own_NHW: np.ndarray
 
 
-class VideoSegR1:
+class VideoSegR1(BaseSystem[VideoSegR1Options]):
     """The system: how an episode is played, what it is worth, and what a perfect one looks like."""
 
     name: str = "videoseg_r1"
 
-    def __init__(self, options: VideoSegR1Options | None = None) -> None:
-        self.options = options or VideoSegR1Options()
-        self.choices = Choices()
+    schema = VideoSegR1Options
 
-    @classmethod
-    def make(cls, options: Mapping[str, Any]) -> VideoSegR1:
-        """From the mapping `system.options` of a configuration; ValueError for a key or value that does not fit."""
-        return cls(build(VideoSegR1Options, options))
+    def __init__(
+        self, options: VideoSegR1Options | None = None, vision: Vision = DEFAULT_VISION
+    ) -> None:
+        super().__init__(options, vision)
+        self.choices = Choices()
 
     def shown(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """The sample as training shows it to `play`: no truth but the target frame and the part around it, as hints.

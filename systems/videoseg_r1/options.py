@@ -60,8 +60,6 @@ class VideoSegR1Options:
                 and not name.startswith(("length", "difficulty"))
             ):
                 raise ValueError(f"{WHERE}.{name} = {number}: must be at least {least}")
-            if name.endswith(("_height", "_width")) and number % 28:
-                raise ValueError(f"{WHERE}.{name} = {number}: must be a multiple of 28")
             if name.endswith(("_threshold", "_limit", "_beta")) and number < 0:
                 raise ValueError(f"{WHERE}.{name} = {number}: must not be negative")
         if self.iou_source == "mask" and not self.wants_box:

@@ -6,9 +6,8 @@ demonstrated too, where the difficulty is known (`sample.notes`): a small rater 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -23,8 +22,8 @@ from core.difficulty import (
     read_ratings,
 )
 from core.geometry import uniform_frames
-from core.types import Answer, Ask, End, Episode, EpisodeMasks, MaskMaker, Reward, Sample, View
-from systems.base import WHERE, build
+from core.types import Answer, Ask, End, Episode, EpisodeMasks, Reward, Sample, View
+from systems.base import WHERE, BaseSystem
 
 
 @dataclass(frozen=True)
@@ -40,30 +39,13 @@ class RaterOptions:
             raise ValueError(
                 f"{WHERE}: num_frames={self.num_frames}, max_tokens={self.max_tokens}: must be positive"
             )
-        if self.frame_side < 28 or self.frame_side % 28:
-            raise ValueError(f"{WHERE}.frame_side = {self.frame_side}: must be a multiple of 28")
 
 
-class DifficultyRater:
+class DifficultyRater(BaseSystem[RaterOptions]):
     """One question, one answer. Facts: `ratings`, those that could be read."""
 
     name: str = "difficulty_rater"
-    uses_hints: bool = False
-    masks_by: MaskMaker = ""
-
-    def __init__(self, options: RaterOptions | None = None) -> None:
-        self.options = options or RaterOptions()
-
-    @classmethod
-    def make(cls, options: Mapping[str, Any]) -> DifficultyRater:
-        """From the mapping `system.options` of a configuration; ValueError for a key or value that does not fit."""
-        return cls(build(RaterOptions, options))
-
-    def shown(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        return sample.bare
-
-    def hints(self, episode: Episode) -> None:
-        return None
+    schema = RaterOptions
 
     async def play(self, sample: Sample, ask: Ask) -> Episode:
         """Asks once; DONE only if all five ratings could be read. An answer that was cut off is read all the same."""
@@ -98,7 +80,7 @@ class DifficultyRater:
 
     def content(self, sample: Sample) -> list[str | View]:
         """What the user says: the frames, each after its number, then the question."""
-        side = self.options.frame_side
+        side, _ = self.vision.round_size(self.options.frame_side, self.options.frame_side)
         content = list[str | View]()
         frames = uniform_frames(sample.video.num_frames, self.options.num_frames)
         for i, frame in enumerate(frames):

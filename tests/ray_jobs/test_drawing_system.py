@@ -24,7 +24,6 @@ from tests.ray_jobs.conftest import GROUP, PROMPTS, STEPS, TIMEOUT_S, Small, env
 
 OTHER = [  # the policy of another system, with its sizes
     "policy.path=tiny/weights/revseg",
-    "system.options.factor=28",
     "system.options.temporal_pixels=7056",
     "system.options.spatial_pixels=7056",
     "system.options.key_pixels=12544",

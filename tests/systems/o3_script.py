@@ -14,7 +14,6 @@ TINY = {
     "temporal_frames": 4,
     "spatial_frames": 2,
     "round_frames": 3,
-    "factor": 28,
     "temporal_pixels": 28 * 28 * 2,
     "spatial_pixels": 28 * 28 * 6,
     "prompt": "short",

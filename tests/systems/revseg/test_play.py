@@ -180,7 +180,6 @@ def test_nothing_to_demonstrate():
         ({"iou_threshold": 1.0}, r"\[0, 1\)"),
         ({"prompt": "long"}, r"expected one of full \| short"),
         ({"temporal_reward": None}, r"one of none \| binary \| soft"),
-        ({"frame_width": 450}, "multiple of 28"),
         ({"weights": "papers"}, r"expected one of paper \| curve or a mapping to a number"),
         (
             {"weights": {"format": 1, "temporal": 1, "spatal": 1}},

@@ -51,7 +51,7 @@ def test_spread(frames, count, shown):
         ({"budget": "train"}, r"expected one of rl \| evaluation \| cold_start"),
         ({"max_turns": 0}, "max_turns = 0: must be at least 1"),
         ({"temporal_frames": -1}, "must be at least 0"),
-        ({"key_pixels": 700}, "key_pixels = 700: an image has at least 784 pixels"),
+        ({"key_pixels": 700}, "key_pixels=700: an image has at least 784 pixels"),
         ({"weights": {"masks": 1.0}}, "weights.masks is unknown; did you mean 'mask'"),
         ({"rewards": "released"}, r"as_released \| as_intended"),
         ({"keyframe_rule": "answer"}, r"as_released \| own"),

@@ -367,7 +367,6 @@ def test_a_demonstration_uses_the_notes():
         ({"key_frame": 8}, "key_frame is unknown; did you mean 'key_frames'"),
         ({"key_frames": 0}, "key_frames = 0: must be at least 1"),
         ({"sampler_samples": 0}, "at least 1"),
-        ({"target_width": 100}, "multiple of 28"),
         ({"answer": "boxes"}, r"expected one of point \| box"),
         (
             {"iou_source": "mask", "answer": "point"},

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from core.types import Sample, Video
+from core.types import Sample, Video, Vision
 from systems.videoseg_o3 import VideoSegO3
 from systems.videoseg_o3.traces import Look, write_search
 from tiny.school.build import SEARCH_PIECES, build
@@ -28,7 +28,6 @@ BUDGET = {
     "spatial_pixels": 96 * 96,
     "round_frames": PART,
     "key_pixels": 128 * 128,
-    "factor": 32,
     "prompt": "short",
     "max_turns": 2,
 }
@@ -58,7 +57,7 @@ def test_dialogues_are_those_of_the_system(teacher: SearchTeacher) -> None:
     made = random_scene(np.random.default_rng(3))
     query = next(q for q in queries(made) if q.objects)
     video = Video("v", "nowhere", tuple(f"{i:05d}" for i in range(NUM_FRAMES)), SIDE, SIDE)
-    system = VideoSegO3.make(BUDGET)
+    system = VideoSegO3.make(BUDGET, Vision(cell=32))
     sample = Sample("s", video, query.text, ())
     dialogue = teacher.dialogue
     look = Look(3, 20, 7)
