@@ -17,8 +17,6 @@ from core.settings import section, setting
 RUN = "run"
 PREDICTIONS = "predictions"
 
-# Linear layers of a Qwen decoder layer.
-
 
 @dataclass
 class PolicyConfig:
