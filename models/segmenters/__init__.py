@@ -1,42 +1,34 @@
-"""The segmenters that there are. One is imported only when it is asked for: it may need what others do not."""
+"""Segmenters: models that turn mask prompts into masks and track them through a video.
+
+`core.segmenters.KINDS` lists them. The module of a kind is imported on first use, because each has
+its own dependencies.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import importlib
+from collections.abc import Mapping
+from typing import Any
 
+from core.segmenters import KINDS
 from models.segmenters.base import Segmenter
 
 
-def make(
-    kind: str,
-    path: str,
-    config: str = "",
-    device: str = "cpu",
-    xmem_path: str = "",
-    xmem_weights: str = "",
-    xmem_size: int = 480,
-) -> Segmenter:
-    """The segmenter that the configuration asks for (`configs.schema.SegmenterConfig`).
+def make(kind: str, settings: Mapping[str, Any], device: str = "cpu") -> Segmenter:
+    """Load a segmenter.
 
-    Raises ValueError for an unknown kind, a missing file and a checkpoint of another architecture.
+    Args:
+        kind: a name of `core.segmenters.KINDS`.
+        settings: settings of `configs.schema.SegmenterConfig` by name; those of other kinds are ignored.
+        device: cpu or cuda.
+
+    Raises:
+        ValueError: an unknown kind, a missing file, or a checkpoint of another architecture.
     """
-    if kind == "grabcut":
-        from models.segmenters.grabcut import GrabCutSegmenter
-
-        return GrabCutSegmenter()
-    if kind == "sam2":
-        from models.segmenters import sam2_build
-        from models.segmenters.sam2_segmenter import Sam2Segmenter
-
-        model, shape = sam2_build.load(Path(path), config)
-        return Sam2Segmenter(model, shape, device)
-    if kind == "sam2_xmem":
-        from models.segmenters import xmem_segmenter
-
-        xmem = xmem_segmenter.load(
-            Path(xmem_path), Path(xmem_weights)
-        )  # first: it tells at once what is missing
-        return xmem_segmenter.XMemSegmenter(
-            make("sam2", path, config, device), xmem, device, xmem_size
-        )
-    raise ValueError(f"segmenter.kind: {kind!r} is unknown; choose sam2 or grabcut, or sam2_xmem")
+    if kind not in KINDS:
+        raise ValueError(f"segmenter.kind: {kind!r} is unknown; choose one of {', '.join(KINDS)}")
+    module = importlib.import_module(f"models.segmenters.{kind}")
+    names = (*KINDS[kind].files, *KINDS[kind].settings)
+    own = {name: settings[name] for name in names if name in settings}
+    segmenter: Segmenter = module.load(device=device, **own)
+    return segmenter

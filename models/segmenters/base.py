@@ -1,52 +1,84 @@
-"""Boxes and points in, masks of the whole video out: the `Segmenter` protocol, and what all segmenters share.
+"""The `Segmenter` protocol, and what all segmenters share.
 
-Each prompt is one object, followed from its own frame to both ends of the video. A video is read in pieces, and its
-masks are given out in pieces, in the order in which they are made: what is held does not grow with its length.
-This file knows neither Ray, nor where frames come from, nor which segmenters there are (`models.segmenters`).
+Each prompt is one object, followed from its own frame to both ends of the video. A video is read
+in pieces, and its masks are given out in pieces, in the order in which they are made: the memory
+that is held does not grow with the length of the video.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from core.drawing.requests import DrawnPrompt
+from core.segmenters import KINDS, kinds_that_follow_drawn
 from core.types import MaskPrompt
 
+Prompt = MaskPrompt | DrawnPrompt
+
 AHEAD = 8  # frames that are read ahead in one piece
-FLUSH = 64  # masks that are brought to full size and to the CPU together ...
-FLUSH_BYTES = 64 << 20  # ... or fewer, where their logits at full size would take more
+
+# Masks brought to full size and to the CPU together; fewer where their logits at full size would take more bytes.
+FLUSH = 64
+FLUSH_BYTES = 64 << 20
 
 
 class Frames(Protocol):
-    """A video as `segment` reads it: an array uint8 (F, H, W, 3), or what gives pieces of one (`data.frames.reading.Clip`)."""
+    """A video as a segmenter reads it: an array uint8 (F, H, W, 3), or a `data.frames.frames.Clip`."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """(F, H, W, 3)."""
+        ...
 
     def __getitem__(self, wanted: slice, /) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Masks that are ready: bool (N, H, W), and of each the prompt's index and the frame."""
+    """Masks that are ready.
+
+    Attributes:
+        places: (index of the prompt, frame) of each mask.
+        masks_NHW: bool.
+    """
 
     places: tuple[tuple[int, int], ...]
     masks_NHW: np.ndarray
 
 
 class Segmenter(Protocol):
-    """Makes masks from prompts in the frames' own pixels."""
+    """Makes masks from prompts in the pixels of the frames.
 
-    def track(self, frames: Frames, prompts: Sequence[MaskPrompt]) -> Iterator[Piece]:
-        """Masks of each prompt's object on every frame, in pieces and in any order; a frame that is left out, or whose
-        mask is all False, does not show it."""
+    Attributes:
+        kind: its name in `core.segmenters.KINDS`.
+    """
+
+    kind: ClassVar[str]
+
+    def track(self, frames: Frames, prompts: Sequence[Prompt]) -> Iterator[Piece]:
+        """Yield the masks of each prompt's object on every frame, in pieces and in any order.
+
+        Where a frame is left out or its mask is all False, it does not show the object.
+
+        Raises:
+            ValueError: a prompt does not fit the video, or is a drawn mask this kind does not follow.
+        """
         ...
 
-    def segment(self, frames: Frames, prompts: Sequence[MaskPrompt]) -> np.ndarray:
+    def image_masks(
+        self, frames: Sequence[np.ndarray], prompts: Sequence[MaskPrompt]
+    ) -> list[np.ndarray]:
+        """Return the mask of prompts[i] on the image frames[i] alone, bool (H_i, W_i).
+
+        `prompt.frame` is not used.
+        """
+        ...
+
+    def segment(self, frames: Frames, prompts: Sequence[Prompt]) -> np.ndarray:
         """As `track`, all masks at once: bool (O, F, H, W)."""
         masks_OFHW = np.zeros((len(prompts), *frames.shape[:3]), bool)
         for piece in self.track(frames, prompts):
@@ -54,25 +86,22 @@ class Segmenter(Protocol):
                 masks_OFHW[place] = mask_HW
         return masks_OFHW
 
-    def image_masks(
-        self, frames: Sequence[np.ndarray], prompts: Sequence[MaskPrompt]
-    ) -> list[np.ndarray]:
-        """The mask of prompts[i] on the image frames[i] alone, bool (H_i, W_i); `prompt.frame` is not looked at."""
-        ...
 
+def check_prompts(prompts: Sequence[Prompt], num_frames: int, kind: str) -> None:
+    """Refuse prompts that do not fit the video or the kind of segmenter.
 
-def check(
-    prompts: Sequence[MaskPrompt | DrawnPrompt], num_frames: int, drawn: bool = False
-) -> None:
-    """Raises ValueError for a prompt outside the video or with another number of labels than points, and for a drawn
-    mask where the segmenter does not follow one (`drawn`)."""
+    Raises:
+        ValueError: a frame outside the video, unequal numbers of points and labels, or a drawn mask
+            for a kind that does not follow one.
+    """
     for prompt in prompts:
         if not 0 <= prompt.frame < num_frames:
             raise ValueError(f"prompt on frame {prompt.frame} of a video of {num_frames} frames")
         if isinstance(prompt, DrawnPrompt):
-            if not drawn:
+            if not KINDS[kind].follows_drawn:
+                able = ", ".join(kinds_that_follow_drawn())
                 raise ValueError(
-                    "segmenter.kind: only sam2 follows a mask that the policy has drawn"
+                    f"segmenter.kind={kind}: only {able} follows a mask that the policy has drawn"
                 )
         elif len(prompt.points) != len(prompt.labels):
             raise ValueError(
@@ -80,18 +109,41 @@ def check(
             )
 
 
-def inside(prompt: MaskPrompt, height: int, width: int) -> MaskPrompt | None:
-    """The prompt with its box cut at the frame's edges; None when nothing is left that could have a mask."""
+def mask_prompts(prompts: Sequence[Prompt]) -> list[MaskPrompt]:
+    """Return prompts of boxes and points, after `check_prompts` has refused drawn masks."""
+    found = []
+    for prompt in prompts:
+        assert isinstance(prompt, MaskPrompt)
+        found.append(prompt)
+    return found
+
+
+def clip_to_frame(prompt: MaskPrompt, height: int, width: int) -> MaskPrompt | None:
+    """Return the prompt with its box cut at the frame's edges; None when no object is left in it."""
     box = prompt.box
     if box is not None:
-        x0, x1 = (min(max(x, 0.0), float(width)) for x in (box[0], box[2]))
-        y0, y1 = (min(max(y, 0.0), float(height)) for y in (box[1], box[3]))
-        box = (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
+        x0 = min(max(box[0], 0.0), float(width))
+        x1 = min(max(box[2], 0.0), float(width))
+        y0 = min(max(box[1], 0.0), float(height))
+        y1 = min(max(box[3], 0.0), float(height))
+        not_empty = x1 > x0 and y1 > y0
+        box = (x0, y0, x1, y1) if not_empty else None
     if box is None and 1 not in prompt.labels:
         return None
     return MaskPrompt(prompt.frame, box, prompt.points, prompt.labels)
 
 
+def frames_along(frames: Frames, way: range) -> Iterator[np.ndarray]:
+    """Yield frames one by one, forward or backward; they are read a few at a time."""
+    for start in range(0, len(way), AHEAD):
+        part = way[start : start + AHEAD]
+        read_nHWC = frames[min(part) : max(part) + 1]
+        if way.step < 0:
+            read_nHWC = read_nHWC[::-1]
+        yield from read_nHWC
+
+
 def flush_size(height: int, width: int) -> int:
-    """Masks in a piece."""
-    return min(max(FLUSH_BYTES // (4 * height * width), 1), FLUSH)
+    """Return the number of masks in a piece."""
+    fits = FLUSH_BYTES // (4 * height * width)
+    return min(max(fits, 1), FLUSH)

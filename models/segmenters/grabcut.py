@@ -1,8 +1,8 @@
-"""A segmenter without weights: OpenCV's GrabCut from the box, then GrabCut with the same colours on frame after frame.
+"""A segmenter without weights: OpenCV's GrabCut from the box, then with the same colours from frame to frame.
 
-On videos whose objects differ from the background in colour it ties a small trained network; where they do not, it
-fails altogether. It says "absent" where the object's colours, as against those around it, are not found. Points
-without a box stand for the even colour around them. This file knows no other model.
+On videos with objects of their own colour it equals a small trained network; on others it fails
+altogether. An object is reported absent where its colours, as against those around it, are not
+found. Points without a box stand for the even colour around them.
 """
 
 from __future__ import annotations
@@ -15,116 +15,153 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from core.types import MaskPrompt
-from models.segmenters.base import AHEAD, Frames, Piece, Segmenter, check, flush_size, inside
+from models.segmenters.base import (
+    Frames,
+    Piece,
+    Prompt,
+    Segmenter,
+    check_prompts,
+    clip_to_frame,
+    flush_size,
+    frames_along,
+    mask_prompts,
+)
 
 SEED = 0  # of OpenCV's k-means, which starts at random
 SHIFT = 4  # colours are counted in bins of 2**SHIFT grey levels
 EVEN = 24  # grey levels by which a colour may differ from that of a point without a box
 REACH = 0.08  # how far an object may move or grow in a frame, as a share of the frame's longer side
-MIN_SHARE = 0.15  # of the first mask's pixels; fewer pixels of the object's colours mean that it is not there
+
+# Share of the first mask's pixels. Fewer pixels of the object's colours mean that it is absent.
+MIN_SHARE = 0.15
+
+
+def load(device: str) -> GrabCutSegmenter:
+    """Return the segmenter; it always runs on the CPU."""
+    return GrabCutSegmenter()
 
 
 class GrabCutSegmenter(Segmenter):
-    """The `models.segmenters.base.Segmenter` protocol on OpenCV alone."""
+    """The `Segmenter` protocol on OpenCV alone."""
 
-    def track(self, frames: Frames, prompts: Sequence[MaskPrompt]) -> Iterator[Piece]:
+    kind = "grabcut"
+
+    def track(self, frames: Frames, prompts: Sequence[Prompt]) -> Iterator[Piece]:
         """As `Segmenter.track`, one prompt after the other."""
-        num_frames, height, width = frames.shape[:3]
-        check(prompts, num_frames)
-        for index, prompt in enumerate(prompts):
+        num_frames = frames.shape[0]
+        check_prompts(prompts, num_frames, self.kind)
+        for index, prompt in enumerate(mask_prompts(prompts)):
             frame_HWC = frames[prompt.frame : prompt.frame + 1][0]
-            first = self.image_masks([frame_HWC], [prompt])[0]
-            yield Piece(((index, prompt.frame),), first[None])
-            look = _look(frame_HWC, first)
-            if look is None:
+            first_HW = self.image_masks([frame_HWC], [prompt])[0]
+            yield Piece(((index, prompt.frame),), first_HW[None])
+
+            colours = _colours(frame_HWC, first_HW)
+            if colours is None:
                 continue
-            for way in (range(prompt.frame + 1, num_frames), range(prompt.frame - 1, -1, -1)):
-                masks = _follow(_along(frames, way), first, look)
-                for start in range(0, len(way), flush_size(height, width)):
-                    part = way[start : start + flush_size(height, width)]
-                    yield Piece(
-                        tuple((index, f) for f in part), np.stack([next(masks) for _ in part])
-                    )
+            forward = range(prompt.frame + 1, num_frames)
+            backward = range(prompt.frame - 1, -1, -1)
+            for way in (forward, backward):
+                yield from _track_one_way(frames, index, way, first_HW, colours)
 
     def image_masks(
         self, frames: Sequence[np.ndarray], prompts: Sequence[MaskPrompt]
     ) -> list[np.ndarray]:
         """As `Segmenter.image_masks`."""
-        return [
-            _first_mask(frame, inside(p, *frame.shape[:2]))
-            for frame, p in zip(frames, prompts, strict=True)
-        ]
-
-
-def _along(frames: Frames, way: range) -> Iterator[np.ndarray]:
-    """Frames one by one, forward or backward, read a few at a time."""
-    for start in range(0, len(way), AHEAD):
-        part = way[start : start + AHEAD]
-        read_nHWC = frames[min(part) : max(part) + 1]
-        yield from read_nHWC if way.step > 0 else read_nHWC[::-1]
+        masks = []
+        for frame, prompt in zip(frames, prompts, strict=True):
+            height, width = frame.shape[:2]
+            masks.append(_first_mask(frame, clip_to_frame(prompt, height, width)))
+        return masks
 
 
 @dataclass(frozen=True)
-class _Look:
-    """What is remembered of the prompted frame."""
+class _Colours:
+    """Colours of object and background on the prompted frame.
 
-    posterior: np.ndarray  # P(object | colour) by colour bin, float32 (n, n, n)
-    background: np.ndarray  # GrabCut's colour mixtures, (1, 65) each
+    Attributes:
+        posterior: P(object | colour) by colour bin, float32 (n, n, n).
+        background, foreground: GrabCut's colour mixtures, (1, 65) each.
+        area: pixels of the object.
+    """
+
+    posterior: np.ndarray
+    background: np.ndarray
     foreground: np.ndarray
     area: int
 
 
+def _track_one_way(
+    frames: Frames, index: int, way: range, first_HW: np.ndarray, colours: _Colours
+) -> Iterator[Piece]:
+    """Yield the masks of one object along `way`."""
+    size = flush_size(*first_HW.shape)
+    masks = _follow(frames_along(frames, way), first_HW, colours)
+    for start in range(0, len(way), size):
+        part = way[start : start + size]
+        places = tuple((index, frame) for frame in part)
+        yield Piece(places, np.stack([next(masks) for _ in part]))
+
+
 def _first_mask(frame_HWC: np.ndarray, prompt: MaskPrompt | None) -> np.ndarray:
+    """Return the mask on the prompted frame; empty without a prompt."""
+    height, width = frame_HWC.shape[:2]
     if prompt is None:
-        return np.zeros(frame_HWC.shape[:2], bool)
-    trimap = (
-        _boxed(prompt, *frame_HWC.shape[:2]) if prompt.box is not None else _even(frame_HWC, prompt)
-    )
+        return np.zeros((height, width), bool)
+    if prompt.box is not None:
+        trimap = _trimap_of_box(prompt, height, width)
+    else:
+        trimap = _trimap_of_points(frame_HWC, prompt)
     for (x, y), label in zip(prompt.points, prompt.labels, strict=True):
-        cv2.circle(trimap, (int(x), int(y)), 2, (cv2.GC_FGD if label else cv2.GC_BGD,), -1)
+        value = cv2.GC_FGD if label else cv2.GC_BGD
+        cv2.circle(trimap, (int(x), int(y)), 2, (value,), -1)
+
     likely = (trimap == cv2.GC_FGD) | (trimap == cv2.GC_PR_FGD)
-    if (
-        likely.all() or not likely.any()
-    ):  # a box as large as the frame leaves no background to learn from
+    # A box as large as the frame leaves no background to learn from.
+    if likely.all() or not likely.any():
         return likely
-    mask = _grabcut(
-        frame_HWC, trimap, np.zeros((1, 65)), np.zeros((1, 65)), 3, cv2.GC_INIT_WITH_MASK
-    )
+    background = np.zeros((1, 65))
+    foreground = np.zeros((1, 65))
+    mask = _grabcut(frame_HWC, trimap, background, foreground, 3, cv2.GC_INIT_WITH_MASK)
     return mask if mask.any() else likely
 
 
-def _boxed(prompt: MaskPrompt, height: int, width: int) -> np.ndarray:
-    """Perhaps object inside the box, widened to whole pixels and at least one; background outside."""
+def _trimap_of_box(prompt: MaskPrompt, height: int, width: int) -> np.ndarray:
+    """Mark "perhaps object" inside the box, widened to whole pixels and at least one, background outside."""
     assert prompt.box is not None
     x0, y0, x1, y1 = prompt.box
     left = min(int(x0), width - 1)
     top = min(int(y0), height - 1)
+    right = max(round(x1), left + 1)
+    bottom = max(round(y1), top + 1)
     trimap = np.full((height, width), cv2.GC_BGD, np.uint8)
-    trimap[top : max(round(y1), top + 1), left : max(round(x1), left + 1)] = cv2.GC_PR_FGD
+    trimap[top:bottom, left:right] = cv2.GC_PR_FGD
     return trimap
 
 
-def _even(frame_HWC: np.ndarray, prompt: MaskPrompt) -> np.ndarray:
-    """Perhaps object where the colour is that of a point on the object without a break; perhaps not around it."""
+def _trimap_of_points(frame_HWC: np.ndarray, prompt: MaskPrompt) -> np.ndarray:
+    """Mark "perhaps object" in the even colour around a point on the object, "perhaps background" around that."""
     height, width = frame_HWC.shape[:2]
     filled = np.zeros((height + 2, width + 2), np.uint8)
     flags = 4 | cv2.FLOODFILL_MASK_ONLY | cv2.FLOODFILL_FIXED_RANGE | (1 << 8)
+    tolerance = (EVEN,) * 3
     for (x, y), label in zip(prompt.points, prompt.labels, strict=True):
-        if label:
-            seed = (min(max(int(x), 0), width - 1), min(max(int(y), 0), height - 1))
-            cv2.floodFill(
-                frame_HWC.copy(), filled, seed, (0, 0, 0), (EVEN,) * 3, (EVEN,) * 3, flags
-            )
+        if not label:
+            continue
+        start = (min(max(int(x), 0), width - 1), min(max(int(y), 0), height - 1))
+        cv2.floodFill(frame_HWC.copy(), filled, start, (0, 0, 0), tolerance, tolerance, flags)
+
     filled = filled[1:-1, 1:-1]
     around = cv2.dilate(filled, _ball(filled.shape))
-    return np.where(
-        filled > 0, cv2.GC_PR_FGD, np.where(around > 0, cv2.GC_PR_BGD, cv2.GC_BGD)
-    ).astype(np.uint8)
+    trimap = np.where(around > 0, cv2.GC_PR_BGD, cv2.GC_BGD)
+    trimap = np.where(filled > 0, cv2.GC_PR_FGD, trimap)
+    return trimap.astype(np.uint8)
 
 
 def _ball(shape: tuple[int, ...]) -> np.ndarray:
+    """Return the shape by which an object may move or grow from one frame to the next."""
     reach = max(3, round(REACH * max(shape)))
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    side = 2 * reach + 1
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
 
 
 def _grabcut(
@@ -135,6 +172,7 @@ def _grabcut(
     rounds: int,
     mode: int,
 ) -> np.ndarray:
+    """Return GrabCut's mask, bool (H, W); changes the colour mixtures unless `mode` freezes them."""
     cv2.setRNGSeed(SEED)
     trimap = trimap.copy()
     frame = np.ascontiguousarray(frame_HWC)
@@ -142,8 +180,8 @@ def _grabcut(
     return (trimap == cv2.GC_FGD) | (trimap == cv2.GC_PR_FGD)
 
 
-def _look(frame_HWC: np.ndarray, mask_HW: np.ndarray) -> _Look | None:
-    """The colours of object and background; None when there is nothing of one of them."""
+def _colours(frame_HWC: np.ndarray, mask_HW: np.ndarray) -> _Colours | None:
+    """Return the colours of object and background; None if one of them is empty."""
     if not mask_HW.any() or mask_HW.all():
         return None
     background = np.zeros((1, 65))
@@ -152,57 +190,65 @@ def _look(frame_HWC: np.ndarray, mask_HW: np.ndarray) -> _Look | None:
     _grabcut(frame_HWC, trimap, background, foreground, 1, cv2.GC_INIT_WITH_MASK)
     on = _histogram(frame_HWC[mask_HW])
     off = _histogram(frame_HWC[~mask_HW])
-    return _Look(on / (on + off + 1e-4), background, foreground, int(mask_HW.sum()))
+    return _Colours(on / (on + off + 1e-4), background, foreground, int(mask_HW.sum()))
 
 
 def _histogram(colours_N3: np.ndarray) -> np.ndarray:
-    """Blurred, so that a little noise or shading does not fall out of it; the largest bin is 1."""
+    """Return a colour histogram, largest bin 1, blurred so that a little noise or shading still falls into it."""
     n = 256 >> SHIFT
     r, g, b = (colours_N3.astype(np.int64) >> SHIFT).T
-    counts = np.bincount((r * n + g) * n + b, minlength=n**3).reshape(n, n, n).astype(np.float32)
+    bins = (r * n + g) * n + b
+    counts = np.bincount(bins, minlength=n**3).reshape(n, n, n).astype(np.float32)
     blurred = gaussian_filter(counts, 0.8, mode="constant")
     return blurred / blurred.max()
 
 
-def _follow(frames: Iterable[np.ndarray], first: np.ndarray, look: _Look) -> Iterator[np.ndarray]:
-    """Masks frame by frame: near the last mask while the object is seen, anywhere once it was lost."""
-    ball = _ball(first.shape)
-    last = first
+def _follow(
+    frames: Iterable[np.ndarray], first_HW: np.ndarray, colours: _Colours
+) -> Iterator[np.ndarray]:
+    """Yield masks frame by frame: near the last mask while the object is seen, anywhere once it was lost."""
+    ball = _ball(first_HW.shape)
+    speck = np.ones((3, 3), np.uint8)
+    last = first_HW
     for frame_HWC in frames:
         r, g, b = np.moveaxis(frame_HWC >> SHIFT, -1, 0)
-        likely = (look.posterior[r, g, b] > 0.5).astype(np.uint8)
-        likely = cv2.morphologyEx(likely, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
-        near = cv2.dilate(last.astype(np.uint8), ball) > 0
-        seen = likely & near if last.any() else _largest_part(likely)
-        last = _refine(frame_HWC, seen, ball, look) if _enough(seen, look) else np.zeros_like(first)
+        likely = (colours.posterior[r, g, b] > 0.5).astype(np.uint8)
+        likely = cv2.morphologyEx(likely, cv2.MORPH_OPEN, speck) > 0
+        if last.any():
+            near = cv2.dilate(last.astype(np.uint8), ball) > 0
+            seen = likely & near
+        else:
+            seen = _largest_part(likely)
+
+        last = np.zeros_like(first_HW)
+        if _enough(seen, colours):
+            last = _refine(frame_HWC, seen, ball, colours)
         yield last
 
 
-def _enough(mask_HW: np.ndarray, look: _Look) -> bool:
-    return int(mask_HW.sum()) >= max(9, MIN_SHARE * look.area)
+def _enough(mask_HW: np.ndarray, colours: _Colours) -> bool:
+    """Return whether a mask is large enough to be the object."""
+    return int(mask_HW.sum()) >= max(9, MIN_SHARE * colours.area)
 
 
 def _largest_part(mask_HW: np.ndarray) -> np.ndarray:
+    """Return the largest connected part of a mask."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask_HW.astype(np.uint8))
     if count == 1:
         return mask_HW
-    return labels == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
+    # Label 0 is the background.
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    return labels == 1 + int(areas.argmax())
 
 
 def _refine(
-    frame_HWC: np.ndarray, seen_HW: np.ndarray, ball: np.ndarray, look: _Look
+    frame_HWC: np.ndarray, seen_HW: np.ndarray, ball: np.ndarray, colours: _Colours
 ) -> np.ndarray:
-    """GrabCut around what was seen, with the colour mixtures of the prompted frame kept as they are."""
-    trimap = np.where(
-        cv2.dilate(seen_HW.astype(np.uint8), ball) > 0, cv2.GC_PR_BGD, cv2.GC_BGD
-    ).astype(np.uint8)
+    """Return GrabCut's mask around what was seen, with the colours of the prompted frame kept as they are."""
+    around = cv2.dilate(seen_HW.astype(np.uint8), ball) > 0
+    trimap = np.where(around, cv2.GC_PR_BGD, cv2.GC_BGD).astype(np.uint8)
     trimap[seen_HW] = cv2.GC_PR_FGD
-    mask = _grabcut(
-        frame_HWC,
-        trimap,
-        look.background.copy(),
-        look.foreground.copy(),
-        1,
-        cv2.GC_EVAL_FREEZE_MODEL,
-    )
-    return mask if _enough(mask, look) else np.zeros_like(mask)
+    background = colours.background.copy()
+    foreground = colours.foreground.copy()
+    mask = _grabcut(frame_HWC, trimap, background, foreground, 1, cv2.GC_EVAL_FREEZE_MODEL)
+    return mask if _enough(mask, colours) else np.zeros_like(mask)

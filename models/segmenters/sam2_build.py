@@ -1,12 +1,13 @@
-"""SAM 2 models from the `sam2` package's constructors: the official SAM 2.1 shapes and our tiny one.
+"""SAM 2 models from the `sam2` package's constructors: the official SAM 2.1 shapes and a tiny one.
 
-No Hydra configuration is composed; a model is a `Shape` (a few numbers) and its weights. This file knows how a model
-is built, saved and loaded, not how it is prompted or used.
+No Hydra configuration is composed: a model is a `Shape` (a few numbers) and its weights. Builds,
+saves and loads models; `sam2_track` runs them.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,36 +22,57 @@ from sam2.modeling.position_encoding import PositionEmbeddingSine
 from sam2.modeling.sam.transformer import RoPEAttention, TwoWayTransformer
 from sam2.modeling.sam2_base import SAM2Base
 
-MODEL_TYPE = "sam2"  # of config.json
+from core.files import replacing
+
+MODEL_TYPE = "sam2"  # in config.json
+
+# SAM2Base fixes these sizes of its mask decoder.
+DECODER_MLP = 2048
+DECODER_HEADS = 8
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What tells one SAM 2 model from another. The defaults are those shared by the official SAM 2.1 models."""
+    """Sizes of a SAM 2 model. Defaults are those shared by the official SAM 2.1 models.
 
-    embed_dim: int  # of the image encoder's first stage; doubled at each of the three others
+    Attributes:
+        embed_dim: width of the image encoder's first stage, doubled at each of the three others.
+        num_heads: attention heads of the first stage, doubled likewise.
+        stages: blocks of each stage.
+        global_att_blocks: blocks with attention over the whole image.
+        window_spec: side of the attention windows of each stage.
+        window_background: size of the position embedding's background.
+        image_size: side of the square input, in pixels.
+        hidden: D.
+        memory: channels of a frame's memory.
+        memory_layers: layers of the memory attention.
+        memory_mlp, decoder_mlp: widths of their MLPs.
+        decoder_heads: attention heads of the mask decoder.
+        num_maskmem: frames that are remembered.
+        multimask: three masks for an ambiguous prompt and for tracked frames; else always one mask.
+        dense_prompt: draw prompts into the low-resolution mask input as well (this project's tiny model).
+    """
+
+    embed_dim: int
     num_heads: int
     stages: tuple[int, ...]
     global_att_blocks: tuple[int, ...]
     window_spec: tuple[int, ...] = (8, 4, 14, 7)
     window_background: tuple[int, int] = (7, 7)
-    image_size: int = 1024  # pixels of the square input
-    hidden: int = 256  # D
-    memory: int = 64  # channels of a frame's memory
+    image_size: int = 1024
+    hidden: int = 256
+    memory: int = 64
     memory_layers: int = 4
     memory_mlp: int = 2048
-    decoder_mlp: int = 2048
-    decoder_heads: int = 8
+    decoder_mlp: int = DECODER_MLP
+    decoder_heads: int = DECODER_HEADS
     num_maskmem: int = 7
-    multimask: bool = (
-        True  # three masks for an ambiguous prompt and for tracked frames; else one mask always
-    )
-    dense_prompt: bool = (
-        False  # prompts are also drawn into the low-resolution mask input (ours, tiny model)
-    )
+    multimask: bool = True
+    dense_prompt: bool = False
 
 
-OFFICIAL = {  # sam2/configs/sam2.1/sam2.1_hiera_*.yaml
+# From sam2/configs/sam2.1/sam2.1_hiera_*.yaml.
+OFFICIAL = {
     "hiera_t": Shape(96, 1, (1, 2, 7, 2), (5, 7, 9)),
     "hiera_s": Shape(96, 1, (1, 2, 11, 2), (7, 10, 13)),
     "hiera_b+": Shape(112, 2, (2, 3, 16, 3), (12, 16, 20), window_background=(14, 14)),
@@ -75,7 +97,7 @@ TINY = Shape(
 
 
 def build(shape: Shape) -> SAM2Base:
-    """A randomly initialised model in eval mode (it has neither dropout nor batch statistics)."""
+    """Return a randomly initialised model in eval mode; it has neither dropout nor batch statistics."""
     model = SAM2Base(
         image_encoder=_image_encoder(shape),
         memory_attention=_memory_attention(shape),
@@ -84,7 +106,8 @@ def build(shape: Shape) -> SAM2Base:
         image_size=shape.image_size,
         sigmoid_scale_for_mem_enc=20.0,
         sigmoid_bias_for_mem_enc=-10.0,
-        binarize_mask_from_pts_for_mem_enc=not shape.dense_prompt,  # the official video predictor's setting
+        # True is the official video predictor's setting.
+        binarize_mask_from_pts_for_mem_enc=not shape.dense_prompt,
         use_mask_input_as_output_without_sam=True,
         directly_add_no_mem_embed=True,
         no_obj_embed_spatial=True,
@@ -106,10 +129,7 @@ def build(shape: Shape) -> SAM2Base:
         use_mlp_for_obj_ptr_proj=True,
         sam_mask_decoder_extra_args=_official_postprocessing() if shape.multimask else None,
     )
-    if (shape.decoder_mlp, shape.decoder_heads) != (
-        2048,
-        8,
-    ):  # SAM2Base fixes both; small models need them smaller
+    if (shape.decoder_mlp, shape.decoder_heads) != (DECODER_MLP, DECODER_HEADS):
         model.sam_mask_decoder.transformer = TwoWayTransformer(
             depth=2,
             embedding_dim=shape.hidden,
@@ -120,7 +140,7 @@ def build(shape: Shape) -> SAM2Base:
 
 
 def _official_postprocessing() -> dict[str, Any]:
-    """What `build_sam2_video_predictor` turns on: fall back to several masks where the single one is not stable."""
+    """Return the options of `build_sam2_video_predictor`: several masks where the single one is not stable."""
     return {
         "dynamic_multimask_via_stability": True,
         "dynamic_multimask_stability_delta": 0.05,
@@ -194,23 +214,36 @@ def _sine(channels: int) -> PositionEmbeddingSine:
 
 
 def save(folder: Path, model: SAM2Base, shape: Shape, notes: dict[str, Any] | None = None) -> None:
-    """Writes `folder`/config.json and model.safetensors (half precision); `notes` go into config.json as they are."""
+    """Write a model's config.json and model.safetensors (half precision).
+
+    Args:
+        folder: made if absent; a crash leaves its previous weights whole.
+        model: the model.
+        shape: its shape.
+        notes: go into config.json as they are.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {
-        k: v.detach().to("cpu", torch.float16).contiguous() for k, v in model.state_dict().items()
-    }
-    partial = folder / "model.safetensors.partial"
-    save_file(weights, partial)
-    partial.chmod(0o644)  # safetensors makes its files unreadable for others
-    partial.replace(folder / "model.safetensors")  # a crash leaves the previous weights whole
+    weights = {}
+    for name, tensor in model.state_dict().items():
+        weights[name] = tensor.detach().to("cpu", torch.float16).contiguous()
+
+    # safetensors makes its files unreadable for others.
+    with replacing(folder / "model.safetensors") as partial:
+        save_file(weights, partial)
+        partial.chmod(0o644)
     config = {"model_type": MODEL_TYPE, "shape": asdict(shape), "notes": notes or {}}
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
 def load(path: Path, name: str = "") -> tuple[SAM2Base, Shape]:
-    """A model in fp32 on CPU from a folder that `save` wrote, or an official checkpoint of the shape called `name`.
+    """Return a model in fp32 on the CPU.
 
-    Raises ValueError, naming the file and the remedy, if it is not there or holds another architecture.
+    Args:
+        path: a folder written by `save`, or an official checkpoint.
+        name: the checkpoint's shape, a key of `OFFICIAL`; not used for a folder.
+
+    Raises:
+        ValueError: the file is absent or holds another architecture.
     """
     if path.is_dir():
         shape = _read_shape(path / "config.json")
@@ -220,9 +253,10 @@ def load(path: Path, name: str = "") -> tuple[SAM2Base, Shape]:
         shape = _official_shape(name)
         weights = torch.load(path, map_location="cpu", weights_only=True)
         weights = weights.get("model", weights)
+
     model = build(shape)
-    _check_keys(path, name, model.state_dict(), weights)
-    model.load_state_dict({k: v.float() for k, v in weights.items()})
+    _check_weights(path, name, model.state_dict(), weights)
+    model.load_state_dict({key: tensor.float() for key, tensor in weights.items()})
     return model, shape
 
 
@@ -241,9 +275,10 @@ def _read_shape(path: Path) -> Shape:
         raise ValueError(
             f"{path}: model_type is {config.get('model_type')!r}: not a segmenter ({MODEL_TYPE!r}) folder"
         )
-    fields: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in config["shape"].items()
-    }
+    # JSON has lists for tuples.
+    fields: dict[str, Any] = {}
+    for key, value in config["shape"].items():
+        fields[key] = tuple(value) if isinstance(value, list) else value
     return Shape(**fields)
 
 
@@ -255,10 +290,14 @@ def _official_shape(name: str) -> Shape:
     return OFFICIAL[name]
 
 
-def _check_keys(path: Path, name: str, expected: dict[str, Any], given: dict[str, Any]) -> None:
-    """Says which weights do not fit, before `load_state_dict` would with pages of names."""
-    wrong = [k for k in expected if k not in given or given[k].shape != expected[k].shape]
-    wrong += [k for k in given if k not in expected]
+def _check_weights(
+    path: Path, name: str, expected: Mapping[str, Any], given: Mapping[str, Any]
+) -> None:
+    """Name one weight that does not fit: `load_state_dict` would list them all."""
+    wrong = []
+    for key in dict.fromkeys([*expected, *given]):
+        if key not in expected or key not in given or expected[key].shape != given[key].shape:
+            wrong.append(key)
     if wrong:
         raise ValueError(
             f"{path}: {len(wrong)} weights do not fit the shape {name or 'of its config.json'}, e.g. {wrong[0]!r}; "

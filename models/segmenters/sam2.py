@@ -1,0 +1,329 @@
+"""The `Segmenter` protocol on SAM 2, official or tiny.
+
+An object is followed by two tracks with a memory of their own, forward and backward: SAM 2's own
+backward pass would read what the forward pass remembered, and depend on the order of calls. A
+track starts from a box and points, or from a mask drawn by the policy (`DrawnPrompt`). Image
+features depend on the frame alone, so all tracks share them, also those of later calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sam2.modeling.sam2_base import SAM2Base
+from torch import Tensor
+
+from core.drawing.requests import DrawnPrompt
+from core.types import MaskPrompt
+from data.frames.frames import digest
+from models.segmenters import sam2_build, sam2_track
+from models.segmenters.base import (
+    AHEAD,
+    Frames,
+    Piece,
+    Prompt,
+    Segmenter,
+    check_prompts,
+    clip_to_frame,
+    flush_size,
+    mask_prompts,
+)
+from models.segmenters.sam2_build import Shape
+from models.segmenters.sam2_features import CACHE_BYTES, FeatureCache
+from models.segmenters.sam2_track import Maps, Memory
+
+# Decodes masks from features and language tokens: `MaskHead.decode`.
+Decode = Callable[[Maps, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+# Returns the mask logits of frame t of some tracks, and remembers them.
+Step = Callable[[Maps, int, Memory], Tensor]
+
+
+def load(device: str, path: str, config: str = "") -> Sam2Segmenter:
+    """Load the model; arguments are the settings `segmenter.<name>`. Errors as `sam2_build.load`."""
+    model, shape = sam2_build.load(Path(path), config)
+    return Sam2Segmenter(model, shape, device)
+
+
+@dataclass(frozen=True)
+class _Track:
+    """One object in one direction.
+
+    Attributes:
+        index: index of the prompt.
+        prompt: what the track starts from.
+        frames: the prompted frame and those after it in this direction.
+    """
+
+    index: int
+    prompt: Prompt
+    frames: range
+
+
+class Sam2Segmenter(Segmenter):
+    """SAM 2 on one device. Official shapes run in half precision on a GPU, as they were trained.
+
+    Differs from the official video predictor in two things: frames are resized as its image
+    predictor does (bilinear, antialiased), and small holes in masks are not filled (that needs its
+    CUDA extension).
+    """
+
+    kind = "sam2"
+
+    def __init__(
+        self,
+        model: SAM2Base,
+        shape: Shape,
+        device: str = "cpu",
+        cache_bytes: int = CACHE_BYTES,
+        redraw: Decode | None = None,
+    ) -> None:
+        """Move the model to its device.
+
+        Args:
+            model: the model.
+            shape: its shape.
+            device: where it runs.
+            cache_bytes: size of the cache of image features.
+            redraw: decoder of a mask head. With it a drawn mask is drawn anew on every frame, from its language token
+                and SAM 2's memory (VideoSEG-O3's inference). Without it SAM 2's own decoder follows the first mask.
+        """
+        self.redraw = redraw
+        self.model = model.to(device).eval()
+        self.shape = shape
+        self.device = torch.device(device)
+        self.features = FeatureCache(self.model, self.device, cache_bytes)
+        self.half = self.device.type == "cuda" and not shape.dense_prompt
+
+    @torch.inference_mode()
+    def track(self, frames: Frames, prompts: Sequence[Prompt]) -> Iterator[Piece]:
+        """As `Segmenter.track`. Prompts with equally many points run in one batch, both directions together."""
+        num_frames, height, width = frames.shape[:3]
+        check_prompts(prompts, num_frames, self.kind)
+        tracks = []
+        for index, prompt in enumerate(prompts):
+            usable = _usable(prompt, height, width)
+            if usable is not None:
+                tracks += _both_ways(index, usable, num_frames)
+
+        digests: dict[int, str] = {}  # of the frames that were read so far
+        for batch in _batches(tracks):
+            yield from self._follow(frames, digests, batch)
+
+    def _follow(
+        self, frames: Frames, digests: dict[int, str], tracks: Sequence[_Track]
+    ) -> Iterator[Piece]:
+        """Run tracks, longest first; those at their end leave the batch."""
+        height, width = frames.shape[1:3]
+        step = self._step_of(tracks, height, width)
+        memory = sam2_track.new_memory()
+        longest = len(tracks[0].frames)
+        running = list(tracks)
+        places: list[tuple[int, int]] = []
+        waiting: list[Tensor] = []
+        for t in range(longest):
+            still_running = [track for track in running if t < len(track.frames)]
+            if len(still_running) < len(running):
+                running = still_running
+                sam2_track.keep_first(memory, len(running))
+
+            with self._precision():
+                maps = self._maps(frames, digests, running, t)
+                low_B1hw = step(maps, t, memory)
+            places += [(track.index, track.frames[t]) for track in running]
+            waiting += low_B1hw[:, 0]
+
+            if len(waiting) >= flush_size(height, width) or t == longest - 1:
+                yield Piece(tuple(places), _enlarge(torch.stack(waiting), height, width))
+                places = []
+                waiting = []
+
+    def _step_of(self, tracks: Sequence[_Track], height: int, width: int) -> Step:
+        """Return the step of a batch of tracks, all of one kind of prompt."""
+        drawn = [track.prompt for track in tracks if isinstance(track.prompt, DrawnPrompt)]
+        if not drawn:
+            sizes = [(height, width)] * len(tracks)
+            return self._step_from_points([track.prompt for track in tracks], sizes)
+        if self.redraw is None:
+            return self._step_from_masks(drawn)
+        return self._step_by_redrawing(drawn, self.redraw)
+
+    def _step_from_points(
+        self, prompts: Sequence[Prompt], sizes: Sequence[tuple[int, int]]
+    ) -> Step:
+        points = self._points(mask_prompts(prompts), sizes)
+        dense = self.shape.dense_prompt
+
+        def step(maps: Maps, t: int, memory: Memory) -> Tensor:
+            prompted = points if t == 0 else None
+            return sam2_track.step(self.model, maps, t, memory, prompted, dense)
+
+        return step
+
+    def _step_from_masks(self, prompts: Sequence[DrawnPrompt]) -> Step:
+        low_B1hw = self._stacked([prompt.logits_hw for prompt in prompts])[:, None]
+        dense = self.shape.dense_prompt
+
+        def step(maps: Maps, t: int, memory: Memory) -> Tensor:
+            if t == 0:
+                return sam2_track.begin(self.model, maps, memory, low_B1hw, dense)
+            return sam2_track.step(self.model, maps, t, memory, None, dense)
+
+        return step
+
+    def _step_by_redrawing(self, prompts: Sequence[DrawnPrompt], decode: Decode) -> Step:
+        """Raise ValueError if a prompt lacks the language token to redraw it from."""
+        tokens = []
+        for prompt in prompts:
+            if prompt.token_C is None:
+                raise ValueError(
+                    "a drawn mask came without its language token, which is needed to redraw it"
+                )
+            tokens.append(prompt.token_C)
+        token_BC = self._stacked(tokens)
+
+        def decode_running(maps: Maps) -> tuple[Tensor, Tensor, Tensor]:
+            still_running = len(maps[0])
+            return decode(maps, token_BC[:still_running])
+
+        def step(maps: Maps, t: int, memory: Memory) -> Tensor:
+            return sam2_track.redraw(self.model, maps, t, memory, decode_running)
+
+        return step
+
+    def _stacked(self, arrays: Sequence[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.stack(arrays)).float().to(self.device)
+
+    def _maps(
+        self, frames: Frames, digests: dict[int, str], tracks: Sequence[_Track], t: int
+    ) -> Maps:
+        """Return features of the tracks' frames at t.
+
+        Pixels are read only if some are missing, and then of the next frames too.
+        """
+        now = [track.frames[t] for track in tracks]
+        ahead: dict[str, np.ndarray] = {}
+        if any(digests.get(frame) not in self.features.kept for frame in now):
+            soon: set[int] = set()
+            for track in tracks:
+                soon.update(track.frames[t : t + AHEAD])
+            for run in _runs(sorted(soon)):
+                pixels = frames[run.start : run.stop]
+                for frame, frame_HWC in zip(run, pixels, strict=True):
+                    digests[frame] = digest(frame_HWC)
+                    ahead[digests[frame]] = frame_HWC
+        return self.features.stacked([digests[frame] for frame in now], ahead)
+
+    @torch.inference_mode()
+    def image_masks(
+        self, frames: Sequence[np.ndarray], prompts: Sequence[MaskPrompt]
+    ) -> list[np.ndarray]:
+        """As `Segmenter.image_masks`: prompts with equally many points are decoded together, an image encoded once."""
+        masks = [np.zeros(frame.shape[:2], bool) for frame in frames]
+        tracks = []
+        for index, (frame, prompt) in enumerate(zip(frames, prompts, strict=True)):
+            usable = clip_to_frame(prompt, *frame.shape[:2])
+            if usable is not None:
+                tracks.append(_Track(index, usable, range(1)))
+
+        digests = [digest(frame) for frame in frames]
+        with self._precision():
+            for batch in _batches(tracks):
+                for start in range(0, len(batch), AHEAD):
+                    part = batch[start : start + AHEAD]
+                    low_B1hw = self._image_logits(frames, digests, part)
+                    for track, low_1hw in zip(part, low_B1hw, strict=True):
+                        height, width = frames[track.index].shape[:2]
+                        masks[track.index] = _enlarge(low_1hw, height, width)[0]
+        return masks
+
+    def _image_logits(
+        self, frames: Sequence[np.ndarray], digests: Sequence[str], tracks: Sequence[_Track]
+    ) -> Tensor:
+        """Return mask logits of prompts on single images, (B, 1, S/4, S/4)."""
+        own_frames = [frames[track.index] for track in tracks]
+        own_digests = [digests[track.index] for track in tracks]
+        maps = self.features.stacked(
+            own_digests, dict(zip(own_digests, own_frames, strict=True))
+        )
+        sizes = [frame.shape[:2] for frame in own_frames]
+        points = self._points(mask_prompts([track.prompt for track in tracks]), sizes)
+        dense = self.shape.dense_prompt
+        memory = sam2_track.new_memory()
+        return sam2_track.step(self.model, maps, 0, memory, points, dense, remember=False)
+
+    def _points(
+        self, prompts: Sequence[MaskPrompt], sizes: Sequence[tuple[int, ...]]
+    ) -> dict[str, Tensor]:
+        """Return prompts as point inputs; `sizes` are (height, width) of their frames."""
+        side = self.shape.image_size
+        return sam2_track.point_inputs(
+            [prompt.box for prompt in prompts],
+            [prompt.points for prompt in prompts],
+            [prompt.labels for prompt in prompts],
+            [(side / width, side / height) for height, width in sizes],
+            self.device,
+        )
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.half)
+
+
+def _usable(prompt: Prompt, height: int, width: int) -> Prompt | None:
+    """Return the prompt, cut to the frame; None when nothing is left that could have a mask."""
+    if isinstance(prompt, MaskPrompt):
+        return clip_to_frame(prompt, height, width)
+    has_mask = (prompt.logits_hw > 0).any()
+    return prompt if has_mask else None
+
+
+def _both_ways(index: int, prompt: Prompt, num_frames: int) -> list[_Track]:
+    """Return the forward track, with the prompted frame, and the backward track if the prompt has a past.
+
+    Both start from the prompted frame and agree on its mask.
+    """
+    tracks = [_Track(index, prompt, range(prompt.frame, num_frames))]
+    if prompt.frame > 0:
+        tracks.append(_Track(index, prompt, range(prompt.frame, -1, -1)))
+    return tracks
+
+
+def _runs(numbers: Sequence[int]) -> Iterator[range]:
+    """Yield ascending, distinct numbers as ranges without gaps."""
+    start = 0
+    for i in range(1, len(numbers) + 1):
+        if i == len(numbers) or numbers[i] > numbers[i - 1] + 1:
+            yield range(numbers[start], numbers[i - 1] + 1)
+            start = i
+
+
+def _batches(tracks: Sequence[_Track]) -> Iterator[list[_Track]]:
+    """Yield tracks in batches of equally many points, longest first.
+
+    Padding with "no point" tokens would change masks.
+    """
+    by_count: dict[tuple[int, bool], list[_Track]] = {}
+    for track in tracks:
+        by_count.setdefault(_point_count(track.prompt), []).append(track)
+    for count in sorted(by_count):
+        yield sorted(by_count[count], key=lambda track: -len(track.frames))
+
+
+def _point_count(prompt: Prompt) -> tuple[int, bool]:
+    """Return the number of points and whether there is a box; drawn masks come before all others."""
+    if isinstance(prompt, DrawnPrompt):
+        return -1, False
+    return len(prompt.points), prompt.box is not None
+
+
+def _enlarge(logits_Nhw: Tensor, height: int, width: int) -> np.ndarray:
+    """Return low-resolution logits as masks of the frame's size, bool (N, H, W)."""
+    full_N1HW = F.interpolate(
+        logits_Nhw[:, None].float(), size=(height, width), mode="bilinear", align_corners=False
+    )
+    return (full_N1HW[:, 0] > 0).cpu().numpy()
