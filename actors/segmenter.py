@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from configs.load import resolve
 from configs.schema import Config
 from core.drawing.requests import DrawnPrompt
 from core.masks import encode_frames, union
+from core.segmenters import KINDS
 from core.types import MaskPrompt, Rle, Video
 
 if (
@@ -48,13 +49,10 @@ def load_segmenter(cfg: Config, device: str) -> Segmenter:
     from models.segmenters import make
 
     torch.set_num_threads(1)
-    settings = cfg.segmenter
-    xmem = (
-        str(resolve(settings.xmem_path)),
-        str(resolve(settings.xmem_weights)),
-        settings.xmem_size,
-    )
-    return make(settings.kind, str(resolve(settings.path)), settings.config, device, *xmem)
+    settings = asdict(cfg.segmenter)
+    for name in KINDS[cfg.segmenter.kind].files:
+        settings[name] = str(resolve(settings[name]))
+    return make(cfg.segmenter.kind, settings, device)
 
 
 def redrawing(cfg: Config, segmenter: Segmenter) -> MaskHead:
@@ -62,7 +60,7 @@ def redrawing(cfg: Config, segmenter: Segmenter) -> MaskHead:
     from transformers import AutoConfig
 
     from models.policy import mask_head
-    from models.segmenters.sam2_segmenter import Sam2Segmenter
+    from models.segmenters.sam2 import Sam2Segmenter
 
     assert isinstance(segmenter, Sam2Segmenter), "configs.load sees to it"
     folder = resolve(cfg.policy.path)

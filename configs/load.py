@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from configs.schema import Config
+from core.segmenters import KINDS, kinds_that_follow_drawn
 from core.settings import (
     Bounds,
     Setting,
@@ -266,10 +267,10 @@ def _wrong_values(cfg: Config) -> Iterator[str]:
         yield f"grpo.dual_clip={cfg.grpo.dual_clip}: must be above 1"
     if cfg.cluster.use_gpu == "no" and cfg.cluster.weight_backend != "object_store":
         yield f"cluster.weight_backend={cfg.cluster.weight_backend}: needs GPUs; use object_store"
-    if cfg.mask.token and cfg.segmenter.kind != "sam2":
+    if cfg.mask.token and not KINDS[cfg.segmenter.kind].follows_drawn:
         yield (
             f"segmenter.kind={cfg.segmenter.kind}: a policy that draws masks "
-            f"(mask.token={cfg.mask.token}) needs sam2"
+            f"(mask.token={cfg.mask.token}) needs {' or '.join(kinds_that_follow_drawn())}"
         )
     prepare = cfg.prepare
     if "mixing" in prepare.steps and not prepare.mix:
@@ -299,20 +300,12 @@ def _missing_paths(cfg: Config) -> Iterator[str]:
             "give the data's folder, or data.synthetic=true"
         )
 
-    segmenter = resolve(cfg.segmenter.path)
-    if cfg.segmenter.kind != "grabcut" and not segmenter.exists():
-        yield (
-            f"segmenter.path={cfg.segmenter.path}: {segmenter} does not exist; "
-            "give a SAM2 checkpoint or its folder"
-        )
-    if cfg.segmenter.kind == "sam2_xmem":
-        for key in ("xmem_path", "xmem_weights"):
-            given = str(getattr(cfg.segmenter, key))
-            if not given or not resolve(given).exists():
-                yield (
-                    f"segmenter.{key}={given}: does not exist; "
-                    "give a checkout of hkchengrex/XMem, and its XMem.pth"
-                )
+    for name, remedy in KINDS[cfg.segmenter.kind].files.items():
+        given = str(getattr(cfg.segmenter, name))
+        if not given:
+            yield f"segmenter.{name}: not set; give {remedy}"
+        elif not resolve(given).exists():
+            yield f"segmenter.{name}={given}: {resolve(given)} does not exist; give {remedy}"
 
     resume = cfg.train.resume
     if resume not in ("auto", "never") and not resolve(resume).is_dir():

@@ -22,6 +22,7 @@ from typing import Any
 from configs.load import resolve
 from configs.schema import PREDICTIONS, Config
 from core.evaluation.protocols import BINARY, MERGED, Scored, missing, protocol_of
+from core.segmenters import KINDS
 from core.settings import identity
 from core.types import End, Reward, Sample
 from ray_jobs.driver.entry import run_job
@@ -98,8 +99,7 @@ def evaluation_identity(cfg: Config, samples: Sequence[Sample]) -> dict[str, Any
     if cfg.mask.token:
         found["mask.token"] = cfg.mask.token
         found["mask.redraw"] = cfg.mask.redraw
-    # GrabCut has no weights.
-    if cfg.segmenter.kind != "grabcut":
+    if KINDS[cfg.segmenter.kind].needs_weights:
         found["contents of segmenter.path"] = content_of(resolve(cfg.segmenter.path))
     found["expressions"] = len(samples)
     found["contents of the split"] = digest_of(_texts(samples))

@@ -32,6 +32,7 @@ from configs.load import load as load_config
 from configs.load import resolve, validate_values
 from configs.schema import Config
 from core.files import write_json
+from core.segmenters import KINDS
 from data.generators import generator
 from data.mixing import by_temperature, epochs_of, shares
 from ray_jobs.driver.entry import run_job
@@ -217,7 +218,7 @@ def check_paths(cfg: Config, splits: Sequence[str]) -> None:
         )
     weights = resolve(cfg.segmenter.path)
     filters = "filter" in cfg.prepare.steps
-    if filters and cfg.segmenter.kind == "sam2" and not weights.exists():
+    if filters and KINDS[cfg.segmenter.kind].needs_weights and not weights.exists():
         raise ValueError(
             f"segmenter.path={cfg.segmenter.path}: {weights} does not exist; "
             "the step filter needs it"

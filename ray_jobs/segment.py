@@ -23,6 +23,7 @@ from configs.load import help_text, presets, resolve, validate
 from configs.load import load as load_config
 from configs.schema import Config
 from core.masks import decode
+from core.segmenters import KINDS
 from core.types import Episode, Rle, Sample, Video
 from data.frames.probing import probe_with_rate
 from ray_jobs.driver.entry import run_job
@@ -275,7 +276,8 @@ def answer(
     """
     video = sample.video
     segmenter: str = cfg.segmenter.kind
-    if segmenter == "sam2":
+    # A kind with one file is named by it.
+    if list(KINDS[cfg.segmenter.kind].files) == ["path"]:
         segmenter = cfg.segmenter.path
     return {
         "video": video.path,

@@ -248,9 +248,7 @@ class Sam2Segmenter(Segmenter):
         """Return mask logits of prompts on single images, (B, 1, S/4, S/4)."""
         own_frames = [frames[track.index] for track in tracks]
         own_digests = [digests[track.index] for track in tracks]
-        maps = self.features.stacked(
-            own_digests, dict(zip(own_digests, own_frames, strict=True))
-        )
+        maps = self.features.stacked(own_digests, dict(zip(own_digests, own_frames, strict=True)))
         sizes = [frame.shape[:2] for frame in own_frames]
         points = self._points(mask_prompts([track.prompt for track in tracks]), sizes)
         dense = self.shape.dense_prompt

@@ -81,7 +81,7 @@ def test_masks_come_back_in_order_and_as_the_segmenter_alone_makes_them(
     jobs = [(v, (a, b)[:count]) for count in (0, 1, 2) for v, a, b in videos]
     masks = segmenters.segment(jobs)
     assert len(masks) == 9
-    alone = make("sam2", str(folder))
+    alone = make("sam2", {"path": str(folder)})
     for (video, prompts), rles_F in zip(jobs, masks, strict=True):
         assert len(rles_F) == 10
         if not prompts:

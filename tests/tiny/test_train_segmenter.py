@@ -102,7 +102,7 @@ def test_a_short_run_saves_what_the_segmenter_loads(tmp_path: Path) -> None:
     assert last["step"] >= 1
     assert 0 <= last["scenes/box/iou"] <= 1
     assert json.loads((tmp_path / "config.json").read_text())["notes"] == last
-    make("sam2", str(tmp_path))
+    make("sam2", {"path": str(tmp_path)})
     again = _start(options_from([*args, "--init", str(tmp_path)]))
     assert torch.equal(again.no_mem_embed, load(tmp_path)[0].no_mem_embed)
     assert not multiprocessing.active_children()

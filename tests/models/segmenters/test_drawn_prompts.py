@@ -15,10 +15,10 @@ from core.drawing.requests import DrawnPrompt
 from core.types import MaskPrompt
 from models.policy.mask_head import FrameFeatures, MaskHead, resize_logits
 from models.segmenters import make, sam2_build, sam2_track
+from models.segmenters.sam2 import Sam2Segmenter
 from models.segmenters.sam2_build import OFFICIAL, TINY
-from models.segmenters.sam2_segmenter import Sam2Segmenter
 from tests.models.seg_cases import head, sam
-from tests.models.segmenters.test_segmenter import SHIPPED, noise, tracks
+from tests.models.segmenters.test_sam2 import SHIPPED, noise, tracks
 
 KEYFRAME = 2
 
@@ -159,7 +159,7 @@ def test_what_cannot_follow_a_drawn_mask_says_so(model, mask_head) -> None:
     frames = noise()
     prompt = drawn(model, mask_head, frames, KEYFRAME)
     with pytest.raises(ValueError, match="only sam2 follows a mask"):
-        make("grabcut", "").segment(frames, [prompt])  # type: ignore[list-item]
+        make("grabcut", {}).segment(frames, [prompt])
     with pytest.raises(ValueError, match="without its language token"):
         bare = DrawnPrompt(KEYFRAME, prompt.logits_hw)
         Sam2Segmenter(model, TINY, redraw=mask_head.decode).segment(frames, [bare])
@@ -169,7 +169,7 @@ def test_what_cannot_follow_a_drawn_mask_says_so(model, mask_head) -> None:
 
 @pytest.mark.skipif(not Path(SHIPPED).is_dir(), reason="no weights in tiny/weights/segmenter")
 def test_shipped_weights_follow_a_true_mask_about_as_well_as_a_box() -> None:
-    shipped = make("sam2", str(SHIPPED))
+    shipped = make("sam2", {"path": str(SHIPPED)})
     later: dict[str, list[float]] = {"box": [], "drawn": []}
     for made, thing, frame in tracks(12, seed=7):
         truth_FHW = made.owner_FHW == thing
@@ -180,7 +180,7 @@ def test_shipped_weights_follow_a_true_mask_about_as_well_as_a_box() -> None:
         prompts = [box, DrawnPrompt(frame, (20 * small - 10).numpy())]
         seen_F = made.areas_OF[thing] > 0
         seen_F[frame] = False
-        for name, masks_FHW in zip(later, shipped.segment(made.frames_FHWC, prompts), strict=True):  # type: ignore[arg-type]
+        for name, masks_FHW in zip(later, shipped.segment(made.frames_FHWC, prompts), strict=True):
             either = (masks_FHW | truth_FHW).sum((1, 2))
             later[name].extend(
                 ((masks_FHW & truth_FHW).sum((1, 2)) / np.maximum(either, 1))[seen_F]

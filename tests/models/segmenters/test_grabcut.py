@@ -8,7 +8,7 @@ import pytest
 from core.types import MaskPrompt
 from models.segmenters import make
 from models.segmenters.grabcut import GrabCutSegmenter
-from tests.models.segmenters.test_segmenter import tracks
+from tests.models.segmenters.test_sam2 import tracks
 
 
 def test_it_segments_follows_and_knows_absence() -> None:
@@ -52,7 +52,7 @@ def test_an_object_that_leaves_is_absent_and_one_that_comes_is_not_there_before(
 def test_points_choose_the_object_and_the_result_repeats() -> None:
     frames = film()
     prompt = MaskPrompt(0, None, ((14.0, 20.0), (40.0, 40.0)), (1, 0))
-    masks = [make("grabcut", "").segment(frames, [prompt]) for _ in range(2)]
+    masks = [make("grabcut", {}).segment(frames, [prompt]) for _ in range(2)]
     np.testing.assert_array_equal(*masks)
     truth = np.zeros((48, 64), bool)
     truth[10:30, 5:25] = True

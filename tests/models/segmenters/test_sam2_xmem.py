@@ -11,9 +11,16 @@ import pytest
 import torch
 
 from core.types import MaskPrompt
-from models.segmenters import make, xmem_segmenter
+from models.segmenters import base, make, sam2_xmem
 from models.segmenters.grabcut import GrabCutSegmenter
-from models.segmenters.xmem_segmenter import SETTINGS, XMem, XMemSegmenter, load
+from models.segmenters.sam2_xmem import XMemSegmenter
+from models.segmenters.xmem_checkout import (
+    SETTINGS,
+    XMem,
+    import_checkout,
+    load_xmem,
+    without_download,
+)
 from tests.models.small_xmem import write
 
 SHIPPED = Path(__file__).parents[3] / "tiny" / "weights" / "segmenter"
@@ -39,7 +46,7 @@ PROMPTS = [MaskPrompt(4, (20.0, 8.0, 30.0, 18.0)), MaskPrompt(0, (50.0, 20.0, 60
 
 @pytest.fixture
 def small(tmp_path: Path) -> XMem:
-    return load(*write(tmp_path))
+    return load_xmem(*write(tmp_path))
 
 
 @pytest.mark.parametrize("short_side", [0, 160])
@@ -59,7 +66,7 @@ def test_objects_are_followed_both_ways_as_tracks_of_their_own(
 def test_each_direction_has_a_fresh_memory_that_ends_with_its_last_frame(small: XMem) -> None:
     video = clip()
     pieces = list(XMemSegmenter(GrabCutSegmenter(), small, short_side=0).track(video, PROMPTS))
-    made = small.core.made  # type: ignore[attr-defined]  # the small one keeps a list
+    made = small.make_core.made  # type: ignore[attr-defined]  # the small one keeps a list
     assert [core.steps for core in made] == [
         5,
         5,
@@ -74,13 +81,13 @@ def test_an_object_without_a_mask_on_its_frame_is_nowhere(small: XMem) -> None:
     outside = MaskPrompt(3, (200.0, 200.0, 210.0, 210.0))
     masks = XMemSegmenter(GrabCutSegmenter(), small).segment(clip(), [outside])
     assert not masks.any()
-    assert not small.core.made
+    assert not small.make_core.made
 
 
 def test_long_videos_come_in_pieces_and_frames_are_read_a_few_at_a_time(
     small: XMem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(xmem_segmenter, "flush_size", lambda *_: 3)
+    monkeypatch.setattr(sam2_xmem, "flush_size", lambda height, width: 3)
 
     class Slow:
         shape = clip(20).shape
@@ -94,7 +101,7 @@ def test_long_videos_come_in_pieces_and_frames_are_read_a_few_at_a_time(
     frames = Slow()
     pieces = list(XMemSegmenter(GrabCutSegmenter(), small, short_side=0).track(frames, PROMPTS[:1]))
     assert max(len(piece.places) for piece in pieces) == 3
-    assert frames.longest == xmem_segmenter.AHEAD
+    assert frames.longest == base.AHEAD
     assert sorted(f for piece in pieces for _, f in piece.places) == list(range(20))
 
 
@@ -112,11 +119,15 @@ def test_use_is_counted_only_where_the_long_memory_can_overflow(small: XMem) -> 
 
 def test_sam2_makes_the_first_mask(tmp_path: Path) -> None:
     checkout, weights = write(tmp_path)
-    made = make(
-        "sam2_xmem", str(SHIPPED), xmem_path=str(checkout), xmem_weights=str(weights), xmem_size=0
-    )
+    settings = {
+        "path": str(SHIPPED),
+        "xmem_path": str(checkout),
+        "xmem_weights": str(weights),
+        "xmem_size": 0,
+    }
+    made = make("sam2_xmem", settings)
     video = clip(5, 112, 112)
-    expected = make("sam2", str(SHIPPED)).image_masks([video[4]], PROMPTS[:1])[0]
+    expected = make("sam2", settings).image_masks([video[4]], PROMPTS[:1])[0]
     np.testing.assert_array_equal(made.segment(video, PROMPTS[:1])[0, 4], expected)
 
 
@@ -125,15 +136,15 @@ def test_what_is_missing_is_told_with_its_setting(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="segmenter.xmem_path=.*inference_core.py.*hkchengrex/XMem"
     ):
-        load(tmp_path, weights)
+        load_xmem(tmp_path, weights)
     with pytest.raises(ValueError, match="segmenter.xmem_weights=.*none.pth.*hkchengrex/XMem"):
-        load(checkout, tmp_path / "none.pth")
+        load_xmem(checkout, tmp_path / "none.pth")
     torch.save({"other": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="segmenter.xmem_weights=.*other.pth: not weights of XMem"):
-        load(checkout, tmp_path / "other.pth")
+        load_xmem(checkout, tmp_path / "other.pth")
     (checkout / "model" / "network.py").write_text("import nothing_of_that_name\n")
     with pytest.raises(ValueError, match="segmenter.xmem_path=.*nothing_of_that_name"):
-        load(checkout, weights)
+        load_xmem(checkout, weights)
 
 
 @pytest.mark.skipif(
@@ -141,11 +152,11 @@ def test_what_is_missing_is_told_with_its_setting(tmp_path: Path) -> None:
 )
 def test_the_official_code_runs_with_random_weights(tmp_path: Path) -> None:
     checkout = Path(os.environ["RAYVOS_XMEM"])
-    network, _core, resnet = xmem_segmenter._modules(checkout)
+    network, _core, resnet = import_checkout(checkout)
     torch.set_num_threads(1)
-    with xmem_segmenter._without_download(resnet):
+    with without_download(resnet):
         torch.save(network.XMem(dict(SETTINGS)).state_dict(), tmp_path / "random.pth")
-    xmem = load(checkout, tmp_path / "random.pth")
+    xmem = load_xmem(checkout, tmp_path / "random.pth")
     masks = XMemSegmenter(GrabCutSegmenter(), xmem, short_side=0).segment(
         clip(60), PROMPTS
     )  # long-term memory too

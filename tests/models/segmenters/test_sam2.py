@@ -13,12 +13,11 @@ from sam2.modeling.backbones.hieradet import Hiera
 from sam2.modeling.sam2_base import SAM2Base
 
 from core.types import MaskPrompt
-from models.segmenters import base as segmenter
-from models.segmenters import make, sam2_build, sam2_track
+from models.segmenters import base, make, sam2_build, sam2_track
 from models.segmenters.base import Segmenter
+from models.segmenters.sam2 import Sam2Segmenter
 from models.segmenters.sam2_build import OFFICIAL, TINY
 from models.segmenters.sam2_features import size_of
-from models.segmenters.sam2_segmenter import Sam2Segmenter
 from tiny.world.scene import Scene, random_scene
 
 SHIPPED = Path(__file__).parents[3] / "tiny" / "weights" / "segmenter"
@@ -107,14 +106,14 @@ def test_prompts_are_in_pixels_of_the_frames(random_model: Sam2Segmenter) -> Non
 def test_a_box_is_drawn_where_it_is() -> None:
     coords = torch.tensor([[[0.25, 0.5], [0.5, 1.0], [0.9, 0.1]]])
     labels = torch.tensor([[2, 3, 1]])
-    drawn = sam2_track.draw(coords, labels, 16)[0, 0]
+    drawn = sam2_track.prompt_logits(coords, labels, 16)[0, 0]
     assert (
         (drawn == 2).nonzero() == torch.cartesian_prod(torch.arange(8, 16), torch.arange(4, 8))
     ).all()
     assert drawn.argmax() == 1 * 16 + 14
     assert drawn[12, 12] == -4
     labels[0, 2] = 0
-    assert sam2_track.draw(coords, labels, 16)[0, 0].argmin() == 1 * 16 + 14
+    assert sam2_track.prompt_logits(coords, labels, 16)[0, 0].argmin() == 1 * 16 + 14
 
 
 def test_frames_are_encoded_once_for_all_prompts_and_calls(random_model: Sam2Segmenter) -> None:
@@ -134,7 +133,7 @@ def test_a_small_cache_changes_the_work_but_not_the_masks(
     np.testing.assert_array_equal(tight.segment(frames, [BOX]), random_model.segment(frames, [BOX]))
     tight.segment(frames, [BOX])
     assert tight.features.encoded > 20
-    assert len(tight.features.kept) <= 2 * segmenter.AHEAD
+    assert len(tight.features.kept) <= 2 * base.AHEAD
     assert tight.features.bytes == sum(size_of(m) for m in tight.features.kept.values())
 
 
@@ -168,13 +167,13 @@ def test_a_video_read_in_pieces_has_the_same_masks_and_little_of_it_is_held(
     prompts = [MaskPrompt(2 * f, tuple(float(v) for v in made.boxes_OF4[o, f])) for o, f in boxes]  # type: ignore[arg-type]
 
     def fresh() -> Segmenter:
-        return Sam2Segmenter(untrained, TINY) if kind == "sam2" else make("grabcut", "")
+        return Sam2Segmenter(untrained, TINY) if kind == "sam2" else make("grabcut", {})
 
     at_once = fresh().segment(video, prompts)
     for masks_FHW, prompt in zip(at_once, prompts, strict=True):
         assert masks_FHW[: prompt.frame].any()
         assert masks_FHW[prompt.frame + 1 :].any()
-    monkeypatch.setattr(segmenter, "FLUSH", 5)
+    monkeypatch.setattr(base, "FLUSH", 5)
     pieces = Pieces(video)
     masks = np.zeros_like(at_once)
     for piece in fresh().track(pieces, prompts):
@@ -182,13 +181,13 @@ def test_a_video_read_in_pieces_has_the_same_masks_and_little_of_it_is_held(
         for place, mask_HW in zip(piece.places, piece.masks_NHW, strict=True):
             masks[place] = mask_HW
     np.testing.assert_array_equal(masks, at_once)
-    assert pieces.largest <= 2 * segmenter.AHEAD
+    assert pieces.largest <= 2 * base.AHEAD
     assert pieces.read >= 45
 
 
 def test_memory_does_not_grow_with_the_video(untrained: SAM2Base) -> None:
     maps = sam2_track.encode(untrained, torch.zeros(1, 3, 128, 128))
-    points = sam2_track.pack([BOX.box], [()], [()], [(1.0, 1.0)], "cpu")
+    points = sam2_track.point_inputs([BOX.box], [()], [()], [(1.0, 1.0)], "cpu")
     memory = sam2_track.new_memory()
     with torch.inference_mode():
         for t in range(24):
@@ -224,7 +223,12 @@ def test_saved_and_loaded_models_agree(untrained: SAM2Base, tmp_path: Path) -> N
     assert (tmp_path / "seg" / "model.safetensors").stat().st_size < 3.5 * 2**20
     for name, value in untrained.state_dict().items():
         assert torch.equal(model.state_dict()[name], value.half().float()), name
-    assert make("sam2", str(tmp_path / "seg")).segment(noise(), [BOX]).shape == (1, 7, 60, 90)
+    assert make("sam2", {"path": str(tmp_path / "seg")}).segment(noise(), [BOX]).shape == (
+        1,
+        7,
+        60,
+        90,
+    )
 
 
 def test_official_shapes_are_those_of_the_package() -> None:
@@ -271,24 +275,25 @@ def test_an_official_checkpoint_loads_and_another_one_is_refused(tmp_path: Path)
     assert not shape.dense_prompt
     assert torch.equal(loaded.no_mem_embed, model.no_mem_embed)
     with pytest.raises(ValueError, match="do not fit the shape hiera_s"):
-        make("sam2", str(tmp_path / "sam2.1_hiera_tiny.pt"), "hiera_s")
+        make("sam2", {"path": str(tmp_path / "sam2.1_hiera_tiny.pt"), "config": "hiera_s"})
 
 
 def test_errors_name_the_key_and_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match="segmenter.kind: 'sam3' is unknown; choose sam2 or grabcut"
+        ValueError,
+        match="segmenter.kind: 'sam3' is unknown; choose one of sam2, sam2_xmem, grabcut",
     ):
-        make("sam3", "")
+        make("sam3", {})
     with pytest.raises(ValueError, match="no file .*missing.pt"):
-        make("sam2", str(tmp_path / "missing.pt"), "hiera_l")
+        make("sam2", {"path": str(tmp_path / "missing.pt"), "config": "hiera_l"})
     with pytest.raises(ValueError, match="no file .*config.json"):
-        make("sam2", str(tmp_path))
+        make("sam2", {"path": str(tmp_path)})
     (tmp_path / "x.pt").write_bytes(b"")
     with pytest.raises(ValueError, match="'hiera_xl' is no official SAM 2.1 shape"):
-        make("sam2", str(tmp_path / "x.pt"), "hiera_xl")
+        make("sam2", {"path": str(tmp_path / "x.pt"), "config": "hiera_xl"})
     (tmp_path / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
     with pytest.raises(ValueError, match="'qwen2_5_vl': not a segmenter"):
-        make("sam2", str(tmp_path))
+        make("sam2", {"path": str(tmp_path)})
 
 
 def tracks(count: int, seed: int) -> list[tuple[Scene, int, int]]:
@@ -304,7 +309,7 @@ def tracks(count: int, seed: int) -> list[tuple[Scene, int, int]]:
 
 @pytest.mark.skipif(not SHIPPED.is_dir(), reason="no weights in tiny/weights/segmenter")
 def test_shipped_weights_segment_follow_and_know_absence() -> None:
-    shipped = make("sam2", str(SHIPPED))
+    shipped = make("sam2", {"path": str(SHIPPED)})
     first = []
     later = []
     absent = []
