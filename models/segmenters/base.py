@@ -27,7 +27,7 @@ FLUSH_BYTES = 64 << 20
 
 
 class Frames(Protocol):
-    """A video as a segmenter reads it: an array uint8 (F, H, W, 3), or a `data.frames.frames.Clip`."""
+    """A video as a segmenter reads it: an array uint8 (F, H, W, 3), or a `data.frames.reading.Clip`."""
 
     @property
     def shape(self) -> tuple[int, ...]:

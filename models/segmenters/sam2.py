@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 
+from core.digest import image_digest
 from core.drawing.requests import DrawnPrompt
 from core.types import MaskPrompt
-from data.frames.frames import digest
 from models.segmenters import sam2_build, sam2_track
 from models.segmenters.base import (
     AHEAD,
@@ -215,7 +215,7 @@ class Sam2Segmenter(Segmenter):
             for run in _runs(sorted(soon)):
                 pixels = frames[run.start : run.stop]
                 for frame, frame_HWC in zip(run, pixels, strict=True):
-                    digests[frame] = digest(frame_HWC)
+                    digests[frame] = image_digest(frame_HWC)
                     ahead[digests[frame]] = frame_HWC
         return self.features.stacked([digests[frame] for frame in now], ahead)
 
@@ -231,7 +231,7 @@ class Sam2Segmenter(Segmenter):
             if usable is not None:
                 tracks.append(_Track(index, usable, range(1)))
 
-        digests = [digest(frame) for frame in frames]
+        digests = [image_digest(frame) for frame in frames]
         with self._precision():
             for batch in _batches(tracks):
                 for start in range(0, len(batch), AHEAD):
