@@ -1,4 +1,7 @@
-"""Metrics against slow, straight code: J and F from the definitions of the DAVIS benchmark (davis2017/metrics.py)."""
+"""Metrics against slow, straight code.
+
+J and F follow the definitions of the DAVIS benchmark (davis2017/metrics.py).
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def reference_boundary(mask_HW: np.ndarray) -> np.ndarray:
 
 
 def within(edge_HW: np.ndarray, other_HW: np.ndarray, radius: int) -> int:
-    """How many boundary pixels lie within `radius` of one of the other boundary."""
+    """Number of boundary pixels within `radius` of the other boundary."""
     a_N2 = np.argwhere(edge_HW)
     b_M2 = np.argwhere(other_HW)
     distances_NM = ((a_N2[:, None] - b_M2[None]) ** 2).sum(-1)
@@ -61,11 +64,13 @@ def random_mask(rng: np.random.Generator, height: int, width: int) -> np.ndarray
     if kind == 1:
         mask_HW[:] = True
     elif kind == 2:
-        (y0, y1) = np.sort(rng.integers(0, height + 1, 2))
-        (x0, x1) = np.sort(rng.integers(0, width + 1, 2))
+        y0, y1 = np.sort(rng.integers(0, height + 1, 2))
+        x0, x1 = np.sort(rng.integers(0, width + 1, 2))
         mask_HW[y0:y1, x0:x1] = True
     elif kind in (3, 4):
-        cy, cx, ry, rx = rng.uniform(0, height), rng.uniform(0, width), *rng.uniform(1, 15, 2)
+        cy = rng.uniform(0, height)
+        cx = rng.uniform(0, width)
+        ry, rx = rng.uniform(1, 15, 2)
         mask_HW = ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 <= 1
     elif kind == 5:
         mask_HW = rng.random((height, width)) < rng.choice([0.001, 0.02, 0.5])
@@ -77,16 +82,17 @@ def test_equal_to_the_definitions_to_the_last_bit() -> None:
     for _ in range(1000):
         height, width = (int(v) for v in rng.integers(1, 32, 2))
         gt_HW = random_mask(rng, height, width)
-        near = np.roll(
-            gt_HW, tuple(rng.integers(-2, 3, 2)), (0, 1)
-        )  # overlapping pairs, where F is neither 0 nor 1
-        pred_HW = near if rng.random() < 0.5 else random_mask(rng, height, width)
+        # Half of the pairs overlap: there F is neither 0 nor 1.
+        pred_HW = np.roll(gt_HW, tuple(rng.integers(-2, 3, 2)), (0, 1))
+        if rng.random() >= 0.5:
+            pred_HW = random_mask(rng, height, width)
+        expected = reference(pred_HW, gt_HW)
         j_F, f_F = metrics.j_and_f(pred_HW[None], gt_HW[None])
-        assert (j_F[0], f_F[0]) == reference(pred_HW, gt_HW), (height, width)
-        j_F, f_F = benchmark_reference(
-            pred_HW[None], gt_HW[None]
-        )  # what the benchmark's ratio is against
-        assert (j_F[0], f_F[0]) == reference(pred_HW, gt_HW), (height, width)
+        assert (j_F[0], f_F[0]) == expected, (height, width)
+        assert metrics.jaccard(pred_HW[None], gt_HW[None])[0] == expected[0]
+        # The code that the benchmark's ratio is against.
+        j_F, f_F = benchmark_reference(pred_HW[None], gt_HW[None])
+        assert (j_F[0], f_F[0]) == expected, (height, width)
 
 
 def test_larger_image_with_a_wider_tolerance() -> None:
@@ -101,22 +107,18 @@ def test_larger_image_with_a_wider_tolerance() -> None:
 
 
 def test_empty_and_full_frames() -> None:
-    empty, full, one = np.zeros((3, 9, 9), bool)
-    full = np.ones((9, 9), bool)
-    one = one.copy()
+    empty = np.zeros((9, 9), dtype=bool)
+    full = np.ones((9, 9), dtype=bool)
+    one = np.zeros((9, 9), dtype=bool)
     one[4, 4] = True
     pred_FHW = np.stack([empty, one, empty, full, full])
     gt_FHW = np.stack([empty, empty, one, full, empty])
     assert metrics.jaccard(pred_FHW, gt_FHW).tolist() == [1, 0, 0, 1, 0]
-    assert metrics.boundary_f(pred_FHW, gt_FHW).tolist() == [
-        1,
-        0,
-        0,
-        1,
-        1,
-    ]  # a full frame has no boundary
-    j, f, jf = metrics.mean_j_and_f(pred_FHW, gt_FHW)
-    assert (j, f, jf) == pytest.approx((0.4, 0.6, 0.5))
+    j_F, f_F = metrics.j_and_f(pred_FHW, gt_FHW)
+    assert j_F.tolist() == [1, 0, 0, 1, 0]
+    # A full frame has no boundary.
+    assert f_F.tolist() == [1, 0, 0, 1, 1]
+    assert metrics.mean_j_and_f(pred_FHW, gt_FHW) == pytest.approx((0.4, 0.6, 0.5))
 
 
 def test_values_above_one_count_once() -> None:
@@ -141,9 +143,9 @@ def test_ignored_pixels_count_nowhere() -> None:
     """Official J leaves void pixels out of both counts; official F clears them in both masks."""
     pred_FHW, gt_FHW = masks_of(2)
     ignore_FHW = np.random.default_rng(3).random(pred_FHW.shape) < 0.3
-    j_F = metrics.jaccard(
-        metrics.without(pred_FHW, ignore_FHW), metrics.without(gt_FHW, ignore_FHW)
-    )
+    pred_kept = metrics.without(pred_FHW, ignore_FHW)
+    gt_kept = metrics.without(gt_FHW, ignore_FHW)
+    j_F = metrics.jaccard(pred_kept, gt_kept)
     inter = pred_FHW & gt_FHW & ~ignore_FHW
     union = (pred_FHW | gt_FHW) & ~ignore_FHW
     assert np.array_equal(j_F, inter.sum((1, 2)) / union.sum((1, 2)))
@@ -154,27 +156,30 @@ def test_ignored_pixels_count_nowhere() -> None:
 def test_accuracy_and_robustness_pixel_by_pixel(variant: metrics.Variant, value: int) -> None:
     pred_FHW, gt_FHW = masks_of(4)
     foreground_FHW = gt_FHW | (np.random.default_rng(5).random(gt_FHW.shape) < 0.5)
-    foreground_FHW[2] = gt_FHW[2] = False  # nothing to see in the last frame
-    pred_FHW[2] = False
-    equal = np.zeros(3)
-    wrong = np.zeros(3)
+    # Nothing to see in the last frame.
+    for masks_FHW in (pred_FHW, gt_FHW, foreground_FHW):
+        masks_FHW[2] = False
+
+    equal_F = np.zeros(3)
+    wrong_F = np.zeros(3)
     for frame, y, x in np.ndindex(gt_FHW.shape):
         pred = value * int(pred_FHW[frame, y, x])
         gt = int(gt_FHW[frame, y, x])
-        equal[frame] += pred == gt
-        wrong[frame] += (1 - gt) * pred
+        equal_F[frame] += pred == gt
+        wrong_F[frame] += (1 - gt) * pred
+
     inter_F, union_F = metrics.overlap(pred_FHW, gt_FHW)
-    found = metrics.accuracy(inter_F, union_F, gt_FHW[0].size, variant)
-    assert found == pytest.approx(equal / gt_FHW[0].size, abs=1e-12)
-    expected = [max(1 - wrong[f] / (foreground_FHW[f].sum() + 1e-6), 0.0) for f in range(3)]
-    found = metrics.robustness(
-        metrics.pixels(pred_FHW) - inter_F, metrics.pixels(foreground_FHW), variant
-    )
-    assert found == pytest.approx(expected, abs=1e-12)
-    assert found[2] == 1.0
-    assert (found[0] == 0.0) == (variant == "visa255"), (
-        "the case is meant to tell the two variants apart"
-    )
+    area = gt_FHW[0].size
+    accuracy_F = metrics.accuracy(inter_F, union_F, area, variant)
+    assert accuracy_F == pytest.approx(equal_F / area, abs=1e-12)
+
+    wrong_pixels_F = metrics.pixels(pred_FHW) - inter_F
+    robustness_F = metrics.robustness(wrong_pixels_F, metrics.pixels(foreground_FHW), variant)
+    expected_F = np.maximum(1 - wrong_F / (foreground_FHW.sum((1, 2)) + 1e-6), 0.0)
+    assert robustness_F == pytest.approx(expected_F, abs=1e-12)
+    assert robustness_F[2] == 1.0
+    is_zero = robustness_F[0] == 0.0
+    assert is_zero == (variant == "visa255"), "the case is meant to tell the two variants apart"
 
 
 def test_iou_of_images() -> None:
@@ -190,26 +195,13 @@ def test_iou_of_images() -> None:
     assert union_F.tolist() == (pred_FHW | gt_FHW).sum((1, 2)).tolist()
 
 
-def test_spans() -> None:
-    assert metrics.span_iou([(0, 10)], [(5, 15)]) == pytest.approx(5 / 15)
-    assert metrics.span_iou([(0, 4), (8, 10)], [(2, 9)]) == pytest.approx(3 / 10)
-    assert metrics.span_iou([(0, 4), (2, 6)], [(0, 6)]) == 1.0  # what overlaps counts once
-    assert metrics.span_iou([(0, 1)], [(1, 2)]) == 0.0
-    assert metrics.span_iou([], []) == 1.0
-    assert metrics.span_iou([(3, 3)], [(0, 2)]) == 0.0
-    with pytest.raises(ValueError, match=r"\[5, 4\)"):
-        metrics.span_iou([(5, 4)], [])
-    rng = np.random.default_rng(7)
-    for _ in range(50):  # against counting whole frames
-        a_S2, b_S2 = (np.sort(rng.integers(0, 12, (2, 2)), axis=1) for _ in range(2))
-        a_F, b_F = (
-            np.array([any(s <= f < e for s, e in spans) for f in range(12)])
-            for spans in (a_S2, b_S2)
-        )
-        expected = metrics.frame_iou(a_F, b_F)
-        assert metrics.span_iou(
-            [tuple(s) for s in a_S2], [tuple(s) for s in b_S2]
-        ) == pytest.approx(expected)
+def test_iou_of_frames() -> None:
+    pred_F = np.array([True, True, False, False, True])
+    gt_F = np.array([False, True, True, False, True])
+    assert metrics.frame_iou(pred_F, gt_F) == pytest.approx(2 / 4)
+    nothing_F = np.zeros(5, dtype=bool)
+    assert metrics.frame_iou(pred_F, nothing_F) == 0.0
+    assert metrics.frame_iou(nothing_F, nothing_F) == 1.0
 
 
 def test_keyframes() -> None:

@@ -12,16 +12,15 @@ from core.evaluation.protocols import Scored, measure, missing, summarise
 from core.masks import encode, encode_frames
 from core.types import Notes, Rle, Sample, Target, Video
 
-# more frames than are decoded at a time
 HEIGHT = 10
 WIDTH = 14
+# More than are decoded at a time.
 FRAMES = 40
 
 
 def rles(masks_FHW: np.ndarray) -> tuple[Rle | None, ...]:
-    return tuple(
-        r if m.any() else None for r, m in zip(encode_frames(masks_FHW), masks_FHW, strict=True)
-    )
+    pairs = zip(encode_frames(masks_FHW), masks_FHW, strict=True)
+    return tuple(rle if mask_HW.any() else None for rle, mask_HW in pairs)
 
 
 def clip(seed: int, share: float = 0.4) -> np.ndarray:
@@ -37,6 +36,7 @@ def sample_of(*objects: np.ndarray, uid: str = "v/0", kind: str = "", **notes: A
 
 
 def row(uid: str, kind: str = "", target: bool = True, **scores: float) -> Scored:
+    """A measured expression; J__F stands for J&F."""
     named = {name.replace("__", "&"): value for name, value in scores.items()}
     return Scored(uid, kind, target, {"answered": 1.0} | named)
 
@@ -47,13 +47,14 @@ def test_one_expression_against_straight_code() -> None:
     pred = clip(2)
     foreground = clip(3, 0.9)
     foreground |= first | second
-    gt = first | second  # joined: where two objects overlap a pixel counts once
+    # Joined: where two objects overlap a pixel counts once.
+    gt = first | second
     sample = sample_of(first, second, foreground_F=list(rles(foreground)))
     scores = measure(sample, rles(pred), keyframes=[0, 1]).scores
     inter = (pred & gt).sum((1, 2))
     union = (pred | gt).sum((1, 2))
     j_F = np.where(union > 0, inter / np.maximum(union, 1), 1.0)
-    f_F = metrics.boundary_f(pred, gt)
+    _, f_F = metrics.j_and_f(pred, gt)
     assert scores["J"] == pytest.approx(j_F.mean())
     assert scores["F"] == pytest.approx(f_F.mean())
     assert scores["J&F"] == pytest.approx((j_F.mean() + f_F.mean()) / 2)
@@ -62,7 +63,8 @@ def test_one_expression_against_straight_code() -> None:
     room = foreground.sum((1, 2)) + 1e-6
     assert scores["R@binary"] == pytest.approx(np.maximum(1 - wrong / room, 0).mean())
     assert scores["R@visa255"] == pytest.approx(np.maximum(1 - 255 * wrong / room, 0).mean())
-    assert (scores["intersection"], scores["union"]) == (inter.sum(), union.sum())
+    assert scores["intersection"] == inter.sum()
+    assert scores["union"] == union.sum()
     seen = pred.any((1, 2))
     visible = gt.any((1, 2))
     assert scores["tIoU"] == pytest.approx((seen & visible).sum() / (seen | visible).sum())
@@ -71,7 +73,10 @@ def test_one_expression_against_straight_code() -> None:
 
 
 def test_overlapping_objects_are_joined_where_the_published_script_adds() -> None:
-    """A perfect prediction has J, A and R of 1; with added masks VISA's script finds R = 0 (1 - 2 wraps to 255)."""
+    """A perfect prediction has J, A and R of 1.
+
+    With added masks VISA's script finds R = 0, because 1 - 2 wraps to 255.
+    """
     first = clip(0)
     second = clip(0) | clip(1)
     sample = sample_of(first, second, foreground_F=list(rles(second)))
@@ -96,14 +101,11 @@ def test_only_listed_frames_count_where_some_are_listed() -> None:
     sample = sample_of(gt, frames_listed=tuple(f"{i:05d}" for i in kept))
     found = measure(sample, rles(pred), keyframes=[2])
     j_F, f_F = metrics.j_and_f(pred[kept], gt[kept])
-    assert (found.scores["J"], found.scores["F"]) == (
-        pytest.approx(j_F.mean()),
-        pytest.approx(f_F.mean()),
-    )
+    assert found.scores["J"] == pytest.approx(j_F.mean())
+    assert found.scores["F"] == pytest.approx(f_F.mean())
     assert found.scores["intersection"] == (pred & gt)[kept].sum()
-    assert found.scores["keyframe_accuracy"] == 1.0, (
-        "the target is visible there, whether it counts or not"
-    )
+    # The target is visible on the keyframe, whether it counts or not.
+    assert found.scores["keyframe_accuracy"] == 1.0
     assert missing(sample).scores["union"] == gt[kept].sum()
 
 
@@ -111,10 +113,10 @@ def test_wrong_predictions_are_told_by_frame() -> None:
     sample = sample_of(clip(0))
     with pytest.raises(ValueError, match="v/0: 3 predicted masks for a video of 40 frames"):
         measure(sample, (None,) * 3)
-    wrong = (None, encode(np.ones((HEIGHT, 3), bool))) + (None,) * (FRAMES - 2)
-    with pytest.raises(
-        ValueError, match=r"v/0: the predicted mask of frame 1 is 10 x 3, the video 10 x 14"
-    ):
+    narrow = encode(np.ones((HEIGHT, 3), dtype=bool))
+    wrong = (None, narrow, *[None] * (FRAMES - 2))
+    message = r"v/0: the predicted mask of frame 1 is 10 x 3, the video 10 x 14"
+    with pytest.raises(ValueError, match=message):
         measure(sample, wrong)
 
 
@@ -124,16 +126,10 @@ def test_missing_predictions_are_zero_and_listed() -> None:
     lost = sample_of(gt, uid="v/1")
     table = summarise("mean", [measure(whole, rles(gt), keyframes=[1]), missing(lost)])
     assert table["missing"] == ["v/1"]
-    assert {name: table[name] for name in ("J", "F", "J&F", "A", "keyframe_accuracy")} == {
-        "J": 50.0,
-        "F": 50.0,
-        "J&F": 50.0,
-        "A": 50.0,
-        "keyframe_accuracy": 50.0,
-    }
-    assert summarise("images", [measure(whole, rles(gt)), missing(lost)])["cIoU"] == pytest.approx(
-        50.0
-    )
+    for name in ("J", "F", "J&F", "A", "keyframe_accuracy"):
+        assert table[name] == 50.0, name
+    of_images = summarise("images", [measure(whole, rles(gt)), missing(lost)])
+    assert of_images["cIoU"] == pytest.approx(50.0)
     empty = missing(sample_of(np.zeros_like(gt)))
     assert protocols.images([empty])["gIoU"] == 0.0, "nothing was predicted, not even nothing"
 
@@ -156,10 +152,11 @@ def test_no_target_expressions_are_apart() -> None:
 
 def test_revos_overall_is_the_mean_of_two_means() -> None:
     scores = {"J": 0.2, "F": 0.4, "J__F": 0.3, "A": 0.9}
-    rows = [row("a", "referring", **scores)] * 3 + [
-        row("b", "reasoning", **(scores | {"J": 0.8, "J__F": 0.6}))
-    ]
-    table = summarise("revos", [*rows, row("c", "no_target", target=False, answered=0.0, J=1.0)])
+    better = scores | {"J": 0.8, "J__F": 0.6}
+    rows = [row("a", "referring", **scores)] * 3
+    rows.append(row("b", "reasoning", **better))
+    rows.append(row("c", "no_target", target=False, answered=0.0, J=1.0))
+    table = summarise("revos", rows)
     assert table["referring/J"] == pytest.approx(20)
     assert table["reasoning/J"] == pytest.approx(80)
     assert table["J"] == pytest.approx((20 + 80) / 2), "not the mean over the four expressions, 35"
