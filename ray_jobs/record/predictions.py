@@ -1,10 +1,11 @@
-"""Predictions of an evaluation on disk: one line for each finished expression, so that a kill costs little.
+"""Predictions of an evaluation on disk: one line for each finished expression.
 
-    evaluation.json     what they were made with and of: settings, contents of the weights, expressions
-    predictions.jsonl   {"uid", "video", "expression", "query", .., "scores": {..}, "masks": [encoding or null, ..]}
+    evaluation.json     their identity: settings, contents of the weights, expressions
+    predictions.jsonl   {"uid", "video", "expression", "query", .., "scores": {..}, "masks": [..]}
 
-Lines are appended, whole or not at all. The newest line of an expression counts; one whose episode failed, which is our
-fault, is played again. Only the places of the lines are kept in memory. This file knows no metric and no actor.
+A line is appended whole or not at all, so that a kill costs little. The newest line of an expression
+counts. A failed episode is the program's fault, not the policy's, and is played again. Memory holds
+the places of the lines only.
 """
 
 from __future__ import annotations
@@ -21,41 +22,55 @@ from core.types import Answer, End, Episode, MaskPrompt, Reward, Rle, Sample, Se
 
 FILE = "predictions.jsonl"
 IDENTITY = "evaluation.json"
-# bytes, and how many of them tell two large files apart
+
+# `content_of` reads at most about this many blocks of a file, of this many bytes each.
 BLOCK = 1 << 16
 BLOCKS = 256
 
 
 @dataclass
 class Predictions:
-    """The finished expressions of one evaluation."""
+    """The finished expressions of one evaluation.
+
+    Attributes:
+        _places: uid -> first byte of its newest line.
+        _failed: uids of failed episodes.
+        _read: bytes of the file that are in these two.
+    """
 
     folder: Path
-    _places: dict[str, int] = field(default_factory=dict)  # uid -> first byte of its newest line
+    _places: dict[str, int] = field(default_factory=dict)
     _failed: set[str] = field(default_factory=set)
-    _read: int = 0  # bytes
+    _read: int = 0
 
     @classmethod
     def open(cls, folder: Path, identity: Mapping[str, Any]) -> Predictions:
-        """Goes on with what lies in `folder`, or starts there.
+        """Continue the evaluation in `folder`, or start there.
 
-        Raises ValueError if that was made with another `identity` (names what differs), or cannot be read.
+        Raises:
+            ValueError: it has another `identity` (the message names the differences), or a line
+                cannot be read.
         """
         known = folder / IDENTITY
         now = jsonable(identity)
         if (folder / FILE).exists():
             there = json.loads(known.read_text(encoding="utf-8")) if known.exists() else {}
-            _same(folder, there, now)
+            _refuse_other(folder, there, now)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(known, now)
         return cls.read(folder)
 
     @classmethod
     def read(cls, folder: Path) -> Predictions:
-        """What lies in `folder`; ValueError if there is no evaluation, or a line that is no JSON."""
+        """Load the evaluation in `folder`.
+
+        Raises:
+            ValueError: no evaluation is there, or a line cannot be read.
+        """
         if not (folder / IDENTITY).is_file():
             raise ValueError(
-                f"{folder}: no {IDENTITY} there: give the folder of an evaluation, runs/<name>/evaluate"
+                f"{folder}: no {IDENTITY} there: give the folder of an evaluation, "
+                "runs/<name>/evaluate"
             )
         repair_lines(folder / FILE)
         predictions = cls(folder)
@@ -64,20 +79,21 @@ class Predictions:
 
     @property
     def identity(self) -> dict[str, Any]:
+        """The settings and contents behind these predictions."""
         return json.loads((self.folder / IDENTITY).read_text(encoding="utf-8"))
 
     @property
     def finished(self) -> set[str]:
-        """Uids of expressions that need not be played again."""
+        """Uids of the expressions that need not be played again."""
         return set(self._places) - self._failed
 
     def add(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Appends lines of `line_of`; they are on disk when it returns."""
+        """Append lines of `line_of`; they are on disk afterwards."""
         append_lines(self.folder / FILE, *lines)
         self._scan()
 
     def get(self, uid: str) -> dict[str, Any] | None:
-        """The newest line of an expression."""
+        """Return the newest line of an expression."""
         if uid not in self._places:
             return None
         with (self.folder / FILE).open("rb") as lines:
@@ -85,13 +101,14 @@ class Predictions:
             return json.loads(lines.readline())
 
     def lines(self, uids: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """The newest lines of those of `uids` that are there, in their order, one at a time."""
+        """Yield the newest line of each of `uids`, in their order; missing ones are left out."""
         for uid in uids:
             line = self.get(uid)
             if line is not None:
                 yield line
 
     def _scan(self) -> None:
+        """Note the places of all lines after the last scan."""
         file = self.folder / FILE
         if not file.exists():
             return
@@ -104,11 +121,14 @@ class Predictions:
                     failed = line["end"] == End.FAILED.value
                 except (ValueError, KeyError, TypeError) as error:
                     raise ValueError(
-                        f"{file}: the line at byte {self._read} is no prediction ({error}): take it out, or play all "
-                        "again with evaluate.resume=never"
+                        f"{file}: the line at byte {self._read} is no prediction ({error}): "
+                        "take it out, or play all again with evaluate.resume=never"
                     ) from error
                 self._places[uid] = self._read
-                self._failed = self._failed | {uid} if failed else self._failed - {uid}
+                if failed:
+                    self._failed.add(uid)
+                else:
+                    self._failed.discard(uid)
                 self._read += len(raw)
 
 
@@ -119,9 +139,19 @@ def line_of(
     reward: Reward | None,
     scores: Mapping[str, float],
 ) -> dict[str, Any]:
-    """All that is kept of one expression, JSON-able."""
+    """Return everything to keep of one expression, ready for JSON."""
     video = sample.video
     answer = episode.answer
+    turns = []
+    for turn in episode.turns:
+        turns.append(
+            {
+                "text": turn.text,
+                "complete": turn.complete,
+                "version": turn.version,
+                "trainable": turn.trainable,
+            }
+        )
     line = {
         "uid": sample.uid,
         "video": video.uid,
@@ -135,52 +165,65 @@ def line_of(
         "answer": answer.to_json(),
         "prompts": [asdict(prompt) for prompt in answer.prompts],
         "segs": [asdict(seg) for seg in answer.segs],
-        "turns": [
-            {"text": t.text, "complete": t.complete, "version": t.version, "trainable": t.trainable}
-            for t in episode.turns
-        ],
+        "turns": turns,
         "height": video.height,
         "width": video.width,
         "frames": list(video.frame_names),
         "masks": list(masks_F),
     }
-    return line | ({"error": episode.error} if episode.error else {})
+    if episode.error:
+        line["error"] = episode.error
+    return line
 
 
 def expression_of(sample: Sample) -> str:
-    """The expression's id in its data set: the uid is "<video>/<expression>"."""
+    """Return the expression's id in its data set: the uid is "<video>/<expression>"."""
     return sample.uid.removeprefix(f"{sample.video.uid}/")
 
 
 def episode_of(line: Mapping[str, Any]) -> Episode:
-    """The episode of a line, as far as it was kept: what a person looks at, no token ids."""
-    turns = tuple(
-        Turn((), (), (), t["text"], (), t["complete"], t["version"], t.get("trainable", True))
-        for t in line["turns"]
-    )
-    segs = tuple(SegPrompt(**seg) for seg in line.get("segs", ()))
+    """Return the kept part of a line's episode: texts and answer, no token ids."""
+    turns = []
+    for turn in line["turns"]:
+        turns.append(
+            Turn(
+                prompt_ids=(),
+                completion_ids=(),
+                logprobs=(),
+                text=turn["text"],
+                media=(),
+                complete=turn["complete"],
+                version=turn["version"],
+                trainable=turn.get("trainable", True),
+            )
+        )
     facts = dict(line["answer"])
     answer = Answer(
-        prompts=tuple(_prompt(p) for p in line["prompts"]),
-        segs=segs,
+        prompts=tuple(_prompt(prompt) for prompt in line["prompts"]),
+        segs=tuple(SegPrompt(**seg) for seg in line.get("segs", ())),
         keyframe=facts.pop("frame", None),
         reasoning_tokens=facts.pop("reasoning_tokens", None),
         facts=facts,
     )
-    return Episode(line["uid"], turns, End(line["end"]), answer, line.get("error", ""))
+    return Episode(line["uid"], tuple(turns), End(line["end"]), answer, line.get("error", ""))
 
 
 def content_of(path: Path) -> str:
-    """A short name for the contents of a file or of all files below a folder.
+    """Return a short name for the contents of a file or of all files below a folder.
 
-    Of files above 16 MiB only evenly spread blocks are read: enough to tell two checkpoints apart, not two forgeries.
+    Above 16 MiB only evenly spread blocks of a file are read. That tells two checkpoints apart, not
+    two forgeries.
     """
     digest = hashlib.blake2b(digest_size=8)
-    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
+    files = [path] if path.is_file() else sorted(path.rglob("*"))
+    for file in files:
+        if not file.is_file():
+            continue
         size = file.stat().st_size
         digest.update(f"{file.relative_to(path)}:{size}\n".encode())
         step = max(BLOCK, size // BLOCKS)
         with file.open("rb") as data:
+            # The last block is always read.
             for start in (*range(0, size, step), max(0, size - BLOCK)):
                 data.seek(start)
                 digest.update(data.read(BLOCK))
@@ -188,7 +231,7 @@ def content_of(path: Path) -> str:
 
 
 def digest_of(parts: Iterable[str]) -> str:
-    """A short name for texts: equal only for equal ones."""
+    """Return a short name for texts, equal only for equal ones."""
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
         digest.update(f"{len(part)}:{part}".encode())
@@ -201,11 +244,14 @@ def _prompt(kept: Mapping[str, Any]) -> MaskPrompt:
     return MaskPrompt(kept["frame"], tuple(box) if box else None, points, tuple(kept["labels"]))
 
 
-def _same(folder: Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    keys = [key for key in dict.fromkeys([*now, *there]) if there.get(key) != now.get(key)]
-    differing = [f"{key}={there.get(key)!r} there, {now.get(key)!r} now" for key in keys]
+def _refuse_other(folder: Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise ValueError if two identities differ, with the first differences."""
+    differing = []
+    for key in dict.fromkeys([*now, *there]):
+        if there.get(key) != now.get(key):
+            differing.append(f"{key}={there.get(key)!r} there, {now.get(key)!r} now")
     if differing:
         raise ValueError(
-            f"{folder} holds an evaluation with other settings ({'; '.join(differing[:4])}): choose another name=..., "
-            "or evaluate.resume=never, which sets the old folder aside"
+            f"{folder} holds an evaluation with other settings ({'; '.join(differing[:4])}): "
+            "choose another name=..., or evaluate.resume=never, which sets the old folder aside"
         )

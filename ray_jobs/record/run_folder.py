@@ -1,15 +1,15 @@
 """The record of one run on disk: `runs/<name>/`, plain files that outlive every service.
 
-    config.yaml  environment.json  metrics.jsonl  episodes.jsonl  checkpoints/step_N/  best -> checkpoints/step_K
-    evaluation/step_N/  summary.json  hints/<split>.json (of a system that asks on the side: `data.hints`)
+    config.yaml  environment.json  metrics.jsonl  episodes.jsonl  summary.json
+    checkpoints/step_N/  best -> checkpoints/step_K  evaluation/step_N/
+    hints/<split>.json (of a system with auxiliary questions: `data.hints`)
 
-Every step is written here before anything else hears of it. This file does not know what the numbers mean, nor MLflow.
+Every step is written here before anything else hears of it.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import itertools
 import json
 import os
 import platform
@@ -37,7 +37,7 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run's folder. `RunFolder.open` makes it or goes on with it; all lines are appended, whole or not at all."""
+    """The folder of one run. Lines are appended whole or not at all."""
 
     path: Path
 
@@ -45,19 +45,16 @@ class RunFolder:
     def open(
         cls, path: Path, config_yaml: str, repository: Path | None = None, fresh: bool = False
     ) -> RunFolder:
-        """Make the folder, or go on with one that exists: repairs what a kill cut short, rewrites the configuration.
+        """Make the folder or continue one; cut-off lines are repaired, the configuration rewritten.
 
-        `fresh`: start from nothing; a folder of that name is renamed to `<name>.1`, `.2`, ..., never deleted.
+        Args:
+            config_yaml: the resolved configuration.
+            repository: checkout whose commit goes into environment.json.
+            fresh: start anew; an old folder is renamed to `<name>.1`, `.2`, ..., never deleted.
         """
         folder = cls(path)
         if fresh and path.exists():
-            path.rename(
-                next(
-                    p
-                    for i in itertools.count(1)
-                    if not (p := path.with_name(f"{path.name}.{i}")).exists()
-                )
-            )
+            path.rename(_free_name(path))
         for sub in (folder.checkpoints, folder.evaluation):
             sub.mkdir(parents=True, exist_ok=True)
         for lines in (folder.metrics_file, folder.episodes_file):
@@ -85,112 +82,146 @@ class RunFolder:
     def write_step(
         self, step: int, metrics: Mapping[str, float], seconds: Mapping[str, float]
     ) -> None:
-        """One line of metrics.jsonl: `{"step": 3, "seconds": {...}, "reward": ...}`."""
+        """Append a line to metrics.jsonl: `{"step": 3, "seconds": {...}, "reward": ...}`."""
         append_lines(self.metrics_file, {"step": step, "seconds": dict(seconds), **metrics})
 
     def write_episodes(self, step: int, groups: Sequence[Group]) -> None:
-        """One line of episodes.jsonl for each episode of each group."""
-        append_lines(
-            self.episodes_file, *(line for group in groups for line in episode_lines(step, group))
-        )
+        """Append a line to episodes.jsonl for each episode of each group."""
+        lines: list[dict[str, Any]] = []
+        for group in groups:
+            lines += episode_lines(step, group)
+        append_lines(self.episodes_file, *lines)
 
     def steps(self) -> list[dict[str, Any]]:
+        """Return the lines of metrics.jsonl."""
         return read_lines(self.metrics_file)
 
     def episodes(self) -> list[dict[str, Any]]:
+        """Return the lines of episodes.jsonl."""
         return read_lines(self.episodes_file)
 
     def truncate_after(self, step: int) -> None:
-        """Drop metric and episode lines after `step`: a resume plays those steps again. Evaluation folders stay."""
+        """Drop metrics and episodes after `step`: a resume plays those steps again.
+
+        Evaluation folders stay.
+        """
         for file in (self.metrics_file, self.episodes_file):
+            if not file.exists():
+                continue
             kept = [line for line in read_lines(file) if line["step"] <= step]
-            if file.exists():
-                write_atomic(file, "".join(json_line(line) for line in kept))
+            write_atomic(file, "".join(json_line(line) for line in kept))
 
     def evaluation_folder(self, step: int) -> Path:
+        """Return the folder for the evaluation after `step`, made if absent."""
         folder = self.evaluation / f"step_{step}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def mark_best(self, checkpoint: Path) -> None:
-        """Point `best` at a checkpoint of this run, atomically, by a relative link: the folder may be moved."""
-        link = self.path / "best"
+        """Point the link `best` at a checkpoint of this run, atomically.
+
+        The link is relative, so that the run folder may be moved.
+        """
         fresh = self.path / ".best.new"
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(os.path.relpath(checkpoint, self.path))
-        os.replace(fresh, link)
+        os.replace(fresh, self.path / "best")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json."""
         write_json(self.path / "summary.json", summary)
 
     def summary(self) -> dict[str, Any] | None:
+        """Return summary.json, or None before the end of the run."""
         file = self.path / "summary.json"
         return json.loads(file.read_text()) if file.exists() else None
 
 
 def episode_lines(step: int, group: Group) -> Iterator[dict[str, Any]]:
-    """JSON-able lines of a group; a FAILED episode has reward None and its traceback in `error`."""
-    rewards = group.rewards or (None,) * len(group.episodes)
-    advantages = group.advantages_G or (None,) * len(group.episodes)
-    for index, (episode, reward, advantage) in enumerate(
-        zip(group.episodes, rewards, advantages, strict=True)
-    ):
-        yield {
-            "step": step,
-            "sample": group.sample_uid,
-            "episode": index,
-            **_episode(episode, reward, advantage),
-        }
+    """Yield a line for each episode of a group.
+
+    A failed episode has reward None and its traceback in `error`.
+    """
+    nothing = (None,) * len(group.episodes)
+    rewards = group.rewards or nothing
+    advantages = group.advantages_G or nothing
+    columns = zip(group.episodes, rewards, advantages, strict=True)
+    for index, (episode, reward, advantage) in enumerate(columns):
+        head = {"step": step, "sample": group.sample_uid, "episode": index}
+        yield head | _episode(episode, reward, advantage)
 
 
 def _episode(episode: Episode, reward: Reward | None, advantage: float | None) -> dict[str, Any]:
+    turns = []
+    for turn in episode.turns:
+        turns.append(
+            {
+                "text": turn.text,
+                "tokens": len(turn.completion_ids),
+                "complete": turn.complete,
+                "version": turn.version,
+                "frames": [media.view.frame for media in turn.media],
+            }
+        )
     line: dict[str, Any] = {
         "end": episode.end.value,
-        "reward": None if reward is None else reward.total,
-        "parts": None if reward is None else reward.parts,
+        "reward": reward.total if reward else None,
+        "parts": reward.parts if reward else None,
         "advantage": advantage,
         "facts": episode.answer.to_json(),
-        "turns": [
-            {
-                "text": t.text,
-                "tokens": len(t.completion_ids),
-                "complete": t.complete,
-                "version": t.version,
-                "frames": [m.view.frame for m in t.media],
-            }
-            for t in episode.turns
-        ],
+        "turns": turns,
     }
-    return line | ({"error": episode.error} if episode.error else {})
+    if episode.error:
+        line["error"] = episode.error
+    return line
 
 
 def environment(repository: Path | None = None) -> dict[str, Any]:
-    """What the numbers depend on: versions, commit, machine shape. No host name, user or path."""
+    """Return what the numbers depend on: versions, commit, machine shape.
+
+    Host name, user and paths are left out.
+    """
     versions = {}
     for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return {
+    facts = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpus": os.cpu_count(),
         "packages": versions,
-        **(git_state(repository) if repository else {}),
     }
+    if repository:
+        facts |= git_state(repository)
+    return facts
 
 
 def git_state(repository: Path) -> dict[str, Any]:
-    """`{"commit": ..., "dirty": ...}`, or nothing outside a git checkout (a job's working directory has no .git)."""
+    """Return {"commit": .., "dirty": ..}, or {} outside a git checkout.
 
-    def git(*arguments: str) -> str | None:
-        try:
-            command = ["git", "-C", str(repository), *arguments]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-        except (OSError, subprocess.TimeoutExpired):
-            return None  # no git on this machine
-        return done.stdout.strip() if done.returncode == 0 else None
+    The working directory of a submitted job has no .git.
+    """
+    commit = _git(repository, "rev-parse", "HEAD")
+    if not commit:
+        return {}
+    return {"commit": commit, "dirty": bool(_git(repository, "status", "--porcelain"))}
 
-    commit = git("rev-parse", "HEAD")
-    return {"commit": commit, "dirty": bool(git("status", "--porcelain"))} if commit else {}
+
+def _git(repository: Path, *arguments: str) -> str:
+    """Return the output of a git command, or "" if it fails or git is not installed."""
+    command = ["git", "-C", str(repository), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _free_name(path: Path) -> Path:
+    """Return the first of `<name>.1`, `<name>.2`, ... that does not exist."""
+    number = 1
+    while path.with_name(f"{path.name}.{number}").exists():
+        number += 1
+    return path.with_name(f"{path.name}.{number}")
