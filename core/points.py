@@ -24,14 +24,21 @@ def inner_point(mask_HW: np.ndarray) -> Point:
 
     # Everything around the tight box is background, just like the padding.
     tight_HW = mask_HW[top : rows[-1] + 1, left : columns[-1] + 1]
-    padded_HW = np.pad(tight_HW.astype(np.uint8), 1)
+    y, x = np.unravel_index(int(np.argmax(squared_depth(tight_HW))), tight_HW.shape)
+    return left + int(x), top + int(y)
+
+
+def squared_depth(mask_HW: np.ndarray) -> np.ndarray:
+    """Return each pixel's squared distance to the nearest pixel off the mask, float64 (H, W).
+
+    Everything outside of the array counts as off the mask. The values are whole numbers.
+    """
+    padded_HW = np.pad(mask_HW.astype(np.uint8), 1)
     distance_HW = cv2.distanceTransform(padded_HW, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
 
     # OpenCV's square roots differ in their last bit with the alignment of the memory, so equal
     # distances may compare as unequal. Squared distances are whole numbers and compare exactly.
-    squared_HW = np.rint(distance_HW.astype(np.float64) ** 2)
-    y, x = np.unravel_index(int(np.argmax(squared_HW)), tight_HW.shape)
-    return left + int(x), top + int(y)
+    return np.rint(distance_HW.astype(np.float64) ** 2)
 
 
 def point_beside(

@@ -1,0 +1,1 @@
+"""Data sets: from the files of a benchmark to samples, masks and frames."""

@@ -1,0 +1,1 @@
+"""Frames: images and video files as arrays, decoded once on a node."""

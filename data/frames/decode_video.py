@@ -1,15 +1,15 @@
-"""Reads one video file, as a process of its own: its frames, or what it holds.
+"""Read one video file, as a process of its own: its frames, or facts about it.
 
     python decode_video.py DECODER PATH FOLDER FRAME...   writes FOLDER/<frame>.npy, uint8 (height, width, 3) RGB, for
                                                           each frame that exists; prints how many frames the file has
     python decode_video.py facts PATH                     prints {"frames", "height", "width", "rate": [n, d]} as JSON
 
-Frame numbers count pictures in the order of display, whatever their times; they must be ascending and distinct. A
-picture that is marked as lying on its side (phones do that) is turned upright.
+Frame numbers count pictures in the order of display, whatever their times. They must be ascending and distinct. A
+picture that is marked as lying on its side, as phones do, is turned upright.
 
-A process, because decord can dead-lock in native code (decord#373) and then only killing it helps, and because its
-prefetched frames are never given back (decord#157). `data.frames.decoders` starts it with a time-out. It imports nothing of
-ours, so that it starts in a tenth of a second, and holds one frame at a time.
+decord can dead-lock in native code (decord#373), and then only killing its process helps; and its prefetched frames
+are never given back (decord#157). `data.frames.decoders` starts the process with a time-out. This file imports nothing
+of rayvos, so that it starts in a tenth of a second, and holds one frame at a time.
 """
 
 from __future__ import annotations
@@ -19,37 +19,55 @@ import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-Give = Callable[[int, np.ndarray], None]  # takes a frame by its number
-Timeline = tuple[
-    list[int], list[int]
-]  # time of each frame in the order of display, and the numbers of key frames
+# Takes a frame with its number.
+Give = Callable[[int, np.ndarray], None]
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The frames of a file as its packets tell them. Empty if they do not, as in a bare H.264 stream.
+
+    Attributes:
+        times: Time of each frame in the order of display.
+        keys: Numbers of the key frames.
+    """
+
+    times: list[int]
+    keys: list[int]
 
 
 def with_pyav(path: str, indices: list[int], give: Give) -> int:
-    """Frames from the nearest key frame on; a damaged file yields the frames before the damage."""
+    """Give frames, decoded from the nearest key frame on. Return the number of readable frames.
+
+    A damaged file gives the frames before the damage.
+    """
     import av
 
-    line = timeline(path)
-    frames = len(line[0]) or indices[-1] + 1
-    missing = {index for index in indices if index < frames}
+    timeline = timeline_of(path)
+    num_frames = len(timeline.times) or indices[-1] + 1
+    missing = {index for index in indices if index < num_frames}
     try:
-        for number, frame in _decoded(path, line, sorted(missing)):
+        for number, frame in _decoded(path, timeline, sorted(missing)):
             if number in missing:
                 missing.remove(number)
                 give(number, _upright(frame))
     except av.FFmpegError as error:
         print(f"{path}: damaged: {error}", file=sys.stderr)
-    return min(missing, default=frames)
+    return min(missing, default=num_frames)
 
 
 def with_decord(path: str, indices: list[int], give: Give) -> int:
-    """Frames by decord's own seeking; raises where the file is damaged or shorter than asked."""
+    """Give frames by decord's own seeking. Return the number of frames.
+
+    decord raises an error for a damaged file and for one that is too short.
+    """
     import decord
 
     reader = decord.VideoReader(path, num_threads=1)
@@ -58,32 +76,34 @@ def with_decord(path: str, indices: list[int], give: Give) -> int:
     return len(reader)
 
 
-def timeline(path: str) -> Timeline:
-    """Read off the packets, without decoding. Empty where they do not tell, as in a bare H.264 stream."""
+def timeline_of(path: str) -> Timeline:
+    """Read the timeline of a file off its packets, without decoding."""
+    packets = []
     with _open(path) as (container, stream):
-        packets = [
-            p for p in container.demux(stream) if p.size and not p.is_discard and not p.is_corrupt
-        ]
-        if any(p.pts is None for p in packets) or len({p.pts for p in packets}) < len(packets):
-            return [], []
-        packets.sort(key=lambda p: p.pts)
-        return [p.pts for p in packets], [i for i, p in enumerate(packets) if p.is_keyframe]
+        for packet in container.demux(stream):
+            if packet.size and not packet.is_discard and not packet.is_corrupt:
+                packets.append(packet)
+        times = {packet.pts for packet in packets}
+        if None in times or len(times) < len(packets):
+            return Timeline([], [])
+
+        packets.sort(key=lambda packet: packet.pts)
+        keys = [number for number, packet in enumerate(packets) if packet.is_keyframe]
+        return Timeline([packet.pts for packet in packets], keys)
 
 
-def _decoded(path: str, line: Timeline, wanted: list[int]) -> Iterator[tuple[int, Any]]:
-    """Pictures with their numbers: all that are wanted, and others that had to be decoded for them."""
-    times, keys = line
-    numbers = {time: number for number, time in enumerate(times)}
-    for start, run in _runs(keys, wanted):
+def _decoded(path: str, timeline: Timeline, wanted: list[int]) -> Iterator[tuple[int, Any]]:
+    """Yield pictures with their numbers: the wanted ones, and those decoded on the way to them."""
+    numbers = {time: number for number, time in enumerate(timeline.times)}
+    for start, run in _runs(timeline.keys, wanted):
         missing = set(run)
-        for begin in dict.fromkeys(
-            [start, 0]
-        ):  # should a seek land behind the key frame: once more from the start
+        # If a seek lands behind the key frame, read once more from the start.
+        for begin in dict.fromkeys([start, 0]):
             with _open(path) as (container, stream):
                 if begin:
-                    container.seek(times[begin], stream=stream)
+                    container.seek(timeline.times[begin], stream=stream)
                 for position, frame in enumerate(container.decode(stream)):
-                    number = numbers.get(frame.pts, -1) if times else position
+                    number = numbers.get(frame.pts, -1) if timeline.times else position
                     if number >= 0:
                         missing.discard(number)
                         yield number, frame
@@ -94,7 +114,10 @@ def _decoded(path: str, line: Timeline, wanted: list[int]) -> Iterator[tuple[int
 
 
 def _runs(keys: list[int], wanted: list[int]) -> list[tuple[int, list[int]]]:
-    """Wanted frames with the key frame to start at, put together where a seek between them would skip nothing."""
+    """Return wanted frames in runs, each with the key frame to start decoding at.
+
+    Frames share a run if a seek between them would skip nothing.
+    """
     runs: list[tuple[int, list[int]]] = []
     for number in wanted:
         key = keys[max(bisect_right(keys, number) - 1, 0)] if keys else 0
@@ -106,36 +129,41 @@ def _runs(keys: list[int], wanted: list[int]) -> list[tuple[int, list[int]]]:
 
 
 def facts(path: str) -> dict[str, Any]:
-    """What a file holds. Frames are counted by packets, and by decoding all where the last group does not decode."""
-    times, keys = line = timeline(path)
+    """Return the number, size and rate of a file's frames."""
+    timeline = timeline_of(path)
+    times = timeline.times
     with _open(path) as (container, stream):
-        height, width = _upright(next(container.decode(stream))).shape[:2]
+        first_HWC = _upright(next(container.decode(stream)))
         rate = stream.average_rate or Fraction(1)
         if len(times) > 1:
             rate = (len(times) - 1) / ((times[-1] - times[0]) * stream.time_base)
     rate = Fraction(rate).limit_denominator(1001)
-    frames = (
-        len(times) if keys and _decodes(path, line, range(keys[-1], len(times))) else _count(path)
-    )
+
+    # Packets count the frames, unless the last group of pictures does not decode.
+    if timeline.keys and _decodes(path, timeline, range(timeline.keys[-1], len(times))):
+        num_frames = len(times)
+    else:
+        num_frames = _count(path)
     return {
-        "frames": frames,
-        "height": height,
-        "width": width,
+        "frames": num_frames,
+        "height": first_HWC.shape[0],
+        "width": first_HWC.shape[1],
         "rate": [rate.numerator, rate.denominator],
     }
 
 
-def _decodes(path: str, line: Timeline, wanted: range) -> bool:
+def _decodes(path: str, timeline: Timeline, wanted: range) -> bool:
     import av
 
     try:
-        return set(wanted) <= {number for number, _ in _decoded(path, line, list(wanted))}
+        found = {number for number, _ in _decoded(path, timeline, list(wanted))}
     except av.FFmpegError:
         return False
+    return found >= set(wanted)
 
 
 def _count(path: str) -> int:
-    """Frames that can be decoded, from the start."""
+    """Count the frames that can be decoded from the start."""
     import av
 
     number = 0
@@ -150,26 +178,23 @@ def _count(path: str) -> int:
 
 @contextmanager
 def _open(path: str) -> Iterator[tuple[Any, Any]]:
-    """The file and its first stream of moving pictures: the cover of a song is a picture, but no video."""
+    """Open a file and its first stream of moving pictures."""
     import av
 
     with av.open(path) as container:
-        streams = [
-            s
-            for s in container.streams.video
-            if not s.disposition & type(s.disposition).attached_pic
-        ]
-        if not streams:
-            raise ValueError(
-                "no moving pictures in it, only: " + ", ".join({s.type for s in container.streams})
-            )
-        yield container, streams[0]
+        for stream in container.streams.video:
+            # The cover of a song is a stream of its own, but no video.
+            is_cover = stream.disposition & type(stream.disposition).attached_pic
+            if not is_cover:
+                yield container, stream
+                return
+        kinds = {stream.type for stream in container.streams}
+        raise ValueError("no moving pictures in it, only: " + ", ".join(kinds))
 
 
 def _upright(frame: Any) -> np.ndarray:
-    return np.ascontiguousarray(
-        np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-    )
+    turns = round(frame.rotation / 90)
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
 
 
 DECODERS = {"pyav": with_pyav, "decord": with_decord}
@@ -179,21 +204,18 @@ def main(argv: list[str]) -> None:
     if argv[0] == "facts":
         print(json.dumps(facts(argv[1])))
         return
+
     decoder, path, folder, *numbers = argv
-    indices = [int(n) for n in numbers]
-    into = Path(folder)
-    print(
-        DECODERS[decoder](
-            path, indices, lambda index, frame_HWC: np.save(into / f"{index}.npy", frame_HWC)
-        )
-    )
+
+    def save(index: int, frame_HWC: np.ndarray) -> None:
+        np.save(Path(folder) / f"{index}.npy", frame_HWC)
+
+    print(DECODERS[decoder](path, [int(number) for number in numbers], save))
 
 
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (
-        OSError,
-        ValueError,
-    ) as told:  # of PyAV, or our own: the last line that is written is what a user is told
-        sys.exit(str(getattr(told, "strerror", None) or told))
+    except (OSError, ValueError) as error:
+        # The caller shows the last line of stderr. PyAV's errors have the short text in `strerror`.
+        sys.exit(str(getattr(error, "strerror", None) or error))

@@ -1,7 +1,7 @@
-"""Starts the decoders of video files (`data/frames/decode_video.py`), each call a process of its own with a time-out.
+"""Decoders of video files: each call starts `data/frames/decode_video.py` as a process, with a time-out.
 
-PyAV comes first: it was exact on every clip of tests/data/frames/test_decoders.py. decord, asked where PyAV fails, numbers the
-frames of transport streams wrongly when they have B-frames. This file knows no cache and no data set.
+PyAV comes first: it was exact on every clip of tests/data/frames/test_decoders.py. decord is the second choice; it
+numbers the frames of transport streams wrongly if they have B-frames.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-DECODERS = ("pyav", "decord")  # in the order in which they are tried
-TIMEOUT_S = 120.0  # of one call of one decoder
+# In the order in which they are tried.
+DECODERS = ("pyav", "decord")
+# Seconds for one call of one decoder.
+TIMEOUT_S = 120.0
 
 log = logging.getLogger(__name__)
 
@@ -29,45 +31,54 @@ def decode(
     timeout_s: float = TIMEOUT_S,
     num_frames: int | None = None,
 ) -> None:
-    """Writes the frames at ascending, distinct `indices` to `folder`/<frame>.npy, uint8 (height, width, 3) RGB.
+    """Write frames of a video file to `folder`/<frame>.npy, uint8 (height, width, 3) RGB.
 
-    By the first decoder that gives all of them; ValueError, with what the first one said, if there is none.
-    `num_frames`: how many the video ought to have, for the message.
+    The first decoder that gives all of them is used.
+
+    Args:
+        indices: Ascending, distinct frame numbers.
+        num_frames: Expected number of frames of the video, for the message.
+
+    Raises:
+        ValueError: No decoder gives all frames. The message is that of the first one.
     """
     problems: list[str] = []
     for decoder in decoders:
         if problems:
             log.warning("%s; trying %s", problems[-1], decoder)
-        seen, problem = _run(
-            [decoder, path, str(folder), *map(str, indices)], path, decoder, timeout_s
-        )
-        if not problem and not all((folder / f"{index}.npy").is_file() for index in indices):
-            problem = f"{path}: the video stops after frame {seen.strip()} of {num_frames or 'those asked for'}"
+        numbers = [str(index) for index in indices]
+        output, problem = _run([decoder, path, str(folder), *numbers], path, decoder, timeout_s)
+        if not problem and not all((folder / f"{number}.npy").is_file() for number in numbers):
+            expected = num_frames or "those asked for"
+            problem = f"{path}: the video stops after frame {output.strip()} of {expected}"
         if not problem:
             return
         problems.append(problem)
     raise ValueError(
-        f"{problems[0]} (frame {indices[-1]} was needed): the file is damaged or not the one the data set lists; "
-        "copy or download it again, or take the video out of the data set"
+        f"{problems[0]} (frame {indices[-1]} was needed): the file is damaged or not the one the data set "
+        "lists; copy or download it again, or take the video out of the data set"
     )
 
 
 def facts(path: str, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
-    """What a video file holds: "frames", "height", "width", "rate" ([n, d] frames a second, the mean of varying ones).
+    """Return "frames", "height", "width" and "rate" of a video file.
 
-    ValueError, in one line, for a file that cannot be read as a video.
+    "rate" is [n, d], n / d frames a second: the mean, if it varies.
+
+    Raises:
+        ValueError: The file cannot be read as a video. The message is one line.
     """
-    out, problem = _run(["facts", path], path, "pyav", timeout_s)
+    output, problem = _run(["facts", path], path, "pyav", timeout_s)
     if problem:
         raise ValueError(f"{problem}; give a video file, an image, or a folder of images")
-    found: dict[str, Any] = json.loads(out)
+    found: dict[str, Any] = json.loads(output)
     return found
 
 
 def _run(arguments: list[str], path: str, decoder: str, timeout_s: float) -> tuple[str, str]:
-    """(what it printed, problem); the problem is "" if it came to an end in time."""
-    script = str(Path(__file__).with_name("decode_video.py"))
-    command = [sys.executable, "-P", script, *arguments]
+    """Return (output, problem) of the process; the problem is "" if it ends well and in time."""
+    script = Path(__file__).with_name("decode_video.py")
+    command = [sys.executable, "-P", str(script), *arguments]
     try:
         done = subprocess.run(
             command, capture_output=True, timeout=timeout_s, text=True, errors="replace"

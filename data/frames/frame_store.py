@@ -1,8 +1,8 @@
-"""Decoded frames that the processes of a node share: one raw file for each, in memory (/dev/shm) where there is room.
+"""Decoded frames that the processes of a node share: one raw file each, in memory (/dev/shm) if it has room.
 
-A frame is decoded once on a node: who finds it missing decodes it under a lock that the others wait at, and files
-appear whole or not at all. The store is bounded: the least recently read frames go first. The last process that leaves
-it empties it. Names say what a frame is; this file knows neither videos nor decoders.
+A frame is decoded once on a node. The process that finds it missing decodes it under a lock, at which others
+wait, and files appear whole or not at all. The store is bounded: the least recently read frames go first. The
+last process that leaves empties it.
 """
 
 from __future__ import annotations
@@ -22,17 +22,25 @@ from pathlib import Path
 
 import numpy as np
 
-CAPACITY = 1 << 30  # bytes: 870 frames of 480 x 854
+# Bytes of a store: 870 frames of 480 x 854.
+CAPACITY = 1 << 30
 SHARED_MEMORY = Path("/dev/shm")
-LOCKS = 64  # names share them
-SHARE = 8  # a process looks at the size after it has added this part of the capacity
+# Number of lock files; the names of frames share them.
+LOCKS = 64
+# A process checks the size of the store after it added this part (1 / SHARE) of the capacity.
+SHARE = 8
 
 
 @cache
 def node_store() -> FrameStore:
-    """The store of this node and user. At most a quarter of what is free where it is."""
-    places = [p for p in (SHARED_MEMORY, Path(tempfile.gettempdir())) if p.is_dir()]
-    place = next((p for p in places if shutil.disk_usage(p).free >= 4 * CAPACITY), places[-1])
+    """Return the store of this node and user, of at most a quarter of the free space of its place."""
+    places = [place for place in (SHARED_MEMORY, Path(tempfile.gettempdir())) if place.is_dir()]
+    place = places[-1]
+    for roomy in places:
+        if shutil.disk_usage(roomy).free >= 4 * CAPACITY:
+            place = roomy
+            break
+
     folder = place / f"rayvos-frames-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
@@ -43,17 +51,14 @@ def node_store() -> FrameStore:
 
 
 def mapped(path: str | Path) -> np.ndarray:
-    """The uint8 array of a .npy file, read-only, and the file marked as just read.
-
-    `np.load(path, mmap_mode="r")` does the same in ten times the time, most of it to read the header: rollouts ask for
-    sixteen small frames a prompt.
-    """
+    """Return the uint8 array of a .npy file, read-only, and mark the file as just read."""
+    # `np.load(path, mmap_mode="r")` takes ten times as long, mostly to read the header, and rollouts
+    # ask for sixteen small frames a prompt.
     with open(path, "rb") as file:
         os.utime(file.fileno())
         pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    start = 10 + int.from_bytes(
-        pages[8:10], "little"
-    )  # of the data: magic, version and length of the header before
+    # Before the header lie 8 bytes of magic and version, and 2 bytes of its length.
+    start = 10 + int.from_bytes(pages[8:10], "little")
     return np.frombuffer(pages, np.uint8, offset=start).reshape(_shape(pages[8:start]))
 
 
@@ -61,24 +66,30 @@ def mapped(path: str | Path) -> np.ndarray:
 def _shape(header: bytes) -> tuple[int, ...]:
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(io.BytesIO(header))
     assert dtype == np.uint8, f"a frame holds uint8, not {dtype}"
-    assert not fortran, "a frame is stored in rows"
+    assert not fortran, "a frame is stored row by row"
     return shape
 
 
 class FrameStore:
-    """Frames by name in a folder that exists. Used by several processes, and several threads of each."""
+    """Frames by name in an existing folder, for several processes and several threads of each.
+
+    Attributes:
+        added: Number of frames that this process put into the store.
+    """
 
     def __init__(self, folder: Path, capacity: int) -> None:
         self.folder = folder
         self.capacity = capacity
-        self.added = 0  # frames put there by this process, for tests and reports
-        self._unseen = capacity  # bytes put there since it was last tidied; so much that the first time is soon
-        self._user = open(folder / "users", "w")  # noqa: SIM115  # held open as long as this process uses the store
+        self.added = 0
+        # Bytes put since the last check of the size; so many that the first check comes soon.
+        self._unchecked = capacity
+        # The shared lock on this file, held as long as it is open, says that this process uses the store.
+        self._user = open(folder / "users", "w")  # noqa: SIM115
         fcntl.flock(self._user, fcntl.LOCK_SH)
         atexit.register(self.close)
 
     def get(self, name: str) -> np.ndarray | None:
-        """A frame, mapped read-only: its pixels are read when they are looked at, and stay though the file goes."""
+        """Return a frame, mapped read-only: its pixels are read when needed, even from a deleted file."""
         try:
             return mapped(f"{self.folder}/{name}.npy")
         except FileNotFoundError:
@@ -88,51 +99,58 @@ class FrameStore:
         return (self.folder / f"{name}.npy").is_file()
 
     def put(self, name: str, file: Path) -> np.ndarray:
-        """Takes over a .npy file out of a `scratch` folder; returns it as `get` would."""
+        """Move a .npy file from a `scratch` folder into the store, and return it as `get` does."""
         frame_HWC = mapped(file)
         os.replace(file, self.folder / f"{name}.npy")
         self.added += 1
-        self._unseen += frame_HWC.nbytes
+        self._unchecked += frame_HWC.nbytes
         return frame_HWC
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """An empty folder from which `put` takes files; gone afterwards, with what was left in it."""
+        """Yield an empty folder to write files for `put` into, and remove it afterwards."""
         with tempfile.TemporaryDirectory(dir=self.folder, prefix="scratch-") as folder:
             yield Path(folder)
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Held by one at a time on this node; given back also by a process that is killed."""
-        with open(self.folder / f"lock-{zlib.crc32(name.encode()) % LOCKS}", "w") as file:
+        """Hold the lock of a name, one process at a time on this node. A killed process gives it back."""
+        number = zlib.crc32(name.encode()) % LOCKS
+        with open(self.folder / f"lock-{number}", "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def tidy(self) -> None:
-        """Removes the least recently read frames, if this process added much: N processes exceed `capacity` by at most
-        N / SHARE of it."""
-        if self._unseen < self.capacity // SHARE:
+        """Remove the least recently read frames, if this process added many.
+
+        N processes exceed `capacity` by at most N / SHARE of it.
+        """
+        if self._unchecked < self.capacity // SHARE:
             return
-        self._unseen = 0
-        kept = 0
-        for path, status in sorted(self._frames(), key=lambda found: -found[1].st_mtime_ns):
-            kept += status.st_size
-            if kept > self.capacity:
+        self._unchecked = 0
+        newest_first = sorted(self._frames(), key=lambda found: -found[1].st_mtime_ns)
+        size = 0
+        for path, status in newest_first:
+            size += status.st_size
+            if size > self.capacity:
                 path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Ends this process's use."""
+        """End this process's use, and empty the store if no other process uses it."""
         if self._user.closed:
             return
-        with suppress(BlockingIOError):  # others go on using it
+        # The exclusive lock is refused while another process holds its shared one.
+        with suppress(BlockingIOError):
             fcntl.flock(self._user, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for path in self.folder.glob("*.npy"):
                 path.unlink(missing_ok=True)
-            for left in self.folder.glob("scratch-*"):  # by processes that were killed
-                shutil.rmtree(left, ignore_errors=True)
+            # Killed processes leave their scratch folders.
+            for folder in self.folder.glob("scratch-*"):
+                shutil.rmtree(folder, ignore_errors=True)
         self._user.close()
 
     def _frames(self) -> Iterator[tuple[Path, os.stat_result]]:
         for path in self.folder.glob("*.npy"):
-            with suppress(FileNotFoundError):  # another process removed it
+            # Another process may have removed it.
+            with suppress(FileNotFoundError):
                 yield path, path.stat()

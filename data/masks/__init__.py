@@ -1,0 +1,1 @@
+"""Masks on disk: stores that make targets, and lazy masks that are read on demand."""

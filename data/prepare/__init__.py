@@ -1,0 +1,1 @@
+"""Preparation of a data set: check it, tabulate it, and keep the videos worth training on."""

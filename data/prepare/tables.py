@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from core.files import replacing
 from core.masks import area, box, decode
+from core.points import squared_depth
 from core.types import Rle, Target
 
 # (video uid, target uid)
@@ -83,9 +83,8 @@ def centre(mask_HW: np.ndarray) -> tuple[int, int]:
         mask_HW: bool, not empty.
     """
     assert mask_HW.any(), "an empty mask has no centre"
-    padded = np.pad(mask_HW.astype(np.uint8), 1)
-    distance_HW = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    best_N2 = np.argwhere(distance_HW >= distance_HW.max() - 1e-3)
+    depth_HW = squared_depth(mask_HW)
+    best_N2 = np.argwhere(depth_HW == depth_HW.max())
     to_mean_N = ((best_N2 - best_N2.mean(0)) ** 2).sum(1)
     y, x = best_N2[to_mean_N.argmin()]
     return int(x), int(y)
