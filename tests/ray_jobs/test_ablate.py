@@ -262,7 +262,7 @@ def test_mistakes_are_told_before_anything_starts(
         (["temporal_reward", "seed=1"], "seed=1: the ablation sets it"),
         (
             ["temporal_reward", "rollout.group_size=1", f"runs={tmp_path}"],
-            "needs at least 2 episodes",
+            "must be at least 2",
         ),
     ):
         with pytest.raises(ValueError, match=told):

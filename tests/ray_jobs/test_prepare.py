@@ -284,7 +284,7 @@ def test_every_format_is_prepared(ray_env: dict[str, str], format: str, tmp_path
         cluster=ClusterConfig(use_gpu="no"),
     )
     with Progress.open(0, format) as progress:
-        assert prepare.prepare_split(cfg, written.split, progress) == 0
+        assert prepare.prepare_split(cfg, decide(cfg, gpus=0), written.split, progress) == 0
     made = tmp_path / "made" / written.split
     assert {file.name for file in made.iterdir()} == {
         "report.json",
