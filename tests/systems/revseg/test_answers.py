@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.types import End
-from systems.revseg import ReVSeg, has_box_form, read_box, read_keyframe
+from systems.revseg import ReVSeg
+from systems.revseg.answers import has_box_form, read_box, read_keyframe
 from tests.systems.revseg_script import GOOD_1, GOOD_2, TINY, Script, sample
 
 EIGHT = 8

@@ -8,7 +8,8 @@ import torch
 
 from core.masks import encode
 from core.types import End, Reward, Sample, Target
-from systems.revseg import ReVSeg, ReVSegOptions
+from systems.revseg import ReVSeg
+from systems.revseg.options import ReVSegOptions
 from tests.systems.revseg_script import GOOD_1, GOOD_2, SIDES, TINY, play, sample
 
 
@@ -54,8 +55,12 @@ def test_parts_and_turns_with_weights():
     assert reward.per_turn == (10.5, 100.5)
 
 
+def test_weights_by_name_leave_the_others():
+    assert score(GOOD_1, GOOD_2, weights={"spatial": 4}).total == 1 + 1 + 4
+
+
 def test_presets_of_weights():
-    assert ReVSegOptions().weights_3 == (1, 1, 1)
+    assert list(ReVSegOptions().all_weights.values()) == [1, 1, 1]
     assert score(GOOD_1, GOOD_2, weights="curve").total == pytest.approx(1.0)
 
 
@@ -70,10 +75,9 @@ def test_presets_of_weights():
 )
 def test_the_curve_preset_is_twice_the_published_curve(form, temporal, spatial, total):
     """Steps 100, 200, 400 and 500 of the digitised training curves, which are read to about .003."""
-    by_format, by_temporal, by_spatial = ReVSegOptions(weights="curve").weights_3
-    assert (by_format * form + by_temporal * temporal + by_spatial * spatial) / 2 == pytest.approx(
-        total, abs=0.004
-    )
+    weights = ReVSegOptions(weights="curve").all_weights
+    twice = weights["format"] * form + weights["temporal"] * temporal + weights["spatial"] * spatial
+    assert twice / 2 == pytest.approx(total, abs=0.004)
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("none", 0), ("binary", 1), ("soft", 0.25)])
