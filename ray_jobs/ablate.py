@@ -5,8 +5,8 @@
     python -m ray_jobs.ablate length_penalty seeds=0,1,2 preset=videoseg_r1_7b data.root=/data/mevis
 
 Each run is a `ray_jobs.train`, or a `ray_jobs.evaluate` if the variants differ in how a trained
-policy is used. Further `key=value`s go to every run. With its tiny preset an ablation has settings of
-its own that keep it short (`ray_jobs.driver.ablations`); with another preset=... it has none.
+policy is used. Further `key=value`s go to every run. With its tiny preset an ablation has short
+settings of its own (`ray_jobs.driver.ablations`); any other preset=... has none.
 
 All runs are in one MLflow experiment, `ablate_<name>`, and in one folder, <runs>/ablate_<name>/;
 table.md there is rewritten after each. Started again, the job continues: finished runs are not
@@ -35,7 +35,7 @@ from ray_jobs.driver.run import checked_config, refuse_other_run
 from ray_jobs.record.run_folder import RunFolder
 
 SEEDS = (0, 1, 2)
-# Steps at the end of a run over which measures of training episodes are averaged.
+# Measures of training episodes are averaged over this many steps, at the end of a run.
 LAST_STEPS = 10
 # Settings that the ablation itself gives to each run.
 RESERVED = ("name", "seed", "tracking.experiment")
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
 def ablate(
     name: str, ablation: Ablation, seeds: Sequence[int], extra: Sequence[str], start: Start
 ) -> Path:
-    """Run what is missing, and return the table's file.
+    """Run the missing variants, and return the table's file.
 
     Args:
         name: The name of the ablation.
@@ -83,9 +83,9 @@ def ablate(
         extra: Settings of every run.
         start: Starts a job and waits for it.
 
-    Raises:
-        ValueError: A setting that cannot work, or a run with other settings in the same place;
-            before the first run starts.
+    Raises: ValueError: An impossible setting, or a run with other settings in the same place;
+        before the first
+            run starts.
         RuntimeError: A run ended badly; start again to continue.
     """
     runs_folder = load_config([ablation.preset, *ablation.settings, *extra]).runs
@@ -119,7 +119,7 @@ def plan(
 ) -> dict[tuple[str, int], list[str]]:
     """Return the arguments of the job for each variant and seed.
 
-    One seed after the other, so that the table fills evenly.
+    One seed comes after the other, to fill the table evenly.
     """
     runs = {}
     for seed in seeds:
@@ -136,7 +136,7 @@ def checked(arguments: Sequence[str]) -> Config:
     """Return the configuration of a run.
 
     Raises:
-        ValueError: A setting that cannot work, or an older run with other settings in its place.
+        ValueError: An impossible setting, or an older run with other settings in its place.
     """
     cfg = checked_config(arguments)
     refuse_other_run(Path(cfg.runs) / cfg.name, cfg)
@@ -154,7 +154,7 @@ def outcome(ablation: Ablation, cfg: Config) -> Outcome | None:
 def evaluated(folder: Path, cfg: Config) -> Outcome | None:
     """Return the measures of a complete evaluation with exactly these settings; else None.
 
-    An evaluation with other settings is left to the job, which refuses to continue it.
+    The job itself refuses to continue an evaluation with other settings.
     """
     run = RunFolder(folder / "evaluate")
     summary = run.summary()
@@ -167,7 +167,7 @@ def evaluated(folder: Path, cfg: Config) -> Outcome | None:
 
 
 def trained(folder: Path, steps: int) -> Outcome | None:
-    """Return the measures of a run that made all its steps; else None.
+    """Return the measures of a run with all its steps; else None.
 
     `checked` has compared its settings.
     """
@@ -183,7 +183,7 @@ def trained(folder: Path, steps: int) -> Outcome | None:
 
 
 def episode_measures(episodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the means over some lines of episodes.jsonl; a measure that none has is left out."""
+    """Return the means over some lines of episodes.jsonl; absent measures are left out."""
     values: dict[str, list[float]] = {"tIoU": [], "turns": [], "tokens": [], "reasoning tokens": []}
     for line in episodes:
         parts = line["parts"] or {}
@@ -202,7 +202,7 @@ def episode_measures(episodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def run_in_process(job: str, arguments: Sequence[str]) -> int:
-    """Run a job in a process of its own, so that Ray, engines and seeds start afresh."""
+    """Run a job in a process of its own, with a fresh Ray, fresh engines and seeds."""
     command = [sys.executable, "-m", f"ray_jobs.{job}", *arguments]
     return subprocess.run(command, check=False).returncode
 

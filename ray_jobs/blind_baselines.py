@@ -1,10 +1,10 @@
-"""Measure answers that ignore the sentence: the floor below every learning figure.
+"""Measure answers without reading the sentence: the floor below every learning figure.
 
     python -m ray_jobs.blind_baselines revseg_tiny [data.root=...]
 
 Shows the soft temporal reward of blind keyframes (ReVSeg, Eq. 7) and the J&F of blind masks. An
-answer shows reasoning only above the best of them: a policy that collapses to one frame looks like
-learning without this table.
+answer shows reasoning only above the best of them. Without this table a collapse to one frame looks
+like learning.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measure one policy on one benchmark, and continue where a kill left it.
+"""Measure one policy on one benchmark, and continue after a kill.
 
     python -m ray_jobs.evaluate revseg_tiny policy.path=FOLDER [name=NAME evaluate.samples=N]
 
@@ -9,8 +9,8 @@ greedily, by the protocol of the benchmark. `ray_jobs.submission` makes the zip 
                            summary.json  per_expression.csv  overlays/
 
 Finished expressions go to disk in chunks while others still play. Every figure is computed from the
-lines on disk, so a run in two parts ends with the table of an uninterrupted run. Expressions without
-public truth (`hidden` in their notes) are predicted and not measured.
+lines on disk, so a run in two parts ends with the table of an uninterrupted run. Expressions
+without public truth (`hidden` in their notes) are predicted and not measured.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def evaluate(run: Run, pools: Pools) -> dict[str, Any]:
-    """Play what is missing, write all files, and show the table; return the contents of summary.json."""
+    """Play the missing expressions, write all files, show the table; return the summary."""
     cfg = run.cfg
     folder = run.record.path
     split = cfg.data.test_split
@@ -77,7 +77,8 @@ def evaluate(run: Run, pools: Pools) -> dict[str, Any]:
     finished = len(samples) - len(waiting)
     if finished:
         run.progress.note(
-            f"{finished} of {len(samples)} expressions were finished before and are not played again"
+            f"{finished} of {len(samples)} expressions were finished before and are not played "
+            "again"
         )
     if waiting:
         predict(run, pools, waiting, predictions, total=len(samples))
@@ -93,7 +94,7 @@ def evaluate(run: Run, pools: Pools) -> dict[str, Any]:
 
 
 def evaluation_identity(cfg: Config, samples: Sequence[Sample]) -> dict[str, Any]:
-    """Return what predictions depend on. Predictions of two identities are never mixed."""
+    """Return all influences on the predictions. Predictions of two identities are never mixed."""
     found = identity(cfg, PREDICTIONS)
     found["contents of policy.path"] = content_of(resolve(cfg.policy.path))
     if cfg.mask.token:
@@ -115,8 +116,8 @@ def predict(
         run: The run.
         pools: Its actors.
         samples: The expressions without a prediction.
-        predictions: Where lines go.
-        total: The number of expressions that failures are counted against.
+        predictions: The destination of the lines.
+        total: Failures are counted against this number of expressions.
 
     Raises:
         ValueError, RuntimeError: Too many episodes failed; the finished ones stay on disk.
@@ -160,7 +161,7 @@ def summarise(cfg: Config, samples: Sequence[Sample], predictions: Predictions) 
 
 
 def scored(samples: Sequence[Sample], predictions: Predictions) -> Iterator[Scored]:
-    """Yield the scores of each expression; one without a prediction, or a failed one, is missing."""
+    """Yield the scores of each expression; failed and absent predictions are missing."""
     for sample in samples:
         line = predictions.get(sample.uid)
         if line is None or line["end"] == End.FAILED.value:
@@ -207,7 +208,7 @@ def track(run: Run, summary: dict[str, Any]) -> None:
 
 
 def show(run: Run, summary: dict[str, Any], overlays: Sequence[Path]) -> None:
-    """Show the table, with the usual figures first, and say where the files are."""
+    """Show the table, with the usual figures first, and the paths of the files."""
     progress = run.progress
     rows = table_rows(summary)
     title = f"{summary['expressions']} expressions, greedy, protocol {summary['protocol']}"
@@ -245,7 +246,7 @@ def table_rows(summary: dict[str, Any]) -> list[list[str]]:
 
 
 def _texts(samples: Sequence[Sample]) -> Iterator[str]:
-    """Yield all that identifies the samples and is shown to the policy."""
+    """Yield the identity of each sample: its names, query, targets and hints."""
     for sample in samples:
         texts = [sample.uid, sample.query, *sample.video.frame_names]
         texts += [target.uid for target in sample.targets]
@@ -255,7 +256,7 @@ def _texts(samples: Sequence[Sample]) -> Iterator[str]:
 
 
 def _result(sample: Sample, line: dict[str, Any]) -> Result:
-    """Return the result that a line of predictions was written from."""
+    """Return the result behind a line of predictions."""
     reward = None
     if line["reward"] is not None:
         reward = Reward(line["reward"], line["parts"])

@@ -1,20 +1,20 @@
-"""Check a data set, list all that is wrong with it at once, and make the files that training needs.
+"""Check a data set, list all its errors at once, and make the files for training.
 
     python -m ray_jobs.prepare data.format=mevis data.root=/data/mevis valid_u
     python -m ray_jobs.prepare revseg_tiny "prepare.steps=[filter]" train
 
-Words without `=` after the preset are splits; without any, those of the configuration that are
-present. Steps, by `prepare.steps`:
+Words without `=` after the preset are splits; without any, the present ones of the configuration.
+Steps, by `prepare.steps`:
 
-    check        annotations, every frame, every mask                    report.json
-    tables       boxes, areas, centre points                             tables.npz
-    filter       labels that the segmenter gets from their true boxes    keep.json, for data.keep_file
-    statistics                                                           statistics.json
-    sheet        some sentences with their frames and masks              contact_sheet.jpg
-    mixing       probabilities of several prepared splits                mixing.json
+    check        annotations, every frame, every mask                    report.json tables
+    boxes, areas, centre points                             tables.npz filter       the segmenter's
+    IoU with the labels, from their boxes     keep.json, for data.keep_file statistics
+    statistics.json sheet        some sentences with their frames and masks
+    contact_sheet.jpg mixing       probabilities of several prepared splits
+    mixing.json
 
-Files go to <data.root>/prepared/<split>/, or below `prepare.output`. A killed job continues where it
-was. The exit code is 1 if anything is wrong, and 0 if not, also if something is odd.
+Files go to <data.root>/prepared/<split>/, or below `prepare.output`. A killed job continues. The
+exit code is 1 if anything is wrong, and 0 if not, also if something is odd.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def present_splits(cfg: Config) -> list[str]:
-    """Return the configured splits that have a folder; the first one if none has."""
+    """Return the configured splits with a folder; without any, the first one."""
     data = cfg.data
     named = list(dict.fromkeys([data.train_split, data.eval_split, data.test_split]))
     present = [name for name in named if (Path(data.root) / name).is_dir()]
@@ -99,7 +99,7 @@ def present_splits(cfg: Config) -> list[str]:
 
 
 def prepare_splits(cfg: Config, names: Sequence[str], progress: Progress) -> int:
-    """Prepare some splits; return the number of things that are wrong with them."""
+    """Prepare some splits; return the number of errors in them."""
     wrong = 0
     with joined(cfg, progress.phase("start: Ray")) as placement:
         for name in names:
@@ -108,7 +108,7 @@ def prepare_splits(cfg: Config, names: Sequence[str], progress: Progress) -> int
 
 
 def prepare_split(cfg: Config, placement: Placement, name: str, progress: Progress) -> int:
-    """Run all steps on a split; return the number of things that are wrong with it."""
+    """Run all steps on a split; return the number of errors in it."""
     split = Split(cfg, placement, name, output_folder(cfg) / name, progress)
     split.folder.mkdir(parents=True, exist_ok=True)
     with progress.phase(f"{name}: annotations"):
@@ -124,7 +124,7 @@ def prepare_split(cfg: Config, placement: Placement, name: str, progress: Progre
 
 
 def report(split: Split) -> int:
-    """Write report.json and print the problems; return the number of those that are not just odd."""
+    """Write report.json and print the problems; return the number of errors, without oddities."""
     wrong = [problem for problem in split.problems if not problem.odd]
     odd = [problem for problem in split.problems if problem.odd]
     problems = wrong + odd
@@ -206,10 +206,10 @@ def output_folder(cfg: Config) -> Path:
 
 
 def check_paths(cfg: Config, splits: Sequence[str]) -> None:
-    """Check the paths that every step needs, before Ray starts.
+    """Check the paths needed by every step, before Ray starts.
 
     Raises:
-        ValueError: A path that is missing or cannot be written.
+        ValueError: A missing or unwritable path.
     """
     if splits and not Path(cfg.data.root).is_dir():
         raise ValueError(

@@ -1,14 +1,14 @@
-"""Rate once how hard each sentence of a data set is, for systems that budget length by difficulty.
+"""Rate once how hard each sentence of a data set is, for systems with budgets by difficulty.
 
     python -m ray_jobs.rate_difficulty revseg_7b policy.path=/models/Qwen2.5-VL-7B-Instruct
     python -m ray_jobs.rate_difficulty revseg_tiny difficulty.rater=generator
 
-The rater is any model that the rollout engine runs. The synthetic data set can also be rated by its
-generator, which knows the truth. Ratings go to <difficulty.folder>/<split>.json, by default below
+The rater is any model of the rollout engine. The synthetic data set can also be rated by its
+generator from the truth. Ratings go to <difficulty.folder>/<split>.json, by default below
 <data.root>/difficulty/<rater>_prompt<version>/; training reads them from `difficulty.folder`.
 
-An answer without five readable ratings is asked for again, sampled. Aspects that are still missing
-after `difficulty.attempts` count as the middle of the scale. A killed job continues where it was.
+An answer without five readable ratings is asked for again, sampled. Aspects still missing after
+`difficulty.attempts` count as the middle of the scale. A killed job continues.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def check_rater(cfg: Config) -> None:
-    """Check that the rater can rate this data set.
+    """Refuse a rater without access to this data set or model.
 
     Raises:
         ValueError: The generator does not know the data set, or the model is not there.
@@ -90,7 +90,7 @@ def check_rater(cfg: Config) -> None:
 
 
 def splits_to_rate(cfg: Config) -> list[str]:
-    """Return `difficulty.splits`, or the configured splits that are present."""
+    """Return `difficulty.splits`, or the present ones of the configured splits."""
     if cfg.difficulty.splits:
         return list(cfg.difficulty.splits)
     data = cfg.data
@@ -99,7 +99,7 @@ def splits_to_rate(cfg: Config) -> list[str]:
 
 
 def as_rater(cfg: Config) -> Config:
-    """Return the settings under which the rollout actors rate."""
+    """Return the settings of the rollout actors as raters."""
     given = cfg.difficulty
     options = {
         "num_frames": given.num_frames,
@@ -129,7 +129,7 @@ def ratings_folder(cfg: Config) -> Path:
 
 @contextmanager
 def started_model(cfg: Config, progress: Progress) -> Iterator[Rater | None]:
-    """Run the engines of a model that rates; None if the generator rates."""
+    """Run the engines of a rating model; None if the generator rates."""
     if cfg.difficulty.rater == GENERATOR:
         yield None
         return
@@ -143,7 +143,7 @@ def started_model(cfg: Config, progress: Progress) -> Iterator[Rater | None]:
 
 
 def by_model(pool: RolloutPool, max_failed_share: float, temperature: float) -> Rater:
-    """Return a rater that asks the model of a rollout pool.
+    """Return a rater with the model of a rollout pool.
 
     The first attempt is greedy, later ones are sampled; each has seeds of its own.
     """
@@ -163,7 +163,7 @@ def by_model(pool: RolloutPool, max_failed_share: float, temperature: float) -> 
 
 
 def by_generator(objects: Mapping[str, Sequence[Any]]) -> Rater:
-    """Return a rater that knows how the synthetic data set was made.
+    """Return a rater with the truth about the synthetic data set.
 
     Args:
         objects: All objects of each video.
@@ -221,8 +221,8 @@ def rate(
 ) -> None:
     """Add {"query", "ratings", "attempts"} of every sample to the journal.
 
-    Incomplete ratings are asked for again, up to `attempts` times in all; the fullest of them count.
-    A sample that the rater skips, because its episode failed, is not added.
+    Incomplete ratings are asked for again, up to `attempts` times in all; the fullest of them
+    count. A sample with a failed episode is skipped by the rater and not added.
     """
     waiting = [sample for sample in samples if sample.uid not in journal.done]
     fullest: dict[str, Ratings] = {}
@@ -248,7 +248,7 @@ def rate(
 
 
 def summary_row(split: str, content: Mapping[str, Any]) -> list[str]:
-    """Return split, sentences, incomplete ones, mean D, and the shares of low, middle and high D."""
+    """Return split, sentences, incomplete ones, mean D, and shares of low, middle and high D."""
     entries = list(content["samples"].values())
     difficulties = np.array([difficulty(entry["ratings"]) for entry in entries])
     incomplete = sum(not is_complete(entry["ratings"]) for entry in entries)

@@ -1,6 +1,6 @@
-"""Segment what a sentence says in a video of your own: masks, an overlay video, and the reasoning.
+"""Segment the object of a sentence in your own video: masks, an overlay video, and the reasoning.
 
-    python -m ray_jobs.segment VIDEO "the dog that jumps first" [PRESET] [key=value ...]
+    python -m ray_jobs.segment VIDEO "the first dog to jump" [PRESET] [key=value ...]
 
 Plays one greedy episode with the actors of training and evaluation. Needs no data set.
 """
@@ -39,9 +39,9 @@ class Written:
     """The result of `segment`.
 
     Attributes:
-        episode: The episode that was played.
+        episode: The played episode.
         masks_F: The mask of each frame; None for a frame without the object.
-        files: The files that were written, by what they are.
+        files: The written files, by their content.
     """
 
     episode: Episode
@@ -143,15 +143,15 @@ def segment(
 
     Args:
         path: A video file, an image, or a folder of images.
-        sentence: What to segment.
+        sentence: A description of the object.
         cfg: As `settings` returns it.
         out: Folder of the results; by default <runs>/segment/<name of the video>.
         png: Write each frame's mask as a PNG too.
         fps: Frame rate of the overlay; by default the video's own.
 
     Raises:
-        ValueError: A file that is no video, an empty sentence, or settings that cannot work; in one
-            line, before any engine starts.
+        ValueError: Not a video, an empty sentence, or impossible settings; in one line, before any
+            engine starts.
     """
     video, rate = probe_with_rate(path)
     if not sentence.strip():
@@ -196,7 +196,7 @@ def write_results(
     fps: Fraction | None,
     png: bool,
 ) -> dict[str, Path]:
-    """Write everything into `out`; return the files by what they are."""
+    """Write everything into `out`; return the files by their content."""
     out.mkdir(parents=True, exist_ok=True)
     files = {}
     overlay = out / "overlay.mp4"

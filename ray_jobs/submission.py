@@ -1,15 +1,15 @@
 """Make the zip for a benchmark's server from the predictions of an evaluation.
 
-    python -m ray_jobs.submission runs/<name>/evaluate                       layout by the data's format
-    python -m ray_jobs.submission runs/<name>/evaluate ref_youtube_vos out.zip
+    python -m ray_jobs.submission runs/<name>/evaluate                       layout by the data's
+    format python -m ray_jobs.submission runs/<name>/evaluate ref_youtube_vos out.zip
 
 Layouts:
 
     ref_youtube_vos    Annotations/<video>/<expression>/<frame>.png    with a top folder
     mevis              <video>/<expression>/<frame>.png                without one
 
-Images are 8-bit grey, 0 and 255, at the size of the video, for the frames that the data set lists
-and no others. Where the truth is not public, evaluate with data.no_target=keep first. The same
+Images are 8-bit grey, 0 and 255, at the size of the video, for the frames listed by the data set
+and no others. Without public truth, evaluate with data.no_target=keep first. The same
 predictions give the same bytes.
 """
 
@@ -41,7 +41,7 @@ def submission(folder: Path, layout: str = "", target: Path | None = None) -> Pa
 
     Args:
         folder: An evaluation's folder.
-        layout: One of `LAYOUTS`; by default that of the data's format.
+        layout: A key of `LAYOUTS`; by default the data's format.
         target: The zip; by default `folder`/<layout>.zip.
 
     Raises:

@@ -2,7 +2,7 @@
 
     python -m ray_jobs.train revseg_tiny learner.lr=1e-4 rollout.workers=2
 
-`train` measures the policy, runs the steps, measures again, and shows what changed. `train_step` is
+`train` measures the policy, runs the steps, measures again, and shows the gain. `train_step` is
 one step from top to bottom.
 """
 
@@ -42,8 +42,7 @@ class PlayedStep:
 
     Attributes:
         groups: One group for each of the P prompts.
-        scorings: Scoring that has already started, one entry a group; None where the policy must
-            draw masks first.
+        scorings: Scoring under way, one entry a group; None before a policy has drawn its masks.
     """
 
     groups: tuple[Played, ...]
@@ -52,10 +51,10 @@ class PlayedStep:
 
 @dataclass
 class TrainingState:
-    """What a run remembers in its checkpoints, beside the learner's own state.
+    """The part of a run in its checkpoints beside the learner's own state.
 
     Attributes:
-        step: The last step that was learned.
+        step: The last learned step.
         before: Values before training, "greedy" and "sampled"; empty if not measured.
         watched: J&F on the watched split, by step.
         start_seconds: Time until the rollout engines were up.
@@ -111,7 +110,7 @@ def play_ahead(
     """Play the next step in a thread while the last one is learned (`rollout.max_staleness=1`).
 
     Its weights are one update old, or change while it is played; truncated importance weights
-    correct for that.
+    correct for this.
     """
     with ThreadPoolExecutor(max_workers=1) as thread:
         ahead = thread.submit(play, run, pools, masking, first)
@@ -129,7 +128,7 @@ def train_step(
 
     Raises:
         ValueError, RuntimeError: As `stop_on_failures`.
-        RuntimeError: Too many bad steps, or the learner does not see what the engine saw.
+        RuntimeError: Too many bad steps, or too large a gap between engine and learner.
     """
     cfg = run.cfg
     timer = StageTimer(run.progress)
@@ -233,7 +232,7 @@ def stop_on_bad_steps(cfg: Config, metrics: dict[str, float], checkpoints: Path)
 
 
 def stop_on_gap(cfg: Config, metrics: dict[str, float]) -> None:
-    """Check that the learner sees what the engine saw. Only on policy do they have equal weights.
+    """Check that engine and learner see the same. Only on policy are their weights equal.
 
     Raises:
         RuntimeError: The mean log-prob gap is above `train.max_logprob_gap`.
@@ -260,7 +259,7 @@ def measure(run: Run, pools: Pools, masking: Masking, title: str) -> dict[str, E
 
 
 def watch(run: Run, pools: Pools, masking: Masking, state: TrainingState) -> None:
-    """Measure the split that training may look at; the test split waits for the final table."""
+    """Measure the watched split; the test split waits for the final table."""
     step = state.step
     split = run.cfg.data.eval_split
     evaluation = evaluate(run, pools, masking, split, f"step {step}, {split}")
@@ -317,7 +316,7 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
     """Train as the configuration says; return the contents of summary.json.
 
     Raises:
-        ValueError: A setting or file that cannot work; before any engine starts.
+        ValueError: An impossible setting or file; before any engine starts.
     """
     began = time.monotonic()
     cfg = checked_config(argv)
@@ -375,7 +374,7 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def splits_with_truth(cfg: Config) -> list[str]:
-    """Return the splits that reward actors read: training, test, and the watched one if present."""
+    """Return the splits of the reward actors: training, test, and the watched one if present."""
     data = cfg.data
     splits = [data.train_split, data.test_split]
     if (Path(data.root) / data.eval_split).is_dir():
@@ -384,7 +383,7 @@ def splits_with_truth(cfg: Config) -> list[str]:
 
 
 def check_fits(cfg: Config, folder: Path) -> None:
-    """Check that a checkpoint belongs to this policy and lies within `train.steps`.
+    """Refuse a checkpoint of another policy or beyond `train.steps`.
 
     Raises:
         ValueError: Another architecture, or a later step.

@@ -1,4 +1,4 @@
-"""Fine-tune a policy on a system's own demonstrations: the cold start before reinforcement learning.
+"""Fine-tune a policy on a system's demonstrations: the cold start before reinforcement learning.
 
     python -m ray_jobs.warm_start revseg_tiny policy.path=FOLDER warm_start.output=FOLDER
 
@@ -6,8 +6,8 @@ The system writes the ideal dialogue of each sample from its annotations (`Syste
 learner actors of GRPO imitate it with cross-entropy on the assistant's tokens. The result is a
 Hugging Face folder.
 
-With `mask.token` the policy also learns to draw: the token joins its vocabulary, it gets a mask head
-if it has none, and both are supervised with the true masks of the demonstrated frames.
+With `mask.token` the policy also learns to draw: the token joins its vocabulary, it gets a mask
+head if it has none, and both are supervised with the true masks of the demonstrated frames.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ METRICS = ("mask_loss", "entropy", "trained_tokens", "rows", "skipped_steps", "l
 
 @runtime_checkable
 class DrawingSystem(Protocol):
-    """A system whose policy draws: it can tell which masks a dialogue requests."""
+    """A system with a drawing policy: it reads the requested masks from a dialogue."""
 
     def episode(self, sample: Sample, turns: Sequence[Turn], seg_id: int | None) -> Episode: ...
 
@@ -52,10 +52,10 @@ class Demonstrator:
     """Turns samples into demonstrations in token ids.
 
     Attributes:
-        system: The system that writes the dialogues.
+        system: The author of the dialogues.
         dialogue: The chat format and tokenizer of the policy.
         seed: The seed of the run.
-        seg_id: The id of the token at which the policy draws, if it does.
+        seg_id: The id of the token to draw at; None if the policy points.
     """
 
     system: System
@@ -64,7 +64,7 @@ class Demonstrator:
     seg_id: int | None = None
 
     def group(self, sample: Sample, step: int) -> tuple[Group, MediaTable]:
-        """Return a group of one ideal episode, and the pixels that it shows."""
+        """Return a group of one ideal episode, and its pixels."""
         rng = np.random.default_rng([self.seed, step, *sample.uid.encode()])
         turns: list[Turn] = []
         pixels: MediaTable = {}
@@ -94,7 +94,7 @@ class Demonstrator:
 
 
 def demonstrable(system: System, samples: Sequence[Sample]) -> list[Sample]:
-    """Return the samples that the system can demonstrate: those with a target in a shown frame.
+    """Return the demonstrable samples: those with a target in a shown frame.
 
     Raises:
         ValueError: No sample can be demonstrated.
@@ -118,7 +118,7 @@ def warm_start(argv: Sequence[str]) -> Path:
     """Run `warm_start.steps` updates; return the folder of the new policy.
 
     Raises:
-        ValueError: A setting or file that cannot work, or `warm_start.output` exists already.
+        ValueError: An impossible setting or file, or `warm_start.output` exists already.
     """
     # Checked first, because it takes no time.
     output = Path(load_config(argv).warm_start.output)
@@ -180,7 +180,7 @@ def imitate_step(
 
 
 def make_demonstrator(cfg: Config, system: System) -> Demonstrator:
-    """Return a demonstrator that speaks the language of the policy."""
+    """Return a demonstrator in the chat format of the policy."""
     folder = resolve(cfg.policy.path)
     dialogue = load_dialogue(folder)
     seg_id = None
@@ -190,7 +190,7 @@ def make_demonstrator(cfg: Config, system: System) -> Demonstrator:
 
 
 def with_drawing(cfg: Config, folder: Path) -> Config:
-    """Return the settings under which a policy learns to draw.
+    """Return the settings for learning to draw.
 
     If the policy's vocabulary lacks the token, `folder` becomes a copy of the policy with it.
     """

@@ -1,8 +1,9 @@
 """The ablations of all systems as one table, and the Markdown table of their outcomes.
 
-A variant is a list of settings on top of a preset. The first variant of an ablation is the reference
-of the others; `published` and `signs` hold the paper's result. The common settings of an ablation keep
-it small enough for two CPU cores; they belong to its tiny preset and are dropped with any other.
+A variant is a list of settings on top of a preset. The first variant of an ablation is the
+reference of the others; `published` and `signs` hold the paper's result. The common settings of an
+ablation keep it small enough for two CPU cores; they belong to its tiny preset and are dropped with
+any other.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Variant:
 
     Attributes:
         name: Its name in the table.
-        settings: What it changes.
+        settings: Its changes to the preset.
         published: The paper's figures, or `NOT_PUBLIC`.
         signs: Measure -> published sign of the difference to the first variant.
     """
@@ -51,11 +52,11 @@ class Variant:
 
 @dataclass(frozen=True)
 class Ablation:
-    """Variants that are compared on the same data.
+    """Variants to compare on the same data.
 
     Attributes:
         preset: The preset of all runs.
-        source: Where the published figures are, and what they measure.
+        source: Place and meaning of the published figures.
         variants: The reference first.
         note: A remark below the table.
         settings: Settings of all variants, with this preset.
@@ -182,7 +183,7 @@ def markdown(name: str, ablation: Ablation, outcomes: Mapping[str, Mapping[int, 
     """Return the table of an ablation, finished or not.
 
     A cell holds mean and standard deviation over the seeds. In brackets follow the mean difference
-    to the first variant, over the seeds that both have, and the verdict on its sign.
+    to the first variant, over their common seeds, and the verdict on its sign.
 
     Args:
         name: The name of the ablation.

@@ -1,4 +1,4 @@
-"""The entry point of every job. Imports nothing slow, so that a mistake is reported at once."""
+"""The entry point of every job. Imports nothing slow, to report a mistake at once."""
 
 from __future__ import annotations
 

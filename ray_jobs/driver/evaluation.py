@@ -31,11 +31,11 @@ IN_FLIGHT = 2
 
 @dataclass(frozen=True)
 class ScoredGroup:
-    """A played group whose rewards are being computed.
+    """A played group on its way to its rewards.
 
     Attributes:
         played: The group.
-        drawn: The masks that the policy drew; None if it points.
+        drawn: The masks drawn by the policy; None if it points.
         scoring: None if the truth is not public.
     """
 
@@ -66,16 +66,16 @@ def measured(
         run: The run.
         pools: Its actors.
         masking: How masks are made.
-        samples: What to play.
-        split: Where the samples come from.
-        title: The name of the phase that the display shows.
-        chunk: Groups that are segmented together.
+        samples: The expressions to play.
+        split: The split of the samples.
+        title: The name of the phase on the display.
+        chunk: Groups to segment together.
         temperature: 0 plays greedily.
         repeats: Episodes of each sample.
-        total: Episodes that failures are counted against; all episodes of `samples` by default.
+        total: Failures are counted against this number of episodes; by default all of `samples`.
 
     Raises:
-        ValueError, RuntimeError: As `stop_on_failures`; chunks that were complete come first.
+        ValueError, RuntimeError: As `stop_on_failures`; complete chunks come first.
     """
     share = run.cfg.rollout.max_failed_share
     total = total or len(samples) * repeats
@@ -202,8 +202,8 @@ def stop_on_failures(episodes: Sequence[Episode], max_share: float, total: int =
 
     Args:
         episodes: Episodes of any end.
-        max_share: The share that may fail.
-        total: The number of episodes that the share refers to; that of `episodes` by default.
+        max_share: The tolerated share of failures.
+        total: The share refers to this number of episodes; by default to all of `episodes`.
 
     Raises:
         ValueError: Data or settings are wrong; the message names the file and the remedy.

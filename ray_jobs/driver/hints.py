@@ -1,7 +1,7 @@
 """Hints of a run: the initial policy's answers to a system's auxiliary questions.
 
 They are asked once, before training, and stored. Measurements before and after training then differ
-in the policy alone, not in the answers to questions that training never sees.
+in the policy alone, and not in these answers.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class HintStore:
     def ask(self, splits: Sequence[str], rollouts: RolloutPool, again: bool) -> None:
         """Ask the auxiliary questions of the measured samples of some splits, and attach the hints.
 
-        Call this while the rollout actors still hold the weights that the run starts from.
+        Call this while the rollout actors still hold the initial weights of the run.
 
         Args:
-            splits: Names of splits; one that has a file is not asked again.
-            rollouts: The actors that answer.
+            splits: Names of splits; one with a file is not asked again.
+            rollouts: The actors to ask.
             again: Ask even if this run has a file. Files of `data.hints` are never replaced.
 
         Raises:
@@ -85,10 +85,10 @@ def own_hints(cfg: Config, run_folder: Path) -> Path:
 
 
 def hints_of_policy(cfg: Config, run_folder: Path) -> Path:
-    """Return the folder of the hints with which a policy is evaluated.
+    """Return the folder of the hints for an evaluation.
 
-    A checkpoint is evaluated with the hints of the run that trained it, if that run had the same
-    `system` section; any other policy as in `own_hints`.
+    A checkpoint is evaluated with the hints of its training run, if that had the same `system`
+    section; any other policy as in `own_hints`.
     """
     if cfg.data.hints:
         return Path(cfg.data.hints)

@@ -1,8 +1,7 @@
 """How the masks of a run's episodes are made, as one of two strategies.
 
-`PointingPolicy` is for policies that name boxes and points, `DrawingPolicy` for policies that decode
-masks at their own `[SEG]` tokens. A job asks `make_masking` for the right one and does not
-distinguish them any further.
+`PointingPolicy` names boxes and points, `DrawingPolicy` decodes masks at its own `[SEG]` tokens. A
+job asks `make_masking` for the right one and does not distinguish them any further.
 """
 
 from __future__ import annotations
@@ -23,25 +22,25 @@ DRAWN_TOGETHER = 32
 
 
 class Masking(Protocol):
-    """What differs between policies that point and policies that draw.
+    """The difference between pointing and drawing policies.
 
     Attributes:
-        groups_together: Played groups that an evaluation passes to `draw` at once.
+        groups_together: An evaluation passes this many played groups to `draw` at once.
     """
 
     groups_together: int
 
     def prepare_evaluation(self) -> None:
-        """Bring the actors that make masks up to date."""
+        """Bring the weights for making masks up to date."""
 
     def draw(self, groups: Sequence[Played]) -> Sequence[Drawn | None]:
-        """Return all masks that the policy draws, one entry a group; None where it draws none."""
+        """Return all masks drawn by the policy, one entry a group; None from a pointing policy."""
 
     def score_early(self, split: str, group: Played) -> Scoring | None:
         """Start the scoring of a group as soon as it has been played, if its masks allow it."""
 
     def draw_step(self, groups: Sequence[Played], timer: StageTimer) -> Sequence[Drawn | None]:
-        """Return the drawn masks that training needs, one entry a group."""
+        """Return the drawn masks for training, one entry a group."""
 
     def score_step(
         self,
@@ -53,10 +52,10 @@ class Masking(Protocol):
         """Return the scoring of each group of a step, started early or now."""
 
     def targets(self, groups: Sequence[Played], drawn: Sequence[Drawn | None]) -> Asked | None:
-        """Return what the learner learns about masks."""
+        """Return the learner's targets for masks, if it learns from any."""
 
     def finish_learning(self) -> None:
-        """Release what only training needs."""
+        """Release the resources of training."""
 
 
 class PointingPolicy:

@@ -1,6 +1,6 @@
 """One greedy episode of one sample, and its masks, with the actors of training and evaluation.
 
-One pool runs at a time, so that one GPU is enough: rollout, then drawer (if the policy draws), then
+One pool runs at a time and one GPU is enough: rollout, then drawer (if the policy draws), then
 segmenter.
 """
 
@@ -29,8 +29,8 @@ def one_episode(cfg: Config, sample: Sample, progress: Progress) -> tuple[Episod
     """Play a sample and segment the answer.
 
     Raises:
-        ValueError: A setting that cannot work, or frames that cannot be read.
-        RuntimeError: An actor that does not start, or a failed episode, with its traceback.
+        ValueError: An impossible setting, or unreadable frames.
+        RuntimeError: An actor did not start, or the episode failed, with its traceback.
     """
     with joined(cfg, progress.phase("start: Ray")) as placement:
         played = _play(cfg, placement, sample, progress)

@@ -18,8 +18,8 @@ class Pools:
     """The actors of one run.
 
     Args:
-        run: The run whose configuration says how many actors there are.
-        reward_splits: The splits whose ground truth the reward actors read.
+        run: The run; its configuration gives the number of actors.
+        reward_splits: The reward actors read the ground truth of these splits.
     """
 
     def __init__(self, run: Run, reward_splits: Sequence[str]) -> None:
@@ -62,8 +62,8 @@ class Pools:
     def close(self) -> None:
         """Kill the actors of all pools but the learner.
 
-        The learner's ranks leave their process group in an orderly way, which they cannot do after
-        an error. `close_learner` ends them; without it they end with Ray.
+        The learner's ranks leave their process group in an orderly way, impossible after an error.
+        `close_learner` ends them; without it they end with Ray.
         """
         for name in ("rollouts", "rewards", "segmenters", "drawers"):
             if name in self.__dict__:

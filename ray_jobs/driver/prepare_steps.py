@@ -1,8 +1,8 @@
 """The steps of `ray_jobs.prepare` on one split.
 
-Each step reads what is there, and adds its file and its problems. A step skips the videos that an
-earlier step found broken, so that one bad video never costs the others. Finished videos are in a
-journal, so a killed step continues with the rest.
+Each step adds its file and its problems. It skips the videos found broken by an earlier step: one
+bad video never costs the others. Finished videos are in a journal, so a killed step continues with
+the rest.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ class Split:
 
     Attributes:
         cfg: The configuration.
-        placement: Where actors run.
+        placement: The devices of the actors.
         name: The name of the split.
-        folder: Where its files go.
+        folder: The folder of its files.
         progress: The display.
-        samples: All samples that can be read; filled by `read`.
+        samples: All readable samples; filled by `read`.
         tables: The tables of its targets; filled by `tables_step`.
     """
 
@@ -82,28 +82,28 @@ class Split:
         return list(self._problems.values())
 
     def read(self) -> None:
-        """Read the samples; those that cannot be read become problems."""
+        """Read the samples; unreadable ones become problems."""
         data = self.cfg.data
         self.samples, texts = read_all(data.format, data.root, self.name)
         self._problems = {}
         self.add_problems([Problem("", text) for text in texts])
 
     def add_problems(self, problems: Sequence[Problem]) -> None:
-        """Add the problems that are not known yet."""
+        """Add the unknown ones of some problems."""
         for problem in problems:
             self._problems.setdefault(problem.text, problem)
 
     @property
     def good(self) -> list[Piece]:
-        """The videos without a known problem; what is only odd does not count."""
+        """The videos without a known problem; oddities do not count."""
         bad = {problem.video for problem in self.problems if not problem.odd}
         return [piece for piece in pieces(self.samples) if piece.video.uid not in bad]
 
     def fingerprint(self, *more: Any) -> str:
-        """Return a short name for what tables and judgements are made from.
+        """Return a short name for the sources of tables and judgements.
 
-        It covers names, sizes and times of the annotation files, and all videos and targets. The
-        pixels of masks that are images are not covered, only their names.
+        It covers names, sizes and times of the annotation files, and all videos and targets. Where
+        masks are images, only their names are covered.
         """
         root = Path(self.cfg.data.root)
         files: set[Path] = set()
@@ -206,7 +206,7 @@ def statistics_step(split: Split) -> None:
 
 
 def sheet_step(split: Split) -> None:
-    """Write contact_sheet.jpg, with videos that are not broken."""
+    """Write contact_sheet.jpg, without broken videos."""
     prepare = split.cfg.prepare
     made = tables_step(split)
     samples = [sample for piece in split.good for sample in piece.samples]
@@ -237,7 +237,7 @@ STEPS: dict[str, Callable[[Split], Any]] = {
 def work_through(
     split: Split, journal: Journal, work: Work, waiting: Sequence[Piece], title: str
 ) -> None:
-    """Work on every piece that is not in the journal, or is there with problems.
+    """Work on every piece without a result in the journal, or with problems there.
 
     Results go to the journal, problems to the split.
     """

@@ -1,4 +1,4 @@
-"""The report of a finished training run: summary.json, the table before and after, overlay videos."""
+"""The report of a finished training run: summary.json, table before and after, overlay videos."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TABLE = (("sampled", "reward"), ("sampled", "jf"), ("greedy", "reward"), ("greed
 
 
 def values_of(evaluation: Evaluation) -> Values:
-    """Return the values that the paired table needs, ready for JSON."""
+    """Return the values for the paired table, ready for JSON."""
     return {figure: evaluation.per_expression(figure) for figure in FIGURES}
 
 

@@ -22,11 +22,11 @@ class Result:
 
     Attributes:
         sample: The expression.
-        episode: The episode that answered it.
+        episode: Its episode.
         masks_F: The predicted mask of each frame; empty if they were not kept.
-        reward: None for a failed episode, and where the truth is not public.
-        scores: Figures of `core.evaluation.protocols.measure`, as fractions; empty where the truth
-            is not public.
+        reward: None for a failed episode, or without public truth.
+        scores: Figures of `core.evaluation.protocols.measure`, as fractions; empty without public
+            truth.
     """
 
     sample: Sample

@@ -4,7 +4,7 @@
     with Run.open(cfg, splits=[cfg.data.test_split]) as run:
         samples = run.split(cfg.data.test_split)
 
-Everything that can be checked before an engine starts is checked here.
+All checks before the start of an engine are here.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class Run:
 
     Attributes:
         cfg: The resolved configuration.
-        system: The system that `cfg.system` names.
+        system: The system named by `cfg.system`.
         samples: The splits read so far, by name.
         record: The run's files.
         progress: The display of the job.
         tracker: The copy of metrics and files in MLflow.
-        placement: Where actors run.
+        placement: The devices of the actors.
     """
 
     cfg: Config
@@ -67,13 +67,13 @@ class Run:
 
         Args:
             cfg: A checked configuration.
-            splits: The splits that the job needs, in the order in which they are read.
+            splits: The splits of the job, in reading order.
             folder: The job's own folder inside the run folder; empty for the run itself.
-            fresh: Set aside a record that exists, instead of continuing it.
-            total_steps: The number of steps that the display counts to.
+            fresh: Set aside an existing record, instead of continuing it.
+            total_steps: The display counts to this number of steps.
 
         Raises:
-            ValueError: A setting or file that cannot work; before any engine starts.
+            ValueError: An impossible setting or file; before any engine starts.
         """
         system = make_system(cfg)
         check_mask_token(cfg, system)
@@ -101,13 +101,13 @@ class Run:
                 tracker.close(timeout=60.0)
 
     def split(self, name: str) -> list[Sample]:
-        """Return the samples of a split, which is read once."""
+        """Return the samples of a split; it is read once."""
         if name not in self.samples:
             self.samples[name] = read_split(self.cfg, name)
         return self.samples[name]
 
     def measured_samples(self, split: str) -> list[Sample]:
-        """Return the samples that training measures: the first `train.eval_samples` of a split."""
+        """Return the samples to measure in training: the first `train.eval_samples` of a split."""
         return self.split(split)[: self.cfg.train.eval_samples]
 
 
@@ -115,7 +115,7 @@ def checked_config(argv: Sequence[str]) -> Config:
     """Load a configuration from a command line and check it.
 
     Raises:
-        ValueError: A setting that cannot work.
+        ValueError: An impossible setting.
     """
     cfg = load_config(argv)
     validate(cfg)
@@ -123,7 +123,7 @@ def checked_config(argv: Sequence[str]) -> Config:
 
 
 def refuse_other_run(folder: Path, cfg: Config) -> None:
-    """Check that a run may continue in this folder.
+    """Refuse to continue another run in this folder.
 
     A folder without a checkpoint has nothing to continue, so any run may start in it.
 
@@ -159,7 +159,7 @@ def read_splits(cfg: Config, splits: Sequence[str]) -> dict[str, list[Sample]]:
 
 
 def check_mask_token(cfg: Config, system: System) -> None:
-    """Check that a policy has a token to draw at, if its reward needs masks that it draws.
+    """Refuse a policy without a token to draw at, if its reward needs drawn masks.
 
     Raises:
         ValueError: `mask.token` is empty.

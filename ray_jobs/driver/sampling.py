@@ -1,4 +1,4 @@
-"""Which prompts a training step plays."""
+"""The prompts of a training step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from core.types import Sample
 
 
 def samples_of_step(samples: Sequence[Sample], step: int, count: int, seed: int) -> list[Sample]:
-    """Return the `count` prompts of a step, which depend on nothing but the arguments.
+    """Return the `count` prompts of a step. They depend on nothing but the arguments.
 
     Each epoch visits all samples in an order of its own.
 

@@ -10,9 +10,9 @@ from ray_jobs.record.progress import Progress
 
 
 class StageTimer:
-    """Shows the stage that is running and sums the seconds of each.
+    """Shows the running stage and sums the seconds of each.
 
-    Work that overlaps is counted where the driver waits for it.
+    Overlapping work is counted in the stage of the waiting driver.
     """
 
     def __init__(self, progress: Progress) -> None:
