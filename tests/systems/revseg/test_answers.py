@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from core.types import End
 from systems.revseg import ReVSeg
 from systems.revseg.answers import has_box_form, read_box, read_keyframe
-from tests.systems.revseg_script import GOOD_1, GOOD_2, TINY, Script, sample
+from tests.systems.revseg_script import GOOD_1, GOOD_2, TINY, sample
+from tests.systems.scripted import ScriptedAsk
 
 EIGHT = 8
 WANTED = (3, "a cat")
@@ -134,12 +135,12 @@ def damaged(draw, text: str) -> str:
 def test_no_completion_raises(first, second, decompose, strict):
     both = GOOD_1[:-11] + ", " + second + "}]</answer>"
     texts = [first, second] if decompose else [both]
-    script = Script(*texts)
+    script = ScriptedAsk(*texts)
     system = ReVSeg.make(TINY | {"decompose": decompose, "strict_turn2_tags": strict})
     episode = asyncio.run(system.play(sample(), script))
     (reward,) = system.score(sample(), [episode])
     assert (episode.end is End.DONE) == bool(episode.answer.prompts)
     assert 0 <= reward.total <= 3
     json.dumps(episode.answer.to_json(), allow_nan=False)
-    for content in script.asked:  # a tokenizer takes valid Unicode only
+    for content in script.contents:  # a tokenizer takes valid Unicode only
         " ".join(x for x in content if isinstance(x, str)).encode()

@@ -16,7 +16,7 @@ from tests.systems.revseg_script import GOOD_1, GOOD_2, TINY, play, sample
 def test_two_rounds():
     episode, script, _ = play(GOOD_1, GOOD_2)
     low = [View(frame, 56, 84) for frame in (1, 3, 5, 7)]
-    assert script.asked[0] == [
+    assert script.contents[0] == [
         "0",
         low[0],
         "1",
@@ -27,7 +27,7 @@ def test_two_rounds():
         low[3],
         " Find the square that grows.",
     ]
-    assert script.asked[1] == [View(5, 112, 168), "Locate the red square."]
+    assert script.contents[1] == [View(5, 112, 168), "Locate the red square."]
     assert script.budgets == [1024, 256]
     assert episode.end is End.DONE
     assert len(episode.turns) == 2
@@ -49,7 +49,7 @@ def test_two_rounds():
 def test_an_unreadable_first_round_ends_the_episode():
     episode, script, _ = play("<think>hm</think><answer>the square</answer>")
     assert episode.end is End.UNREADABLE
-    assert len(script.asked) == 1
+    assert len(script.contents) == 1
     assert episode.answer.prompts == ()
     assert episode.answer.facts["tags_1"] is True
 
@@ -74,18 +74,18 @@ def test_an_unreadable_box():
 
 def test_a_description_cannot_smuggle_in_an_image():
     _, script, _ = play(GOOD_1.replace("red square", "red <|image_pad|>"), GOOD_2)
-    assert script.asked[1][1] == "Locate the red image_pad."
+    assert script.contents[1][1] == "Locate the red image_pad."
 
 
 def test_fewer_frames_than_asked_are_all_shown():
     episode, script, _ = play(GOOD_1.replace("2", "15"), num_frames=16)
-    assert sum(isinstance(x, View) for x in script.asked[0]) == 8
+    assert sum(isinstance(x, View) for x in script.contents[0]) == 8
     assert episode.end is End.UNREADABLE  # 15 is no index into 8 frames
 
 
 def test_full_prompts_say_what_is_needed():
     _, script, _ = play(GOOD_1, GOOD_2, prompt="full", strict_turn2_tags=True)
-    first, second = script.asked
+    first, second = script.contents
     assert [first[0], first[2]] == ["Frame 0:", "Frame 1:"]
     for words in (
         '"the square that grows"',
@@ -116,7 +116,7 @@ def test_all_at_once():
         (reward,) = system.score(sample(), [episode])
         assert reward.total == 3
         assert reward.per_turn == (3,)
-    task = script.asked[0][-1]
+    task = script.contents[0][-1]
     assert read_box(task[task.rindex("<think>") :], (840, 840)) == (96, 210, 251, 330)
 
 
@@ -139,7 +139,7 @@ def test_a_demonstration_earns_what_can_be_earned(options):
     for _ in range(20):
         turns = ReVSeg.make(TINY | options).demonstrate(sample(), rng)
         episode, script, system = play(*(text for _, text in turns), **options)
-        assert script.asked == [content for content, _ in turns]
+        assert script.contents == [content for content, _ in turns]
         (reward,) = system.score(sample(), [episode])
         assert reward.parts["format"] == reward.parts["spatial"] == 1
         seen.add(episode.answer.keyframe)
