@@ -45,12 +45,14 @@ O = TypeVar("O")  # noqa: E741
 
 
 class BaseSystem(Generic[O]):
-    """A system without auxiliary questions whose reward needs no masks; subclasses play and score.
+    """A system without auxiliary questions, with a reward that needs no masks, unless overridden.
+
+    A subclass gives `name`, `schema`, `play`, `demonstrate`, and either `weights` and `terms` or a
+    `score` of its own. `core.types.System` documents the methods.
 
     Attributes:
         name: the system's name in a configuration.
         schema: the dataclass of its options.
-        uses_hints: see `core.types.System`.
     """
 
     name: str
@@ -86,10 +88,23 @@ class BaseSystem(Generic[O]):
     async def play(self, sample: Sample, ask: Ask) -> Episode:
         raise NotImplementedError
 
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """Weight of each term of the reward."""
+        raise NotImplementedError
+
+    def terms(
+        self, sample: Sample, episodes: Sequence[Episode], masks: EpisodeMasks | None
+    ) -> dict[str, Tensor]:
+        """Return the terms of the reward by name, (G,) each, before their weights."""
+        raise NotImplementedError
+
     def score(
         self, sample: Sample, episodes: Sequence[Episode], masks: EpisodeMasks | None = None
     ) -> list[Reward]:
-        raise NotImplementedError
+        """Return the reward of each episode: the weighted sum of its terms."""
+        check_group(sample, episodes)
+        return weighted_rewards(self.terms(sample, episodes, masks), self.weights)
 
     def demonstrate(self, sample: Sample, rng: np.random.Generator) -> Demonstration:
         raise NotImplementedError

@@ -14,7 +14,7 @@ from core.types import Episode, Reward, Sample
 from rewards.format import format_reward
 from rewards.spatial import box_hit
 from rewards.temporal import keyframe_size, keyframe_visible
-from systems.base import video_hw, weighted_sum
+from systems.base import parts_of_episodes, video_hw, weighted_sum
 from systems.revseg.options import ReVSegOptions
 
 # Rules of the format, in the order of the rounds: facts of an answer.
@@ -48,27 +48,35 @@ def rewards_of(episodes: Sequence[Episode], truth: Truth, options: ReVSegOptions
     """Return r = w_f r_f + w_t 1[S1] r_t + w_s 1[S1 and S2] r_s for each episode (Eq. 8).
 
     S1 and S2: round 1 and round 2 were readable. Without them an answer has no keyframe or no box,
-    for which r_t and r_s are 0. A turn earns the format of its round and its answer's term.
+    for which r_t and r_s are 0.
     """
-    format_G2 = _format_of_rounds(episodes)
-    temporal_G, spatial_G = _temporal_and_spatial(episodes, truth, options)
-
-    weights = options.all_weights
-    first_G = weighted_sum({"format": format_G2[:, 0], "temporal": temporal_G}, weights)
-    second_G = weighted_sum({"format": format_G2[:, 1], "spatial": spatial_G}, weights)
+    first, second = terms_of_rounds(episodes, truth, options)
+    first_G = weighted_sum(first, options.all_weights)
+    second_G = weighted_sum(second, options.all_weights)
+    first_parts_G = parts_of_episodes(first)
+    second_parts_G = parts_of_episodes(second)
 
     rewards = []
     for g, episode in enumerate(episodes):
-        parts = {
-            "format": sum(format_G2[g].tolist()),
-            "temporal": temporal_G[g].item(),
-            "spatial": spatial_G[g].item(),
-        }
+        parts = dict(first_parts_G[g])
+        for name, value in second_parts_G[g].items():
+            parts[name] = parts.get(name, 0.0) + value
         total = first_G[g] + second_G[g]
         two_turns = len(episode.turns) == 2
         per_turn = (first_G[g], second_G[g]) if two_turns else (total,)
         rewards.append(Reward(total, parts, per_turn))
     return rewards
+
+
+def terms_of_rounds(
+    episodes: Sequence[Episode], truth: Truth, options: ReVSegOptions
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the terms that round 1 and round 2 earn, (G,) each; one in both counts as their sum."""
+    format_G2 = _format_of_rounds(episodes)
+    temporal_G, spatial_G = _temporal_and_spatial(episodes, truth, options)
+    first = {"format": format_G2[:, 0], "temporal": temporal_G}
+    second = {"format": format_G2[:, 1], "spatial": spatial_G}
+    return first, second
 
 
 def _format_of_rounds(episodes: Sequence[Episode]) -> Tensor:
