@@ -22,7 +22,7 @@ from actors.rollout import Played
 from configs.load import resolve
 from configs.schema import Config
 from core.grpo import judge
-from core.types import End, Group
+from core.types import End, Episode, Group
 from ray_jobs.driver.entry import run_job
 from ray_jobs.driver.evaluation import evaluate, stop_on_failures
 from ray_jobs.driver.hints import HintStore, own_hints
@@ -45,8 +45,8 @@ class PlayedStep:
         scorings: Scoring under way, one entry a group; None before a policy has drawn its masks.
     """
 
-    groups: tuple[Played, ...]
-    scorings: tuple[Scoring | None, ...]
+    groups: Sequence[Played]
+    scorings: Sequence[Scoring | None]
 
 
 @dataclass
@@ -89,10 +89,10 @@ def play(run: Run, pools: Pools, masking: Masking, step: int) -> PlayedStep:
         scorings[group.index] = masking.score_early(split, group)
 
     # The order of arrival must not change the update.
-    order = sorted(groups)
+    in_order = sorted(groups)
     return PlayedStep(
-        groups=tuple(groups[index] for index in order),
-        scorings=tuple(scorings[index] for index in order),
+        groups=[groups[index] for index in in_order],
+        scorings=[scorings[index] for index in in_order],
     )
 
 
@@ -150,8 +150,7 @@ def train_step(
     for group, rewards_G in zip(played.groups, rewards_PG, strict=True):
         scored = Group(group.sample.uid, group.episodes, rewards_G)
         groups.append(judge(scored, std=cfg.grpo.advantage_std, eps=cfg.grpo.advantage_eps))
-    episodes = [episode for group in groups for episode in group.episodes]
-    stop_on_failures(episodes, cfg.rollout.max_failed_share)
+    stop_on_failures(all_episodes(groups), cfg.rollout.max_failed_share)
 
     # 5 learn: whole groups; pixels go from the rollout actors to the learner by reference.
     targets = masking.targets(played.groups, drawn_P)
@@ -181,6 +180,7 @@ def record_step(
     groups: Sequence[Group],
 ) -> None:
     """Write a step to the run folder, then to the tracker and the display."""
+    # The run folder comes first: it holds the truth if the tracker or the display fails.
     run.record.write_step(step, metrics, seconds)
     run.record.write_episodes(step, groups)
     timing = {f"seconds/{stage}": spent for stage, spent in seconds.items()}
@@ -190,26 +190,42 @@ def record_step(
 
 def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """Return reward and parts, lengths and ends, as means or counts over the episodes of a step."""
-    episodes = [episode for group in groups for episode in group.episodes]
-    rewards = [reward for group in groups for reward in group.rewards if reward is not None]
+    totals = []
+    parts = []
+    for group in groups:
+        for reward in group.rewards:
+            # A failed episode has no reward.
+            if reward is not None:
+                totals.append(reward.total)
+                parts.append(reward.parts)
 
-    metrics = {"reward": float(np.mean([reward.total for reward in rewards]))}
-    for name, mean in mean_parts([reward.parts for reward in rewards]).items():
-        metrics[f"reward/{name}"] = mean
-    ends = [episode.end for episode in episodes]
-    for end in End:
-        metrics[f"end/{end.value}"] = ends.count(end) / len(ends)
-
+    ends = []
     turns = []
     tokens = 0
-    for episode in episodes:
+    for episode in all_episodes(groups):
+        ends.append(episode.end)
+        # Turns of a frozen helper are not the policy's.
         turns.append(sum(turn.trainable for turn in episode.turns))
         tokens += sum(len(turn.completion_ids) for turn in episode.turns)
+
+    metrics = {"reward": float(np.mean(totals))}
+    for name, mean in mean_parts(parts).items():
+        metrics[f"reward/{name}"] = mean
+    for end in End:
+        metrics[f"end/{end.value}"] = ends.count(end) / len(ends)
     metrics["turns"] = float(np.mean(turns))
     metrics["completion_tokens"] = float(tokens)
     metrics["failed_episodes"] = float(ends.count(End.FAILED))
     metrics["zero_variance_groups"] = float(sum(not group.informative for group in groups))
     return metrics
+
+
+def all_episodes(groups: Sequence[Group]) -> list[Episode]:
+    """Return the episodes of all groups, in order."""
+    episodes: list[Episode] = []
+    for group in groups:
+        episodes += group.episodes
+    return episodes
 
 
 def stop_on_bad_steps(cfg: Config, metrics: dict[str, float], checkpoints: Path) -> None:
@@ -329,6 +345,7 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
         Run.open(cfg, splits=splits, fresh=fresh, total_steps=cfg.train.steps) as run,
         Pools(run, reward_splits=splits_with_truth(cfg)) as pools,
     ):
+        # Errors of a checkpoint come before the engines, which take a while to start.
         checkpoints = run.record.checkpoints
         resumed = checkpoint.find(checkpoints, cfg.train.resume)
         if resumed is not None:
@@ -366,6 +383,7 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
             if watched or last or due(step, cfg.train.checkpoint_every):
                 save(run, pools, state)
 
+        # The checksum of the final weights; the rollout actors hold them since the last step.
         weights = learner.publish(cfg.train.steps)
         masking.finish_learning()
         after = measure(run, pools, masking, "after")
@@ -388,6 +406,7 @@ def check_fits(cfg: Config, folder: Path) -> None:
     Raises:
         ValueError: Another architecture, or a later step.
     """
+    # Both take seconds to import, and only a resumed run needs them.
     from transformers import AutoConfig
 
     from actors.optimizer import check_architecture

@@ -89,6 +89,7 @@ class PointingPolicy:
         early: Sequence[Scoring | None],
         drawn: Sequence[Drawn | None],
     ) -> list[Scoring]:
+        # All of them started early.
         return [scoring for scoring in early if scoring is not None]
 
     def targets(self, groups: Sequence[Played], drawn: Sequence[Drawn | None]) -> Asked | None:
@@ -159,9 +160,13 @@ class DrawingPolicy:
         return
 
     def _draw(self, groups: Sequence[Played], roles: Sequence[str]) -> list[Drawn]:
-        videos = [group.sample.video for group in groups]
-        episodes = [group.episodes for group in groups]
-        media = [group.media_ref for group in groups]
+        videos = []
+        episodes = []
+        media = []
+        for group in groups:
+            videos.append(group.sample.video)
+            episodes.append(group.episodes)
+            media.append(group.media_ref)
         return self._drawers.draw(videos, episodes, media, roles)
 
 

@@ -32,6 +32,7 @@ class Pools:
     def rollouts(self) -> RolloutPool:
         with self._progress.phase("start: rollout engines"):
             pool = RolloutPool(self._cfg, self._placement)
+            # The phase lasts until the engines are up, and their errors appear here.
             pool.ready()
         return pool
 

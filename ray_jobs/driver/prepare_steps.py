@@ -209,7 +209,9 @@ def sheet_step(split: Split) -> None:
     """Write contact_sheet.jpg, without broken videos."""
     prepare = split.cfg.prepare
     made = tables_step(split)
-    samples = [sample for piece in split.good for sample in piece.samples]
+    samples: list[Sample] = []
+    for piece in split.good:
+        samples += piece.samples
     chosen = choose_samples(samples, prepare.sheet_rows, split.cfg.seed)
     lines = []
     with split.progress.phase(f"{split.name}: contact sheet", total=len(chosen)) as phase:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,7 @@ def report(
         write_evaluation(folder / how, evaluation)
     overlays = write_overlays(folder, best_and_worst(after["greedy"].results, OVERLAYS))
 
+    # A gain above the best blind guess shows that the policy reads the sentence.
     split = cfg.data.test_split
     objects = video_objects(cfg.data.format, cfg.data.root, split)
     blind = blind_jf(run.measured_samples(split), objects)
@@ -79,18 +80,20 @@ def summarise(
     """Return the figures of summary.json. Those of before training are left out if not measured."""
     cfg = run.cfg
     steps = run.record.steps()
+    # Every system has the key "mask", also if no step had that stage.
     seconds: dict[str, float] = {"start": start_seconds, "mask": 0.0}
     for line in steps:
         for stage, spent in line["seconds"].items():
             seconds[stage] = seconds.get(stage, 0.0) + spent
 
+    # Pairing takes the difficulty of each expression out of the standard error.
     paired = {}
     for how, values in before.items():
         for figure in after[how]:
             mean, error = paired_gain(values[figure], after[how][figure])
             paired[f"{how}_{figure}"] = {"mean": mean, "standard_error": error}
 
-    tokens = sum(line["completion_tokens"] for line in steps)
+    tokens = sum(_column(steps, "completion_tokens"))
     return _means(before, after) | {
         "system": cfg.system.name,
         "steps": cfg.train.steps,
@@ -99,10 +102,10 @@ def summarise(
         "reward_last": steps[-1]["reward"],
         "blind_jf": blind,
         "paired": paired,
-        "logprob_gap_mean": float(np.mean([line["logprob_gap_mean"] for line in steps])),
-        "logprob_gap_max": max(line["logprob_gap_max"] for line in steps),
+        "logprob_gap_mean": float(np.mean(_column(steps, "logprob_gap_mean"))),
+        "logprob_gap_max": max(_column(steps, "logprob_gap_max")),
         "groups": len(steps) * cfg.rollout.prompts_per_step,
-        "failed_episodes": int(sum(line["failed_episodes"] for line in steps)),
+        "failed_episodes": int(sum(_column(steps, "failed_episodes"))),
         "seconds": seconds,
         "tokens_per_second": tokens / max(seconds.get("play", 0.0), 1e-9),
     }
@@ -137,6 +140,10 @@ def _means(before: Mapping[str, Values], after: Mapping[str, Values]) -> dict[st
                 if values:
                     means[f"{prefix}{figure}_{when}"] = _mean(values[how][figure])
     return means
+
+
+def _column(lines: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    return [line[name] for line in lines]
 
 
 def _mean(values: Mapping[str, float]) -> float:

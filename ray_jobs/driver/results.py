@@ -98,11 +98,13 @@ class Evaluation:
             if result.episode.end is not End.FAILED:
                 pairs.setdefault(result.sample.uid, []).append((result.total, result.jf))
 
+        # Differences between expressions say how hard they are, so each is compared with itself.
         deviations = []
         for repeats in pairs.values():
             repeats_N2 = np.array(repeats)
             deviations.extend(repeats_N2 - repeats_N2.mean(axis=0))
         deviations_N2 = np.array(deviations)
+        # Without variation Pearson's r is 0 / 0.
         if not len(deviations_N2) or (np.abs(deviations_N2).max(axis=0) < 1e-9).any():
             return None
         return float(np.corrcoef(deviations_N2.T)[0, 1])

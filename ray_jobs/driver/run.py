@@ -75,6 +75,7 @@ class Run:
         Raises:
             ValueError: An impossible setting or file; before any engine starts.
         """
+        # Cheap checks first; reading a large data set takes minutes.
         system = make_system(cfg)
         check_mask_token(cfg, system)
         prepare_data(cfg)
@@ -95,6 +96,7 @@ class Run:
                 asdict(cfg),
                 say=progress.note,
             )
+            # Closed last, after the actors: what it still has to send takes a while.
             try:
                 yield cls(cfg, system, samples, record, progress, tracker, placement)
             finally:

@@ -20,6 +20,7 @@ def samples_of_step(samples: Sequence[Sample], step: int, count: int, seed: int)
         count: The number of prompts in a step.
         seed: The seed of the run.
     """
+    # A step may span several epochs, and each epoch is permuted once.
     picked: list[Sample] = []
     position = (step - 1) * count
     while len(picked) < count:
