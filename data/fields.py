@@ -7,7 +7,7 @@ what an error does: stop the reading, or be collected while the reading goes on 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +45,11 @@ class Faults:
             raise ValueError(message)
 
 
-def load_json(file: Path, kind: type = dict, encodings: Sequence[str] = ("utf-8",)) -> Any:
+def load_json(
+    file: Path,
+    kind: type = dict,
+    encodings: Sequence[str] = ("utf-8",),
+) -> Any:
     """Return the content of a JSON file.
 
     Args:
@@ -82,7 +86,12 @@ def _decoded_json(file: Path, raw: bytes, encodings: Sequence[str]) -> Any:
     raise ValueError(f"{file} is not JSON ({first_error}): download it again") from first_error
 
 
-def value(mapping: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
+def value(
+    mapping: Any,
+    key: str,
+    kind: type | tuple[type, ...],
+    where: str,
+) -> Any:
     """Return `mapping[key]`.
 
     Raises:
@@ -114,6 +123,25 @@ def texts(mapping: Any, key: str, where: str) -> tuple[str, ...]:
     return tuple(str(name) for name in names)
 
 
-def splits_found(names: list[str]) -> str:
+def optional(
+    mapping: dict[str, Any],
+    key: str,
+    kind: type,
+    where: str,
+    default: Any,
+) -> Any:
+    """Return `mapping[key]` as `value` does, or the default if the key is missing."""
+    if key not in mapping:
+        return default
+    return value(mapping, key, kind, where)
+
+
+def load_videos(file: Path) -> dict[str, Any]:
+    """Return the "videos" of a JSON file, {uid: entry}."""
+    videos: dict[str, Any] = value(load_json(file), "videos", dict, str(file))
+    return videos
+
+
+def splits_found(names: Iterable[str]) -> str:
     """Return the names of splits for an error message."""
     return ", ".join(sorted(names)) or "none"

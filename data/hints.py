@@ -40,8 +40,9 @@ def with_hints(samples: Sequence[Sample], file: Path) -> list[Sample]:
         ValueError: The file holds something else, or a sample has another query there.
     """
     try:
-        rows = json.loads(file.read_bytes())
-        known = {uid: (str(row["query"]), _hints_of(row["hints"])) for uid, row in rows.items()}
+        known = {}
+        for uid, row in json.loads(file.read_bytes()).items():
+            known[uid] = (str(row["query"]), _hints_of(row["hints"]))
     except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
         raise ValueError(
             f"{file}: not a file of hints ({type(error).__name__}: {error}); delete it: the next run asks "
@@ -50,7 +51,8 @@ def with_hints(samples: Sequence[Sample], file: Path) -> list[Sample]:
 
     hinted = []
     for sample in samples:
-        query, hints = known.get(sample.uid, (sample.query, None))
+        nothing = (sample.query, None)
+        query, hints = known.get(sample.uid, nothing)
         if query != sample.query:
             raise ValueError(
                 f"{file}: {sample.uid!r} is {query!r} there and {sample.query!r} in the data: they belong "

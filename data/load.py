@@ -27,7 +27,12 @@ from data.readers.youtube_vos import read_youtube_vos
 
 
 class Reader(Protocol):
-    def __call__(self, root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
+    def __call__(
+        self,
+        root: Path,
+        split: str,
+        faults: Faults | None = None,
+    ) -> list[Sample]:
         """Read a split.
 
         Args:
@@ -57,7 +62,11 @@ log = logging.getLogger(__name__)
 
 
 def load_samples(
-    format: str, root: str, split: str, no_target: str = "skip", broken: str = "stop"
+    format: str,
+    root: str,
+    split: str,
+    no_target: str = "skip",
+    broken: str = "stop",
 ) -> list[Sample]:
     """Return the samples of a split.
 

@@ -92,39 +92,53 @@ def timeline_of(path: str) -> Timeline:
         return Timeline([packet.pts for packet in packets], keys)
 
 
-def _decoded(path: str, timeline: Timeline, wanted: list[int]) -> Iterator[tuple[int, Any]]:
+def _decoded(
+    path: str,
+    timeline: Timeline,
+    wanted: list[int],
+) -> Iterator[tuple[int, Any]]:
     """Yield pictures with their numbers: the wanted ones, and those decoded on the way to them."""
     numbers = {time: number for number, time in enumerate(timeline.times)}
-    for start, run in _runs(timeline.keys, wanted):
-        missing = set(run)
+    for run in _runs(timeline.keys, wanted):
+        missing = set(run.numbers)
         # If a seek lands behind the key frame, read once more from the start.
-        for begin in dict.fromkeys([start, 0]):
+        for begin in dict.fromkeys([run.start, 0]):
             with _open(path) as (container, stream):
                 if begin:
                     container.seek(timeline.times[begin], stream=stream)
                 for position, frame in enumerate(container.decode(stream)):
-                    number = numbers.get(frame.pts, -1) if timeline.times else position
+                    number = position
+                    if timeline.times:
+                        number = numbers.get(frame.pts, -1)
                     if number >= 0:
                         missing.discard(number)
                         yield number, frame
-                    if number >= run[-1]:
+                    if number >= run.numbers[-1]:
                         break
             if not missing:
                 break
 
 
-def _runs(keys: list[int], wanted: list[int]) -> list[tuple[int, list[int]]]:
-    """Return wanted frames in runs, each with the key frame to start decoding at.
+@dataclass
+class Run:
+    """Frames to decode in one go, from the key frame `start` on."""
 
-    Frames share a run if a seek between them would skip nothing.
-    """
-    runs: list[tuple[int, list[int]]] = []
+    start: int
+    numbers: list[int]
+
+
+def _runs(keys: list[int], wanted: list[int]) -> list[Run]:
+    """Return wanted frames in runs. Frames share a run if a seek between them would skip nothing."""
+    runs: list[Run] = []
     for number in wanted:
-        key = keys[max(bisect_right(keys, number) - 1, 0)] if keys else 0
-        if runs and key <= runs[-1][1][-1] + 1:
-            runs[-1][1].append(number)
+        key = 0
+        if keys:
+            before = bisect_right(keys, number) - 1
+            key = keys[max(before, 0)]
+        if runs and key <= runs[-1].numbers[-1] + 1:
+            runs[-1].numbers.append(number)
         else:
-            runs.append((min(key, number), [number]))
+            runs.append(Run(min(key, number), [number]))
     return runs
 
 
@@ -136,13 +150,14 @@ def facts(path: str) -> dict[str, Any]:
         first_HWC = _upright(next(container.decode(stream)))
         rate = stream.average_rate or Fraction(1)
         if len(times) > 1:
-            rate = (len(times) - 1) / ((times[-1] - times[0]) * stream.time_base)
+            seconds = (times[-1] - times[0]) * stream.time_base
+            rate = (len(times) - 1) / seconds
     rate = Fraction(rate).limit_denominator(1001)
 
     # Packets count the frames, unless the last group of pictures does not decode.
-    if timeline.keys and _decodes(path, timeline, range(timeline.keys[-1], len(times))):
-        num_frames = len(times)
-    else:
+    num_frames = len(times)
+    last_group = range(timeline.keys[-1], num_frames) if timeline.keys else range(0)
+    if not last_group or not _decodes(path, timeline, last_group):
         num_frames = _count(path)
     return {
         "frames": num_frames,
@@ -194,7 +209,8 @@ def _open(path: str) -> Iterator[tuple[Any, Any]]:
 
 def _upright(frame: Any) -> np.ndarray:
     turns = round(frame.rotation / 90)
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+    frame_HWC = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(frame_HWC, turns))
 
 
 DECODERS = {"pyav": with_pyav, "decord": with_decord}
@@ -210,7 +226,8 @@ def main(argv: list[str]) -> None:
     def save(index: int, frame_HWC: np.ndarray) -> None:
         np.save(Path(folder) / f"{index}.npy", frame_HWC)
 
-    print(DECODERS[decoder](path, [int(number) for number in numbers], save))
+    indices = [int(number) for number in numbers]
+    print(DECODERS[decoder](path, indices, save))
 
 
 if __name__ == "__main__":

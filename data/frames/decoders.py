@@ -75,7 +75,12 @@ def facts(path: str, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
     return found
 
 
-def _run(arguments: list[str], path: str, decoder: str, timeout_s: float) -> tuple[str, str]:
+def _run(
+    arguments: list[str],
+    path: str,
+    decoder: str,
+    timeout_s: float,
+) -> tuple[str, str]:
     """Return (output, problem) of the process; the problem is "" if it ends well and in time."""
     script = Path(__file__).with_name("decode_video.py")
     command = [sys.executable, "-P", str(script), *arguments]

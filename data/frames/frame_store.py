@@ -34,12 +34,9 @@ SHARE = 8
 @cache
 def node_store() -> FrameStore:
     """Return the store of this node and user, of at most a quarter of the free space of its place."""
-    places = [place for place in (SHARED_MEMORY, Path(tempfile.gettempdir())) if place.is_dir()]
-    place = places[-1]
-    for roomy in places:
-        if shutil.disk_usage(roomy).free >= 4 * CAPACITY:
-            place = roomy
-            break
+    place = Path(tempfile.gettempdir())
+    if SHARED_MEMORY.is_dir() and _has_room(SHARED_MEMORY):
+        place = SHARED_MEMORY
 
     folder = place / f"rayvos-frames-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -48,6 +45,10 @@ def node_store() -> FrameStore:
             f"{folder}: belongs to another user: remove it, or set TMPDIR to a folder of your own"
         )
     return FrameStore(folder, min(CAPACITY, shutil.disk_usage(place).free // 4))
+
+
+def _has_room(place: Path) -> bool:
+    return shutil.disk_usage(place).free >= 4 * CAPACITY
 
 
 def mapped(path: str | Path) -> np.ndarray:
@@ -59,7 +60,8 @@ def mapped(path: str | Path) -> np.ndarray:
         pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     # Before the header lie 8 bytes of magic and version, and 2 bytes of its length.
     start = 10 + int.from_bytes(pages[8:10], "little")
-    return np.frombuffer(pages, np.uint8, offset=start).reshape(_shape(pages[8:start]))
+    shape = _shape(pages[8:start])
+    return np.frombuffer(pages, np.uint8, offset=start).reshape(shape)
 
 
 @cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -14,6 +16,24 @@ IMAGE_SUFFIXES = (*FRAME_SUFFIXES, ".webp", ".bmp", ".tif", ".tiff")
 _ORIENTATION_TAG = 274
 # EXIF orientations that exchange height and width.
 _TURNED = (5, 6, 7, 8)
+
+
+def first_file(stem: str, suffixes: Sequence[str] = FRAME_SUFFIXES) -> Path | None:
+    """Return the file of a name without its suffix: the first that exists, or None."""
+    for suffix in suffixes:
+        file = Path(stem + suffix)
+        if file.is_file():
+            return file
+    return None
+
+
+def stems_in(folder: str | Path, suffix: str) -> set[str]:
+    """Return the names of a folder's files with a suffix, without it."""
+    stems = set()
+    for name in os.listdir(folder):
+        if name.endswith(suffix):
+            stems.add(name.removesuffix(suffix))
+    return stems
 
 
 def image_size(file: Path) -> tuple[int, int]:

@@ -44,10 +44,10 @@ def probe_with_rate(path: str | Path) -> tuple[Video, Fraction | None]:
 
 def _probe_images(path: Path, folder: Path) -> Video:
     """Return the video of one image, or of all images of a folder."""
-    if path.is_dir():
-        names = [file.name for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
-    else:
-        names = [path.name]
+    names = []
+    for file in folder.iterdir() if path.is_dir() else [path]:
+        if file.suffix.lower() in IMAGE_SUFFIXES:
+            names.append(file.name)
     if not names:
         known = ", ".join(IMAGE_SUFFIXES)
         raise ValueError(f"{path}: no image in this folder; known are {known}")
@@ -62,7 +62,9 @@ def _probe_file(path: Path) -> tuple[Video, Fraction]:
         raise ValueError(f"{path}: the file is empty; copy or download it again")
     found = facts(str(path))
     names = tuple(f"{index:05d}" for index in range(found["frames"]))
-    video = Video(path.stem, str(path), names, found["height"], found["width"])
+    height = found["height"]
+    width = found["width"]
+    video = Video(path.stem, str(path), names, height, width)
     return video, Fraction(*found["rate"])
 
 

@@ -22,7 +22,7 @@ from core.digest import image_digest
 from core.types import Media, Video, View
 from data.frames.decoders import DECODERS, TIMEOUT_S, decode
 from data.frames.frame_store import node_store
-from data.frames.images import FRAME_SUFFIXES, IMAGE_SUFFIXES
+from data.frames.images import FRAME_SUFFIXES, IMAGE_SUFFIXES, first_file
 
 # Frames of a video file to decode together when it is read from end to end, fewer if they are large.
 BLOCK = 64
@@ -81,7 +81,10 @@ class Clip:
         return read_frames(self.video, indices, block=block)
 
 
-def show_views(video: Video, views: Sequence[View]) -> list[tuple[Media, np.ndarray]]:
+def show_views(
+    video: Video,
+    views: Sequence[View],
+) -> list[tuple[Media, np.ndarray]]:
     """Return the image of each view, uint8 (view.height, view.width, 3), with its digest."""
     frames_nHWC = read_frames(video, [view.frame for view in views])
     shown = []
@@ -124,7 +127,11 @@ def _check_size(video: Video, index: int, frame_HWC: np.ndarray) -> None:
 
 
 def _load_frames(
-    video: Video, indices: Sequence[int], block: int, decoders: Sequence[str], timeout_s: float
+    video: Video,
+    indices: Sequence[int],
+    block: int,
+    decoders: Sequence[str],
+    timeout_s: float,
 ) -> dict[int, np.ndarray]:
     """Return frames from the node's store, after decoding those that it lacks.
 
@@ -153,7 +160,10 @@ def _load_frames(
     return found
 
 
-def _without(names: Mapping[int, str], found: Mapping[int, np.ndarray]) -> dict[int, str]:
+def _without(
+    names: Mapping[int, str],
+    found: Mapping[int, np.ndarray],
+) -> dict[int, str]:
     return {index: name for index, name in names.items() if index not in found}
 
 
@@ -177,15 +187,25 @@ def _store_images(video: Video, names: Mapping[int, str]) -> dict[int, np.ndarra
 
 
 def _store_decoded(
-    video: Video, missing: Sequence[int], block: int, decoders: Sequence[str], timeout_s: float
+    video: Video,
+    missing: Sequence[int],
+    block: int,
+    decoders: Sequence[str],
+    timeout_s: float,
 ) -> dict[int, np.ndarray]:
-    """Decode the missing frames, and all frames of their blocks that the store lacks."""
+    """Decode the missing frames, and the other frames of their blocks unless they are stored."""
     store = node_store()
-    in_blocks: list[int] = []
-    for start in dict.fromkeys(index // block * block for index in missing):
-        in_blocks += range(start, min(start + block, video.num_frames))
-    names = _names_in_video_file(video, in_blocks)
-    wanted = [index for index in in_blocks if index in missing or not store.has(names[index])]
+    in_blocks: dict[int, None] = {}
+    for index in missing:
+        start = index // block * block
+        stop = min(start + block, video.num_frames)
+        in_blocks |= dict.fromkeys(range(start, stop))
+
+    names = _names_in_video_file(video, list(in_blocks))
+    wanted = []
+    for index, name in names.items():
+        if index in missing or not store.has(name):
+            wanted.append(index)
 
     with store.scratch() as scratch:
         decode(
@@ -196,7 +216,10 @@ def _store_decoded(
             timeout_s=timeout_s,
             num_frames=video.num_frames,
         )
-        return {index: store.put(names[index], scratch / f"{index}.npy") for index in wanted}
+        frames = {}
+        for index in wanted:
+            frames[index] = store.put(names[index], scratch / f"{index}.npy")
+        return frames
 
 
 def _names_in_video_file(video: Video, indices: Sequence[int]) -> dict[int, str]:
@@ -218,17 +241,20 @@ def _content_name(path: str) -> str:
 
 
 def _image_file(video: Video, index: int) -> str:
-    stem = os.path.join(video.path, video.frame_names[index])
+    name = video.frame_names[index]
+    stem = os.path.join(video.path, name)
     suffixes: tuple[str, ...] = FRAME_SUFFIXES
-    if os.path.splitext(stem)[1].lower() in IMAGE_SUFFIXES:
+    # Pictures of your own data keep their suffix in the name.
+    if Path(name).suffix.lower() in IMAGE_SUFFIXES:
         suffixes = ("", *FRAME_SUFFIXES)
 
-    for suffix in suffixes:
-        if os.path.isfile(stem + suffix):
-            return stem + suffix
-    raise ValueError(
-        f"{stem}{suffixes[0]}: missing ({_place(video, index)}): extract the frames of this video again"
-    )
+    file = first_file(stem, suffixes)
+    if file is None:
+        place = _place(video, index)
+        raise ValueError(
+            f"{stem}{suffixes[0]}: missing ({place}): extract the frames of this video again"
+        )
+    return str(file)
 
 
 def _read_image(video: Video, index: int) -> np.ndarray:

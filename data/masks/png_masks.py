@@ -29,8 +29,8 @@ class PngMasks(LazyMasks):
     although there is a label.
 
     Attributes:
-        missing_is_none: True if a missing file means that the object is not visible, as in Long-RVOS;
-            otherwise it is a ValueError.
+        missing_is_none: True if the object is invisible in a frame without a file, as in Long-RVOS; otherwise
+            a missing file is a ValueError.
     """
 
     folder: str
@@ -75,7 +75,10 @@ def _mask(file: Path, label: int | None, height: int, width: int) -> Rle | None:
             f"{file}: the mask is {values_HW.shape[0]} x {values_HW.shape[1]} (height x width), but the "
             f"frames of its video are {height} x {width}: use frames and masks of one release of the data"
         )
-    mask_HW = values_HW != 0 if label is None else values_HW == label
+    if label is None:
+        mask_HW = values_HW != 0
+    else:
+        mask_HW = values_HW == label
     return encode(mask_HW) if mask_HW.any() else None
 
 

@@ -50,7 +50,9 @@ def read_entries(file: Path, kind: str) -> Iterator[KeyedMasks]:
     with open(file, "rb") as stream:
         first = stream.read(4096).lstrip()[:1]
     if first != b"{":
-        what = f"begins with {first.decode('latin-1')!r}, not with '{{'" if first else "is empty"
+        what = "is empty"
+        if first:
+            what = f"begins with {first.decode('latin-1')!r}, not with '{{'"
         raise ValueError(f"{file} {what}: it is not JSON in the expected format: download it again")
     return _READ[kind](file)
 
@@ -73,21 +75,23 @@ def entries_of(key: str, masks: Any) -> tuple[Entry, list[str | None]]:
 
 
 def pixels_covered(counts: list[str]) -> np.ndarray:
-    """Return the number of pixels that each compressed encoding covers, int64 (n,).
+    """Return the number of pixels of each compressed encoding, int64 (n,).
 
-    It must be height x width: decoding fewer reads memory that was never written.
+    It must be height x width: decoding fewer reads uninitialised memory.
 
     The format (COCO's maskApi.c): a run is a number of groups of 6 bits, written as characters from 48
-    on. Bit 6 of a group says that another one follows, and bit 5 of the last is the sign. From the
+    on. Bit 6 of a group announces another one, and bit 5 of the last is the sign. From the
     fourth run on, each is a difference to the last but one, so it counts in itself and in every second
     run after it.
     """
     lengths = np.array([len(text) for text in counts])
     if not lengths.size or not lengths.all():
-        # Empty texts have no runs, so they are counted apart.
-        return np.array([pixels_covered([text])[0] if text else 0 for text in counts], np.int64)
+        # Empty texts have no runs, so the texts are counted one by one.
+        covered = [pixels_covered([text])[0] if text else 0 for text in counts]
+        return np.array(covered, np.int64)
 
-    codes = np.frombuffer("".join(counts).encode("latin-1", "replace"), np.uint8) - np.uint8(48)
+    letters = "".join(counts).encode("latin-1", "replace")
+    codes = np.frombuffer(letters, np.uint8) - np.uint8(48)
     stops = np.cumsum(lengths)
 
     # Where runs start and end among the characters of all texts. A cut text ends its last run.
@@ -100,16 +104,20 @@ def pixels_covered(counts: list[str]) -> np.ndarray:
     # The value of each run: its groups of 5 bits, lowest first. Few runs are long.
     digits = codes & 31
     runs = digits[starts].astype(np.int64)
-    for k in range(1, min(int(groups.max()), 12)):
+    most_groups = min(int(groups.max()), 12)
+    for k in range(1, most_groups):
         longer = np.flatnonzero(groups > k)
-        runs[longer] += digits[starts[longer] + k].astype(np.int64) << (5 * k)
+        higher = digits[starts[longer] + k].astype(np.int64)
+        runs[longer] += higher << (5 * k)
     negative = np.flatnonzero(codes[ends] & 16)
-    runs[negative] -= np.int64(1) << (5 * np.minimum(groups[negative], 12))
+    bits = 5 * np.minimum(groups[negative], 12)
+    runs[negative] -= np.int64(1) << bits
 
     # `first` and `beyond` are the numbers of each text's first run and of the run after its last.
     beyond = np.searchsorted(ends, stops)
     first = np.append(0, beyond[:-1])
-    to_last = np.repeat(beyond - 1, beyond - first) - np.arange(len(runs))
+    last_of_text = np.repeat(beyond - 1, beyond - first)
+    to_last = last_of_text - np.arange(len(runs))
     times = to_last // 2 + 1
     # The first run of a text is no part of a sum of differences.
     times[first] = 1
@@ -141,7 +149,11 @@ def _checked(masks: Any, where: str) -> tuple[list[str | None], tuple[int, int]]
     return counts_F, size
 
 
-def _check_coverage(counts_F: Sequence[str | None], size: tuple[int, int], where: str) -> None:
+def _check_coverage(
+    counts_F: Sequence[str | None],
+    size: tuple[int, int],
+    where: str,
+) -> None:
     """Raise ValueError unless every encoding covers all pixels of its frame."""
     frames = []
     counts = []
@@ -150,7 +162,8 @@ def _check_coverage(counts_F: Sequence[str | None], size: tuple[int, int], where
             frames.append(frame)
             counts.append(text)
     pixels = size[0] * size[1]
-    for frame, covered in zip(frames, pixels_covered(counts), strict=True):
+    covered_n = pixels_covered(counts)
+    for frame, covered in zip(frames, covered_n, strict=True):
         if covered != pixels:
             raise ValueError(
                 f'{where}: frame {frame}: "counts" cover {covered} pixels, but "size" is {_by(size)} '
@@ -165,9 +178,13 @@ def _by(size: tuple[int, int]) -> str:
 def _counts(mask: Any, where: str) -> tuple[str, tuple[int, int]]:
     size = value(mask, "size", list, where)
     counts = value(mask, "counts", str, where)
-    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+    if len(size) != 2 or not _is_side(size[0]) or not _is_side(size[1]):
         raise ValueError(f'{where}: "size" is {size}, not [height, width]')
     return counts, (size[0], size[1])
+
+
+def _is_side(side: Any) -> bool:
+    return isinstance(side, int) and side > 0
 
 
 def _read_mask_dict(file: Path) -> Iterator[KeyedMasks]:
@@ -177,7 +194,9 @@ def _read_mask_dict(file: Path) -> Iterator[KeyedMasks]:
 
 def _read_foreground(file: Path) -> Iterator[KeyedMasks]:
     for key, found in _read_mask_dict(file):
-        yield key, found.get("masks_rle") if isinstance(found, dict) else found
+        if isinstance(found, dict):
+            found = found.get("masks_rle")
+        yield key, found
 
 
 def _read_instances(file: Path) -> Iterator[KeyedMasks]:
@@ -187,7 +206,8 @@ def _read_instances(file: Path) -> Iterator[KeyedMasks]:
     with open(file, "rb") as stream:
         for image in ijson.items(stream, "images.item", use_float=True):
             if isinstance(image, dict):
-                sizes[image.get("id")] = {key: image.get(key) for key in ("height", "width")}
+                size = {"height": image.get("height"), "width": image.get("width")}
+                sizes[image.get("id")] = size
     if not sizes:
         raise ValueError(
             f'{file}: key "images" is missing or empty: it is no instances.json of COCO, or cut short'
@@ -230,7 +250,9 @@ def _rle_of(annotation: dict[str, Any], sizes: dict[Any, Any], where: str) -> An
 
 
 def _is_polygon(polygon: Any) -> bool:
-    return isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
+    if not isinstance(polygon, list):
+        return False
+    return len(polygon) >= 6 and len(polygon) % 2 == 0
 
 
 _READ = {

@@ -2,7 +2,7 @@
 
 The index is an sqlite file beside the JSON file (`<name>.index.sqlite`), or in the user's cache folder if the
 data set is read-only. It belongs to one size and time of change of the JSON file; another JSON file gets a new
-one. It is written under a temporary name and then renamed, so that processes may start together.
+one. It is written under a temporary name and then renamed: processes may start together.
 
 The kinds of files:
 
@@ -10,7 +10,7 @@ The kinds of files:
     foreground   {video: {"masks_rle": [the same]}}                     of ReVOS, for the metric R
     instances    {"images": [..], "annotations": [{"id", "image_id", "segmentation"}]}   COCO; polygons are drawn
 
-The index keeps the error in a wrong annotation, and raises it only when that annotation is needed.
+The index keeps the error in a wrong annotation. Only a reader of this annotation gets it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class RleMasks(LazyMasks):
         return self.num_frames
 
     def all(self) -> tuple[Rle | None, ...]:
-        masks_F = _masks(self.file, self.key, self.kind, _stamp(self.file))
+        stamp = _stamp(self.file)
+        masks_F = _masks(self.file, self.key, self.kind, stamp)
         if len(masks_F) != self.num_frames:
             raise ValueError(
                 f"{self.file}: key {self.key!r} has changed since the data set was read: start again"
@@ -115,10 +116,11 @@ def _entries(file: str, kind: str, stamp: Stamp) -> dict[str, Entry]:
 
 @functools.lru_cache(maxsize=64)
 def _index(file: str, kind: str, stamp: Stamp) -> str:
-    """Return the index of a JSON file, which is made now if missing or of another file."""
+    """Return the index of a JSON file. Make it if it is missing or of another file."""
     source = Path(file)
     for place in derived_places(source, ENDING):
-        if place.is_file() and _label(place) == (_VERSION, kind, *stamp):
+        wanted = (_VERSION, kind, *stamp)
+        if place.is_file() and _label(place) == wanted:
             return str(place)
     place = writable_place(source, ENDING)
     _build(source, kind, stamp, place)

@@ -49,7 +49,7 @@ class Store(Protocol):
         ...
 
     def size(self, anno: str) -> Size | None:
-        """Return the size of the masks of an object that became a target; None if it is not known."""
+        """Return the size of a target's masks; None if it is not known."""
         ...
 
 
@@ -142,7 +142,7 @@ class PaletteStore:
 class ObjectStore:
     """A folder of PNGs for each object.
 
-    A missing PNG means that the object is not visible, as in the published evaluations. A missing
+    A missing PNG means an invisible object, as in the published evaluations. A missing
     folder is an error.
 
     Attributes:
@@ -155,14 +155,18 @@ class ObjectStore:
     def target(self, frames: Frames, anno: str, where: str) -> Target:
         key = (frames.uid, anno)
         if key not in self._targets:
-            places = self.folders(frames.uid, anno)
-            folder = next((place for place in places if place.is_dir()), None)
-            if folder is None:
-                raise ValueError(
-                    f"{where} names object {anno!r}, but there is no folder {places[0]}/: {RELEASE}"
-                )
+            folder = self._folder(frames.uid, anno, where)
             self._targets[key] = _png_target(f"{frames.uid}/{anno}", folder, frames, None)
         return self._targets[key]
+
+    def _folder(self, uid: str, anno: str, where: str) -> Path:
+        places = self.folders(uid, anno)
+        for place in places:
+            if place.is_dir():
+                return place
+        raise ValueError(
+            f"{where} names object {anno!r}, but there is no folder {places[0]}/: {RELEASE}"
+        )
 
     def size(self, anno: str) -> Size | None:
         return None

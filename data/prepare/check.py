@@ -1,6 +1,6 @@
 """All errors of a data set at once: the reading goes on after each.
 
-`read_all` collects the errors in its files and returns what can be read. `problems` also looks at every frame
+`read_all` collects the errors in its files and returns the readable samples. `problems` also looks at every frame
 and every mask, and takes long. A distributed check calls `read_all` once and
 `data.prepare.verify.problems_of_video` for each video.
 """
@@ -36,7 +36,7 @@ def read_all(format: str, root: str, split: str) -> tuple[list[Sample], list[str
 
 
 def problems(format: str, root: str, split: str) -> list[str]:
-    """Return all that is wrong or odd in files, frames, masks and sentences of a split."""
+    """Return all problems of a split: in its files, frames, masks and sentences."""
     samples, found = read_all(format, root, split)
     by_video: dict[str, list[Sample]] = {}
     for sample in samples:

@@ -1,8 +1,8 @@
-"""The videos of a data set that are worth training on: the file that the label filter writes.
+"""The videos of a data set worth training on: the file of the label filter.
 
 ReVSeg (section 4.1) prompts SAM 2 on every frame with the true box, and drops all queries of a video if the
-mean IoU with the true masks is below 0.6. A mask that the segmenter misses from a perfect box is a bad
-label, or one that no answer can reach.
+mean IoU with the true masks is below 0.6. If the segmenter misses a mask from a perfect box, the mask
+is a bad label, or out of reach of any answer.
 """
 
 from __future__ import annotations
@@ -51,20 +51,34 @@ def keep_content(
 
     Args:
         about: Facts to add, such as the data set and the segmenter.
-        samples: The samples of the split. Those of a video that was not judged are broken.
+        samples: The samples of the split. A video without a judgement is broken.
     """
-    good = {one.video for one in judged if one.good(threshold)}
-    seen = {one.video for one in judged}
-    broken = [sample.video.uid for sample in samples if sample.video.uid not in seen]
-    with_target = [s for s in samples if s.targets and s.video.uid in good]
+    keep: list[str] = []
+    drop: list[str] = []
+    videos = {}
+    for one in judged:
+        if one.good(threshold):
+            keep.append(one.video)
+        else:
+            drop.append(one.video)
+        videos[one.video] = {"masks": one.masks, "mean_iou": one.mean_iou}
+
+    good = set(keep)
+    broken: dict[str, None] = {}
+    expressions_with_target = 0
+    for sample in samples:
+        if sample.video.uid not in videos:
+            broken[sample.video.uid] = None
+        if sample.targets and sample.video.uid in good:
+            expressions_with_target += 1
     return {
         **about,
         "threshold": threshold,
-        "expressions_with_target": len(with_target),
-        "keep": [one.video for one in judged if one.video in good],
-        "drop": [one.video for one in judged if one.video not in good],
-        "broken": list(dict.fromkeys(broken)),
-        "videos": {one.video: {"masks": one.masks, "mean_iou": one.mean_iou} for one in judged},
+        "expressions_with_target": expressions_with_target,
+        "keep": keep,
+        "drop": drop,
+        "broken": list(broken),
+        "videos": videos,
     }
 
 

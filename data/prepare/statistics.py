@@ -1,12 +1,12 @@
 """Figures of a split: its counts, the objects of a sentence, their visibility and size, its words.
 
-They come from samples and their tables (`data.prepare.tables`), so that no mask is decoded twice.
+They come from samples and their tables (`data.prepare.tables`): no mask is decoded twice.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,26 +25,41 @@ def statistics(samples: Sequence[Sample], tables: Mapping[Key, TargetTable]) -> 
 
     Objects, visible shares and areas count each object of a video once, however many sentences refer
     to it. Objects without a table have broken masks and are left out. Areas are shares of the frame,
-    over the frames that show the object.
+    over the frames with the object.
     """
-    videos = {sample.video.uid: sample.video for sample in samples}
+    videos: dict[str, Video] = {}
+    expressions_of_video: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()
+    num_objects: Counter[int] = Counter()
+    num_words: list[int] = []
+    for sample in samples:
+        videos[sample.video.uid] = sample.video
+        expressions_of_video[sample.video.uid] += 1
+        kinds[sample.kind or NO_KIND] += 1
+        num_objects[len(sample.targets)] += 1
+        num_words.append(len(sample.query.split()))
+
+    num_frames: list[int] = []
+    sizes: Counter[str] = Counter()
+    for video in videos.values():
+        num_frames.append(video.num_frames)
+        sizes[f"{video.height} x {video.width}"] += 1
+
     objects = _tables_of(samples, tables)
-    visible = [float((table.areas_F > 0).mean()) for table in objects if len(table.areas_F)]
-    expressions_of_video = Counter(sample.video.uid for sample in samples)
-    sizes = Counter(f"{video.height} x {video.width}" for video in videos.values())
-    kinds = Counter(sample.kind or NO_KIND for sample in samples)
     return {
         "videos": len(videos),
         "expressions": len(samples),
-        "expressions_with_target": sum(len(sample.targets) > 0 for sample in samples),
-        "frames": sum(video.num_frames for video in videos.values()),
+        "expressions_with_target": len(samples) - num_objects[0],
+        "frames": sum(num_frames),
         "objects": len(objects),
         "expressions_per_video": _spread(list(expressions_of_video.values())),
-        "frames_per_video": _spread([video.num_frames for video in videos.values()]),
-        "objects_per_expression": _counts(len(sample.targets) for sample in samples),
-        "visible_share": _spread(visible),
+        "frames_per_video": _spread(num_frames),
+        "objects_per_expression": {
+            str(number): num_objects[number] for number in sorted(num_objects)
+        },
+        "visible_share": _spread(_visible_shares(objects)),
         "area_share": _spread(_area_shares(objects, videos)),
-        "words_per_query": _spread([len(sample.query.split()) for sample in samples]),
+        "words_per_query": _spread(num_words),
         "kinds": dict(kinds.most_common()),
         "frame_sizes": dict(sizes.most_common()),
     }
@@ -79,6 +94,15 @@ def _tables_of(samples: Sequence[Sample], tables: Mapping[Key, TargetTable]) -> 
     return [tables[key] for key in keys if key in tables]
 
 
+def _visible_shares(objects: Sequence[TargetTable]) -> list[float]:
+    """The share of its frames that shows each object."""
+    shares = []
+    for table in objects:
+        if len(table.areas_F):
+            shares.append(float((table.areas_F > 0).mean()))
+    return shares
+
+
 def _area_shares(objects: Sequence[TargetTable], videos: Mapping[str, Video]) -> np.ndarray:
     shares = [np.zeros(0)]
     for table in objects:
@@ -88,14 +112,12 @@ def _area_shares(objects: Sequence[TargetTable], videos: Mapping[str, Video]) ->
     return np.concatenate(shares)
 
 
-def _counts(values: Iterable[int]) -> dict[str, int]:
-    return {str(value): count for value, count in sorted(Counter(values).items())}
-
-
 def _counts_text(counts: Mapping[str, int]) -> str:
-    shown = [f"{name}: {count:,}" for name, count in list(counts.items())[:SHOWN]]
-    more = f", and {len(counts) - SHOWN} more" if len(counts) > SHOWN else ""
-    return ", ".join(shown) + more
+    entries = [f"{name}: {count:,}" for name, count in counts.items()]
+    text = ", ".join(entries[:SHOWN])
+    if len(entries) > SHOWN:
+        text += f", and {len(entries) - SHOWN} more"
+    return text
 
 
 def _spread(values: Sequence[float] | np.ndarray) -> dict[str, float]:
@@ -104,7 +126,8 @@ def _spread(values: Sequence[float] | np.ndarray) -> dict[str, float]:
         return {}
     array = np.asarray(values, dtype=np.float64)
     spread = {"mean": float(array.mean()), "min": float(array.min())}
-    for percent, value in zip(PERCENTILES, np.percentile(array, PERCENTILES), strict=True):
+    percentiles = np.percentile(array, PERCENTILES)
+    for percent, value in zip(PERCENTILES, percentiles, strict=True):
         spread[f"p{percent}"] = float(value)
     spread["max"] = float(array.max())
     return spread
@@ -113,7 +136,5 @@ def _spread(values: Sequence[float] | np.ndarray) -> dict[str, float]:
 def _spread_text(spread: Mapping[str, float], scale: float) -> str:
     if not spread:
         return "-"
-    mean, low, median, high = (
-        f"{scale * spread[name]:.1f}" for name in ("mean", "p5", "p50", "p95")
-    )
-    return f"{mean} ({median}; {low} to {high})"
+    scaled = {name: f"{scale * value:.1f}" for name, value in spread.items()}
+    return f"{scaled['mean']} ({scaled['p50']}; {scaled['p5']} to {scaled['p95']})"

@@ -5,7 +5,7 @@
     load_tables(file)[video_uid, target.uid]
 
 The file is a numpy .npz of numbers and texts, read with `allow_pickle=False`. It holds the tables of all
-objects one after the other, and the row at which each starts.
+objects one after the other, and the first row of each.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from core.files import replacing
 from core.masks import area, box, decode
 from core.points import squared_depth
-from core.types import Rle, Target
+from core.types import Target
 
 # (video uid, target uid)
 Key = tuple[str, str]
@@ -34,7 +34,7 @@ ABSENT = -1
 
 @dataclass(frozen=True)
 class TargetTable:
-    """One object, frame by frame. Where it is not visible, area and box are 0 and points are (-1, -1).
+    """One object, frame by frame. In a frame without it, area and box are 0 and points are (-1, -1).
 
     Attributes:
         boxes_F4: Tight boxes, int32 (x0, y0, x1, y1), x1 and y1 exclusive.
@@ -58,26 +58,34 @@ class TargetTable:
 def target_table(video: str, target: Target) -> TargetTable:
     """Compute the table of one object. Masks are decoded one at a time."""
     num_frames = len(target.masks_F)
-    boxes_F4 = np.zeros((num_frames, 4), np.int32)
-    areas_F = np.zeros(num_frames, np.int64)
-    centres_F2 = np.full((num_frames, 2), ABSENT, np.int32)
-    centroids_F2 = np.full((num_frames, 2), ABSENT, np.float32)
+    table = TargetTable(
+        video,
+        target.uid,
+        boxes_F4=np.zeros((num_frames, 4), np.int32),
+        areas_F=np.zeros(num_frames, np.int64),
+        centres_F2=np.full((num_frames, 2), ABSENT, np.int32),
+        centroids_F2=np.full((num_frames, 2), ABSENT, np.float32),
+    )
     for frame, rle in enumerate(target.masks_F):
-        pixels = 0 if rle is None else area(rle)
-        if rle is None or not pixels:
+        if rle is None or not area(rle):
             continue
-        areas_F[frame] = pixels
-        boxes_F4[frame] = box(rle)
-        centres_F2[frame], centroids_F2[frame] = _points(rle, boxes_F4[frame])
-    return TargetTable(video, target.uid, boxes_F4, areas_F, centres_F2, centroids_F2)
+        table.areas_F[frame] = area(rle)
+        table.boxes_F4[frame] = box(rle)
+
+        # Objects are small and frames are large: the points are found inside the box.
+        x0, y0, x1, y1 = table.boxes_F4[frame].tolist()
+        inner_HW = decode(rle)[y0:y1, x0:x1]
+        table.centres_F2[frame] = np.add(centre(inner_HW), (x0, y0))
+        table.centroids_F2[frame] = np.add(centroid(inner_HW), (x0, y0)).round(2)
+    return table
 
 
 def centre(mask_HW: np.ndarray) -> tuple[int, int]:
-    """Return the pixel (x, y) of a mask that is farthest from everything off the mask.
+    """Return the pixel (x, y) of a mask farthest from everything off the mask.
 
     It maximises the exact Euclidean distance transform, as VisionReasoner's `prepare_dataset` does.
     Everything outside of the array counts as off the mask. Of several maxima, as along the axis of a
-    bar, it is the one nearest to their mean, so that the point lies in the middle of the mask.
+    bar, it is the one nearest to their mean, in the middle of the mask.
 
     Args:
         mask_HW: bool, not empty.
@@ -98,13 +106,16 @@ def centroid(mask_HW: np.ndarray) -> tuple[float, float]:
 
 def table_to_json(table: TargetTable) -> dict[str, Any]:
     """Return a table as numbers and texts. `table_from_json` gives the same table back."""
+    centroids = []
+    for x, y in table.centroids_F2.tolist():
+        centroids.append([round(x, 2), round(y, 2)])
     return {
         "video": table.video,
         "target": table.target,
         "boxes": table.boxes_F4.tolist(),
         "areas": table.areas_F.tolist(),
         "centres": table.centres_F2.tolist(),
-        "centroids": [[round(x, 2), round(y, 2)] for x, y in table.centroids_F2.tolist()],
+        "centroids": centroids,
     }
 
 
@@ -126,19 +137,32 @@ def save_tables(file: Path, tables: Iterable[TargetTable], made_from: str = "") 
     Args:
         made_from: A fingerprint of the tables' source. The function `made_from` reads it back.
     """
-    rows = list(tables)
-    lengths = [len(row.areas_F) for row in rows]
-    starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+    videos: list[str] = []
+    targets: list[str] = []
+    starts = [0]
+    # The empty arrays in front give the shapes and types of a file without any table.
+    boxes_N4 = [np.zeros((0, 4), np.int32)]
+    areas_N = [np.zeros(0, np.int64)]
+    centres_N2 = [np.zeros((0, 2), np.int32)]
+    centroids_N2 = [np.zeros((0, 2), np.float32)]
+    for table in tables:
+        videos.append(table.video)
+        targets.append(table.target)
+        starts.append(starts[-1] + len(table.areas_F))
+        boxes_N4.append(table.boxes_F4)
+        areas_N.append(table.areas_F)
+        centres_N2.append(table.centres_F2)
+        centroids_N2.append(table.centroids_F2)
     columns = {
         "version": np.array(VERSION),
         "made_from": np.array(made_from),
-        "videos": np.array([row.video for row in rows], dtype=str),
-        "targets": np.array([row.target for row in rows], dtype=str),
-        "starts": starts,
-        "boxes_N4": _stack([row.boxes_F4 for row in rows], (0, 4), np.int32),
-        "areas_N": _stack([row.areas_F for row in rows], (0,), np.int64),
-        "centres_N2": _stack([row.centres_F2 for row in rows], (0, 2), np.int32),
-        "centroids_N2": _stack([row.centroids_F2 for row in rows], (0, 2), np.float32),
+        "videos": np.array(videos, dtype=str),
+        "targets": np.array(targets, dtype=str),
+        "starts": np.array(starts, dtype=np.int64),
+        "boxes_N4": np.concatenate(boxes_N4),
+        "areas_N": np.concatenate(areas_N),
+        "centres_N2": np.concatenate(centres_N2),
+        "centroids_N2": np.concatenate(centroids_N2),
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as fresh, fresh.open("wb") as out:
@@ -156,11 +180,11 @@ def load_tables(file: Path) -> dict[Key, TargetTable]:
     columns = _read_columns(file)
     starts = columns["starts"]
     tables = {}
-    for row, (video, target) in enumerate(zip(columns["videos"], columns["targets"], strict=True)):
+    for row, video in enumerate(columns["videos"]):
         part = slice(starts[row], starts[row + 1])
         table = TargetTable(
             str(video),
-            str(target),
+            str(columns["targets"][row]),
             boxes_F4=columns["boxes_N4"][part],
             areas_F=columns["areas_N"][part],
             centres_F2=columns["centres_N2"][part],
@@ -171,27 +195,12 @@ def load_tables(file: Path) -> dict[Key, TargetTable]:
 
 
 def made_from(file: Path) -> str:
-    """Return the fingerprint that `save_tables` was given.
+    """Return the fingerprint given to `save_tables`.
 
     Raises:
         ValueError: The file holds something else.
     """
     return str(_read_columns(file)["made_from"])
-
-
-def _points(rle: Rle, box_4: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return centre and centroid of a mask in pixels of the frame."""
-    # Objects are small and frames are large: everything happens inside the box.
-    x0, y0, x1, y1 = (int(side) for side in box_4)
-    inner_HW = decode(rle)[y0:y1, x0:x1]
-    centre_2 = np.add(centre(inner_HW), (x0, y0))
-    centroid_2 = np.add(centroid(inner_HW), (x0, y0)).round(2)
-    return centre_2, centroid_2
-
-
-def _stack(parts: list[np.ndarray], empty: tuple[int, ...], dtype: type) -> np.ndarray:
-    """Concatenate arrays of one dtype; `empty` is the shape of the result without any."""
-    return np.concatenate([np.zeros(empty, dtype), *parts])
 
 
 def _read_columns(file: Path) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
-"""Look at every frame and every mask of a video, and list all that is missing, broken or odd.
+"""Look at every frame and every mask of a video, and list everything missing, broken or odd.
 
-This is stricter than reading for training: OpenCV returns a picture with a grey half for a JPEG that was
-cut short, and pycocotools fills a mask with too few runs from memory. Bad data never raises here.
+This is stricter than reading for training: OpenCV returns a picture with a grey half for an incomplete
+JPEG, and pycocotools fills a mask with too few runs from memory. Bad data never raises here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import av
 from PIL import Image
 
 from core.types import Rle, Sample, Target, Video
-from data.frames.images import FRAME_SUFFIXES, image_size
+from data.frames.images import FRAME_SUFFIXES, first_file, image_size
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 # Masks of one object to list; further ones are only counted.
@@ -50,11 +50,15 @@ def problems_of_video(video: Video, samples: Sequence[Sample]) -> list[Problem]:
 
 
 def broken_frames(video: Video) -> list[str]:
-    """Return a text for each frame that is missing, damaged, or of another size than the masks."""
+    """Return a text for each missing or damaged frame, or one of another size than the masks."""
     path = Path(video.path)
     if path.is_dir():
-        texts = [_wrong_image(path / name, video) for name in video.frame_names]
-        return [text for text in texts if text]
+        texts = []
+        for name in video.frame_names:
+            text = _wrong_image(path / name, video)
+            if text:
+                texts.append(text)
+        return texts
     if path.is_file():
         return _wrong_video_file(path, video)
     return [
@@ -66,7 +70,7 @@ def broken_frames(video: Video) -> list[str]:
 def media_under(folder: Path) -> list[Video]:
     """Return every folder of images and every video file below a folder, of unknown size.
 
-    They stand in for the videos of a data set whose annotations cannot be read.
+    They stand in for the videos of a data set with unreadable annotations.
     """
     image_names: dict[Path, set[str]] = {}
     video_files = []
@@ -86,7 +90,7 @@ def media_under(folder: Path) -> list[Video]:
 def broken_masks(video: Video, target: Target) -> list[str]:
     """Return a text for each error in the masks of an object.
 
-    Errors are a wrong number or size of masks, and runs that do not fill the frame.
+    Errors are a wrong number or size of masks, and runs too few or too many for the frame.
     """
     where = f"{video.path}: object {target.uid!r} of video {video.uid!r}"
     try:
@@ -99,7 +103,9 @@ def broken_masks(video: Video, target: Target) -> list[str]:
 
     wrong = []
     for frame, rle in enumerate(masks_F):
-        text = _wrong_rle(rle, video) if rle else ""
+        if not rle:
+            continue
+        text = _wrong_rle(rle, video)
         if text:
             wrong.append(f"{where}: frame {frame}: {text}")
     if len(wrong) > MANY:
@@ -108,7 +114,7 @@ def broken_masks(video: Video, target: Target) -> list[str]:
 
 
 def oddities(samples: Sequence[Sample]) -> Iterator[str]:
-    """Yield oddities in the samples of a video: sentences without words, objects that are never visible."""
+    """Yield oddities in the samples of a video: sentences without words, invisible objects."""
     for sample in samples:
         if not sample.query.strip():
             yield f"expression {sample.uid!r} has no words"
@@ -168,7 +174,7 @@ def _has_pixels(rle: Rle) -> bool:
 
 
 def _wrong_rle(rle: Rle, video: Video) -> str:
-    """Return what is wrong with a mask, or ""."""
+    """Return the error in a mask, or ""."""
     height, width = video.height, video.width
     if tuple(rle["size"]) != (height, width):
         return (
@@ -184,11 +190,11 @@ def _wrong_rle(rle: Rle, video: Video) -> str:
 
 
 def _wrong_image(stem: Path, video: Video) -> str:
-    """Return what is wrong with an image, or ""."""
-    files = [stem.with_name(stem.name + suffix) for suffix in FRAME_SUFFIXES]
-    path = next((file for file in files if file.is_file()), None)
+    """Return the error in an image, or ""."""
+    path = first_file(str(stem))
     if path is None:
-        return f"{files[0]}: missing: extract the frames of video {video.uid!r} again"
+        suffix = FRAME_SUFFIXES[0]
+        return f"{stem}{suffix}: missing: extract the frames of video {video.uid!r} again"
     try:
         with Image.open(path) as image:
             # Opening reads the header alone; this reads to the last byte.
@@ -200,7 +206,7 @@ def _wrong_image(stem: Path, video: Video) -> str:
 
 
 def _wrong_video_file(path: Path, video: Video) -> list[str]:
-    """Decode a whole video file, one frame in memory at a time, and return what is wrong with it."""
+    """Decode a whole video file, one frame in memory at a time, and return its errors."""
     seen = 0
     texts: list[str] = []
     try:

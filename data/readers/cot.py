@@ -1,4 +1,4 @@
-"""Read the two lists that VideoSEG-O3 released over other data sets, from a folder laid out as its own `data/`.
+"""Read the two lists of VideoSEG-O3 over other data sets, from a folder laid out as its own `data/`.
 
     <root>/VTG-CoT/<split>.json (or VTS-CoT)        dialogues to start from:       `read_vts_cot`
     <root>/VideoSEG-O3-RL/rl_<split>_data.json      its samples for RL:            `read_o3_rl`
@@ -7,8 +7,8 @@
 `split` is the source: mevis, revos or longrvos. An item is {"video_name", "frames", "exp", "anno_id"}. In VTS-CoT it
 also has "sample_frame_indice", "round_num", "cot_trace": [{"start_frame", "end_frame", "key_frame"}] and
 "conversations": [{"from", "value"}]. The dialogue and its frames are notes; its selections must be its "cot_trace". In
-the RL list an item stands in a list of records, of which the first alone is used (as published), and has
-"mask_existence", one for each frame.
+the RL list an item is a list of records, the first alone is used (as published), and it has "mask_existence",
+one for each frame.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ SOURCES = {
 SELECTED = re.compile(r"<select>\s*<VTG>(.*?)</VTG>", re.DOTALL)
 
 
-def read_vts_cot(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
+def read_vts_cot(
+    root: Path,
+    split: str,
+    faults: Faults | None = None,
+) -> list[Sample]:
     """Return all dialogues in the order of the file.
 
     `uid` is "<video>/<place in the file>", `kind` the source.
@@ -45,7 +49,11 @@ def read_vts_cot(root: Path, split: str, faults: Faults | None = None) -> list[S
     return _read_items(Path(root), split, file, _check_dialogue, faults or Faults())
 
 
-def read_o3_rl(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
+def read_o3_rl(
+    root: Path,
+    split: str,
+    faults: Faults | None = None,
+) -> list[Sample]:
     """Return all items in the order of the file.
 
     `uid` is "<video>/<place in the file>", `kind` the source.
@@ -63,7 +71,8 @@ def _read_items(
     folder = root / videos_name
 
     def path_of(uid: str) -> str:
-        return find_images((folder / "JPEGImages" / uid, folder / uid), file, uid)
+        folders = (folder / "JPEGImages" / uid, folder / uid)
+        return find_images(folders, file, uid)
 
     family = Family(
         file, path_of, RleStore(root / masks_name), kind=lambda item: split, notes=_notes
@@ -87,13 +96,12 @@ def _read_items(
 
 
 def _notes(uid: str, meta: Meta, item: Meta) -> Notes:
-    conversations = item.get("conversations")
-    frames = item.get("sample_frame_indice")
-    return replace(
-        notes_of(item),
-        conversations=None if conversations is None else tuple(conversations),
-        sample_frame_indice=None if frames is None else tuple(frames),
-    )
+    notes = notes_of(item)
+    if "conversations" in item:
+        notes = replace(notes, conversations=tuple(item["conversations"]))
+    if "sample_frame_indice" in item:
+        notes = replace(notes, sample_frame_indice=tuple(item["sample_frame_indice"]))
+    return notes
 
 
 def _check_existence(item: Any, where: str) -> None:
@@ -109,7 +117,7 @@ def _check_existence(item: Any, where: str) -> None:
 
 
 def _check_dialogue(item: Any, where: str) -> None:
-    """Raise ValueError for unknown roles, missing frames, and rounds that do not select their trace."""
+    """Raise ValueError for unknown roles, missing frames, and selections off the trace."""
     num_frames = len(item["frames"])
     turns = value(item, "conversations", list, where)
     for turn in turns:
@@ -153,7 +161,7 @@ def _check_frame(frame: Any, num_frames: int, where: str) -> None:
 
 
 def _selection(text: str, where: str) -> tuple[int, int, int] | None:
-    """Return (start, end, keyframe) that a turn selects; None if it selects nothing."""
+    """Return the selection of a turn, (start, end, keyframe), or None."""
     found = SELECTED.search(text)
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""Read Ref-DAVIS17, in its official layout or in the one that ReferFormer's script converts it to.
+"""Read Ref-DAVIS17, in its official layout or as ReferFormer's script converts it.
 
 Official:
 
@@ -44,10 +44,14 @@ KINDS = ("first_frame", "full_video")
 Sentences = dict[str, list[tuple[str, str]]]
 
 
-def read_davis(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
+def read_davis(
+    root: Path,
+    split: str,
+    faults: Faults | None = None,
+) -> list[Sample]:
     """Return all expressions of a split.
 
-    Their order is that of the converted file, or of the official list of videos.
+    Their order is the order of the converted file, or of the official list of videos.
     """
     root = Path(root)
     faults = faults or Faults()
@@ -107,7 +111,10 @@ def _official_video(uid: str, sentences_of: list[Sentences], root: Path) -> Meta
             file = root / "davis_text_annotations" / name
             raise ValueError(f"{file}: no sentence for video {uid!r}")
 
-    by_object = [sorted(sentences[uid], key=lambda pair: pair[0]) for sentences in sentences_of]
+    by_object = []
+    for sentences in sentences_of:
+        by_object.append(sorted(sentences[uid], key=lambda pair: pair[0]))
+
     expressions: Meta = {}
     # The published conversion stops at the annotator with the fewest sentences.
     for of_object in zip(*by_object, strict=False):
@@ -121,8 +128,9 @@ def _sentences(file: Path, encoding: str, faults: Faults) -> Sentences:
     """Read the sentences of one annotator."""
     if not file.is_file():
         raise ValueError(f"{file} is missing: download the text annotations of Ref-DAVIS17")
+    lines = file.read_text(encoding).splitlines()
     sentences: Sentences = {}
-    for number, line in enumerate(file.read_text(encoding).splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         words = line.split()
         if not words:
             continue

@@ -1,4 +1,4 @@
-"""The family of formats that write {"videos": {video: {"frames": [..], "expressions": {id: {..}}}}}.
+"""The family of formats with {"videos": {video: {"frames": [..], "expressions": {id: {..}}}}}.
 
 A `Family` describes one member: the places of images and masks, and the names of its fields. No pixel is
 decoded here: sizes come from the header of the first frame, and masks stay on disk.
@@ -14,7 +14,7 @@ from typing import Any
 
 from core.types import Notes, Sample, Target, Video
 from data.fields import Faults, texts, value
-from data.frames.images import FRAME_SUFFIXES, image_size
+from data.frames.images import FRAME_SUFFIXES, first_file, image_size
 from data.frames.reading import frame_size
 from data.masks.stores import Frames, Size, Store
 
@@ -36,12 +36,14 @@ def anno_ids(expression: Meta, key: str = "anno_id") -> list[str] | None:
 
 
 def notes_of(expression: Meta) -> Notes:
-    """Return the notes that an expression of any member may carry."""
+    """Return the notes of an expression, of whatever member of the family."""
     names = expression.get("names")
+    if not isinstance(names, list):
+        names = []
     return Notes(
         thought=str(expression.get("thought") or ""),
         description=str(expression.get("description") or ""),
-        names=tuple(str(name) for name in names) if isinstance(names, list) else (),
+        names=tuple(str(name) for name in names),
         difficulty=expression.get("difficulty"),
         ratings=expression.get("ratings"),
     )
@@ -85,8 +87,8 @@ class Family:
 def read_videos(family: Family, videos: Meta, faults: Faults) -> list[Sample]:
     """Return all expressions in the order of the file; `uid` is "<video>/<expression id>".
 
-    An expression without public ground truth has the note `hidden`: its empty `targets` do not mean
-    that nothing is to be found.
+    An expression without public ground truth has the note `hidden`. Its empty `targets` do not mean
+    an empty answer.
     """
     samples: list[Sample] = []
     for uid, meta in videos.items():
@@ -106,7 +108,7 @@ def frame_names(meta: Any, where: str) -> tuple[str, ...]:
 def present_frames(
     path: str, names: tuple[str, ...], where: str, faults: Faults
 ) -> tuple[str, ...]:
-    """Return the listed frames that a folder of images holds; for a video file, all of them.
+    """Return the listed frames in a folder of images; for a video file, all of them.
 
     Raises:
         ValueError: A frame is missing; with `faults.frames_later`, all of them are.
@@ -117,8 +119,10 @@ def present_frames(
     present: list[str] = []
     missing: list[str] = []
     for name in names:
-        is_there = any(name + suffix in files for suffix in FRAME_SUFFIXES)
-        (present if is_there else missing).append(name)
+        if any(name + suffix in files for suffix in FRAME_SUFFIXES):
+            present.append(name)
+        else:
+            missing.append(name)
     if not missing or (faults.frames_later and present):
         return tuple(present)
 
@@ -133,15 +137,12 @@ def present_frames(
 
 def header_size(path: str, name: str) -> Size | None:
     """Return (height, width) of a frame in a folder, from its header; None for a video file."""
-    for suffix in FRAME_SUFFIXES:
-        file = Path(path) / (name + suffix)
-        if file.is_file():
-            return image_size(file)
-    return None
+    file = first_file(os.path.join(path, name))
+    return None if file is None else image_size(file)
 
 
 def find_images(folders: Iterable[Path], file: Path, uid: str) -> str:
-    """Return the first of these folders or video files that exists.
+    """Return the first existing one of these folders or video files.
 
     Raises:
         ValueError: None exists.
@@ -151,11 +152,13 @@ def find_images(folders: Iterable[Path], file: Path, uid: str) -> str:
         if place.exists():
             return str(place)
 
-    names = [f"{place}" if place.suffix == ".mp4" else f"{place}/" for place in tried]
-    neither = "neither " if len(tried) > 1 else "no "
+    names = []
+    for place in tried:
+        names.append(f"{place}" if place.suffix == ".mp4" else f"{place}/")
+    there_is = "neither " + " nor ".join(names) if len(names) > 1 else f"no {names[0]}"
     raise ValueError(
-        f"{file}: video {uid!r} is listed, but there is {neither}{' nor '.join(names)}: download its "
-        "frames, or take it out of the file"
+        f"{file}: video {uid!r} is listed, but there is {there_is}: download its frames, or take it out "
+        "of the file"
     )
 
 

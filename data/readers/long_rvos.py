@@ -4,10 +4,10 @@
     <root>/<split>/JPEGImages/<video>/<frame>.jpg
     <root>/<split>/Annotations/<video>/<obj_id>/<frame>.png    every pixel that is not 0 is the object
 
-Splits: train, valid, test. A missing PNG means that the object is not visible, as in the official evaluation.
+Splits: train, valid, test. A missing PNG means an invisible object, as in the official evaluation.
 VideoSEG-O3's release converts the PNGs to mask_dict.json; it is used if there is no folder Annotations and the
-expressions carry "anno_id". Without either the ground truth is not public. `Sample.kind` is the type, by which the
-official evaluation reports. Videos of one frame are left out.
+expressions carry "anno_id". Without either the ground truth is not public. `Sample.kind` is the type; the official
+evaluation reports by it. Videos of one frame are left out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from core.types import Notes, Sample
-from data.fields import Faults, load_json, value
+from data.fields import Faults, load_videos
 from data.masks.stores import ObjectStore, RleStore, Store
 from data.readers.expressions import (
     Family,
@@ -32,11 +32,15 @@ from data.readers.mevis import split_folder
 KINDS = ("static", "dynamic", "hybrid")
 
 
-def read_long_rvos(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
+def read_long_rvos(
+    root: Path,
+    split: str,
+    faults: Faults | None = None,
+) -> list[Sample]:
     """Return all expressions of a split in the order of the file, with the note `object`."""
     folder = split_folder(Path(root), split, "meta_expressions.json")
     file = folder / "meta_expressions.json"
-    videos: dict[str, Any] = value(load_json(file), "videos", dict, str(file))
+    videos = load_videos(file)
     store, ids_field = _masks(folder)
     family = Family(
         file,
@@ -51,7 +55,7 @@ def read_long_rvos(root: Path, split: str, faults: Faults | None = None) -> list
 
 
 def _masks(folder: Path) -> tuple[Store | None, str]:
-    """Return the store of a split's masks, and the field of an expression that names its objects."""
+    """Return the store of a split's masks, and the field of an expression with its objects."""
     annotations = folder / "Annotations"
     converted = folder / "mask_dict.json"
     if annotations.is_dir():

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from core.types import Sample, Target
-from data.fields import Faults, load_json, splits_found, value
+from data.fields import Faults, load_videos, splits_found, value
 from data.masks.stores import Frames, RleStore
 from data.readers.expressions import Family, anno_ids, find_images, frame_names, read_videos
 
@@ -24,15 +23,23 @@ EXPRESSIONS = "meta_expressions.json"
 MASKS = "mask_dict.json"
 
 
-def read_mevis(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
+def read_mevis(
+    root: Path,
+    split: str,
+    faults: Faults | None = None,
+) -> list[Sample]:
     """Return all expressions of a split in the order of the file; `uid` is "<video>/<expression id>"."""
     folder = split_folder(Path(root), split, EXPRESSIONS)
     file = folder / EXPRESSIONS
     family = Family(file, _images_of(folder), RleStore(folder / MASKS))
-    return read_videos(family, _videos(file), faults or Faults())
+    return read_videos(family, load_videos(file), faults or Faults())
 
 
-def read_lvvis(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
+def read_lvvis(
+    root: Path,
+    split: str,
+    faults: Faults | None = None,
+) -> list[Sample]:
     """Return all expressions of a split of LV-VIS. Videos of one frame are left out."""
     folder = split_folder(Path(root), split, EXPRESSIONS)
     file = folder / EXPRESSIONS
@@ -43,28 +50,32 @@ def read_lvvis(root: Path, split: str, faults: Faults | None = None) -> list[Sam
         clean=lambda text: text.replace("_", " "),
         min_frames=2,
     )
-    return read_videos(family, _videos(file), faults or Faults())
+    return read_videos(family, load_videos(file), faults or Faults())
 
 
 def mevis_video_objects(root: Path, split: str) -> dict[str, tuple[Target, ...]]:
     """Return every annotated object of each video, by the uid of the video.
 
     A video of the synthetic data set lists its objects in an "anno_id" of its own. Otherwise they are
-    those that its expressions name.
+    the objects of its expressions.
     """
     folder = split_folder(Path(root), split, EXPRESSIONS)
     file = folder / EXPRESSIONS
     store = RleStore(folder / MASKS)
     objects: dict[str, tuple[Target, ...]] = {}
-    for uid, meta in _videos(file).items():
+    for uid, meta in load_videos(file).items():
         where = f"{file}: video {uid!r}"
         expressions = value(meta, "expressions", dict, where)
         ids = anno_ids(meta) or []
         if not ids:
             for expression in expressions.values():
                 ids += anno_ids(expression) or []
+
         frames = Frames(uid, frame_names(meta, where), None)
-        objects[uid] = tuple(store.target(frames, anno, where) for anno in dict.fromkeys(ids))
+        targets = []
+        for anno in dict.fromkeys(ids):
+            targets.append(store.target(frames, anno, where))
+        objects[uid] = tuple(targets)
     return objects
 
 
@@ -72,11 +83,11 @@ def split_folder(root: Path, split: str, mark: str) -> Path:
     """Return <root>/<split>.
 
     Raises:
-        ValueError: It does not exist. The message names the splits: the folders that hold `mark`.
+        ValueError: It does not exist. The message names the splits, the folders with a `mark`.
     """
     folder = root / split
     if not folder.is_dir():
-        found = splits_found([path.parent.name for path in root.glob(f"*/{mark}")])
+        found = splits_found(path.parent.name for path in root.glob(f"*/{mark}"))
         raise ValueError(f"{folder}: no such folder; splits under {root}: {found} (data.root)")
     return folder
 
@@ -87,8 +98,3 @@ def _images_of(folder: Path) -> Callable[[str], str]:
         return find_images(places, folder / EXPRESSIONS, uid)
 
     return path_of
-
-
-def _videos(file: Path) -> dict[str, Any]:
-    videos: dict[str, Any] = value(load_json(file), "videos", dict, str(file))
-    return videos

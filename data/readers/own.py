@@ -22,13 +22,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from core.types import Notes, Rle, Sample, Target, Video
-from data.fields import Faults, load_json, splits_found, texts, value
-from data.frames.images import FRAME_SUFFIXES, IMAGE_SUFFIXES
+from data.fields import Faults, load_videos, optional, splits_found, texts, value
+from data.frames.images import FRAME_SUFFIXES, IMAGE_SUFFIXES, stems_in
 from data.frames.probing import probe
 from data.masks.png_masks import PngMasks
 from data.masks.rle_entries import entries_of
@@ -40,17 +39,21 @@ EXPRESSION_KEYS = ("exp", "objects", "kind")
 KEPT_SUFFIXES = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix not in FRAME_SUFFIXES)
 
 
-def read_own(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
+def read_own(
+    root: Path,
+    split: str,
+    faults: Faults | None = None,
+) -> list[Sample]:
     """Return all expressions in the order of the file; `uid` is "<video>/<place in the list>"."""
     root = Path(root)
     faults = faults or Faults()
     file = root / f"{split}.json"
     if not file.is_file():
-        found = splits_found([path.stem for path in root.glob("*.json")])
+        found = splits_found(path.stem for path in root.glob("*.json"))
         raise ValueError(f"{file}: no such file; splits in {root}: {found} (data.root)")
 
     samples: list[Sample] = []
-    for uid, meta in value(load_json(file), "videos", dict, str(file)).items():
+    for uid, meta in load_videos(file).items():
         with faults.noted():
             samples += _read_video(root, uid, meta, f"{file}: video {uid!r}", faults)
     return samples
@@ -69,7 +72,7 @@ def _read_video(root: Path, uid: str, meta: Any, where: str, faults: Faults) -> 
 
 
 def _video(uid: str, path: Path, meta: Any, where: str, faults: Faults) -> Video:
-    """Return a video as its file or folder holds it, or with the frames that are listed."""
+    """Return a video with the frames of its file or folder, or with the listed ones."""
     try:
         found = probe(path)
     except ValueError as error:
@@ -104,11 +107,12 @@ def _objects(
     root: Path, video: Video, meta: Any, where: str, faults: Faults
 ) -> dict[str, Target | None]:
     """Return the objects of a video by name; None for one with an error."""
-    listed = value(meta, "objects", dict, where) if "objects" in meta else {}
+    listed = optional(meta, "objects", dict, where, default={})
     objects: dict[str, Target | None] = {}
     for name, masks in listed.items():
         objects[name] = None
         its = f"{where}: object {name!r}"
+        # An object with an error stays known, so that expressions may name it.
         with faults.noted():
             if isinstance(masks, str):
                 objects[name] = _target_of_folder(root / masks, video, name, its)
@@ -123,10 +127,12 @@ def _target_of_folder(folder: Path, video: Video, name: str, where: str) -> Targ
             f"{where}: there is no folder {folder}/: name one with a PNG for each frame"
         )
     stems = []
-    for frame in video.frame_names:
-        stems.append(frame.partition(".")[0] if frame.endswith(KEPT_SUFFIXES) else frame)
+    for name_of_frame in video.frame_names:
+        if name_of_frame.endswith(KEPT_SUFFIXES):
+            name_of_frame = name_of_frame.partition(".")[0]
+        stems.append(name_of_frame)
 
-    found = {file.removesuffix(".png") for file in os.listdir(folder) if file.endswith(".png")}
+    found = stems_in(folder, ".png")
     strange = sorted(found - set(stems))
     if strange or not found:
         what = f"{strange[0]}.png, which is no frame" if strange else "no PNG"
@@ -181,7 +187,7 @@ def _sample(
         if target is not None:
             targets.append(target)
 
-    kind = value(expression, "kind", str, where) if "kind" in expression else ""
+    kind = optional(expression, "kind", str, where, default="")
     notes = Notes(hidden="objects" not in expression)
     return Sample(f"{video.uid}/{i}", video, query, tuple(targets), kind, notes)
 

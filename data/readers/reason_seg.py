@@ -2,19 +2,18 @@
 
     <root>/<split>/<name>.jpg, <name>.json    labelme: {"text": [..], "is_sentence", "shapes": [{"label", "points"}]}
 
-Splits: train, val, test. The mask is the one that LISA draws: the larger a polygon, the earlier it is drawn (outline
-and filling), so that small ones stay visible. Label "flag" is skipped, a label that contains "ignore" marks pixels
-that do not count, everything else is the target. Files are UTF-8, or cp1252. In train every sentence is a sample; in
+Splits: train, val, test. The mask is LISA's: the larger a polygon, the earlier it is drawn (outline
+and filling), and small ones stay visible. Label "flag" is skipped, a label with "ignore" in it marks pixels to
+ignore, everything else is the target. Files are UTF-8, or cp1252. In train every sentence is a sample; in
 val and test the first one alone counts, as in the published evaluation.
 
-`Sample.kind` is "long" (a sentence) or "short" (a phrase), by which the test set is reported. The note `ignore_F` is
-the mask of the pixels that do not count, None if all count.
+`Sample.kind` is "long" (a sentence) or "short" (a phrase), and the test set is reported by it. The note
+`ignore_F` is the mask of the pixels to ignore, if any.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ import numpy as np
 from core.masks import encode
 from core.types import Notes, Rle, Sample, Target, Video
 from data.fields import Faults, load_json, splits_found, value
-from data.frames.images import image_size
+from data.frames.images import image_size, stems_in
 from data.masks.lazy import LazyMasks
 
 ENCODINGS = ("utf-8", "cp1252")
@@ -52,7 +51,11 @@ class PolygonMask(LazyMasks):
         return (_fill_polygons(self.file, self.height, self.width)[0],)
 
 
-def read_reason_seg(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
+def read_reason_seg(
+    root: Path,
+    split: str,
+    faults: Faults | None = None,
+) -> list[Sample]:
     """Return all sentences, sorted by the names of the images.
 
     `uid` is "<name>/<place of the sentence>".
@@ -61,21 +64,18 @@ def read_reason_seg(root: Path, split: str, faults: Faults | None = None) -> lis
     folder = root / split
     faults = faults or Faults()
     if not folder.is_dir():
-        splits = [path.name for path in root.glob("*/") if any(path.glob("*.json"))]
-        raise ValueError(
-            f"{folder}: no such folder; splits under {root}: {splits_found(splits)} (data.root)"
-        )
+        found = splits_found(path.name for path in root.glob("*/") if any(path.glob("*.json")))
+        raise ValueError(f"{folder}: no such folder; splits under {root}: {found} (data.root)")
 
-    files = os.listdir(folder)
-    names = sorted(file.removesuffix(".jpg") for file in files if file.endswith(".jpg"))
-    described = {file.removesuffix(".json") for file in files if file.endswith(".json")}
-    for name in sorted(described - set(names)):
+    images = stems_in(folder, ".jpg")
+    described = stems_in(folder, ".json")
+    for name in sorted(described - images):
         faults.report(
             f"{folder / name}.jpg is missing, but there is {name}.json: download it again"
         )
 
     samples: list[Sample] = []
-    for name in names:
+    for name in sorted(images):
         with faults.noted():
             samples += _read_image(folder, name, first_only=split != "train")
     return samples
@@ -87,7 +87,8 @@ def _read_image(folder: Path, name: str, first_only: bool) -> list[Sample]:
     texts = value(content, "text", list, str(file))
     if not texts or not all(isinstance(text, str) for text in texts):
         raise ValueError(f'{file}: "text" is {texts!r:.60}, not a list of one or more sentences')
-    kind = "long" if value(content, "is_sentence", bool, str(file)) else "short"
+    is_sentence = value(content, "is_sentence", bool, str(file))
+    kind = "long" if is_sentence else "short"
     shapes = _shapes(content, str(file))
 
     height, width = image_size(folder / f"{name}.jpg")
@@ -127,7 +128,7 @@ def _shapes(content: Any, where: str) -> list[Shape]:
 
 @functools.lru_cache(maxsize=512)
 def _fill_polygons(file: str, height: int, width: int) -> tuple[Rle | None, Rle | None]:
-    """Return the masks of the target and of the pixels that do not count; None for an empty one."""
+    """Return the masks of the target and of the pixels to ignore; None for an empty one."""
     shapes = _shapes(load_json(Path(file), dict, ENCODINGS), file)
     areas = []
     for _, corners_N2 in shapes:

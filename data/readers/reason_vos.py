@@ -5,23 +5,23 @@
     <root>/Annotations/<source>_<video>_<object>/<frame>.png     every pixel that is not 0 is the object
 
 "expressions" is a list of {"obj_id", "exp_id", "exp_text", "is_sent"}, or {id: {"obj_id", "exp_text"}}. The official
-evaluation names results by object, so that two expressions of one object overwrite each other. Here `uid` is
+evaluation names results by object, and two expressions of one object overwrite each other. Here `uid` is
 "<video>/<exp_id>", or the place in the list if exp_ids of a video repeat.
 
 The published scripts differ in the folder's source: as in the file, or in small letters. A frame without a PNG does
-not count in the official evaluation; the note `frames_listed` names those that do. A missing folder is an error
+not count in the official evaluation; the note `frames_listed` names the others. A missing folder is an error
 here, while the official evaluation leaves the expression out.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from core.types import Notes, Sample
-from data.fields import Faults, load_json, value
+from data.fields import Faults, load_videos, value
+from data.frames.images import stems_in
 from data.masks.png_masks import PngMasks
 from data.masks.stores import ObjectStore
 from data.readers.expressions import (
@@ -36,7 +36,11 @@ from data.readers.expressions import (
 SPLIT = "test"
 
 
-def read_reason_vos(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
+def read_reason_vos(
+    root: Path,
+    split: str,
+    faults: Faults | None = None,
+) -> list[Sample]:
     """Return all expressions in the order of the file, with the notes `source` and `object`.
 
     `Sample.kind` is "sentence" or "phrase".
@@ -49,14 +53,16 @@ def read_reason_vos(root: Path, split: str, faults: Faults | None = None) -> lis
         )
     file = root / "meta_expressions.json"
     videos: dict[str, Any] = {}
-    for uid, meta in value(load_json(file), "videos", dict, str(file)).items():
+    for uid, meta in load_videos(file).items():
         with faults.noted():
             videos[uid] = _with_expressions_by_id(meta, f"{file}: video {uid!r}")
 
     def mask_folders(uid: str, obj: str) -> list[Path]:
         source = str(videos[uid].get("source", ""))
-        sources = dict.fromkeys((source, source.lower()))
-        return [root / "Annotations" / f"{name}_{uid}_{obj}" for name in sources]
+        folders = []
+        for name in dict.fromkeys((source, source.lower())):
+            folders.append(root / "Annotations" / f"{name}_{uid}_{obj}")
+        return folders
 
     family = Family(
         file,
@@ -99,12 +105,11 @@ def _notes(uid: str, meta: Meta, expression: Meta) -> Notes:
 
 
 def _with_frames_listed(sample: Sample) -> Sample:
-    """Return the sample with a note of the frames that count, if not all do."""
+    """Return the sample with a note of the frames to count, unless all do."""
     listed: set[str] = set()
     for target in sample.targets:
         assert isinstance(target.masks_F, PngMasks)
-        files = os.listdir(target.masks_F.folder)
-        listed |= {file.removesuffix(".png") for file in files if file.endswith(".png")}
+        listed |= stems_in(target.masks_F.folder, ".png")
 
     names = tuple(name for name in sample.video.frame_names if name in listed)
     if len(names) == sample.video.num_frames:

@@ -6,7 +6,7 @@
                               <root>/../train2014 or <root>/train2014
 
 `root` is the folder of one data set (refcoco, refcoco+, refcocog). A pickle can run code. This one is read once, by a
-reader that refuses everything but plain data, and kept as JSON beside it ("refs(unc).p.json"). `split` is val, testA,
+reader of plain data alone, and kept as JSON beside it ("refs(unc).p.json"). `split` is val, testA,
 testB, test (both, or that of refcocog) or train. The partition of the data set is "unc" or "umd", or the one before a
 slash ("google/val"). Every sentence is a sample; `uid` is "<image>/<sent_id>".
 """
@@ -38,7 +38,11 @@ class PlainUnpickler(pickle.Unpickler):
         )
 
 
-def read_refcoco(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
+def read_refcoco(
+    root: Path,
+    split: str,
+    faults: Faults | None = None,
+) -> list[Sample]:
     """Return all sentences of a split in the order of the file."""
     root = Path(root)
     faults = faults or Faults()
@@ -65,7 +69,7 @@ def read_refcoco(root: Path, split: str, faults: Faults | None = None) -> list[S
 
 
 def references(file: Path) -> list[Any]:
-    """Return the content of the pickle from its JSON copy, which is made now if missing or older.
+    """Return the content of the pickle from its JSON copy. Make the copy if it is missing or older.
 
     Raises:
         ValueError: The pickle is damaged, or holds anything but plain data.

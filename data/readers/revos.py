@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from core.types import Notes, Sample
-from data.fields import Faults, load_json, splits_found, value
+from data.fields import Faults, load_videos, splits_found, value
 from data.masks.rle_entries import Entry
 from data.masks.rle_index import RleMasks, entries
 from data.masks.stores import RELEASE, RleStore
@@ -29,21 +29,28 @@ PREFIX = "meta_expressions_"
 SUFFIX = "_.json"
 
 
-def read_revos(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
+def read_revos(
+    root: Path,
+    split: str,
+    faults: Faults | None = None,
+) -> list[Sample]:
     """Return all expressions of a split in the order of the file."""
     root = Path(root)
     faults = faults or Faults()
     file = root / f"{PREFIX}{split}{SUFFIX}"
     if not file.is_file():
-        names = [path.name for path in root.glob(f"{PREFIX}*{SUFFIX}")]
-        found = splits_found([name.removeprefix(PREFIX).removesuffix(SUFFIX) for name in names])
+        splits = []
+        for path in root.glob(f"{PREFIX}*{SUFFIX}"):
+            splits.append(path.name.removeprefix(PREFIX).removesuffix(SUFFIX))
+        found = splits_found(splits)
         raise ValueError(f"{file}: no such file; splits in {root}: {found} (data.root)")
 
-    videos = value(load_json(file), "videos", dict, str(file))
+    videos = load_videos(file)
     foreground_of = _foregrounds(root / "mask_dict_foreground.json", faults)
 
     def path_of(uid: str) -> str:
-        return find_images((root / "JPEGImages" / uid, root / uid), file, uid)
+        folders = (root / "JPEGImages" / uid, root / uid)
+        return find_images(folders, file, uid)
 
     def notes(uid: str, meta: Meta, expression: Meta) -> Notes:
         return replace(notes_of(expression), foreground_F=foreground_of(uid, meta))
@@ -60,16 +67,18 @@ def read_revos(root: Path, split: str, faults: Faults | None = None) -> list[Sam
 
 
 def _kind(expression: dict[str, Any], file: Path) -> str:
-    number = value(expression, "type_id", int, f"{file}: {expression['exp']!r:.60}")
+    sentence = f"{expression['exp']!r:.60}"
+    number = value(expression, "type_id", int, f"{file}: {sentence}")
     if number not in KINDS:
-        meaning = ", ".join(f"{i} ({kind})" for i, kind in KINDS.items())
-        raise ValueError(
-            f'{file}: "type_id" of {expression["exp"]!r:.60} is {number!r}, not one of {meaning}'
-        )
+        meanings = ", ".join(f"{i} ({kind})" for i, kind in KINDS.items())
+        raise ValueError(f'{file}: "type_id" of {sentence} is {number!r}, not one of {meanings}')
     return KINDS[number]
 
 
-def _foregrounds(file: Path, faults: Faults) -> Callable[[str, Meta], RleMasks | None]:
+def _foregrounds(
+    file: Path,
+    faults: Faults,
+) -> Callable[[str, Meta], RleMasks | None]:
     """Return a function from a video to its foreground; ValueError if it does not fit the frames."""
     held: dict[str, Entry] = {}
     if file.is_file():

@@ -6,9 +6,9 @@
     <root>/<split>/meta.json                                {"videos": {video: {"objects": {"1": {"category", ..}}}}}
 
 Splits of Ref-YouTube-VOS: train has ground truth; valid and test have none. The JSON file of valid also lists the
-videos of the competition's test set. They are left out, and for that the file of test must exist. The video's frames
-are the listed ones, which the server wants. A frame without its PNG is an error, as in the published readers. VISA's
-mask_dict.pkl, whose keys are a running count, is not used.
+videos of the competition's test set. They are left out, so the file of test must exist. The server wants the listed frames, so
+these are the video's. A frame without its PNG is an error, as in the published readers. VISA's
+mask_dict.pkl with its running count of keys is not used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.types import Notes, Sample
-from data.fields import Faults, load_json, splits_found, value
+from data.fields import Faults, load_videos, splits_found
 from data.masks.stores import PaletteStore
 from data.readers.expressions import (
     Family,
@@ -33,7 +33,11 @@ HIDDEN = ("valid", "test")
 EXPRESSIONS = "meta_expressions.json"
 
 
-def read_youtube_vos(root: Path, split: str, faults: Faults | None = None) -> list[Sample]:
+def read_youtube_vos(
+    root: Path,
+    split: str,
+    faults: Faults | None = None,
+) -> list[Sample]:
     """Return all expressions of a split in the order of the file.
 
     The notes have `object`, and `category` if meta.json exists.
@@ -58,17 +62,16 @@ def load_expressions(root: Path, split: str) -> tuple[Path, Meta]:
     file = root / "meta_expressions" / split / EXPRESSIONS
     if not file.parent.is_dir():
         files = root.glob(f"meta_expressions/*/{EXPRESSIONS}")
-        found = splits_found([path.parent.name for path in files])
+        found = splits_found(path.parent.name for path in files)
         raise ValueError(f"{file.parent}: no such folder; splits under {root}: {found} (data.root)")
-    return file, value(load_json(file), "videos", dict, str(file))
+    return file, load_videos(file)
 
 
 def load_categories(file: Path, faults: Faults) -> Meta:
     """Return {video: {"objects": {object: {"category"}}}} of meta.json; empty without the file."""
     if file.is_file():
         with faults.noted():
-            videos: Meta = value(load_json(file), "videos", dict, str(file))
-            return videos
+            return load_videos(file)
     return {}
 
 
@@ -104,11 +107,14 @@ def _notes(uid: str, expression: Meta, categories: Meta) -> Notes:
 
     name = str(expression["obj_id"])
     # meta.json serves this note alone, so anything unexpected in it is passed over.
-    of_video = categories.get(uid)
-    objects = of_video.get("objects") if isinstance(of_video, dict) else None
-    found = objects.get(name) if isinstance(objects, dict) else None
-    category = str(found.get("category", "")) if isinstance(found, dict) else ""
+    objects = _entry(_entry(categories, uid), "objects")
+    category = str(_entry(objects, name).get("category", ""))
     return replace(notes, object=name, category=category)
+
+
+def _entry(mapping: Meta, key: str) -> Meta:
+    found = mapping.get(key)
+    return found if isinstance(found, dict) else {}
 
 
 def _videos_of_test(root: Path, file: Path) -> Meta:
@@ -118,5 +124,4 @@ def _videos_of_test(root: Path, file: Path) -> Meta:
             f"{other} is missing: {file} lists the videos of valid and of test, and only this file tells "
             'which are which; put it there (or {"videos": {}}, if yours lists valid alone)'
         )
-    videos: Meta = value(load_json(other), "videos", dict, str(other))
-    return videos
+    return load_videos(other)
