@@ -1,11 +1,11 @@
-"""MLflow in the background: training hands over a step and goes on; a server that is down costs nothing.
+"""MLflow in the background: training hands over a step and continues, whatever the server does.
 
-Every record goes first to `mlflow_outbox.jsonl` in the run folder, in the caller's thread (a file append). A thread of
-its own reads that file and sends it, with back-off while MLflow does not answer. `mlflow.json` remembers, for each
-tracking URI, the MLflow run and how many bytes of the outbox it has: a later process goes on there, and another
-URI gets the whole history. Points carry the time of their step, so sending one twice changes nothing. Files are
-named in the outbox and read when they are sent.
-This file does not know what is measured.
+Every record first goes to `mlflow_outbox.jsonl` in the run folder, a file append in the caller's
+thread. A thread of its own reads that file and sends it, and backs off while MLflow does not answer.
+`mlflow.json` holds, for each tracking URI, the MLflow run and the number of bytes it has of the
+outbox. A later process continues there, and another URI gets the whole history. Points carry the
+time of their step, so sending one twice changes nothing. Files are named in the outbox and read when
+they are sent.
 """
 
 from __future__ import annotations
@@ -26,16 +26,23 @@ from core.files import append_lines, repair_lines, write_json
 
 OUTBOX = "mlflow_outbox.jsonl"
 STATE = "mlflow.json"
+
+# Back-off while MLflow does not answer.
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 30.0
-BATCH = 900  # MLflow takes 1000 metrics and 100 parameters in one call
-CHUNK = 100  # records sent before the position is written down
+
+# MLflow takes 1000 metrics and 100 parameters in one call.
+METRICS_PER_CALL = 900
+PARAMS_PER_CALL = 100
+
+# Records sent before the position is written down.
+CHUNK = 100
 
 
 class MlflowWriter:
-    """Steps of one run, on their way to MLflow. An empty `uri` switches it off: calls then do nothing.
+    """Sends the steps of one run to MLflow. With an empty `uri` every call does nothing.
 
-    `say` gets one line when MLflow stops answering and one when everything is delivered again; it is called from
+    `say` gets one line when MLflow stops answering and one when everything is delivered again, in
     the background thread.
     """
 
@@ -66,21 +73,22 @@ class MlflowWriter:
             self._thread.start()
 
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Points at one step; returns at once. Values that are no finite numbers stay in the outbox only."""
+        """Hand over the points of one step. Values without a finite number stay in the outbox."""
         self._put({"step": step, "time_ms": int(time.time() * 1000), "metrics": dict(metrics)})
 
     def tags(self, tags: Mapping[str, Any]) -> None:
-        self._put({"tags": {k: str(v) for k, v in tags.items()}})
+        """Hand over tags of the run."""
+        self._put({"tags": {key: str(value) for key, value in tags.items()}})
 
     def artifact(self, file: Path, folder: str = "") -> None:
-        """A file, or all files below a folder, into the run's artifacts under `folder`; it is read when it is sent."""
+        """Hand over a file, or all files below a folder, for `folder` in the run's artifacts."""
         self._put({"artifact": str(file.resolve()), "to": folder})
 
     def close(self, timeout: float = 30.0, status: str = "FINISHED") -> bool:
-        """Send what is left, for at most `timeout` seconds; True if MLflow has everything.
+        """Send the rest, for at most `timeout` seconds; return True if MLflow has everything.
 
-        If not, nothing is lost: the outbox stays, and the next writer on this folder sends it. `status` is MLflow's
-        FINISHED, FAILED or KILLED.
+        Otherwise nothing is lost: the next writer on this folder sends the outbox. `status` is
+        MLflow's FINISHED, FAILED or KILLED.
         """
         if self._thread is None:
             return True
@@ -91,9 +99,11 @@ class MlflowWriter:
         return self.delivered()
 
     def delivered(self) -> bool:
-        """True if MLflow has every record of the outbox."""
+        """Return True if MLflow has every record of the outbox."""
+        if not self._uri:
+            return True
         size = self._outbox.stat().st_size if self._outbox.exists() else 0
-        return not self._uri or self._state().get("sent", 0) >= size
+        return self._state().get("sent", 0) >= size
 
     def _put(self, record: Mapping[str, Any]) -> None:
         if self._thread is not None:
@@ -101,7 +111,7 @@ class MlflowWriter:
             self._news.set()
 
     def _work(self) -> None:
-        """The thread: waits for records and sends them, for ever, until closed and (once more) tried."""
+        """The thread: send records as they come, until closed and tried once more."""
         wait = FIRST_WAIT_S
         down = False
         while True:
@@ -109,53 +119,56 @@ class MlflowWriter:
             self._news.clear()
             try:
                 self._send_all()
-                wait = FIRST_WAIT_S
                 if down:
                     self._say("MLflow answers again: everything is delivered")
+                wait = FIRST_WAIT_S
                 down = False
-            except (
-                Exception
-            ) as error:  # the one boundary: no error of a tracking service may reach training
+            except Exception as error:
+                # The one boundary: no error of a tracking service may reach training.
                 self._client = None
                 if not down:
-                    self._say(
-                        f"MLflow does not answer, steps are kept in {OUTBOX} ({_first_line(error)})"
-                    )
+                    reason = _first_line(error)
+                    self._say(f"MLflow does not answer, steps are kept in {OUTBOX} ({reason})")
                 down = True
-            if closing and not self._news.is_set():
-                return
-            if down and not closing:
+
+            if closing:
+                # Records that came during this last attempt get one more.
+                if not self._news.is_set():
+                    return
+            elif down:
                 self._closing.wait(wait)
                 wait = min(2 * wait, LONGEST_WAIT_S)
-            elif not closing:
+            else:
                 self._news.wait()
 
     def _send_all(self) -> None:
+        """Send every whole line of the outbox after the remembered position."""
         self._connect()
         if not self._outbox.exists():
             return
-        with self._outbox.open("rb") as lines:
-            lines.seek(self._state().get("sent", 0))
-            while whole := [
-                line for line in itertools.islice(lines, CHUNK) if line.endswith(b"\n")
-            ]:
+        with self._outbox.open("rb") as outbox:
+            outbox.seek(self._state().get("sent", 0))
+            while True:
+                lines = list(itertools.islice(outbox, CHUNK))
+                whole = [line for line in lines if line.endswith(b"\n")]
+                if not whole:
+                    return
                 self._send([json.loads(line) for line in whole])
-                self._remember(self._state()["sent"] + sum(map(len, whole)))
+                length = sum(len(line) for line in whole)
+                self._remember(self._state()["sent"] + length)
 
     def _connect(self) -> None:
-        """The client, and the run: the one of this folder and URI if MLflow still has it, else a new one."""
+        """Open the client and the run: this folder's one for the URI, or a new one if it is gone."""
         if self._client is not None:
             return
         client = _client(self._uri)
         self._run_id = self._state().get("run_id", "")
         if not self._run_id or not _is_alive(client, self._run_id):
             experiment = client.get_experiment_by_name(self._experiment)
-            where = _artifacts_of(self._uri)
-            number = (
-                experiment.experiment_id
-                if experiment
-                else client.create_experiment(self._experiment, where)
-            )
+            if experiment:
+                number = experiment.experiment_id
+            else:
+                number = client.create_experiment(self._experiment, _artifacts_of(self._uri))
             self._run_id = client.create_run(number, run_name=self._name).info.run_id
             self._remember(0)
             _log_params(client, self._run_id, self._params)
@@ -163,29 +176,41 @@ class MlflowWriter:
         self._client = client
 
     def _send(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Records in one go; if MLflow refuses them as malformed, one by one, and the refused one is named."""
+        """Send records together; if MLflow refuses them as malformed, one by one.
+
+        A record that is refused alone is reported.
+        """
         from mlflow.exceptions import MlflowException
 
-        metrics = [m for record in records for m in _metrics(record)]
         try:
-            for start in range(0, len(metrics), BATCH):
-                self._client.log_batch(self._run_id, metrics=metrics[start : start + BATCH])
+            self._send_metrics(records)
             for record in records:
-                for key, value in record.get("tags", {}).items():
-                    self._client.set_tag(self._run_id, _key(key), value)
-                if "artifact" in record:
-                    self._upload(Path(record["artifact"]), record["to"])
-                if "status" in record:
-                    self._client.set_terminated(self._run_id, status=record["status"])
+                self._send_rest(record)
         except MlflowException as error:
             if error.get_http_status_code() != 400:
                 raise
-            for record in records if len(records) > 1 else ():
-                self._send([record])
             if len(records) == 1:
-                self._say(
-                    f"MLflow refuses a record, which stays in {OUTBOX} only: {_first_line(error)}"
-                )
+                reason = _first_line(error)
+                self._say(f"MLflow refuses a record, which stays in {OUTBOX} only: {reason}")
+                return
+            for record in records:
+                self._send([record])
+
+    def _send_metrics(self, records: Sequence[Mapping[str, Any]]) -> None:
+        points: list[Any] = []
+        for record in records:
+            points += _metrics(record)
+        for start in range(0, len(points), METRICS_PER_CALL):
+            part = points[start : start + METRICS_PER_CALL]
+            self._client.log_batch(self._run_id, metrics=part)
+
+    def _send_rest(self, record: Mapping[str, Any]) -> None:
+        for key, value in record.get("tags", {}).items():
+            self._client.set_tag(self._run_id, _key(key), value)
+        if "artifact" in record:
+            self._upload(Path(record["artifact"]), record["to"])
+        if "status" in record:
+            self._client.set_terminated(self._run_id, status=record["status"])
 
     def _upload(self, file: Path, folder: str) -> None:
         if file.is_dir():
@@ -195,20 +220,26 @@ class MlflowWriter:
         else:
             self._say(f"{file} is gone: MLflow does not get it")
 
+    def _states(self) -> dict[str, Any]:
+        if not self._state_file.exists():
+            return {}
+        return json.loads(self._state_file.read_text())
+
     def _state(self) -> dict[str, Any]:
-        states = json.loads(self._state_file.read_text()) if self._state_file.exists() else {}
-        return states.get(self._uri, {})
+        return self._states().get(self._uri, {})
 
     def _remember(self, sent: int) -> None:
-        states = json.loads(self._state_file.read_text()) if self._state_file.exists() else {}
-        write_json(self._state_file, {**states, self._uri: {"run_id": self._run_id, "sent": sent}})
+        state = {"run_id": self._run_id, "sent": sent}
+        write_json(self._state_file, {**self._states(), self._uri: state})
 
 
 def _client(uri: str) -> Any:
-    """An MLflow client; the import and the first sqlite migration take seconds, hence only in the thread."""
-    os.environ.setdefault(
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"
-    )  # we retry ourselves, and must notice `close`
+    """Return an MLflow client.
+
+    The import and the first migration of a sqlite file take seconds, so only the thread does them.
+    """
+    # The writer retries by itself, and must notice `close` in between.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for noisy in ("alembic", "mlflow.store.db.utils", "urllib3.connectionpool"):
@@ -223,17 +254,28 @@ def _client(uri: str) -> Any:
 
 
 def _artifacts_of(uri: str) -> str | None:
-    """Where a new experiment keeps its files: beside a database on disk, not in whatever folder the job runs in."""
+    """Return the place for files of a new experiment: beside a database on disk.
+
+    MLflow's own default is the working directory of the job.
+    """
     file = uri.partition("sqlite:///")[2]
-    return (Path(file).resolve().parent / "mlartifacts").as_uri() if file else None
+    if not file:
+        return None
+    return (Path(file).resolve().parent / "mlartifacts").as_uri()
 
 
 def _metrics(record: Mapping[str, Any]) -> list[Any]:
-    """MLflow points of a record; nan and infinity (strings in the outbox) are left out: MLflow cannot draw them."""
+    """Return the MLflow points of a record.
+
+    NaN and infinity are strings in the outbox. MLflow cannot draw them, so they are left out.
+    """
     from mlflow.entities import Metric
 
-    values = {k: v for k, v in record.get("metrics", {}).items() if isinstance(v, (int, float))}
-    return [Metric(_key(k), float(v), record["time_ms"], record["step"]) for k, v in values.items()]
+    points = []
+    for key, value in record.get("metrics", {}).items():
+        if isinstance(value, (int, float)):
+            points.append(Metric(_key(key), float(value), record["time_ms"], record["step"]))
+    return points
 
 
 def _is_alive(client: Any, run_id: str) -> bool:
@@ -243,22 +285,25 @@ def _is_alive(client: Any, run_id: str) -> bool:
         return client.get_run(run_id).info.lifecycle_stage == "active"
     except MlflowException as error:
         if error.get_http_status_code() == 404:
-            return False  # the database was replaced: a new run gets the whole outbox
+            # The database was replaced: a new run gets the whole outbox.
+            return False
         raise
 
 
 def _log_params(client: Any, run_id: str, params: Mapping[str, Any]) -> None:
     from mlflow.entities import Param
 
-    entries = [Param(_key(k), str(v)[:6000]) for k, v in params.items()]
-    for start in range(0, len(entries), 100):
-        client.log_batch(run_id, params=entries[start : start + 100])
+    entries = [Param(_key(key), str(value)[:6000]) for key, value in params.items()]
+    for start in range(0, len(entries), PARAMS_PER_CALL):
+        client.log_batch(run_id, params=entries[start : start + PARAMS_PER_CALL])
 
 
 def _key(name: str) -> str:
-    """MLflow's alphabet for names: letters, digits, and _ - . / : space."""
+    """Return a name in MLflow's alphabet: letters, digits, and _ - . / : space."""
     return re.sub(r"[^\w\-./: ]", "_", name)
 
 
 def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+    lines = str(error).splitlines()
+    first = lines[0][:200] if lines else ""
+    return f"{type(error).__name__}: {first}"

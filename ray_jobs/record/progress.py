@@ -1,11 +1,11 @@
-"""What a person watches while a job runs: a live display on a terminal, plain lines in a log.
+"""The display of a running job: live on a terminal, plain lines in a log.
 
-    with Progress.open(100, "revseg · tiny/weights/revseg · datasets/synthetic · runs/revseg_tiny") as progress:
+    with Progress.open(100, "revseg · tiny/weights/revseg · runs/revseg_tiny") as progress:
         with progress.phase("evaluate", total=200) as phase:
             phase.advance(1)
         progress.step(1, {"reward": 1.2, "reward/format": 0.9}, {"play": 1.5, "learn": 2.0})
 
-It shows numbers by their names and computes none but means and the remaining time.
+Numbers are shown by their names. Only means and the remaining time are computed here.
 """
 
 from __future__ import annotations
@@ -30,21 +30,32 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-STAGES = (
-    "play",
-    "mask",
-    "score",
-    "learn",
-    "publish",
-)  # of a step: shown while they run, without a line of their own
+# Stages of a step: shown while they run, without a line of their own afterwards.
+STAGES = ("play", "mask", "score", "learn", "publish")
+
 REFRESH_S = 0.2
-LAST = 8  # steps in the live table
+
+# Steps in the live table.
+LAST = 8
+
 BARS = "▁▂▃▄▅▆▇█"
+
+# Figures besides the reward that get a column: metric, head, format.
+EXTRAS = (
+    ("logprob_gap_mean", "gap", "{:.1e}"),
+    ("jf", "J&F", "{:.1f}"),
+    ("J&F", "J&F", "{:.1f}"),
+    ("tokens_per_second", "tok/s", "{:.0f}"),
+)
 
 
 @dataclass
 class Phase:
-    """Something that takes a while. `total` None: it cannot be counted."""
+    """A part of a job that takes a while.
+
+    Attributes:
+        total: number of pieces, None if they cannot be counted.
+    """
 
     name: str
     total: float | None = None
@@ -55,6 +66,7 @@ class Phase:
         self.spinner = Spinner("dots")
 
     def advance(self, count: float = 1) -> None:
+        """Count finished pieces."""
         self.done += count
 
     @property
@@ -64,17 +76,20 @@ class Phase:
 
 @dataclass(frozen=True)
 class Step:
+    """A finished step; `at` is the monotonic time of its report."""
+
     number: int
     metrics: dict[str, float]
     seconds: dict[str, float]
-    at: float  # monotonic seconds when it was reported
+    at: float
 
 
 class Screen(Console):
-    """A console on which printing and refreshing take turns.
+    """A console whose printing and refreshing take turns.
 
-    rich works out where the cursor must go before it writes: a line printed while another thread refreshes the live
-    part would overwrite a line above it. `print` to standard output goes through here too while the display is live.
+    rich computes the cursor's way before it writes, so a line printed during another thread's refresh
+    would overwrite a line above it. While the display is live, `print` to standard output goes through
+    here too.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -87,7 +102,10 @@ class Screen(Console):
 
 
 class Progress:
-    """Open with `Progress.open`; may be called from any thread. `live` False writes plain lines."""
+    """The display. Start it with `Progress.open`; any thread may call it.
+
+    With `live` False it writes plain lines.
+    """
 
     def __init__(self, total_steps: int, title: str, console: Screen, live: bool) -> None:
         self.total_steps = total_steps
@@ -97,15 +115,15 @@ class Progress:
         self._steps: list[Step] = []
         self._phases: list[Phase] = []
         self._lock = console.turn
-        self._live = (
-            Live(console=console, get_renderable=self.screen, auto_refresh=False) if live else None
-        )
+        self._live: Live | None = None
+        if live:
+            self._live = Live(console=console, get_renderable=self.screen, auto_refresh=False)
         self._rest = threading.Event()
         self._refresher: threading.Thread | None = None
 
     @classmethod
     def open(cls, total_steps: int, title: str) -> Progress:
-        """A started display: live if standard output is a terminal that can move its cursor."""
+        """Start a display: live if standard output is a terminal with a movable cursor."""
         console = Screen()
         live = sys.stdout.isatty() and not console.is_dumb_terminal
         progress = cls(total_steps, title, console, live)
@@ -127,7 +145,7 @@ class Progress:
         self.close()
 
     def close(self) -> None:
-        """Leave the last screen standing and give the terminal back; may be called twice."""
+        """Leave the last screen standing and give the terminal back; twice is allowed."""
         self._rest.set()
         if self._refresher is not None:
             self._refresher.join()
@@ -138,7 +156,10 @@ class Progress:
 
     @contextmanager
     def phase(self, name: str, total: float | None = None) -> Iterator[Phase]:
-        """Shows `name` while it lasts, and a line with its seconds after it (none for the stages of a step)."""
+        """Show `name` while the block runs, and a line with its seconds afterwards.
+
+        The stages of a step leave no line.
+        """
         phase = Phase(name, total)
         self._wake()
         with self._lock:
@@ -156,52 +177,62 @@ class Progress:
                 self._phases.remove(phase)
 
     def step(self, step: int, metrics: Mapping[str, float], seconds: Mapping[str, float]) -> None:
-        """A finished step; on a terminal it enters the table, else it is one line."""
+        """Report a finished step: a row of the live table, or one line of a log."""
         self._wake()
         with self._lock:
             self._steps.append(Step(step, dict(metrics), dict(seconds), time.monotonic()))
         if self._live is None:
-            self._line(escape(step_line(self._steps[-1], self.total_steps, self.remaining())))
+            line = step_line(self._steps[-1], self.total_steps, self.remaining())
+            self._line(escape(line))
 
     def note(self, text: str) -> None:
-        """One line that stays."""
+        """Print a line that stays."""
         self._line(escape(text))
 
     def table(self, title: str, rows: Sequence[Sequence[str]]) -> None:
-        """A table that stays, below the live display, which rests until the next phase or step.
+        """Print a table that stays. The live display rests until the next phase or step.
 
-        A first row whose first cell is empty is the head.
+        A first row with an empty first cell is the head.
         """
-        head, body = (rows[0], rows[1:]) if rows and rows[0][0] == "" else (None, rows)
+        has_head = bool(rows) and rows[0][0] == ""
+        head = rows[0] if has_head else ()
+        body = rows[1:] if has_head else rows
         table = Table(
-            title=escape(title), title_justify="left", box=box.ROUNDED, show_header=head is not None
+            title=escape(title), title_justify="left", box=box.ROUNDED, show_header=has_head
         )
-        for column in range(max(map(len, rows), default=0)):
-            name = escape(head[column]) if head and column < len(head) else ""
+        columns = max((len(row) for row in rows), default=0)
+        for column in range(columns):
+            name = escape(head[column]) if column < len(head) else ""
             table.add_column(name, justify="left" if column == 0 else "right")
         for row in body:
-            table.add_row(*map(escape, row))
+            table.add_row(*(escape(cell) for cell in row))
         self.close()
         self.console.print(table)
 
     def remaining(self) -> float | None:
-        """Estimated seconds to the last step: wall time of a step so far, evaluation and checkpoints included."""
+        """Return the estimated seconds to the last step, or None before the first one.
+
+        The wall time of a step so far counts, evaluation and checkpoints included.
+        """
         if not self._steps:
             return None
         first = self._steps[0]
         last = self._steps[-1]
-        own = sum(first.seconds.values())
-        each = (last.at - first.at) / (len(self._steps) - 1) if len(self._steps) > 1 else own
+        if len(self._steps) == 1:
+            each = sum(first.seconds.values())
+        else:
+            each = (last.at - first.at) / (len(self._steps) - 1)
         return each * (self.total_steps - last.number)
 
     def screen(self) -> RenderableType:
-        """The live part: header, bar of all steps, running phases, last steps, curve of the reward."""
+        """Return the live part: bar of all steps, running phases, last steps, reward curve."""
         with self._lock:
             parts: list[RenderableType] = [self._overall()]
             if self._phases:
                 parts.append(_phase_rows(self._phases, _bar_width(self.console)))
             if self._steps:
-                parts += [step_table(self._steps[-LAST:], self.console.width - 4), self._curve()]
+                parts.append(step_table(self._steps[-LAST:], self.console.width - 4))
+                parts.append(self._curve())
         return Panel(
             Group(*parts),
             title=f"[bold]{escape(self.title)}[/]",
@@ -210,30 +241,28 @@ class Progress:
         )
 
     def _overall(self) -> RenderableType:
+        spent = duration(time.monotonic() - self._began)
+        if not self.total_steps:
+            return Text(spent)
         done = self._steps[-1].number if self._steps else 0
         left = self.remaining()
+        if left is not None:
+            spent += f", about [bold]{duration(left)}[/] left"
+        bar = ProgressBar(self.total_steps, done, width=_bar_width(self.console))
         grid = Table.grid(padding=(0, 1))
-        if not self.total_steps:
-            return Text(duration(time.monotonic() - self._began))
-        label = f"step [bold]{done}[/] of {self.total_steps}"
-        eta = "" if left is None else f", about [bold]{duration(left)}[/] left"
-        spent = duration(time.monotonic() - self._began)
-        grid.add_row(
-            label, ProgressBar(self.total_steps, done, width=_bar_width(self.console)), spent + eta
-        )
+        grid.add_row(f"step [bold]{done}[/] of {self.total_steps}", bar, spent)
         return grid
 
     def _curve(self) -> RenderableType:
-        rewards = [s.metrics["reward"] for s in self._steps if "reward" in s.metrics]
+        rewards = [step.metrics["reward"] for step in self._steps if "reward" in step.metrics]
         if not rewards:
             return Text()
-        width = max(10, min(60, self.console.width - 42))
+        bars = sparkline(rewards, max(10, min(60, self.console.width - 42)))
         ends = f"{_mean(rewards[:10]):.3f} → {_mean(rewards[-10:]):.3f}"
-        return Text.from_markup(
-            f"reward [green]{sparkline(rewards, width)}[/] {ends} [dim](means of 10)[/]"
-        )
+        return Text.from_markup(f"reward [green]{bars}[/] {ends} [dim](means of 10)[/]")
 
     def _wake(self) -> None:
+        """Start the live display if it rests."""
         with self._lock:
             if self._live is None or self._live.is_started:
                 return
@@ -252,101 +281,135 @@ class Progress:
             if self._live is not None:
                 self.console.print(markup)
             else:
-                # One write, no wrapping: a log line is one line, however narrow the log's idea of a terminal.
+                # One write without wrapping: a log line stays one line, whatever width rich assumes.
                 print(Text.from_markup(markup).plain, flush=True)
 
 
 def step_line(step: Step, total_steps: int, left: float | None) -> str:
-    """A step as one plain line: reward, its parts, gap, J&F, seconds, remaining time."""
-    m = step.metrics
+    """Return a step as one plain line: reward, its parts, gap, J&F, seconds, remaining time."""
+    metrics = step.metrics
     words = [f"step {step.number:>{len(str(total_steps))}}/{total_steps}"]
-    parts = " ".join(
-        f"{k.removeprefix('reward/')} {m[k]:.2f}" for k in m if k.startswith("reward/")
-    )
-    if "reward" in m:
-        words.append(f"reward {m['reward']:.3f}" + (f" ({parts})" if parts else ""))
-    elif "loss" in m:
-        words.append(f"loss {m['loss']:.4f}")
-    words += [f"{head} {value}" for head, value in _extras(m)]
-    stages = " ".join(f"{k} {v:.1f}" for k, v in step.seconds.items())
+    if "reward" in metrics:
+        reward = f"reward {metrics['reward']:.3f}"
+        parts = _reward_parts([step])
+        if parts:
+            each = " ".join(f"{head} {metrics[key]:.2f}" for key, head in parts.items())
+            reward += f" ({each})"
+        words.append(reward)
+    elif "loss" in metrics:
+        words.append(f"loss {metrics['loss']:.4f}")
+    for head, value in _extras(metrics).items():
+        words.append(f"{head} {value}")
+    stages = " ".join(f"{name} {seconds:.1f}" for name, seconds in step.seconds.items())
     words.append(f"{sum(step.seconds.values()):.1f} s ({stages})")
-    return "  ".join(words + ([f"{duration(left)} left"] if left is not None else []))
+    if left is not None:
+        words.append(f"{duration(left)} left")
+    return "  ".join(words)
 
 
 def step_table(steps: Sequence[Step], width: int) -> Table:
-    """The last steps, newest last; columns that do not fit into `width` characters are left out, the last first."""
-    names = list(dict.fromkeys(k for s in steps for k in s.metrics if k.startswith("reward/")))
-    stages = list(dict.fromkeys(k for s in steps for k in s.seconds))
-    rows = [
-        {"step": str(s.number)}
-        | ({"reward": f"{s.metrics['reward']:.3f}"} if "reward" in s.metrics else {})
-        | {n.removeprefix("reward/"): f"{s.metrics[n]:.2f}" for n in names if n in s.metrics}
-        | dict(_extras(s.metrics))
-        | {"seconds": f"{sum(s.seconds.values()):.1f}"}
-        | {n: f"{s.seconds[n]:.1f}" for n in stages if n in s.seconds}
-        for s in steps
-    ]
+    """Return a table of the last steps, newest last.
+
+    The last columns are left out if they do not fit into `width` characters.
+    """
+    rows = [_cells(step) for step in steps]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     used = 0
     heads = []
-    for head in dict.fromkeys(h for row in rows for h in row):
-        used += 3 + max(len(head), *(len(row.get(head, "")) for row in rows))
+    for head in _heads(steps):
+        longest = max(len(row.get(head, "")) for row in rows)
+        used += 3 + max(len(head), longest)
         if used > width:
             break
         heads.append(head)
-        table.add_column(
-            head, justify="right", no_wrap=True, style="bold" if head == "reward" else ""
-        )
+        style = "bold" if head == "reward" else ""
+        table.add_column(head, justify="right", no_wrap=True, style=style)
     for row in rows:
-        table.add_row(*(row.get(h, "") for h in heads))
+        table.add_row(*(row.get(head, "") for head in heads))
     return table
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """Values as a row of at most `width` bars from lowest to highest; neighbours are averaged when there are more."""
+    """Return values as a row of at most `width` bars from lowest to highest.
+
+    Neighbours are averaged if there are more values than bars.
+    """
     count = min(width, len(values))
-    edges = [round(i * len(values) / count) for i in range(count + 1)] if count else [0]
-    means = [_mean(values[a:b]) for a, b in itertools.pairwise(edges)]
-    low = min(means, default=0.0)
-    high = max(means, default=0.0)
-    span = high - low
-    return "".join(
-        BARS[round((m - low) / span * (len(BARS) - 1))] if span > 0 else BARS[0] for m in means
-    )
+    if count == 0:
+        return ""
+    edges = [round(i * len(values) / count) for i in range(count + 1)]
+    means = [_mean(values[start:stop]) for start, stop in itertools.pairwise(edges)]
+    low = min(means)
+    span = max(means) - low
+    if not span > 0:
+        # All values are equal, or one is NaN.
+        return BARS[0] * count
+    top = len(BARS) - 1
+    return "".join(BARS[round((mean - low) / span * top)] for mean in means)
 
 
 def duration(seconds: float) -> str:
-    """`4.2 s`, `3 min 05 s`, `2 h 10 min`."""
+    """Return a time in words: `4.2 s`, `3 min 05 s`, `2 h 10 min`."""
     if seconds < 60:
         return f"{max(seconds, 0.0):.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return (
-        f"{minutes} min {rest:02d} s"
-        if minutes < 60
-        else f"{minutes // 60} h {minutes % 60:02d} min"
-    )
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _extras(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
-    """The other figures worth a column: log-prob gap, J&F, tokens a second."""
-    shown = []
-    for key, head, form in (
-        ("logprob_gap_mean", "gap", "{:.1e}"),
-        ("jf", "J&F", "{:.1f}"),
-        ("J&F", "J&F", "{:.1f}"),
-        ("tokens_per_second", "tok/s", "{:.0f}"),
-    ):
+def _reward_parts(steps: Sequence[Step]) -> dict[str, str]:
+    """Return metric -> head of the reward's parts in any of the steps."""
+    parts = {}
+    for step in steps:
+        for key in step.metrics:
+            if key.startswith("reward/"):
+                parts[key] = key.removeprefix("reward/")
+    return parts
+
+
+def _extras(metrics: Mapping[str, float]) -> dict[str, str]:
+    """Return head -> value of the figures in EXTRAS."""
+    shown = {}
+    for key, head, form in EXTRAS:
         if key in metrics:
-            shown.append((head, form.format(metrics[key])))
+            shown[head] = form.format(metrics[key])
     return shown
+
+
+def _cells(step: Step) -> dict[str, str]:
+    """Return head -> text of a step's row."""
+    metrics = step.metrics
+    cells = {"step": str(step.number)}
+    if "reward" in metrics:
+        cells["reward"] = f"{metrics['reward']:.3f}"
+    for key, head in _reward_parts([step]).items():
+        cells[head] = f"{metrics[key]:.2f}"
+    cells |= _extras(metrics)
+    cells["seconds"] = f"{sum(step.seconds.values()):.1f}"
+    for stage, seconds in step.seconds.items():
+        cells[stage] = f"{seconds:.1f}"
+    return cells
+
+
+def _heads(steps: Sequence[Step]) -> list[str]:
+    """Return the heads of all columns, in the order in which a first row has them."""
+    heads: dict[str, None] = {}
+    for step in steps:
+        heads |= dict.fromkeys(_cells(step))
+    return list(heads)
 
 
 def _phase_rows(phases: Sequence[Phase], width: int) -> RenderableType:
     grid = Table.grid(padding=(0, 1))
-    for p in phases:
-        bar: RenderableType = ProgressBar(p.total, p.done, width=width) if p.total else ""
-        count = f"{p.done:g}/{p.total:g}" if p.total else ""
-        grid.add_row(p.spinner, escape(p.name), bar, count, f"[dim]{duration(p.seconds)}[/]")
+    for phase in phases:
+        bar: RenderableType = ""
+        count = ""
+        if phase.total:
+            bar = ProgressBar(phase.total, phase.done, width=width)
+            count = f"{phase.done:g}/{phase.total:g}"
+        spent = f"[dim]{duration(phase.seconds)}[/]"
+        grid.add_row(phase.spinner, escape(phase.name), bar, count, spent)
     return grid
 
 
