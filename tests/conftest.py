@@ -1,4 +1,4 @@
-"""Shared by all tests: the environment of a CPU run, their order, and one local Ray for the tests of actors."""
+"""Shared by all tests: the environment of a CPU run, the order of tests, and one local Ray."""
 
 from __future__ import annotations
 
@@ -9,41 +9,45 @@ from typing import Any
 from cluster.environment import cpu_env, offline_env
 
 ENV = cpu_env() | offline_env()
-os.environ.update(ENV)  # before torch, transformers, deepspeed or vLLM are imported
+# Set before torch, transformers, deepspeed or vLLM are imported.
+os.environ.update(ENV)
 
 import pytest
 
-LONGEST_FIRST = (
-    "tests/ray_jobs/",
-    "tests/actors/",
-    "tests/models/",
-    "",
-)  # the first three start processes
-ONE_RUN = [
-    f"tests/ray_jobs/test_{name}.py" for name in ("evaluate", "resume", "train")
-]  # read the same finished run
+# Folders in running order: the first three start processes and take longest.
+LONGEST_FIRST = ("tests/ray_jobs/", "tests/actors/", "tests/models/", "")
+# These files read the same finished run.
+ONE_RUN = (
+    "tests/ray_jobs/test_evaluate.py",
+    "tests/ray_jobs/test_resume.py",
+    "tests/ray_jobs/test_train.py",
+)
+
+
+def file_of(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def rank(item: pytest.Item) -> tuple[int, bool]:
-        file = item.nodeid.partition("::")[0]
-        return next(
-            i for i, folder in enumerate(LONGEST_FIRST) if file.startswith(folder)
-        ), file not in ONE_RUN
+        file = file_of(item.nodeid)
+        starts = [file.startswith(folder) for folder in LONGEST_FIRST]
+        return starts.index(True), file not in ONE_RUN
 
     items.sort(key=rank)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """For the processes of `make test`: a file stays in one of them, as do all files that read the one finished run.
+    """Keep a file in one process of `make test`, and all files of the finished run in the same one.
 
-    Most tests compute on one core or wait for processes to start, so two at a time take little longer than one.
+    Most tests compute on one core or wait for processes, so two at a time take little longer than
+    one.
     """
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
+            file = file_of(nodeid)
             return "finished run" if file in ONE_RUN else file
 
     return ByFile(config, log)
@@ -51,7 +55,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def ray_env() -> Iterator[dict[str, str]]:
-    """A local Ray, ended with the session; yields the environment that its actors have."""
+    """The environment of the actors of a local Ray, which ends with the session."""
     import ray
 
     started = not ray.is_initialized()

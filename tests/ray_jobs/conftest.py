@@ -1,4 +1,4 @@
-"""Jobs as a user starts them: a process of its own, a small data set, and one finished run that several tests read."""
+"""Jobs as a user starts them: a process of its own, a small data set, and one finished run."""
 
 from __future__ import annotations
 
@@ -21,22 +21,27 @@ PROMPTS = 4
 GROUP = 4
 EVALUATED = 4
 TIMEOUT_S = 600
-# Settings for all jobs, for instance `policy.path=...`, when the tests are to run with something else than the preset.
+
+# Settings of all jobs, for instance `policy.path=...`, to test something else than the preset.
 EXTRA = os.environ.get("RAYVOS_TEST_SETTINGS", "").split()
 
 
 def environment() -> dict[str, str]:
-    """A user's: without what the tests set for themselves, which a job must set for its own processes."""
-    return {k: v for k, v in os.environ.items() if ENV.get(k) != v}
+    """Return a user's environment, without the variables of the tests.
+
+    A job must set these for its own processes.
+    """
+    return {name: value for name, value in os.environ.items() if ENV.get(name) != value}
 
 
-def command(job: str, *settings: str) -> list[str]:
-    return [sys.executable, "-m", f"ray_jobs.{job}", "revseg_tiny", *EXTRA, *settings]
+def job_command(job: str, *words: str) -> list[str]:
+    return [sys.executable, "-m", f"ray_jobs.{job}", *words]
 
 
-def run_job(job: str, *settings: str) -> subprocess.CompletedProcess[str]:
+def start_job(job: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a job with these words and wait for it."""
     return subprocess.run(
-        command(job, *settings),
+        job_command(job, *words),
         cwd=REPOSITORY,
         env=environment(),
         capture_output=True,
@@ -45,14 +50,24 @@ def run_job(job: str, *settings: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def command(job: str, *settings: str) -> list[str]:
+    """Return the command line of a job with the default preset."""
+    return job_command(job, "revseg_tiny", *EXTRA, *settings)
+
+
+def run_job(job: str, *settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a job with the default preset and wait for it."""
+    return start_job(job, "revseg_tiny", *EXTRA, *settings)
+
+
 def told(done: subprocess.CompletedProcess[str]) -> str:
-    """All that a process said, for the message of a failed assertion."""
+    """Return the output of a process, for the message of a failed assertion."""
     return f"exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
 
 
 @dataclass(frozen=True)
 class Small:
-    """Settings of a run that takes a minute: everything real, everything few."""
+    """Settings of a run of one minute: everything real, everything few."""
 
     data: Path
     home: Path
@@ -107,5 +122,6 @@ def finished(small: Small) -> Finished:
 
 
 def keys_of(lines: Sequence[dict[str, object]]) -> set[str]:
-    """Keys that every line has."""
-    return set.intersection(*(set(line) for line in lines))
+    """Return the keys of every line."""
+    keys = [set(line) for line in lines]
+    return set.intersection(*keys)

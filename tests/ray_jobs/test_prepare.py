@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +27,7 @@ from ray_jobs.driver.prepare_steps import Split
 from ray_jobs.prepare import expressions_of, parse_arguments, present_splits
 from ray_jobs.record.progress import Progress
 from tests.data.fixtures import FIXTURES
-from tests.ray_jobs.conftest import TIMEOUT_S, environment, told
+from tests.ray_jobs.conftest import TIMEOUT_S, environment, job_command, start_job, told
 from tiny.world.write import write_split
 
 FEW = 3  # videos of a small split
@@ -144,18 +143,11 @@ def test_a_fingerprint_follows_the_annotations(split: Split) -> None:
 
 
 def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "ray_jobs.prepare", *words]
+    return job_command("prepare", *words)
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*words),
-        cwd=REPOSITORY,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-    )
+    return start_job("prepare", *words)
 
 
 def _edit(file: Path, change: Callable[[Any], None]) -> None:

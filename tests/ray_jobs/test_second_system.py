@@ -1,34 +1,25 @@
-"""A system that trains on hints, asks on the side and is paid by difficulty, on the loop of the first one.
+"""A system with hints, auxiliary questions and budgets by difficulty, on the common loop.
 
-The policy is the one that was shipped for another system: its answers are worth little here, and the loop is the same.
+Its policy is the one shipped for another system: the answers are worth little here, and the loop is
+the same.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from configs.load import REPOSITORY
+from core.files import read_lines
 from core.masks import area
 from core.types import Sample
 from data.load import load_samples
 from ray_jobs.record.predictions import FILE
-from tests.ray_jobs.conftest import (
-    EVALUATED,
-    GROUP,
-    PROMPTS,
-    STEPS,
-    TIMEOUT_S,
-    Small,
-    environment,
-    told,
-)
+from tests.ray_jobs.conftest import EVALUATED, GROUP, PROMPTS, STEPS, Small, start_job, told
 
 PRESET = """
 policy: {path: tiny/weights/revseg}
@@ -41,35 +32,51 @@ system:
 rollout: {max_model_len: 512, max_num_seqs: 16}
 learner: {row_tokens: 2048}
 """
+ASPECTS = (
+    "scene_complexity",
+    "segmentation_challenge",
+    "temporal_ambiguity",
+    "motion_complexity",
+    "linguistic_ambiguity",
+)
 
 
-def rate(folder: Path, samples: list[Sample], hard: set[str]) -> None:
-    """A file of ratings: 10 in everything for the sentences `hard`, 1 for all others."""
-    aspects = (
-        "scene_complexity",
-        "segmentation_challenge",
-        "temporal_ambiguity",
-        "motion_complexity",
-        "linguistic_ambiguity",
-    )
-    rated = {
-        s.uid: {"query": s.query, "ratings": dict.fromkeys(aspects, 10 if s.uid in hard else 1)}
-        for s in samples
-    }
+def write_ratings(folder: Path, samples: list[Sample], hard: set[str]) -> None:
+    """Rate the sentences in `hard` with 10 in every aspect, and all others with 1."""
+    rated = {}
+    for sample in samples:
+        rating = 10 if sample.uid in hard else 1
+        rated[sample.uid] = {"query": sample.query, "ratings": dict.fromkeys(ASPECTS, rating)}
     folder.mkdir()
     (folder / "train.json").write_text(json.dumps({"rater": "test", "prompt": 1, "samples": rated}))
 
 
 def run(job: str, preset: Path, settings: list[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", f"ray_jobs.{job}", str(preset), *settings],
-        cwd=REPOSITORY,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-    )
+    done = start_job(job, str(preset), *settings)
     assert done.returncode == 0, told(done)
+
+
+def visible_areas(sample: Sample) -> np.ndarray:
+    """Return the summed area of the targets on each frame, (F,)."""
+    areas_F = np.zeros(sample.video.num_frames, int)
+    for target in sample.targets:
+        for frame, mask in enumerate(target.masks_F):
+            if mask is not None:
+                areas_F[frame] += area(mask)
+    return areas_F
+
+
+def check_episode(line: dict[str, Any], sample: Sample, hard: set[str]) -> None:
+    """Training shows a frame with a large target, and pays by the budget of the sentence."""
+    frame = line["facts"]["frame"]
+    areas_F = visible_areas(sample)
+    assert areas_F[frame]
+    assert (areas_F > areas_F[frame]).sum() < 5
+    assert len(line["turns"]) == 1
+
+    budget = 90 if sample.uid in hard else 1
+    over = max(line["facts"]["reasoning_tokens"] - budget, 0)
+    assert line["parts"]["length"] == pytest.approx(1 - 0.01 * over)
 
 
 @pytest.mark.slow
@@ -78,70 +85,49 @@ def test_hints_in_training_the_sampler_in_evaluation_and_budgets_by_difficulty(
 ) -> None:
     preset = tmp_path / "second.yaml"
     preset.write_text(PRESET)
-    samples = {s.uid: s for s in load_samples("mevis", str(small.data), "train")}
+    samples = {sample.uid: sample for sample in load_samples("mevis", str(small.data), "train")}
     hard = set(list(samples)[::2])
-    rate(tmp_path / "ratings", list(samples.values()), hard)
+    write_ratings(tmp_path / "ratings", list(samples.values()), hard)
     settings = [*small.settings("second"), "learner.world_size=1", "train.eval_every=0"]
     run("train", preset, [*settings, f"difficulty.folder={tmp_path / 'ratings'}"])
     folder = small.run("second").path
 
-    lines = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
+    lines = read_lines(folder / "episodes.jsonl")
     assert len(lines) == STEPS * PROMPTS * GROUP
     assert {line["end"] for line in lines} <= {"done", "unreadable"}
     for line in lines:
-        frame = line["facts"]["frame"]
-        sample = samples[line["sample"]]
-        areas_F = np.sum(
-            [[0 if m is None else area(m) for m in t.masks_F] for t in sample.targets], axis=0
-        )
-        assert areas_F[frame]
-        assert (areas_F > areas_F[frame]).sum() < 5
-        assert len(line["turns"]) == 1
-        budget = 90 if line["sample"] in hard else 1
-        over = max(line["facts"]["reasoning_tokens"] - budget, 0)
-        assert line["parts"]["length"] == pytest.approx(1 - 0.01 * over)
-    assert len({line["parts"]["length"] for line in lines}) > 2, (
-        "no budget was ever exceeded: proves little"
-    )
-    gaps = [
-        json.loads(line)["logprob_gap_mean"]
-        for line in (folder / "metrics.jsonl").read_text().splitlines()
-    ]
+        check_episode(line, samples[line["sample"]], hard)
+    lengths = {line["parts"]["length"] for line in lines}
+    assert len(lengths) > 2, "no budget was ever exceeded: proves little"
+    gaps = [line["logprob_gap_mean"] for line in read_lines(folder / "metrics.jsonl")]
     assert 0 < max(gaps) <= 1e-4
 
-    hints = {
-        uid: row["hints"]
-        for uid, row in json.loads((folder / "hints" / "test.json").read_text()).items()
-    }
+    hints = {}
+    for uid, row in json.loads((folder / "hints" / "test.json").read_text()).items():
+        hints[uid] = row["hints"]
+        assert 0 <= row["hints"]["target_frame"] < 24
     assert len(hints) == EVALUATED
-    assert all(0 <= hint["target_frame"] < 24 for hint in hints.values())
-    for step in (0, STEPS):  # asked once, by the weights that the run started from
-        with open(
-            folder / "evaluation" / f"step_{step}" / "greedy" / "per_expression.csv", newline=""
-        ) as table:
-            for row in csv.DictReader(table):
+
+    # The initial policy was asked once, so both evaluations have its answers.
+    for step in (0, STEPS):
+        table = folder / "evaluation" / f"step_{step}" / "greedy" / "per_expression.csv"
+        with open(table, newline="") as file:
+            for row in csv.DictReader(file):
                 facts = json.loads(row["answer"])
                 hint = hints[row["uid"]]
-                assert (facts["frame"], facts["segment"]) == (
-                    hint["target_frame"],
-                    hint["key_segment"],
-                )
+                assert facts["frame"] == hint["target_frame"]
+                assert facts["segment"] == hint["key_segment"]
 
-    run(
-        "evaluate",
-        preset,
-        [*small.settings("second"), f"policy.path={folder}", "evaluate.samples=5"],
-    )
-    lines = {
-        line["uid"]: line
-        for line in map(json.loads, (folder / "evaluate" / FILE).read_text().splitlines())
-    }
-    asides = {uid: [turn["trainable"] for turn in line["turns"]] for uid, line in lines.items()}
-    assert all(
-        asides[uid] == [True] and lines[uid]["answer"]["frame"] == hints[uid]["target_frame"]
-        for uid in hints
-    )
-    [new] = set(asides) - set(hints)
-    assert asides[new] == [False] * 4 + [True], (
-        "what nobody was asked before the policy is asked itself"
-    )
+    # One expression more than training measured: the policy is asked the auxiliary questions itself.
+    settings = [*small.settings("second"), f"policy.path={folder}", "evaluate.samples=5"]
+    run("evaluate", preset, settings)
+    predictions = {line["uid"]: line for line in read_lines(folder / "evaluate" / FILE)}
+    for uid, hint in hints.items():
+        assert trainable(predictions[uid]) == [True]
+        assert predictions[uid]["answer"]["frame"] == hint["target_frame"]
+    [new] = set(predictions) - set(hints)
+    assert trainable(predictions[new]) == [False] * 4 + [True]
+
+
+def trainable(line: dict[str, Any]) -> list[bool]:
+    return [turn["trainable"] for turn in line["turns"]]

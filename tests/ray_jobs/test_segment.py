@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,21 +18,13 @@ from core.types import Answer, End, Episode, MaskPrompt, Media, Sample, Turn, Vi
 from data.frames.probing import probe
 from data.frames.reading import read_frames
 from ray_jobs import segment
-from tests.ray_jobs.conftest import EXTRA, TIMEOUT_S, environment, told
+from tests.ray_jobs.conftest import EXTRA, start_job, told
 from tiny.world.clip import write_clip
 from tiny.world.scene import random_scene
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ray_jobs.segment", *words]
-    return subprocess.run(
-        command,
-        cwd=REPOSITORY,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-    )
+    return start_job("segment", *words)
 
 
 def test_a_video_file_ends_with_an_overlay_to_look_at(tmp_path: Path) -> None:
@@ -55,12 +46,10 @@ def test_a_video_file_ends_with_an_overlay_to_look_at(tmp_path: Path) -> None:
         assert str(out / name) in done.stdout, told(done)
 
     answer = json.loads((out / "answer.json").read_text())
-    assert (answer["end"], answer["frames"], answer["height"], answer["width"]) == (
-        "done",
-        72,
-        480,
-        480,
-    )
+    assert answer["end"] == "done"
+    assert answer["frames"] == 72
+    assert answer["height"] == 480
+    assert answer["width"] == 480
     [prompt] = answer["prompts"]
     x0, y0, x1, y1 = prompt["box"]
     assert 0 <= x0 < x1 <= 480
@@ -68,9 +57,11 @@ def test_a_video_file_ends_with_an_overlay_to_look_at(tmp_path: Path) -> None:
 
     rles = json.loads((out / "masks.json").read_text())["masks"]
     assert len(rles) == 72
-    assert [f for f, rle in enumerate(rles) if rle] == [
-        f for span in answer["spans_with_mask"] for f in range(*span)
-    ]
+    frames_with_mask = [frame for frame, rle in enumerate(rles) if rle]
+    frames_in_spans = []
+    for start, stop in answer["spans_with_mask"]:
+        frames_in_spans += range(start, stop)
+    assert frames_with_mask == frames_in_spans
     mask_HW = decode(rles[prompt["frame"]])
     inside = mask_HW[int(y0) : int(y1) + 1, int(x0) : int(x1) + 1]
     assert mask_HW.shape == (480, 480)
@@ -82,12 +73,12 @@ def test_a_video_file_ends_with_an_overlay_to_look_at(tmp_path: Path) -> None:
     with av.open(str(out / "overlay.mp4")) as file:
         assert file.streams.video[0].average_rate == 24
         shown = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
-    assert len(shown) == 72 + 23  # the keyframe is held for a second
+    # The keyframe is held for a second.
+    assert len(shown) == 72 + 23
     assert Image.open(out / "keyframe.png").size == (480, 480)
     original = read_frames(probe(clip), [0, 71])
-    for image_HWC, picture in zip(
-        original, (shown[0], shown[-1]), strict=True
-    ):  # but for a mask, as it was
+    # Outside a mask the picture is unchanged.
+    for image_HWC, picture in zip(original, (shown[0], shown[-1]), strict=True):
         assert np.median(np.abs(picture[:480, :480].astype(int) - image_HWC)) < 6
     text = (out / "reasoning.txt").read_text()
     assert "the blue triangle" in text
@@ -98,7 +89,8 @@ def test_a_video_file_ends_with_an_overlay_to_look_at(tmp_path: Path) -> None:
 def test_an_image(tmp_path: Path) -> None:
     image = random_scene(np.random.default_rng(3)).frames_FHWC[8].repeat(2, 0).repeat(2, 1)
     Image.fromarray(image).save(tmp_path / "shapes.png")
-    Image.fromarray(image[::-1]).save(tmp_path / "shapes.jpg")  # not this one
+    # Another image with the same name in the same folder.
+    Image.fromarray(image[::-1]).save(tmp_path / "shapes.jpg")
     words = [str(tmp_path / "shapes.png"), "the green triangle", "segmenter.kind=grabcut"]
     done = run(*words, f"runs={tmp_path}/runs", *EXTRA)
     assert done.returncode == 0, told(done)
@@ -123,11 +115,11 @@ def test_a_text_file_renamed_is_one_clear_error_at_once(tmp_path: Path) -> None:
 
 def test_settings_are_those_of_the_other_jobs_but_for_what_one_video_does_not_need() -> None:
     plain = segment.settings([])
-    assert (plain.system.name, plain.policy.path) == (
-        "revseg",
-        str(REPOSITORY / "tiny/weights/revseg"),
-    )
-    assert (plain.learner.world_size, plain.rollout.workers, plain.data.synthetic) == (0, 1, False)
+    assert plain.system.name == "revseg"
+    assert plain.policy.path == str(REPOSITORY / "tiny/weights/revseg")
+    assert plain.learner.world_size == 0
+    assert plain.rollout.workers == 1
+    assert not plain.data.synthetic
     for words in (["revseg_tiny", "seed=7"], ["preset=revseg_tiny", "seed=7"], ["seed=7"]):
         assert segment.settings(words).seed == 7
     with pytest.raises(ValueError, match="two presets, 'a' and 'b'"):
@@ -143,10 +135,11 @@ def test_help_lists_every_key_and_option() -> None:
     assert all(key in text for key in keys())
     assert "--png" in text
     assert "default revseg_tiny" in text
-    given = segment.parser().parse_intermixed_args(
-        ["v.mp4", "--png", "a dog", "seed=1", "--fps", "30000/1001", "x=2"]
-    )
-    assert (given.video, given.sentence, given.settings) == ("v.mp4", "a dog", ["seed=1", "x=2"])
+    words = ["v.mp4", "--png", "a dog", "seed=1", "--fps", "30000/1001", "x=2"]
+    given = segment.parser().parse_intermixed_args(words)
+    assert given.video == "v.mp4"
+    assert given.sentence == "a dog"
+    assert given.settings == ["seed=1", "x=2"]
     assert given.png
     assert given.fps == Fraction(30000, 1001)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import av
@@ -67,7 +68,9 @@ def test_run_folder_is_complete(finished: Finished) -> None:
             assert len(rows) == summary["expressions"] == EVALUATED
             assert summary["reward_parts"]
             for name, mean in summary["reward_parts"].items():
-                parts = [json.loads(row["parts"]).get(name, 0.0) for row in rows]
+                parts = []
+                for row in rows:
+                    parts.append(json.loads(row["parts"]).get(name, 0.0))
                 assert mean == pytest.approx(np.mean(parts), abs=1e-4)
 
 
@@ -90,9 +93,8 @@ def test_summary_says_what_happened(finished: Finished) -> None:
     assert set(summary["seconds"]) == STAGES | {"start", "mask"}
     assert summary["failed_episodes"] == 0
     assert summary["groups"] == STEPS * PROMPTS
-    assert (
-        0 < summary["logprob_gap_mean"] <= 1e-4
-    )  # engine and learner saw the same tokens, images and weights
+    # Engine and learner saw the same tokens, images and weights.
+    assert 0 < summary["logprob_gap_mean"] <= 1e-4
     assert summary["reward_first"] == steps[0]["reward"]
     assert summary["reward_last"] == steps[-1]["reward"]
     assert 0 < summary["jf_before"] <= 100
@@ -111,14 +113,14 @@ def test_every_step_and_every_episode_is_written(finished: Finished) -> None:
     episodes = finished.run.episodes()
     assert [line["step"] for line in steps] == list(range(1, STEPS + 1))
     assert all(set(line["seconds"]) == STAGES for line in steps)
-    assert {"reward", "reward/format", "logprob_gap_mean", "grad_norm", "end/done"} <= keys_of(
-        steps
-    )
+    metrics = {"reward", "reward/format", "logprob_gap_mean", "grad_norm", "end/done"}
+    assert metrics <= keys_of(steps)
     for step in range(1, STEPS + 1):
         groups = [line["sample"] for line in episodes if line["step"] == step]
         assert len(groups) == PROMPTS * GROUP
         assert all(groups.count(uid) == GROUP for uid in groups)
-    assert {"end", "reward", "parts", "advantage", "turns", "facts"} <= keys_of(episodes)
+    columns = {"end", "reward", "parts", "advantage", "turns", "facts"}
+    assert columns <= keys_of(episodes)
     rewards = [line["reward"] for line in episodes if line["step"] == 1]
     assert sum(rewards) / len(rewards) == pytest.approx(steps[0]["reward"])
 
@@ -139,10 +141,10 @@ def test_mlflow_has_the_steps(finished: Finished) -> None:
     experiment = client.get_experiment_by_name("rayvos")
     assert experiment is not None
     [run] = client.search_runs([experiment.experiment_id], "attributes.run_name = 'whole'")
-    points = {
-        point.step: point.value for point in client.get_metric_history(run.info.run_id, "reward")
-    }
-    assert points == {line["step"]: pytest.approx(line["reward"]) for line in finished.run.steps()}
+    history = client.get_metric_history(run.info.run_id, "reward")
+    points = {point.step: point.value for point in history}
+    rewards = {line["step"]: line["reward"] for line in finished.run.steps()}
+    assert points == pytest.approx(rewards)
     assert run.info.status == "FINISHED"
     assert "seconds/play" in run.data.metrics
     assert run.data.metrics["jf_after"] >= 0
@@ -153,20 +155,37 @@ def _samples(count: int) -> list[Sample]:
     return [Sample(f"v/{i}", video, str(i), ()) for i in range(count)]
 
 
+def uids(samples: Sequence[Sample]) -> list[str]:
+    return [sample.uid for sample in samples]
+
+
 def test_prompts_follow_from_the_step_alone_and_epochs_are_reshuffled() -> None:
     samples = _samples(10)
-    order = [s.uid for step in range(1, 11) for s in samples_of_step(samples, step, 4, seed=3)]
-    epochs = [order[i : i + 10] for i in range(0, 40, 10)]
-    assert all(sorted(epoch) == sorted(s.uid for s in samples) for epoch in epochs)
+    order = []
+    for step in range(1, 11):
+        order += uids(samples_of_step(samples, step, 4, seed=3))
+    epochs = [order[start : start + 10] for start in range(0, 40, 10)]
+    for epoch in epochs:
+        assert sorted(epoch) == sorted(uids(samples))
     assert len({tuple(epoch) for epoch in epochs}) == 4
-    assert [s.uid for s in samples_of_step(samples, 7, 4, seed=3)] == order[24:28]
-    assert [s.uid for s in samples_of_step(samples, 7, 4, seed=4)] != order[24:28]
+    assert uids(samples_of_step(samples, 7, 4, seed=3)) == order[24:28]
+    assert uids(samples_of_step(samples, 7, 4, seed=4)) != order[24:28]
+
+
+def test_an_epoch_is_a_permutation_seeded_by_run_and_epoch() -> None:
+    samples = _samples(5)
+    expected = []
+    for epoch in range(3):
+        for place in np.random.default_rng([9, epoch]).permutation(5):
+            expected.append(samples[place].uid)
+    assert uids(samples_of_step(samples, 1, 15, seed=9)) == expected
+    assert uids(samples_of_step(samples, 2, 7, seed=9)) == expected[7:14]
 
 
 def test_more_prompts_than_samples_go_round() -> None:
-    uids = [s.uid for s in samples_of_step(_samples(3), 1, 7, seed=0)]
-    assert len(uids) == 7
-    assert max(map(uids.count, uids)) <= 3
+    picked = uids(samples_of_step(_samples(3), 1, 7, seed=0))
+    assert len(picked) == 7
+    assert max(picked.count(uid) for uid in picked) <= 3
 
 
 def test_due() -> None:
