@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 class SegmenterKind:
     """Facts about one kind of segmenter.
 
-    Attributes:
-        files: settings (`segmenter.<name>`) whose file or folder must exist, with what to give there.
-        settings: the kind's other settings.
-        follows_drawn: whether it tracks a mask drawn by the policy.
+    Attributes: files: settings (`segmenter.<name>`) whose file or folder must exist, with what to
+        give there. settings: the kind's other settings. follows_drawn: whether it tracks a mask
+        drawn by the policy.
     """
 
     files: Mapping[str, str] = field(default_factory=dict)

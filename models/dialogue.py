@@ -1,10 +1,12 @@
 """Chat turns as token ids: the one place where a dialogue becomes tokens.
 
-Engine, learner, warm start and pretraining all build their prompts here, so they cannot disagree. Pieces of text are
-tokenised one by one and concatenated, never as a rendered whole. Text never becomes a control token: a query with
-"<|image_pad|>" in it is spelled out in ordinary tokens. For the Qwen families two turns look like this:
+Engine, learner, warm start and pretraining all build their prompts here, so they cannot disagree.
+Pieces of text are tokenised one by one and concatenated, never as a rendered whole. Text never
+becomes a control token: a query with "<|image_pad|>" in it is spelled out in ordinary tokens. For
+the Qwen families two turns look like this:
 
-    <|im_start|>user\\n{content}<|im_end|>\\n<|im_start|>assistant\\n{completion}<|im_end|>\\n<|im_start|>user ...
+    <|im_start|>user\\n{content}<|im_end|>\\n<|im_start|>assistant\\n{completion}<|im_end|>\\n<|im_start|>user
+    ...
 """
 
 from __future__ import annotations
@@ -90,8 +92,8 @@ class Dialogue:
     def allowed_ids(self) -> list[int]:
         """Return the ids that the policy may sample, ascending: all ordinary tokens and the end-of-turn token.
 
-        A sampled `<|image_pad|>` would be a prompt without an image, so control tokens are left out. Ids beyond the
-        tokenizer, in a padded vocabulary, are left out too.
+        A sampled `<|image_pad|>` would be a prompt without an image, so control tokens are left
+        out. Ids beyond the tokenizer, in a padded vocabulary, are left out too.
         """
         ordinary = set(self.tokenizer.get_vocab().values()) - control_ids(self.tokenizer)
         return sorted(ordinary | {self.end_id})
@@ -133,11 +135,11 @@ class Dialogue:
     def user(self, content: Sequence[str | View], *, first: bool, expanded: bool) -> list[int]:
         """Return the ids of a user turn, up to and including the mark that opens the assistant's answer.
 
-        Args:
-            content: text and images, in order.
-            first: whether it opens the dialogue, after the family's system message; a later turn follows a completion
+        Args: content: text and images, in order. first: whether it opens the dialogue, after the
+            family's system message; a later turn follows a completion
                 that ended with `end_id`.
-            expanded: True gives an image as many tokens as the model sees (learner), False gives one (vLLM's prompt).
+            expanded: True gives an image as many tokens as the model sees (learner), False gives
+            one (vLLM's prompt).
         """
         ids = self._opening() if first else self.text("\n")
         ids += [self.id_of(self.family.chat.turn_start), *self.text("user\n")]

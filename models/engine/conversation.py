@@ -1,7 +1,7 @@
 """One episode's dialogue with the engine: the `Ask` that a system talks to (`core.types.Ask`).
 
-Token in is token out: a dialogue goes on from the sampled ids, never from their text tokenised again. What the engine
-reports to have seen is compared with what the learner will be shown.
+Token in is token out: a dialogue goes on from the sampled ids, never from their text tokenised
+again. What the engine reports to have seen is compared with what the learner will be shown.
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ class Conversation:
         self.expanded_ids += prompt
         self.media += media
 
-        # Weights may change while the answer is sampled; it counts as that of the weights it began with.
+        # Weights may change while the answer is sampled; it counts as that of the weights it began
+        # with.
         version = self.engine.version
         digests = [m.digest for m in self.media]
         seen, sampled, logprobs = await self.engine.generate(

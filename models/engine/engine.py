@@ -65,11 +65,9 @@ class Engine:
     ) -> tuple[list[int], list[int], list[float]]:
         """Run one request.
 
-        Args:
-            prompt_ids: with one placeholder for each image.
-            images: in the order of their placeholders.
-            digests: names of the images and keys of vLLM's caches; equal digests must mean equal pixels.
-            sampling: arguments of vLLM's `SamplingParams`.
+        Args: prompt_ids: with one placeholder for each image. images: in the order of their
+            placeholders. digests: names of the images and keys of vLLM's caches; equal digests must
+            mean equal pixels. sampling: arguments of vLLM's `SamplingParams`.
 
         Returns:
             The prompt as the model saw it, the sampled ids, and their log-probs.
@@ -110,13 +108,11 @@ class Engine:
     ) -> None:
         """Take new weights; requests in flight pause and go on with them. nccl and ipc: not yet run on a GPU.
 
-        Args:
-            version: number of the weight version.
-            names, dtypes, shapes: description of its tensors.
-            checksum: SHA-256 of the payload; object_store only.
-            payload: object_store: the flat uint8 array (`core.flat`). nccl: None, the tensors are received. ipc: an
-                asynchronous iterator of messages (`models.engine.weight_senders`); each is asked for when the last is
-                loaded.
+        Args: version: number of the weight version. names, dtypes, shapes: description of its
+            tensors. checksum: SHA-256 of the payload; object_store only. payload: object_store: the
+            flat uint8 array (`core.flat`). nccl: None, the tensors are received. ipc: an
+                asynchronous iterator of messages (`models.engine.weight_senders`); each is asked
+                for when the last is loaded.
 
         Raises:
             ValueError: the checksum is wrong; the old weights stay. vLLM's error may be around it.

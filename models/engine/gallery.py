@@ -15,8 +15,8 @@ from core.types import Media, MediaTable, Video, View
 # Makes the images of some views: `data.frames.reading.show_views`.
 Show = Callable[[Video, Sequence[View]], Sequence[tuple[Media, np.ndarray]]]
 
-# Frames are decoded off the event loop, which serves other dialogues meanwhile. One thread for each core: the frames of
-# the first group are then ready soon, and the engine can begin.
+# Frames are decoded off the event loop, which serves other dialogues meanwhile. One thread for each
+# core: the frames of the first group are then ready soon, and the engine can begin.
 DECODERS = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "frames")
 
 

@@ -14,8 +14,8 @@ SMALL_VOCABULARY = 8192
 # Added to the logit of a banned id: its probability is exactly 0 in float32.
 BANNED_BIAS = -1e9
 
-# Processed images that vLLM keeps on a CPU: those of the prompts of a step, which a group asks for again. vLLM's own
-# 4 GiB would fill with frames of past steps.
+# Processed images that vLLM keeps on a CPU: those of the prompts of a step, which a group asks for
+# again. vLLM's own 4 GiB would fill with frames of past steps.
 PROCESSED_GIB = 0.5
 
 
@@ -82,8 +82,9 @@ def engine_args(settings: EngineSettings) -> dict[str, Any]:
         "block_size": 32,
         # The environment variable for the same thing counts in whole GiB.
         "kv_cache_memory_bytes": settings.kv_cache_bytes,
-        # No prompt may be cut into chunks: after a cut vLLM 0.32 turns the request's random generator back. CPU
-        # generators cannot do that ("CPU Generator does not use offset"), and the engine dies.
+        # No prompt may be cut into chunks: after a cut vLLM 0.32 turns the request's random
+        # generator back. CPU generators cannot do that ("CPU Generator does not use offset"), and
+        # the engine dies.
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": settings.max_num_seqs * settings.max_model_len,
         "mm_processor_cache_gb": PROCESSED_GIB,
@@ -93,8 +94,8 @@ def engine_args(settings: EngineSettings) -> dict[str, Any]:
 def ban(allowed: Sequence[int], vocabulary: int) -> dict[str, Any]:
     """Return sampling arguments that let only the allowed ids be sampled.
 
-    A list of 150,000 allowed ids in each request would cost more than the request, so for a big vocabulary the few
-    hundred banned ids are named instead.
+    A list of 150,000 allowed ids in each request would cost more than the request, so for a big
+    vocabulary the few hundred banned ids are named instead.
     """
     if vocabulary <= SMALL_VOCABULARY:
         return {"allowed_token_ids": list(allowed)}

@@ -1,9 +1,9 @@
-"""A backend for vLLM's weight-transfer API that reads new weights from a file in shared memory.
+"""A backend for vLLM's weight-transfer API: new weights come from a file in shared memory.
 
-vLLM's own backends (nccl, ipc) need CUDA. This one runs everywhere and needs no process group, so engines may come and
-go. It answers to the same calls: `init_weight_transfer_engine`, `start_weight_update`, `update_weights`,
-`finish_weight_update`. vLLM finds it through the entry point `vllm.general_plugins`, in each of its processes. It knows
-no learner and no Ray: who writes the file is not its business.
+vLLM's own backends (nccl, ipc) need CUDA. This one runs everywhere and needs no process group, so
+engines may come and go. It answers to the same calls: `init_weight_transfer_engine`,
+`start_weight_update`, `update_weights`, `finish_weight_update`. vLLM finds it in each of its
+processes through the entry point `vllm.general_plugins`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 from core.flat import checksum, unflatten
 
-BACKEND = (
-    "object_store"  # as `cluster.weight_backend` names it: the bytes come out of Ray's object store
-)
+# The name in `cluster.weight_backend`: the bytes come out of Ray's object store.
+BACKEND = "object_store"
 
 
 @dataclass
@@ -39,60 +38,72 @@ class SharedInit(WeightTransferInitInfo):
 
 @dataclass
 class SharedUpdate(WeightTransferUpdateInfo):
-    """All weights of one version."""
+    """All weights of one version.
+
+    Attributes:
+        names, dtype_names, shapes: description of the tensors.
+        path: file with the flat array (`core.flat`).
+        checksum: SHA-256 of the file.
+    """
 
     names: list[str]
     dtype_names: list[str]
     shapes: list[list[int]]
-    path: str  # file with the flat array (layout: `core.flat`)
-    checksum: str  # SHA-256 of the file
+    path: str
+    checksum: str
 
 
 class SharedMemoryTransfer(WeightTransferEngine[SharedInit, SharedUpdate]):
-    """Loads a whole version at once. Nothing of the running model is touched before the checksum is right."""
+    """Loads a whole version at once; the running model is touched only after the checksum is right."""
 
     init_info_cls = SharedInit
     update_info_cls = SharedUpdate
 
     def init_transfer_engine(self, init_info: SharedInit) -> None:
-        return None
+        """Do nothing: there is no group to join."""
 
     def start_weight_update(self) -> None:
-        return None  # `receive_weights` starts the reload itself, after it has verified the bytes
+        """Do nothing: `receive_weights` starts the reload, after it has verified the bytes."""
 
     def receive_weights(self, update_info: SharedUpdate) -> None:
+        """Load the weights.
+
+        Raises:
+            ValueError: the checksum is wrong; the engine keeps its old weights.
+        """
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
-        flat = np.memmap(
-            update_info.path, dtype=np.uint8, mode="c"
-        )  # "c": torch wants to be able to write
+        # Mode "c" is writable without touching the file; torch wants to be able to write.
+        flat = np.memmap(update_info.path, dtype=np.uint8, mode="c")
         if checksum(flat) != update_info.checksum:
             raise ValueError(
-                f"weights in {update_info.path} are damaged: not loaded, the engine keeps its old ones"
+                f"weights in {update_info.path} are damaged: not loaded, "
+                "the engine keeps its old ones"
             )
-        tensors = list(
-            unflatten(
-                torch.from_numpy(flat),
-                update_info.names,
-                update_info.dtype_names,
-                update_info.shapes,
-            )
+        tensors = unflatten(
+            torch.from_numpy(flat),
+            update_info.names,
+            update_info.dtype_names,
+            update_info.shapes,
         )
-        # On CPU vLLM repacks linear weights and leaves the parameters empty: only a layerwise reload can fill them.
+        loadable = list(tensors)
+        # On CPU vLLM repacks linear weights and leaves the parameters empty: only a layerwise
+        # reload can fill them.
         initialize_layerwise_reload(self.model)
-        self.model.load_weights(tensors)  # type: ignore[operator]
+        self.model.load_weights(loadable)  # type: ignore[operator]
 
     def finish_weight_update(self) -> None:
+        """End the layerwise reload."""
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
         finalize_layerwise_reload(self.model, self.model_config)
 
     def shutdown(self) -> None:
-        return None
+        """Do nothing."""
 
 
 def register() -> None:
-    """Entry point of the plug-in; vLLM may call it more than once in a process."""
+    """Register the backend. Entry point of the plug-in; vLLM may call it several times in a process."""
     if BACKEND not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(BACKEND, SharedMemoryTransfer)
     keep_images()
@@ -101,9 +112,10 @@ def register() -> None:
 
 @functools.cache
 def end_with_parent() -> None:
-    """In an engine's own process: ends it when the actor that started it is gone, however that went.
+    """Make an engine's own process end with the actor that started it, whatever ended the actor.
 
-    A killed actor cannot end its children, and vLLM 0.32 leaves such an engine waiting for requests, with its memory.
+    A killed actor cannot end its children. vLLM 0.32 would leave such an engine waiting for
+    requests, with its memory.
     """
     parent = multiprocessing.parent_process()
     if parent is None:
@@ -117,26 +129,34 @@ def end_with_parent() -> None:
 
 
 def keep_images() -> None:
-    """Lets vLLM's scheduler send a request's images to the workers even if the prefix cache holds their tokens.
+    """Make vLLM's scheduler send a request's images even if the prefix cache holds their tokens.
 
-    vLLM 0.32 leaves the pixels out then, and does not send them later. Taking weights in flight resets both caches
-    and preempts what is running; such a request would have no pixels to start again from, and the engine would die
-    ("Expected number of multimodal embeddings to match number of input items").
+    vLLM 0.32 leaves the pixels out then, and does not send them later. Taking weights in flight
+    resets both caches and preempts running requests; such a request would have no pixels to start
+    again from, and the engine would die ("Expected number of multimodal embeddings to match number
+    of input items").
     """
     import vllm.v1.core.sched.output as scheduler_output
 
-    scheduler_output.strip_covered_mm_data = lambda mm_features, *args, **kwargs: mm_features
+    def keep_all(mm_features: Any, *args: Any, **kwargs: Any) -> Any:
+        return mm_features
+
+    scheduler_output.strip_covered_mm_data = keep_all
 
 
 def write_shared(flat: np.ndarray) -> str:
-    """Writes the flat array into a new file in shared memory, for every worker of one engine; the caller removes it."""
+    """Write the flat array into a new file in shared memory; return its path.
+
+    All workers of one engine read it. The caller removes it.
+    """
     folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
     prefix = f"rayvos_weights_{os.getpid()}_"
     with tempfile.NamedTemporaryFile(prefix=prefix, dir=folder, delete=False) as file:
         try:
             file.write(flat.data)
         except OSError:
-            os.unlink(file.name)  # a full /dev/shm must not stay full
+            # A full /dev/shm must not stay full.
+            os.unlink(file.name)
             raise
         return file.name
 
@@ -148,11 +168,14 @@ def update_info(
     shapes: list[list[int]],
     extra: dict[str, Any],
 ) -> dict[str, Any]:
-    """What `update_weights` is given: the tensors' description, and `extra` for the backend.
+    """Return the argument of `update_weights`: the tensors' description, and `extra` for the backend.
 
     The messages of ipc come from the learner (`models.engine.weight_senders.ipc_message`).
     """
-    keys: dict[str, set[str]] = {BACKEND: {"path", "checksum"}, "nccl": set()}
+    keys: dict[str, set[str]] = {
+        BACKEND: {"path", "checksum"},
+        "nccl": set(),
+    }
     if backend not in keys:
         raise ValueError(f"cluster.weight_backend={backend!r}: choose one of {', '.join(keys)}")
     assert keys[backend] <= set(extra), f"{backend} needs {keys[backend]}, got {set(extra)}"

@@ -1,8 +1,8 @@
 """What rayvos asks of a family of vision-language models.
 
-A family is made from the `config.json` of a policy folder and answers everything that differs between models: chat
-format, size of an image token, image features, names of modules. It imports no torch, so that a driver can ask it
-before any model is loaded.
+A family is made from the `config.json` of a policy folder and answers everything that differs
+between models: chat format, size of an image token, image features, names of modules. It imports no
+torch, so that a driver can ask it before any model is loaded.
 """
 
 from __future__ import annotations
@@ -47,15 +47,13 @@ class Family(ABC):
 
     A new family is one file with a subclass, and one row of `models.families.FAMILIES`.
 
-    Attributes:
-        model_type: name in `config.json`.
-        chat: how a dialogue is written.
-        patch_size: pixels on a side of a vision patch, where `config.json` does not say.
-        merge_size: patches on a side of an image token, where `config.json` does not say.
-        image_token: id of the image placeholder, where `config.json` does not say.
-        vision_tower: name of the vision tower's module in transformers' model.
-        language_model: last part of the name of the language model's module.
-        lora_targets: linear layers of a decoder layer, adapted where `learner.lora_targets` names none.
+    Attributes: model_type: name in `config.json`. chat: how a dialogue is written. patch_size:
+        pixels on a side of a vision patch, where `config.json` does not say. merge_size: patches on
+        a side of an image token, where `config.json` does not say. image_token: id of the image
+        placeholder, where `config.json` does not say. vision_tower: name of the vision tower's
+        module in transformers' model. language_model: last part of the name of the language model's
+        module. lora_targets: linear layers of a decoder layer, adapted where `learner.lora_targets`
+        names none.
     """
 
     model_type: ClassVar[str]
@@ -91,7 +89,8 @@ class Family(ABC):
     def layout(self) -> ImageLayout:
         """How an image is written into tokens, for `core.batch`.
 
-        Positions follow `core.batch.mrope_positions`, the convention of both Qwen families for still images.
+        Positions follow `core.batch.mrope_positions`, the convention of both Qwen families for
+        still images.
         """
         token = int(self.config.get("image_token_id", self.image_token))
         return ImageLayout(token, self.vision.cell)
@@ -106,7 +105,6 @@ class Family(ABC):
     def repeat_images(self, features: Any, order: Sequence[int]) -> Any:
         """Return the vision tower's output with image `order[i]` at place i.
 
-        Args:
-            features: output of transformers' `get_image_features` for the unique images of a row; changed in place.
-            order: index of a unique image for each image of the row.
+        Args: features: output of transformers' `get_image_features` for the unique images of a row;
+            changed in place. order: index of a unique image for each image of the row.
         """

@@ -7,8 +7,8 @@ from typing import Any
 
 from models.families.base import ChatFormat, Family
 
-# The official template of Qwen2.5-VL opens every dialogue with "You are a helpful assistant.". Policies of this project
-# are trained without a system message, so there is none here.
+# The official template of Qwen2.5-VL opens every dialogue with "You are a helpful assistant.".
+# Policies of this project are trained without a system message, so there is none here.
 QWEN_CHAT = ChatFormat(
     turn_start="<|im_start|>",
     turn_end="<|im_end|>",

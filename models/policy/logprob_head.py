@@ -1,7 +1,7 @@
 """The language model's head: hidden states to log-probs and entropies, without ever holding all logits.
 
-With a vocabulary of 150,000 words the logits of a row would take gigabytes. They are made chunk by chunk, and made
-again in the backward pass.
+With a vocabulary of 150,000 words the logits of a row would take gigabytes. They are made chunk by
+chunk, and made again in the backward pass.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Bytes of the fp32 logits of one chunk; two chunks are alive at the peak. The gradient of a bfloat16 head is rounded
-# once for each chunk.
+# Bytes of the fp32 logits of one chunk; two chunks are alive at the peak. The gradient of a
+# bfloat16 head is rounded once for each chunk.
 CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}
 MOST_TOKENS = 512
 
@@ -27,8 +27,8 @@ def chunk_of(vocabulary: int, device: str) -> int:
 class LogprobHead(nn.Linear):
     """A linear head that returns log-probs where it is given targets.
 
-    All chunks are one module call, because under ZeRO-3 every rank must call every module equally often. An existing
-    `lm_head` becomes a `LogprobHead` by a change of its class.
+    All chunks are one module call, because under ZeRO-3 every rank must call every module equally
+    often. An existing `lm_head` becomes a `LogprobHead` by a change of its class.
     """
 
     def forward(

@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685) on the language model's linear layers, by peft.
 
-The vision-language model is changed in place, so that other code keeps calling it by its own names. Where weights are
-sharded the caller gathers `Weight.parts` first.
+The vision-language model is changed in place, so that other code keeps calling it by its own names.
+Where weights are sharded the caller gathers `Weight.parts` first.
 """
 
 from __future__ import annotations

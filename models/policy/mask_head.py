@@ -2,12 +2,14 @@
 
     hidden state (D) -> MLP -> language token (C) -> mask decoder, beside SAM 2's "no point" tokens
 
-Source: docs/spec/videoseg_o3.md. The head owns the MLP, the decoder and two learned embeddings of the prompt encoder,
-all of them trained. Image encoder and memory stay SAM 2's own and frozen (`FrameFeatures`).
+Source: docs/spec/videoseg_o3.md. The head owns the MLP, the decoder and two learned embeddings of
+the prompt encoder, all of them trained. Image encoder and memory stay SAM 2's own and frozen
+(`FrameFeatures`).
 
-Two decisions of this project. One mask is always drawn, from SAM 2's single-mask token: the best of three by predicted
-IoU may jump from one to another between rollout and learner. The object score does not blank masks: an absent mask has
-negative logits, else its likelihood would have no gradient.
+Two decisions of this project. One mask is always drawn, from SAM 2's single-mask token: the best of
+three by predicted IoU may jump from one to another between rollout and learner. The object score
+does not blank masks: an absent mask has negative logits, else its likelihood would have no
+gradient.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ from models.segmenters.sam2_track import Maps
 
 MODEL_TYPE = "mask_head"  # in config.json
 
-# The head's folder inside the policy's folder. Not beside the policy's weights: vLLM reads every .safetensors there.
+# The head's folder inside the policy's folder. Not beside the policy's weights: vLLM reads every
+# .safetensors there.
 FOLDER = "mask_head"
 
 
@@ -104,13 +107,14 @@ class MaskHead(nn.Module):
     def decode(self, maps: Maps, token_MC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return masks (M, 1, h, w), the decoder's output tokens (M, C) and object scores (M, 1).
 
-        Args:
-            maps: features, finest first; the coarsest is conditioned on SAM 2's memory (on a single frame: plus
+        Args: maps: features, finest first; the coarsest is conditioned on SAM 2's memory (on a
+            single frame: plus
                 `no_memory`).
             token_MC: language tokens.
         """
         count, width = token_MC.shape
-        # For an image without points SAM2Base gives one "no point" token and its prompt encoder pads with another.
+        # For an image without points SAM2Base gives one "no point" token and its prompt encoder
+        # pads with another.
         empty_M2C = self.no_point.expand(count, 2, width)
         masks, iou, tokens, score = self.decoder(
             image_embeddings=maps[2],
@@ -230,7 +234,8 @@ def fingerprint(sam: SAM2Base) -> str:
 class FrameFeatures:
     """SAM 2's image features of frames, without gradients, cached by digest.
 
-    No nn.Module: the frozen encoder must not become part of what is trained, sharded and saved with the policy.
+    No nn.Module: the frozen encoder must not become part of what is trained, sharded and saved with
+    the policy.
     """
 
     def __init__(

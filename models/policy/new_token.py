@@ -14,8 +14,8 @@ ROWS = 64  # a vocabulary that must grow, grows to a multiple of this
 def add_token(source: Path, out: Path, token: str) -> int:
     """Write the policy in `source` to `out` with one more token, in the same dtype; return the token's id.
 
-    The token's embedding and its row of the head start as the mean over the tokens that spelled it so far, so the
-    model starts near what it knew.
+    The token's embedding and its row of the head start as the mean over the tokens that spelled it
+    so far, so the model starts near what it knew.
     """
     model = AutoModelForImageTextToText.from_pretrained(source, dtype="auto")
     tokenizer = AutoTokenizer.from_pretrained(source)

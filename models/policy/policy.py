@@ -1,7 +1,7 @@
 """The learner's policy: a vision-language model that turns a tree row into log-probs and entropies.
 
-Everything from pixels to log-probs is one module's forward, as ZeRO-3 needs it. What differs between models is asked
-of the family (`models.families`).
+Everything from pixels to log-probs is one module's forward, as ZeRO-3 needs it. What differs
+between models is asked of the family (`models.families`).
 """
 
 from __future__ import annotations
@@ -67,16 +67,13 @@ class Policy(nn.Module):
     ) -> None:
         """Load the policy.
 
-        Args:
-            folder: Hugging Face folder.
-            allowed_ids: the vocabulary that the engine may sample from; all other ids get probability 0, as there.
-            dtype: a key of `DTYPES`.
-            attention: auto, split or flex (`models.policy.tree_attention`).
-            device: where the policy runs.
-            freeze_vision: do not train the vision tower.
-            gradient_checkpointing: keep no activations of decoder layers; compute them again.
-            chunk: tokens whose logits are made at once; 0 derives it from the vocabulary.
-            adapter: train these low-rank adapters of the language model, and freeze all else.
+        Args: folder: Hugging Face folder. allowed_ids: the vocabulary that the engine may sample
+            from; all other ids get probability 0, as there. dtype: a key of `DTYPES`. attention:
+            auto, split or flex (`models.policy.tree_attention`). device: where the policy runs.
+            freeze_vision: do not train the vision tower. gradient_checkpointing: keep no
+            activations of decoder layers; compute them again. chunk: tokens whose logits are made
+            at once; 0 derives it from the vocabulary. adapter: train these low-rank adapters of the
+            language model, and freeze all else.
 
         Raises:
             ValueError: an unknown dtype or attention, or a folder of an unsupported model.

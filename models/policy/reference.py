@@ -1,7 +1,7 @@
 """The policy that training started from. The KL term needs its log-probs; it answers without gradients.
 
-With low-rank adapters it is the policy itself with the adapters off, else a frozen copy. It never changes, so it is
-asked once for each batch.
+With low-rank adapters it is the policy itself with the adapters off, else a frozen copy. It never
+changes, so it is asked once for each batch.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ class Reference:
     def __init__(self, policy: Policy, *, offload: bool = False) -> None:
         """Take a frozen copy, or the trained policy if it has adapters.
 
-        Args:
-            policy: the copy, or the policy with adapters.
-            offload: keep the copy in the CPU's memory between batches; without effect on a policy with adapters.
+        Args: policy: the copy, or the policy with adapters. offload: keep the copy in the CPU's
+            memory between batches; without effect on a policy with adapters.
         """
         self.policy = policy
         self.shared = bool(lora.layers(policy.vlm))
@@ -43,7 +42,8 @@ class Reference:
     ) -> list[Tensor]:
         """Return logprob_N of each row.
 
-        Call it before the policy's own forwards of a batch: memory is free then, and no graph depends on the adapters.
+        Call it before the policy's own forwards of a batch: memory is free then, and no graph
+        depends on the adapters.
         """
         if self.shared:
             with lora.off(self.policy.vlm):

@@ -1,7 +1,8 @@
 """A policy that also draws masks: `models.policy.policy.Policy` with a mask head on its hidden states at [SEG].
 
-Both are one module, so one pass over a tree row gives the log-probs of its tokens and the masks of its [SEG] tokens.
-The learner sees a policy with calibrated log-probs and a loss of its own (VideoSEG-O3).
+Both are one module, so one pass over a tree row gives the log-probs of its tokens and the masks of
+its [SEG] tokens. The learner sees a policy with calibrated log-probs and a loss of its own
+(VideoSEG-O3).
 """
 
 from __future__ import annotations
@@ -40,15 +41,14 @@ from models.segmenters.sam2_build import Shape
 class SegOptions:
     """What happens at [SEG]. Defaults are those of the released reinforcement learning of VideoSEG-O3.
 
-    Source: docs/spec/videoseg_o3.md. Supervised fine-tuning uses bce 2.0, dice 0.5 and 12,544 points.
+    Source: docs/spec/videoseg_o3.md. Supervised fine-tuning uses bce 2.0, dice 0.5 and 12,544
+    points.
 
-    Attributes:
-        calibration: weight of the mask's log-likelihood in the log-prob of [SEG]; 0 turns calibration off.
-        side: side of the grid on which a sampled mask is judged.
-        threshold: a pixel of the sampled mask is set where its logit is above this.
-        bce: weight of the binary cross-entropy in the auxiliary loss.
-        dice: weight of the Dice loss in it.
-        points: points of a mask at which the auxiliary loss is taken; 0 takes all pixels.
+    Attributes: calibration: weight of the mask's log-likelihood in the log-prob of [SEG]; 0 turns
+        calibration off. side: side of the grid on which a sampled mask is judged. threshold: a
+        pixel of the sampled mask is set where its logit is above this. bce: weight of the binary
+        cross-entropy in the auxiliary loss. dice: weight of the Dice loss in it. points: points of
+        a mask at which the auxiliary loss is taken; 0 takes all pixels.
     """
 
     calibration: float = 1.0
@@ -70,7 +70,8 @@ class MaskLogits:
 class SegPolicy(nn.Module):
     """A policy with a mask head.
 
-    The frozen image encoder of SAM 2 is no submodule: it must not be trained, sharded or saved with the policy.
+    The frozen image encoder of SAM 2 is no submodule: it must not be trained, sharded or saved with
+    the policy.
     """
 
     def __init__(
@@ -109,9 +110,8 @@ class SegPolicy(nn.Module):
     ) -> PolicyOutput:
         """Return the policy's output and the masks of the row's episodes; without `requests` the policy's output alone.
 
-        Args:
-            row, pixels, grid_U3, temperature: as `Policy.forward`.
-            requests: masks of this row (`core.drawing.requests.requests_of_row`). An empty list runs the head as
+        Args: row, pixels, grid_U3, temperature: as `Policy.forward`. requests: masks of this row
+            (`core.drawing.requests.requests_of_row`). An empty list runs the head as
                 well, because under ZeRO-3 all ranks must call it alike.
             frames: pixels of the requests' frames by digest, uint8 (H, W, 3).
         """

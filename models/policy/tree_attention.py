@@ -1,7 +1,8 @@
 """Attention over prefix-tree rows, registered with transformers: a branch sees the prompt and itself only.
 
-Two exact forms of the same attention. `rayvos_split` makes one call for each segment and no L x L mask, on any device.
-`rayvos_flex` is flex_attention with a block mask, for GPUs. The vision tower keeps PyTorch's own attention.
+Two exact forms of the same attention. `rayvos_split` makes one call for each segment and no L x L
+mask, on any device. `rayvos_flex` is flex_attention with a block mask, for GPUs. The vision tower
+keeps PyTorch's own attention.
 """
 
 from __future__ import annotations
@@ -79,9 +80,8 @@ def split_attention(
 def block_mask(group_T: Tensor, branch_T: Tensor) -> BlockMask:
     """Return the tree as a flex_attention mask.
 
-    Args:
-        group_T: group of each token, -1 for padding; T is a multiple of FLEX_BLOCK. Padding sees padding.
-        branch_T: branch of each token, 0 for the prompt.
+    Args: group_T: group of each token, -1 for padding; T is a multiple of FLEX_BLOCK. Padding sees
+        padding. branch_T: branch of each token, 0 for the prompt.
     """
 
     def visible(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
@@ -112,6 +112,7 @@ def choose(attention: str, device: torch.device | str) -> str:
 
 AttentionInterface.register(SPLIT, split_attention)
 AttentionInterface.register(FLEX, flex_attention_forward)
-# Without a mask function of its own, a custom attention drops the padding mask of every other transformers call.
+# Without a mask function of its own, a custom attention drops the padding mask of every other
+# transformers call.
 AttentionMaskInterface.register(SPLIT, sdpa_mask)
 AttentionMaskInterface.register(FLEX, flex_attention_mask)

@@ -21,7 +21,8 @@ Prompt = MaskPrompt | DrawnPrompt
 
 AHEAD = 8  # frames that are read ahead in one piece
 
-# Masks brought to full size and to the CPU together; fewer where their logits at full size would take more bytes.
+# Masks brought to full size and to the CPU together; fewer where their logits at full size would
+# take more bytes.
 FLUSH = 64
 FLUSH_BYTES = 64 << 20
 
@@ -64,8 +65,8 @@ class Segmenter(Protocol):
 
         Where a frame is left out or its mask is all False, it does not show the object.
 
-        Raises:
-            ValueError: a prompt does not fit the video, or is a drawn mask this kind does not follow.
+        Raises: ValueError: a prompt does not fit the video, or is a drawn mask this kind does not
+            follow.
         """
         ...
 
