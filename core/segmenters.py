@@ -1,4 +1,4 @@
-"""The kinds of segmenters, and what the rest of the program must know of a kind before it is loaded.
+"""The kinds of segmenters: facts that settings are checked against before one is loaded.
 
 The code of a kind is the module of its name in `models/segmenters/`. To add a kind, write that
 module, add a row here and the name to `configs.schema.SegmenterConfig.kind`.
@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 class SegmenterKind:
     """Facts about one kind of segmenter.
 
-    Attributes: files: settings (`segmenter.<name>`) whose file or folder must exist, with what to
-        give there. settings: the kind's other settings. follows_drawn: whether it tracks a mask
-        drawn by the policy.
+    Attributes:
+        files: settings (`segmenter.<name>`) whose file or folder must exist, with what to give
+            there.
+        settings: the kind's other settings.
+        follows_drawn: whether it tracks a mask drawn by the policy.
     """
 
     files: Mapping[str, str] = field(default_factory=dict)

@@ -1,12 +1,11 @@
-"""Chat turns as token ids: the one place where a dialogue becomes tokens.
+"""Chat turns as token ids: the only code that writes a dialogue in tokens.
 
 Engine, learner, warm start and pretraining all build their prompts here, so they cannot disagree.
 Pieces of text are tokenised one by one and concatenated, never as a rendered whole. Text never
 becomes a control token: a query with "<|image_pad|>" in it is spelled out in ordinary tokens. For
 the Qwen families two turns look like this:
 
-    <|im_start|>user\\n{content}<|im_end|>\\n<|im_start|>assistant\\n{completion}<|im_end|>\\n<|im_start|>user
-    ...
+    <|im_start|>user\\n{content}<|im_end|>\\n<|im_start|>assistant\\n{completion}<|im_end|>\\n<|im_start|>user ...
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ from typing import Any
 from core.types import View
 from models.families import Family, family_of
 
-REMEMBERED = 10_000  # texts whose ids are kept
+# Texts whose ids are cached.
+REMEMBERED = 10_000
 
 
 def load_dialogue(folder: str | Path) -> Dialogue:
@@ -35,13 +35,14 @@ def load_dialogue(folder: str | Path) -> Dialogue:
 
 
 def control_ids(tokenizer: Any) -> set[int]:
-    """Return the ids of the tokenizer's control tokens (`special: true`), such as dialogue and vision marks."""
+    """Return the ids of the tokenizer's control tokens (`special: true`), such as vision marks."""
     return {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
 
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:
     """Return the ids of plain text; control tokens spelled in it stay text."""
-    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+    encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+    return list(encoded["input_ids"])
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class Dialogue:
             number = self.tokenizer.convert_tokens_to_ids(mark)
             if number not in control:
                 raise ValueError(
-                    f"the policy's tokenizer has no control token {mark}: a tokenizer of {self.family.model_type} is needed"
+                    f"the policy's tokenizer has no control token {mark}: "
+                    f"a tokenizer of {self.family.model_type} is needed"
                 )
             self._id_of_mark[mark] = int(number)
 
@@ -90,16 +92,17 @@ class Dialogue:
         return self.family.vision.cell
 
     def allowed_ids(self) -> list[int]:
-        """Return the ids that the policy may sample, ascending: all ordinary tokens and the end-of-turn token.
+        """Return the ids the policy may sample, ascending: ordinary tokens and the end of a turn.
 
         A sampled `<|image_pad|>` would be a prompt without an image, so control tokens are left
         out. Ids beyond the tokenizer, in a padded vocabulary, are left out too.
         """
-        ordinary = set(self.tokenizer.get_vocab().values()) - control_ids(self.tokenizer)
+        known = set(self.tokenizer.get_vocab().values())
+        ordinary = known - control_ids(self.tokenizer)
         return sorted(ordinary | {self.end_id})
 
     def text(self, text: str) -> list[int]:
-        """Return the ids of plain text, as `text_ids`. Dialogues repeat a few texts, so these are cached."""
+        """Return the ids of plain text, as `text_ids`, cached: dialogues repeat a few texts."""
         if text not in self._ids_of_text:
             if len(self._ids_of_text) > REMEMBERED:
                 self._ids_of_text.clear()
@@ -117,13 +120,14 @@ class Dialogue:
         width = view.width
         if height <= 0 or width <= 0 or height % cell or width % cell:
             raise ValueError(
-                f"view of {height} x {width} pixels: both sides must be positive multiples of {cell} "
-                "(patch size x merge size of the vision tower); change the system's frame size"
+                f"view of {height} x {width} pixels: both sides must be positive multiples of "
+                f"{cell} (patch size x merge size of the vision tower); "
+                "change the system's frame size"
             )
         return (height // cell) * (width // cell)
 
     def image(self, view: View, expanded: bool) -> list[int]:
-        """Return the ids of an image: one placeholder, or with `expanded` one for each of its tokens."""
+        """Return the ids of an image: one placeholder, or with `expanded` one for each token."""
         count = self.image_tokens(view) if expanded else 1
         chat = self.family.chat
         return [
@@ -133,39 +137,48 @@ class Dialogue:
         ]
 
     def user(self, content: Sequence[str | View], *, first: bool, expanded: bool) -> list[int]:
-        """Return the ids of a user turn, up to and including the mark that opens the assistant's answer.
+        """Return the ids of a user turn, including the mark that opens the assistant's answer.
 
-        Args: content: text and images, in order. first: whether it opens the dialogue, after the
-            family's system message; a later turn follows a completion
-                that ended with `end_id`.
+        Args:
+            content: text and images, in order.
+            first: whether it opens the dialogue, after the family's system message; a later turn
+                follows a completion that ended with `end_id`.
             expanded: True gives an image as many tokens as the model sees (learner), False gives
-            one (vLLM's prompt).
+                one (vLLM's prompt).
         """
         ids = self._opening() if first else self.text("\n")
-        ids += [self.id_of(self.family.chat.turn_start), *self.text("user\n")]
+        ids += self._start_message("user")
         for piece in content:
             if isinstance(piece, str):
                 ids += self.text(piece)
             else:
                 ids += self.image(piece, expanded)
-        ids += [self.end_id, *self.text("\n")]
-        ids += [self.id_of(self.family.chat.turn_start), *self.text("assistant\n")]
+        ids += self._end_message()
+        ids += self._start_message("assistant")
         return ids
+
+    def _start_message(self, role: str) -> list[int]:
+        return [self.id_of(self.family.chat.turn_start), *self.text(f"{role}\n")]
+
+    def _end_message(self) -> list[int]:
+        return [self.end_id, *self.text("\n")]
 
     def _opening(self) -> list[int]:
         """Return the ids of the system message; none without one."""
-        chat = self.family.chat
-        if not chat.system:
+        system = self.family.chat.system
+        if not system:
             return []
-        ids = [self.id_of(chat.turn_start), *self.text("system\n"), *self.text(chat.system)]
-        return [*ids, self.end_id, *self.text("\n")]
+        return self._start_message("system") + self.text(system) + self._end_message()
 
     def completion(self, text: str) -> list[int]:
-        """Return the ids of a whole assistant answer, as if it had been sampled; for demonstrations."""
+        """Return the ids of a whole answer, as if it had been sampled; for demonstrations."""
         return [*self.text(text), self.end_id]
 
     def decode(self, completion_ids: Sequence[int]) -> str:
-        """Return the text of sampled ids, without the end-of-turn token. Undecodable bytes become U+FFFD."""
+        """Return the text of sampled ids, without the end-of-turn token.
+
+        Undecodable bytes become U+FFFD.
+        """
         ids = list(completion_ids)
         if ids and ids[-1] == self.end_id:
             ids.pop()

@@ -1,4 +1,4 @@
-"""One episode's dialogue with the engine: the `Ask` that a system talks to (`core.types.Ask`).
+"""One episode's dialogue with the engine: the `core.types.Ask` of a system.
 
 Token in is token out: a dialogue goes on from the sampled ids, never from their text tokenised
 again. What the engine reports to have seen is compared with what the learner will be shown.
@@ -16,12 +16,14 @@ from models.engine.gallery import Gallery
 if TYPE_CHECKING:
     from models.engine.engine import Engine
 
-Key = tuple[int | str, ...]  # names an episode
+# Names an episode.
+Key = tuple[int | str, ...]
 
 
 def seed_of(*key: int | str) -> int:
-    """Return a sampling seed of 63 bits from what names a turn: run seed, step, sample, episode, turn."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    """Return a sampling seed of 63 bits from run seed, step, sample, episode and turn."""
+    name = repr(key).encode()
+    digest = hashlib.blake2b(name, digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
@@ -48,7 +50,7 @@ class Conversation:
 
     @property
     def version(self) -> int:
-        """Version of the weights that would answer now."""
+        """Current version of the weights."""
         return self.engine.version
 
     def count(self, text: str) -> int:
@@ -56,14 +58,14 @@ class Conversation:
         return len(self.engine.dialogue.text(text))
 
     def id_of(self, token: str) -> int | None:
-        """Return the id of a text that is a single token, such as [SEG]; None for any other text."""
+        """Return the id of a text of a single token, such as [SEG]; None for any other text."""
         ids = self.engine.dialogue.text(token)
         return ids[0] if len(ids) == 1 else None
 
     async def auxiliary(
         self, content: Sequence[str | View], *, max_tokens: int, temperature: float, top_p: float
     ) -> Turn:
-        """As `core.types.Ask`. Answers are seeded by the order of the calls, not by when each is answered."""
+        """As `core.types.Ask`. Answers are seeded by the order of the calls, whatever is first."""
         # "aside" is part of the seed: another word would change every run.
         key = (*self.key, "aside", self.auxiliary_questions)
         # Counted before anything is awaited: concurrent calls must differ, and repeat.
@@ -81,7 +83,8 @@ class Conversation:
         """
         if not self.open:
             raise RuntimeError(
-                f"episode {self.key}: the last answer was cut off by max_tokens, nothing can follow it"
+                f"episode {self.key}: the last answer was cut off by max_tokens, "
+                "nothing can follow it"
             )
 
         dialogue = self.engine.dialogue
@@ -107,7 +110,8 @@ class Conversation:
             top_p=self.top_p,
         )
         assert seen == self.expanded_ids, (
-            f"episode {self.key}: the engine saw {len(seen)} tokens, the learner would count {len(self.expanded_ids)}"
+            f"episode {self.key}: the engine saw {len(seen)} tokens, "
+            f"the learner would count {len(self.expanded_ids)}"
         )
 
         self.open = bool(sampled) and sampled[-1] == dialogue.end_id

@@ -19,7 +19,7 @@ from models.engine.settings import EngineSettings, ban, engine_args
 
 
 class Engine:
-    """One vLLM engine. Make it inside a running event loop, and use it from that loop only."""
+    """One vLLM engine, made inside a running event loop and used from that loop only."""
 
     def __init__(self, settings: EngineSettings) -> None:
         """Start vLLM.
@@ -65,9 +65,12 @@ class Engine:
     ) -> tuple[list[int], list[int], list[float]]:
         """Run one request.
 
-        Args: prompt_ids: with one placeholder for each image. images: in the order of their
-            placeholders. digests: names of the images and keys of vLLM's caches; equal digests must
-            mean equal pixels. sampling: arguments of vLLM's `SamplingParams`.
+        Args:
+            prompt_ids: with one placeholder for each image.
+            images: in the order of their placeholders.
+            digests: names of the images and keys of vLLM's caches; equal digests must mean equal
+                pixels.
+            sampling: arguments of vLLM's `SamplingParams`.
 
         Returns:
             The prompt as the model saw it, the sampled ids, and their log-probs.
@@ -80,7 +83,8 @@ class Engine:
             prompt["multi_modal_data"] = {"image": images}
             prompt["multi_modal_uuids"] = {"image": digests}
         params = SamplingParams(
-            logprobs=0,  # of the sampled token alone
+            # Of the sampled token alone.
+            logprobs=0,
             stop_token_ids=[self.dialogue.end_id],
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -106,13 +110,17 @@ class Engine:
         checksum: str = "",
         payload: Any = None,
     ) -> None:
-        """Take new weights; requests in flight pause and go on with them. nccl and ipc: not yet run on a GPU.
+        """Take new weights; requests in flight pause and go on with them.
 
-        Args: version: number of the weight version. names, dtypes, shapes: description of its
-            tensors. checksum: SHA-256 of the payload; object_store only. payload: object_store: the
-            flat uint8 array (`core.flat`). nccl: None, the tensors are received. ipc: an
-                asynchronous iterator of messages (`models.engine.weight_senders`); each is asked
-                for when the last is loaded.
+        nccl and ipc: not yet run on a GPU.
+
+        Args:
+            version: number of the weight version.
+            names, dtypes, shapes: description of its tensors.
+            checksum: SHA-256 of the payload; object_store only.
+            payload: object_store: the flat uint8 array (`core.flat`). nccl: None, the tensors are
+                received. ipc: an asynchronous iterator of messages
+                (`models.engine.weight_senders`); each is asked for when the last is loaded.
 
         Raises:
             ValueError: the checksum is wrong; the old weights stay. vLLM's error may be around it.
@@ -129,7 +137,11 @@ class Engine:
             path = await asyncio.to_thread(weight_transfer.write_shared, payload)
             extra = {"path": path, "checksum": checksum}
         info = weight_transfer.update_info(
-            backend, list(names), list(dtypes), [list(shape) for shape in shapes], extra
+            backend,
+            list(names),
+            list(dtypes),
+            [list(shape) for shape in shapes],
+            extra,
         )
         try:
             await self._load(_single(info))
@@ -139,7 +151,7 @@ class Engine:
                 os.unlink(extra["path"])
 
     async def init_transfer(self, info: dict[str, Any]) -> None:
-        """Join the process group of nccl, or agree on the wire format of ipc; object_store needs neither."""
+        """Join the process group of nccl, or agree on the wire format of ipc."""
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
         await self.llm.init_weight_transfer_engine(WeightTransferInitRequest(info))
@@ -158,7 +170,7 @@ class Engine:
             await self.llm.resume_generation()
 
     async def forget(self) -> None:
-        """Drop all that was computed with the old weights."""
+        """Drop caches of the old weights."""
         # Image embeddings: the reset of the prefix cache does not reach them.
         await self.llm.reset_encoder_cache()
         done = await self.llm.reset_prefix_cache(reset_running_requests=True)

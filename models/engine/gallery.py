@@ -37,7 +37,7 @@ class Gallery:
         self._lock = asyncio.Lock()
 
     async def show(self, views: Sequence[View]) -> tuple[Media, ...]:
-        """Return the media of the views, in order; their pixels are in `pixels` and `images` from then on."""
+        """Return the media of the views, in order, and keep their pixels."""
         async with self._lock:
             missing = [view for view in dict.fromkeys(views) if view not in self._media]
             if missing:

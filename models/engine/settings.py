@@ -1,4 +1,4 @@
-"""What an engine is started with. All that differs between CPU and GPU is in `engine_args`."""
+"""Settings of an engine. All differences between CPU and GPU are in `engine_args`."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def engine_args(settings: EngineSettings) -> dict[str, Any]:
 
 
 def ban(allowed: Sequence[int], vocabulary: int) -> dict[str, Any]:
-    """Return sampling arguments that let only the allowed ids be sampled.
+    """Return sampling arguments to sample the allowed ids only.
 
     A list of 150,000 allowed ids in each request would cost more than the request, so for a big
     vocabulary the few hundred banned ids are named instead.

@@ -1,4 +1,4 @@
-"""Families of vision-language models: all that differs between one policy and another.
+"""Families of vision-language models: all differences between one policy and another.
 
     family = family_of(Path("Qwen3-VL-4B-Instruct"))
     family.vision.round_size(500, 890)    # (512, 896)
@@ -61,7 +61,7 @@ def family_of(folder: str | Path) -> Family:
     if model_type not in FAMILIES:
         reason = REFUSED.get(model_type, "rayvos does not know it")
         raise ValueError(
-            f"policy.path={folder!s}: model_type {model_type!r} in config.json is not supported: {reason}; "
-            f"set policy.path to a folder of {' or '.join(FAMILIES)}"
+            f"policy.path={folder!s}: model_type {model_type!r} in config.json is not supported: "
+            f"{reason}; set policy.path to a folder of {' or '.join(FAMILIES)}"
         )
     return FAMILIES[model_type](config)

@@ -1,8 +1,8 @@
-"""What rayvos asks of a family of vision-language models.
+"""The interface of a family of vision-language models.
 
-A family is made from the `config.json` of a policy folder and answers everything that differs
-between models: chat format, size of an image token, image features, names of modules. It imports no
-torch, so that a driver can ask it before any model is loaded.
+A family is made from the `config.json` of a policy folder. It knows all differences between models:
+chat format, size of an image token, image features, names of modules. It imports no torch: a driver
+asks it before any model is loaded.
 """
 
 from __future__ import annotations
@@ -38,8 +38,14 @@ class ChatFormat:
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """The control tokens that a tokenizer of the family must have."""
-        return (self.turn_start, self.turn_end, self.image_start, self.image, self.image_end)
+        """The control tokens; a tokenizer of the family must have them all."""
+        return (
+            self.turn_start,
+            self.turn_end,
+            self.image_start,
+            self.image,
+            self.image_end,
+        )
 
 
 class Family(ABC):
@@ -47,13 +53,16 @@ class Family(ABC):
 
     A new family is one file with a subclass, and one row of `models.families.FAMILIES`.
 
-    Attributes: model_type: name in `config.json`. chat: how a dialogue is written. patch_size:
-        pixels on a side of a vision patch, where `config.json` does not say. merge_size: patches on
-        a side of an image token, where `config.json` does not say. image_token: id of the image
-        placeholder, where `config.json` does not say. vision_tower: name of the vision tower's
-        module in transformers' model. language_model: last part of the name of the language model's
-        module. lora_targets: linear layers of a decoder layer, adapted where `learner.lora_targets`
-        names none.
+    Attributes:
+        model_type: name in `config.json`.
+        chat: how a dialogue is written.
+        patch_size: default for pixels on a side of a vision patch.
+        merge_size: default for patches on a side of an image token.
+        image_token: default for the id of the image placeholder.
+        vision_tower: name of the vision tower's module in transformers' model.
+        language_model: last part of the name of the language model's module.
+        lora_targets: linear layers of a decoder layer, adapted where `learner.lora_targets` names
+            none.
     """
 
     model_type: ClassVar[str]
@@ -74,7 +83,7 @@ class Family(ABC):
     )
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
-        """Make the family for a parsed `config.json`; without one, with the sizes of the released models."""
+        """Make the family for a parsed `config.json`, or with the sizes of the released models."""
         self.config = config or {}
 
     @property
@@ -97,7 +106,8 @@ class Family(ABC):
 
     @property
     def hidden_size(self) -> int:
-        """Width of the language model's hidden states. Released Qwen2.5-VL folders name it at the top level."""
+        """Width of the language model's hidden states."""
+        # Released Qwen2.5-VL folders name it at the top level.
         text = self.config.get("text_config", self.config)
         return int(text["hidden_size"])
 
@@ -105,6 +115,8 @@ class Family(ABC):
     def repeat_images(self, features: Any, order: Sequence[int]) -> Any:
         """Return the vision tower's output with image `order[i]` at place i.
 
-        Args: features: output of transformers' `get_image_features` for the unique images of a row;
-            changed in place. order: index of a unique image for each image of the row.
+        Args:
+            features: output of transformers' `get_image_features` for the unique images of a row;
+                changed in place.
+            order: index of a unique image for each image of the row.
         """

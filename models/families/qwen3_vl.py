@@ -10,7 +10,10 @@ from models.families.qwen2_5_vl import QWEN_CHAT
 
 
 class Qwen3VL(Family):
-    """Patches of 16 pixels, 32 x 32 pixels a token; features of several vision layers enter the language model."""
+    """Patches of 16 pixels, 32 x 32 pixels a token.
+
+    Features of several vision layers enter the language model ("deepstack").
+    """
 
     model_type = "qwen3_vl"
     chat = QWEN_CHAT

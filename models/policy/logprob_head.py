@@ -1,4 +1,4 @@
-"""The language model's head: hidden states to log-probs and entropies, without ever holding all logits.
+"""The language model's head: hidden states to log-probs and entropies, chunk by chunk.
 
 With a vocabulary of 150,000 words the logits of a row would take gigabytes. They are made chunk by
 chunk, and made again in the backward pass.
@@ -19,13 +19,13 @@ MOST_TOKENS = 512
 
 
 def chunk_of(vocabulary: int, device: str) -> int:
-    """Return the number of tokens whose fp32 logits fill `CHUNK_BYTES`, `MOST_TOKENS` at most."""
+    """Return the number of tokens in a chunk of `CHUNK_BYTES`, `MOST_TOKENS` at most."""
     tokens = CHUNK_BYTES[device] // (4 * vocabulary)
     return max(1, min(MOST_TOKENS, tokens))
 
 
 class LogprobHead(nn.Linear):
-    """A linear head that returns log-probs where it is given targets.
+    """A linear head with log-probs for output.
 
     All chunks are one module call, because under ZeRO-3 every rank must call every module equally
     often. An existing `lm_head` becomes a `LogprobHead` by a change of its class.
@@ -46,7 +46,7 @@ class LogprobHead(nn.Linear):
             target_N: token ids.
             banned_V: bool; these ids get probability 0.
             temperature: divides the logits.
-            chunk: tokens whose logits are made at once; 0 derives it from the vocabulary.
+            chunk: tokens in a chunk of logits; 0 derives it from the vocabulary.
         """
         if target_N is None:
             return F.linear(hidden, self.weight)
@@ -78,9 +78,11 @@ class _LogprobEntropy(torch.autograd.Function):
 
             # In place: these blocks are what memory goes to.
             logprobs_NV = logits_NV.sub_(norm_N[:, None])
-            logprobs.append(logprobs_NV.gather(-1, target_N[span, None])[:, 0])
+            logprob_N1 = logprobs_NV.gather(-1, target_N[span, None])
+            logprobs.append(logprob_N1[:, 0])
             probs_NV = logprobs_NV.exp_()
-            entropies.append(torch.special.entr(probs_NV, out=probs_NV).sum(-1))
+            terms_NV = torch.special.entr(probs_NV, out=probs_NV)
+            entropies.append(terms_NV.sum(-1))
 
         entropy_N = torch.cat(entropies)
         ctx.save_for_backward(hidden_ND, weight_VD, target_N, banned_V, torch.cat(norms), entropy_N)
@@ -132,7 +134,8 @@ def _d_logits(
     else:
         # dH/dx = -p (log p + H), and p log p = -entr(p), which is 0 at p = 0.
         d_NV = torch.special.entr(probs_NV).mul_(d_entropy_N[:, None])
-        d_NV.addcmul_(probs_NV, (d_entropy_N * entropy_N + d_logprob_N)[:, None], value=-1)
+        factor_N = d_entropy_N * entropy_N + d_logprob_N
+        d_NV.addcmul_(probs_NV, factor_N[:, None], value=-1)
     return d_NV.scatter_add_(-1, target_N[:, None], d_logprob_N[:, None])
 
 

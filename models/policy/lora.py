@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685) on the language model's linear layers, by peft.
 
-The vision-language model is changed in place, so that other code keeps calling it by its own names.
-Where weights are sharded the caller gathers `Weight.parts` first.
+The vision-language model is changed in place: other code keeps calling it by its own names. Under
+sharding the caller gathers `Weight.parts` first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from models.families import Family
 
-_NAME = "default"  # the name that peft gives to an adapter
+# Peft's name of an adapter.
+_NAME = "default"
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Lora:
 
     Attributes:
         rank: width of the adapter.
-        alpha: `alpha / rank` scales what the adapter adds.
+        alpha: `alpha / rank` scales the adapter's output.
         targets: last parts of the names of the adapted linear layers.
     """
 
@@ -40,7 +41,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class Weight:
-    """One weight as the engine knows it, and what an adapter adds to it.
+    """One weight as the engine knows it, and the adapter's part in it.
 
     Attributes:
         base: the weight without the adapter.
@@ -55,22 +56,32 @@ class Weight:
 
     @property
     def parts(self) -> list[Tensor]:
-        """All tensors that `merged` reads."""
-        return [t for t in (self.base, self.down_RI, self.up_OR) if t is not None]
+        """All tensors read by `merged`."""
+        if self.down_RI is None or self.up_OR is None:
+            return [self.base]
+        return [self.base, self.down_RI, self.up_OR]
 
     def merged(self) -> Tensor:
-        """Return base + scale * up @ down, added in fp32, in the base's type; without an adapter the base itself."""
+        """Return base + scale * up @ down, added in fp32, in the base's type.
+
+        Without an adapter it is the base itself.
+        """
+        base = self.base.detach()
         if self.down_RI is None or self.up_OR is None:
-            return self.base.detach()
-        change_OI = self.scale * (self.up_OR.detach().float() @ self.down_RI.detach().float())
-        return (self.base.detach().float() + change_OI).to(self.base.dtype)
+            return base
+        up_OR = self.up_OR.detach().float()
+        down_RI = self.down_RI.detach().float()
+        change_OI = self.scale * (up_OR @ down_RI)
+        return (base.float() + change_OI).to(base.dtype)
 
 
 def add(vlm: nn.Module, lora: Lora, family: Family) -> None:
-    """Add adapters to the language model and freeze all other weights. They change nothing yet: `up` is 0.
+    """Add adapters to the language model and freeze all other weights.
+
+    They change nothing yet: `up` is 0.
 
     Raises:
-        ValueError: no targets, or a target that the language model does not have.
+        ValueError: no targets, or a target unknown to the language model.
     """
     known = _linear_layers(vlm, family.language_model)
     unknown = set(lora.targets) - known
@@ -105,7 +116,11 @@ def _linear_layers(vlm: nn.Module, language_model: str) -> set[str]:
 
 def layers(vlm: nn.Module) -> dict[str, Any]:
     """Return the layers with an adapter, by the names they had without it; empty without LoRA."""
-    return {name: module for name, module in vlm.named_modules() if isinstance(module, LoraLayer)}
+    found = {}
+    for name, module in vlm.named_modules():
+        if isinstance(module, LoraLayer):
+            found[name] = module
+    return found
 
 
 def rank(vlm: nn.Module) -> int:
@@ -117,7 +132,10 @@ def rank(vlm: nn.Module) -> int:
 
 @contextmanager
 def off(vlm: nn.Module) -> Iterator[None]:
-    """Turn the adapters off, for forwards without gradient; no graph of the policy may be alive meanwhile."""
+    """Turn the adapters off, for forwards without gradient.
+
+    No graph of the policy may be alive meanwhile.
+    """
     adapted = layers(vlm).values()
     for layer in adapted:
         layer.enable_adapters(False)
@@ -161,7 +179,7 @@ def adapter(vlm: nn.Module) -> dict[str, Tensor]:
 
 
 def write(vlm: Any, state: dict[str, Tensor], folder: Path) -> None:
-    """Write `state` (whole tensors of `adapter`) as a folder for `peft.PeftModel.from_pretrained`."""
+    """Write `state`, whole tensors of `adapter`, as a folder for peft's `from_pretrained`."""
     folder.mkdir()
     tensors = {name: tensor.contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / "adapter_model.safetensors")

@@ -107,9 +107,9 @@ class MaskHead(nn.Module):
     def decode(self, maps: Maps, token_MC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return masks (M, 1, h, w), the decoder's output tokens (M, C) and object scores (M, 1).
 
-        Args: maps: features, finest first; the coarsest is conditioned on SAM 2's memory (on a
-            single frame: plus
-                `no_memory`).
+        Args:
+            maps: features, finest first; the coarsest is conditioned on SAM 2's memory (on a single
+                frame: plus `no_memory`).
             token_MC: language tokens.
         """
         count, width = token_MC.shape

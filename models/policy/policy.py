@@ -67,13 +67,17 @@ class Policy(nn.Module):
     ) -> None:
         """Load the policy.
 
-        Args: folder: Hugging Face folder. allowed_ids: the vocabulary that the engine may sample
-            from; all other ids get probability 0, as there. dtype: a key of `DTYPES`. attention:
-            auto, split or flex (`models.policy.tree_attention`). device: where the policy runs.
-            freeze_vision: do not train the vision tower. gradient_checkpointing: keep no
-            activations of decoder layers; compute them again. chunk: tokens whose logits are made
-            at once; 0 derives it from the vocabulary. adapter: train these low-rank adapters of the
-            language model, and freeze all else.
+        Args:
+            folder: Hugging Face folder.
+            allowed_ids: the vocabulary that the engine may sample from; all other ids get
+                probability 0, as there.
+            dtype: a key of `DTYPES`.
+            attention: auto, split or flex (`models.policy.tree_attention`).
+            device: where the policy runs.
+            freeze_vision: do not train the vision tower.
+            gradient_checkpointing: keep no activations of decoder layers; compute them again.
+            chunk: tokens whose logits are made at once; 0 derives it from the vocabulary.
+            adapter: train these low-rank adapters of the language model, and freeze all else.
 
         Raises:
             ValueError: an unknown dtype or attention, or a folder of an unsupported model.

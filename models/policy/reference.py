@@ -24,8 +24,10 @@ class Reference:
     def __init__(self, policy: Policy, *, offload: bool = False) -> None:
         """Take a frozen copy, or the trained policy if it has adapters.
 
-        Args: policy: the copy, or the policy with adapters. offload: keep the copy in the CPU's
-            memory between batches; without effect on a policy with adapters.
+        Args:
+            policy: the copy, or the policy with adapters.
+            offload: keep the copy in the CPU's memory between batches; without effect on a policy
+                with adapters.
         """
         self.policy = policy
         self.shared = bool(lora.layers(policy.vlm))

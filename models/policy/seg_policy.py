@@ -44,11 +44,14 @@ class SegOptions:
     Source: docs/spec/videoseg_o3.md. Supervised fine-tuning uses bce 2.0, dice 0.5 and 12,544
     points.
 
-    Attributes: calibration: weight of the mask's log-likelihood in the log-prob of [SEG]; 0 turns
-        calibration off. side: side of the grid on which a sampled mask is judged. threshold: a
-        pixel of the sampled mask is set where its logit is above this. bce: weight of the binary
-        cross-entropy in the auxiliary loss. dice: weight of the Dice loss in it. points: points of
-        a mask at which the auxiliary loss is taken; 0 takes all pixels.
+    Attributes:
+        calibration: weight of the mask's log-likelihood in the log-prob of [SEG]; 0 turns
+            calibration off.
+        side: side of the grid on which a sampled mask is judged.
+        threshold: a pixel of the sampled mask is set where its logit is above this.
+        bce: weight of the binary cross-entropy in the auxiliary loss.
+        dice: weight of the Dice loss in it.
+        points: points of a mask at which the auxiliary loss is taken; 0 takes all pixels.
     """
 
     calibration: float = 1.0
@@ -110,9 +113,10 @@ class SegPolicy(nn.Module):
     ) -> PolicyOutput:
         """Return the policy's output and the masks of the row's episodes; without `requests` the policy's output alone.
 
-        Args: row, pixels, grid_U3, temperature: as `Policy.forward`. requests: masks of this row
-            (`core.drawing.requests.requests_of_row`). An empty list runs the head as
-                well, because under ZeRO-3 all ranks must call it alike.
+        Args:
+            row, pixels, grid_U3, temperature: as `Policy.forward`.
+            requests: masks of this row (`core.drawing.requests.requests_of_row`). An empty list
+                runs the head as well, because under ZeRO-3 all ranks must call it alike.
             frames: pixels of the requests' frames by digest, uint8 (H, W, 3).
         """
         if requests is None:

@@ -80,8 +80,10 @@ def split_attention(
 def block_mask(group_T: Tensor, branch_T: Tensor) -> BlockMask:
     """Return the tree as a flex_attention mask.
 
-    Args: group_T: group of each token, -1 for padding; T is a multiple of FLEX_BLOCK. Padding sees
-        padding. branch_T: branch of each token, 0 for the prompt.
+    Args:
+        group_T: group of each token, -1 for padding; T is a multiple of FLEX_BLOCK. Padding sees
+            padding.
+        branch_T: branch of each token, 0 for the prompt.
     """
 
     def visible(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:

@@ -17,9 +17,11 @@ from models.segmenters.base import Segmenter
 def make(kind: str, settings: Mapping[str, Any], device: str = "cpu") -> Segmenter:
     """Load a segmenter.
 
-    Args: kind: a name of `core.segmenters.KINDS`. settings: settings of
-        `configs.schema.SegmenterConfig` by name; those of other kinds are ignored. device: cpu or
-        cuda.
+    Args:
+        kind: a name of `core.segmenters.KINDS`.
+        settings: settings of `configs.schema.SegmenterConfig` by name; those of other kinds are
+            ignored.
+        device: cpu or cuda.
 
     Raises:
         ValueError: an unknown kind, a missing file, or a checkpoint of another architecture.

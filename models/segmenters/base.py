@@ -65,8 +65,9 @@ class Segmenter(Protocol):
 
         Where a frame is left out or its mask is all False, it does not show the object.
 
-        Raises: ValueError: a prompt does not fit the video, or is a drawn mask this kind does not
-            follow.
+        Raises:
+            ValueError: a prompt does not fit the video, or is a drawn mask this kind does not
+                follow.
         """
         ...
 

@@ -90,8 +90,9 @@ class Sam2Segmenter(Segmenter):
             shape: its shape.
             device: where it runs.
             cache_bytes: size of the cache of image features.
-            redraw: decoder of a mask head. With it a drawn mask is drawn anew on every frame, from its language token
-                and SAM 2's memory (VideoSEG-O3's inference). Without it SAM 2's own decoder follows the first mask.
+            redraw: decoder of a mask head. With it a drawn mask is drawn anew on every frame, from
+                its language token and SAM 2's memory (VideoSEG-O3's inference). Without it SAM 2's
+                own decoder follows the first mask.
         """
         self.redraw = redraw
         self.model = model.to(device).eval()

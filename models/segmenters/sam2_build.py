@@ -50,7 +50,8 @@ class Shape:
         decoder_heads: attention heads of the mask decoder.
         num_maskmem: frames that are remembered.
         multimask: three masks for an ambiguous prompt and for tracked frames; else always one mask.
-        dense_prompt: draw prompts into the low-resolution mask input as well (this project's tiny model).
+        dense_prompt: draw prompts into the low-resolution mask input as well (this project's tiny
+            model).
     """
 
     embed_dim: int

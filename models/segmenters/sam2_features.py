@@ -33,8 +33,8 @@ class FeatureCache:
 
         Args:
             keys: digests of frames.
-            ahead: pixels by digest of at least the frames that are not cached. If one of `keys` is missing, all of
-                them are encoded together.
+            ahead: pixels by digest of at least the frames that are not cached. If one of `keys` is
+                missing, all of them are encoded together.
         """
         if any(key not in self.kept for key in keys):
             missing = {key: frame for key, frame in ahead.items() if key not in self.kept}

@@ -31,7 +31,8 @@ PROMPT_LOGITS = (-4.0, 6.0)
 # SAM 2's labels of the corners of a box.
 BOX_LABELS = (2, 3)
 
-# Given as the video's length at every step: a pointer's time code must not depend on how long the video is.
+# Given as the video's length at every step: a pointer's time code must not depend on how long the
+# video is.
 ANY_LENGTH = 1 << 30
 
 

@@ -69,7 +69,8 @@ class XMemSegmenter(Segmenter):
             first: segments the prompted frames.
             xmem: the network.
             device: where XMem runs.
-            short_side: side to which the short side of frames is resized, at least LEAST_SIDE; 0 keeps their own.
+            short_side: side to which the short side of frames is resized, at least LEAST_SIDE; 0
+                keeps their own.
         """
         self.first = first
         self.xmem = xmem

@@ -68,7 +68,8 @@ class XMem:
     def start(self, num_frames: int) -> InferenceCore:
         """Return a fresh memory for a track of `num_frames`.
 
-        As in the official evaluation, the use of old elements is counted only if they can outgrow the memory.
+        As in the official evaluation, the use of old elements is counted only if they can outgrow
+        the memory.
         """
         config = self.config
         spare_frames = config["max_mid_term_frames"] - config["min_mid_term_frames"]
@@ -112,7 +113,8 @@ def load_xmem(checkout: Path, weights: Path) -> XMem:
 def import_checkout(checkout: Path) -> list[Any]:
     """Return the checkout's modules model.network, inference.inference_core and model.resnet.
 
-    Their top names are common words, so they are visible to one another alone, and only during this call.
+    Their top names are common words, so they are visible to one another alone, and only during this
+    call.
     """
     hidden = _pop_modules()
     sys.path.insert(0, str(checkout))
