@@ -47,8 +47,9 @@ else:
     from core.points import resize_mask
     from core.types import Answer, End, Episode, Sample, Target, Turn, Video
     from rewards.objects import Thresholds, matched_mean, pair_scores
-    from systems.videoseg_r1 import Truth, VideoSegR1
+    from systems.videoseg_r1 import VideoSegR1
     from systems.videoseg_r1.answers import coordinates, strict_answer
+    from systems.videoseg_r1.score import Truth, truth_in
 
 GROUP = 8
 MOST = 10
@@ -194,7 +195,9 @@ def case(uid: str, num_objects: int) -> Case:
         tokens = len(text.partition("<answer>")[0].split())
         made = Answer(keyframe=0, reasoning_tokens=tokens)
         episodes.append(Episode(uid, (Turn((), (), (), text, (), True, 0),), End.DONE, made))
-    return Case(sample, tuple(episodes), at_target_size(system._truth(sample, 0)))
+    return Case(
+        sample, tuple(episodes), at_target_size(truth_in(sample, 0, system.options.target_hw))
+    )
 
 
 def at_target_size(truth: Truth) -> Truth:
@@ -236,7 +239,7 @@ def one_by_one_from_encodings(cases: Sequence[Case]) -> list[float]:
     found = []
     for c in cases:
         for text, used in c.answers:
-            truth = at_target_size(system._truth(c.sample, 0))
+            truth = at_target_size(truth_in(c.sample, 0, system.options.target_hw))
             found.append(whole_reward(text, used, truth, system.options.budget.medium, by_scipy))
     return found
 

@@ -1,106 +1,192 @@
-"""Answers that list objects as boxes and points: reading them for masks, and for rewards.
+"""Answers that list objects as boxes and points: one reading for masks, one for rewards.
 
-Two readings, because they want different things: a mask takes whatever can be made out, a reward only what the
-published definitions count (strict JSON, every key of every object). Coordinates stay in the pixels of the image that
-was asked about. This file knows no image, no truth and no prompt; every function takes any text and none raises.
+A mask takes whatever can be read. A reward counts only what the published definitions count: strict
+JSON with every key of every object. Coordinates are pixels of the target image. Every function takes
+any text, and none raises.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from core.parsing import block, json_value, numbers, records
+from core.types import MaskPrompt
 
-MAX_OBJECTS = 120  # of an answer and of the truth; VisionReasoner's
+# Objects of an answer and of the ground truth that count (VisionReasoner).
+MAX_OBJECTS = 120
 
 
-def read_objects(text: str) -> list[dict[str, Any]] | None:
-    """The objects of an answer as {"box", "point", "negatives"}, or None where it is unreadable.
+class ObjectRead(TypedDict):
+    """One object of an answer; None or empty where nothing could be read."""
 
-    Wanted: <answer>[{"bbox_2d": [x0, y0, x1, y1], "point_2d": [x, y], "neg_point_2d": [x, y]}, ...]</answer>, with x1
-    and y1 inside the box. JSON or Python quotes, fenced or not, also "neg_points_2d" with a list of points. What of an
-    object cannot be read is None or left out; an object of which nothing can be read is left out, and an answer of
-    which nothing can be read is unreadable, unless it is the empty list. At most 120 objects. Nothing raises.
+    box: list[float] | None
+    point: list[float] | None
+    negatives: list[list[float]]
+
+
+def read_objects(text: str) -> list[ObjectRead] | None:
+    """Return the objects of an answer, or None if it is unreadable.
+
+    Expected: <answer>[{"bbox_2d": [x0, y0, x1, y1], "point_2d": [x, y], "neg_point_2d": [x, y]},
+    ...]</answer>, with x1 and y1 inside the box; JSON or Python quotes, fenced or not, also
+    "neg_points_2d" with a list of points. An object without box and point is left out. An answer
+    without any object is unreadable, unless it is the empty list. At most 120 objects count.
     """
     body = block(text, "answer")
     if body is None:
         return None
     rows = records(body)
-    usable = [o for o in rows_as_read(rows) if o["box"] or o["point"]]
-    empty = not rows and re.sub(r"[\s`]|json", "", body) == "[]"
-    return usable if usable or empty else None
+    usable = []
+    for found in objects_of_rows(rows):
+        if found["box"] or found["point"]:
+            usable.append(found)
+    is_empty_list = not rows and re.sub(r"[\s`]|json", "", body) == "[]"
+    if usable or is_empty_list:
+        return usable
+    return None
 
 
-def rows_as_read(rows: Sequence[Mapping[Any, Any]]) -> list[dict[str, Any]]:
-    """The objects that the dictionaries of an answer describe, in the form of `read_objects`."""
-    return [
-        {
-            "box": _floats(row.get("bbox_2d"), 4),
-            "point": _floats(row.get("point_2d"), 2),
-            "negatives": _off(row),
-        }
-        for row in rows[:MAX_OBJECTS]
-    ]
+def objects_of_rows(rows: Sequence[Mapping[Any, Any]]) -> list[ObjectRead]:
+    """Return the objects that the dictionaries of an answer describe, one for each."""
+    objects: list[ObjectRead] = []
+    for row in rows[:MAX_OBJECTS]:
+        box = _floats(row.get("bbox_2d"), 4)
+        point = _floats(row.get("point_2d"), 2)
+        objects.append({"box": box, "point": point, "negatives": _negatives_of(row)})
+    return objects
+
+
+def mask_prompt(
+    found: ObjectRead, frame: int, video_hw: tuple[int, int], target_hw: tuple[int, int]
+) -> MaskPrompt | None:
+    """Return the segmenter's prompt for one object, in pixels of the video.
+
+    The box is cut at the frame's edges and points outside are dropped. None if neither a box with an
+    area nor a point on the object is left.
+    """
+    height, width = video_hw
+    target_height, target_width = target_hw
+    scale_x = width / target_width
+    scale_y = height / target_height
+    box = _box_on_video(found["box"], video_hw, scale_x, scale_y)
+
+    labelled = [(found["point"], 1)]
+    for negative in found["negatives"]:
+        labelled.append((negative, 0))
+    points = []
+    labels = []
+    for point, label in labelled:
+        if point and 0 <= point[0] < target_width and 0 <= point[1] < target_height:
+            points.append((point[0] * scale_x, point[1] * scale_y))
+            labels.append(label)
+
+    if box is None and 1 not in labels:
+        return None
+    return MaskPrompt(frame, box, tuple(points), tuple(labels))
 
 
 def strict_answer(text: str) -> Any | None:
-    """The JSON value in the answer tags of a text; None without tags, for anything but JSON, and for null."""
+    """Return the JSON value in the answer tags; None without tags, for other text, and for null."""
     body = block(text, "answer")
-    return None if body is None else _with_one_key(json_value(body))
+    if body is None:
+        return None
+    return _with_one_key(json_value(body))
 
 
 def coordinates(answer: Any, box: bool = True, point: bool = True) -> list[tuple[float, ...]]:
-    """Box and point of every object of an answer, six numbers each, 0 for what is not asked.
+    """Return box and point of every object, six numbers each, 0 for what is not asked for.
 
-    One object that lacks one of them, or not of finite numbers, makes all of the answer worth nothing, as published.
+    As published, a single object without one of them, or with other values than finite numbers,
+    leaves nothing of the whole answer.
     """
+    if not isinstance(answer, list):
+        return []
     rows = []
-    for row in answer if isinstance(answer, list) else ():
+    for row in answer:
         if not isinstance(row, dict):
             return []
-        corners = numbers(row.get("bbox_2d"), 4) if box else (0.0,) * 4
-        at = numbers(row.get("point_2d"), 2) if point else (0.0,) * 2
-        if corners is None or at is None:
+        corners: tuple[float, ...] | None = (0.0,) * 4
+        middle: tuple[float, ...] | None = (0.0,) * 2
+        if box:
+            corners = numbers(row.get("bbox_2d"), 4)
+        if point:
+            middle = numbers(row.get("point_2d"), 2)
+        if corners is None or middle is None:
             return []
-        rows.append(corners + at)
+        rows.append(corners + middle)
     return rows[:MAX_OBJECTS]
 
 
 def negatives(answer: Any) -> list[tuple[float, ...]]:
-    """The readable negative points of an answer, over all its objects."""
-    rows = answer if isinstance(answer, list) else []
-    return [
-        tuple(point) for row in rows[:MAX_OBJECTS] if isinstance(row, dict) for point in _off(row)
-    ]
+    """Return the readable negative points of all objects of an answer."""
+    if not isinstance(answer, list):
+        return []
+    points = []
+    for row in answer[:MAX_OBJECTS]:
+        if isinstance(row, dict):
+            points += [tuple(point) for point in _negatives_of(row)]
+    return points
 
 
 def reasoning(text: str) -> str:
-    """What an answer says before its result: the thought, also where its tags are missing."""
-    return text.partition("<answer>")[0].replace("<think>", "").replace("</think>", "").strip()
+    """Return the text before the result: the thought, also without its tags."""
+    before, _, _ = text.partition("<answer>")
+    return before.replace("<think>", "").replace("</think>", "").strip()
+
+
+def _box_on_video(
+    box: list[float] | None, video_hw: tuple[int, int], scale_x: float, scale_y: float
+) -> tuple[float, float, float, float] | None:
+    """A box of the target image in pixels of the video, cut at the edges; None without an area."""
+    if box is None:
+        return None
+    height, width = video_hw
+    x0, y0, x1, y1 = box
+    if x1 < x0 or y1 < y0:
+        return None
+    # x1 and y1 are inside the box of an answer, and outside the box of a prompt.
+    left = _clamp(x0 * scale_x, width)
+    top = _clamp(y0 * scale_y, height)
+    right = _clamp(x1 * scale_x + 1, width)
+    bottom = _clamp(y1 * scale_y + 1, height)
+    if right <= left or bottom <= top:
+        return None
+    return left, top, right, bottom
+
+
+def _clamp(x: float, most: int) -> float:
+    return min(max(x, 0.0), float(most))
 
 
 def _with_one_key(answer: Any) -> Any:
-    """`answer` with the first of "neg_points_2d" under "neg_point_2d" as well, for the form."""
+    """The answer, with the first of "neg_points_2d" also under "neg_point_2d", for its form."""
     if not isinstance(answer, list):
         return answer
-    several = [
-        isinstance(row, dict) and "neg_point_2d" not in row and row.get("neg_points_2d")
-        for row in answer
-    ]
-    pairs = zip(answer, several, strict=True)
-    return [
-        row | {"neg_point_2d": more[0]} if isinstance(more, list) and more else row
-        for row, more in pairs
-    ]
+    rows = []
+    for row in answer:
+        several = None
+        if isinstance(row, dict) and "neg_point_2d" not in row:
+            several = row.get("neg_points_2d")
+        if isinstance(several, list) and several:
+            row = row | {"neg_point_2d": several[0]}
+        rows.append(row)
+    return rows
 
 
-def _off(row: Mapping[Any, Any]) -> list[list[float]]:
+def _negatives_of(row: Mapping[Any, Any]) -> list[list[float]]:
     """The readable negative points of one object."""
     several = row.get("neg_points_2d")
-    written = several[:MAX_OBJECTS] if isinstance(several, list) else [row.get("neg_point_2d")]
-    return [point for entry in written if (point := _floats(entry, 2)) is not None]
+    written = [row.get("neg_point_2d")]
+    if isinstance(several, list):
+        written = several[:MAX_OBJECTS]
+    points = []
+    for entry in written:
+        point = _floats(entry, 2)
+        if point is not None:
+            points.append(point)
+    return points
 
 
 def _floats(entry: Any, count: int) -> list[float] | None:

@@ -1,82 +1,109 @@
-"""`system.options` of VideoSeg-R1, their meaning and defaults. A number without the paper as its source is ours."""
+"""Options of VideoSeg-R1. Numbers not marked as published are chosen by this project."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
+from core.settings import setting
 from rewards.length import Budget
-from systems.base import WHERE
-from systems.videoseg_r1.sampler import Mode, Plan
+from systems.base import WHERE, check_weights
+from systems.videoseg_r1.sampler import Plan, SamplerMode
+
+# Terms of the reward and their published weights. Their sum is multiplied by the length factor.
+TERMS = {
+    "think_format": 1.0,
+    "answer_format": 1.0,
+    "accuracy": 1.0,
+    "negative": 1.0,
+    "non_repeat": 1.0,
+}
 
 
 @dataclass(frozen=True)
 class VideoSegR1Options:
-    """`system.options` of VideoSeg-R1. Sizes are pixels, multiples of 28; thresholds are pixels of the target frame."""
+    """`system.options` of VideoSeg-R1.
 
-    key_frames: int = 8  # shown of the part of the video that matters
-    reference_frames: int = 4  # shown of the whole video
-    frame_height: int = 448
-    frame_width: int = 448
-    target_height: int = 840  # VisionReasoner's size
-    target_width: int = 840
-    max_tokens: int = 2000
-    prompt: Literal["full", "short"] = "full"  # short: for a policy trained on the short form
-    answer: Literal["point", "box", "box_point", "box_negative", "all"] = "all"  # ablation, Tab. 6
-    think: bool = True  # False: no chain of thought, no reward for its form and no length penalty (ablation, Tab. 4)
-    iou_source: Literal["box", "mask"] = (
-        "box"  # mask: that of the segmenter's mask of each object takes its place
+    Sizes are pixels, rounded to whole image tokens. Thresholds are pixels of the target frame.
+    """
+
+    key_frames: int = setting(8, help="frames shown of the key segment", least=1)
+    reference_frames: int = setting(4, help="frames shown of the whole video", least=0)
+    frame_height: int = setting(448, help="of these frames", least=1)
+    frame_width: int = setting(448, help="of these frames", least=1)
+    target_height: int = setting(840, help="of the target frame (VisionReasoner)", least=1)
+    target_width: int = setting(840, help="of the target frame (VisionReasoner)", least=1)
+    max_tokens: int = setting(2000, help="of the answer (VisionReasoner)", least=1)
+    prompt: Literal["full", "short"] = setting(
+        "full", help="wording; short is for a policy taught the short form"
     )
-    iou_threshold: float = 0.5  # the paper's; the next two are VisionReasoner's
-    box_l1_threshold: float = 10.0
-    point_threshold: float = 30.0
-    negative_limit: float = 40.0  # the paper's
-    length_penalty: Literal["clamped", "paper", "none"] = "clamped"  # paper: no floor at 0
-    length_beta: float = 0.01  # for each token over the budget
-    budget_easy: int = 48  # reasoning tokens, by difficulty
-    budget_medium: int = 64
-    budget_hard: int = 96
-    difficulty_easy: float = 4.0  # easy up to here
-    difficulty_medium: float = 7.0  # and medium; hard above
-    training_frame: Literal["largest", "visible", "sampler"] = (
-        "largest"  # `shown`: one of the 5 largest | any visible
+    answer: Literal["point", "box", "box_point", "box_negative", "all"] = setting(
+        "all", help="what an object consists of (ablation, Tab. 6)"
     )
-    sampler: Mode = "full"  # where no frame is given; ablation, Tab. 5
-    sampler_samples: int = 10  # K
-    sampler_top: int = 10  # M
-    sampler_delta: float = 0.3
-    sampler_rounds: int = 3
-    sampler_frames: int = 16
-    sampler_max_tokens: int = 128
-    sampler_temperature: float = 0.6
-    sampler_top_p: float = 0.9
+    think: bool = setting(
+        True, help="false: no thought, no reward for its form, no length factor (ablation, Tab. 4)"
+    )
+    iou_source: Literal["box", "mask"] = setting(
+        "box", help="IoU of the boxes, or of the segmenter's masks of the objects"
+    )
+    iou_threshold: float = setting(0.5, help="IoU of a match (published)", least=0)
+    box_l1_threshold: float = setting(10.0, help="box distance (VisionReasoner)", least=0)
+    point_threshold: float = setting(30.0, help="point distance (VisionReasoner)", least=0)
+    negative_limit: float = setting(
+        40.0, help="largest distance of a negative point from the targets (published)", least=0
+    )
+    weights: Mapping[str, float] = setting({}, help="of the terms, by name; others keep theirs")
+    length_penalty: Literal["clamped", "paper", "none"] = setting(
+        "clamped", help="length factor with a floor of 0, as published (no floor), or none"
+    )
+    length_beta: float = setting(0.01, help="for each reasoning token over the budget", least=0)
+    budget_easy: int = setting(48, help="reasoning tokens for an easy query", least=1)
+    budget_medium: int = setting(64, help="reasoning tokens for a medium query", least=1)
+    budget_hard: int = setting(96, help="reasoning tokens for a hard query", least=1)
+    difficulty_easy: float = setting(4.0, help="largest difficulty of an easy query")
+    difficulty_medium: float = setting(7.0, help="largest difficulty of a medium query")
+    training_frame: Literal["largest", "visible", "sampler"] = setting(
+        "largest", help="target frame in training: one of the 5 largest, any visible, or sampled"
+    )
+    sampler: SamplerMode = setting("full", help="how frames are sampled (ablation, Tab. 5)")
+    sampler_samples: int = setting(10, help="K, answers to each question", least=1)
+    sampler_top: int = setting(10, help="M, positions in the mean", least=1)
+    sampler_delta: float = setting(
+        0.3, help="longer segments are narrowed again; share of the video", above=0, most=1
+    )
+    sampler_rounds: int = setting(3, help="most rounds of narrowing", least=1)
+    sampler_frames: int = setting(16, help="frames shown with a question", least=1)
+    sampler_max_tokens: int = setting(128, help="of an answer to the sampler", least=1)
+    sampler_temperature: float = setting(0.6, help="of the sampler's questions (VISA)", least=0)
+    sampler_top_p: float = setting(0.9, help="of the sampler's questions (VISA)", above=0, most=1)
 
     def __post_init__(self) -> None:
-        for name, number in ((f.name, getattr(self, f.name)) for f in fields(self)):
-            least = 0 if name == "reference_frames" else 1
-            if (
-                type(number) is int
-                and number < least
-                and not name.startswith(("length", "difficulty"))
-            ):
-                raise ValueError(f"{WHERE}.{name} = {number}: must be at least {least}")
-            if name.endswith(("_threshold", "_limit", "_beta")) and number < 0:
-                raise ValueError(f"{WHERE}.{name} = {number}: must not be negative")
+        check_weights(self.weights, TERMS)
         if self.iou_source == "mask" and not self.wants_box:
             raise ValueError(
-                f"{WHERE}.iou_source = 'mask': answer = 'point' has no IoU; choose iou_source = 'box'"
+                f"{WHERE}.iou_source = 'mask': answer = 'point' has no IoU; "
+                "choose iou_source = 'box'"
             )
-        if not 0 < self.sampler_delta <= 1:
-            raise ValueError(f"{WHERE}.sampler_delta = {self.sampler_delta}: must lie in (0, 1]")
         if self.negative_limit >= self.target_height + self.target_width:
             raise ValueError(
                 f"{WHERE}.negative_limit = {self.negative_limit}: must be below height + width"
             )
 
     @property
+    def frame_hw(self) -> tuple[int, int]:
+        """Height and width of the frames around the target frame."""
+        return self.frame_height, self.frame_width
+
+    @property
     def target_hw(self) -> tuple[int, int]:
-        """Height and width of the image whose pixels answers are in."""
+        """Height and width of the image in whose pixels the policy answers."""
         return self.target_height, self.target_width
+
+    @property
+    def all_weights(self) -> dict[str, float]:
+        """The weight of every term."""
+        return {**TERMS, **self.weights}
 
     @property
     def wants_box(self) -> bool:
@@ -92,35 +119,41 @@ class VideoSegR1Options:
 
     @property
     def lengths(self) -> dict[str, int]:
-        """Keys that an object must have, and how many numbers each holds."""
-        wanted = {
-            "bbox_2d": self.wants_box,
-            "point_2d": self.wants_point,
-            "neg_point_2d": self.wants_negative,
-        }
-        return {key: 4 if key == "bbox_2d" else 2 for key, yes in wanted.items() if yes}
+        """The keys of an object, and how many numbers each holds."""
+        lengths = {}
+        if self.wants_box:
+            lengths["bbox_2d"] = 4
+        if self.wants_point:
+            lengths["point_2d"] = 2
+        if self.wants_negative:
+            lengths["neg_point_2d"] = 2
+        return lengths
 
     @property
     def plan(self) -> Plan:
-        own = {
-            f.name: getattr(self, f"sampler_{f.name}")
-            for f in fields(Plan)
-            if hasattr(self, f"sampler_{f.name}")
-        }
+        """The frame sampler's settings."""
         return Plan(
             mode=self.sampler,
+            samples=self.sampler_samples,
+            top=self.sampler_top,
+            delta=self.sampler_delta,
+            rounds=self.sampler_rounds,
+            frames=self.sampler_frames,
             height=self.frame_height,
             width=self.frame_width,
+            max_tokens=self.sampler_max_tokens,
+            temperature=self.sampler_temperature,
+            top_p=self.sampler_top_p,
             prompt=self.prompt,
-            **own,
         )
 
     @property
     def budget(self) -> Budget:
+        """Reasoning tokens by difficulty."""
         return Budget(
-            self.budget_easy,
-            self.budget_medium,
-            self.budget_hard,
-            self.difficulty_easy,
-            self.difficulty_medium,
+            easy=self.budget_easy,
+            medium=self.budget_medium,
+            hard=self.budget_hard,
+            easy_to=self.difficulty_easy,
+            medium_to=self.difficulty_medium,
         )

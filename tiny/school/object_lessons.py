@@ -16,13 +16,14 @@ import numpy as np
 
 from core.masks import encode_frames
 from core.types import Notes, Sample, Target, Video, View
-from systems.videoseg_r1 import LARGEST, VideoSegR1
+from systems.videoseg_r1 import VideoSegR1
 from systems.videoseg_r1.sampler import (
     interval_answer,
     interval_question,
     position_answer,
     position_question,
 )
+from systems.videoseg_r1.target_frame import LARGEST
 from tiny.world.queries import Query, description, pick_query, queries
 from tiny.world.scene import COLOURS, NUM_FRAMES, SIDE, Scene, random_scene
 

@@ -15,6 +15,7 @@ import pytest
 
 from core.types import Sample
 from systems.videoseg_r1 import VideoSegR1
+from systems.videoseg_r1.score import truth_in
 from tests.systems.r1_script import LEFT, TINY, Script, drawn, play, sample
 
 FUZZ = int(os.environ.get("RAYVOS_FUZZ", "400"))
@@ -197,7 +198,7 @@ def many(seed: int) -> tuple[Sample, list[dict[str, list[int]]]]:
         h = 2 * rng.integers(1, 8) + 1
         boxes.append((int(x), int(y), int(min(x + w, 60)), int(min(y + h, 40))))
     one = sample(1, boxes)
-    truth = VideoSegR1.make(TINY | VISION_REASONER)._truth(one, 0)
+    truth = truth_in(one, 0, (840, 840))
     pairs = zip(
         truth.boxes_N4.astype(int).tolist(), truth.points_N2.astype(int).tolist(), strict=True
     )
@@ -205,7 +206,7 @@ def many(seed: int) -> tuple[Sample, list[dict[str, list[int]]]]:
 
 
 def test_truth_is_scaled_as_in_vision_reasoners_data():
-    truth = VideoSegR1.make(TINY | VISION_REASONER)._truth(sample(), 0)
+    truth = truth_in(sample(), 0, (840, 840))
     assert truth.boxes_N4.tolist() == [[140, 210, 266, 399], [560, 210, 686, 609]]
     x, y = truth.points_N2[0]
     assert 10 * 14 <= x <= 19 * 14

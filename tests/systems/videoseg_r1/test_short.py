@@ -10,6 +10,7 @@ import pytest
 from core.types import Hints, Notes, View
 from systems.videoseg_r1 import VideoSegR1
 from systems.videoseg_r1.options import VideoSegR1Options
+from systems.videoseg_r1.prompts import ask_objects
 from systems.videoseg_r1.sampler import Choice
 from tests.systems.r1_script import sample
 
@@ -26,7 +27,7 @@ OPTIONS = VideoSegR1Options(
 
 
 def test_part_and_whole_stand_in_the_order_of_time_and_no_frame_twice() -> None:
-    content = VideoSegR1(OPTIONS).ask_objects("the dogs", 24, Choice(8, 16, 15))
+    content = ask_objects("the dogs", 24, Choice(8, 16, 15), OPTIONS)
     frames = [piece.frame for piece in content if isinstance(piece, View)]
     assert frames == [
         3,
@@ -51,10 +52,7 @@ def test_part_and_whole_stand_in_the_order_of_time_and_no_frame_twice() -> None:
     ],
 )
 def test_every_form_of_answer_has_a_question_of_its_own(changes: dict, text: str) -> None:
-    assert (
-        VideoSegR1(replace(OPTIONS, **changes)).ask_objects("the dogs", 24, Choice(8, 16, 15))[-1]
-        == text
-    )
+    assert ask_objects("the dogs", 24, Choice(8, 16, 15), replace(OPTIONS, **changes))[-1] == text
 
 
 def test_a_demonstration_takes_the_frame_that_the_hints_give() -> None:
@@ -62,5 +60,5 @@ def test_a_demonstration_takes_the_frame_that_the_hints_give() -> None:
     rng = np.random.default_rng(0)
     hinted = replace(sample(notes=Notes(thought="both dogs")), hints=Hints(5, (4, 7)))
     ((content, answer),) = system.demonstrate(hinted, rng)
-    assert content == system.ask_objects("the dogs", 8, Choice(4, 7, 5))
+    assert content == ask_objects("the dogs", 8, Choice(4, 7, 5), system.options)
     assert answer.startswith("<think>both dogs</think>")
