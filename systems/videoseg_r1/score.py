@@ -239,7 +239,7 @@ def _most_accuracy(options: VideoSegR1Options) -> float:
 def _mask_table(episodes: Sequence[Episode], masks: EpisodeMasks | None) -> MaskTable:
     if masks is None:
         return {}
-    table = {}
+    table: dict[MaskPrompt, np.ndarray | None] = {}
     for episode, own in zip(episodes, masks, strict=True):
         table.update(zip(episode.answer.prompts, own, strict=True))
     return table
