@@ -68,7 +68,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class Tree:
-    """A prompt and the branches that share it.
+    """A prompt and its branches.
 
     Attributes:
         group: index of the group in the batch; its media table holds the images.
@@ -99,14 +99,14 @@ class GroupBatch:
         segments: where prompts and branches start and stop.
         images: unique digests.
         image_index: int64, index into `images` of each image in `ids_T`, in order.
-        source_N: int64, place of the hidden state that predicts the trained token.
+        source_N: int64, place of the hidden state before the trained token.
         target_N: int64, the trained token.
         episode_N: int64, number of its episode in the whole batch.
         turn_N: int64, index of its turn in the episode.
         engine_logprob_N: float32.
         advantage_N: float32.
         weight_N: float64; 0 in a dummy row.
-        groups: indices of the groups whose media tables hold `images`.
+        groups: indices of the groups with `images` in their media tables.
     """
 
     ids_T: np.ndarray
@@ -127,7 +127,9 @@ class GroupBatch:
 
 
 def mrope_positions(
-    ids: Sequence[int] | np.ndarray, grids: Iterable[tuple[int, int]], image_token: int
+    ids: Sequence[int] | np.ndarray,
+    grids: Iterable[tuple[int, int]],
+    image_token: int,
 ) -> np.ndarray:
     """Return the (3, T) M-RoPE positions of a token list, counted from 0.
 
@@ -149,17 +151,7 @@ def mrope_positions(
     done = 0
     position = 0
     for height, width in grids:
-        if is_image_T[done:].any():
-            start = done + int(np.argmax(is_image_T[done:]))
-        else:
-            start = len(ids_T)
-        stop = start + height * width
-        if stop > len(ids_T) or not is_image_T[start:stop].all():
-            raise ValueError(
-                f"an image of {height} x {width} tokens has no matching placeholders "
-                f"after token {done}"
-            )
-
+        start, stop = _next_image(is_image_T, done, height, width)
         # The text before the image.
         positions_3T[:, done:start] = position + np.arange(start - done)
         position += start - done
@@ -177,6 +169,30 @@ def mrope_positions(
     return positions_3T
 
 
+def _next_image(is_image_T: np.ndarray, done: int, height: int, width: int) -> tuple[int, int]:
+    """Start and stop of the first image after token `done`."""
+    start = len(is_image_T)
+    if is_image_T[done:].any():
+        start = done + int(np.argmax(is_image_T[done:]))
+    stop = start + height * width
+    if stop > len(is_image_T) or not is_image_T[start:stop].all():
+        raise ValueError(
+            f"an image of {height} x {width} tokens has no matching placeholders after token {done}"
+        )
+    return start, stop
+
+
+# Place of a trained token in its branch, its turn, its log-prob in the engine, its advantage.
+_TRAINED = np.dtype(
+    [
+        ("offset", np.int64),
+        ("turn", np.int64),
+        ("logprob", np.float32),
+        ("advantage", np.float32),
+    ]
+)
+
+
 def branch(episode: Episode, advantages: Sequence[float], weight: float, number: int) -> Branch:
     """Return the episode after its first prompt; only completions of trainable turns are trained.
 
@@ -188,11 +204,7 @@ def branch(episode: Episode, advantages: Sequence[float], weight: float, number:
     """
     ids: list[int] = []
     media: list[Media] = []
-    offsets: list[int] = []
-    turn_numbers: list[int] = []
-    logprobs: list[float] = []
-    credit: list[float] = []
-
+    trained: list[tuple[int, int, float, float]] = []
     is_first = True
     for index, turn in enumerate(episode.turns):
         if not turn.trainable:
@@ -202,24 +214,20 @@ def branch(episode: Episode, advantages: Sequence[float], weight: float, number:
             ids.extend(turn.prompt_ids)
             media.extend(turn.media)
         is_first = False
-
-        count = len(turn.completion_ids)
         # Demonstrations have no log-probs.
-        turn_logprobs = turn.logprobs or (0.0,) * count
-        assert len(turn_logprobs) == count, "one log-prob for each completion token"
-        offsets.extend(range(len(ids), len(ids) + count))
-        turn_numbers.extend([index] * count)
-        logprobs.extend(turn_logprobs)
-        credit.extend([advantages[index]] * count)
-        ids.extend(turn.completion_ids)
+        logprobs = turn.logprobs or (0.0,) * len(turn.completion_ids)
+        for token, logprob in zip(turn.completion_ids, logprobs, strict=True):
+            trained.append((len(ids), index, logprob, advantages[index]))
+            ids.append(token)
 
+    trained_N = np.array(trained, dtype=_TRAINED)
     return Branch(
         ids_R=np.array(ids, dtype=np.int64),
         media=tuple(media),
-        offset_N=np.array(offsets, dtype=np.int64),
-        turn_N=np.array(turn_numbers, dtype=np.int64),
-        engine_logprob_N=np.array(logprobs, dtype=np.float32),
-        advantage_N=np.array(credit, dtype=np.float32),
+        offset_N=trained_N["offset"],
+        turn_N=trained_N["turn"],
+        engine_logprob_N=trained_N["logprob"],
+        advantage_N=trained_N["advantage"],
         weight=weight,
         episode=number,
     )
@@ -262,7 +270,7 @@ def trees(
 def split(tree: Tree, budget: int) -> list[Tree]:
     """Cut the tree between branches into parts of at most `budget` tokens, each with the prompt.
 
-    The result is exact. A branch that is too long by itself becomes a part of its own.
+    The result is exact. A branch too long by itself becomes a part of its own.
     """
     parts: list[list[Branch]] = [[]]
     used = len(tree.prompt_ids)
@@ -277,7 +285,7 @@ def split(tree: Tree, budget: int) -> list[Tree]:
 
 
 def pack(parts: Sequence[Tree], budget: int) -> list[list[Tree]]:
-    """Gather trees into rows of at most `budget` tokens: longest first, into the first with room."""
+    """Gather trees into rows of at most `budget` tokens: longest first, into the first that fits."""
     rows: list[list[Tree]] = []
     for tree in sorted(parts, key=_tokens, reverse=True):
         for row in rows:
@@ -311,7 +319,10 @@ def dummy(tree: Tree) -> Tree:
 
 
 def rows_of_ranks(
-    forest: Sequence[Tree], ranks: int, budget: int, layout: ImageLayout
+    forest: Sequence[Tree],
+    ranks: int,
+    budget: int,
+    layout: ImageLayout,
 ) -> list[list[GroupBatch]]:
     """Return the rows of every rank, the same number for each. `forest` must not be empty."""
     parts: list[Tree] = []
@@ -329,84 +340,101 @@ def rows_of_ranks(
     return rows_of_rank
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """A prompt or a branch in its row: R tokens."""
-
-    ids_R: np.ndarray
-    positions_3R: np.ndarray
-    group_R: np.ndarray
-    branch_R: np.ndarray
-    digests: tuple[str, ...]
-
-
 def build_row(forest: Sequence[Tree], layout: ImageLayout) -> GroupBatch:
     """Return one row of the given trees, without padding."""
-    pieces: list[_Piece] = []
-    segments = []
-    sources = []
-    length = 0
+    row = _RowBuilder(layout)
     for number, tree in enumerate(forest):
         prompt_ids = np.array(tree.prompt_ids, dtype=np.int64)
-        prompt = _piece(prompt_ids, tree.media, layout, 0, number, 0)
-        pieces.append(prompt)
-        prompt_start = length
-        prompt_stop = length + len(prompt_ids)
-        length = prompt_stop
-
+        prompt_start, prompt_stop = row.add(prompt_ids, tree.media, 0, number, 0)
         # All branches count their positions on from the prompt.
-        after_prompt = int(prompt.positions_3R.max()) + 1
+        after_prompt = int(row.positions[-1].max()) + 1
         spans = []
         for k, leaf in enumerate(tree.branches, 1):
-            pieces.append(_piece(leaf.ids_R, leaf.media, layout, after_prompt, number, k))
-            start = length
-            length += len(leaf.ids_R)
-            spans.append((start, length))
-            # The last token of the prompt predicts the first token of every branch.
-            before_N = start + leaf.offset_N - 1
-            sources.append(np.where(leaf.offset_N == 0, prompt_stop - 1, before_N))
-        segments.append((prompt_start, prompt_stop, tuple(spans)))
-
-    branches = [leaf for tree in forest for leaf in tree.branches]
-    counts = [len(leaf.offset_N) for leaf in branches]
-    shown = [digest for piece in pieces for digest in piece.digests]
-    images = tuple(dict.fromkeys(shown))
-    number_of = {digest: i for i, digest in enumerate(images)}
-    return GroupBatch(
-        ids_T=np.concatenate([piece.ids_R for piece in pieces]),
-        positions_3T=np.concatenate([piece.positions_3R for piece in pieces], axis=1),
-        group_T=np.concatenate([piece.group_R for piece in pieces]),
-        branch_T=np.concatenate([piece.branch_R for piece in pieces]),
-        segments=tuple(segments),
-        images=images,
-        image_index=np.array([number_of[digest] for digest in shown], dtype=np.int64),
-        source_N=np.concatenate(sources),
-        target_N=np.concatenate([leaf.ids_R[leaf.offset_N] for leaf in branches]),
-        episode_N=np.repeat([leaf.episode for leaf in branches], counts),
-        turn_N=np.concatenate([leaf.turn_N for leaf in branches]),
-        engine_logprob_N=np.concatenate([leaf.engine_logprob_N for leaf in branches]),
-        advantage_N=np.concatenate([leaf.advantage_N for leaf in branches]),
-        weight_N=np.repeat([leaf.weight for leaf in branches], counts),
-        groups=tuple(sorted({tree.group for tree in forest})),
-    )
+            start, stop = row.add(leaf.ids_R, leaf.media, after_prompt, number, k)
+            row.train(leaf, start, prompt_stop)
+            spans.append((start, stop))
+        row.segments.append((prompt_start, prompt_stop, tuple(spans)))
+        row.groups.add(tree.group)
+    return row.build()
 
 
-def _piece(
-    ids_R: np.ndarray,
-    media: tuple[Media, ...],
-    layout: ImageLayout,
-    first_position: int,
-    group: int,
-    branch: int,
-) -> _Piece:
-    grids = [layout.grid(image) for image in media]
-    return _Piece(
-        ids_R=ids_R,
-        positions_3R=mrope_positions(ids_R, grids, layout.token_id) + first_position,
-        group_R=np.full(len(ids_R), group, dtype=np.int32),
-        branch_R=np.full(len(ids_R), branch, dtype=np.int32),
-        digests=tuple(image.digest for image in media),
-    )
+class _RowBuilder:
+    """The columns of a row, piece by piece."""
+
+    def __init__(self, layout: ImageLayout) -> None:
+        self.layout = layout
+        self.length = 0
+        self.segments: list[tuple[int, int, tuple[tuple[int, int], ...]]] = []
+        self.groups: set[int] = set()
+        self.digests: list[str] = []
+        # One array for each prompt and branch.
+        self.ids: list[np.ndarray] = []
+        self.positions: list[np.ndarray] = []
+        self.group: list[np.ndarray] = []
+        self.branch: list[np.ndarray] = []
+        # One array for each branch.
+        self.source: list[np.ndarray] = []
+        self.target: list[np.ndarray] = []
+        self.episode: list[np.ndarray] = []
+        self.turn: list[np.ndarray] = []
+        self.engine_logprob: list[np.ndarray] = []
+        self.advantage: list[np.ndarray] = []
+        self.weight: list[np.ndarray] = []
+
+    def add(
+        self,
+        ids_R: np.ndarray,
+        media: Sequence[Media],
+        first_position: int,
+        group: int,
+        branch: int,
+    ) -> tuple[int, int]:
+        """Append a prompt or a branch; return its start and stop in the row."""
+        grids = [self.layout.grid(image) for image in media]
+        positions_3R = mrope_positions(ids_R, grids, self.layout.token_id) + first_position
+        self.ids.append(ids_R)
+        self.positions.append(positions_3R)
+        self.group.append(np.full(len(ids_R), group, dtype=np.int32))
+        self.branch.append(np.full(len(ids_R), branch, dtype=np.int32))
+        self.digests.extend(image.digest for image in media)
+        start = self.length
+        self.length += len(ids_R)
+        return start, self.length
+
+    def train(self, leaf: Branch, start: int, prompt_stop: int) -> None:
+        """Append the trained tokens of the branch at `start`."""
+        count = len(leaf.offset_N)
+        # The last token of the prompt predicts the first token of every branch.
+        before_N = start + leaf.offset_N - 1
+        self.source.append(np.where(leaf.offset_N == 0, prompt_stop - 1, before_N))
+        self.target.append(leaf.ids_R[leaf.offset_N])
+        self.episode.append(np.full(count, leaf.episode))
+        self.turn.append(leaf.turn_N)
+        self.engine_logprob.append(leaf.engine_logprob_N)
+        self.advantage.append(leaf.advantage_N)
+        self.weight.append(np.full(count, leaf.weight))
+
+    def build(self) -> GroupBatch:
+        images = tuple(dict.fromkeys(self.digests))
+        number_of = {digest: number for number, digest in enumerate(images)}
+        image_index = [number_of[digest] for digest in self.digests]
+        return GroupBatch(
+            ids_T=np.concatenate(self.ids),
+            positions_3T=np.concatenate(self.positions, axis=1),
+            group_T=np.concatenate(self.group),
+            branch_T=np.concatenate(self.branch),
+            segments=tuple(self.segments),
+            images=images,
+            image_index=np.array(image_index, dtype=np.int64),
+            source_N=np.concatenate(self.source),
+            target_N=np.concatenate(self.target),
+            episode_N=np.concatenate(self.episode),
+            turn_N=np.concatenate(self.turn),
+            engine_logprob_N=np.concatenate(self.engine_logprob),
+            advantage_N=np.concatenate(self.advantage),
+            weight_N=np.concatenate(self.weight),
+            groups=tuple(sorted(self.groups)),
+        )
 
 
 def _tokens(tree: Tree) -> int:

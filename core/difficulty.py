@@ -4,8 +4,8 @@ A multimodal model rates five aspects from 1 to 10; D is their mean. `rewards.le
 budget of reasoning tokens. The paper does not publish its question; this one is chosen by this
 project.
 
-This file stands in core because data (which stores ratings), the rater, the jobs and the synthetic
-world share it.
+This file stands in core because the data readers, the rater, the jobs and the synthetic world share
+it.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def rating_question(query: str, num_frames: int) -> str:
 
 
 def rating_answer(ratings: Ratings) -> str:
-    """Write ratings in the form that the question asks for."""
+    """Write ratings in the form asked for by the question."""
     entries = [f'"{aspect}": {ratings[aspect]}' for aspect in ASPECTS if aspect in ratings]
     return "{" + ", ".join(entries) + "}"
 
@@ -71,8 +71,8 @@ def rating_answer(ratings: Ratings) -> str:
 def read_ratings(text: str) -> dict[str, int]:
     """Return the readable ratings of an answer, wherever its JSON stands.
 
-    Of several JSON objects the first counts. A rating that is no whole number from LEAST to MOST is
-    left out. No text raises an error.
+    Of several JSON objects the first counts. A rating must be a whole number from LEAST to MOST, or
+    it is left out. No text raises an error.
     """
     rows = search_records(text)
     if not rows:

@@ -1,7 +1,7 @@
-"""Files that a killed process leaves readable: whole JSON documents, and logs of one JSON object a line.
+"""Files that stay readable when a process is killed: JSON documents, and logs of JSON lines.
 
-A document is written beside its final place and then renamed, so that readers see the old one or the new one.
-A log is only ever appended to; `repair_lines` cuts off the line that a kill interrupted.
+A document is written beside its final place and then renamed, so that readers see the old one or
+the new one. A log is only ever appended to; `repair_lines` cuts off an interrupted line.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """Yield a path beside `file` to write to; it takes the place of `file` when the block ends without an error."""
+    """Yield a path to write to; it takes the place of `file` when the block ends without an error."""
     fresh = file.with_name(f".{file.name}.new")
     yield fresh
     os.replace(fresh, file)
@@ -38,7 +38,7 @@ def write_json(file: Path, value: Mapping[str, Any]) -> None:
 
 
 def append_lines(file: Path, *values: Mapping[str, Any]) -> None:
-    """Append one line for each value, in one write, and wait for the disk: a kill loses at most these lines."""
+    """Append a line for each value and wait for the disk: a kill loses at most these lines."""
     with file.open("a", encoding="utf-8") as out:
         out.write("".join(json_line(value) for value in values))
         out.flush()
@@ -46,7 +46,10 @@ def append_lines(file: Path, *values: Mapping[str, Any]) -> None:
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """Return the values of all whole lines; a last line without its newline is still being written and left out."""
+    """Return the values of all whole lines.
+
+    A last line without its newline is still being written and left out.
+    """
     if not file.exists():
         return []
 
@@ -56,7 +59,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def repair_lines(file: Path) -> int:
-    """Cut off a last line without its newline, so that the next append starts a fresh line; return the bytes cut."""
+    """Cut off a last line without its newline; return the number of bytes cut."""
     if not file.exists():
         return 0
 
@@ -74,7 +77,7 @@ def json_line(value: Mapping[str, Any]) -> str:
 
 
 def jsonable(value: Any) -> Any:
-    """Return `value` in JSON's own types: numpy scalars and arrays unpacked, nan and infinity as strings."""
+    """Return `value` in JSON's own types: numpy unpacked, nan and infinity as strings."""
     if isinstance(value, Mapping):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -17,9 +17,13 @@ import torch
 # Bytes. A tensor may be viewed in place only at a multiple of its element size.
 ALIGN = 64
 
+Names = tuple[str, ...]
+Shapes = tuple[tuple[int, ...], ...]
+
 
 def layout(
-    dtypes: Sequence[str], shapes: Sequence[Sequence[int]]
+    dtypes: Sequence[str],
+    shapes: Sequence[Sequence[int]],
 ) -> tuple[list[tuple[int, int]], int]:
     """Return the byte ranges [start, stop) of the tensors, in order, and the size of the array."""
     spans = []
@@ -33,7 +37,7 @@ def layout(
 
 def flatten(
     state: Mapping[str, torch.Tensor],
-) -> tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[int, ...], ...], np.ndarray]:
+) -> tuple[Names, Names, Shapes, np.ndarray]:
     """Copy tensors into one array.
 
     Args:
@@ -55,7 +59,10 @@ def flatten(
 
 
 def unflatten(
-    flat: torch.Tensor, names: Sequence[str], dtypes: Sequence[str], shapes: Sequence[Sequence[int]]
+    flat: torch.Tensor,
+    names: Sequence[str],
+    dtypes: Sequence[str],
+    shapes: Sequence[Sequence[int]],
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield views of the named tensors in a flat uint8 tensor, without a copy.
 

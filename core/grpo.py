@@ -30,7 +30,11 @@ _SAME = 1e-9
 
 
 def normalise(
-    returns_G: Sequence[float | None], *, std: bool, eps: float, unbiased: bool = True
+    returns_G: Sequence[float | None],
+    *,
+    std: bool,
+    eps: float,
+    unbiased: bool = True,
 ) -> tuple[float, ...]:
     """Return group-relative advantages: (r - mean) / (std + eps), or r - mean without `std`.
 
@@ -59,12 +63,16 @@ def judge(group: Group, *, std: bool = True, eps: float = 1e-6) -> Group:
 
 
 def turn_advantages(
-    rewards_G: Sequence[Reward | None], turns_G: Sequence[int], *, std: bool, eps: float
+    rewards_G: Sequence[Reward | None],
+    turns_G: Sequence[int],
+    *,
+    std: bool,
+    eps: float,
 ) -> list[tuple[float, ...]]:
     """Return an advantage for each turn of each episode.
 
     Turn t is credited with the rewards earned from turn t on, normalised over the episodes with a
-    turn t. A reward that does not tell its turns apart counts whole in every turn. This scheme is
+    turn t. A reward without `per_turn` counts whole in every turn. This scheme is
     chosen by this project.
 
     Args:
@@ -91,12 +99,17 @@ def _return_from(reward: Reward | None, turn: int) -> float | None:
     return math.fsum(reward.per_turn[turn:])
 
 
-def credit(group: Group, *, per_turn: bool, std: bool, eps: float) -> list[tuple[float, ...]]:
+def credit(
+    group: Group,
+    *,
+    per_turn: bool,
+    std: bool,
+    eps: float,
+) -> list[tuple[float, ...]]:
     """Return one advantage for each turn of each episode.
 
     All turns share the episode's advantage, or with `per_turn` each has its own
-    (`turn_advantages`). Then only trainable turns are compared; turns of a frozen helper, which
-    some episodes lack, get 0.
+    (`turn_advantages`). Then only trainable turns are compared; turns of a frozen helper get 0.
 
     Raises:
         ValueError: the group has no advantages yet (`judge`).

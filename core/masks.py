@@ -1,7 +1,6 @@
 """Binary masks as COCO run-length encodings, and boxes and areas read off them without decoding.
 
-Masks travel encoded (about 1 KB instead of 400 KB at 480 x 854) and are decoded where pixels are
-needed.
+Masks travel encoded (about 1 KB instead of 400 KB at 480 x 854) and are decoded on demand.
 """
 
 from __future__ import annotations

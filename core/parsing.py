@@ -1,7 +1,7 @@
 """Reading a policy's text: tagged blocks, JSON with its common slips, numbers.
 
-Every function takes any text and never raises: None or an empty list stands for a text that cannot
-be read, because an unreadable answer is an ordinary outcome of an episode.
+Every function takes any text and never raises: None or an empty list stands for an unreadable text,
+because that is an ordinary outcome of an episode.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def json_value(text: str) -> Any | None:
 
 
 def records(text: str) -> list[dict[Any, Any]]:
-    """Return the dictionaries of a text that is a list of them or a single one, else []."""
+    """Return the dictionaries in a text: a list of them, or a single one; else []."""
     found = value(text)
     rows: list[Any] = found if isinstance(found, list) else [found]
     if all(isinstance(row, dict) for row in rows):
@@ -162,7 +162,7 @@ def _depth(text: str) -> int:
 
 
 def _end_of_bracket(text: str, start: int) -> int | None:
-    """Index after the bracket that closes the one at `start`, or None; strings are skipped."""
+    """Index after the closing bracket for the one at `start`, or None; strings are skipped."""
     expected = [_CLOSING[text[start]]]
     quote = ""
     i = start + 1

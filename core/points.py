@@ -42,12 +42,15 @@ def squared_depth(mask_HW: np.ndarray) -> np.ndarray:
 
 
 def point_beside(
-    own_HW: np.ndarray, union_HW: np.ndarray, limit: float, rng: np.random.Generator
+    own_HW: np.ndarray,
+    union_HW: np.ndarray,
+    limit: float,
+    rng: np.random.Generator,
 ) -> Point | None:
     """Return a random pixel off all objects and within taxicab distance `limit` of one of them.
 
-    The pixel is taken from the middle half of the distances where that has any, so that it is
-    neither at the object's edge nor at the limit. None if the objects leave no such pixel.
+    A pixel in the middle half of the distances is preferred, neither at the object's edge nor at
+    the limit. None if the objects leave no such pixel.
 
     Args:
         own_HW: mask of the object to be near.

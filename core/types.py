@@ -62,7 +62,7 @@ class Target:
 
     Attributes:
         uid: name of the object in its data set.
-        masks_F: its mask on each frame of the video, None where it is not visible. The sequence may
+        masks_F: its mask on each frame of the video, None if it is not visible. The sequence may
             read from the data set on access.
     """
 
@@ -96,22 +96,18 @@ class Notes:
 
     A fact without a value in the data set keeps its default.
 
-    Attributes:
-        hidden: True if the ground truth is not public; empty targets then do not mean "none".
-        object: name of the object, in data sets with one object for each expression.
-        category: category of that object (Ref-YouTube-VOS).
-        source: data set that the video was taken from (ReasonVOS).
-        annotator: number of the annotator, from 0 to 3 (Ref-DAVIS17).
-        frames_listed: names of the frames that count in the evaluation; None is all (ReasonVOS).
-        foreground_F: masks of everything annotated in the video, frame by frame (ReVOS).
-        ignore_F: masks of the pixels without a say in the evaluation, frame by frame (ReasonSeg).
-        thought: reasoning for a demonstration.
-        description: looks of the targets, for a demonstration.
-        names: names of the targets, for a demonstration without a description.
-        conversations: turns of a published dialogue, each with "from" and "value" (VTS-CoT).
-        sample_frame_indice: frames at the start of the published dialogue (VTS-CoT).
-        difficulty: D of the query, from 1 to 10, if the data set gives it (docs/spec/videoseg_r1.md).
-        ratings: ratings by aspect; D is their mean.
+    Attributes: hidden: True if the ground truth is not public; empty targets then do not mean
+        "none". object: name of the object, in data sets with one object for each expression.
+        category: category of that object (Ref-YouTube-VOS). source: data set of the video's origin
+        (ReasonVOS). annotator: number of the annotator, from 0 to 3 (Ref-DAVIS17). frames_listed:
+        names of the frames to evaluate; None is all (ReasonVOS). foreground_F: masks of everything
+        annotated in the video, frame by frame (ReVOS). ignore_F: masks of the pixels without a say
+        in the evaluation, frame by frame (ReasonSeg). thought: reasoning for a demonstration.
+        description: looks of the targets, for a demonstration. names: names of the targets, for a
+        demonstration without a description. conversations: turns of a published dialogue, each with
+        "from" and "value" (VTS-CoT). sample_frame_indice: frames at the start of the published
+        dialogue (VTS-CoT). difficulty: D of the query, from 1 to 10, if the data set gives it
+        (docs/spec/videoseg_r1.md). ratings: ratings by aspect; D is their mean.
     """
 
     hidden: bool = False
@@ -138,7 +134,7 @@ class Sample:
     Attributes:
         uid: unique in its data set, "<video>/<expression>".
         video: the video.
-        query: the sentence that refers to the targets.
+        query: the sentence about the targets.
         targets: the objects it refers to; without any, the right answer is "none".
         kind: a class of queries such as "motion", for reports only.
         notes: facts from the data set, hidden from the policy.
@@ -170,7 +166,7 @@ class View:
 
 @dataclass(frozen=True)
 class Vision:
-    """Sizes of the images that a policy sees.
+    """Sizes of the images for a policy.
 
     Attributes:
         cell: pixels on a side of one image token; both sides of an image are multiples of it.
@@ -205,7 +201,7 @@ class Turn:
         text: the decoded completion, without the end-of-turn token.
         media: the images in `prompt_ids`, in order.
         complete: False if max_tokens ran out before the end-of-turn token.
-        version: weight version that sampled the completion.
+        version: weight version of the sampling policy.
         trainable: False for a turn of a frozen helper; the learner never sees it.
     """
 
@@ -250,11 +246,11 @@ class MaskPrompt:
 
 @dataclass(frozen=True)
 class SegPrompt:
-    """A mask that the policy draws itself: the hidden state at a [SEG] token, decoded on a frame.
+    """A mask to be drawn by the policy: the hidden state at a [SEG] token, decoded on a frame.
 
     Attributes:
         turn: index into the episode's turns.
-        position: of the [SEG] token in that turn's `completion_ids`.
+        position: of the [SEG] token in the turn's `completion_ids`.
         frame: frame number to draw on.
         role: "keyframe": rewarded and calibrated. "video": rewarded on another frame. "final":
             tracked only.
@@ -268,14 +264,14 @@ class SegPrompt:
 
 @dataclass(frozen=True)
 class Answer:
-    """What an episode says about the video.
+    """The answer of an episode about the video.
 
     Attributes:
         prompts: mask prompts for the segmenter, one for each object.
         facts: the system's own, for its reward and the log; JSON-able.
         segs: [SEG] tokens to draw masks at; `score` gets the masks in this order.
-        keyframe: the frame on which the answer locates the object, if it names one.
-        reasoning_tokens: length of the thought, where a system counts it.
+        keyframe: the frame with the located object, if the answer names one.
+        reasoning_tokens: length of the thought, if the system counts it.
     """
 
     prompts: tuple[MaskPrompt, ...] = ()
@@ -356,13 +352,22 @@ class Ask(Protocol):
         ...
 
     async def __call__(
-        self, content: Sequence[str | View], *, max_tokens: int, trainable: bool = True
+        self,
+        content: Sequence[str | View],
+        *,
+        max_tokens: int,
+        trainable: bool = True,
     ) -> Turn:
         """Send text and frames to the policy and return the turn."""
         ...
 
     async def auxiliary(
-        self, content: Sequence[str | View], *, max_tokens: int, temperature: float, top_p: float
+        self,
+        content: Sequence[str | View],
+        *,
+        max_tokens: int,
+        temperature: float,
+        top_p: float,
     ) -> Turn:
         """Ask in a dialogue of its own about the same video; this dialogue shows no trace of it.
 
@@ -391,8 +396,8 @@ class System(Protocol):
     def shown(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Return the sample as training shows it to `play`.
 
-        That is `sample.bare`, with hints where a method trains on values that it finds for itself
-        at inference. Evaluation always shows `sample.bare`.
+        That is `sample.bare`, with hints if a method finds their values for itself at inference.
+        Evaluation always shows `sample.bare`.
         """
         ...
 
@@ -418,7 +423,10 @@ class System(Protocol):
         ...
 
     def score(
-        self, sample: Sample, episodes: Sequence[Episode], masks: EpisodeMasks | None = None
+        self,
+        sample: Sample,
+        episodes: Sequence[Episode],
+        masks: EpisodeMasks | None = None,
     ) -> list[Reward]:
         """Return the reward of each episode of one sample."""
         ...

@@ -28,7 +28,7 @@ def answer_format(answers_G: Sequence[Any], lengths: Mapping[str, int]) -> Tenso
         r = 1/M sum_i sum_key 1[object_i[key] is a list of lengths[key] entries]
 
     r is in [0, len(lengths)]. Only the length of a key's list counts, not its content. An object
-    that is not a dictionary earns 0. An empty list, or any other value than a list, earns 0.
+    other than a dictionary earns 0. An empty list, or any other value than a list, earns 0.
 
     Source: VisionReasoner's answer format with {"bbox_2d": 4, "point_2d": 2}.
 
@@ -65,7 +65,7 @@ def _mean_well_formed(answer: Any, lengths: Mapping[str, int]) -> float:
 
 
 def _well_formed(row: Any, lengths: Mapping[str, int]) -> int:
-    """Number of keys that hold a list of the wanted length."""
+    """Number of keys with a list of the wanted length."""
     if not isinstance(row, dict):
         return 0
     count = 0

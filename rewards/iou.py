@@ -1,6 +1,6 @@
 """Intersection over union of boxes and masks, in the conventions of the papers.
 
-| function | of | where both are empty |
+| function | of | if both are empty |
 |---|---|---|
 | `box_iou` | pairs of boxes, continuous areas | 0 |
 | `inclusive_box_iou` | every pair of two lists of boxes, last row and column inside | no such box |
@@ -28,7 +28,7 @@ Table = Any
 def box_iou(boxes_G4: Tensor, truth_G4: Tensor) -> Tensor:
     """Return the IoU of each box with its own true box, float64 (G,).
 
-    Boxes are (x0, y0, x1, y1) with continuous areas. The IoU is 0 where either box has no area: an
+    Boxes are (x0, y0, x1, y1) with continuous areas. The IoU is 0 if either box has no area: an
     absent target, no box, a reversed box.
     """
     a_G4 = boxes_G4.double()
@@ -45,14 +45,14 @@ def box_iou(boxes_G4: Tensor, truth_G4: Tensor) -> Tensor:
 
 
 def inclusive_box_iou(boxes_R4: Table, truth_N4: Table) -> Table:
-    """Return the IoU of every pair of boxes whose last row and column are inside, (R, N).
+    """Return the IoU of every pair of boxes with their last row and column inside, (R, N).
 
-        width = x1 - x0 + 1, height = y1 - y0 + 1, also of the intersection, which ends at 0
+        width = x1 - x0 + 1, height = y1 - y0 + 1, also of the intersection (at least 0)
 
     Source: VisionReasoner. A box of one point has area 1. The sides of a reversed box keep their
     sign,
-    as published: the union can be 0 or below, and a result that is negative or not a number is no
-    hit.
+    as published: the union can be 0 or below, and a negative result, or one that is not a number,
+    is no hit.
     """
     # With R, the long side, as the last dimension the operations run over contiguous memory.
     boxes_4R = boxes_R4.T
@@ -67,7 +67,7 @@ def inclusive_box_iou(boxes_R4: Table, truth_N4: Table) -> Table:
 
 
 def mask_iou(masks_NHW: Tensor, truth_NHW: Tensor, empty: float | Tensor) -> Tensor:
-    """Return the IoU of pairs of bool masks, float64 (N,); `empty` where both are empty.
+    """Return the IoU of pairs of bool masks, float64 (N,); `empty` if both are empty.
 
     A single mask (1, H, W) is compared with all the others. VideoSEG-O3's release takes 1 for the
     frames of a video and 0 for a keyframe as `empty`.
@@ -79,10 +79,10 @@ def mask_iou(masks_NHW: Tensor, truth_NHW: Tensor, empty: float | Tensor) -> Ten
 
 
 def mask_iou_table(masks_R: Sequence[np.ndarray | None], truth_NHW: Tensor) -> Tensor:
-    """Return the IoU of every pair of masks, float64 (R, N); 0 for a mask that was not made (None).
+    """Return the IoU of every pair of masks, float64 (R, N); 0 for a missing mask (None).
 
-    Predicted masks, bool (H, W), go to the device one at a time: the hundreds that a bad answer may
-    list would not fit.
+    Predicted masks, bool (H, W), go to the device one at a time: the hundreds of a bad answer would
+    not fit.
     """
     if not masks_R:
         return torch.zeros((0, len(truth_NHW)), dtype=torch.float64)
@@ -98,7 +98,8 @@ def mask_iou_table(masks_R: Sequence[np.ndarray | None], truth_NHW: Tensor) -> T
 
 
 def _area(boxes_G4: Tensor) -> Tensor:
-    return (boxes_G4[:, 2:] - boxes_G4[:, :2]).clamp(min=0).prod(dim=1)
+    sides_G2 = boxes_G4[:, 2:] - boxes_G4[:, :2]
+    return sides_G2.clamp(min=0).prod(dim=1)
 
 
 def _product(sides_2: Table) -> Table:

@@ -1,4 +1,4 @@
-"""Reward of VideoSeg-R1 for points that should lie close to the objects but not on them."""
+"""Reward of VideoSeg-R1 for points close to the objects but not on them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def taxicab_distance(mask_HW: Tensor) -> Tensor:
     Exact: |dx| + |dy| splits into rows and columns, and along each of them the nearest value is a
     running minimum in both directions. With no foreground at all every distance is at least H + W.
 
-    Leading dimensions are a batch, on any device. A single mask on a CPU goes to OpenCV, whose L1
+    Leading dimensions are a batch, on any device. A single mask on a CPU goes to OpenCV: its L1
     transform gives the same numbers five times faster.
     """
     # numpy's any() stops at the first foreground pixel.
@@ -37,14 +37,17 @@ def taxicab_distance(mask_HW: Tensor) -> Tensor:
 
 
 def negative_points(
-    points_R2: Tensor, counts_G: Sequence[int], distance_HW: Tensor, limit: float = 40.0
+    points_R2: Tensor,
+    counts_G: Sequence[int],
+    distance_HW: Tensor,
+    limit: float = 40.0,
 ) -> Tensor:
     """Return the share of points off all objects but within `limit` of one; float64 (G,).
 
         r = 1/K sum_k 1[0 < d(p_k) <= limit]         d: taxicab distance to the union of all true
         masks
 
-    A point counts as the pixel that holds it. A point outside the image earns 0, and so does an
+    A point counts as its pixel. A point outside the image earns 0, and so does an
     episode without points.
 
     Source: VideoSeg-R1's negative-point reward, with a limit of 40 pixels at 840 x 840
@@ -59,18 +62,22 @@ def negative_points(
     counts = torch.tensor(list(counts_G), device=points_R2.device)
     total = int(counts.sum())
     assert total == len(points_R2), f"{len(points_R2)} points for counts {list(counts_G)}"
-    height, width = distance_HW.shape
-    assert limit < height + width, "an empty mask would count as near"
-
-    x_R, y_R = points_R2.double().floor().unbind(dim=1)
-    inside_R = (x_R >= 0) & (x_R < width) & (y_R >= 0) & (y_R < height)
-    column_R = x_R.clamp(0, width - 1).long()
-    row_R = y_R.clamp(0, height - 1).long()
-    distance_R = distance_HW[row_R, column_R]
-    good_R = (inside_R & (distance_R > 0) & (distance_R <= limit)).double()
+    assert limit < sum(distance_HW.shape), "an empty mask would count as near"
+    good_R = _is_near(points_R2, distance_HW, limit).double()
 
     episodes_G = torch.arange(len(counts), device=counts.device)
     episode_R = torch.repeat_interleave(episodes_G, counts)
     zeros_G = torch.zeros(len(counts), dtype=torch.float64, device=counts.device)
     sums_G = zeros_G.index_add_(0, episode_R, good_R)
     return sums_G / counts.clamp(min=1)
+
+
+def _is_near(points_R2: Tensor, distance_HW: Tensor, limit: float) -> Tensor:
+    """Whether each point is inside the image and 0 < d <= limit, bool (R,)."""
+    height, width = distance_HW.shape
+    x_R, y_R = points_R2.double().floor().unbind(dim=1)
+    inside_R = (x_R >= 0) & (x_R < width) & (y_R >= 0) & (y_R < height)
+    row_R = y_R.clamp(0, height - 1).long()
+    column_R = x_R.clamp(0, width - 1).long()
+    distance_R = distance_HW[row_R, column_R]
+    return inside_R & (distance_R > 0) & (distance_R <= limit)

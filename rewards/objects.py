@@ -1,7 +1,7 @@
 """Rewards for several objects, given as boxes and points and matched one to one with the true ones.
 
-Boxes are (x0, y0, x1, y1) with x1 and y1 *inside* the box, in pixels of the image that was shown.
-The thresholds are pixels of that image too; the papers set them for 840 x 840.
+Boxes are (x0, y0, x1, y1) with x1 and y1 *inside* the box, in pixels of the shown image. The
+thresholds are pixels of the same image; the papers set them for 840 x 840.
 
 Letters: R predicted objects (those of all episodes of a group, one after the other), N true
 objects.
@@ -25,9 +25,9 @@ class Thresholds:
     """Limits, all strict, for two objects to count as the same; VisionReasoner's for 840 x 840.
 
     Attributes:
-        iou: above which the boxes (or masks) match.
-        box_l1: pixels, below which the boxes' coordinates match.
-        point: pixels, below which the points match.
+        iou: boxes (or masks) above it match.
+        box_l1: pixels; boxes with a smaller mean difference match.
+        point: pixels; points at a smaller distance match.
     """
 
     iou: float = 0.5
@@ -37,7 +37,8 @@ class Thresholds:
 
 def box_l1(boxes_R4: Table, truth_N4: Table) -> Table:
     """Return the mean absolute difference of the four coordinates, pixels, (R, N)."""
-    return abs(boxes_R4.T[:, None] - truth_N4.T[:, :, None]).sum(0).T / 4
+    difference_4NR = boxes_R4.T[:, None] - truth_N4.T[:, :, None]
+    return abs(difference_4NR).sum(0).T / 4
 
 
 def point_distance(points_R2: Table, truth_N2: Table) -> Table:

@@ -3,7 +3,7 @@
 Source: the released code (docs/spec/videoseg_o3.md, Rewards). In mode "as_released" the formulas
 are those of the code, in mode "as_intended" those of its doc-strings.
 
-Letters: G episodes, T turns, F the frames on which a turn is judged besides its keyframe.
+Letters: G episodes, T turns, F the judged frames of a turn besides its keyframe.
 """
 
 from __future__ import annotations
@@ -69,7 +69,13 @@ def gain_over_turns(key_GT: Tensor, turns_G: Tensor, mode: Mode) -> Tensor:
 
 
 def _ladder(
-    gain_G: Tensor, turns_G: Tensor, *, upper: float, slope: float, middle: float, mode: Mode
+    gain_G: Tensor,
+    turns_G: Tensor,
+    *,
+    upper: float,
+    slope: float,
+    middle: float,
+    mode: Mode,
 ) -> Tensor:
     low_G = torch.where(gain_G > -0.05, 0.0, -1.0)
     reward_G = torch.where(gain_G > middle, 0.5, low_G).double()

@@ -8,7 +8,7 @@ from rewards.iou import box_iou
 
 
 def box_hit(boxes_G4: Tensor, truth_G4: Tensor, threshold: float = 0.5) -> Tensor:
-    """Return 1 where a box and its true box overlap by more than `threshold`, else 0; float64 (G,).
+    """Return 1 for an overlap of box and true box by more than `threshold`, else 0; float64 (G,).
 
         r_s = 1[IoU(B_k, B*_k) > threshold]                          (ReVSeg, section 3.3)
 

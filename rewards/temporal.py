@@ -11,14 +11,14 @@ def keyframe_size(frames_G: Tensor, visible_F: Tensor, sizes_F: Tensor) -> Tenso
 
         r_t = 1[visible_k] * (S_k - min_t S_t) / (max_t S_t - min_t S_t)            (ReVSeg, Eq. 7)
 
-    The minimum runs over *all* sampled frames: where the target is always visible, its smallest
-    frame earns 0. Where all sizes are equal Eq. 7 divides by zero; a visible frame then earns 1,
-    chosen by this project.
+    The minimum runs over *all* sampled frames: if the target is always visible, its smallest frame
+    earns 0. If all sizes are equal, Eq. 7 divides by zero; a visible frame then earns 1, chosen by
+    this project.
 
     Args:
         frames_G: index k into the F sampled frames, -1 without a choice (reward 0).
-        visible_F: True where the target's mask is not empty.
-        sizes_F: S, area of the target's box in any unit, 0 where the target is not visible.
+        visible_F: True for a frame with the target.
+        sizes_F: S, area of the target's box in any unit, 0 without the target.
     """
     sizes_F = sizes_F.double()
     low = sizes_F.min()
@@ -30,7 +30,7 @@ def keyframe_size(frames_G: Tensor, visible_F: Tensor, sizes_F: Tensor) -> Tenso
 
 
 def keyframe_visible(frames_G: Tensor, visible_F: Tensor) -> Tensor:
-    """Return 1 where the target is visible in the chosen frame, else 0; float64 (G,).
+    """Return 1 for a chosen frame with the target, else 0; float64 (G,).
 
     The binary ablation of ReVSeg (Tab. 7). Arguments as in `keyframe_size`.
     """

@@ -24,8 +24,8 @@ HIT = 0.5
 def span_precision(spans_G2: Tensor, visible_F: Tensor) -> Tensor:
     """Return |part and truth| / |part|, the share of frames with the target; float64 (G,).
 
-    The release calls it IoU; it is highest for a part of one frame. A target that is never visible
-    gives 1; otherwise an empty part gives 0.
+    The release calls it IoU; it is highest for a part of one frame. With a target never in sight
+    every part gives 1; otherwise an empty part gives 0.
     """
     hits_G, lengths_G = _overlap(spans_G2, visible_F)
     return _or_one(hits_G / lengths_G.clamp(min=1), visible_F)
@@ -45,7 +45,7 @@ def span_reward(spans_G2: Tensor, visible_F: Tensor, mode: Mode) -> Tensor:
     """Return `lr_vtg_iou_dense`: q / 2 if q >= .5, else -.5; float64 (G,) in [-.5, .5].
 
     q is the precision (as_released) or the temporal IoU (as_intended). An empty part earns -.5.
-    Where the target is never visible, any other part earns .5, in both modes.
+    With a target never in sight, any other part earns .5, in both modes.
 
     The release reads `end` as the first frame *after* the part, although it shows frames up to and
     including it; the caller decides on the part.
@@ -59,7 +59,7 @@ def span_reward(spans_G2: Tensor, visible_F: Tensor, mode: Mode) -> Tensor:
 
 
 def keyframe_hit(frames_G: Tensor, visible_F: Tensor) -> Tensor:
-    """Return `lr_vtg_keyframe`: 1 where the keyframe shows the target, else -1; float64 (G,).
+    """Return `lr_vtg_keyframe`: 1 for a keyframe with the target, else -1; float64 (G,).
 
     Args:
         frames_G: frame numbers; -1, or any outside the video, is no keyframe and earns -1.
@@ -70,7 +70,7 @@ def keyframe_hit(frames_G: Tensor, visible_F: Tensor) -> Tensor:
 
 
 def _overlap(spans_G2: Tensor, visible_F: Tensor) -> tuple[Tensor, Tensor]:
-    """Frames of each part that show the target, and frames of each part."""
+    """Frames with the target in each part, and all frames of each part."""
     inside = bool(((spans_G2 >= 0) & (spans_G2 <= len(visible_F))).all())
     assert inside, f"a part outside of the video: {spans_G2}"
     starts_G = spans_G2[:, 0]
@@ -82,5 +82,5 @@ def _overlap(spans_G2: Tensor, visible_F: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _or_one(q_G: Tensor, visible_F: Tensor) -> Tensor:
-    """`q_G`, or 1 for a target that is never visible."""
+    """`q_G`, or 1 for a target never in sight."""
     return torch.where(visible_F.any(), q_G, 1.0)

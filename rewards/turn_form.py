@@ -15,7 +15,7 @@ STEPS = 4
 
 
 def all_in_form(kept_GT: Sequence[Sequence[bool]]) -> Tensor:
-    """Return `strict_format_cot`: 1 where every turn keeps the form, else -1; float64 (G,).
+    """Return `strict_format_cot`: 1 if every turn keeps the form, else -1; float64 (G,).
 
     Episodes may differ in length.
     """
@@ -27,7 +27,7 @@ def share_of_steps(named_GT: Sequence[Sequence[int]]) -> Tensor:
     """Return `step_format_cot`: mean share of the steps named in a turn; float64 (G,) in [0, 1].
 
     Args:
-        named_GT: number of the four steps that each turn's thought names; at least one turn.
+        named_GT: number of the four steps in each turn's thought; at least one turn.
     """
     rewards_G = [sum(named_T) / (STEPS * len(named_T)) for named_T in named_GT]
     return torch.tensor(rewards_G, dtype=torch.float64)

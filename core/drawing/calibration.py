@@ -1,12 +1,12 @@
 """SEG-aware logit calibration of VideoSEG-O3: a [SEG] token's log-prob counts the mask drawn at it.
 
-A [SEG] is one action, "say [SEG], and draw this mask", whose pixels are independent coin tosses. A
+A [SEG] is one action, "say [SEG], and draw this mask"; its pixels are independent coin tosses. A
 good advantage moves the decoder towards the drawn mask, a bad one away from it
 (docs/spec/videoseg_o3.md, Calibration). The term is added to the log-prob of one token; despite its
 name it is no bias on the vocabulary's logits. It belongs to the policy gradient only: the KL stays
 a matter of text.
 
-Letters: N trained tokens, C calibrated masks, s side of the grid on which masks are judged.
+Letters: N trained tokens, C calibrated masks, s side of the judging grid.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def shrink(logits_Chw: Tensor, side: int = SIDE) -> Tensor:
 
 
 def drawn_bits(logits_Css: Tensor, threshold: float = THRESHOLD) -> Tensor:
-    """Return the mask that counts as drawn, y = 1[Z_old > threshold], bool (C, s, s)."""
+    """Return the mask counted as drawn, y = 1[Z_old > threshold], bool (C, s, s)."""
     return logits_Css.detach() > threshold
 
 
@@ -60,7 +60,11 @@ def calibrate(logprob_N: Tensor, token_C: Tensor, loglik_C: Tensor, weight: floa
 
 
 def calibrate_change(
-    logprob_N: Tensor, token_C: Tensor, loglik_C: Tensor, old_C: Tensor, weight: float = 1.0
+    logprob_N: Tensor,
+    token_C: Tensor,
+    loglik_C: Tensor,
+    old_C: Tensor,
+    weight: float = 1.0,
 ) -> Tensor:
     """Return calibrated log-probs to be compared with *textual* old ones, (N,).
 
@@ -70,6 +74,6 @@ def calibrate_change(
     is the textual log-prob, the ratio is 1, and the gradient is that of `calibrate`.
 
     Args:
-        old_C: l_old of the same bits, under the weights that drew the mask; a constant.
+        old_C: l_old of the same bits, under the weights of the drawing; a constant.
     """
     return calibrate(logprob_N, token_C, loglik_C - old_C.detach(), weight)

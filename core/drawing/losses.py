@@ -71,8 +71,8 @@ def draw_points(logits_Mhw: Tensor, count: int, generator: torch.Generator | Non
     """Draw the points of each mask, (M, count, 2): x, y as shares of width and height.
 
     Of OVERSAMPLE * count random points, those with logits nearest to 0 are taken, up to a share
-    UNSURE of all; the rest are random again. So the few pixels of the outline count, and a mask
-    that is sure and wrong is found as well.
+    UNSURE of all; the rest are random again. So the few pixels of the outline count, and sure but
+    wrong masks are found as well.
     """
 
     def random_points(number: int) -> Tensor:

@@ -1,8 +1,8 @@
-"""The masks that a policy draws itself: requests at [SEG] tokens, and the places of these in a row.
+"""Masks drawn by the policy itself: requests at [SEG] tokens, and their places in a row.
 
 A [SEG] token names an object; its hidden state, decoded on a frame, gives the mask there
 (VideoSEG-O3, docs/spec/videoseg_o3.md, Masks). A `DrawRequest` is one token and one frame, with all
-that training needs to know of it. Frames are named by digest.
+its facts for training. Frames are named by digest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class SampledMask:
 
     Attributes:
         bits: bool (n, n).
-        loglik: mean log-likelihood of `bits` under the weights that drew it.
+        loglik: mean log-likelihood of `bits` under the weights of the drawing.
     """
 
     bits: np.ndarray
@@ -84,7 +84,7 @@ class DrawnMask:
 
 @dataclass(frozen=True)
 class SegTokens:
-    """The S [SEG] tokens of a row from which its M masks are decoded.
+    """The S [SEG] tokens of a row and its M masks, decoded from them.
 
     Attributes:
         position_S: place of each token in the row; its own place, not that of its predictor.
@@ -98,7 +98,9 @@ class SegTokens:
 
 
 def draw_requests(
-    episodes: Sequence[Episode], first: int, digests: Mapping[int, str]
+    episodes: Sequence[Episode],
+    first: int,
+    digests: Mapping[int, str],
 ) -> list[DrawRequest]:
     """Return the requests of a group's episodes, in the order of their answers' `segs`.
 
@@ -127,8 +129,8 @@ def requests_of_row(requests: Iterable[DrawRequest], row: GroupBatch) -> list[Dr
 def token_positions(row: GroupBatch) -> np.ndarray:
     """Return the places of the trained tokens in the row, (N,).
 
-    A token is one behind the state that predicts it, except for the first token of a branch: the
-    last state of the prompt predicts that one.
+    A token stands one behind its predicting state. The exception is the first token of a branch,
+    predicted by the last state of the prompt.
     """
     starts: list[int] = []
     for _, _, branches in row.segments:

@@ -7,8 +7,8 @@ labels matched to true objects so that J&F is largest, mean over the objects of 
 over the annotators.
 
 Source: ReferFormer, inference_davis.py and eval_davis.py; davis2017-evaluation, evaluation.py,
-_evaluate_unsupervised. The matching can mend swapped objects, and merging takes pixels away where
-masks overlap, so the figures differ from those of "binary_per_expression".
+_evaluate_unsupervised. The matching can mend swapped objects, and merging takes pixels away from
+overlapping masks, so the figures differ from those of "binary_per_expression".
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ ObjectMasks = Sequence[Rle | None]
 def merge(objects_O: Sequence[ObjectMasks], height: int, width: int) -> np.ndarray:
     """Return a label map uint8 (F, height, width): 0 is background, o + 1 is object o.
 
-    This is the argmax of binary masks against a background of 0.1: where masks overlap, the first
-    object keeps the pixel.
+    This is the argmax of binary masks against a background of 0.1: the first of overlapping objects
+    keeps the pixel.
     """
     labels_FHW = np.zeros((len(objects_O[0]), height, width), dtype=np.uint8)
     for number, masks_F in enumerate(objects_O, 1):
@@ -40,7 +40,9 @@ def merge(objects_O: Sequence[ObjectMasks], height: int, width: int) -> np.ndarr
 
 
 def match(
-    labels_FHW: np.ndarray, truth_O: Sequence[ObjectMasks], void_FHW: np.ndarray | None = None
+    labels_FHW: np.ndarray,
+    truth_O: Sequence[ObjectMasks],
+    void_FHW: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return J and F of each true object with its label, float64 (O,) each.
 
@@ -50,7 +52,7 @@ def match(
     Args:
         labels_FHW: the predicted label map.
         truth_O: masks of the true objects.
-        void_FHW: pixels that count nowhere.
+        void_FHW: pixels to leave out.
     """
     height, width = labels_FHW.shape[1:]
     num_labels = max(int(labels_FHW.max()), len(truth_O))

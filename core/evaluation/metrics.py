@@ -2,10 +2,9 @@
 
 J and F equal davis2017-evaluation, davis2017/metrics.py, to the last bit. Void pixels are taken out
 of both masks first (`without`), as in the official code. Each frame is cropped to the box of
-prediction and
-ground truth, which is faster and changes nothing: no pixel outside of it counts.
+prediction and ground truth; no pixel outside of it counts.
 
-`core.evaluation.protocols` decides which frames and expressions are averaged. The IoUs of rewards
+`core.evaluation.protocols` chooses the frames and expressions of each mean. The IoUs of rewards
 are in `rewards.iou`.
 """
 
@@ -29,7 +28,7 @@ _CORNERS = np.ones((2, 2), dtype=np.uint8)
 
 
 def jaccard(pred_FHW: np.ndarray, gt_FHW: np.ndarray) -> np.ndarray:
-    """Return J of each frame, float64 (F,): IoU of the masks, 1 where both are empty.
+    """Return J of each frame, float64 (F,): IoU of the masks, 1 for two empty ones.
 
     Masks are bool or integers (non-zero is foreground).
 
@@ -43,8 +42,8 @@ def jaccard(pred_FHW: np.ndarray, gt_FHW: np.ndarray) -> np.ndarray:
 def j_and_f(pred_FHW: np.ndarray, gt_FHW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return J and F of each frame, float64 (F,) each. Masks as in `jaccard`.
 
-    F is the F-measure of the boundaries, matched within ceil(0.008 * diagonal) pixels: 1 where
-    neither mask has a boundary, 0 where only one has.
+    F is the F-measure of the boundaries, matched within ceil(0.008 * diagonal) pixels: 1 if neither
+    mask has a boundary, 0 if only one has.
     """
     _check(pred_FHW, gt_FHW)
     radius = math.ceil(TOLERANCE * np.linalg.norm(pred_FHW.shape[1:]))
@@ -94,7 +93,10 @@ def pixels(masks_FHW: np.ndarray) -> np.ndarray:
 
 
 def accuracy(
-    inter_F: np.ndarray, union_F: np.ndarray, area: int, variant: Variant = "binary"
+    inter_F: np.ndarray,
+    union_F: np.ndarray,
+    area: int,
+    variant: Variant = "binary",
 ) -> np.ndarray:
     """Return A of each frame, float64 (F,): the share of pixels with equal labels.
 
@@ -112,13 +114,15 @@ def accuracy(
 
 
 def robustness(
-    wrong_F: np.ndarray, foreground_F: np.ndarray, variant: Variant = "binary"
+    wrong_F: np.ndarray,
+    foreground_F: np.ndarray,
+    variant: Variant = "binary",
 ) -> np.ndarray:
     """Return R of each frame, float64 (F,): max(0, 1 - wrong / (foreground + 1e-6)).
 
-    With "visa255" every wrong pixel weighs 255, as where predictions are read from 0/255 images;
-    published figures of that kind cannot be compared with "binary". This is not the R of R2VOS,
-    which is 1 - IoU_negative / IoU_positive over pairs. Source: VISA tools/metrics.py.
+    With "visa255" every wrong pixel weighs 255, as with predictions read from 0/255 images;
+    published figures of that kind cannot be compared with "binary". This is not the R of R2VOS: 1 -
+    IoU_negative / IoU_positive over pairs. Source: VISA tools/metrics.py.
 
     Args:
         wrong_F: predicted pixels outside of the truth.
@@ -161,7 +165,7 @@ def frame_iou(pred_F: np.ndarray, gt_F: np.ndarray) -> float:
 
 
 def keyframe_accuracy(frames: Collection[int], visible_F: np.ndarray) -> float:
-    """Return the share of the named keyframes that show the target; 0 without any.
+    """Return the share of the named keyframes with the target in sight; 0 without any.
 
     A frame outside of the video counts as wrong. VideoSEG-O3 reports the complement, the share of
     keyframes with empty truth.
@@ -192,9 +196,9 @@ def _zero_one(masks_FHW: np.ndarray) -> np.ndarray:
 def _crop(pred_HW: np.ndarray, gt_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both masks cut to the box of their union and a margin of 2 pixels.
 
-    With the margin a boundary of the crop is the boundary of the image: its last row and column,
-    which the boundary map treats specially, are either those of the image or empty. Dilation only
-    matters at boundary pixels.
+    With the margin a boundary of the crop is the boundary of the image: the boundary map treats the
+    last row and column specially, and these are either the image's or empty. Dilation only matters
+    at boundary pixels.
     """
     x, y, width, height = cv2.boundingRect(pred_HW | gt_HW)
     rows = slice(max(y - 2, 0), y + height + 2)
@@ -228,13 +232,17 @@ def _frame_f(pred_HW: np.ndarray, gt_HW: np.ndarray, radius: int) -> float:
 
 
 def _boundary(mask_HW: np.ndarray) -> np.ndarray:
-    """Pixels that differ from their right, lower or lower right neighbour.
+    """Pixels unlike their right, lower or lower right neighbour.
 
     There the largest of the four is not the smallest; beyond the border lies a copy of it. Source:
     davis2017/metrics.py, _seg2bmap.
     """
     return cv2.morphologyEx(
-        mask_HW, cv2.MORPH_GRADIENT, _CORNERS, anchor=(0, 0), borderType=cv2.BORDER_REPLICATE
+        mask_HW,
+        cv2.MORPH_GRADIENT,
+        _CORNERS,
+        anchor=(0, 0),
+        borderType=cv2.BORDER_REPLICATE,
     )
 
 

@@ -1,8 +1,7 @@
 """Protocols turn the measures of single expressions into a benchmark's table.
 
 A protocol is a function from all expressions of a split to named figures in percent. `PROTOCOLS`
-names them, and `OF_FORMAT` names the published one of each data set. Rules that hold for all of
-them:
+names them, and `OF_FORMAT` names the published one of each data set. Common rules:
 
 - the truth of an expression is the union of its objects: joined, not added as in MeViS, where
   overlaps become twos;
@@ -32,6 +31,9 @@ ANSWERED = "answered"
 # Columns that count pixels; not averaged over frames.
 COUNTS = ("intersection", "union", "pred", "gt")
 
+# Values by name, frame by frame.
+Columns = dict[str, np.ndarray]
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -41,7 +43,7 @@ class Scored:
         uid: of the sample.
         kind: of the sample.
         has_target: False if the right answer is "none".
-        scores: fractions, except for "intersection" and "union", which are pixels.
+        scores: fractions, except for "intersection" and "union" in pixels.
         missing: True without a prediction.
     """
 
@@ -53,9 +55,11 @@ class Scored:
 
 
 def measure(
-    sample: Sample, pred_rles_F: Sequence[Rle | None], keyframes: Collection[int] | None = None
+    sample: Sample,
+    pred_rles_F: Sequence[Rle | None],
+    keyframes: Collection[int] | None = None,
 ) -> Scored:
-    """Return everything that is defined for one expression.
+    """Return all scores defined for one expression.
 
     J, F, J&F, A, A@visa255, intersection, union (summed over the frames), tIoU and vIoU (Long-RVOS:
     over frames with a predicted or a true mask), answered. R@binary and R@visa255 if the notes have
@@ -66,14 +70,7 @@ def measure(
         ValueError: the masks' size or number is not the video's.
     """
     _check(sample, pred_rles_F)
-    truth_F = union_of_targets(sample)
-    parts: dict[str, list[np.ndarray]] = {}
-    for start in range(0, len(truth_F), CHUNK):
-        frames = range(start, min(start + CHUNK, len(truth_F)))
-        for name, values in _measure_frames(sample, pred_rles_F, truth_F, frames).items():
-            parts.setdefault(name, []).append(values)
-    columns = {name: np.concatenate(values) for name, values in parts.items()}
-
+    columns = _columns(sample, pred_rles_F)
     # A keyframe may be any frame, also one that does not count.
     visible_F = columns["gt"] > 0
     counted_F = _counted(sample)
@@ -86,16 +83,23 @@ def measure(
     scores["J&F"] = (scores["J"] + scores["F"]) / 2
     scores["intersection"] = float(columns["intersection"].sum())
     scores["union"] = float(columns["union"].sum())
-
-    predicted_F = columns["pred"] > 0
-    true_F = columns["gt"] > 0
-    either_F = predicted_F | true_F
-    scores["tIoU"] = metrics.frame_iou(predicted_F, true_F)
-    scores["vIoU"] = float(columns["J"][either_F].mean()) if either_F.any() else 1.0
-    scores[ANSWERED] = float(predicted_F.any())
+    scores |= _presence(columns["J"], columns["pred"] > 0, columns["gt"] > 0)
     if keyframes is not None and sample.targets:
         scores["keyframe_accuracy"] = metrics.keyframe_accuracy(keyframes, visible_F)
     return Scored(sample.uid, sample.kind, bool(sample.targets), scores)
+
+
+def _presence(j_F: np.ndarray, predicted_F: np.ndarray, true_F: np.ndarray) -> dict[str, float]:
+    """Scores of the frames with a predicted or a true mask."""
+    either_F = predicted_F | true_F
+    v_iou = 1.0
+    if either_F.any():
+        v_iou = float(j_F[either_F].mean())
+    return {
+        "tIoU": metrics.frame_iou(predicted_F, true_F),
+        "vIoU": v_iou,
+        ANSWERED: float(predicted_F.any()),
+    }
 
 
 def missing(sample: Sample) -> Scored:
@@ -257,20 +261,29 @@ def summarise(protocol: str, rows: Sequence[Scored]) -> dict[str, Any]:
     return figures
 
 
+def _columns(sample: Sample, pred_rles_F: Sequence[Rle | None]) -> Columns:
+    """All values of all frames, (F,) each."""
+    truth_F = union_of_targets(sample)
+    parts: dict[str, list[np.ndarray]] = {}
+    for start in range(0, len(truth_F), CHUNK):
+        frames = range(start, min(start + CHUNK, len(truth_F)))
+        for name, values in _measure_frames(sample, pred_rles_F, truth_F, frames).items():
+            parts.setdefault(name, []).append(values)
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
 def _measure_frames(
     sample: Sample,
     pred_rles_F: Sequence[Rle | None],
     truth_F: Sequence[Rle | None],
     frames: Sequence[int],
-) -> dict[str, np.ndarray]:
+) -> Columns:
     """All values of some frames, (n,) each."""
-    height = sample.video.height
-    width = sample.video.width
-    ignore = _ignored(sample, frames)
-    pred_FHW = decode_frames([pred_rles_F[f] for f in frames], height, width)
-    gt_FHW = decode_frames([truth_F[f] for f in frames], height, width)
-    pred_FHW = metrics.without(pred_FHW, ignore)
-    gt_FHW = metrics.without(gt_FHW, ignore)
+    size = sample.video.height * sample.video.width
+    ignore_F = sample.notes.ignore_F
+    ignore_FHW = _decode(sample, ignore_F, frames) if ignore_F is not None else None
+    pred_FHW = metrics.without(_decode(sample, pred_rles_F, frames), ignore_FHW)
+    gt_FHW = metrics.without(_decode(sample, truth_F, frames), ignore_FHW)
 
     j_F, f_F = metrics.j_and_f(pred_FHW, gt_FHW)
     inter_F, union_F = metrics.overlap(pred_FHW, gt_FHW)
@@ -282,20 +295,30 @@ def _measure_frames(
         "union": union_F,
         "pred": pred_F,
         "gt": metrics.pixels(gt_FHW),
-        "A": metrics.accuracy(inter_F, union_F, height * width),
-        "A@visa255": metrics.accuracy(inter_F, union_F, height * width, "visa255"),
+        "A": metrics.accuracy(inter_F, union_F, size),
+        "A@visa255": metrics.accuracy(inter_F, union_F, size, "visa255"),
     }
-    if sample.notes.foreground_F is not None:
-        rles = [sample.notes.foreground_F[f] for f in frames]
-        foreground_F = np.array([0 if rle is None else area(rle) for rle in rles])
-        wrong_F = pred_F - inter_F
-        values["R@binary"] = metrics.robustness(wrong_F, foreground_F)
-        values["R@visa255"] = metrics.robustness(wrong_F, foreground_F, "visa255")
+    foreground_F = _foreground(sample, frames)
+    if foreground_F is not None:
+        values["R@binary"] = metrics.robustness(pred_F - inter_F, foreground_F)
+        values["R@visa255"] = metrics.robustness(pred_F - inter_F, foreground_F, "visa255")
     return values
 
 
+def _foreground(sample: Sample, frames: Sequence[int]) -> np.ndarray | None:
+    """Pixels of all annotated objects, (n,); None if the data set does not annotate all."""
+    rles_F = sample.notes.foreground_F
+    if rles_F is None:
+        return None
+    areas = []
+    for frame in frames:
+        rle = rles_F[frame]
+        areas.append(0 if rle is None else area(rle))
+    return np.array(areas)
+
+
 def _counted(sample: Sample) -> np.ndarray:
-    """Frames that count, bool (F,)."""
+    """Counted frames, bool (F,)."""
     names = sample.video.frame_names
     listed = sample.notes.frames_listed
     if listed is None:
@@ -303,12 +326,14 @@ def _counted(sample: Sample) -> np.ndarray:
     return np.array([name in listed for name in names])
 
 
-def _ignored(sample: Sample, frames: Sequence[int]) -> np.ndarray | None:
-    """Pixels that count nowhere, bool (n, H, W); None if all count."""
-    ignore_F = sample.notes.ignore_F
-    if ignore_F is None:
-        return None
-    return decode_frames([ignore_F[f] for f in frames], sample.video.height, sample.video.width)
+def _decode(
+    sample: Sample,
+    rles_F: Sequence[Rle | None],
+    frames: Sequence[int],
+) -> np.ndarray:
+    """Masks of some frames, bool (n, H, W)."""
+    rles = [rles_F[frame] for frame in frames]
+    return decode_frames(rles, sample.video.height, sample.video.width)
 
 
 def _check(sample: Sample, pred_rles_F: Sequence[Rle | None]) -> None:
@@ -333,7 +358,7 @@ def _of_kind(rows: Sequence[Scored], kind: str) -> list[Scored]:
 
 
 def _means(rows: Sequence[Scored], names: Iterable[str]) -> dict[str, float]:
-    """Means in percent of the figures that every row has."""
+    """Means in percent of the figures common to all rows."""
     means: dict[str, float] = {}
     for name in names:
         values = [row.scores[name] for row in rows if name in row.scores]

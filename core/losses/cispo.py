@@ -12,7 +12,11 @@ from core.losses.surrogate import Bounds, Surrogate
 
 
 def loss(
-    logprob_N: Tensor, old_N: Tensor, advantage_N: Tensor, episode_N: Tensor, bounds: Bounds
+    logprob_N: Tensor,
+    old_N: Tensor,
+    advantage_N: Tensor,
+    episode_N: Tensor,
+    bounds: Bounds,
 ) -> Surrogate:
     """Return -sg(clip(r, 1 - low, 1 + high)) A logprob; sg stops the gradient."""
     ratio_N = (logprob_N - old_N).exp()

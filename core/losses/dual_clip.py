@@ -13,7 +13,11 @@ from core.losses.surrogate import Bounds, Surrogate
 
 
 def loss(
-    logprob_N: Tensor, old_N: Tensor, advantage_N: Tensor, episode_N: Tensor, bounds: Bounds
+    logprob_N: Tensor,
+    old_N: Tensor,
+    advantage_N: Tensor,
+    episode_N: Tensor,
+    bounds: Bounds,
 ) -> Surrogate:
     """Return -max(min(r A, clip(r) A), dual A) where A < 0, else the clipped surrogate."""
     clipped = grpo.loss(logprob_N, old_N, advantage_N, episode_N, bounds)

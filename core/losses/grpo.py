@@ -9,7 +9,11 @@ from core.losses.surrogate import Bounds, Surrogate
 
 
 def loss(
-    logprob_N: Tensor, old_N: Tensor, advantage_N: Tensor, episode_N: Tensor, bounds: Bounds
+    logprob_N: Tensor,
+    old_N: Tensor,
+    advantage_N: Tensor,
+    episode_N: Tensor,
+    bounds: Bounds,
 ) -> Surrogate:
     """Return -min(r A, clip(r, 1 - low, 1 + high) A) with r = exp(logprob - old) (PPO, Eq. 7)."""
     ratio_N = (logprob_N - old_N).exp()

@@ -12,7 +12,11 @@ from core.losses.surrogate import Bounds, Surrogate, episode_mean
 
 
 def loss(
-    logprob_N: Tensor, old_N: Tensor, advantage_N: Tensor, episode_N: Tensor, bounds: Bounds
+    logprob_N: Tensor,
+    old_N: Tensor,
+    advantage_N: Tensor,
+    episode_N: Tensor,
+    bounds: Bounds,
 ) -> Surrogate:
     """Return -min(s A, clip(s, 1 - low, 1 + high) A) with the sequence's ratio s.
 

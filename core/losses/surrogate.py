@@ -34,7 +34,7 @@ class Surrogate:
     Attributes:
         loss_N: loss of each token.
         ratio_N: its ratio of new to old likelihood.
-        clipped_N: True where a bound takes the gradient away, or scales it down (cispo).
+        clipped_N: True if a bound takes the gradient away, or scales it down (cispo).
     """
 
     loss_N: Tensor
