@@ -285,7 +285,7 @@ def split(tree: Tree, budget: int) -> list[Tree]:
 
 
 def pack(parts: Sequence[Tree], budget: int) -> list[list[Tree]]:
-    """Gather trees into rows of at most `budget` tokens: longest first, into the first that fits."""
+    """Gather trees into rows of at most `budget` tokens: longest first, wherever one first fits."""
     rows: list[list[Tree]] = []
     for tree in sorted(parts, key=_tokens, reverse=True):
         for row in rows:

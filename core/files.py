@@ -17,7 +17,7 @@ from typing import Any
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """Yield a path to write to; it takes the place of `file` when the block ends without an error."""
+    """Yield a path to write to; it takes the place of `file` if the block ends without an error."""
     fresh = file.with_name(f".{file.name}.new")
     yield fresh
     os.replace(fresh, file)
