@@ -5,7 +5,9 @@ Pieces of text are tokenised one by one and concatenated, never as a rendered wh
 becomes a control token: a query with "<|image_pad|>" in it is spelled out in ordinary tokens. For
 the Qwen families two turns look like this:
 
-    <|im_start|>user\\n{content}<|im_end|>\\n<|im_start|>assistant\\n{completion}<|im_end|>\\n<|im_start|>user ...
+    <|im_start|>user\\n{content}<|im_end|>\\n
+    <|im_start|>assistant\\n{completion}<|im_end|>\\n
+    <|im_start|>user ...
 """
 
 from __future__ import annotations
@@ -57,7 +59,9 @@ class Dialogue:
     tokenizer: Any
     family: Family
     _ids_of_text: dict[str, tuple[int, ...]] = field(
-        default_factory=dict, repr=False, compare=False
+        default_factory=dict,
+        repr=False,
+        compare=False,
     )
     _id_of_mark: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
 
@@ -136,7 +140,13 @@ class Dialogue:
             self.id_of(chat.image_end),
         ]
 
-    def user(self, content: Sequence[str | View], *, first: bool, expanded: bool) -> list[int]:
+    def user(
+        self,
+        content: Sequence[str | View],
+        *,
+        first: bool,
+        expanded: bool,
+    ) -> list[int]:
         """Return the ids of a user turn, including the mark that opens the assistant's answer.
 
         Args:
@@ -183,6 +193,8 @@ class Dialogue:
         if ids and ids[-1] == self.end_id:
             ids.pop()
         text = self.tokenizer.decode(
-            ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+            ids,
+            skip_special_tokens=False,
+            clean_up_tokenization_spaces=False,
         )
         return str(text)

@@ -31,7 +31,12 @@ class Conversation:
     """A dialogue about one video; each call adds a user turn and the policy's answer."""
 
     def __init__(
-        self, engine: Engine, gallery: Gallery, key: Key, temperature: float, top_p: float
+        self,
+        engine: Engine,
+        gallery: Gallery,
+        key: Key,
+        temperature: float,
+        top_p: float,
     ) -> None:
         self.engine = engine
         self.gallery = gallery
@@ -63,7 +68,12 @@ class Conversation:
         return ids[0] if len(ids) == 1 else None
 
     async def auxiliary(
-        self, content: Sequence[str | View], *, max_tokens: int, temperature: float, top_p: float
+        self,
+        content: Sequence[str | View],
+        *,
+        max_tokens: int,
+        temperature: float,
+        top_p: float,
     ) -> Turn:
         """As `core.types.Ask`. Answers are seeded by the order of the calls, whatever is first."""
         # "aside" is part of the seed: another word would change every run.
@@ -74,7 +84,11 @@ class Conversation:
         return await alone(content, max_tokens=max_tokens, trainable=False)
 
     async def __call__(
-        self, content: Sequence[str | View], *, max_tokens: int, trainable: bool = True
+        self,
+        content: Sequence[str | View],
+        *,
+        max_tokens: int,
+        trainable: bool = True,
     ) -> Turn:
         """Say `content` and return the answer.
 

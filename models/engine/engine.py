@@ -48,7 +48,12 @@ class Engine:
         return bool(self.llm.errored)
 
     def ask(
-        self, gallery: Gallery, key: Key, *, temperature: float = 1.0, top_p: float = 1.0
+        self,
+        gallery: Gallery,
+        key: Key,
+        *,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
     ) -> Ask:
         """Open a dialogue about a video.
 
@@ -61,7 +66,11 @@ class Engine:
         return Conversation(self, gallery, key, temperature, top_p)
 
     async def generate(
-        self, prompt_ids: list[int], images: list[Image.Image], digests: list[str], **sampling: Any
+        self,
+        prompt_ids: list[int],
+        images: list[Image.Image],
+        digests: list[str],
+        **sampling: Any,
     ) -> tuple[list[int], list[int], list[float]]:
         """Run one request.
 

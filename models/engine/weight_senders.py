@@ -28,7 +28,10 @@ Tensors = Iterable[tuple[str, Tensor]]
 
 
 def nccl_handshakes(
-    host: str, port: int, engines: int, tensor_parallel: int
+    host: str,
+    port: int,
+    engines: int,
+    tensor_parallel: int,
 ) -> tuple[dict[str, Any], list[Any]]:
     """Return the arguments with which learner and engines join one process group.
 

@@ -54,7 +54,7 @@ class SharedUpdate(WeightTransferUpdateInfo):
 
 
 class SharedMemoryTransfer(WeightTransferEngine[SharedInit, SharedUpdate]):
-    """Loads a whole version at once; the running model is touched only after the checksum is right."""
+    """Loads a whole version at once; touches the running model only if the checksum is right."""
 
     init_info_cls = SharedInit
     update_info_cls = SharedUpdate
@@ -103,7 +103,7 @@ class SharedMemoryTransfer(WeightTransferEngine[SharedInit, SharedUpdate]):
 
 
 def register() -> None:
-    """Register the backend. Entry point of the plug-in; vLLM may call it several times in a process."""
+    """Register the backend: the plug-in's entry point. vLLM may call it several times."""
     if BACKEND not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(BACKEND, SharedMemoryTransfer)
     keep_images()
@@ -168,7 +168,7 @@ def update_info(
     shapes: list[list[int]],
     extra: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return the argument of `update_weights`: the tensors' description, and `extra` for the backend.
+    """Return the argument of `update_weights`: a description of the tensors, and `extra`.
 
     The messages of ipc come from the learner (`models.engine.weight_senders.ipc_message`).
     """

@@ -93,7 +93,9 @@ class _LogprobEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: Any, d_logprob_N: Tensor | None, d_entropy_N: Tensor | None
+        ctx: Any,
+        d_logprob_N: Tensor | None,
+        d_entropy_N: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         hidden_ND, weight_VD, target_N, banned_V, norm_N, entropy_N = ctx.saved_tensors
         if d_logprob_N is None:
@@ -139,7 +141,12 @@ def _d_logits(
     return d_NV.scatter_add_(-1, target_N[:, None], d_logprob_N[:, None])
 
 
-def _logits(hidden_ND: Tensor, weight_VD: Tensor, banned_V: Tensor, temperature: float) -> Tensor:
+def _logits(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    banned_V: Tensor,
+    temperature: float,
+) -> Tensor:
     """Return fp32 logits over temperature, (N, V); those of banned ids are -inf."""
     logits_NV = hidden_ND @ weight_VD.t()
     if logits_NV.dtype in (torch.bfloat16, torch.float16):

@@ -1,4 +1,4 @@
-"""The mask head: the policy's hidden state at a [SEG] token becomes a prompt of SAM 2's mask decoder.
+"""The mask head: a hidden state at a [SEG] token becomes a prompt of SAM 2's mask decoder.
 
     hidden state (D) -> MLP -> language token (C) -> mask decoder, beside SAM 2's "no point" tokens
 
@@ -33,7 +33,8 @@ from models.segmenters.sam2_build import Shape
 from models.segmenters.sam2_features import CACHE_BYTES, FeatureCache
 from models.segmenters.sam2_track import Maps
 
-MODEL_TYPE = "mask_head"  # in config.json
+# In the head's config.json.
+MODEL_TYPE = "mask_head"
 
 # The head's folder inside the policy's folder. Not beside the policy's weights: vLLM reads every
 # .safetensors there.
@@ -46,8 +47,13 @@ class MaskHead(nn.Module):
     dense_pe: Tensor
     no_memory: Tensor
 
-    def __init__(self, sam: SAM2Base, policy_width: int, multimask: bool = False) -> None:
-        """Make a fresh MLP, and copies of the parts that `sam` decodes with.
+    def __init__(
+        self,
+        sam: SAM2Base,
+        policy_width: int,
+        multimask: bool = False,
+    ) -> None:
+        """Make a fresh MLP and copies of the decoding parts of `sam`.
 
         Args:
             sam: the SAM 2 to decode with.
@@ -61,7 +67,9 @@ class MaskHead(nn.Module):
         self.multimask = multimask
         self.encoder = fingerprint(sam)
         self.mlp = nn.Sequential(
-            nn.Linear(policy_width, policy_width), nn.ReLU(), nn.Linear(policy_width, width)
+            nn.Linear(policy_width, policy_width),
+            nn.ReLU(),
+            nn.Linear(policy_width, width),
         )
         self.no_point = nn.Parameter(prompts.not_a_point_embed.weight.detach().clone())
         self.no_mask = nn.Parameter(prompts.no_mask_embed.weight.detach().clone())
@@ -87,7 +95,12 @@ class MaskHead(nn.Module):
         """Type of the trained parameters."""
         return self.no_point.dtype
 
-    def forward(self, hidden_SD: Tensor, maps: Maps, seg_M: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        hidden_SD: Tensor,
+        maps: Maps,
+        seg_M: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         """Decode M masks from the hidden states of S [SEG] tokens.
 
         Args:
@@ -116,12 +129,13 @@ class MaskHead(nn.Module):
         # For an image without points SAM2Base gives one "no point" token and its prompt encoder
         # pads with another.
         empty_M2C = self.no_point.expand(count, 2, width)
+        no_mask = self.no_mask.reshape(1, -1, 1, 1).expand_as(maps[2])
         masks, iou, tokens, score = self.decoder(
             image_embeddings=maps[2],
             # DeepSpeed casts parameters to the training type, but no buffers.
             image_pe=self.dense_pe.to(self.dtype),
             sparse_prompt_embeddings=torch.cat([empty_M2C, token_MC[:, None]], 1),
-            dense_prompt_embeddings=self.no_mask.reshape(1, -1, 1, 1).expand_as(maps[2]),
+            dense_prompt_embeddings=no_mask,
             multimask_output=self.multimask,
             repeat_image=False,
             high_res_features=list(maps[:2]),
@@ -131,7 +145,7 @@ class MaskHead(nn.Module):
         return masks[all_M, best_M][:, None], tokens[all_M, best_M], score
 
     def save(self, policy_folder: Path) -> None:
-        """Write config.json and model.safetensors into the folder `mask_head` of the policy's folder."""
+        """Write config.json and model.safetensors into `mask_head` in the policy's folder."""
         folder = policy_folder / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         weights = {}
@@ -142,7 +156,8 @@ class MaskHead(nn.Module):
         with replacing(folder / "model.safetensors") as partial:
             save_file(weights, partial)
             partial.chmod(0o644)
-        (folder / "config.json").write_text(json.dumps(self.config, indent=1) + "\n")
+        text = json.dumps(self.config, indent=1)
+        (folder / "config.json").write_text(text + "\n")
 
     @property
     def config(self) -> dict[str, Any]:
@@ -160,7 +175,7 @@ def load(policy_folder: Path, sam: SAM2Base, policy_width: int) -> MaskHead:
 
     Args:
         policy_folder: the policy's folder, with the head's folder in it.
-        sam: the SAM 2 that the head was trained over.
+        sam: the SAM 2 under the head at its training.
         policy_width: width of the policy's hidden states.
 
     Raises:
@@ -170,8 +185,8 @@ def load(policy_folder: Path, sam: SAM2Base, policy_width: int) -> MaskHead:
     for file in (folder / "config.json", folder / "model.safetensors"):
         if not file.is_file():
             raise ValueError(
-                f"policy.path: no file {file}: this policy has no mask head; make one with ray_jobs.warm_start, or "
-                "give a policy folder that has one"
+                f"policy.path: no file {file}: this policy has no mask head; "
+                "make one with ray_jobs.warm_start, or give a policy folder that has one"
             )
     config = json.loads((folder / "config.json").read_text())
     _check_config(folder / "config.json", config, policy_width, fingerprint(sam))
@@ -183,25 +198,32 @@ def load(policy_folder: Path, sam: SAM2Base, policy_width: int) -> MaskHead:
     return head
 
 
-def _check_config(file: Path, config: Mapping[str, Any], policy_width: int, encoder: str) -> None:
+def _check_config(
+    file: Path,
+    config: Mapping[str, Any],
+    policy_width: int,
+    encoder: str,
+) -> None:
     if config.get("model_type") != MODEL_TYPE:
         raise ValueError(
             f"{file}: model_type is {config.get('model_type')!r}: not a mask head ({MODEL_TYPE!r})"
         )
     if config.get("policy_width") != policy_width:
         raise ValueError(
-            f"{file}: made for hidden states of width {config.get('policy_width')}, the policy beside it has "
-            f"{policy_width}: head and policy are saved together; copy both from one checkpoint"
+            f"{file}: made for hidden states of width {config.get('policy_width')}, "
+            f"the policy beside it has {policy_width}: head and policy are saved together; "
+            "copy both from one checkpoint"
         )
     if config.get("image_encoder") != encoder:
         raise ValueError(
-            f"{file}: trained over another SAM 2 (image encoder {config.get('image_encoder')}, that of segmenter.path "
-            f"is {encoder}): set segmenter.path and segmenter.config to the one it was trained over"
+            f"{file}: trained over another SAM 2 (image encoder {config.get('image_encoder')}, "
+            f"that of segmenter.path is {encoder}): "
+            "set segmenter.path and segmenter.config to the one it was trained over"
         )
 
 
 def _check_shapes(file: Path, expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Name one weight that does not fit: `load_state_dict` would list them all."""
+    """Refuse weights of other shapes, with one of them named; `load_state_dict` names them all."""
     wrong = []
     for name in dict.fromkeys([*expected, *given]):
         if _shape(expected, name) != _shape(given, name):
@@ -210,9 +232,9 @@ def _check_shapes(file: Path, expected: Mapping[str, Tensor], given: Mapping[str
         return
     name = wrong[0]
     raise ValueError(
-        f"{file}: {len(wrong)} weights do not fit, e.g. {name!r} is {_shape(given, name)} there and "
-        f"{_shape(expected, name)} here; copy the whole mask_head folder anew from the checkpoint that config.json "
-        "beside it belongs to"
+        f"{file}: {len(wrong)} weights do not fit, e.g. {name!r} is {_shape(given, name)} there "
+        f"and {_shape(expected, name)} here; copy the whole mask_head folder anew "
+        "from the checkpoint that config.json beside it belongs to"
     )
 
 
@@ -223,23 +245,27 @@ def _shape(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...] | str:
 
 
 def fingerprint(sam: SAM2Base) -> str:
-    """Return a digest of the weights of an image encoder's neck, which tells one SAM 2 from another."""
+    """Return a digest of the weights of the image encoder's neck: the name of this SAM 2."""
     found = hashlib.blake2b(digest_size=8)
     for name, tensor in sorted(sam.image_encoder.neck.state_dict().items()):
         found.update(name.encode())
-        found.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        array = tensor.detach().cpu().float().contiguous().numpy()
+        found.update(array.tobytes())
     return found.hexdigest()
 
 
 class FrameFeatures:
     """SAM 2's image features of frames, without gradients, cached by digest.
 
-    No nn.Module: the frozen encoder must not become part of what is trained, sharded and saved with
-    the policy.
+    No nn.Module: the frozen encoder must not be trained, sharded and saved with the policy.
     """
 
     def __init__(
-        self, sam: SAM2Base, shape: Shape, device: str = "cpu", cache_bytes: int = CACHE_BYTES
+        self,
+        sam: SAM2Base,
+        shape: Shape,
+        device: str = "cpu",
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self.sam = sam.to(device).eval().requires_grad_(False)
         self.features = FeatureCache(self.sam, torch.device(device), cache_bytes)
@@ -258,7 +284,8 @@ class FrameFeatures:
         for digest in digests:
             if digest not in frames:
                 raise ValueError(
-                    f"frame {digest} of a mask is not among the {len(frames)} frames given with the row"
+                    f"frame {digest} of a mask is not among the {len(frames)} frames "
+                    "given with the row"
                 )
         wanted = {digest: frames[digest] for digest in digests}
         precision = torch.autocast(self.features.device.type, torch.bfloat16, enabled=self.half)
@@ -266,7 +293,7 @@ class FrameFeatures:
             return self.features.stacked(digests, wanted)
 
     def blank(self) -> Maps:
-        """Return features of no frame, (1, C, h, w): for a rank that runs the head without anything to draw."""
+        """Return features of no frame, (1, C, h, w), for a rank without anything to draw."""
         width = self.sam.hidden_dim
         grid = self.sam.sam_image_embedding_size
         device = self.features.device
@@ -278,8 +305,11 @@ class FrameFeatures:
 
 
 def resize_logits(logits_Mhw: Tensor, height: int, width: int) -> Tensor:
-    """Return mask logits at a frame's size, fp32 (M, height, width); a pixel above 0 belongs to the mask."""
+    """Return mask logits at a frame's size, fp32 (M, height, width); pixels above 0 are mask."""
     full_M1HW = F.interpolate(
-        logits_Mhw[:, None].float(), size=(height, width), mode="bilinear", align_corners=False
+        logits_Mhw[:, None].float(),
+        size=(height, width),
+        mode="bilinear",
+        align_corners=False,
     )
     return full_M1HW[:, 0]

@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 from transformers import AddedToken, AutoModelForImageTextToText, AutoTokenizer
 
-ROWS = 64  # a vocabulary that must grow, grows to a multiple of this
+# A growing vocabulary grows to a multiple of this.
+ROWS = 64
 
 
 def add_token(source: Path, out: Path, token: str) -> int:
-    """Write the policy in `source` to `out` with one more token, in the same dtype; return the token's id.
+    """Write the policy in `source` to `out` with one more token; return the token's id.
 
-    The token's embedding and its row of the head start as the mean over the tokens that spelled it
-    so far, so the model starts near what it knew.
+    The dtype stays. The token's embedding and its row of the head start as the mean over the tokens
+    of its old spelling, so the model starts near its old knowledge.
     """
     model = AutoModelForImageTextToText.from_pretrained(source, dtype="auto")
     tokenizer = AutoTokenizer.from_pretrained(source)

@@ -1,4 +1,4 @@
-"""Images to patches, by the image processor of the policy's folder. Engine and learner use the same one."""
+"""Images to patches, by the image processor of the policy's folder: the engine's too."""
 
 from __future__ import annotations
 
@@ -33,8 +33,13 @@ class Pixels:
             self._check_size(image, rows, columns)
         return out["pixel_values"], grid_U3
 
-    def _check_size(self, image: np.ndarray, rows: int, columns: int) -> None:
-        """Refuse an image that the processor has resized: the engine and the learner would count other tokens."""
+    def _check_size(
+        self,
+        image: np.ndarray,
+        rows: int,
+        columns: int,
+    ) -> None:
+        """Refuse a resized image: engine and learner would count other tokens."""
         patch = self.processor.patch_size
         height, width = image.shape[:2]
         if (rows * patch, columns * patch) == (height, width):

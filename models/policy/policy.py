@@ -1,4 +1,4 @@
-"""The learner's policy: a vision-language model that turns a tree row into log-probs and entropies.
+"""The learner's policy: a vision-language model from tree rows to log-probs and entropies.
 
 Everything from pixels to log-probs is one module's forward, as ZeRO-3 needs it. What differs
 between models is asked of the family (`models.families`).
@@ -24,18 +24,18 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class PolicyOutput(NamedTuple):
-    """What one forward over a row gives. The last fields are set where the policy also draws masks.
+    """Results of one forward over a row. The last four are set by a policy with a mask head.
 
     A tuple and no dataclass: ZeRO-3 finds the tensors of an output in tuples and dicts only.
 
     Attributes:
-        logprob_N: log-probs of the trained tokens, calibrated where a mask was sampled.
-        entropy_N: entropies of the distributions they were drawn from.
-        hidden_SD: last hidden states at the positions that were asked for.
+        logprob_N: log-probs of the trained tokens; calibrated by sampled masks.
+        entropy_N: entropies of their distributions.
+        hidden_SD: last hidden states at the positions `read_S`.
         auxiliary: the row's share of the batch's mask loss.
         text_logprob_N: log-probs of the trained tokens before calibration.
         logits_Mhw: logits of the drawn masks.
-        token_MC: language tokens that the masks were decoded from.
+        token_MC: language tokens of the masks.
     """
 
     logprob_N: Tensor
@@ -69,14 +69,13 @@ class Policy(nn.Module):
 
         Args:
             folder: Hugging Face folder.
-            allowed_ids: the vocabulary that the engine may sample from; all other ids get
-                probability 0, as there.
+            allowed_ids: the ids that the engine samples; all others get probability 0, as there.
             dtype: a key of `DTYPES`.
             attention: auto, split or flex (`models.policy.tree_attention`).
-            device: where the policy runs.
+            device: cpu or cuda.
             freeze_vision: do not train the vision tower.
             gradient_checkpointing: keep no activations of decoder layers; compute them again.
-            chunk: tokens whose logits are made at once; 0 derives it from the vocabulary.
+            chunk: tokens in a chunk of logits; 0 derives it from the vocabulary.
             adapter: train these low-rank adapters of the language model, and freeze all else.
 
         Raises:
@@ -92,7 +91,8 @@ class Policy(nn.Module):
         vlm = AutoModelForImageTextToText.from_pretrained(folder, dtype=DTYPES[dtype])
         if type(vlm.lm_head) is not nn.Linear or vlm.lm_head.bias is not None:
             raise ValueError(
-                f"policy.path={str(folder)!r}: its lm_head is no plain linear layer; use a Qwen-VL model"
+                f"policy.path={str(folder)!r}: its lm_head is no plain linear layer; "
+                "use a Qwen-VL model"
             )
         vlm.lm_head.__class__ = LogprobHead
         vlm.set_attn_implementation({"text_config": self.attention, "vision_config": "sdpa"})
@@ -130,11 +130,11 @@ class Policy(nn.Module):
             row: the tree row.
             pixels: patches of the row's unique images (`models.policy.pixels`).
             grid_U3: their grid.
-            temperature: that of sampling.
-            read_S: positions of the row whose hidden states to return as well.
+            temperature: temperature of the sampling.
+            read_S: positions of the row; return their hidden states as well.
 
         Raises:
-            ValueError: the row trains a token that is not in `allowed_ids`.
+            ValueError: the row trains a token outside `allowed_ids`.
         """
         device = self.banned_V.device
         target_N = torch.as_tensor(row.target_N, device=device)
@@ -153,7 +153,11 @@ class Policy(nn.Module):
 
         source_N = torch.as_tensor(row.source_N, device=device)
         logprob_N, entropy_N = self.vlm.lm_head(
-            hidden_TD[source_N], target_N, self.banned_V, temperature, self.chunk
+            hidden_TD[source_N],
+            target_N,
+            self.banned_V,
+            temperature,
+            self.chunk,
         )
         hidden_SD = None
         if read_S is not None:
@@ -193,9 +197,12 @@ class Policy(nn.Module):
         return ids_T, positions_3T, {"attention_mask": mask}
 
     def _image_features(
-        self, row: GroupBatch, pixels: Tensor, grid_U3: Tensor
+        self,
+        row: GroupBatch,
+        pixels: Tensor,
+        grid_U3: Tensor,
     ) -> dict[str, Any] | None:
-        """Return vision features: the tower sees each unique image once, its features are repeated."""
+        """Return vision features; the tower sees each unique image once."""
         if not len(row.image_index):
             return None
         features = self.vlm.model.get_image_features(pixels, grid_U3, return_dict=True)

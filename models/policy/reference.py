@@ -1,4 +1,4 @@
-"""The policy that training started from. The KL term needs its log-probs; it answers without gradients.
+"""The policy before training, for the log-probs of the KL term; it answers without gradients.
 
 With low-rank adapters it is the policy itself with the adapters off, else a frozen copy. It never
 changes, so it is asked once for each batch.
@@ -15,13 +15,19 @@ from core.batch import GroupBatch
 from models.policy import lora
 from models.policy.policy import Policy
 
-Patches = tuple[Tensor, Tensor]  # patches of a row's unique images, and their grid
+# Patches of a row's unique images, and their grid.
+Patches = tuple[Tensor, Tensor]
 
 
 class Reference:
     """Log-probs of a frozen policy."""
 
-    def __init__(self, policy: Policy, *, offload: bool = False) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        offload: bool = False,
+    ) -> None:
         """Take a frozen copy, or the trained policy if it has adapters.
 
         Args:
@@ -40,7 +46,10 @@ class Reference:
 
     @torch.no_grad()
     def logprobs(
-        self, rows: Sequence[GroupBatch], patches: Sequence[Patches], temperature: float
+        self,
+        rows: Sequence[GroupBatch],
+        patches: Sequence[Patches],
+        temperature: float,
     ) -> list[Tensor]:
         """Return logprob_N of each row.
 
@@ -57,7 +66,10 @@ class Reference:
             self.policy.to(self.home)
 
     def _forward(
-        self, rows: Sequence[GroupBatch], patches: Sequence[Patches], temperature: float
+        self,
+        rows: Sequence[GroupBatch],
+        patches: Sequence[Patches],
+        temperature: float,
     ) -> list[Tensor]:
         found = []
         for row, (pixels, grid_U3) in zip(rows, patches, strict=True):

@@ -1,4 +1,4 @@
-"""A policy that also draws masks: `models.policy.policy.Policy` with a mask head on its hidden states at [SEG].
+"""A policy with a mask head on its hidden states at [SEG] tokens.
 
 Both are one module, so one pass over a tree row gives the log-probs of its tokens and the masks of
 its [SEG] tokens. The learner sees a policy with calibrated log-probs and a loss of its own
@@ -39,7 +39,7 @@ from models.segmenters.sam2_build import Shape
 
 @dataclass(frozen=True)
 class SegOptions:
-    """What happens at [SEG]. Defaults are those of the released reinforcement learning of VideoSEG-O3.
+    """Settings of [SEG]. Defaults are those of VideoSEG-O3's released reinforcement learning.
 
     Source: docs/spec/videoseg_o3.md. Supervised fine-tuning uses bce 2.0, dice 0.5 and 12,544
     points.
@@ -47,11 +47,11 @@ class SegOptions:
     Attributes:
         calibration: weight of the mask's log-likelihood in the log-prob of [SEG]; 0 turns
             calibration off.
-        side: side of the grid on which a sampled mask is judged.
-        threshold: a pixel of the sampled mask is set where its logit is above this.
+        side: side of the grid of sampled masks.
+        threshold: pixels with a logit above this belong to a sampled mask.
         bce: weight of the binary cross-entropy in the auxiliary loss.
         dice: weight of the Dice loss in it.
-        points: points of a mask at which the auxiliary loss is taken; 0 takes all pixels.
+        points: points of a mask in the auxiliary loss; 0 takes all pixels.
     """
 
     calibration: float = 1.0
@@ -94,7 +94,7 @@ class SegPolicy(nn.Module):
 
     @property
     def vlm(self) -> Any:
-        """The vision-language model: what the engine gets, and what is saved as the policy."""
+        """The vision-language model: the engine's weights, and the policy on disk."""
         return self.policy.vlm
 
     @property
@@ -111,7 +111,7 @@ class SegPolicy(nn.Module):
         requests: Sequence[DrawRequest] | None = None,
         frames: Mapping[str, np.ndarray] | None = None,
     ) -> PolicyOutput:
-        """Return the policy's output and the masks of the row's episodes; without `requests` the policy's output alone.
+        """Return the policy's output, and with `requests` the masks of the row's episodes.
 
         Args:
             row, pixels, grid_U3, temperature: as `Policy.forward`.
@@ -173,7 +173,7 @@ class SegPolicy(nn.Module):
         requests: Sequence[DrawRequest],
         frames: Mapping[str, np.ndarray],
     ) -> list[DrawnMask]:
-        """Return the drawn masks in the form that rewards, calibration and the segmenter take."""
+        """Return the drawn masks for rewards, calibration and the segmenter."""
         found = self.mask_logits(row, pixels, grid_U3, requests, frames)
         samples = self.sampled(found.logits_Mhw)
         logits_Mhw = found.logits_Mhw.cpu().numpy()
@@ -182,16 +182,18 @@ class SegPolicy(nn.Module):
         drawn = []
         for i, (request, sample) in enumerate(zip(requests, samples, strict=True)):
             height, width = frames[request.digest].shape[:2]
-            full_HW = resize_logits(found.logits_Mhw[i : i + 1], height, width)[0] > 0
+            own_1hw = found.logits_Mhw[i : i + 1]
+            full_HW = resize_logits(own_1hw, height, width)[0] > 0
             prompt = None
             if request.prompt.role == "final":
                 prompt = DrawnPrompt(request.prompt.frame, logits_Mhw[i], token_MC[i])
-            drawn.append(DrawnMask(encode(full_HW.cpu().numpy()), sample, prompt))
+            rle = encode(full_HW.cpu().numpy())
+            drawn.append(DrawnMask(rle, sample, prompt))
         return drawn
 
     @torch.no_grad()
     def sampled(self, logits_Mhw: Tensor) -> list[SampledMask]:
-        """Return what calibration must remember of masks that were just drawn."""
+        """Return the masks just drawn, as calibration needs them later."""
         small_Mss = shrink(logits_Mhw, self.options.side)
         bits_Mss = drawn_bits(small_Mss, self.options.threshold)
         loglik_M = log_likelihood(small_Mss, bits_Mss).tolist()
@@ -222,23 +224,29 @@ class SegPolicy(nn.Module):
             return logprob_N
 
         device = logprob_N.device
-        bits_Css = torch.as_tensor(np.stack([sample.bits for sample in samples]), device=device)
+        bits = np.stack([sample.bits for sample in samples])
+        bits_Css = torch.as_tensor(bits, device=device)
         now_C = log_likelihood(shrink(logits_Mhw[index_C], self.options.side), bits_Css)
         old_C = now_C.new_tensor([sample.loglik for sample in samples])
         token_C = torch.as_tensor(token_M[index_C], device=device)
         return calibrate_change(logprob_N, token_C, now_C, old_C, self.options.calibration)
 
     def _auxiliary(self, logits_Mhw: Tensor, requests: Sequence[DrawRequest]) -> Tensor:
-        """Return the sum of the weighted mask losses; 0 with a graph where nothing is weighted."""
+        """Return the sum of the weighted mask losses; without weights 0, with a graph."""
         nothing = 0.0 * logits_Mhw.sum()
         index_A = [i for i, request in enumerate(requests) if request.weight]
         if not index_A:
             return nothing
 
         options = self.options
-        truth_Ahw = torch.stack([shrink_truth(requests[i].truth, logits_Mhw) for i in index_A])
+        truths = [shrink_truth(requests[i].truth, logits_Mhw) for i in index_A]
+        truth_Ahw = torch.stack(truths)
         loss_A = mask_loss(
-            logits_Mhw[index_A], truth_Ahw, options.bce, options.dice, options.points
+            logits_Mhw[index_A],
+            truth_Ahw,
+            options.bce,
+            options.dice,
+            options.points,
         )
         weight_A = loss_A.new_tensor([requests[i].weight for i in index_A])
         return nothing + (weight_A * loss_A).sum()
@@ -254,16 +262,16 @@ def attach(
     *,
     fresh: bool = False,
 ) -> SegPolicy:
-    """Return the policy with the mask head of its folder, over a SAM 2 that stays frozen.
+    """Return the policy with the mask head of its folder, over a frozen SAM 2.
 
     Args:
         policy: loaded from `folder`.
         folder: the policy's folder, with the head in a folder of its own (`mask_head.FOLDER`).
-        sam: the SAM 2 whose decoder the head starts from.
+        sam: the SAM 2 under the head; a fresh head copies its decoder.
         shape: its shape.
         seg_id: id of the [SEG] token.
-        options: what happens at [SEG].
-        fresh: make a new head where the folder has none, for a warm start.
+        options: settings of [SEG].
+        fresh: make a new head if the folder has none, for a warm start.
 
     Raises:
         ValueError: as `mask_head.load`.
@@ -280,9 +288,10 @@ def attach(
 
 
 def shrink_truth(truth: Rle | None, logits_Mhw: Tensor) -> Tensor:
-    """Return the true mask at the decoder's resolution, (h, w): the share of each cell that the object covers."""
+    """Return the true mask at the decoder's resolution, (h, w): the object's share of each cell."""
     height, width = logits_Mhw.shape[1:]
     if truth is None:
         return logits_Mhw.new_zeros(height, width)
-    full_HW = torch.as_tensor(decode(truth), device=logits_Mhw.device).to(logits_Mhw.dtype)
-    return F.interpolate(full_HW[None, None], size=(height, width), mode="area")[0, 0]
+    bits_HW = torch.as_tensor(decode(truth), device=logits_Mhw.device)
+    full_11HW = bits_HW.to(logits_Mhw.dtype)[None, None]
+    return F.interpolate(full_11HW, size=(height, width), mode="area")[0, 0]

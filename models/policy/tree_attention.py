@@ -1,4 +1,4 @@
-"""Attention over prefix-tree rows, registered with transformers: a branch sees the prompt and itself only.
+"""Attention over prefix-tree rows: a branch sees the prompt and itself only.
 
 Two exact forms of the same attention. `rayvos_split` makes one call for each segment and no L x L
 mask, on any device. `rayvos_flex` is flex_attention with a block mask, for GPUs. The vision tower
@@ -22,7 +22,8 @@ from core.batch import Segments
 
 SPLIT = "rayvos_split"
 FLEX = "rayvos_flex"
-FLEX_BLOCK = 128  # a flex row is padded to a multiple of this
+# A flex row is padded to a multiple of this.
+FLEX_BLOCK = 128
 
 
 def split_attention(
@@ -36,10 +37,20 @@ def split_attention(
     tree: Segments | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attend within the segments of `tree`; without one, as transformers' SDPA. Tensors are (1, heads, T, width)."""
+    """Attend within the segments of `tree`; without one, as transformers' SDPA.
+
+    Tensors are (1, heads, T, width).
+    """
     if tree is None:
         return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout, scaling, **kwargs
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout,
+            scaling,
+            **kwargs,
         )
 
     grouped = query.shape[1] != key.shape[1]
@@ -59,14 +70,15 @@ def split_attention(
         outputs.append(attended)
 
         for start, stop in branches:
-            branch_key = torch.cat([prompt_key, key[:, :, start:stop]], 2)
-            branch_value = torch.cat([prompt_value, value[:, :, start:stop]], 2)
+            branch = slice(start, stop)
+            branch_key = torch.cat([prompt_key, key[:, :, branch]], 2)
+            branch_value = torch.cat([prompt_value, value[:, :, branch]], 2)
             # Causal at the lower right: every token of the branch sees the whole prompt.
             shape = (stop - start, branch_key.shape[2])
             visible = torch.ones(shape, dtype=torch.bool, device=key.device)
             visible.tril_(prompt_stop - prompt_start)
             attended = F.scaled_dot_product_attention(
-                query[:, :, start:stop],
+                query[:, :, branch],
                 branch_key,
                 branch_value,
                 attn_mask=visible,
@@ -86,18 +98,24 @@ def block_mask(group_T: Tensor, branch_T: Tensor) -> BlockMask:
         branch_T: branch of each token, 0 for the prompt.
     """
 
-    def visible(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    def visible(
+        batch: Tensor,
+        head: Tensor,
+        q: Tensor,
+        k: Tensor,
+    ) -> Tensor:
         causal = q >= k
         same_group = group_T[q] == group_T[k]
-        in_prompt_or_own_branch = (branch_T[k] == 0) | (branch_T[q] == branch_T[k])
-        return causal & same_group & in_prompt_or_own_branch
+        in_prompt = branch_T[k] == 0
+        same_branch = branch_T[q] == branch_T[k]
+        return causal & same_group & (in_prompt | same_branch)
 
     length = len(group_T)
     return create_block_mask(visible, 1, None, length, length, device=str(group_T.device))
 
 
 def choose(attention: str, device: torch.device | str) -> str:
-    """Return the registered name of the attention that `policy.attention` asks for.
+    """Return the registered name of `policy.attention`.
 
     Raises:
         ValueError: it is neither auto nor split nor flex.

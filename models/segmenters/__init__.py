@@ -1,4 +1,4 @@
-"""Segmenters: models that turn mask prompts into masks and track them through a video.
+"""Segmenters: from mask prompts to masks, tracked through a video.
 
 `core.segmenters.KINDS` lists them. The module of a kind is imported on first use, because each has
 its own dependencies.

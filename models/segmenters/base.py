@@ -1,8 +1,8 @@
-"""The `Segmenter` protocol, and what all segmenters share.
+"""The `Segmenter` protocol, and shared parts of all segmenters.
 
 Each prompt is one object, followed from its own frame to both ends of the video. A video is read
-in pieces, and its masks are given out in pieces, in the order in which they are made: the memory
-that is held does not grow with the length of the video.
+in pieces, and its masks are given out in pieces as they are made: memory does not grow with the
+length of the video.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from core.types import MaskPrompt
 
 Prompt = MaskPrompt | DrawnPrompt
 
-AHEAD = 8  # frames that are read ahead in one piece
+# Frames read ahead in one piece.
+AHEAD = 8
 
 # Masks brought to full size and to the CPU together; fewer where their logits at full size would
 # take more bytes.
@@ -28,7 +29,7 @@ FLUSH_BYTES = 64 << 20
 
 
 class Frames(Protocol):
-    """A video as a segmenter reads it: an array uint8 (F, H, W, 3), or a `data.frames.reading.Clip`."""
+    """A video: an array uint8 (F, H, W, 3), or a `data.frames.reading.Clip`."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -40,7 +41,7 @@ class Frames(Protocol):
 
 @dataclass(frozen=True)
 class Piece:
-    """Masks that are ready.
+    """Finished masks.
 
     Attributes:
         places: (index of the prompt, frame) of each mask.
@@ -63,7 +64,7 @@ class Segmenter(Protocol):
     def track(self, frames: Frames, prompts: Sequence[Prompt]) -> Iterator[Piece]:
         """Yield the masks of each prompt's object on every frame, in pieces and in any order.
 
-        Where a frame is left out or its mask is all False, it does not show the object.
+        A frame without a mask, or with an empty one, does not show the object.
 
         Raises:
             ValueError: a prompt does not fit the video, or is a drawn mask this kind does not
@@ -72,7 +73,9 @@ class Segmenter(Protocol):
         ...
 
     def image_masks(
-        self, frames: Sequence[np.ndarray], prompts: Sequence[MaskPrompt]
+        self,
+        frames: Sequence[np.ndarray],
+        prompts: Sequence[MaskPrompt],
     ) -> list[np.ndarray]:
         """Return the mask of prompts[i] on the image frames[i] alone, bool (H_i, W_i).
 
@@ -90,11 +93,11 @@ class Segmenter(Protocol):
 
 
 def check_prompts(prompts: Sequence[Prompt], num_frames: int, kind: str) -> None:
-    """Refuse prompts that do not fit the video or the kind of segmenter.
+    """Refuse prompts unfit for the video or the kind of segmenter.
 
     Raises:
         ValueError: a frame outside the video, unequal numbers of points and labels, or a drawn mask
-            for a kind that does not follow one.
+            for a kind unable to follow it.
     """
     for prompt in prompts:
         if not 0 <= prompt.frame < num_frames:
@@ -121,7 +124,7 @@ def mask_prompts(prompts: Sequence[Prompt]) -> list[MaskPrompt]:
 
 
 def clip_to_frame(prompt: MaskPrompt, height: int, width: int) -> MaskPrompt | None:
-    """Return the prompt with its box cut at the frame's edges; None when no object is left in it."""
+    """Return the prompt with its box cut at the frame's edges; None if no object is left."""
     box = prompt.box
     if box is not None:
         x0 = min(max(box[0], 0.0), float(width))

@@ -1,8 +1,8 @@
-"""A segmenter without weights: OpenCV's GrabCut from the box, then with the same colours from frame to frame.
+"""A segmenter without weights: OpenCV's GrabCut, with the same colours on every frame.
 
 On videos with objects of their own colour it equals a small trained network; on others it fails
-altogether. An object is reported absent where its colours, as against those around it, are not
-found. Points without a box stand for the even colour around them.
+altogether. An object is reported absent if its colours, as against those around it, are not found.
+Points without a box stand for the even colour around them.
 """
 
 from __future__ import annotations
@@ -27,10 +27,17 @@ from models.segmenters.base import (
     mask_prompts,
 )
 
-SEED = 0  # of OpenCV's k-means, which starts at random
-SHIFT = 4  # colours are counted in bins of 2**SHIFT grey levels
-EVEN = 24  # grey levels by which a colour may differ from that of a point without a box
-REACH = 0.08  # how far an object may move or grow in a frame, as a share of the frame's longer side
+# OpenCV's k-means starts at random.
+SEED = 0
+
+# Colours are counted in bins of 2**SHIFT grey levels.
+SHIFT = 4
+
+# Grey levels by which a colour may differ from that of a point without a box.
+EVEN = 24
+
+# How far an object may move or grow in a frame, as a share of the frame's longer side.
+REACH = 0.08
 
 # Share of the first mask's pixels. Fewer pixels of the object's colours mean that it is absent.
 MIN_SHARE = 0.15
@@ -64,7 +71,9 @@ class GrabCutSegmenter(Segmenter):
                 yield from _track_one_way(frames, index, way, first_HW, colours)
 
     def image_masks(
-        self, frames: Sequence[np.ndarray], prompts: Sequence[MaskPrompt]
+        self,
+        frames: Sequence[np.ndarray],
+        prompts: Sequence[MaskPrompt],
     ) -> list[np.ndarray]:
         """As `Segmenter.image_masks`."""
         masks = []
@@ -91,7 +100,11 @@ class _Colours:
 
 
 def _track_one_way(
-    frames: Frames, index: int, way: range, first_HW: np.ndarray, colours: _Colours
+    frames: Frames,
+    index: int,
+    way: range,
+    first_HW: np.ndarray,
+    colours: _Colours,
 ) -> Iterator[Piece]:
     """Yield the masks of one object along `way`."""
     size = flush_size(*first_HW.shape)
@@ -126,7 +139,7 @@ def _first_mask(frame_HWC: np.ndarray, prompt: MaskPrompt | None) -> np.ndarray:
 
 
 def _trimap_of_box(prompt: MaskPrompt, height: int, width: int) -> np.ndarray:
-    """Mark "perhaps object" inside the box, widened to whole pixels and at least one, background outside."""
+    """Mark "perhaps object" inside the box, at least one whole pixel, and background outside."""
     assert prompt.box is not None
     x0, y0, x1, y1 = prompt.box
     left = min(int(x0), width - 1)
@@ -139,7 +152,10 @@ def _trimap_of_box(prompt: MaskPrompt, height: int, width: int) -> np.ndarray:
 
 
 def _trimap_of_points(frame_HWC: np.ndarray, prompt: MaskPrompt) -> np.ndarray:
-    """Mark "perhaps object" in the even colour around a point on the object, "perhaps background" around that."""
+    """Mark the even colour around points on the object as "perhaps object".
+
+    Its surroundings are "perhaps background".
+    """
     height, width = frame_HWC.shape[:2]
     filled = np.zeros((height + 2, width + 2), np.uint8)
     flags = 4 | cv2.FLOODFILL_MASK_ONLY | cv2.FLOODFILL_FIXED_RANGE | (1 << 8)
@@ -147,8 +163,17 @@ def _trimap_of_points(frame_HWC: np.ndarray, prompt: MaskPrompt) -> np.ndarray:
     for (x, y), label in zip(prompt.points, prompt.labels, strict=True):
         if not label:
             continue
-        start = (min(max(int(x), 0), width - 1), min(max(int(y), 0), height - 1))
-        cv2.floodFill(frame_HWC.copy(), filled, start, (0, 0, 0), tolerance, tolerance, flags)
+        column = min(max(int(x), 0), width - 1)
+        row = min(max(int(y), 0), height - 1)
+        cv2.floodFill(
+            frame_HWC.copy(),
+            filled,
+            (column, row),
+            (0, 0, 0),
+            tolerance,
+            tolerance,
+            flags,
+        )
 
     filled = filled[1:-1, 1:-1]
     around = cv2.dilate(filled, _ball(filled.shape))
@@ -158,7 +183,7 @@ def _trimap_of_points(frame_HWC: np.ndarray, prompt: MaskPrompt) -> np.ndarray:
 
 
 def _ball(shape: tuple[int, ...]) -> np.ndarray:
-    """Return the shape by which an object may move or grow from one frame to the next."""
+    """Return the reach of an object's motion and growth from one frame to the next."""
     reach = max(3, round(REACH * max(shape)))
     side = 2 * reach + 1
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
@@ -172,7 +197,7 @@ def _grabcut(
     rounds: int,
     mode: int,
 ) -> np.ndarray:
-    """Return GrabCut's mask, bool (H, W); changes the colour mixtures unless `mode` freezes them."""
+    """Return GrabCut's mask, bool (H, W); adapts the colour mixtures unless `mode` freezes them."""
     cv2.setRNGSeed(SEED)
     trimap = trimap.copy()
     frame = np.ascontiguousarray(frame_HWC)
@@ -190,23 +215,26 @@ def _colours(frame_HWC: np.ndarray, mask_HW: np.ndarray) -> _Colours | None:
     _grabcut(frame_HWC, trimap, background, foreground, 1, cv2.GC_INIT_WITH_MASK)
     on = _histogram(frame_HWC[mask_HW])
     off = _histogram(frame_HWC[~mask_HW])
-    return _Colours(on / (on + off + 1e-4), background, foreground, int(mask_HW.sum()))
+    posterior = on / (on + off + 1e-4)
+    return _Colours(posterior, background, foreground, area=int(mask_HW.sum()))
 
 
 def _histogram(colours_N3: np.ndarray) -> np.ndarray:
-    """Return a colour histogram, largest bin 1, blurred so that a little noise or shading still falls into it."""
+    """Return a colour histogram, largest bin 1, blurred to admit a little noise and shading."""
     n = 256 >> SHIFT
     r, g, b = (colours_N3.astype(np.int64) >> SHIFT).T
     bins = (r * n + g) * n + b
-    counts = np.bincount(bins, minlength=n**3).reshape(n, n, n).astype(np.float32)
+    counts = np.bincount(bins, minlength=n**3).astype(np.float32).reshape(n, n, n)
     blurred = gaussian_filter(counts, 0.8, mode="constant")
     return blurred / blurred.max()
 
 
 def _follow(
-    frames: Iterable[np.ndarray], first_HW: np.ndarray, colours: _Colours
+    frames: Iterable[np.ndarray],
+    first_HW: np.ndarray,
+    colours: _Colours,
 ) -> Iterator[np.ndarray]:
-    """Yield masks frame by frame: near the last mask while the object is seen, anywhere once it was lost."""
+    """Yield masks frame by frame: near the last mask, or anywhere after the object was lost."""
     ball = _ball(first_HW.shape)
     speck = np.ones((3, 3), np.uint8)
     last = first_HW
@@ -242,9 +270,12 @@ def _largest_part(mask_HW: np.ndarray) -> np.ndarray:
 
 
 def _refine(
-    frame_HWC: np.ndarray, seen_HW: np.ndarray, ball: np.ndarray, colours: _Colours
+    frame_HWC: np.ndarray,
+    seen_HW: np.ndarray,
+    ball: np.ndarray,
+    colours: _Colours,
 ) -> np.ndarray:
-    """Return GrabCut's mask around what was seen, with the colours of the prompted frame kept as they are."""
+    """Return GrabCut's mask around the seen pixels, by the colours of the prompted frame."""
     around = cv2.dilate(seen_HW.astype(np.uint8), ball) > 0
     trimap = np.where(around, cv2.GC_PR_BGD, cv2.GC_BGD).astype(np.uint8)
     trimap[seen_HW] = cv2.GC_PR_FGD

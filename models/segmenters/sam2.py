@@ -1,8 +1,8 @@
 """The `Segmenter` protocol on SAM 2, official or tiny.
 
 An object is followed by two tracks with a memory of their own, forward and backward: SAM 2's own
-backward pass would read what the forward pass remembered, and depend on the order of calls. A
-track starts from a box and points, or from a mask drawn by the policy (`DrawnPrompt`). Image
+backward pass would read the memory of the forward pass, and depend on the order of calls. A track
+starts from a box and points, or from a mask drawn by the policy (`DrawnPrompt`). Image
 features depend on the frame alone, so all tracks share them, also those of later calls.
 """
 
@@ -45,7 +45,7 @@ Step = Callable[[Maps, int, Memory], Tensor]
 
 
 def load(device: str, path: str, config: str = "") -> Sam2Segmenter:
-    """Load the model; arguments are the settings `segmenter.<name>`. Errors as `sam2_build.load`."""
+    """Load the model by the settings `segmenter.<name>`. Errors as `sam2_build.load`."""
     model, shape = sam2_build.load(Path(path), config)
     return Sam2Segmenter(model, shape, device)
 
@@ -56,7 +56,7 @@ class _Track:
 
     Attributes:
         index: index of the prompt.
-        prompt: what the track starts from.
+        prompt: start of the track.
         frames: the prompted frame and those after it in this direction.
     """
 
@@ -88,7 +88,7 @@ class Sam2Segmenter(Segmenter):
         Args:
             model: the model.
             shape: its shape.
-            device: where it runs.
+            device: cpu or cuda.
             cache_bytes: size of the cache of image features.
             redraw: decoder of a mask head. With it a drawn mask is drawn anew on every frame, from
                 its language token and SAM 2's memory (VideoSEG-O3's inference). Without it SAM 2's
@@ -103,7 +103,7 @@ class Sam2Segmenter(Segmenter):
 
     @torch.inference_mode()
     def track(self, frames: Frames, prompts: Sequence[Prompt]) -> Iterator[Piece]:
-        """As `Segmenter.track`. Prompts with equally many points run in one batch, both directions together."""
+        """As `Segmenter.track`. Prompts with equally many points run in one batch."""
         num_frames, height, width = frames.shape[:3]
         check_prompts(prompts, num_frames, self.kind)
         tracks = []
@@ -112,12 +112,16 @@ class Sam2Segmenter(Segmenter):
             if usable is not None:
                 tracks += _both_ways(index, usable, num_frames)
 
-        digests: dict[int, str] = {}  # of the frames that were read so far
+        # Digests of the frames read so far.
+        digests: dict[int, str] = {}
         for batch in _batches(tracks):
             yield from self._follow(frames, digests, batch)
 
     def _follow(
-        self, frames: Frames, digests: dict[int, str], tracks: Sequence[_Track]
+        self,
+        frames: Frames,
+        digests: dict[int, str],
+        tracks: Sequence[_Track],
     ) -> Iterator[Piece]:
         """Run tracks, longest first; those at their end leave the batch."""
         height, width = frames.shape[1:3]
@@ -140,11 +144,17 @@ class Sam2Segmenter(Segmenter):
             waiting += low_B1hw[:, 0]
 
             if len(waiting) >= flush_size(height, width) or t == longest - 1:
-                yield Piece(tuple(places), _enlarge(torch.stack(waiting), height, width))
+                masks_NHW = _enlarge(torch.stack(waiting), height, width)
+                yield Piece(tuple(places), masks_NHW)
                 places = []
                 waiting = []
 
-    def _step_of(self, tracks: Sequence[_Track], height: int, width: int) -> Step:
+    def _step_of(
+        self,
+        tracks: Sequence[_Track],
+        height: int,
+        width: int,
+    ) -> Step:
         """Return the step of a batch of tracks, all of one kind of prompt."""
         drawn = [track.prompt for track in tracks if isinstance(track.prompt, DrawnPrompt)]
         if not drawn:
@@ -155,7 +165,9 @@ class Sam2Segmenter(Segmenter):
         return self._step_by_redrawing(drawn, self.redraw)
 
     def _step_from_points(
-        self, prompts: Sequence[Prompt], sizes: Sequence[tuple[int, int]]
+        self,
+        prompts: Sequence[Prompt],
+        sizes: Sequence[tuple[int, int]],
     ) -> Step:
         points = self._points(mask_prompts(prompts), sizes)
         dense = self.shape.dense_prompt
@@ -201,7 +213,11 @@ class Sam2Segmenter(Segmenter):
         return torch.from_numpy(np.stack(arrays)).float().to(self.device)
 
     def _maps(
-        self, frames: Frames, digests: dict[int, str], tracks: Sequence[_Track], t: int
+        self,
+        frames: Frames,
+        digests: dict[int, str],
+        tracks: Sequence[_Track],
+        t: int,
     ) -> Maps:
         """Return features of the tracks' frames at t.
 
@@ -222,9 +238,11 @@ class Sam2Segmenter(Segmenter):
 
     @torch.inference_mode()
     def image_masks(
-        self, frames: Sequence[np.ndarray], prompts: Sequence[MaskPrompt]
+        self,
+        frames: Sequence[np.ndarray],
+        prompts: Sequence[MaskPrompt],
     ) -> list[np.ndarray]:
-        """As `Segmenter.image_masks`: prompts with equally many points are decoded together, an image encoded once."""
+        """As `Segmenter.image_masks`. Prompts with equally many points are decoded together."""
         masks = [np.zeros(frame.shape[:2], bool) for frame in frames]
         tracks = []
         for index, (frame, prompt) in enumerate(zip(frames, prompts, strict=True)):
@@ -244,20 +262,34 @@ class Sam2Segmenter(Segmenter):
         return masks
 
     def _image_logits(
-        self, frames: Sequence[np.ndarray], digests: Sequence[str], tracks: Sequence[_Track]
+        self,
+        frames: Sequence[np.ndarray],
+        digests: Sequence[str],
+        tracks: Sequence[_Track],
     ) -> Tensor:
         """Return mask logits of prompts on single images, (B, 1, S/4, S/4)."""
         own_frames = [frames[track.index] for track in tracks]
         own_digests = [digests[track.index] for track in tracks]
-        maps = self.features.stacked(own_digests, dict(zip(own_digests, own_frames, strict=True)))
+        pixels = dict(zip(own_digests, own_frames, strict=True))
+        maps = self.features.stacked(own_digests, pixels)
         sizes = [frame.shape[:2] for frame in own_frames]
         points = self._points(mask_prompts([track.prompt for track in tracks]), sizes)
         dense = self.shape.dense_prompt
         memory = sam2_track.new_memory()
-        return sam2_track.step(self.model, maps, 0, memory, points, dense, remember=False)
+        return sam2_track.step(
+            self.model,
+            maps,
+            0,
+            memory,
+            points,
+            dense,
+            remember=False,
+        )
 
     def _points(
-        self, prompts: Sequence[MaskPrompt], sizes: Sequence[tuple[int, ...]]
+        self,
+        prompts: Sequence[MaskPrompt],
+        sizes: Sequence[tuple[int, ...]],
     ) -> dict[str, Tensor]:
         """Return prompts as point inputs; `sizes` are (height, width) of their frames."""
         side = self.shape.image_size
@@ -274,7 +306,7 @@ class Sam2Segmenter(Segmenter):
 
 
 def _usable(prompt: Prompt, height: int, width: int) -> Prompt | None:
-    """Return the prompt, cut to the frame; None when nothing is left that could have a mask."""
+    """Return the prompt, cut to the frame; None if no mask could come of it."""
     if isinstance(prompt, MaskPrompt):
         return clip_to_frame(prompt, height, width)
     has_mask = (prompt.logits_hw > 0).any()
@@ -282,13 +314,14 @@ def _usable(prompt: Prompt, height: int, width: int) -> Prompt | None:
 
 
 def _both_ways(index: int, prompt: Prompt, num_frames: int) -> list[_Track]:
-    """Return the forward track, with the prompted frame, and the backward track if the prompt has a past.
+    """Return the forward track, and the backward track if the prompt has a past.
 
     Both start from the prompted frame and agree on its mask.
     """
     tracks = [_Track(index, prompt, range(prompt.frame, num_frames))]
     if prompt.frame > 0:
-        tracks.append(_Track(index, prompt, range(prompt.frame, -1, -1)))
+        backward = range(prompt.frame, -1, -1)
+        tracks.append(_Track(index, prompt, backward))
     return tracks
 
 
@@ -314,7 +347,7 @@ def _batches(tracks: Sequence[_Track]) -> Iterator[list[_Track]]:
 
 
 def _point_count(prompt: Prompt) -> tuple[int, bool]:
-    """Return the number of points and whether there is a box; drawn masks come before all others."""
+    """Return the number of points, and if it has a box; drawn masks come first."""
     if isinstance(prompt, DrawnPrompt):
         return -1, False
     return len(prompt.points), prompt.box is not None
@@ -323,6 +356,9 @@ def _point_count(prompt: Prompt) -> tuple[int, bool]:
 def _enlarge(logits_Nhw: Tensor, height: int, width: int) -> np.ndarray:
     """Return low-resolution logits as masks of the frame's size, bool (N, H, W)."""
     full_N1HW = F.interpolate(
-        logits_Nhw[:, None].float(), size=(height, width), mode="bilinear", align_corners=False
+        logits_Nhw[:, None].float(),
+        size=(height, width),
+        mode="bilinear",
+        align_corners=False,
     )
     return (full_N1HW[:, 0] > 0).cpu().numpy()

@@ -24,7 +24,8 @@ from sam2.modeling.sam2_base import SAM2Base
 
 from core.files import replacing
 
-MODEL_TYPE = "sam2"  # in config.json
+# In config.json.
+MODEL_TYPE = "sam2"
 
 # SAM2Base fixes these sizes of its mask decoder.
 DECODER_MLP = 2048
@@ -48,7 +49,7 @@ class Shape:
         memory_layers: layers of the memory attention.
         memory_mlp, decoder_mlp: widths of their MLPs.
         decoder_heads: attention heads of the mask decoder.
-        num_maskmem: frames that are remembered.
+        num_maskmem: remembered frames.
         multimask: three masks for an ambiguous prompt and for tracked frames; else always one mask.
         dense_prompt: draw prompts into the low-resolution mask input as well (this project's tiny
             model).
@@ -76,8 +77,20 @@ class Shape:
 OFFICIAL = {
     "hiera_t": Shape(96, 1, (1, 2, 7, 2), (5, 7, 9)),
     "hiera_s": Shape(96, 1, (1, 2, 11, 2), (7, 10, 13)),
-    "hiera_b+": Shape(112, 2, (2, 3, 16, 3), (12, 16, 20), window_background=(14, 14)),
-    "hiera_l": Shape(144, 2, (2, 6, 36, 4), (23, 33, 43), window_spec=(8, 4, 16, 8)),
+    "hiera_b+": Shape(
+        112,
+        2,
+        (2, 3, 16, 3),
+        (12, 16, 20),
+        window_background=(14, 14),
+    ),
+    "hiera_l": Shape(
+        144,
+        2,
+        (2, 6, 36, 4),
+        (23, 33, 43),
+        window_spec=(8, 4, 16, 8),
+    ),
 }
 
 TINY = Shape(
@@ -98,7 +111,7 @@ TINY = Shape(
 
 
 def build(shape: Shape) -> SAM2Base:
-    """Return a randomly initialised model in eval mode; it has neither dropout nor batch statistics."""
+    """Return a random model in eval mode; it has neither dropout nor batch statistics."""
     model = SAM2Base(
         image_encoder=_image_encoder(shape),
         memory_attention=_memory_attention(shape),
@@ -141,7 +154,7 @@ def build(shape: Shape) -> SAM2Base:
 
 
 def _official_postprocessing() -> dict[str, Any]:
-    """Return the options of `build_sam2_video_predictor`: several masks where the single one is not stable."""
+    """Return the predictor's options: several masks if the single one is unstable."""
     return {
         "dynamic_multimask_via_stability": True,
         "dynamic_multimask_stability_delta": 0.05,
@@ -189,7 +202,10 @@ def _memory_attention(shape: Shape) -> MemoryAttention:
         cross_attention=RoPEAttention(rope_k_repeat=True, kv_in_dim=shape.memory, **common),
     )
     return MemoryAttention(
-        d_model=shape.hidden, pos_enc_at_input=True, layer=layer, num_layers=shape.memory_layers
+        d_model=shape.hidden,
+        pos_enc_at_input=True,
+        layer=layer,
+        num_layers=shape.memory_layers,
     )
 
 
@@ -199,7 +215,10 @@ def _memory_encoder(shape: Shape) -> MemoryEncoder:
         in_dim=shape.hidden,
         position_encoding=_sine(shape.memory),
         mask_downsampler=MaskDownSampler(
-            embed_dim=shape.hidden, kernel_size=3, stride=2, padding=1
+            embed_dim=shape.hidden,
+            kernel_size=3,
+            stride=2,
+            padding=1,
         ),
         fuser=Fuser(
             CXBlock(dim=shape.hidden, kernel_size=7, padding=3, layer_scale_init_value=1e-6),
@@ -210,11 +229,19 @@ def _memory_encoder(shape: Shape) -> MemoryEncoder:
 
 def _sine(channels: int) -> PositionEmbeddingSine:
     return PositionEmbeddingSine(
-        num_pos_feats=channels, normalize=True, scale=None, temperature=10000
+        num_pos_feats=channels,
+        normalize=True,
+        scale=None,
+        temperature=10000,
     )
 
 
-def save(folder: Path, model: SAM2Base, shape: Shape, notes: dict[str, Any] | None = None) -> None:
+def save(
+    folder: Path,
+    model: SAM2Base,
+    shape: Shape,
+    notes: dict[str, Any] | None = None,
+) -> None:
     """Write a model's config.json and model.safetensors (half precision).
 
     Args:
@@ -257,15 +284,16 @@ def load(path: Path, name: str = "") -> tuple[SAM2Base, Shape]:
 
     model = build(shape)
     _check_weights(path, name, model.state_dict(), weights)
-    model.load_state_dict({key: tensor.float() for key, tensor in weights.items()})
+    weights = {key: tensor.float() for key, tensor in weights.items()}
+    model.load_state_dict(weights)
     return model, shape
 
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
         raise ValueError(
-            f"segmenter.path: no file {path}; give a folder with config.json and model.safetensors, or a SAM 2.1 "
-            "checkpoint (.pt) together with segmenter.config"
+            f"segmenter.path: no file {path}; give a folder with config.json and "
+            "model.safetensors, or a SAM 2.1 checkpoint (.pt) together with segmenter.config"
         )
     return path
 
@@ -274,7 +302,8 @@ def _read_shape(path: Path) -> Shape:
     config = json.loads(_existing(path).read_text())
     if config.get("model_type") != MODEL_TYPE or "shape" not in config:
         raise ValueError(
-            f"{path}: model_type is {config.get('model_type')!r}: not a segmenter ({MODEL_TYPE!r}) folder"
+            f"{path}: model_type is {config.get('model_type')!r}: "
+            f"not a segmenter ({MODEL_TYPE!r}) folder"
         )
     # JSON has lists for tuples.
     fields: dict[str, Any] = {}
@@ -286,21 +315,27 @@ def _read_shape(path: Path) -> Shape:
 def _official_shape(name: str) -> Shape:
     if name not in OFFICIAL:
         raise ValueError(
-            f"segmenter.config: {name!r} is no official SAM 2.1 shape; choose one of {sorted(OFFICIAL)}"
+            f"segmenter.config: {name!r} is no official SAM 2.1 shape; "
+            f"choose one of {sorted(OFFICIAL)}"
         )
     return OFFICIAL[name]
 
 
 def _check_weights(
-    path: Path, name: str, expected: Mapping[str, Any], given: Mapping[str, Any]
+    path: Path,
+    name: str,
+    expected: Mapping[str, Any],
+    given: Mapping[str, Any],
 ) -> None:
-    """Name one weight that does not fit: `load_state_dict` would list them all."""
+    """Refuse weights of other shapes, with one of them named; `load_state_dict` names them all."""
     wrong = []
     for key in dict.fromkeys([*expected, *given]):
-        if key not in expected or key not in given or expected[key].shape != given[key].shape:
+        in_both = key in expected and key in given
+        if not in_both or expected[key].shape != given[key].shape:
             wrong.append(key)
     if wrong:
         raise ValueError(
-            f"{path}: {len(wrong)} weights do not fit the shape {name or 'of its config.json'}, e.g. {wrong[0]!r}; "
+            f"{path}: {len(wrong)} weights do not fit the shape {name or 'of its config.json'}, "
+            f"e.g. {wrong[0]!r}; "
             f"set segmenter.config to the checkpoint's own shape (SAM 2.1: {sorted(OFFICIAL)})"
         )

@@ -18,15 +18,21 @@ CACHE_BYTES = 2 << 30
 
 
 class FeatureCache:
-    """Image features by frame digest; the least recently used go when they take more than `limit` bytes."""
+    """Image features by frame digest: the most recently used, up to `limit` bytes."""
 
-    def __init__(self, model: SAM2Base, device: torch.device, limit: int) -> None:
+    def __init__(
+        self,
+        model: SAM2Base,
+        device: torch.device,
+        limit: int,
+    ) -> None:
         self.model = model
         self.device = device
         self.limit = limit
         self.bytes = 0
         self.kept: OrderedDict[str, Maps] = OrderedDict()
-        self.encoded = 0  # frames that went through the encoder, for tests and reports
+        # Frames encoded so far, for tests and reports.
+        self.encoded = 0
 
     def stacked(self, keys: Sequence[str], ahead: Mapping[str, np.ndarray]) -> Maps:
         """Return the features of the frames `keys`, stacked level by level.
@@ -37,7 +43,10 @@ class FeatureCache:
                 missing, all of them are encoded together.
         """
         if any(key not in self.kept for key in keys):
-            missing = {key: frame for key, frame in ahead.items() if key not in self.kept}
+            missing = {}
+            for key, frame in ahead.items():
+                if key not in self.kept:
+                    missing[key] = frame
             self._encode(missing, needed=set(keys))
         for key in keys:
             self.kept.move_to_end(key)
@@ -71,5 +80,5 @@ class FeatureCache:
 
 
 def size_of(maps: Maps) -> int:
-    """Return the bytes that features take."""
+    """Return the size of features in bytes."""
     return sum(level.numel() * level.element_size() for level in maps)

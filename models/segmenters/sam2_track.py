@@ -39,8 +39,16 @@ ANY_LENGTH = 1 << 30
 def normalise(frames_BHWC: Tensor, size: int) -> Tensor:
     """Return uint8 RGB frames as input of the image encoder, (B, 3, size, size)."""
     x = frames_BHWC.permute(0, 3, 1, 2).float() / 255
-    x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-    return (x - x.new_tensor(MEAN)[:, None, None]) / x.new_tensor(STD)[:, None, None]
+    x = F.interpolate(
+        x,
+        size=(size, size),
+        mode="bilinear",
+        antialias=True,
+        align_corners=False,
+    )
+    mean = x.new_tensor(MEAN)[:, None, None]
+    std = x.new_tensor(STD)[:, None, None]
+    return (x - mean) / std
 
 
 def encode(model: SAM2Base, images_B3SS: Tensor) -> Maps:
@@ -62,13 +70,13 @@ def step(
     dense_prompt: bool,
     remember: bool = True,
 ) -> Tensor:
-    """Return mask logits of frame t of B tracks, (B, 1, S/4, S/4); all -1024 where the object is absent.
+    """Return mask logits of frame t of B tracks, (B, 1, S/4, S/4); all -1024 for an absent object.
 
     Args:
         model: SAM 2.
         maps: features of the tracks' frames at t.
         t: time since the prompted frame.
-        memory: what the tracks remember; frame t is added.
+        memory: the tracks' memory; frame t is added.
         points: prompts from `point_inputs`, at t = 0 only.
         dense_prompt: draw the prompts into the mask input as well.
         remember: add frame t to `memory`.
@@ -102,7 +110,11 @@ def step(
 
 
 def begin(
-    model: SAM2Base, maps: Maps, memory: Memory, low_B1hw: Tensor, dense_prompt: bool
+    model: SAM2Base,
+    maps: Maps,
+    memory: Memory,
+    low_B1hw: Tensor,
+    dense_prompt: bool,
 ) -> Tensor:
     """Start B tracks at t = 0 from given mask logits (B, 1, S/4, S/4), and return these.
 
@@ -141,9 +153,9 @@ def redraw(
         model: SAM 2.
         maps: features of the tracks' frames at t.
         t: time since the prompted frame.
-        memory: what the tracks remember.
+        memory: the tracks' memory.
         decode: gets `maps` with the coarsest conditioned on the memory; returns logits
-            (B, 1, S/4, S/4), output tokens (B, C), and a third value that is not used.
+            (B, 1, S/4, S/4), output tokens (B, C), and a third, unused value.
     """
     flat, sizes, position = _flat(model, maps)
     conditioned = model._prepare_memory_conditioned_features(
@@ -165,7 +177,7 @@ def redraw(
 
 
 def _flat(model: SAM2Base, maps: Maps) -> tuple[list[Tensor], list[tuple[int, int]], Tensor]:
-    """Return maps as SAM 2's own functions take them, (h * w, B, C), their sizes, and the coarsest's position code."""
+    """Return maps in SAM 2's form (h * w, B, C), their sizes, the coarsest's position code."""
     flat = [level.flatten(2).permute(2, 0, 1) for level in maps]
     sizes = [(level.shape[2], level.shape[3]) for level in maps]
     position = model.image_encoder.neck.position_encoding(maps[-1])
@@ -179,7 +191,7 @@ def _enlarge(model: SAM2Base, low_B1hw: Tensor) -> Tensor:
 
 
 def _score(present_B1: Tensor) -> Tensor:
-    """Return the object score that SAM 2 gives to a mask prompt."""
+    """Return SAM 2's object score of a mask prompt."""
     return 20.0 * present_B1.float() - 10.0
 
 
@@ -203,7 +215,7 @@ def _remember(
 
 
 def _forget(model: SAM2Base, t: int, memory: Memory) -> None:
-    """Drop what no later step reads, so that memory does not grow with the length of the video."""
+    """Drop entries unread by later steps: memory does not grow with the length of the video."""
     outputs = memory["non_cond_frame_outputs"]
     outputs.pop(t - model.max_obj_ptrs_in_encoder, None)
     old = outputs.get(t - model.num_maskmem)
@@ -236,7 +248,7 @@ def point_inputs(
         points: (x, y) of its points.
         labels: 1 for a point on the object, 0 for one off it.
         scales: factors of x and y, from the frame's pixels to the model's.
-        device: where the tensors go.
+        device: device of the tensors.
     """
     all_coords = []
     all_labels = []
@@ -256,16 +268,21 @@ def point_inputs(
 
 
 def prompt_logits(coords_BP2: Tensor, labels_BP: Tensor, grid: int) -> Tensor:
-    """Return prompts as mask logits (B, 1, grid, grid): a box, bumps for points on the object, dents for points off it.
+    """Return prompts as mask logits (B, 1, grid, grid): boxes, bumps and dents.
+
+    A point on the object is a bump, a point off it is a dent.
 
     Coordinates are in [0, 1]. A small model trained for minutes learns where a box is only in this
     form: with the official sparse tokens alone it did not in three minutes.
     """
     cells = torch.arange(grid, device=coords_BP2.device, dtype=coords_BP2.dtype)
     xy = coords_BP2 * grid
-    across = (cells[None, None, None, :] + 0.5 - xy[..., 0, None, None]) ** 2
-    down = (cells[None, None, :, None] + 0.5 - xy[..., 1, None, None]) ** 2
-    bump_BPhw = torch.exp(-(across + down) / 4)
+    x_BP11 = xy[..., 0, None, None]
+    y_BP11 = xy[..., 1, None, None]
+    across = cells[None, None, None, :] + 0.5 - x_BP11
+    down = cells[None, None, :, None] + 0.5 - y_BP11
+    distance_BPhw = across**2 + down**2
+    bump_BPhw = torch.exp(-distance_BPhw / 4)
 
     low, high = PROMPT_LOGITS
     box_Bhw = low + 6 * _covered(xy, labels_BP, cells)
@@ -276,13 +293,21 @@ def prompt_logits(coords_BP2: Tensor, labels_BP: Tensor, grid: int) -> Tensor:
 
 def _highest(bump_BPhw: Tensor, labels_BP: Tensor, label: int) -> Tensor:
     """Return the highest bump of the points with this label, (B, grid, grid)."""
-    return (bump_BPhw * (labels_BP == label)[..., None, None]).amax(1)
+    has_label_BP11 = (labels_BP == label)[..., None, None]
+    return (bump_BPhw * has_label_BP11).amax(1)
 
 
 def _covered(xy_BP2: Tensor, labels_BP: Tensor, cells: Tensor) -> Tensor:
-    """Return the share of each cell that the box covers, (B, grid, grid); zeros without a box."""
+    """Return the box's share of each cell, (B, grid, grid); zeros without a box."""
     first_label, last_label = BOX_LABELS
-    first = (xy_BP2 * (labels_BP == first_label)[..., None]).sum(1)[..., None]
-    last = (xy_BP2 * (labels_BP == last_label)[..., None]).sum(1)[..., None]
-    share_B2g = (torch.minimum(last, cells + 1) - torch.maximum(first, cells)).clamp(0, 1)
-    return share_B2g[:, 1, :, None] * share_B2g[:, 0, None, :]
+    is_first_BP1 = (labels_BP == first_label)[..., None]
+    is_last_BP1 = (labels_BP == last_label)[..., None]
+    first_B21 = (xy_BP2 * is_first_BP1).sum(1)[..., None]
+    last_B21 = (xy_BP2 * is_last_BP1).sum(1)[..., None]
+
+    stop_B2g = torch.minimum(last_B21, cells + 1)
+    start_B2g = torch.maximum(first_B21, cells)
+    share_B2g = (stop_B2g - start_B2g).clamp(0, 1)
+    across_Bg = share_B2g[:, 0]
+    down_Bg = share_B2g[:, 1]
+    return down_Bg[:, :, None] * across_Bg[:, None, :]

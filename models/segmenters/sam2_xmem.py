@@ -1,4 +1,4 @@
-"""SAM 2 on the prompted frame, XMem from there to both ends: the propagation of VideoSeg-R1 (Eq. 4).
+"""SAM 2 on the prompted frame, XMem from there to both ends (VideoSeg-R1, Eq. 4).
 
 An object has one track in each direction, each with a fresh memory: XMem remembers backward and
 forward as one past.
@@ -28,7 +28,8 @@ from models.segmenters.base import (
 from models.segmenters.sam2_track import MEAN, STD
 from models.segmenters.xmem_checkout import XMem, load_xmem
 
-SHORT_SIDE = 480  # pixels; the default of the official evaluation
+# Pixels; the default of the official evaluation.
+SHORT_SIDE = 480
 
 # On a smaller frame the memory has fewer positions (of 16 x 16 pixels) than XMem picks from it.
 LEAST_SIDE = 96
@@ -53,22 +54,27 @@ def load(
 
 
 class XMemSegmenter(Segmenter):
-    """Masks of the prompted frames from `first`, all others from XMem; half precision on a GPU, as officially.
+    """Masks of the prompted frames from `first`, all others from XMem.
 
-    An object with an empty mask on its prompted frame is nowhere.
+    XMem runs in half precision on a GPU, as officially. An object with an empty mask on its
+    prompted frame is nowhere.
     """
 
     kind = "sam2_xmem"
 
     def __init__(
-        self, first: Segmenter, xmem: XMem, device: str = "cpu", short_side: int = SHORT_SIDE
+        self,
+        first: Segmenter,
+        xmem: XMem,
+        device: str = "cpu",
+        short_side: int = SHORT_SIDE,
     ) -> None:
         """Move XMem to its device.
 
         Args:
             first: segments the prompted frames.
             xmem: the network.
-            device: where XMem runs.
+            device: cpu or cuda.
             short_side: side to which the short side of frames is resized, at least LEAST_SIDE; 0
                 keeps their own.
         """
@@ -79,7 +85,9 @@ class XMemSegmenter(Segmenter):
         xmem.network.to(self.device).eval()
 
     def image_masks(
-        self, frames: Sequence[np.ndarray], prompts: Sequence[MaskPrompt]
+        self,
+        frames: Sequence[np.ndarray],
+        prompts: Sequence[MaskPrompt],
     ) -> list[np.ndarray]:
         """As `Segmenter.image_masks`, by `first`."""
         return self.first.image_masks(frames, prompts)
@@ -102,9 +110,13 @@ class XMemSegmenter(Segmenter):
                     yield from self._follow(frames, index, way, mask_HW)
 
     def _follow(
-        self, frames: Frames, index: int, way: range, mask_HW: np.ndarray
+        self,
+        frames: Frames,
+        index: int,
+        way: range,
+        mask_HW: np.ndarray,
     ) -> Iterator[Piece]:
-        """Yield the masks of the frames after the first of `way`, whose mask is `mask_HW`."""
+        """Yield the masks along `way`, after its first frame with the mask `mask_HW`."""
         core = self.xmem.start(len(way))
         height, width = mask_HW.shape
         last = len(way) - 1
@@ -134,7 +146,11 @@ class XMemSegmenter(Segmenter):
         image_3HW = (image_3HW - mean_3) / std_3
         size = self._size(*frame_HWC.shape[:2])
         return F.interpolate(
-            image_3HW[None], size, mode="bilinear", antialias=True, align_corners=False
+            image_3HW[None],
+            size,
+            mode="bilinear",
+            antialias=True,
+            align_corners=False,
         )[0]
 
     def _mask(self, mask_HW: np.ndarray) -> torch.Tensor:
@@ -150,9 +166,12 @@ class XMemSegmenter(Segmenter):
 
 
 def _object_mask(prob_2hw: torch.Tensor, height: int, width: int) -> np.ndarray:
-    """Return the pixels where the object is likelier than the background, at the frame's size, bool (H, W)."""
+    """Return the object's pixels at the frame's size, bool (H, W)."""
     full_21HW = F.interpolate(
-        prob_2hw[:, None].float(), (height, width), mode="bilinear", align_corners=False
+        prob_2hw[:, None].float(),
+        (height, width),
+        mode="bilinear",
+        align_corners=False,
     )
     background_HW, object_HW = full_21HW[:, 0]
     return (object_HW > background_HW).cpu().numpy()

@@ -1,4 +1,4 @@
-"""XMem (arXiv 2207.07115) from a local checkout of its official repository, which stays as it is.
+"""XMem (arXiv 2207.07115) from a local, unchanged checkout of its official repository.
 
 XMem is no package: `load_xmem` imports the checkout's modules.
 """
@@ -28,8 +28,13 @@ SETTINGS: dict[str, Any] = {
     "num_prototypes": 128,
     "top_k": 30,
 }
-TOP_NAMES = ("model", "inference", "util", "dataset")  # top-level names of the checkout's modules
-REMEDY = "segmenter.xmem_path takes a checkout of github.com/hkchengrex/XMem, segmenter.xmem_weights its XMem.pth"
+
+# Top-level names of the checkout's modules.
+TOP_NAMES = ("model", "inference", "util", "dataset")
+REMEDY = (
+    "segmenter.xmem_path takes a checkout of github.com/hkchengrex/XMem, "
+    "segmenter.xmem_weights its XMem.pth"
+)
 
 
 class InferenceCore(Protocol):
@@ -141,7 +146,7 @@ def _pop_modules() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def without_download(resnet: Any) -> Iterator[None]:
-    """Keep XMem's constructor from fetching ImageNet weights, which its own weights then replace."""
+    """Keep XMem's constructor from fetching ImageNet weights: its own replace them anyway."""
     originals = {name: getattr(resnet, name) for name in ("resnet18", "resnet50")}
     for name, make in originals.items():
         setattr(resnet, name, _untrained(make))
