@@ -55,7 +55,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def ray_env() -> Iterator[dict[str, str]]:
-    """The environment of the actors of a local Ray, which ends with the session."""
+    """A local Ray for the session; yields the environment of its actors."""
     import ray
 
     started = not ray.is_initialized()

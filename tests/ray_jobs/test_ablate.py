@@ -1,4 +1,4 @@
-"""The ablations' table, and the job around it with runs that write their results at once."""
+"""The table of ablations, and the job around it with instant runs."""
 
 from __future__ import annotations
 
@@ -39,10 +39,13 @@ TWO = Ablation(
 
 def configs(name: str) -> list[Config]:
     ablation = ABLATIONS[name]
-    preset = (
-        ablation.preset if ablation.preset in presets() else ablation.preset.replace("_tiny", "_7b")
-    )
-    return [load([preset, *ablation.settings, *variant.settings]) for variant in ablation.variants]
+    preset = ablation.preset
+    if preset not in presets():
+        preset = preset.replace("_tiny", "_7b")
+    found = []
+    for variant in ablation.variants:
+        found.append(load([preset, *ablation.settings, *variant.settings]))
+    return found
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
@@ -50,12 +53,14 @@ def test_every_variant_is_a_setting_that_its_system_has_and_differs_from_the_oth
     name: str,
 ) -> None:
     found = configs(name)
-    made = [systems.make(cfg.system.name, cfg.system.options) for cfg in found]
-    options = [system.options for system in made]  # type: ignore[attr-defined]
-    rest = [
-        replace(cfg, system=SystemConfig()) for cfg in found
-    ]  # options that are left out have a default
-    assert len(set(map(repr, zip(options, rest, strict=True)))) == len(found) > 1
+    distinct = set()
+    for cfg in found:
+        # The system's options hold defaults as well, so they are compared instead of the settings.
+        system = systems.make(cfg.system.name, cfg.system.options)
+        options = system.options  # type: ignore[attr-defined]
+        distinct.add((repr(options), repr(replace(cfg, system=SystemConfig()))))
+    assert len(found) > 1
+    assert len(distinct) == len(found)
     first, *others = ABLATIONS[name].variants
     assert not first.signs
     assert first.published not in ("", NOT_PUBLIC)
@@ -92,19 +97,18 @@ def test_the_table_has_means_spreads_and_the_published_sign() -> None:
         "| soft | `system.options.temporal_reward=soft` | 60 | 2 | 61.0 ± 1.4 | 51.0 ± 1.4 |"
     )
     assert lines[5] == (
-        "| none | `system.options.temporal_reward=none` | 55 | 2 | 50.5 ± 0.7 (-10.5, sign as published) | "
-        "51.2 ± 3.2 (+0.2, within the spread) |"
+        "| none | `system.options.temporal_reward=none` | 55 | 2 "
+        "| 50.5 ± 0.7 (-10.5, sign as published) | 51.2 ± 3.2 (+0.2, within the spread) |"
     )
     assert lines[-1] == "Published: a paper: J&F."
 
 
 def test_a_table_that_is_not_finished_says_so_and_compares_common_seeds_only() -> None:
-    assert "| none | `system.options.temporal_reward=none` | 55 | 0 | not run |" in markdown(
-        "trial", TWO, {"soft": {0: {"J&F": 60.0}}}
-    )
-    part = markdown(
-        "trial", TWO, {"soft": {0: {"J&F": 60.0}}, "none": {0: {"J&F": 50.0}, 1: {"J&F": 90.0}}}
-    )
+    soft = {0: {"J&F": 60.0}}
+    part = markdown("trial", TWO, {"soft": soft})
+    assert "| none | `system.options.temporal_reward=none` | 55 | 0 | not run |" in part
+    none = {0: {"J&F": 50.0}, 1: {"J&F": 90.0}}
+    part = markdown("trial", TWO, {"soft": soft, "none": none})
     assert "70.0 ± 28.3 (-10.0, one seed: no spread)" in part
 
 
@@ -131,7 +135,7 @@ def test_runs_are_named_by_variant_and_seed_and_share_an_experiment() -> None:
 
 
 class Runs:
-    """Stands where training is started: writes what a run leaves behind."""
+    """In place of a training process: writes the files of a finished run."""
 
     def __init__(self, fail_at: int = 99) -> None:
         self.started = list[str]()
@@ -154,18 +158,13 @@ class Runs:
         }
         (folder / "summary.json").write_text(json.dumps(summary))
         two = [{"tokens": 91}, {"tokens": 1}]
+        one = [{"tokens": 100}]
         lines: list[dict[str, Any]] = [
-            *(
-                {"step": step, "turns": two, "facts": {}, "parts": {"tiou": 0.0}}
-                for step in (1, 90)
-            ),
+            {"step": 1, "turns": two, "facts": {}, "parts": {"tiou": 0.0}},
+            {"step": 90, "turns": two, "facts": {}, "parts": {"tiou": 0.0}},
             {"step": 91, "turns": two, "facts": {}, "parts": {"tiou": 0.5}},
-            {
-                "step": 100,
-                "turns": [{"tokens": 100}],
-                "facts": {},
-                "parts": None,
-            },  # as of a failed episode
+            # A failed episode has no parts.
+            {"step": 100, "turns": one, "facts": {}, "parts": None},
         ]
         (folder / "episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         return 0
@@ -192,9 +191,8 @@ def test_finished_runs_are_not_repeated(tmp_path: Path) -> None:
         "turns": 1.5,
         "tokens": tokens,
     }
-    assert (
-        trained(tmp_path / "ablate_trial" / "none_seed1", 200) is None
-    )  # asked for longer runs: not finished
+    # Not finished, if longer runs are asked for.
+    assert trained(tmp_path / "ablate_trial" / "none_seed1", 200) is None
 
 
 def test_an_ablation_of_use_evaluates_and_goes_on_where_a_prediction_is_missing(

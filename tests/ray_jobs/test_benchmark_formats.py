@@ -1,4 +1,4 @@
-"""Every format of data: predictions of known quality are measured by its protocol and put into its server's zip."""
+"""Every data format: its protocol and its server's zip, on predictions of known quality."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.ray_jobs.conftest import Small, run_job, told
 
 
 def shifted(masks_FHW: np.ndarray) -> np.ndarray:
-    """A prediction that is nearly right."""
+    """A nearly right prediction."""
     return np.roll(masks_FHW, 2, axis=2)
 
 
@@ -37,7 +37,7 @@ def predict(sample: Sample, masks_FHW: np.ndarray, predictions: Predictions) -> 
 
 
 def straight(sample: Sample, expected: Expected) -> tuple[float, float]:
-    """J&F and IoU of the shifted prediction, from the pixels that were written."""
+    """Return J&F and IoU of the shifted prediction, from the pixels in the fixture."""
     truth = expected.masks_FHW
     assert truth is not None
     listed = sample.notes.frames_listed or sample.video.frame_names
@@ -99,7 +99,7 @@ def test_protocols_belong_to_formats_that_there_are() -> None:
 
 
 def test_zip_of_a_split_without_public_truth(tmp_path: Path) -> None:
-    """The valid split of Ref-YouTube-VOS, without the videos of test, for the frames that it lists."""
+    """The valid split of Ref-YouTube-VOS: its listed frames, without the videos of test."""
     written = ref_youtube_vos(tmp_path / "data")
     samples = load_samples("ref_youtube_vos", str(written.root), "valid", no_target="keep")
     assert all(hidden(sample) for sample in samples)
@@ -120,7 +120,7 @@ def test_zip_of_a_split_without_public_truth(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_benchmark_played_for_real(small: Small, tmp_path: Path) -> None:
-    """ReVOS, with an expression that has no target: the whole job, by the protocol of the data."""
+    """The whole job on ReVOS, with an expression without a target, by the protocol of the data."""
     written = revos(tmp_path)
     settings = [
         *small.settings("revos"),

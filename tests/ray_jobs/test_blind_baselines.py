@@ -1,4 +1,4 @@
-"""The blind guesses on a case that can be done by hand."""
+"""Blind guesses on a case computed by hand."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ def _target(
 
 
 VIDEO = Video("v", "nowhere", ("0", "1", "2", "3"), 32, 32)
-CENTRE = _target("centre", (8, 8, 24, 24), [0, 1, 2, 3], 4)  # exactly the centre box
+# Exactly the centre box.
+CENTRE = _target("centre", (8, 8, 24, 24), [0, 1, 2, 3], 4)
 SMALL = _target("small", (0, 0, 4, 4), [0, 1, 2, 3], 4)
 
 
 def test_masks() -> None:
-    """The query means the centre object, which is the largest too; in the second sample it means the other one."""
+    """The first query means the largest object, in the centre; the second query means the other."""
     of_centre = Sample("v/0", VIDEO, "a", (CENTRE,))
     of_small = Sample("v/1", VIDEO, "b", (SMALL,))
     objects = {"v": (SMALL, CENTRE)}
@@ -43,7 +44,7 @@ def test_masks() -> None:
 
 
 def test_keyframes() -> None:
-    """Visible in frames 1 and 2 of 4, equally large: the frames where it is not visible earn nothing."""
+    """Visible in frames 1 and 2 of 4, equally large: the other frames earn nothing."""
     sample = Sample("v/0", VIDEO, "a", (_target("t", (8, 8, 24, 24), [1, 2], 4),))
     found = blind_temporal([sample], 4)
     assert found["share of frames in which the target is visible"] == 0.5

@@ -1,4 +1,4 @@
-"""`ray_jobs.evaluate` measures what `ray_jobs.train` measured before it trained, also when it was killed in between."""
+"""`ray_jobs.evaluate` measures the same as `ray_jobs.train` before training, also after a kill."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ from tests.ray_jobs.conftest import (
 )
 from tests.ray_jobs.test_resume import left
 
-EXPRESSIONS = 6  # of the small test split
+# Expressions of the small test split.
+EXPRESSIONS = 6
 ALL = ("evaluate.samples=0", "evaluate.chunk=1")
 
 
@@ -49,7 +50,7 @@ def alone(small: Small) -> Path:
 
 @contextmanager
 def started(*settings: str) -> Iterator[subprocess.Popen[bytes]]:
-    """An evaluation in the background; what is left of it and of its children in the end is killed by pid."""
+    """An evaluation in the background; it and its children are killed by pid in the end."""
     process = subprocess.Popen(
         command("evaluate", *settings),
         cwd=REPOSITORY,
@@ -63,7 +64,8 @@ def started(*settings: str) -> Iterator[subprocess.Popen[bytes]]:
         yield process
         family = psutil.Process(process.pid).children(recursive=True)
     finally:
-        process.kill()  # SIGKILL to the driver alone: nobody gets to clean up
+        # SIGKILL to the driver alone: nobody gets to clean up.
+        process.kill()
         process.wait()
         for orphan in left(family, 60):
             orphan.kill()
@@ -78,7 +80,8 @@ def test_killed_evaluation_goes_on_and_ends_with_the_same_table(small: Small, al
         while not read_lines(folder / FILE) and time.monotonic() < deadline:
             assert process.poll() is None
             time.sleep(0.01)
-        process.send_signal(signal.SIGSTOP)  # not one line more
+        # Not one line more.
+        process.send_signal(signal.SIGSTOP)
     before = (folder / FILE).read_bytes()
     finished = len(read_lines(folder / FILE))
     assert 0 < finished < EXPRESSIONS
@@ -92,11 +95,9 @@ def test_killed_evaluation_goes_on_and_ends_with_the_same_table(small: Small, al
     )
     after = (folder / FILE).read_bytes()
     assert after.startswith(before[: before.rfind(b"\n") + 1]), "what was finished is still there"
-    assert (
-        len({line["uid"] for line in read_lines(folder / FILE)})
-        == len(read_lines(folder / FILE))
-        == EXPRESSIONS
-    )
+    lines = read_lines(folder / FILE)
+    assert len(lines) == EXPRESSIONS
+    assert len({line["uid"] for line in lines}) == EXPRESSIONS
     assert (folder / "summary.json").read_text() == (alone / "summary.json").read_text()
     assert (folder / "per_expression.csv").read_text() == (alone / "per_expression.csv").read_text()
 
@@ -133,23 +134,15 @@ def test_files_of_an_evaluation(small: Small, alone: Path) -> None:
     client = MlflowClient(small.mlflow_uri)
     run_id = json.loads((alone / "mlflow.json").read_text())[small.mlflow_uri]["run_id"]
     kept = {file.path for file in client.list_artifacts(run_id)}
-    assert {
-        "summary.json",
-        "per_expression.csv",
-        "predictions.jsonl",
-        "evaluation.json",
-        "overlays",
-    } <= kept
-    assert (
-        len(client.list_artifacts(run_id, "overlays"))
-        == len(list((alone / "overlays").glob("*.mp4")))
-        == 4
-    )
+    assert {"summary.json", "per_expression.csv", "predictions.jsonl"} <= kept
+    assert {"evaluation.json", "overlays"} <= kept
+    assert len(client.list_artifacts(run_id, "overlays")) == 4
+    assert len(list((alone / "overlays").glob("*.mp4"))) == 4
 
 
 @pytest.mark.slow
 def test_the_same_numbers_as_before_training(finished: Finished, alone: Path) -> None:
-    """A part of what is finished needs no engine."""
+    """A part of a finished evaluation needs no engine."""
     done = run_job("evaluate", *finished.small.settings("alone"))
     assert done.returncode == 0, told(done)
     assert f"{EVALUATED} of {EVALUATED} expressions were finished before" in done.stdout
@@ -164,7 +157,6 @@ def test_the_same_numbers_as_before_training(finished: Finished, alone: Path) ->
     assert f"{measured['J&F']:.3f}" in done.stdout
     with open(folder / "per_expression.csv", newline="") as table:
         rows = list(csv.DictReader(table))
-    assert 100 * sum(float(row["J&F"]) for row in rows) / len(rows) == pytest.approx(
-        measured["J&F"], abs=0.01
-    )
+    mean_jf = sum(float(row["J&F"]) for row in rows) / len(rows)
+    assert 100 * mean_jf == pytest.approx(measured["J&F"], abs=0.01)
     assert list((folder / "overlays").glob("*.mp4"))

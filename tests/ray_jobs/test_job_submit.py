@@ -1,7 +1,7 @@
-"""`ray job submit`, as the README says it: a head with token authentication, a job from an uploaded working directory.
+"""`ray job submit`: a head with token authentication, a job from an uploaded working directory.
 
-The head is one of its own: free ports, its own temporary folder, ended by its pid (`ray stop` would end every Ray on
-the machine).
+The head has free ports and a temporary folder of its own, and is ended by its pid, because
+`ray stop` would end every Ray on the machine.
 """
 
 from __future__ import annotations
@@ -37,14 +37,13 @@ def _free_ports(count: int) -> list[int]:
 
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A running head; yields the environment of a second shell that submits to it."""
+    """A running head; yields the environment of a second shell for submitting to it."""
     token = tmp_path / "token"
     token.write_text(secrets.token_hex(32))
     env = environment() | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     port, dashboard, agent, client = _free_ports(4)
-    temporary = tempfile.mkdtemp(
-        prefix="ray", dir="/tmp"
-    )  # short: Unix sockets have names of at most 107 bytes
+    # A short path, because Unix sockets have names of at most 107 bytes.
+    temporary = tempfile.mkdtemp(prefix="ray", dir="/tmp")
     command = [
         RAY,
         "start",
@@ -76,7 +75,7 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 def _submit(env: dict[str, str], *entrypoint: str) -> subprocess.CompletedProcess[str]:
-    """Submits and waits; again while the head is still coming up, which it says by refusing."""
+    """Submit and wait. The head refuses jobs while it starts, so try again until it is up."""
     command = [RAY, "job", "submit", "--working-dir", ".", "--", *entrypoint]
     deadline = time.monotonic() + 120
     while True:
@@ -106,7 +105,6 @@ def test_a_job_from_an_uploaded_working_directory(head: dict[str, str], small: S
     assert summary["steps"] == 1
     assert summary["failed_episodes"] == 0
     config = (small.run("job").path / "config.yaml").read_text()
-    assert "path: tiny/weights/segmenter" in config or EXTRA  # relative, hence of the uploaded copy
-    assert (
-        "commit" not in (small.run("job").path / "environment.json").read_text()
-    )  # the copy has no .git: it was one
+    # A relative path belongs to the uploaded copy, and a copy has no .git.
+    assert "path: tiny/weights/segmenter" in config or EXTRA
+    assert "commit" not in (small.run("job").path / "environment.json").read_text()

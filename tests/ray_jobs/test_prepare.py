@@ -1,4 +1,4 @@
-"""Preparing the synthetic data set for real, whole and broken, and a filter that is killed half-way."""
+"""Preparation of real files, whole and broken, and of a filter after a kill."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from tests.data.fixtures import FIXTURES
 from tests.ray_jobs.conftest import TIMEOUT_S, environment, job_command, start_job, told
 from tiny.world.write import write_split
 
-FEW = 3  # videos of a small split
+# Videos of a small split.
+FEW = 3
 
 
 def test_a_command_line() -> None:
@@ -157,7 +158,7 @@ def _edit(file: Path, change: Callable[[Any], None]) -> None:
 
 
 def test_everything_broken_is_listed_at_once_and_the_rest_is_prepared(tmp_path: Path) -> None:
-    """A truncated file, a missing frame, a wrong size, runs that do not fill the frame; and a split of nothing."""
+    """A truncated file, a missing frame, a wrong size, too short runs; and an empty split."""
     write_split(tmp_path, "train", seed=1, num_videos=6, expressions_per_video=2)
     shutil.copytree(tmp_path / "train", tmp_path / "valid")
     images = sorted((tmp_path / "train" / "JPEGImages").iterdir())
@@ -166,12 +167,11 @@ def test_everything_broken_is_listed_at_once_and_the_rest_is_prepared(tmp_path: 
     truncated.write_bytes(truncated.read_bytes()[:-300])
     gone.unlink()
     meta = json.loads((tmp_path / "train" / "meta_expressions.json").read_text())["videos"]
-    anno = [
-        str(e["anno_id"][0])
-        for i in (2, 3)
-        for e in meta[images[i].name]["expressions"].values()
-        if e["anno_id"]
-    ]
+    anno = []
+    for folder in images[2:4]:
+        for expression in meta[folder.name]["expressions"].values():
+            if expression["anno_id"]:
+                anno.append(str(expression["anno_id"][0]))
     wrong_size = anno[0]
     wrong_runs = anno[-1]
 
@@ -198,20 +198,19 @@ def test_everything_broken_is_listed_at_once_and_the_rest_is_prepared(tmp_path: 
         [str(tmp_path / "valid" / "meta_expressions.json"), "empty"],
         [str(torn)],
     ):
-        assert sum(all(word in line for word in words) for line in lines) == 1, (
-            words,
-            "\n".join(lines),
-        )
+        matching = [line for line in lines if all(word in line for word in words)]
+        assert len(matching) == 1, f"{words} in:\n" + "\n".join(lines)
     assert "Traceback" not in done.stdout + done.stderr
 
     report = json.loads((tmp_path / "prepared" / "train" / "report.json").read_text())
     assert report["wrong"] == len(report["problems"]) >= 4
     assert report["odd"] == 0
-    assert {p["video"] for p in report["problems"]} >= {images[0].name, images[1].name}
+    broken = {problem["video"] for problem in report["problems"]}
+    assert broken >= {images[0].name, images[1].name}
     tables = load_tables(tmp_path / "prepared" / "train" / "tables.npz")
     videos = {video for video, _ in tables}
-    assert {i.name for i in images[4:]} <= videos
-    assert not videos & {i.name for i in images[:2]}
+    assert {folder.name for folder in images[4:]} <= videos
+    assert not videos & {folder.name for folder in images[:2]}
     assert not (tmp_path / "prepared" / "valid" / "tables.npz").exists()
     with Image.open(tmp_path / "prepared" / "train" / "contact_sheet.jpg") as sheet:
         assert sheet.size[0] > 1000
@@ -246,18 +245,18 @@ def test_a_filter_that_is_killed_goes_on_with_the_rest(tmp_path: Path) -> None:
     assert f"{len(before)} of 40 videos were done before" in done.stdout
     lines = _lines(made / "filter.jsonl")[1:]
     assert lines[: len(before)] == before
-    assert len({line["piece"] for line in lines}) == len(lines) == 40, "no video was judged twice"
+    assert len(lines) == 40
+    assert len({line["piece"] for line in lines}) == 40, "no video was judged twice"
 
     content = json.loads((made / "keep.json").read_text())
     samples = load_samples("mevis", str(tmp_path), "train")
     videos = {sample.video.uid for sample in samples}
-    assert {sample.video.uid for sample in keep_samples(samples, made / "keep.json")} == set(
-        content["keep"]
-    ) & videos
+    kept = {sample.video.uid for sample in keep_samples(samples, made / "keep.json")}
+    assert kept == set(content["keep"]) & videos
     assert content["threshold"] == 0.6
     assert len(content["keep"]) + len(content["drop"]) == 40
-    ious = [v["mean_iou"] for v in content["videos"].values() if v["mean_iou"] is not None]
-    assert np.mean(ious) > 0.7
+    ious = [video["mean_iou"] for video in content["videos"].values()]
+    assert np.mean([iou for iou in ious if iou is not None]) > 0.7
 
     tables = load_tables(made / "tables.npz")
     for sample in samples[:10]:
@@ -268,7 +267,7 @@ def test_a_filter_that_is_killed_goes_on_with_the_rest(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", sorted(FIXTURES))
 def test_every_format_is_prepared(ray_env: dict[str, str], format: str, tmp_path: Path) -> None:
-    """The published layouts: nothing is wrong with them, and the tables hold the objects that were drawn."""
+    """Published layouts have no errors, and their tables hold the objects of the fixture."""
     written = FIXTURES[format](tmp_path / "data")
     cfg = Config(
         data=DataConfig(format=format, root=str(written.root)),
@@ -278,15 +277,10 @@ def test_every_format_is_prepared(ray_env: dict[str, str], format: str, tmp_path
     with Progress.open(0, format) as progress:
         assert prepare.prepare_split(cfg, decide(cfg, gpus=0), written.split, progress) == 0
     made = tmp_path / "made" / written.split
-    assert {file.name for file in made.iterdir()} == {
-        "report.json",
-        "tables.npz",
-        "statistics.json",
-        "contact_sheet.jpg",
-    }
-    assert json.loads((made / "statistics.json").read_text())["expressions"] == len(
-        written.expected
-    )
+    files = {file.name for file in made.iterdir()}
+    assert files == {"report.json", "tables.npz", "statistics.json", "contact_sheet.jpg"}
+    statistics = json.loads((made / "statistics.json").read_text())
+    assert statistics["expressions"] == len(written.expected)
     tables = load_tables(made / "tables.npz")
     for sample in load_samples(format, str(written.root), written.split, "keep"):
         truth_FHW = written.expected[sample.uid].masks_FHW
@@ -294,9 +288,15 @@ def test_every_format_is_prepared(ray_env: dict[str, str], format: str, tmp_path
             table = tables[sample.video.uid, sample.targets[0].uid]
             assert table.areas_F.tolist() == truth_FHW.sum((1, 2)).tolist()
             for (x, y), mask_HW in zip(table.centres_F2, truth_FHW, strict=True):
-                assert mask_HW[y, x] if mask_HW.any() else (x, y) == (-1, -1)
+                if mask_HW.any():
+                    assert mask_HW[y, x]
+                else:
+                    assert (x, y) == (-1, -1)
 
 
 def _lines(file: Path) -> list[Any]:
-    whole = file.read_text().split("\n")[:-1] if file.exists() else []
+    if not file.exists():
+        return []
+    # The last line may still be incomplete.
+    whole = file.read_text().split("\n")[:-1]
     return [json.loads(line) for line in whole]

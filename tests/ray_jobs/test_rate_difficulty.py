@@ -1,4 +1,4 @@
-"""The rating job: retries by a scripted rater, going on after a kill, and all of it by the generator and by a model."""
+"""The rating job: retries of a scripted rater, a kill, the generator, and a real model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ class Script:
         self, samples: Sequence[Sample], attempt: int
     ) -> Iterator[tuple[Sample, dict[str, int]]]:
         self.asked.append((attempt, [s.uid for s in samples]))
-        for sample in reversed(samples):  # in any order
+        # A rater answers in any order.
+        for sample in reversed(samples):
             found = self.ratings[f"v{sample.uid[2:]}"][attempt - 1]
             if isinstance(found, Exception):
                 raise found
@@ -119,7 +120,8 @@ def test_a_run_on_synthetic_data_makes_the_same_ratings_itself(tmp_path: Path) -
     prepare_data(
         load_config(["revseg_tiny", f"data.root={root}", f"difficulty.folder={tmp_path / 'none'}"])
     )
-    assert not (tmp_path / "none").exists()  # those of a model take its job
+    # Ratings of a model need the job.
+    assert not (tmp_path / "none").exists()
 
 
 class Pool:
@@ -155,7 +157,7 @@ def test_a_model_is_asked_greedily_first_then_sampled_and_failures_are_bounded()
 
 
 def test_a_model_rates_with_real_engines_and_leaves_ray_as_it_was(tmp_path: Path) -> None:
-    """The shipped policy never learnt to rate, so that every sentence is asked again and none is left out."""
+    """The shipped policy never learnt to rate: every sentence is asked again, none is left out."""
     root = tmp_path / "synthetic"
     before = ray.is_initialized()
     write_split(root, "valid", 1, 2, 2)

@@ -1,4 +1,4 @@
-"""A run that is killed goes on from its last checkpoint and ends where an uninterrupted one ends."""
+"""A killed run continues from its last checkpoint, to the weights of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.ray_jobs.conftest import (
     told,
 )
 
-# Two small processes of Ray's own that look for their dead head for a minute or two before they end.
+# Two small processes of Ray; they look for their dead head for a minute or two before they end.
 RAY_AGENTS = ("ray::DashboardA", "ray::RuntimeEnv")
 
 
@@ -36,7 +36,7 @@ def _name(process: psutil.Process) -> str:
 
 
 def _runs(process: psutil.Process) -> bool:
-    """A dead process that nobody has waited for yet does not."""
+    """Return False also for a dead process without a wait, a zombie."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -44,16 +44,18 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def left(processes: Sequence[psutil.Process], timeout_s: float) -> list[psutil.Process]:
-    """Those that still run when all have ended or the time is up."""
+    """Wait for all to end; return the ones still running after the timeout."""
     deadline = time.monotonic() + timeout_s
-    while (running := [p for p in processes if _runs(p)]) and time.monotonic() < deadline:
+    running = [process for process in processes if _runs(process)]
+    while running and time.monotonic() < deadline:
         time.sleep(0.2)
+        running = [process for process in running if _runs(process)]
     return running
 
 
 @contextmanager
 def started(*settings: str) -> Iterator[subprocess.Popen[str]]:
-    """A training job; what is left of it in the end is killed by pid."""
+    """A training job, killed by its pid in the end."""
     process = subprocess.Popen(
         command("train", *settings),
         cwd=REPOSITORY,
@@ -80,7 +82,8 @@ def test_killed_run_resumes_to_the_same_weights(finished: Finished) -> None:
             assert process.poll() is None, process.stdout and process.stdout.read()
             time.sleep(0.05)
         family = psutil.Process(process.pid).children(recursive=True)
-        process.kill()  # SIGKILL to the driver alone: nobody gets to clean up
+        # SIGKILL to the driver alone: nobody gets to clean up.
+        process.kill()
         process.wait()
     workers = [p for p in family if not _name(p).startswith(RAY_AGENTS)]
     assert workers, "no worker process was found"
@@ -98,14 +101,8 @@ def test_killed_run_resumes_to_the_same_weights(finished: Finished) -> None:
     assert "resumed from" in done.stdout
     assert [line["step"] for line in run.steps()] == list(range(1, STEPS + 1))
     assert len(run.episodes()) == STEPS * PROMPTS * GROUP
-    for key in (
-        "weights_sha256",
-        "jf_before",
-        "sampled_jf_before",
-        "jf_after",
-        "sampled_jf_after",
-        "reward_last",
-    ):
+    figures = ("jf_before", "sampled_jf_before", "jf_after", "sampled_jf_after", "reward_last")
+    for key in ("weights_sha256", *figures):
         assert resumed[key] == whole[key], key
     assert resumed["paired"] == whole["paired"]
     orphans = left(family, 60)

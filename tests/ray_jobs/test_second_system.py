@@ -25,9 +25,12 @@ PRESET = """
 policy: {path: tiny/weights/revseg}
 system:
   name: videoseg_r1
-  options: {key_frames: 3, reference_frames: 3, frame_height: 84, frame_width: 84, target_height: 112,
-    target_width: 112, negative_limit: 6.0, max_tokens: 60, prompt: short, iou_source: mask, budget_easy: 1,
-    budget_medium: 1, budget_hard: 90, difficulty_easy: 1.0, difficulty_medium: 2.0, length_beta: 0.01,
+  options: {
+    key_frames: 3, reference_frames: 3, frame_height: 84, frame_width: 84,
+    target_height: 112, target_width: 112, negative_limit: 6.0, max_tokens: 60,
+    prompt: short, iou_source: mask, length_beta: 0.01,
+    budget_easy: 1, budget_medium: 1, budget_hard: 90,
+    difficulty_easy: 1.0, difficulty_medium: 2.0,
     sampler_samples: 2, sampler_frames: 4, sampler_rounds: 1, sampler_max_tokens: 8}
 rollout: {max_model_len: 512, max_num_seqs: 16}
 learner: {row_tokens: 2048}
@@ -118,7 +121,7 @@ def test_hints_in_training_the_sampler_in_evaluation_and_budgets_by_difficulty(
                 assert facts["frame"] == hint["target_frame"]
                 assert facts["segment"] == hint["key_segment"]
 
-    # One expression more than training measured: the policy is asked the auxiliary questions itself.
+    # One expression more than in training: its auxiliary questions go to the policy itself.
     settings = [*small.settings("second"), f"policy.path={folder}", "evaluate.samples=5"]
     run("evaluate", preset, settings)
     predictions = {line["uid"]: line for line in read_lines(folder / "evaluate" / FILE)}

@@ -1,4 +1,4 @@
-"""`segment` as a person starts it: a video file, an image, a file that is no video; and its parts."""
+"""`ray_jobs.segment` on a video file, an image and a wrong file; and its parts."""
 
 from __future__ import annotations
 

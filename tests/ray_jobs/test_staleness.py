@@ -1,4 +1,4 @@
-"""`rollout.max_staleness=1` for real: the next step is played while one is learned, with weights one update old."""
+"""`rollout.max_staleness=1`: steps are played ahead, with weights one update old."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ def test_playing_ahead_uses_weights_that_are_at_most_one_update_old(small: Small
         "train.steps=3",
         "train.eval_every=0",
         "train.eval_samples=2",
+        "train.keep_checkpoints=1",
+        "train.eval_before=false",
     ]
-    settings += ["train.keep_checkpoints=1", "train.eval_before=false"]
     done = run_job("train", *small.settings("stale"), *settings)
     assert done.returncode == 0, told(done)
     run = small.run("stale")
-    played = {(line["step"], turn["version"]) for line in run.episodes() for turn in line["turns"]}
-    assert all(step - 2 <= version <= step - 1 for step, version in played if step > 1), played
-    assert any(version == step - 2 for step, version in played if step > 1), (
-        "nothing was played ahead"
-    )
+    ages = set()
+    for line in run.episodes():
+        for turn in line["turns"]:
+            if line["step"] > 1:
+                ages.add(line["step"] - 1 - turn["version"])
+    assert ages <= {0, 1}
+    assert 1 in ages, "nothing was played ahead"
     assert all(abs(line["importance_mean"] - 1) < 0.2 for line in run.steps())
-    # The engine's log-probs are those of the weights that sampled, so they differ from the learner's newer ones.
+    # The weights of the engine are older than the learner's, so log-probs differ.
     assert max(line["logprob_gap_mean"] for line in run.steps()[1:]) > 1e-6
-    assert [folder.name for folder in run.checkpoints.iterdir()] == [
-        "step_3"
-    ]  # the two before are removed
+    # The two before are removed.
+    assert [folder.name for folder in run.checkpoints.iterdir()] == ["step_3"]
     summary = run.summary()
     assert summary is not None
     assert summary["paired"] == {}

@@ -1,4 +1,4 @@
-"""`ray_jobs.train` end to end (vLLM, DeepSpeed on two ranks, SAM 2, MLflow), and its pure parts by hand."""
+"""`ray_jobs.train` end to end (vLLM, DeepSpeed on two ranks, SAM 2, MLflow), and its pure parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all evaluations share: paired gains, and when failed episodes stop a job."""
+"""Figures of evaluations, and the bound on failed episodes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _result(uid: str, jf: float, reward: float, end: End = End.DONE) -> Result:
 
 
 def test_the_reward_and_jf_of_the_same_expression_are_compared() -> None:
-    """Between the expressions they go against each other: that is what their difficulty does, not the reward."""
+    """Between the expressions reward and J&F disagree, because these differ in difficulty."""
     same = [
         _result("a", 0.1, 8.0),
         _result("a", 0.2, 9.0),
@@ -60,8 +60,7 @@ def test_a_fault_of_ours_keeps_its_traceback() -> None:
 
 
 def test_a_fault_of_the_data_is_told_in_one_line() -> None:
-    error = "Traceback (most recent call last):\n  File x\nValueError: v.mp4: the video stops after frame 3: copy it"
-    with pytest.raises(
-        ValueError, match=r"^v.mp4: the video stops after frame 3: copy it \(20 of 20 .*\)$"
-    ):
+    message = "v.mp4: the video stops after frame 3: copy it"
+    error = f"Traceback (most recent call last):\n  File x\nValueError: {message}"
+    with pytest.raises(ValueError, match=rf"^{message} \(20 of 20 .*\)$"):
         stop_on_failures(_episodes(20, 20, error), 0.05)

@@ -1,4 +1,4 @@
-"""Data that a run makes for itself, and whose hints it uses."""
+"""The data and the hints of a run."""
 
 from __future__ import annotations
 
