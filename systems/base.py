@@ -13,6 +13,7 @@ from typing import Any, Generic, Self, TypeVar
 import numpy as np
 from torch import Tensor
 
+from core.geometry import Box
 from core.parsing import plain
 from core.settings import make_settings, unknown_name
 from core.types import (
@@ -187,6 +188,13 @@ def show_frames(names: Sequence[str], frames: Sequence[int], hw: tuple[int, int]
     for name, frame in zip(names, frames, strict=True):
         content += [name, View(frame, *hw)]
     return content
+
+
+def clip_box(box: Sequence[float], hw: tuple[int, int]) -> Box:
+    """Return a box cut off at the edges of an image of (height, width) `hw`."""
+    height, width = (float(side) for side in hw)
+    x0, y0, x1, y1 = (max(corner, 0.0) for corner in box)
+    return min(x0, width), min(y0, height), min(x1, width), min(y1, height)
 
 
 def said(turn: Turn) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from core.geometry import Box
 from core.parsing import block, integer, is_tagged, numbers, plain, records, search_records
+from systems.base import clip_box
 
 
 def read_keyframe(text: str, num_frames: int) -> tuple[int, str] | None:
@@ -74,7 +75,9 @@ def whole_pixels(box: Sequence[float], hw: tuple[int, int]) -> tuple[int, int, i
     height, width = hw
     x0 = min(round(box[0]), width - 1)
     y0 = min(round(box[1]), height - 1)
-    return x0, y0, max(round(box[2]), x0 + 1), max(round(box[3]), y0 + 1)
+    x1 = max(round(box[2]), x0 + 1)
+    y1 = max(round(box[3]), y0 + 1)
+    return x0, y0, x1, y1
 
 
 def _after_thought(text: str) -> str:
@@ -86,12 +89,10 @@ def _clip(row: Any, hw: tuple[int, int]) -> Box | None:
     corners = numbers(row, 4)
     if corners is None or corners[2] <= corners[0] or corners[3] <= corners[1]:
         return None
-    height, width = hw
-    x0, x1 = (min(max(x, 0.0), float(width)) for x in corners[0::2])
-    y0, y1 = (min(max(y, 0.0), float(height)) for y in corners[1::2])
-    if x1 <= x0 or y1 <= y0:
+    box = clip_box(corners, hw)
+    if box[2] <= box[0] or box[3] <= box[1]:
         return None
-    return (x0, y0, x1, y1)
+    return box
 
 
 def _area(box: Box) -> float:

@@ -106,6 +106,6 @@ def _temporal(frames_G: Tensor, truth: Truth, options: ReVSegOptions) -> Tensor:
         return torch.zeros(len(frames_G), dtype=torch.float64)
     if options.temporal_reward == "binary":
         return keyframe_visible(frames_G, truth.visible_F)
-    boxes_F4 = truth.boxes_F4
-    sizes_F = (boxes_F4[:, 2] - boxes_F4[:, 0]) * (boxes_F4[:, 3] - boxes_F4[:, 1])
-    return keyframe_size(frames_G, truth.visible_F, sizes_F)
+    widths_F = truth.boxes_F4[:, 2] - truth.boxes_F4[:, 0]
+    heights_F = truth.boxes_F4[:, 3] - truth.boxes_F4[:, 1]
+    return keyframe_size(frames_G, truth.visible_F, widths_F * heights_F)
