@@ -175,7 +175,7 @@ class LearnerConfig:
     lora_alpha: float = setting(32.0, help="adapters are scaled by lora_alpha / lora_rank")
     lora_targets: list[str] = setting(
         [],
-        help="linear layers of the language model with adapters, e.g. [q_proj, v_proj]; empty: all of a decoder layer",
+        help="linear layers with adapters, such as [q_proj, v_proj]; empty: all of a decoder layer",
     )
     gradient_checkpointing: bool = setting(False, help="recompute activations to save memory")
     optimizer_steps: int = setting(

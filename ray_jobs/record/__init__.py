@@ -1,4 +1,4 @@
-"""What a job leaves behind and what people watch: folders, predictions, pictures, the display, MLflow.
+"""The record of a job and its display: folders, predictions, tables, pictures, MLflow.
 
 Files here are written and read; jobs, actors and the driver are not known.
 """

@@ -63,7 +63,7 @@ def save(
 
 
 def prune(checkpoints: Path, keep: int) -> None:
-    """Remove all checkpoints but the newest `keep` and the one under the `best` link; 0 keeps all."""
+    """Remove checkpoints, apart from the newest `keep` and the `best` one; 0 keeps all."""
     if keep == 0:
         return
     best = (checkpoints.parent / "best").resolve()
@@ -83,7 +83,7 @@ def latest(checkpoints: Path) -> Path | None:
 
 
 def damage(folder: Path) -> str:
-    """Return the first missing, short or changed file of a checkpoint in words, or "" if it is whole."""
+    """Describe the first missing, short or changed file; return "" for a whole checkpoint."""
     try:
         files = json.loads((folder / MANIFEST).read_text())["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:

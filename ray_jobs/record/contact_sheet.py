@@ -1,4 +1,4 @@
-"""One picture of a data set: a row for each of some sentences, with frames, outlines, boxes, points.
+"""One picture of a data set: rows of sentences with frames, outlines, boxes and points.
 
 It answers a question before a night of training: do sentences, frames and masks belong together?
 Each object of a sentence has its colour. Box and point are those of `data.prepare.tables`, so the

@@ -1,11 +1,10 @@
 """MLflow in the background: training hands over a step and continues, whatever the server does.
 
 Every record first goes to `mlflow_outbox.jsonl` in the run folder, a file append in the caller's
-thread. A thread of its own reads that file and sends it, and backs off while MLflow does not answer.
-`mlflow.json` holds, for each tracking URI, the MLflow run and the number of bytes it has of the
-outbox. A later process continues there, and another URI gets the whole history. Points carry the
-time of their step, so sending one twice changes nothing. Files are named in the outbox and read when
-they are sent.
+thread. Another thread reads that file, sends it, and backs off while MLflow does not answer.
+`mlflow.json` holds, for each tracking URI, the MLflow run and its number of bytes of the outbox. A
+later process continues there, and another URI gets the whole history. Points carry the time of
+their step, so sending one twice changes nothing. Files are named in the outbox, read on sending.
 """
 
 from __future__ import annotations
@@ -158,7 +157,7 @@ class MlflowWriter:
                 self._remember(self._state()["sent"] + length)
 
     def _connect(self) -> None:
-        """Open the client and the run: this folder's one for the URI, or a new one if it is gone."""
+        """Open the client and this folder's run; make a new run if MLflow has none."""
         if self._client is not None:
             return
         client = _client(self._uri)

@@ -1,7 +1,7 @@
 """A video of one episode: masks and boxes on the frames, beside them the query, turns and a curve.
 
-The prediction is tinted, the ground truth outlined, the keyframe held with its box. The curve shows J
-of every frame, or the size of the mask where the ground truth is unknown. Frames are read, rendered
+The prediction is tinted, the ground truth outlined, the keyframe held with its box. The curve shows
+J of every frame, or the size of the mask if the ground truth is unknown. Frames are read, rendered
 and written a few at a time.
 """
 
@@ -93,23 +93,22 @@ def overlay_pictures(
 
     A keyframe is yielded HOLD_S seconds long.
     """
-    height = sample.video.height
-    width = sample.video.width
+    video = sample.video
     keyframes = keyframes_of(episode)
     scale = _scale(sample)
-    assert len(pred_rles_F) == sample.video.num_frames, "one mask, or None, for each frame"
+    assert len(pred_rles_F) == video.num_frames, "one mask, or None, for each frame"
 
     if gt_rles_F is None:
         curve = _curve_of_size(pred_rles_F)
     else:
-        curve = _curve_of_j(pred_rles_F, gt_rles_F, height, width)
-    text = _text_panel(sample, episode, max(height * scale, SHORT_SIDE) - LOWER)
+        curve = _curve_of_j(pred_rles_F, gt_rles_F, video.height, video.width)
+    text = _text_panel(sample, episode, max(video.height * scale, SHORT_SIDE) - LOWER)
     lower = _curve_panel(curve, keyframes)
 
     for frame, image_HWC in _frames(sample):
         is_key = frame in keyframes
         pred_HW = _mask(pred_rles_F, frame, sample)
-        truth_HW = None if gt_rles_F is None else _mask(gt_rles_F, frame, sample)
+        truth_HW = _mask(gt_rles_F, frame, sample) if gt_rles_F else None
         large = _masks_over(image_HWC, pred_HW, truth_HW, scale)
         if is_key:
             large = _prompts_over(large, episode, frame, scale)
@@ -242,7 +241,7 @@ def _masks_over(
 
 
 def _prompts_over(image_HWC: np.ndarray, episode: Episode, frame: int, scale: int) -> np.ndarray:
-    """Mark a keyframe in place, with the boxes and points of the answer; negative points are crosses."""
+    """Mark a keyframe in place, with boxes and points of the answer (negative: crosses)."""
     height, width = image_HWC.shape[:2]
     line = _line_width(image_HWC)
     cv2.rectangle(image_HWC, (0, 0), (width - 1, height - 1), KEY, 3 * line)

@@ -3,9 +3,9 @@
     evaluation.json     their identity: settings, contents of the weights, expressions
     predictions.jsonl   {"uid", "video", "expression", "query", .., "scores": {..}, "masks": [..]}
 
-A line is appended whole or not at all, so that a kill costs little. The newest line of an expression
-counts. A failed episode is the program's fault, not the policy's, and is played again. Memory holds
-the places of the lines only.
+A line is appended whole or not at all, so that a kill costs little. The newest line of an
+expression counts. A failed episode is the program's fault, not the policy's, and is played again.
+Memory holds the places of the lines only.
 """
 
 from __future__ import annotations
@@ -142,16 +142,6 @@ def line_of(
     """Return everything to keep of one expression, ready for JSON."""
     video = sample.video
     answer = episode.answer
-    turns = []
-    for turn in episode.turns:
-        turns.append(
-            {
-                "text": turn.text,
-                "complete": turn.complete,
-                "version": turn.version,
-                "trainable": turn.trainable,
-            }
-        )
     line = {
         "uid": sample.uid,
         "video": video.uid,
@@ -165,7 +155,7 @@ def line_of(
         "answer": answer.to_json(),
         "prompts": [asdict(prompt) for prompt in answer.prompts],
         "segs": [asdict(seg) for seg in answer.segs],
-        "turns": turns,
+        "turns": [_turn_line(turn) for turn in episode.turns],
         "height": video.height,
         "width": video.width,
         "frames": list(video.frame_names),
@@ -238,10 +228,19 @@ def digest_of(parts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
+def _turn_line(turn: Turn) -> dict[str, Any]:
+    return {
+        "text": turn.text,
+        "complete": turn.complete,
+        "version": turn.version,
+        "trainable": turn.trainable,
+    }
+
+
 def _prompt(kept: Mapping[str, Any]) -> MaskPrompt:
-    box = kept["box"]
+    box = tuple(kept["box"]) if kept["box"] else None
     points = tuple(tuple(point) for point in kept["points"])
-    return MaskPrompt(kept["frame"], tuple(box) if box else None, points, tuple(kept["labels"]))
+    return MaskPrompt(kept["frame"], box, points, tuple(kept["labels"]))
 
 
 def _refuse_other(folder: Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -87,9 +87,9 @@ class Step:
 class Screen(Console):
     """A console whose printing and refreshing take turns.
 
-    rich computes the cursor's way before it writes, so a line printed during another thread's refresh
-    would overwrite a line above it. While the display is live, `print` to standard output goes through
-    here too.
+    rich computes the cursor's way before it writes, so a line printed during another thread's
+    refresh would overwrite a line above it. While the display is live, `print` to standard output
+    comes through here too.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -281,7 +281,7 @@ class Progress:
             if self._live is not None:
                 self.console.print(markup)
             else:
-                # One write without wrapping: a log line stays one line, whatever width rich assumes.
+                # One write without wrapping: a log line stays one line at any width.
                 print(Text.from_markup(markup).plain, flush=True)
 
 

@@ -18,7 +18,7 @@ from core.evaluation import davis
 from core.evaluation.protocols import MERGED, Scored, summarise
 from core.files import replacing, write_json
 from core.masks import decode_frames
-from core.types import Sample
+from core.types import Rle, Sample
 from ray_jobs.record.predictions import Predictions, expression_of
 
 SCORES = ("J", "F", "J&F", "A", "R@binary", "R@visa255", "tIoU", "vIoU", "keyframe_accuracy")
@@ -112,27 +112,33 @@ def _by_annotator(
     An expression without a prediction is an empty mask.
     """
     video = samples[0].video
+    ignore_F = samples[0].notes.ignore_F
+    void_FHW = None if ignore_F is None else decode_frames(ignore_F, video.height, video.width)
+
     truth = {}
     by_annotator: dict[str, list[Sample]] = {}
     for sample in samples:
         by_annotator.setdefault(str(sample.notes.annotator), []).append(sample)
         for target in sample.targets:
             truth[target.uid] = target.masks_F
-    ignore_F = samples[0].notes.ignore_F
-    void_FHW = None if ignore_F is None else decode_frames(ignore_F, video.height, video.width)
 
     figures: dict[str, list[tuple[float, float]]] = {}
     for annotator, own in sorted(by_annotator.items()):
         # Object numbers are texts: shorter ones are smaller.
         own.sort(key=lambda sample: (len(sample.notes.object), sample.notes.object))
-        masks_O = []
-        for sample in own:
-            line = predictions.get(sample.uid)
-            masks_O.append(line["masks"] if line else (None,) * video.num_frames)
+        masks_O = [_masks(predictions, sample) for sample in own]
         labels_FHW = davis.merge(masks_O, video.height, video.width)
         j_O, f_O = davis.match(labels_FHW, list(truth.values()), void_FHW)
         figures[annotator] = list(zip(j_O.tolist(), f_O.tolist(), strict=True))
     return figures
+
+
+def _masks(predictions: Predictions, sample: Sample) -> Sequence[Rle | None]:
+    """Return the predicted masks of an expression; none without a prediction."""
+    line = predictions.get(sample.uid)
+    if line is None:
+        return (None,) * sample.video.num_frames
+    return line["masks"]
 
 
 def _row(sample: Sample, line: Mapping[str, Any] | None) -> list[str]:
