@@ -1,12 +1,13 @@
-"""What a group's turns and masks of VideoSEG-O3 are worth, part by part (SPEC B.4).
+"""The terms of VideoSEG-O3's reward (docs/spec/videoseg_o3.md, Rewards).
 
-Modes. as_released reads the last turn as the rewards of the release do (`read_last`): its part is [start, end), though
-frames up to and with `end` were shown, so a part of one frame says nothing; two empty masks on a keyframe have IoU 0;
-an episode may end with a <select>. as_intended reads it as the rollout does, `end` inside; the last turn must answer to
-be in form; two empty masks on a keyframe have IoU 1 where the target is in no frame at all, else 0 as well (ours: a
-keyframe is to show the target, and 1 would pay an empty mask on one that does not as the largest gain). In both, a
-<select> that nothing follows is otherwise worth what an answer is.
-This file knows no prompt, no weight and no ground truth but masks.
+as_released reads the last turn as the release's rewards do (`read_last`): its part is [start, end),
+although frames up to and with `end` were shown, so a part of one frame is empty. Two empty masks on a
+keyframe have IoU 0, and an episode may end with a <select>.
+
+as_intended reads the last turn as the rollout does, with `end` inside. The last turn must answer to
+keep its form. Two empty masks on a keyframe have IoU 1 where the target is in no frame at all, else
+0: a keyframe is to show the target, and 1 would reward an empty mask on a wrong keyframe as the
+largest gain (chosen by this project).
 """
 
 from __future__ import annotations
@@ -18,19 +19,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.masks import decode
+from core.masks import area, decode, union_of_targets
 from core.points import resize_mask
-from core.types import Episode, EpisodeMasks, Rle, SegPrompt
+from core.types import Episode, EpisodeMasks, Reward, Rle, Sample, SegPrompt
 from rewards.iou import mask_iou
 from rewards.segments import gain_over_turns, gain_over_video, iou_reward
 from rewards.temporal_search import Mode, keyframe_hit, span_iou, span_reward
 from rewards.turn_form import all_in_form, share_of_steps
+from systems.base import said, weighted_rewards
 from systems.videoseg_o3.answers import is_answer, keeps_form, named_steps, read_last, read_turn
+from systems.videoseg_o3.options import MASK_TERMS, VideoSegO3Options
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A mask that is worth something. `several`: [SEG] tokens in the last turn of its episode."""
+class RewardedMask:
+    """A drawn mask that counts for the reward.
+
+    Attributes:
+        episode: its number in the group.
+        seg: the [SEG] token and the frame.
+        mask_HW: bool.
+        several: [SEG] tokens in the last turn of its episode.
+    """
 
     episode: int
     seg: SegPrompt
@@ -38,57 +48,102 @@ class Judged:
     several: int
 
 
-def text_parts(
-    said_GT: Sequence[Sequence[str]], visible_F: Tensor, mode: Mode, bare_json: bool = False
+def rewards_of(
+    sample: Sample,
+    episodes: Sequence[Episode],
+    masks: EpisodeMasks | None,
+    options: VideoSegO3Options,
+) -> list[Reward]:
+    """Return the weighted sum of the terms for each episode. The truth is the union of all targets.
+
+    Raises:
+        ValueError: Terms with a weight need masks, and the policy draws none.
+    """
+    rles_F = union_of_targets(sample)
+    visible_F = torch.tensor([rle is not None and area(rle) > 0 for rle in rles_F])
+    texts_GT = [[said(turn) for turn in episode.turns] for episode in episodes]
+    terms = text_terms(texts_GT, visible_F, options.rewards, options.bare_json)
+
+    weights = options.all_weights
+    if masks is not None:
+        terms |= mask_terms(episodes, masks, rles_F, visible_F, options.rewards)
+    else:
+        needed = [name for name in MASK_TERMS if weights[name]]
+        if needed:
+            raise ValueError(
+                f"the rewards {', '.join(needed)} need masks, and there are none: give their "
+                "system.options.weights 0, or run with a policy that has a mask head"
+            )
+    return weighted_rewards(terms, weights)
+
+
+def text_terms(
+    texts_GT: Sequence[Sequence[str]], visible_F: Tensor, mode: Mode, bare_json: bool = False
 ) -> dict[str, Tensor]:
-    """Parts that need no mask, float64 (G,) each. `said_GT`: what each turn says; "tiou" is the true tIoU."""
-    spans_G2, frames_G = _last_looks(
-        [said[-1] for said in said_GT], len(visible_F), mode, bare_json
-    )
-    kept_GT = [[keeps_form(text) for text in said] for said in said_GT]
-    if mode == "as_intended":
-        kept_GT = [
-            [*kept, is_answer(said[-1])] for kept, said in zip(kept_GT, said_GT, strict=True)
-        ]
-    says_G = spans_G2[:, 0] < spans_G2[:, 1]
+    """Return the terms that need no mask, float64 (G,) each; "tiou" is the true temporal IoU.
+
+    Args:
+        texts_GT: the text of each turn.
+        visible_F: whether each frame of the video shows the target.
+        mode: the formulas.
+        bare_json: read a <select> without <VTG>.
+    """
+    last_G = [texts[-1] for texts in texts_GT]
+    spans_G2, keyframes_G = _last_looks(last_G, len(visible_F), mode, bare_json)
+    kept_GT = []
+    named_GT = []
+    for texts in texts_GT:
+        kept = [keeps_form(text) for text in texts]
+        if mode == "as_intended":
+            kept.append(is_answer(texts[-1]))
+        kept_GT.append(kept)
+        named_GT.append([named_steps(text) for text in texts])
+
+    is_span_G = spans_G2[:, 0] < spans_G2[:, 1]
     return {
         "format": all_in_form(kept_GT),
-        "steps": share_of_steps([[named_steps(text) for text in said] for said in said_GT]),
+        "steps": share_of_steps(named_GT),
         "span": span_reward(spans_G2, visible_F, mode),
-        "keyframe": keyframe_hit(frames_G, visible_F),
-        "tiou": torch.where(says_G, span_iou(spans_G2, visible_F), 0.0),
+        "keyframe": keyframe_hit(keyframes_G, visible_F),
+        "tiou": torch.where(is_span_G, span_iou(spans_G2, visible_F), 0.0),
     }
 
 
-def mask_parts(
+def mask_terms(
     episodes: Sequence[Episode],
     masks: EpisodeMasks,
     rles_F: Sequence[Rle | None],
     visible_F: Tensor,
     mode: Mode,
 ) -> dict[str, Tensor]:
-    """Parts of masks, float64 (G,) each.
+    """Return the terms of masks, float64 (G,) each.
 
     Args:
-        masks: all of one size.
-        rles_F: the true mask of each frame of the video, brought to the size of the drawn ones where that is another.
-        visible_F: where it is not empty.
+        episodes: of one group.
+        masks: the drawn masks, all of one size.
+        rles_F: the true mask of each frame, resized to the drawn ones where sizes differ.
+        visible_F: whether each true mask shows anything.
+        mode: the formulas.
     """
-    turns_G = torch.tensor([len(e.turns) for e in episodes])
+    turns_G = torch.tensor([len(episode.turns) for episode in episodes])
     spatial = episodes[0].answer.facts["spatial"]
     key_GT = torch.zeros(len(episodes), int(turns_G.max()), dtype=torch.float64)
     video_GF = torch.zeros(len(episodes), len(spatial), dtype=torch.float64)
-    judged = [
-        j for g, (e, m) in enumerate(zip(episodes, masks, strict=True)) for j in _judged(g, e, m)
-    ]
-    empty_keyframe = 1.0 if mode == "as_intended" and not visible_F.any() else 0.0
-    for one, iou in zip(judged, _ious(judged, rles_F, empty_keyframe), strict=True):
-        if one.seg.role == "keyframe":
-            key_GT[one.episode, one.seg.turn] = (
-                iou  # a later [SEG] of the turn takes the place of an earlier one
-            )
+
+    rewarded: list[RewardedMask] = []
+    for number, (episode, own) in enumerate(zip(episodes, masks, strict=True)):
+        rewarded += _rewarded_masks(number, episode, own)
+    never_visible = not visible_F.any()
+    empty_keyframe = 1.0 if mode == "as_intended" and never_visible else 0.0
+    ious = _ious(rewarded, rles_F, empty_keyframe)
+
+    for each, iou in zip(rewarded, ious, strict=True):
+        if each.seg.role == "keyframe":
+            # A later [SEG] of the turn takes the place of an earlier one.
+            key_GT[each.episode, each.seg.turn] = iou
         else:
-            video_GF[one.episode, spatial.index(one.seg.frame)] += iou / one.several
+            column = spatial.index(each.seg.frame)
+            video_GF[each.episode, column] += iou / each.several
     last_G = key_GT.gather(1, (turns_G - 1)[:, None])[:, 0]
     return {
         "mask": iou_reward(video_GF),
@@ -97,56 +152,72 @@ def mask_parts(
     }
 
 
-def _judged(number: int, episode: Episode, masks: Sequence[np.ndarray | None]) -> list[Judged]:
-    """The masks of an episode that are worth something: on each turn's keyframe, and in the last turn on other frames.
+def _rewarded_masks(
+    number: int, episode: Episode, masks: Sequence[np.ndarray | None]
+) -> list[RewardedMask]:
+    """The masks on each turn's keyframe, and those of the last turn on the larger frames.
 
-    Of several [SEG] in a turn the last one counts on the keyframe, their mean on the other frames. A turn without
-    [SEG], or a [SEG] without a mask, has IoU 0.
+    Of several [SEG] in a turn the last one counts on the keyframe, and their mean on the other
+    frames. A turn without [SEG], or a [SEG] without a mask, has IoU 0.
     """
     last = len(episode.turns) - 1
     segs = episode.answer.segs
     several = len({seg.position for seg in segs if seg.turn == last})
-    return [
-        Judged(number, seg, mask_HW, several)
-        for seg, mask_HW in zip(segs, masks, strict=True)
-        if mask_HW is not None
-        and (seg.role == "keyframe" or (seg.role == "video" and seg.turn == last))
-    ]
+    rewarded = []
+    for seg, mask_HW in zip(segs, masks, strict=True):
+        counts = seg.role == "keyframe" or (seg.role == "video" and seg.turn == last)
+        if counts and mask_HW is not None:
+            rewarded.append(RewardedMask(number, seg, mask_HW, several))
+    return rewarded
 
 
 def _ious(
-    judged: Sequence[Judged], rles_F: Sequence[Rle | None], empty_keyframe: float
+    rewarded: Sequence[RewardedMask], rles_F: Sequence[Rle | None], empty_keyframe: float
 ) -> list[float]:
-    """IoU of each mask with the truth of its frame; where both are empty, `empty_keyframe` on a keyframe, else 1."""
-    if not judged:
+    """IoU of each mask with the truth of its frame.
+
+    Two empty masks have `empty_keyframe` on a keyframe, else 1.
+    """
+    if not rewarded:
         return []
-    hw = judged[0].mask_HW.shape
-    true = {frame: _truth(rles_F[frame], hw) for frame in {one.seg.frame for one in judged}}
-    masks_NHW = torch.tensor(np.stack([one.mask_HW for one in judged]), dtype=torch.bool)
-    truth_NHW = torch.tensor(np.stack([true[one.seg.frame] for one in judged]))
-    empty_N = torch.tensor(
-        [empty_keyframe if one.seg.role == "keyframe" else 1.0 for one in judged]
-    )
-    found: list[float] = mask_iou(masks_NHW, truth_NHW, empty_N).tolist()
-    return found
+    size = rewarded[0].mask_HW.shape
+    truth = {}
+    for frame in {each.seg.frame for each in rewarded}:
+        truth[frame] = _true_mask(rles_F[frame], size)
+
+    masks_NHW = torch.tensor(np.stack([each.mask_HW for each in rewarded]), dtype=torch.bool)
+    truth_NHW = torch.tensor(np.stack([truth[each.seg.frame] for each in rewarded]))
+    empties = []
+    for each in rewarded:
+        empties.append(empty_keyframe if each.seg.role == "keyframe" else 1.0)
+    ious: list[float] = mask_iou(masks_NHW, truth_NHW, torch.tensor(empties)).tolist()
+    return ious
 
 
-def _truth(rle: Rle | None, hw: tuple[int, ...]) -> np.ndarray:
-    mask_HW = np.zeros(hw, dtype=bool) if rle is None else decode(rle)
-    return mask_HW if mask_HW.shape == hw else resize_mask(mask_HW, (hw[0], hw[1]))
+def _true_mask(rle: Rle | None, size: tuple[int, ...]) -> np.ndarray:
+    if rle is None:
+        return np.zeros(size, dtype=bool)
+    mask_HW = decode(rle)
+    if mask_HW.shape == size:
+        return mask_HW
+    return resize_mask(mask_HW, (size[0], size[1]))
 
 
 def _last_looks(
-    said_G: Sequence[str], num_frames: int, mode: Mode, bare_json: bool
+    texts_G: Sequence[str], num_frames: int, mode: Mode, bare_json: bool
 ) -> tuple[Tensor, Tensor]:
-    """The part that each episode ends with, half-open, (0, 0) for none, and its keyframe, -1 for none."""
+    """The last part of each episode, half-open, (0, 0) for none, and its keyframe, -1 for none."""
     rows = []
-    for text in said_G:
+    for text in texts_G:
+        span = (0, 0)
+        keyframe = -1
         if mode == "as_released":
             span, keyframe = read_last(text, num_frames)
         else:
             look = read_turn(text, num_frames, bare_json).look
-            span, keyframe = ((look.start, look.stop), look.keyframe) if look else ((0, 0), -1)
+            if look is not None:
+                span = (look.start, look.stop)
+                keyframe = look.keyframe
         rows.append((*span, keyframe))
     rows_G3 = torch.tensor(rows)
     return rows_G3[:, :2], rows_G3[:, 2]

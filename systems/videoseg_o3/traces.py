@@ -1,8 +1,9 @@
 """Search traces: the text of a dialogue that narrows a video down and then answers.
 
-Each turn names a part of the video and a keyframe in it, and asks for a mask with the [SEG] token. All turns but the
-last also ask for more frames. The text is that of the VTS-CoT data (docs/spec/videoseg_o3.md, Data): frame numbers of
-the video, with an *inclusive* `end` in the text. A `Look` is half-open.
+Each turn names a part of the video and a keyframe in it, and asks for a mask with the [SEG] token.
+All turns but the last also ask for more frames. The text is that of the VTS-CoT data
+(docs/spec/videoseg_o3.md, Data): frame numbers of the video, with an *inclusive* `end` in the text.
+A `Look` is half-open.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ class Look:
 def plan_search(areas_F: np.ndarray, turns: int, rng: np.random.Generator) -> list[Look]:
     """Plan a coarse-to-fine search of `turns` looks.
 
-    The last look is the part from the first to the last frame with the target; its keyframe is one of the five
-    largest. Each look before it is at least as wide as the next, with any visible frame as its keyframe.
+    The last look is the part from the first to the last frame with the target; its keyframe is one
+    of the five largest. Each look before it is at least as wide as the next, with any visible frame
+    as its keyframe.
 
     Args:
         areas_F: pixels of the target on each frame.
@@ -54,7 +56,7 @@ def plan_search(areas_F: np.ndarray, turns: int, rng: np.random.Generator) -> li
     keyframe = int(rng.choice(by_size[:LARGEST]))
     looks = [Look(int(visible[0]), int(visible[-1]) + 1, keyframe)]
 
-    # From the last look back to the first: the part grows on both sides, by up to half of what is left there.
+    # From the last look back to the first: the part grows on both sides, by up to half of the rest.
     for _ in range(turns - 1):
         start = looks[0].start
         stop = looks[0].stop
@@ -83,13 +85,20 @@ def write_search(looks: Sequence[Look], described: str, thought: str) -> list[st
 def thought_steps(look: Look, described: str, thought: str) -> tuple[str, str, str]:
     """Return the texts of the three steps.
 
-    The target comes before the time at which it is seen, because later words can build on earlier ones.
+    The target comes before the time at which it is seen, because later words can build on earlier
+    ones.
     """
     return f"{thought}, seen from {look.start} to {look.stop - 1}", described, thought
 
 
 def write_turn(action: Action, look: Look, steps: Sequence[str]) -> str:
-    """Write one completion. `steps`: when, what the target looks like, what the query says; a short text each."""
+    """Write one completion.
+
+    Args:
+        action: select or answer.
+        look: the part and the keyframe.
+        steps: when, what the target looks like, what the query says; a short text each.
+    """
     parts = []
     for name, text in zip(STEPS, (*steps, ACTIONS[action]), strict=True):
         parts.append(f"{name}: {text}.")

@@ -8,7 +8,8 @@ import pytest
 import systems
 from configs.load import load
 from systems.videoseg_o3 import VideoSegO3
-from systems.videoseg_o3.options import BUDGETS, WEIGHTS, fit, spread
+from systems.videoseg_o3.options import BUDGETS, TERMS
+from systems.videoseg_o3.prompts import fit, spread
 from tests.systems.o3_script import TINY
 
 
@@ -49,7 +50,7 @@ def test_spread(frames, count, shown):
     [
         ({"budgets": "rl"}, "budgets is unknown; did you mean 'budget'"),
         ({"budget": "train"}, r"expected one of rl \| evaluation \| cold_start"),
-        ({"max_turns": 0}, "max_turns = 0: must be at least 1"),
+        ({"max_turns": 0}, "max_turns=0: must be at least 1"),
         ({"temporal_frames": -1}, "must be at least 0"),
         ({"key_pixels": 700}, "key_pixels=700: an image has at least 784 pixels"),
         ({"weights": {"masks": 1.0}}, "weights.masks is unknown; did you mean 'mask'"),
@@ -68,8 +69,8 @@ def test_presets_have_the_released_numbers(preset):
     options = systems.make(cfg.system.name, cfg.system.options).options
     assert options.frames == BUDGETS["rl"]
     assert (options.max_turns, options.rewards) == (3, "as_released")
-    assert options.all_weights == WEIGHTS
-    assert sum(WEIGHTS.values()) == 7
+    assert options.all_weights == TERMS
+    assert sum(TERMS.values()) == 7
     assert (cfg.rollout.prompts_per_step, cfg.rollout.group_size, cfg.train.steps) == (16, 4, 1000)
     assert (cfg.rollout.temperature, cfg.rollout.top_p) == (0.9, 0.9)
     learner = cfg.learner

@@ -16,6 +16,7 @@ import systems
 from core.types import End, Notes, SegPrompt, View
 from systems.videoseg_o3 import VideoSegO3
 from systems.videoseg_o3.answers import keeps_form
+from systems.videoseg_o3.prompts import ask_first, ask_more
 from systems.videoseg_o3.traces import Look, write_look
 from tests.systems.o3_script import (
     ANSWER,
@@ -196,9 +197,11 @@ def test_a_budget_of_the_release():
     one = sample(video=replace(sample().video, height=720, width=1280, frame_names=("a",) * 300))
     for budget, count, tokens in (("rl", 15, (24, 98, 196)), ("evaluation", 28, (24, 196, 392))):
         system = VideoSegO3.make({"budget": budget})
-        views = [x for x in system.ask_first(one) if isinstance(x, View)]
+        views = [x for x in ask_first(one, system.options, system.vision) if isinstance(x, View)]
         views += [
-            x for x in system.ask_more(one, Look(50, 90, 60), last=False) if isinstance(x, View)
+            x
+            for x in ask_more(one, Look(50, 90, 60), system.options, system.vision, last=False)
+            if isinstance(x, View)
         ]
         assert len(views) == count + 6
         sizes = sorted({view.height * view.width // 32**2 for view in views})
@@ -340,7 +343,7 @@ def test_a_dialogue_of_the_data_is_shown_as_it_is():
     assert [text for _, text in dialogue] == said
     views = [x.frame for x in dialogue[0][0] if isinstance(x, View)]
     assert views == [0, 3, 7, 11, 1, 4]
-    assert dialogue[1][0] == system.ask_more(of, Look(2, 10, 5), last=False)
+    assert dialogue[1][0] == ask_more(of, Look(2, 10, 5), system.options, system.vision, last=False)
 
 
 @pytest.mark.parametrize(
