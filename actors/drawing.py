@@ -1,15 +1,15 @@
-"""Masks that the policy draws itself: what a rank needs to draw them, and what becomes of them.
+"""Masks drawn by the policy itself: requests for a rank, and uses of the results.
 
-On the driver `Asked` lists the masks that episodes ask for, each with the name of its frame; a rank takes those of its
-rows and reads the frames itself, from the node's store, so no frame travels. Nothing here knows a process, how an
-episode was played, or what a mask is worth.
+On the driver a `DrawBatch` lists the draw requests of some episodes, each with the name of its
+frame. A rank takes the requests of its own rows and reads their frames from the node's store, so no
+frame travels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from configs.schema import MaskConfig
 from core import batch
@@ -26,164 +26,225 @@ from core.masks import union_of_targets
 from core.types import Episode, Group, MaskPrompt, MediaTable, Rle, Sample, SegPrompt, Video
 from data.frames.reading import read_frames
 
-Drawn = tuple[
-    tuple[DrawnMask | None, ...], ...
-]  # of each episode of a group, for each of its `segs`; None: not drawn
-Found = dict[tuple[int, SegPrompt], DrawnMask]  # by the number of the episode in the batch
+if TYPE_CHECKING:
+    from models.policy.pixels import Pixels
+    from models.policy.policy import Policy
+    from models.policy.seg_policy import SegPolicy
 
-REWARDED = (
-    "keyframe",
-    "video",
-)  # roles of masks that training looks at; "final" is there to be tracked
+# Drawn masks of a group: for each episode, for each of its answer's `segs`; None: not drawn.
+Drawn = tuple[tuple[DrawnMask | None, ...], ...]
+
+# Drawn masks by the number of the episode in the batch and its prompt.
+DrawnMasks = dict[tuple[int, SegPrompt], DrawnMask]
+
+# Roles of masks that training looks at. A mask of role "final" is only drawn to be tracked.
+REWARDED = ("keyframe", "video")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Masks of a batch, and where their frames are."""
+class DrawBatch:
+    """Draw requests of a batch, and the places of their frames.
 
-    masks: tuple[DrawRequest, ...]
-    frames: Mapping[str, tuple[Video, int]]  # by the name that a mask knows its frame by
+    Attributes:
+        frames: video and number of each frame, by the name (`digest`) in its requests.
+    """
+
+    requests: tuple[DrawRequest, ...]
+    frames: Mapping[str, tuple[Video, int]]
 
     def of_row(self, row: GroupBatch) -> tuple[list[DrawRequest], MediaTable]:
-        """A row's masks, and the pixels of their frames at full size."""
-        masks = requests_of_row(self.masks, row)
-        wanted: dict[Video, dict[str, int]] = {}
-        for name in dict.fromkeys(mask.digest for mask in masks):
+        """Return a row's requests, and the pixels of their frames at full size."""
+        requests = requests_of_row(self.requests, row)
+        names_by_video: dict[Video, dict[str, int]] = {}
+        for name in dict.fromkeys(request.digest for request in requests):
             video, frame = self.frames[name]
-            wanted.setdefault(video, {})[name] = frame
+            names_by_video.setdefault(video, {})[name] = frame
+
         pixels: MediaTable = {}
-        for video, numbers in wanted.items():
-            pixels |= zip(numbers, read_frames(video, list(numbers.values())), strict=True)
-        return masks, pixels
+        for video, numbers in names_by_video.items():
+            frames = read_frames(video, list(numbers.values()))
+            pixels.update(zip(numbers, frames, strict=True))
+        return requests, pixels
 
-    def share(self, rows: Sequence[GroupBatch]) -> Asked:
-        """What these rows need of it."""
-        masks = {id(mask): mask for row in rows for mask in requests_of_row(self.masks, row)}
-        names = {mask.digest for mask in masks.values()}
-        return Asked(tuple(masks.values()), {name: self.frames[name] for name in names})
+    def share(self, rows: Sequence[GroupBatch]) -> DrawBatch:
+        """Return the part of these rows."""
+        own: dict[int, DrawRequest] = {}
+        for row in rows:
+            for request in requests_of_row(self.requests, row):
+                own[id(request)] = request
+        frames = {request.digest: self.frames[request.digest] for request in own.values()}
+        return DrawBatch(tuple(own.values()), frames)
 
 
-def asked(
+def draw_batch(
     videos: Sequence[Video], episodes: Sequence[Sequence[Episode]], roles: Iterable[str] = ()
-) -> Asked:
-    """All masks that the episodes of some groups ask for; with `roles` only those of these roles."""
-    masks: list[DrawRequest] = []
+) -> DrawBatch:
+    """Return all draw requests of the episodes of some groups.
+
+    Args:
+        videos: the video of each group.
+        roles: keep requests of these roles only; empty keeps all.
+    """
+    kept_roles = set(roles)
+    requests: list[DrawRequest] = []
     frames: dict[str, tuple[Video, int]] = {}
-    wanted = set(roles)
     first = 0
     for video, group in zip(videos, episodes, strict=True):
-        numbers = {seg.frame for episode in group for seg in episode.answer.segs}
-        names = {frame: f"{video.path}/{video.frame_names[frame]}" for frame in sorted(numbers)}
-        frames |= {name: (video, frame) for frame, name in names.items()}
-        masks += [
-            m for m in draw_requests(group, first, names) if not wanted or m.prompt.role in wanted
-        ]
+        numbers: set[int] = set()
+        for episode in group:
+            numbers.update(seg.frame for seg in episode.answer.segs)
+        names: dict[int, str] = {}
+        for frame in sorted(numbers):
+            names[frame] = f"{video.path}/{video.frame_names[frame]}"
+            frames[names[frame]] = (video, frame)
+
+        for request in draw_requests(group, first, names):
+            if not kept_roles or request.prompt.role in kept_roles:
+                requests.append(request)
         first += len(group)
-    return Asked(tuple(masks), frames)
+    return DrawBatch(tuple(requests), frames)
 
 
-def by_episode(found: Found, episodes: Sequence[Sequence[Episode]]) -> list[Drawn]:
-    """What was drawn, in the order in which the episodes of each group ask for it."""
-    drawn = []
+def masks_by_episode(masks: DrawnMasks, episodes: Sequence[Sequence[Episode]]) -> list[Drawn]:
+    """Return drawn masks in the order of the requests of each group's episodes."""
+    drawn: list[Drawn] = []
     number = 0
     for group in episodes:
-        drawn.append(
-            tuple(
-                tuple(found.get((number + e, seg)) for seg in x.answer.segs)
-                for e, x in enumerate(group)
-            )
-        )
-        number += len(group)
+        of_group: list[tuple[DrawnMask | None, ...]] = []
+        for episode in group:
+            of_group.append(tuple(masks.get((number, seg)) for seg in episode.answer.segs))
+            number += 1
+        drawn.append(tuple(of_group))
     return drawn
 
 
-def to_learn(
+def mask_targets(
     samples: Sequence[Sample],
     episodes: Sequence[Sequence[Episode]],
     drawn: Sequence[Drawn] | None,
     cfg: MaskConfig,
-) -> Asked | None:
-    """What the learner is told of masks: of keyframes the one that was drawn, to calibrate the token's log-prob with,
-    and of all frames the truth (SPEC B.5). Demonstrations have none drawn. None where neither is learned from.
+) -> DrawBatch | None:
+    """Return the mask targets of the learner (docs/spec/videoseg_o3.md).
 
-    Weights are counted over the whole batch, so groups without an advantage must be learned from as well.
+    A keyframe gets the mask sampled there; it calibrates the log-prob of the keyframe's token.
+    Every rewarded frame gets the true mask, for the auxiliary loss. The weights of that loss are
+    counted over the whole batch, so groups without an advantage must be learned from as well.
+
+    Args:
+        drawn: masks of each group; None for demonstrations.
+
+    Returns:
+        None if the configuration learns from neither.
     """
-    calibrated = drawn is not None and cfg.calibration > 0
-    if not calibrated and not cfg.loss:
+    is_calibrated = drawn is not None and cfg.calibration > 0
+    if not is_calibrated and not cfg.loss:
         return None
-    found = asked([s.video for s in samples], episodes, REWARDED)
-    masks = list(found.masks)
-    if calibrated:
+
+    found = draw_batch([sample.video for sample in samples], episodes, REWARDED)
+    requests = list(found.requests)
+    if is_calibrated:
         assert drawn is not None
-        made = _numbered(drawn, episodes)
-        masks = [
-            replace(m, sampled=made[m.episode, m.prompt].sampled)
-            if m.prompt.role == "keyframe"
-            else m
-            for m in masks
-        ]
+        requests = _with_sampled_masks(requests, episodes, drawn)
     if cfg.loss:
-        truths = [
-            truth
-            for s, group in zip(samples, episodes, strict=True)
-            for truth in [_truth(s)] * len(group)
-        ]
-        masks = with_loss_weights(
-            [replace(m, truth=truths[m.episode][m.prompt.frame]) for m in masks], cfg.loss
-        )
+        requests = _with_truths(requests, samples, episodes)
+        requests = with_loss_weights(requests, cfg.loss)
     else:
-        masks = [m for m in masks if m.sampled is not None]
-    return Asked(tuple(masks), found.frames)
+        requests = [request for request in requests if request.sampled is not None]
+    return DrawBatch(tuple(requests), found.frames)
 
 
-def prompts_of(
-    episode: Episode, drawn: Sequence[DrawnMask | None]
-) -> tuple[MaskPrompt | DrawnPrompt, ...]:
-    """What a segmenter follows through the video: the answer's prompts, and masks that were drawn to be tracked."""
-    return (
-        *episode.answer.prompts,
-        *(made.prompt for made in drawn if made is not None and made.prompt is not None),
-    )
+def _with_sampled_masks(
+    requests: Sequence[DrawRequest],
+    episodes: Sequence[Sequence[Episode]],
+    drawn: Sequence[Drawn],
+) -> list[DrawRequest]:
+    """Give requests on keyframes the mask sampled there."""
+    masks: DrawnMasks = {}
+    number = 0
+    for group, of_group in zip(episodes, drawn, strict=True):
+        for episode, of_episode in zip(group, of_group, strict=True):
+            for seg, mask in zip(episode.answer.segs, of_episode, strict=True):
+                if mask is not None:
+                    masks[number, seg] = mask
+            number += 1
 
-
-def _numbered(drawn: Sequence[Drawn], episodes: Sequence[Sequence[Episode]]) -> Found:
-    flat = [
-        pair
-        for group, made in zip(episodes, drawn, strict=True)
-        for pair in zip(group, made, strict=True)
-    ]
-    return {
-        (number, seg): one
-        for number, (episode, masks) in enumerate(flat)
-        for seg, one in zip(episode.answer.segs, masks, strict=True)
-        if one is not None
-    }
-
-
-def _truth(sample: Sample) -> Sequence[Rle | None]:
-    """Of each frame: the union of the targets, None where it shows none."""
-    return union_of_targets(sample) if sample.targets else [None] * sample.video.num_frames
-
-
-def draw_rows(
-    policy: Any, pixels: Any, rows: Sequence[GroupBatch], shown: MediaTable, wanted: Asked
-) -> Found:
-    """On a rank: the masks of its rows. Those of a dummy row are drawn once more, and are the same."""
-    found: Found = {}
-    for row in rows:
-        masks, frames = wanted.of_row(row)
-        made = policy.draw(row, *pixels([shown[digest] for digest in row.images]), masks, frames)
-        found |= {(mask.episode, mask.prompt): one for mask, one in zip(masks, made, strict=True)}
+    found: list[DrawRequest] = []
+    for request in requests:
+        if request.prompt.role == "keyframe":
+            mask = masks[request.episode, request.prompt]
+            request = replace(request, sampled=mask.sampled)
+        found.append(request)
     return found
 
 
-def forest_of(groups: Sequence[Sequence[Episode]]) -> list[batch.Tree]:
-    """Trees of episodes that are only to be read, not learned from."""
+def _with_truths(
+    requests: Sequence[DrawRequest],
+    samples: Sequence[Sample],
+    episodes: Sequence[Sequence[Episode]],
+) -> list[DrawRequest]:
+    """Give every request the true mask of its frame."""
+    # The true masks of each episode of the batch.
+    truths: list[Sequence[Rle | None]] = []
+    for sample, group in zip(samples, episodes, strict=True):
+        truths += [_truth(sample)] * len(group)
+
+    found: list[DrawRequest] = []
+    for request in requests:
+        truth = truths[request.episode][request.prompt.frame]
+        found.append(replace(request, truth=truth))
+    return found
+
+
+def _truth(sample: Sample) -> Sequence[Rle | None]:
+    """Return the union of the targets on each frame, None for a frame without a target."""
+    if not sample.targets:
+        return [None] * sample.video.num_frames
+    return union_of_targets(sample)
+
+
+def tracking_prompts(
+    episode: Episode, drawn: Sequence[DrawnMask | None]
+) -> tuple[MaskPrompt | DrawnPrompt, ...]:
+    """Return the prompts to track for an episode: its mask prompts and the masks drawn for it."""
+    prompts: list[MaskPrompt | DrawnPrompt] = list(episode.answer.prompts)
+    for mask in drawn:
+        if mask is not None and mask.prompt is not None:
+            prompts.append(mask.prompt)
+    return tuple(prompts)
+
+
+def draw_rows(
+    policy: Policy | SegPolicy,
+    pixels: Pixels,
+    rows: Sequence[GroupBatch],
+    shown: MediaTable,
+    requests: DrawBatch,
+) -> DrawnMasks:
+    """Draw the masks of some rows, on a rank.
+
+    Those of a dummy row are drawn once more and are the same.
+
+    Args:
+        shown: pixels of the images in the rows.
+    """
+    assert hasattr(policy, "draw"), "only a policy with a mask head draws"
+    masks: DrawnMasks = {}
+    for row in rows:
+        of_row, frames = requests.of_row(row)
+        patches, grid_U3 = pixels([shown[digest] for digest in row.images])
+        drawn = policy.draw(row, patches, grid_U3, of_row, frames)
+        for request, mask in zip(of_row, drawn, strict=True):
+            masks[request.episode, request.prompt] = mask
+    return masks
+
+
+def forest_to_draw(groups: Sequence[Sequence[Episode]]) -> list[batch.Tree]:
+    """Return trees of episodes to read and not to learn from."""
     forest: list[batch.Tree] = []
     first = 0
     for index, episodes in enumerate(groups):
-        nothing = [(0.0,) * len(e.turns) for e in episodes]
+        credit = [(0.0,) * len(episode.turns) for episode in episodes]
         group = Group(episodes[0].sample_uid, tuple(episodes))
-        forest += batch.trees(group, index, nothing, [1.0] * len(episodes), first)
+        forest += batch.trees(group, index, credit, [1.0] * len(episodes), first)
         first += len(episodes)
     return forest

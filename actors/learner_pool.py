@@ -1,5 +1,7 @@
-"""The driver side of the learner: groups become rows with token weights that are counted over the whole batch, and
-every rank (`actors.learner`) gets the same number of them. Knows neither how episodes were played nor how scored.
+"""The driver's side of the learner: groups become rows, and every rank gets the same number.
+
+The weights of tokens are counted over the whole batch, so the update does not depend on how groups
+are dealt to rows and ranks.
 """
 
 from __future__ import annotations
@@ -7,178 +9,234 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import ray
 
-from actors.drawing import Asked
-from actors.learner import Learner, Place
-from actors.objective import join, means
-from actors.painter import DrawingPool
-from cluster.placement import Placement
-from cluster.refs import MediaRef, results
+from actors.drawer import DrawingPool, media_of_rows
+from actors.drawing import DrawBatch
+from actors.learner import LearnerActor, RankPlace
+from actors.objective import RowStats, batch_metrics
+from cluster.placement import Device, Placement
+from cluster.refs import Handle, MediaRef, results, start_actor
 from cluster.weights import WeightVersion
 from configs.schema import Config
 from core import batch, grpo
-from core.batch import ImageLayout
 from core.types import Group, Update
 
+# The driver does not need DeepSpeed.
+if TYPE_CHECKING:
+    from actors.trainer import StepReport
 
-class LearnerPool(DrawingPool):
-    """All ranks. `learn`, `imitate`, `publish`, `save`, `load` and `close` act on all ranks at once."""
+# Advantages of a group: of each turn of each episode.
+Credit = Sequence[Sequence[float]]
+
+
+class LearnerPool(DrawingPool[LearnerActor]):
+    """All ranks of the learner. Every method acts on all of them at once."""
 
     def __init__(self, cfg: Config, placement: Placement, total_updates: int = 0) -> None:
-        """`total_updates`: length of the learning-rate schedule; by default that of the training run."""
-        self.cfg = cfg
-        self.placement = placement
-        self.bad_steps = 0  # in a row: skipped because loss or gradient was not finite
-        ranks = range(cfg.learner.world_size)
-        self.ranks = [
-            ray.remote(Learner).options(**placement.options("learner", rank)).remote()
-            for rank in ranks
-        ]
+        """Start the ranks.
+
+        Args:
+            total_updates: length of the learning-rate schedule; 0 means that of a training run.
+
+        Raises:
+            ValueError: an unusable policy or setting.
+        """
         total = total_updates or cfg.train.steps * cfg.learner.optimizer_steps
-        hosts = ray.get([rank.address.remote() for rank in self.ranks])
-        self.places = places(hosts, placement.device)
-        layouts = [
-            r.start.remote(cfg, placement.device, place, total)
-            for r, place in zip(self.ranks, self.places, strict=True)
-        ]
-        self.layout: ImageLayout = results(layouts)[0]
+        # Optimizer steps in a row that were skipped because loss or gradient was not finite.
+        self.bad_steps = 0
+        ranks: list[Handle[LearnerActor]] = []
+        for number in range(cfg.learner.world_size):
+            ranks.append(start_actor(LearnerActor, placement.options("learner", number)))
+
+        # All ranks must know the first one's address before one of them can start.
+        hosts = results([rank.call(LearnerActor.address) for rank in ranks])
+        self.places = rank_places(hosts, placement.device)
+        starting = []
+        for rank, place in zip(ranks, self.places, strict=True):
+            starting.append(rank.call(LearnerActor.start, cfg, placement.device, place, total))
+        super().__init__(cfg, ranks, layout=results(starting)[0])
 
     def learn(
-        self, groups: Sequence[Group], media: Sequence[MediaRef], masks: Asked | None = None
+        self, groups: Sequence[Group], media: Sequence[MediaRef], masks: DrawBatch | None = None
     ) -> Update:
-        """GRPO on whole, judged groups (`core.grpo.judge`); `media[i]` holds the pixels of group i.
+        """Make the optimizer steps of GRPO on whole, judged groups (`core.grpo.judge`).
 
-        Groups without any advantage carry no gradient and are not computed, but they count in the mean; with a KL or
-        entropy term or with losses of `masks` they are computed too. If none is left, no step is made.
+        A group without any advantage carries no policy gradient. It is not computed, but it counts
+        in the mean. With a KL or entropy term, or with losses of `masks`, it is computed too. If
+        no group is left, no step is made.
+
+        Args:
+            media: pixels of each group.
+            masks: mask targets of the whole batch (`actors.drawing.mask_targets`).
         """
         cfg = self.cfg.grpo
-        credits = [
-            grpo.credit(
-                g, per_turn=cfg.per_turn_credit, std=cfg.advantage_std, eps=cfg.advantage_eps
+        credits: list[Credit] = []
+        for group in groups:
+            credits.append(
+                grpo.credit(
+                    group,
+                    per_turn=cfg.per_turn_credit,
+                    std=cfg.advantage_std,
+                    eps=cfg.advantage_eps,
+                )
             )
-            for g in groups
-        ]
-        dense = cfg.kl_coef > 0 or cfg.entropy_coef != 0
-        dense = dense or (masks is not None and any(mask.weight for mask in masks.masks))
-        useful = [dense or any(a != 0.0 for turns in credit for a in turns) for credit in credits]
+
+        has_other_losses = cfg.kl_coef > 0 or cfg.entropy_coef != 0
+        if masks is not None and any(request.weight for request in masks.requests):
+            has_other_losses = True
+        useful = [has_other_losses or _has_advantage(credit) for credit in credits]
+
         forest = self._forest(groups, credits, cfg.aggregation, useful)
         return self._run(forest, media, masks, imitate=False, skipped_groups=useful.count(False))
 
     def imitate(
-        self, demonstrations: Sequence[Group], media: Sequence[MediaRef], masks: Asked | None = None
+        self,
+        demonstrations: Sequence[Group],
+        media: Sequence[MediaRef],
+        masks: DrawBatch | None = None,
     ) -> Update:
-        """Supervised fine-tuning: cross-entropy on every completion token, mean over the tokens of the batch.
+        """Make one step of supervised fine-tuning: cross-entropy, mean over the batch's tokens.
 
-        A demonstration is a group whose turns hold the ideal completion; log-probs, rewards and advantages are unused.
+        Args:
+            demonstrations: groups with the ideal completion in every turn. Their log-probs,
+                rewards and advantages are ignored.
         """
-        credits = [[(0.0,) * len(e.turns) for e in g.episodes] for g in demonstrations]
+        credits: list[Credit] = []
+        for group in demonstrations:
+            credits.append([(0.0,) * len(episode.turns) for episode in group.episodes])
         forest = self._forest(demonstrations, credits, "token_mean", [True] * len(demonstrations))
         return self._run(forest, media, masks, imitate=True, skipped_groups=0)
 
     def _forest(
         self,
         groups: Sequence[Group],
-        credits: Sequence[Any],
+        credits: Sequence[Credit],
         aggregation: str,
         useful: Sequence[bool],
     ) -> list[batch.Tree]:
-        counts = [grpo.trained_tokens(g) for g in groups]
-        longest = self.cfg.rollout.max_model_len
-        flat = grpo.token_weights([n for c in counts for n in c], aggregation, max_tokens=longest)
+        """Return the trees of the useful groups. Token weights are counted over all groups."""
+        counts: list[int] = []
+        for group in groups:
+            counts += grpo.trained_tokens(group)
+        weights = grpo.token_weights(counts, aggregation, max_tokens=self.cfg.rollout.max_model_len)
+
         forest: list[batch.Tree] = []
         first = 0
-        for i, group in enumerate(groups):
-            weights = flat[first : first + len(group.episodes)]
-            if useful[i]:
-                forest += batch.trees(group, i, credits[i], weights, first)
-            first += len(group.episodes)
+        for number, group in enumerate(groups):
+            stop = first + len(group.episodes)
+            if useful[number]:
+                forest += batch.trees(group, number, credits[number], weights[first:stop], first)
+            first = stop
         return forest
 
     def _run(
         self,
         forest: list[batch.Tree],
         media: Sequence[MediaRef],
-        masks: Asked | None,
+        masks: DrawBatch | None,
         imitate: bool,
         skipped_groups: int,
     ) -> Update:
+        """Let all ranks learn from their share of the rows, and combine their reports."""
         if not forest:
-            nothing = {"tokens_sum": 0.0}
-            metrics = means(nothing, nothing) | {
-                "skipped_groups": skipped_groups,
-                "skipped_steps": 0.0,
-            }
-            return Update(0.0, 0.0, metrics | {"bad_steps": float(self.bad_steps)})
-        rows = batch.rows_of_ranks(
-            forest, len(self.ranks), self.cfg.learner.row_tokens, self.layout
-        )
-        calls = [
-            rank.learn.remote(
-                share,
-                {g: media[g] for row in share for g in row.groups},
-                imitate,
-                masks and masks.share(share),
-            )
-            for rank, share in zip(self.ranks, rows, strict=True)
-        ]
-        reports = list(zip(*results(calls), strict=True))  # [optimizer step][rank]
-        steps = [join([sums for sums, _, _ in report]) for report in reports]
-        norms = [report[0][1] for report in reports]
-        done = [n for n in norms if n is not None]
-        for norm in norms:
-            self.bad_steps = self.bad_steps + 1 if norm is None else 0
-        metrics = means(steps[0], steps[-1]) | {
-            "skipped_groups": float(skipped_groups),
-            "skipped_steps": float(norms.count(None)),  # loss or gradient was not finite
-            "bad_steps": float(self.bad_steps),  # ... in a row, also over batches
-            "lr": reports[-1][0][2],
-        }
-        loss = float(np.mean([s["loss_sum"] for s in steps]))
-        return Update(loss, float(np.mean(done)) if done else float("nan"), metrics)
+            metrics = batch_metrics(RowStats(), RowStats())
+            metrics["skipped_groups"] = skipped_groups
+            metrics["skipped_steps"] = 0.0
+            metrics["bad_steps"] = float(self.bad_steps)
+            return Update(0.0, 0.0, metrics)
+
+        calls = []
+        for rank, rows in zip(self.ranks, self.deal(forest), strict=True):
+            own_media = media_of_rows(rows, media)
+            own_masks = masks.share(rows) if masks is not None else None
+            calls.append(rank.call(LearnerActor.learn, rows, own_media, imitate, own_masks))
+        return self._combine(results(calls), skipped_groups)
+
+    def _combine(self, reports: Sequence[Sequence[StepReport]], skipped_groups: int) -> Update:
+        """Combine the ranks' reports of every optimizer step on one batch."""
+        steps: list[RowStats] = []
+        norms: list[float] = []
+        skipped_steps = 0
+        for of_ranks in zip(*reports, strict=True):
+            steps.append(RowStats.total([report.stats for report in of_ranks]))
+            # The norm is the same on all ranks. A step without one was skipped.
+            norm = of_ranks[0].grad_norm
+            if norm is None:
+                skipped_steps += 1
+                self.bad_steps += 1
+            else:
+                norms.append(norm)
+                self.bad_steps = 0
+
+        metrics = batch_metrics(steps[0], steps[-1])
+        metrics["skipped_groups"] = float(skipped_groups)
+        metrics["skipped_steps"] = float(skipped_steps)
+        metrics["bad_steps"] = float(self.bad_steps)
+        metrics["lr"] = reports[0][-1].lr
+
+        loss = float(np.mean([step.loss for step in steps]))
+        grad_norm = float(np.mean(norms)) if norms else float("nan")
+        return Update(loss, grad_norm, metrics)
 
     def publish(self, version: int) -> WeightVersion:
-        """The current weights in the object store, ready for rollout actors to pull.
+        """Make the current weights a version for rollout actors to pull.
 
-        With a GPU backend the version names the ranks as its senders: it must be taken before they learn on.
+        With a GPU backend the version names the ranks as its senders, and it must be taken before
+        they learn on.
         """
-        weights: WeightVersion = results([rank.publish.remote(version) for rank in self.ranks])[0]
-        return (
-            weights if weights.payload is not None else replace(weights, senders=tuple(self.ranks))
-        )
+        first = results([rank.call(LearnerActor.publish, version) for rank in self.ranks])[0]
+        assert first is not None, "rank 0 always publishes"
+        if first.payload is None:
+            return replace(first, senders=tuple(self.ranks))
+        return first
 
     def head(self) -> dict[str, np.ndarray]:
-        """The weights of the mask head as they are now, for segmenters that draw anew while they track."""
-        weights: dict[str, np.ndarray] = results([rank.head.remote() for rank in self.ranks])[0]
-        return weights
+        """Return the mask head's weights, for segmenters with `mask.redraw`."""
+        return results([rank.call(LearnerActor.head) for rank in self.ranks])[0]
 
     def save(self, folder: Path | str) -> None:
-        """Policy, optimizer and random states into `folder`, which all ranks can reach."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        results([rank.save.remote(str(Path(folder).resolve())) for rank in self.ranks])
+        """Write policy, optimizer and random states into a folder within reach of all ranks."""
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        results([rank.call(LearnerActor.save, str(path.resolve())) for rank in self.ranks])
 
     def load(self, folder: Path | str) -> None:
-        """Goes on from a checkpoint. Raises ValueError if it does not fit this policy or this number of ranks."""
-        results([rank.load.remote(str(Path(folder).resolve())) for rank in self.ranks])
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: it does not fit this policy or this number of ranks.
+        """
+        path = Path(folder).resolve()
+        results([rank.call(LearnerActor.load, str(path)) for rank in self.ranks])
 
     def close(self) -> None:
-        """Ends all ranks."""
-        ray.get([rank.close.remote() for rank in self.ranks])
-        for rank in self.ranks:
-            ray.kill(rank)
+        """Take all ranks out of their process group, and end them."""
+        results([rank.call(LearnerActor.close) for rank in self.ranks])
+        super().close()
 
 
-def places(hosts: Sequence[tuple[str, int]], device: str) -> list[Place]:
-    """Ranks in the order of `hosts` (address, free port); the first one is the master.
+def rank_places(hosts: Sequence[tuple[str, int]], device: Device) -> list[RankPlace]:
+    """Number the ranks in the order of `hosts` (address, free port); the first is the master.
 
-    On GPU Ray shows each rank its own device only, so that every local rank is 0.
+    On GPU Ray shows each rank its own device only, so every local rank is 0.
     """
-    found = []
-    for rank, (host, _) in enumerate(hosts):
-        before = sum(h == host for h, _ in hosts[:rank])
-        local = (0, 1) if device == "cuda" else (before, sum(h == host for h, _ in hosts))
-        found.append(Place(rank, len(hosts), *local, master=hosts[0]))
-    return found
+    addresses = [address for address, _ in hosts]
+    places: list[RankPlace] = []
+    for rank, address in enumerate(addresses):
+        local_rank = 0
+        local_ranks = 1
+        if device == "cpu":
+            local_rank = addresses[:rank].count(address)
+            local_ranks = addresses.count(address)
+        places.append(RankPlace(rank, len(hosts), local_rank, local_ranks, master=hosts[0]))
+    return places
+
+
+def _has_advantage(credit: Credit) -> bool:
+    for turns in credit:
+        if any(advantage != 0.0 for advantage in turns):
+            return True
+    return False

@@ -1,30 +1,101 @@
-"""What one row contributes to the step's loss, and to its report. Tensors and numbers: no process, no DeepSpeed."""
+"""The loss of one row, and statistics of it for the report of a step."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from configs.schema import GrpoConfig
 from core import grpo
 from core.batch import GroupBatch
-from core.losses import LOSSES, Bounds
+from core.losses import LOSSES, Bounds, Surrogate
 
-Sums = dict[
-    str, float
-]  # sums, extremes and counts over trained tokens, by a name that ends with how they combine
-WATCHED_CAP = 2.0  # what "importance_above_cap" counts while grpo.importance_cap is off
+# Bound that the metric "importance_above_cap" counts by while grpo.importance_cap is off.
+WATCHED_CAP = 2.0
 
 
-def _total(values: list[float]) -> float:
-    """`math.fsum` refuses inf - inf, which a step that went wrong may report."""
-    return math.fsum(values) if all(math.isfinite(v) for v in values) else float(sum(values))
+@dataclass(frozen=True)
+class RatioStats:
+    """Comparisons of two policies: sums and extremes over trained tokens.
+
+    Attributes:
+        gap_sum: absolute differences of log-probs between engine and learner.
+        kl_sum: KL estimates to the reference.
+        clipped_sum: number of clipped tokens.
+        ratio_sum: probability ratios of the learner's policy to itself before the batch.
+        importance_sum: importance weights of the learner's policy to the engine's.
+        above_cap_sum: number of importance weights above the cap.
+    """
+
+    gap_sum: float
+    gap_max: float
+    kl_sum: float
+    clipped_sum: float
+    ratio_sum: float
+    ratio_max: float
+    ratio_min: float
+    importance_sum: float
+    importance_max: float
+    above_cap_sum: float
+
+    @classmethod
+    def total(cls, parts: Sequence[RatioStats]) -> RatioStats:
+        """Combine the statistics of several rows or ranks."""
+        return cls(
+            gap_sum=_sum([part.gap_sum for part in parts]),
+            gap_max=max(part.gap_max for part in parts),
+            kl_sum=_sum([part.kl_sum for part in parts]),
+            clipped_sum=_sum([part.clipped_sum for part in parts]),
+            ratio_sum=_sum([part.ratio_sum for part in parts]),
+            ratio_max=max(part.ratio_max for part in parts),
+            ratio_min=min(part.ratio_min for part in parts),
+            importance_sum=_sum([part.importance_sum for part in parts]),
+            importance_max=max(part.importance_max for part in parts),
+            above_cap_sum=_sum([part.above_cap_sum for part in parts]),
+        )
 
 
-_JOIN: dict[str, Callable[[list[float]], float]] = {"sum": _total, "max": max, "min": min}
+@dataclass(frozen=True)
+class RowStats:
+    """Statistics of one row, or of several together. Those of a dummy row are all 0.
+
+    Attributes:
+        loss: share of the global loss.
+        tokens: number of trained tokens.
+        row_tokens: number of all tokens.
+        rows: number of rows.
+        entropy_sum: entropies of the trained tokens.
+        mask_loss: share of the mask losses; None for a policy without a mask head.
+        ratios: comparison of policies; None in imitation.
+    """
+
+    loss: float = 0.0
+    tokens: float = 0.0
+    row_tokens: float = 0.0
+    rows: float = 0.0
+    entropy_sum: float = 0.0
+    mask_loss: float | None = None
+    ratios: RatioStats | None = None
+
+    @classmethod
+    def total(cls, parts: Sequence[RowStats]) -> RowStats:
+        """Combine the statistics of several rows or ranks. Sums do not depend on their order."""
+        mask_losses = [part.mask_loss for part in parts if part.mask_loss is not None]
+        ratios = [part.ratios for part in parts if part.ratios is not None]
+        return cls(
+            loss=_sum([part.loss for part in parts]),
+            tokens=_sum([part.tokens for part in parts]),
+            row_tokens=_sum([part.row_tokens for part in parts]),
+            rows=_sum([part.rows for part in parts]),
+            entropy_sum=_sum([part.entropy_sum for part in parts]),
+            mask_loss=_sum(mask_losses) if mask_losses else None,
+            ratios=RatioStats.total(ratios) if ratios else None,
+        )
 
 
 def grpo_loss(
@@ -37,104 +108,158 @@ def grpo_loss(
     reference_N: Tensor | None,
     off_policy: bool,
     text_N: Tensor | None = None,
-) -> tuple[Tensor, Sums]:
-    """The row's share of the global loss, sum(weight * (surrogate + kl_coef KL - entropy_coef entropy)).
+) -> tuple[Tensor, RowStats]:
+    """Return the row's share of the global loss, and its statistics.
 
-    `old_N`: the learner's own log-probs before this batch's first optimizer step. `off_policy`: the samples may come
-    from an older policy, so the surrogate is weighted by truncated importance weights (reported in any case).
-    `text_N`: what the KL term compares, where `logprob_N` says more than text (calibrated masks).
+    The loss is sum(weight * (surrogate + kl_coef * KL - entropy_coef * entropy)).
+
+    Args:
+        old_N: the learner's own log-probs before this batch's first optimizer step.
+        reference_N: log-probs of the reference policy; None without a KL term.
+        off_policy: the samples may come from an older policy, so the surrogate is weighted by
+            truncated importance weights. These are reported in any case.
+        text_N: log-probs of the text alone, for the KL term, if `logprob_N` also holds the
+            likelihood of drawn masks.
     """
-    as_tensor = lambda a: torch.as_tensor(a, dtype=logprob_N.dtype, device=logprob_N.device)
-    engine_N = as_tensor(row.engine_logprob_N)
-    weight_N = as_tensor(row.weight_N)
+    engine_N = _tensor_like(row.engine_logprob_N, logprob_N)
+    advantage_N = _tensor_like(row.advantage_N, logprob_N)
+    weight_N = _tensor_like(row.weight_N, logprob_N)
     episode_N = torch.as_tensor(row.episode_N, device=logprob_N.device)
+
+    # The policy-gradient loss.
     bounds = Bounds(cfg.clip_low, cfg.clip_high, cfg.dual_clip)
-    surrogate = LOSSES[cfg.loss](logprob_N, old_N, as_tensor(row.advantage_N), episode_N, bounds)
+    surrogate = LOSSES[cfg.loss](logprob_N, old_N, advantage_N, episode_N, bounds)
     loss_N = surrogate.loss_N
+
+    # Corrections and further terms.
     importance_N = grpo.importance_ratios(old_N, engine_N, episode_N, cfg.importance)
     if off_policy and cfg.importance_cap > 0:
         loss_N = loss_N * importance_N.clamp(max=cfg.importance_cap)
+
     kl_N = torch.zeros_like(loss_N)
     if reference_N is not None:
-        kl_N = grpo.kl(logprob_N if text_N is None else text_N, reference_N, cfg.kl_estimator)
+        compared_N = logprob_N if text_N is None else text_N
+        kl_N = grpo.kl(compared_N, reference_N, cfg.kl_estimator)
         loss_N = loss_N + cfg.kl_coef * kl_N
+
     if cfg.entropy_coef:
         loss_N = loss_N - cfg.entropy_coef * entropy_N
+
     loss = (weight_N * loss_N).sum()
-    sums = _base(loss, entropy_N, row)
-    if sums["tokens_sum"]:
-        gap_N = (logprob_N - engine_N).abs()
-        sums |= {
-            "gap_sum": float(gap_N.sum()),
-            "gap_max": float(gap_N.max()),
-            "kl_sum": float(kl_N.sum()),
-            "clipped_sum": float(surrogate.clipped_N.sum()),
-            "ratio_sum": float(surrogate.ratio_N.sum()),
-            "ratio_max": float(surrogate.ratio_N.max()),
-            "ratio_min": float(surrogate.ratio_N.min()),
-            "importance_sum": float(importance_N.sum()),
-            "importance_max": float(importance_N.max()),
-            "above_sum": float((importance_N > (cfg.importance_cap or WATCHED_CAP)).sum()),
-        }
-    return loss, sums
+    stats = _row_stats(loss, entropy_N, row)
+    if not stats.tokens:
+        return loss, stats
+
+    gap_N = (logprob_N - engine_N).abs()
+    cap = cfg.importance_cap or WATCHED_CAP
+    return loss, replace(stats, ratios=_ratio_stats(gap_N, kl_N, surrogate, importance_N, cap))
 
 
-def imitation_loss(logprob_N: Tensor, entropy_N: Tensor, row: GroupBatch) -> tuple[Tensor, Sums]:
-    """Cross-entropy on the demonstrated completions: -sum(weight * log-prob)."""
-    weight_N = torch.as_tensor(row.weight_N, dtype=logprob_N.dtype, device=logprob_N.device)
+def _ratio_stats(
+    gap_N: Tensor, kl_N: Tensor, surrogate: Surrogate, importance_N: Tensor, cap: float
+) -> RatioStats:
+    return RatioStats(
+        gap_sum=float(gap_N.sum()),
+        gap_max=float(gap_N.max()),
+        kl_sum=float(kl_N.sum()),
+        clipped_sum=float(surrogate.clipped_N.sum()),
+        ratio_sum=float(surrogate.ratio_N.sum()),
+        ratio_max=float(surrogate.ratio_N.max()),
+        ratio_min=float(surrogate.ratio_N.min()),
+        importance_sum=float(importance_N.sum()),
+        importance_max=float(importance_N.max()),
+        above_cap_sum=float((importance_N > cap).sum()),
+    )
+
+
+def imitation_loss(
+    logprob_N: Tensor, entropy_N: Tensor, row: GroupBatch
+) -> tuple[Tensor, RowStats]:
+    """Return the cross-entropy on demonstrated completions, -sum(weight * log-prob)."""
+    weight_N = _tensor_like(row.weight_N, logprob_N)
     loss = -(weight_N * logprob_N).sum()
-    return loss, _base(loss, entropy_N, row)
+    return loss, _row_stats(loss, entropy_N, row)
 
 
-def with_masks(loss: Tensor, sums: Sums, auxiliary: Tensor) -> tuple[Tensor, Sums]:
-    """The same with the row's share of the mask losses, of a policy that draws."""
+def add_mask_loss(loss: Tensor, stats: RowStats, auxiliary: Tensor) -> tuple[Tensor, RowStats]:
+    """Add the row's share of the mask losses."""
     value = float(auxiliary.detach())
-    return loss + auxiliary, sums | {"loss_sum": sums["loss_sum"] + value, "mask_loss_sum": value}
+    return loss + auxiliary, replace(stats, loss=stats.loss + value, mask_loss=value)
 
 
-def _base(loss: Tensor, entropy_N: Tensor, row: GroupBatch) -> Sums:
-    """A dummy row has weight 0 throughout and counts nowhere."""
-    if not row.weight_N.any():
-        return {"loss_sum": 0.0, "tokens_sum": 0.0}
-    return {
-        "loss_sum": float(loss.detach()),
-        "tokens_sum": float(len(row.weight_N)),
-        "row_tokens_sum": float(len(row.ids_T)),
-        "rows_sum": 1.0,
-        "entropy_sum": float(entropy_N.detach().sum()),
-    }
+def _tensor_like(array_N: np.ndarray, other: Tensor) -> Tensor:
+    return torch.as_tensor(array_N, dtype=other.dtype, device=other.device)
 
 
-def must_fail(loss: Tensor, logprob_N: Tensor) -> Tensor:
-    """The loss; if it is not finite, one whose gradient is not finite either: the optimizer's check then finds it, on
-    every rank, and drops the step. A bound may have taken away the gradient of the token that went wrong."""
+def _row_stats(loss: Tensor, entropy_N: Tensor, row: GroupBatch) -> RowStats:
+    is_dummy = not row.weight_N.any()
+    if is_dummy:
+        return RowStats()
+    return RowStats(
+        loss=float(loss.detach()),
+        tokens=float(len(row.weight_N)),
+        row_tokens=float(len(row.ids_T)),
+        rows=1.0,
+        entropy_sum=float(entropy_N.detach().sum()),
+    )
+
+
+def spread_failure(loss: Tensor, logprob_N: Tensor) -> Tensor:
+    """Return the loss, or one with a gradient of NaN if the loss is not finite.
+
+    A bound in the loss may have removed the gradient of the bad token. With NaN in the gradient
+    the optimizer's check fails on every rank, and the step is dropped.
+    """
     return loss if loss.isfinite() else math.nan * logprob_N.sum()
 
 
-def join(many: Sequence[Sums]) -> Sums:
-    """Sums of several rows, or of several ranks, as one."""
-    names = {name for sums in many for name in sums}
-    return {n: _JOIN[n.rsplit("_", 1)[1]]([s[n] for s in many if n in s]) for n in sorted(names)}
+def batch_metrics(first: RowStats, last: RowStats) -> dict[str, float]:
+    """Return the metrics of a batch, as means over its trained tokens.
 
+    Args:
+        first: statistics of the batch's first optimizer step, still with the weights of the
+            rollouts. Engine gap, entropy and importance weights are taken from it.
+        last: statistics of its last step. Ratios, clipping and KL are taken from it.
+    """
+    tokens = max(first.tokens, 1.0)
+    neutral = RatioStats(
+        gap_sum=0.0,
+        gap_max=0.0,
+        kl_sum=0.0,
+        clipped_sum=0.0,
+        ratio_sum=tokens,
+        ratio_max=1.0,
+        ratio_min=1.0,
+        importance_sum=tokens,
+        importance_max=1.0,
+        above_cap_sum=0.0,
+    )
+    before = first.ratios or neutral
+    after = last.ratios or neutral
 
-def means(first: Sums, last: Sums) -> dict[str, float]:
-    """Means over trained tokens of one batch: engine gap and entropy at its first optimizer step, when the weights are
-    those that played; ratios, clipping and KL at its last."""
-    tokens = max(first["tokens_sum"], 1.0)
-    masks = {"mask_loss": first["mask_loss_sum"]} if "mask_loss_sum" in first else {}
-    return masks | {
-        "logprob_gap_mean": first.get("gap_sum", 0.0) / tokens,
-        "logprob_gap_max": first.get("gap_max", 0.0),
-        "entropy": first.get("entropy_sum", 0.0) / tokens,
-        "importance_mean": first.get("importance_sum", tokens) / tokens,
-        "importance_max": first.get("importance_max", 1.0),
-        "importance_above_cap": first.get("above_sum", 0.0) / tokens,
-        "kl": last.get("kl_sum", 0.0) / tokens,
-        "clip_fraction": last.get("clipped_sum", 0.0) / tokens,
-        "ratio_mean": last.get("ratio_sum", tokens) / tokens,
-        "ratio_max": last.get("ratio_max", 1.0),
-        "ratio_min": last.get("ratio_min", 1.0),
-        "trained_tokens": first["tokens_sum"],
-        "row_tokens": first.get("row_tokens_sum", 0.0),
-        "rows": first.get("rows_sum", 0.0),
+    metrics: dict[str, float] = {}
+    if first.mask_loss is not None:
+        metrics["mask_loss"] = first.mask_loss
+    return metrics | {
+        "logprob_gap_mean": before.gap_sum / tokens,
+        "logprob_gap_max": before.gap_max,
+        "entropy": first.entropy_sum / tokens,
+        "importance_mean": before.importance_sum / tokens,
+        "importance_max": before.importance_max,
+        "importance_above_cap": before.above_cap_sum / tokens,
+        "kl": after.kl_sum / tokens,
+        "clip_fraction": after.clipped_sum / tokens,
+        "ratio_mean": after.ratio_sum / tokens,
+        "ratio_max": after.ratio_max,
+        "ratio_min": after.ratio_min,
+        "trained_tokens": first.tokens,
+        "row_tokens": first.row_tokens,
+        "rows": first.rows,
     }
+
+
+def _sum(values: Sequence[float]) -> float:
+    """Add up exactly. `math.fsum` refuses inf - inf, but a failed step may report it."""
+    if all(math.isfinite(value) for value in values):
+        return math.fsum(values)
+    return float(sum(values))

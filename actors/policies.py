@@ -1,4 +1,4 @@
-"""The models of a learner rank as the configuration says: the policy, and the reference if the KL term is on."""
+"""The models of a learner rank: the policy, and the reference if the KL term is on."""
 
 from __future__ import annotations
 
@@ -12,13 +12,21 @@ from models.policy.lora import Lora
 from models.policy.policy import Policy
 from models.policy.reference import Reference
 
-if TYPE_CHECKING:  # most policies do not draw, and need no SAM 2
+# Most policies do not draw, and need no SAM 2.
+if TYPE_CHECKING:
     from models.policy.seg_policy import SegPolicy
 
 
 def load(cfg: Config, folder: Path, device: str) -> tuple[Policy | SegPolicy, Reference | None]:
-    """From a Hugging Face folder, with its mask head where `mask.token` is set. With LoRA the policy is its own
-    reference; else that is a frozen copy."""
+    """Load the policy of a Hugging Face folder, with its mask head if `mask.token` is set.
+
+    Returns:
+        The policy, and the reference if there is a KL term. With LoRA the policy is its own
+        reference; otherwise the reference is a frozen copy.
+
+    Raises:
+        ValueError: the folder, its mask head or a setting does not fit.
+    """
     learner = cfg.learner
     dialogue = load_dialogue(folder)
     common: dict[str, Any] = {
@@ -27,10 +35,11 @@ def load(cfg: Config, folder: Path, device: str) -> tuple[Policy | SegPolicy, Re
         "attention": cfg.policy.attention,
         "device": device,
     }
-    adapter = None
+    adapter: Lora | None = None
     if learner.lora_rank:
         targets = tuple(learner.lora_targets) or dialogue.family.lora_targets
         adapter = Lora(learner.lora_rank, learner.lora_alpha, targets)
+
     policy = Policy(
         folder,
         freeze_vision=learner.freeze_vision,
@@ -38,16 +47,22 @@ def load(cfg: Config, folder: Path, device: str) -> tuple[Policy | SegPolicy, Re
         adapter=adapter,
         **common,
     )
-    whole = drawing(cfg, folder, policy, dialogue) if cfg.mask.token else policy
+    whole: Policy | SegPolicy = policy
+    if cfg.mask.token:
+        whole = with_mask_head(cfg, folder, policy, dialogue)
     if cfg.grpo.kl_coef <= 0:
         return whole, None
-    return whole, Reference(
-        policy if adapter else Policy(folder, **common), offload=learner.offload_reference
-    )
+
+    start = policy if adapter is not None else Policy(folder, **common)
+    return whole, Reference(start, offload=learner.offload_reference)
 
 
-def drawing(cfg: Config, folder: Path, policy: Policy, dialogue: Dialogue) -> SegPolicy:
-    """The policy with the mask head of its folder. Raises ValueError for a token or head that is not there."""
+def with_mask_head(cfg: Config, folder: Path, policy: Policy, dialogue: Dialogue) -> SegPolicy:
+    """Return the policy with the mask head of its folder.
+
+    Raises:
+        ValueError: the folder has no such token or no head.
+    """
     from models.policy.seg_policy import SegOptions, attach
     from models.segmenters import sam2_build
 
@@ -60,16 +75,20 @@ def drawing(cfg: Config, folder: Path, policy: Policy, dialogue: Dialogue) -> Se
         dice=mask.dice,
         points=mask.points,
     )
-    return attach(
-        policy, folder, sam, shape, token_id(dialogue, mask.token), options, fresh=mask.fresh
-    )
+    seg_id = token_id(dialogue, mask.token)
+    return attach(policy, folder, sam, shape, seg_id, options, fresh=mask.fresh)
 
 
 def token_id(dialogue: Dialogue, token: str) -> int:
-    """Of `mask.token`, which must be one token of the policy's that it may say; else a ValueError."""
+    """Return the id of `mask.token`.
+
+    Raises:
+        ValueError: it is not one token of the policy's vocabulary.
+    """
     ids = dialogue.text(token)
     if len(ids) != 1:
         raise ValueError(
-            f"mask.token={token}: {len(ids)} tokens in policy.path's tokenizer, not one: ray_jobs.warm_start adds it"
+            f"mask.token={token}: {len(ids)} tokens in policy.path's tokenizer, not one: "
+            "ray_jobs.warm_start adds it"
         )
     return ids[0]

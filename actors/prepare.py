@@ -1,21 +1,23 @@
-"""Work on one video at a time, all over the cluster: checks and tables in Ray tasks, the label filter in actors.
+"""Preparation of a data set, one video at a time, all over the cluster.
 
-Every piece is one video, and results arrive as they are finished: the caller keeps them, so that nothing but the pieces
-in flight is lost with a kill. A video that ends its process (a decoder may crash on a damaged file) is a result too.
-Knows no file format and writes nothing.
+Checks and tables run in Ray tasks, the label filter in actors. Results arrive as they are finished
+and the caller keeps them, so a kill costs only the videos in flight. A damaged file may crash its
+decoder and with it the process; this is a result, too.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import ray
 
+from actors.pool import Pool
 from actors.segmenter import load_segmenter
 from cluster.placement import Placement
+from cluster.refs import Handle, Ref, start_actor
 from configs.schema import Config
 from core.masks import box, decode
 from core.types import MaskPrompt, Rle, Sample, Target, Video
@@ -24,8 +26,10 @@ from data.prepare.keep import Judged, iou
 from data.prepare.tables import TargetTable, target_table
 from data.prepare.verify import Problem, broken_masks, problems_of_video
 
-MAX_ATTEMPTS = 2  # at one video, each ended by the death of a process
-FRAMES = 16  # of a video that are in memory at a time
+# Processes that a video may cost before it counts as a problem.
+MAX_ATTEMPTS = 2
+# Frames of a video that a judge holds in memory at a time.
+FRAMES = 16
 
 
 @dataclass(frozen=True)
@@ -37,160 +41,206 @@ class Piece:
 
     @property
     def targets(self) -> dict[str, Target]:
-        """Every object that a sample means, once."""
-        return {target.uid: target for sample in self.samples for target in sample.targets}
+        """Every target of its samples once, by its uid."""
+        found: dict[str, Target] = {}
+        for sample in self.samples:
+            found.update({target.uid: target for target in sample.targets})
+        return found
 
 
-Result = tuple[
-    Any, list[Problem]
-]  # what was worked out (None if it cannot be), and what is wrong with the video
+class Result(NamedTuple):
+    """The outcome of the work on one video.
+
+    Attributes:
+        made: tables of its objects, or its judgement; None if there is none.
+        problems: defects of the video.
+    """
+
+    made: list[TargetTable] | Judged | None
+    problems: list[Problem]
+
+
+Work = Callable[[Piece], Result]
 
 
 def pieces(samples: Sequence[Sample]) -> list[Piece]:
-    """The samples by their video, in the order of the data set."""
-    found: dict[str, list[Sample]] = {}
+    """Group samples by their video, in the order of the data set."""
+    by_video: dict[str, list[Sample]] = {}
     for sample in samples:
-        found.setdefault(sample.video.uid, []).append(sample)
-    return [Piece(several[0].video, tuple(several)) for several in found.values()]
+        by_video.setdefault(sample.video.uid, []).append(sample)
+    return [Piece(group[0].video, tuple(group)) for group in by_video.values()]
 
 
 def check(piece: Piece) -> Result:
-    return None, problems_of_video(piece.video, piece.samples)
+    """Check every frame and every mask of a video."""
+    return Result(None, problems_of_video(piece.video, piece.samples))
 
 
 def tables(piece: Piece) -> Result:
-    """The tables of the objects whose masks are right."""
+    """Make the tables of all objects of a video, except those with broken masks."""
     made: list[TargetTable] = []
     problems: list[Problem] = []
     for target in piece.targets.values():
-        wrong = broken_masks(piece.video, target)
-        problems += [Problem(piece.video.uid, text) for text in wrong]
-        if not wrong:
+        broken = broken_masks(piece.video, target)
+        problems += [Problem(piece.video.uid, text) for text in broken]
+        if not broken:
             made.append(target_table(piece.video.uid, target))
-    return made, problems
-
-
-def in_tasks(
-    cfg: Config,
-    placement: Placement,
-    work: Callable[[Piece], Result],
-    waiting: Sequence[Piece],
-) -> Iterator[tuple[Piece, Result]]:
-    """`work` on every piece in Ray tasks, `prepare.workers` at a time; results as they arrive."""
-    task = ray.remote(work).options(
-        num_cpus=1,
-        max_retries=MAX_ATTEMPTS - 1,
-        scheduling_strategy="SPREAD",
-        runtime_env=placement.runtime_env,
-    )
-    left = deque(waiting)
-    running = dict[Any, Piece]()
-    while left or running:
-        while left and len(running) < cfg.prepare.workers:
-            piece = left.popleft()
-            running[task.remote(piece)] = piece
-        [ref], _ = ray.wait(list(running), num_returns=1)
-        piece = running.pop(ref)
-        try:
-            yield piece, ray.get(ref)
-        except ray.exceptions.WorkerCrashedError:
-            yield piece, _died(piece)
+    return Result(made, problems)
 
 
 class JudgeActor:
-    """Holds one segmenter, and compares what it makes of true boxes with the true masks."""
+    """A judge of labels: compares a segmenter's masks from true boxes with the true masks."""
 
     def __init__(self, cfg: Config, device: str) -> None:
         self.segmenter = load_segmenter(cfg, device)
 
     def ready(self) -> None:
-        """Returns once the weights are there."""
+        """Return once the weights are loaded."""
 
     def judge(self, piece: Piece) -> Result:
-        """`Judged`: the mean IoU over every object of the video and every frame in which it is visible.
+        """Return the mean IoU (`Judged`) over all objects of a video and all frames with them.
 
-        The segmenter sees one frame and one box at a time, as an image: what is judged is the label, not the tracker.
+        The segmenter sees one frame and one box at a time, as an image, so the label is judged
+        and not the tracker.
         """
-        texts = [
-            text for target in piece.targets.values() for text in broken_masks(piece.video, target)
-        ]
-        if wrong := [Problem(piece.video.uid, text) for text in texts]:
-            return None, wrong
+        uid = piece.video.uid
+        problems: list[Problem] = []
+        for target in piece.targets.values():
+            problems += [Problem(uid, text) for text in broken_masks(piece.video, target)]
+        if problems:
+            return Result(None, problems)
+
         ious: list[float] = []
         try:
             for start in range(0, piece.video.num_frames, FRAMES):
-                ious += self._ious(piece, range(start, min(start + FRAMES, piece.video.num_frames)))
-        except ValueError as error:  # frames that cannot be read
-            return None, [Problem(piece.video.uid, str(error))]
-        return Judged(piece.video.uid, len(ious), sum(ious) / len(ious) if ious else None), []
+                stop = min(start + FRAMES, piece.video.num_frames)
+                ious += self._ious(piece, range(start, stop))
+        except ValueError as unreadable_frames:
+            return Result(None, [Problem(uid, str(unreadable_frames))])
+        mean = sum(ious) / len(ious) if ious else None
+        return Result(Judged(uid, len(ious), mean), [])
 
     def _ious(self, piece: Piece, frames: range) -> list[float]:
-        labels = [
-            (f, rle)
-            for t in piece.targets.values()
-            for f in frames
-            if (rle := _visible(t.masks_F[f]))
-        ]
+        """Return the IoU of every visible object on every one of these frames."""
+        labels: list[tuple[int, Rle]] = []
+        for target in piece.targets.values():
+            for frame in frames:
+                rle = target.masks_F[frame]
+                if rle is not None and not _is_empty(rle):
+                    labels.append((frame, rle))
         if not labels:
             return []
-        needed = sorted({frame for frame, _ in labels})
-        images = dict(zip(needed, read_frames(piece.video, needed), strict=True))
+
+        numbers = sorted({frame for frame, _ in labels})
+        images = dict(zip(numbers, read_frames(piece.video, numbers), strict=True))
+        shown = [images[frame] for frame, _ in labels]
         prompts = [MaskPrompt(frame, box(rle)) for frame, rle in labels]
-        masks = self.segmenter.image_masks([images[frame] for frame, _ in labels], prompts)
-        return [iou(mask_HW, decode(rle)) for mask_HW, (_, rle) in zip(masks, labels, strict=True)]
+        masks = self.segmenter.image_masks(shown, prompts)
+        pairs = zip(masks, labels, strict=True)
+        return [iou(mask_HW, decode(rle)) for mask_HW, (_, rle) in pairs]
+
+
+class TaskPool(Pool[Work, Piece, Result]):
+    """Ray tasks, `prepare.workers` at a time. A worker is only a place for one task."""
+
+    def __init__(self, cfg: Config, placement: Placement, work: Work) -> None:
+        self.task = ray.remote(work).options(
+            num_cpus=1,
+            max_retries=MAX_ATTEMPTS - 1,
+            scheduling_strategy="SPREAD",
+            runtime_env=placement.runtime_env,
+        )
+        # Ray itself retries tasks.
+        super().__init__(cfg.prepare.workers, attempts=1)
+
+    def start(self, number: int) -> Handle[Work]:
+        return TaskPlace(None)
+
+    def send(self, worker: Handle[Work], task: Piece) -> Ref[Result]:
+        return self.task.remote(task)
+
+    def give_up(self, task: Piece, error: Exception) -> Result:
+        return _died(task)
+
+
+class TaskPlace(Handle[Work]):
+    """A place for one Ray task at a time."""
+
+    def kill(self) -> None:
+        """Do nothing: a place has no process."""
+
+
+class JudgePool(Pool[JudgeActor, Piece, Result]):
+    """The actors of the label filter, `segmenter.workers` of them.
+
+    Raises:
+        RuntimeError: an actor cannot start; the message says why.
+    """
+
+    def __init__(self, cfg: Config, placement: Placement) -> None:
+        self.cfg = cfg
+        self.placement = placement
+        super().__init__(cfg.segmenter.workers, attempts=MAX_ATTEMPTS)
+        try:
+            self._wait_until_ready(*self.workers.values())
+        except RuntimeError:
+            self.close()
+            raise
+
+    def start(self, number: int) -> Handle[JudgeActor]:
+        options = self.placement.options("judge")
+        judge = start_actor(JudgeActor, options, self.cfg, self.placement.device)
+        # The first ones load their weights at the same time, so they are awaited together.
+        is_replacement = number >= self.cfg.segmenter.workers
+        if is_replacement:
+            self._wait_until_ready(judge)
+        return judge
+
+    def send(self, worker: Handle[JudgeActor], task: Piece) -> Ref[Result]:
+        return worker.call(JudgeActor.judge, task)
+
+    def give_up(self, task: Piece, error: Exception) -> Result:
+        return _died(task)
+
+    def _wait_until_ready(self, *judges: Handle[JudgeActor]) -> None:
+        try:
+            ray.get([judge.call(JudgeActor.ready) for judge in judges])
+        except ray.exceptions.RayActorError as error:
+            raise RuntimeError(
+                f"the segmenter of the label filter does not start: {error}"
+            ) from error
+
+
+def in_tasks(
+    cfg: Config,
+    placement: Placement,
+    work: Work,
+    waiting: Sequence[Piece],
+) -> Iterator[tuple[Piece, Result]]:
+    """Do some work on every video in Ray tasks; yield results as they arrive."""
+    with closing(TaskPool(cfg, placement, work)) as pool:
+        yield from pool.run(waiting)
 
 
 def in_judges(
     cfg: Config, placement: Placement, waiting: Sequence[Piece]
 ) -> Iterator[tuple[Piece, Result]]:
-    """The filter's judgement of every piece by `segmenter.workers` actors; results as they arrive.
+    """Judge the labels of every video in actors; yield results as they arrive.
 
-    Raises RuntimeError if an actor cannot start (it says why); the death of one costs its video one more attempt.
+    Raises:
+        RuntimeError: an actor cannot start; the message says why.
     """
-    left = deque((piece, 1) for piece in waiting)
-    actors = [_judge(cfg, placement) for _ in range(cfg.segmenter.workers)]
-    running: dict[Any, tuple[Piece, int, int]] = {}
-    try:
-        _await(actors)
-        free = deque(range(len(actors)))
-        while left or running:
-            while left and free:
-                (piece, attempt) = left.popleft()
-                number = free.popleft()
-                running[actors[number].judge.remote(piece)] = (piece, attempt, number)
-            [ref], _ = ray.wait(list(running), num_returns=1)
-            piece, attempt, number = running.pop(ref)
-            free.append(number)
-            try:
-                yield piece, ray.get(ref)
-            except ray.exceptions.RayActorError:
-                actors[number] = _judge(cfg, placement)
-                _await([actors[number]])
-                if attempt < MAX_ATTEMPTS:
-                    left.appendleft((piece, attempt + 1))
-                else:
-                    yield piece, _died(piece)
-    finally:
-        for actor in actors:
-            ray.kill(actor)
+    with closing(JudgePool(cfg, placement)) as pool:
+        yield from pool.run(waiting)
 
 
-def _judge(cfg: Config, placement: Placement) -> Any:
-    options = placement.options("judge")
-    return ray.remote(JudgeActor).options(**options).remote(cfg, placement.device)
-
-
-def _await(actors: Sequence[Any]) -> None:
-    try:
-        ray.get([actor.ready.remote() for actor in actors])
-    except ray.exceptions.RayActorError as error:
-        raise RuntimeError(f"the segmenter of the label filter does not start: {error}") from error
-
-
-def _visible(rle: Rle | None) -> Rle | None:
-    return rle if rle is not None and box(rle)[2] > 0 else None
+def _is_empty(rle: Rle) -> bool:
+    return box(rle)[2] <= 0
 
 
 def _died(piece: Piece) -> Result:
-    text = f"{piece.video.path}: its process died {MAX_ATTEMPTS} times (a file that crashes its decoder, or no memory)"
-    return None, [Problem(piece.video.uid, text)]
+    text = (
+        f"{piece.video.path}: its process died {MAX_ATTEMPTS} times "
+        "(a file that crashes its decoder, or no memory)"
+    )
+    return Result(None, [Problem(piece.video.uid, text)])

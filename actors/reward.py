@@ -1,42 +1,50 @@
-"""Reward actors: hold the ground truth and score whole groups as they finish.
+"""Reward actors, with the ground truth, score whole groups as they finish; and their pool.
 
-A reward actor reads the data set itself and looks a sample up by its uid: what it scores against never comes from
-the prompt or from the rollout. It knows no policy and no tokens.
+A reward actor reads the data set itself and looks a sample up by its uid, so ground truth never
+comes from the prompt or from the rollout.
 
-Where a reward needs the segmenter's masks, the reward actor makes them itself: one call still scores a group, neither
-masks nor frames travel, and the segmenter actors, which keep whole videos in flight, need not wait in the step. Masks
-that the policy draws come with the group.
+If a reward needs the segmenter's masks, the reward actor makes them itself. One call scores a
+group, neither masks nor frames travel, and the step does not wait for segmenter actors with whole
+videos in flight. Masks drawn by the policy come with the group.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import ray
+import numpy as np
 
 from actors.drawing import Drawn
+from actors.pool import Flight, Pool
 from actors.segmenter import load_segmenter, masks_on_all_frames, masks_on_own_frames
 from actors.setup import make_system
 from cluster.placement import Placement
+from cluster.refs import Handle, Ref, start_actor
 from configs.schema import Config
 from core.drawing.requests import DrawnMask
 from core.masks import decode
-from core.types import End, Episode, EpisodeMasks, Reward, Sample
+from core.types import End, Episode, EpisodeMasks, Reward, Rle, Sample
 from data.difficulty import ratings_file, with_ratings
 from data.load import load_samples
 
 if TYPE_CHECKING:
     from models.segmenters.base import Segmenter
 
+# Actors that a group may cost before the run stops.
+MAX_ATTEMPTS = 2
+
+# Rewards of a group, in the order of its episodes; None for a FAILED episode.
+GroupRewards = tuple[Reward | None, ...]
+
 
 def read_split(cfg: Config, split: str) -> list[Sample]:
-    """The samples of a split with their ratings, where `difficulty.folder` is given: driver and reward read the same.
+    """Read the samples of a split, with difficulty ratings if `difficulty.folder` is given.
 
-    Only training is paid by difficulty, so its split must be rated; another is rated if there is a file of it.
+    Driver and reward actors both read a split with this function. Rewards depend on difficulty
+    only in training, so the training split must be rated; another split is rated if it has a file.
     Errors as `data.load.load_samples` and `data.difficulty.with_ratings`.
     """
     data = cfg.data
@@ -48,7 +56,7 @@ def read_split(cfg: Config, split: str) -> list[Sample]:
 
 
 class RewardActor:
-    """Scores groups of the splits that it was given."""
+    """Ground truth of some splits, and the reward of one system."""
 
     def __init__(self, cfg: Config, device: str, splits: Sequence[str]) -> None:
         import torch
@@ -58,106 +66,110 @@ class RewardActor:
         self.cfg = cfg
         self.device = device
         self.system = make_system(cfg)
-        self.samples: dict[str, Sample] = {}
+        self.samples: dict[tuple[str, str], Sample] = {}
         for split in splits:
             for sample in read_split(cfg, split):
-                self.samples[f"{split}:{sample.uid}"] = sample
+                self.samples[split, sample.uid] = sample
 
     def score(
         self, split: str, sample_uid: str, episodes: Sequence[Episode], drawn: Drawn | None = None
-    ) -> list[Reward | None]:
-        """Rewards of one group, in order; None for a FAILED episode, which is excluded rather than punished.
+    ) -> GroupRewards:
+        """Score one group. A FAILED episode is excluded rather than punished.
 
-        `drawn`: what the policy drew itself, for each of the episodes' segs.
+        Args:
+            drawn: masks drawn by the policy, for each [SEG] prompt of each episode.
         """
-        sample = self.samples[f"{split}:{sample_uid}"]
-        alive = [i for i, e in enumerate(episodes) if e.end is not End.FAILED]
-        played = [episodes[i] for i in alive]
-        masks = (
-            self._masks(sample, played) if drawn is None else _decoded([drawn[i] for i in alive])
-        )
-        rewards = iter(self.system.score(sample, played, masks) if alive else [])
-        return [None if e.end is End.FAILED else next(rewards) for e in episodes]
+        sample = self.samples[split, sample_uid]
+        alive = [i for i, episode in enumerate(episodes) if episode.end is not End.FAILED]
+        finished = [episodes[i] for i in alive]
+        if drawn is None:
+            masks = self._masks(sample, finished)
+        else:
+            masks = [_decoded_drawn(drawn[i]) for i in alive]
+
+        rewards: list[Reward | None] = [None] * len(episodes)
+        if alive:
+            scored = self.system.score(sample, finished, masks)
+            for i, reward in zip(alive, scored, strict=True):
+                rewards[i] = reward
+        return tuple(rewards)
 
     @cached_property
     def segmenter(self) -> Segmenter:
-        """Loaded for the first group whose reward needs it. It is frozen and keeps the features of frames."""
+        """The segmenter, loaded for the first reward. It keeps features of frames."""
         return load_segmenter(self.cfg, self.device)
 
     def _masks(self, sample: Sample, episodes: Sequence[Episode]) -> EpisodeMasks | None:
-        video = sample.video
-        prompts = [episode.answer.prompts for episode in episodes]
+        """Make the masks for the system's reward; None if it needs none."""
+        jobs = [episode.answer.prompts for episode in episodes]
         if self.system.masks_by == "segmenter":
-            return masks_on_own_frames(self.segmenter, video, prompts)
+            return masks_on_own_frames(self.segmenter, sample.video, jobs)
         if self.system.masks_by == "tracker":
-            tracked = masks_on_all_frames(self.segmenter, video, prompts)
-            return [[None if rle is None else decode(rle) for rle in rles_F] for rles_F in tracked]
+            tracked = masks_on_all_frames(self.segmenter, sample.video, jobs)
+            return [_decoded(rles_F) for rles_F in tracked]
         return None
 
 
-def _decoded(drawn: Sequence[Sequence[DrawnMask | None]]) -> EpisodeMasks:
-    return [[made if made is None else decode(made.rle) for made in masks] for masks in drawn]
+def _decoded(rles: Iterable[Rle | None]) -> list[np.ndarray | None]:
+    return [None if rle is None else decode(rle) for rle in rles]
+
+
+def _decoded_drawn(masks: Iterable[DrawnMask | None]) -> list[np.ndarray | None]:
+    return _decoded(None if mask is None else mask.rle for mask in masks)
 
 
 @dataclass(frozen=True)
-class Scoring:
-    """A group whose rewards are being computed."""
+class ScoreTask:
+    """A group to be scored."""
 
     split: str
     sample_uid: str
     episodes: tuple[Episode, ...]
-    worker: int
-    started: float
-    ref: Any
     drawn: Drawn | None = None
 
 
-class RewardPool:
-    """Driver side: hands groups to reward actors, and gives up on one that takes too long."""
+# A group whose rewards are being computed.
+Scoring = Flight[ScoreTask, GroupRewards]
+
+
+class RewardPool(Pool[RewardActor, ScoreTask, GroupRewards]):
+    """All reward actors. After `reward.timeout_s` an actor counts as lost."""
 
     def __init__(self, cfg: Config, placement: Placement, splits: Sequence[str]) -> None:
         self.cfg = cfg
         self.placement = placement
         self.splits = tuple(splits)
-        self.workers = [self._start() for _ in range(cfg.reward.workers)]
-        self._next = 0
+        super().__init__(cfg.reward.workers, attempts=MAX_ATTEMPTS, timeout_s=cfg.reward.timeout_s)
 
-    def _start(self) -> Any:
-        return (
-            ray.remote(RewardActor)
-            .options(**self.placement.options("reward"))
-            .remote(self.cfg, self.placement.device, self.splits)
+    def start(self, number: int) -> Handle[RewardActor]:
+        options = self.placement.options("reward")
+        return start_actor(RewardActor, options, self.cfg, self.placement.device, self.splits)
+
+    def send(self, worker: Handle[RewardActor], task: ScoreTask) -> Ref[GroupRewards]:
+        return worker.call(
+            RewardActor.score, task.split, task.sample_uid, task.episodes, task.drawn
         )
+
+    def give_up(self, task: ScoreTask, error: Exception) -> GroupRewards:
+        # A missing reward is a failure of the program and must not turn into a number.
+        raise RuntimeError(
+            f"the reward of sample {task.sample_uid!r} did not arrive within "
+            f"reward.timeout_s={self.timeout_s:g} s, twice ({type(error).__name__}): "
+            "raise it or look at the sample"
+        ) from error
 
     def submit(
         self, split: str, sample_uid: str, episodes: tuple[Episode, ...], drawn: Drawn | None = None
     ) -> Scoring:
-        """Starts the scoring of one group, with the masks that its policy drew; returns at once."""
-        worker = self._next % len(self.workers)
-        self._next += 1
-        ref = self.workers[worker].score.remote(split, sample_uid, episodes, drawn)
-        return Scoring(split, sample_uid, episodes, worker, time.monotonic(), ref, drawn)
+        """Start the scoring of one group, with its drawn masks if it has any; return at once."""
+        return self.hand_out(ScoreTask(split, sample_uid, episodes, drawn))
 
-    def collect(self, scoring: Scoring, retried: bool = False) -> tuple[Reward | None, ...]:
-        """Waits for the rewards of one group, at most `reward.timeout_s` from its submission.
+    def collect(self, scoring: Scoring) -> GroupRewards:
+        """Wait for the rewards of one group, at most `reward.timeout_s` from its submission.
 
-        A time-out or a dead actor costs one retry on a fresh actor; then it is an error, because a reward that
-        cannot be computed is our fault and must not turn into a number.
+        A time-out or a dead actor costs one retry on a fresh actor.
+
+        Raises:
+            RuntimeError: the retry failed as well.
         """
-        left = self.cfg.reward.timeout_s - (time.monotonic() - scoring.started)
-        try:
-            return tuple(ray.get(scoring.ref, timeout=max(left, 1.0)))
-        except (ray.exceptions.GetTimeoutError, ray.exceptions.ActorDiedError) as error:
-            if retried:
-                raise RuntimeError(
-                    f"the reward of sample {scoring.sample_uid!r} did not arrive within reward.timeout_s="
-                    f"{self.cfg.reward.timeout_s:g} s, twice ({type(error).__name__}): raise it or look at the sample"
-                ) from error
-            ray.kill(self.workers[scoring.worker])
-            self.workers[scoring.worker] = self._start()
-            again = self.submit(scoring.split, scoring.sample_uid, scoring.episodes, scoring.drawn)
-            return self.collect(again, retried=True)
-
-    def close(self) -> None:
-        for worker in self.workers:
-            ray.kill(worker)
+        return self.wait_for(scoring)

@@ -1,23 +1,25 @@
-"""Segmenter actors: prompts in, masks of whole videos out; and their pool on the driver.
+"""Segmenter actors, from prompts to masks of whole videos; and their pool.
 
-An actor reads the frames itself, so that only prompts and encoded masks travel. All jobs of one video go to one actor
-in one piece: frames are decoded and encoded once, equal prompts are followed once, and all are tracked in one batch. A
-long video is read in pieces and its masks are encoded as they come: no array of all its frames is ever held.
-Knows no policy, no reward and no ground truth.
+An actor reads the frames itself, so only prompts and encoded masks travel. All jobs of a
+video go to one actor together: its frames are decoded and encoded once, equal prompts are tracked
+once, and all in one batch. A long video is read in pieces and its masks are encoded as they come,
+so an array of all its frames never exists.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import ray
 
+from actors.pool import Pool
 from cluster.placement import Placement
+from cluster.refs import Handle, Ref, start_actor
 from configs.load import resolve
 from configs.schema import Config
 from core.drawing.requests import DrawnPrompt
@@ -25,25 +27,30 @@ from core.masks import encode_frames, union
 from core.segmenters import KINDS
 from core.types import MaskPrompt, Rle, Video
 
-if (
-    TYPE_CHECKING
-):  # torch is for the actors: drivers that only hand out work start faster without it
+# Only the actors need torch. A driver that hands out work starts faster without it.
+if TYPE_CHECKING:
     from models.policy.mask_head import MaskHead
-    from models.segmenters.base import Segmenter
+    from models.segmenters.base import Frames, Segmenter
 
-Prompts = tuple[MaskPrompt | DrawnPrompt, ...]
-Masks = tuple[
-    Rle | None, ...
-]  # one for each frame: the union over the prompts; None: nothing there
+T = TypeVar("T")
+Prompt = MaskPrompt | DrawnPrompt
+Prompts = tuple[Prompt, ...]
 
-TOGETHER = 16  # prompts of a video that are tracked in one batch
-TOGETHER_LONG = 4  # of a long one: each reads ahead at two places
-WHOLE_BYTES = 64 << 20  # a video up to this size is read at once: 50 frames of 480 x 854
-MAX_ATTEMPTS = 2  # at one video, each ended by the death of an actor
+# Masks of one job, a union over its prompts for each frame; None where there is none.
+VideoMasks = tuple[Rle | None, ...]
+
+# A video up to this size is decoded at once: 50 frames of 480 x 854.
+WHOLE_BYTES = 64 << 20
+# Prompts of such a video that are tracked in one batch.
+TOGETHER = 16
+# The same of a longer video, where every prompt holds frames that were read ahead at two places.
+TOGETHER_LONG = 4
+# Actors that a video may cost before the job stops.
+MAX_ATTEMPTS = 2
 
 
 def load_segmenter(cfg: Config, device: str) -> Segmenter:
-    """The segmenter of the configuration on a device. Errors as `models.segmenters.make`."""
+    """Load the configured segmenter onto a device. Errors as `models.segmenters.make`."""
     import torch
 
     from models.segmenters import make
@@ -55,14 +62,14 @@ def load_segmenter(cfg: Config, device: str) -> Segmenter:
     return make(cfg.segmenter.kind, settings, device)
 
 
-def redrawing(cfg: Config, segmenter: Segmenter) -> MaskHead:
-    """Lets the segmenter draw anew on every frame, with the head that lies in the policy's folder; returns the head."""
+def attach_redrawing(cfg: Config, segmenter: Segmenter) -> MaskHead:
+    """Let the segmenter draw every frame anew with the policy's mask head; return the head."""
     from transformers import AutoConfig
 
     from models.policy import mask_head
     from models.segmenters.sam2 import Sam2Segmenter
 
-    assert isinstance(segmenter, Sam2Segmenter), "configs.load sees to it"
+    assert isinstance(segmenter, Sam2Segmenter), "checked by configs.load"
     folder = resolve(cfg.policy.path)
     width = AutoConfig.from_pretrained(folder).get_text_config().hidden_size
     head = mask_head.load(folder, segmenter.model, width).to(segmenter.device).eval()
@@ -73,145 +80,168 @@ def redrawing(cfg: Config, segmenter: Segmenter) -> MaskHead:
 def masks_on_own_frames(
     segmenter: Segmenter, video: Video, jobs: Sequence[tuple[MaskPrompt, ...]]
 ) -> list[list[np.ndarray]]:
-    """The mask of each prompt on its own frame alone, bool (H, W), job by job. Equal prompts are segmented once."""
+    """Return the mask of each prompt on its own frame alone, bool (H, W), job by job.
+
+    Equal prompts are segmented once.
+    """
     from data.frames.reading import read_frames
 
-    asked = list(dict.fromkeys(prompt for prompts in jobs for prompt in prompts))
-    numbers = sorted({prompt.frame for prompt in asked})
+    prompts = _distinct(jobs)
+    numbers = sorted({prompt.frame for prompt in prompts})
     frames = dict(zip(numbers, read_frames(video, numbers), strict=True))
-    masks = segmenter.image_masks([frames[prompt.frame] for prompt in asked], asked)
-    made = dict(zip(asked, masks, strict=True))
-    return [[made[prompt] for prompt in prompts] for prompts in jobs]
+    shown = [frames[prompt.frame] for prompt in prompts]
+    masks = dict(zip(prompts, segmenter.image_masks(shown, prompts), strict=True))
+
+    found: list[list[np.ndarray]] = []
+    for job in jobs:
+        found.append([masks[prompt] for prompt in job])
+    return found
 
 
-def masks_on_all_frames(segmenter: Segmenter, video: Video, jobs: Sequence[Prompts]) -> list[Masks]:
-    """Return the masks of each job's prompts on every frame of the video, in order.
+def masks_on_all_frames(
+    segmenter: Segmenter, video: Video, jobs: Sequence[Prompts]
+) -> list[VideoMasks]:
+    """Track each job's prompts through the video; return its masks on every frame, job by job.
 
-    All distinct prompts are tracked together; equal ones once.
+    Equal prompts are tracked once.
     """
     from data.frames.reading import Clip
 
-    asked: list[Any] = list(dict.fromkeys(prompt for prompts in jobs for prompt in prompts))
+    prompts = _distinct(jobs)
     clip = Clip(video)
-    whole = math.prod(clip.shape) <= WHOLE_BYTES
-    frames, together = (clip[:], TOGETHER) if whole and asked else (clip, TOGETHER_LONG)
-    tracks: dict[Any, list[Rle | None]] = {prompt: [None] * video.num_frames for prompt in asked}
-    for start in range(0, len(asked), together):
-        part = asked[start : start + together]
-        for piece in segmenter.track(frames, part):
+    # A short video is decoded at once. A long one is read in pieces, for fewer prompts at a time.
+    frames: Frames = clip
+    together = TOGETHER_LONG
+    if prompts and math.prod(clip.shape) <= WHOLE_BYTES:
+        frames = clip[:]
+        together = TOGETHER
+
+    tracks: dict[Prompt, list[Rle | None]] = {}
+    for prompt in prompts:
+        tracks[prompt] = [None] * video.num_frames
+    for start in range(0, len(prompts), together):
+        batch = prompts[start : start + together]
+        for piece in segmenter.track(frames, batch):
             rles = encode_frames(piece.masks_NHW)
-            for (index, frame), rle, mask_HW in zip(
-                piece.places, rles, piece.masks_NHW, strict=True
-            ):
-                tracks[part[index]][frame] = rle if mask_HW.any() else None
-    return [
-        tuple(union([tracks[p][f] for p in prompts]) for f in range(video.num_frames))
-        for prompts in jobs
-    ]
+            for place, rle, mask_HW in zip(piece.places, rles, piece.masks_NHW, strict=True):
+                index, frame = place
+                if mask_HW.any():
+                    tracks[batch[index]][frame] = rle
+
+    found: list[VideoMasks] = []
+    for job in jobs:
+        of_prompts = [tracks[prompt] for prompt in job]
+        found.append(_unions(of_prompts, video.num_frames))
+    return found
+
+
+def _unions(tracks: Sequence[Sequence[Rle | None]], num_frames: int) -> VideoMasks:
+    """Return the union of some tracks on each frame."""
+    masks: list[Rle | None] = []
+    for frame in range(num_frames):
+        masks.append(union([track[frame] for track in tracks]))
+    return tuple(masks)
 
 
 class SegmenterActor:
-    """Holds one segmenter on its device."""
+    """One segmenter on its device."""
 
     def __init__(self, cfg: Config, device: str) -> None:
         self.segmenter = load_segmenter(cfg, device)
-        self.head = redrawing(cfg, self.segmenter) if cfg.mask.token and cfg.mask.redraw else None
+        self.head: MaskHead | None = None
+        if cfg.mask.token and cfg.mask.redraw:
+            self.head = attach_redrawing(cfg, self.segmenter)
 
     def take_head(self, weights: dict[str, np.ndarray]) -> None:
-        """Draws with these weights from now on."""
+        """Draw with these weights of the mask head from now on."""
         import torch
 
-        assert self.head is not None, "asked only with mask.redraw"
-        self.head.load_state_dict(
-            {name: torch.from_numpy(array.copy()) for name, array in weights.items()}
-        )
+        assert self.head is not None, "only with mask.redraw"
+        state = {name: torch.from_numpy(array.copy()) for name, array in weights.items()}
+        self.head.load_state_dict(state)
 
-    def segment(self, video: Video, jobs: Sequence[Prompts]) -> list[Masks]:
-        """Masks of each job's prompts on every frame of the video, in order."""
+    def segment(self, video: Video, jobs: Sequence[Prompts]) -> list[VideoMasks]:
+        """As `masks_on_all_frames`."""
         return masks_on_all_frames(self.segmenter, video, jobs)
 
 
 @dataclass(frozen=True)
-class _Task:
-    """All jobs of one video."""
+class VideoTask:
+    """All jobs of one video.
+
+    Attributes:
+        indices: positions of the jobs in the list given to `SegmenterPool.segment`.
+        jobs: prompts of each of them.
+    """
 
     video: Video
-    jobs: tuple[int, ...]  # their indices in what `segment` was given
-    attempt: int = 1
+    indices: tuple[int, ...]
+    jobs: tuple[Prompts, ...]
 
 
-class SegmenterPool:
-    """Driver side: hands videos to free segmenter actors."""
+class SegmenterPool(Pool[SegmenterActor, VideoTask, list[VideoMasks]]):
+    """All segmenter actors, one video at a time each."""
 
     def __init__(self, cfg: Config, placement: Placement) -> None:
         self.cfg = cfg
         self.placement = placement
-        self.head: Any = None  # a reference to its newest weights
-        self.workers = [self._start() for _ in range(cfg.segmenter.workers)]
+        # Newest weights of the mask head, in the object store.
+        self.head_ref: Ref[dict[str, np.ndarray]] | None = None
+        super().__init__(cfg.segmenter.workers, attempts=MAX_ATTEMPTS)
 
-    def _start(self) -> Any:
-        worker = (
-            ray.remote(SegmenterActor)
-            .options(**self.placement.options("segmenter"))
-            .remote(self.cfg, self.placement.device)
-        )
-        if self.head is not None:
-            worker.take_head.remote(self.head)
+    def start(self, number: int) -> Handle[SegmenterActor]:
+        options = self.placement.options("segmenter")
+        worker = start_actor(SegmenterActor, options, self.cfg, self.placement.device)
+        if self.head_ref is not None:
+            worker.actor.take_head.remote(self.head_ref)
         return worker
 
+    def send(self, worker: Handle[SegmenterActor], task: VideoTask) -> Ref[list[VideoMasks]]:
+        return worker.call(SegmenterActor.segment, task.video, task.jobs)
+
+    def give_up(self, task: VideoTask, error: Exception) -> list[VideoMasks]:
+        settings = self.cfg.segmenter
+        raise RuntimeError(
+            f"a segmenter actor died {self.attempts} times at video {task.video.uid!r} "
+            f"(segmenter.kind={settings.kind}, segmenter.path={settings.path}): {error}"
+        ) from error
+
     def take_head(self, weights: dict[str, np.ndarray]) -> None:
-        """Gives all actors, and those that take their place, the weights that `mask.redraw` draws with."""
-        self.head = ray.put(weights)
-        ray.get([worker.take_head.remote(self.head) for worker in self.workers])
+        """Give all actors, and their replacements, new weights of the mask head (`mask.redraw`)."""
+        self.head_ref = ray.put(weights)
+        ray.get([worker.actor.take_head.remote(self.head_ref) for worker in self.workers.values()])
 
-    def segment(self, jobs: Sequence[tuple[Video, Prompts]]) -> list[Masks]:
-        """The masks of each job (a video and the prompts of one episode), in order; all None without prompts.
+    def segment(self, jobs: Sequence[tuple[Video, Prompts]]) -> list[VideoMasks]:
+        """Return the masks of each job, in order; all None for a job without prompts.
 
-        Raises what a segmenter raises. The death of an actor costs one more attempt on a fresh one.
+        Args:
+            jobs: a video, and the prompts of one episode.
+
+        Raises:
+            RuntimeError: a video lost its actor MAX_ATTEMPTS times.
+            Errors of the segmenter.
         """
-        done: list[Masks | None] = [
-            (None,) * video.num_frames if not prompts else None for video, prompts in jobs
-        ]
-        waiting = deque(_by_video(jobs))
-        free = deque(range(len(self.workers)))
-        running: dict[Any, tuple[_Task, int]] = {}
-        while waiting or running:
-            while waiting and free:
-                task = waiting.popleft()
-                worker = free.popleft()
-                ref = self.workers[worker].segment.remote(
-                    task.video, [jobs[i][1] for i in task.jobs]
-                )
-                running[ref] = (task, worker)
-            [ref], _ = ray.wait(list(running), num_returns=1)
-            task, worker = running.pop(ref)
-            try:
-                for index, masks_F in zip(task.jobs, ray.get(ref), strict=True):
-                    done[index] = masks_F
-            except ray.exceptions.RayActorError as error:
-                waiting.appendleft(self._retry(task, error))
-                self.workers[worker] = self._start()
-            free.append(worker)
-        return [masks_F for masks_F in done if masks_F is not None]
-
-    def _retry(self, task: _Task, error: Exception) -> _Task:
-        if task.attempt == MAX_ATTEMPTS:
-            raise RuntimeError(
-                f"a segmenter actor died {MAX_ATTEMPTS} times at video {task.video.uid!r} (segmenter.kind="
-                f"{self.cfg.segmenter.kind}, segmenter.path={self.cfg.segmenter.path}): {error}"
-            ) from error
-        return _Task(task.video, task.jobs, task.attempt + 1)
-
-    def close(self) -> None:
-        """Ends the actors."""
-        for worker in self.workers:
-            ray.kill(worker)
+        masks: list[VideoMasks] = [(None,) * video.num_frames for video, _ in jobs]
+        for task, found in self.run(_tasks_by_video(jobs)):
+            for index, masks_F in zip(task.indices, found, strict=True):
+                masks[index] = masks_F
+        return masks
 
 
-def _by_video(jobs: Sequence[tuple[Video, Prompts]]) -> list[_Task]:
-    """One task for each video that has prompts, in the order of first appearance."""
+def _tasks_by_video(jobs: Sequence[tuple[Video, Prompts]]) -> list[VideoTask]:
+    """Return a task for each video with prompts, in the order of first appearance."""
     indices: dict[Video, list[int]] = {}
     for index, (video, prompts) in enumerate(jobs):
         if prompts:
             indices.setdefault(video, []).append(index)
-    return [_Task(video, tuple(found)) for video, found in indices.items()]
+
+    tasks: list[VideoTask] = []
+    for video, found in indices.items():
+        of_video = tuple(jobs[index][1] for index in found)
+        tasks.append(VideoTask(video, tuple(found), of_video))
+    return tasks
+
+
+def _distinct(jobs: Sequence[tuple[T, ...]]) -> list[T]:
+    """Return every prompt of some jobs once, in the order of first appearance."""
+    return list(dict.fromkeys(itertools.chain.from_iterable(jobs)))

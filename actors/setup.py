@@ -1,4 +1,4 @@
-"""Objects that the driver and the actors build alike from one configuration."""
+"""Objects built alike on the driver and in actors, from one configuration."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from models.families import family_of
 
 
 def make_system(cfg: Config) -> System:
-    """Return the system that the configuration names, with its options, for its policy.
+    """Return the configured system, made for the images of the configured policy.
 
     Raises:
-        ValueError: an unknown name, an option that does not fit, or a policy that is not supported.
+        ValueError: an unknown system, an unfit option, or a policy of an unsupported family.
     """
-    vision = family_of(resolve(cfg.policy.path)).vision
-    return systems.make(cfg.system.name, dict(cfg.system.options), vision)
+    family = family_of(resolve(cfg.policy.path))
+    return systems.make(cfg.system.name, dict(cfg.system.options), family.vision)

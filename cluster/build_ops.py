@@ -1,4 +1,7 @@
-"""Compiles DeepSpeed's CPU communication operator ahead of the first run (about half a minute, once)."""
+"""Compile DeepSpeed's CPU communication operator before the first run (half a minute, once).
+
+Run it with `python -m cluster.build_ops`.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,20 @@ from cluster.environment import cpu_env
 
 
 def main() -> None:
+    # DeepSpeed reads these when it is imported.
     os.environ.update(cpu_env())
-    os.makedirs(os.environ["TORCH_EXTENSIONS_DIR"], exist_ok=True)
+    folder = os.environ["TORCH_EXTENSIONS_DIR"]
+    os.makedirs(folder, exist_ok=True)
+
     import torch
 
     if torch.cuda.is_available():
-        print("a GPU is there: DeepSpeed compiles what it needs when it starts")
+        print("this machine has a GPU: DeepSpeed compiles what it needs when it starts")
         return
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 
     ShareMemCommBuilder().load(verbose=False)
-    print(f"ready in {os.environ['TORCH_EXTENSIONS_DIR']}")
+    print(f"ready in {folder}")
 
 
 if __name__ == "__main__":

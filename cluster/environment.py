@@ -1,4 +1,4 @@
-"""Environment variables that every process of a run needs, on CPU and on GPU. Knows no configuration and no Ray."""
+"""Environment variables for every process of a run, on CPU and on GPU."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 
 def torch_extensions_dir() -> str:
-    """Where DeepSpeed's compiled operators are kept, so that they are compiled once for an environment."""
-    return os.environ.get("TORCH_EXTENSIONS_DIR") or str(
-        Path(sys.prefix) / "share" / "rayvos" / "torch_extensions"
-    )
+    """Return the folder of DeepSpeed's compiled operators: one for each Python environment."""
+    default = Path(sys.prefix) / "share" / "rayvos" / "torch_extensions"
+    return os.environ.get("TORCH_EXTENSIONS_DIR") or str(default)
 
 
 def common_env() -> dict[str, str]:
+    """Return the variables for CPU and GPU alike: quiet libraries, no usage statistics."""
     return {
         "TORCH_EXTENSIONS_DIR": torch_extensions_dir(),
         "VLLM_NO_USAGE_STATS": "1",
@@ -27,16 +27,23 @@ def common_env() -> dict[str, str]:
 
 
 def cpu_env(one_node: bool = True) -> dict[str, str]:
-    """On CPU. One thread a process: vLLM's engine is an order of magnitude slower with two on two cores."""
-    env = common_env() | {
-        "OMP_NUM_THREADS": "1",
-        "TORCHDYNAMO_DISABLE": "1",  # else the first request with log-probs compiles for up to 17 s
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "DS_ACCELERATOR": "cpu",
-    }
-    return env | ({"GLOO_SOCKET_IFNAME": "lo"} if one_node else {})
+    """Return the variables on CPU.
+
+    Args:
+        one_node: all processes are on this machine, so they can talk over the loopback.
+    """
+    env = common_env()
+    # With two threads on two cores vLLM's engine is an order of magnitude slower than with one.
+    env["OMP_NUM_THREADS"] = "1"
+    # Otherwise the first request with log-probs compiles for up to 17 s.
+    env["TORCHDYNAMO_DISABLE"] = "1"
+    env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    env["DS_ACCELERATOR"] = "cpu"
+    if one_node:
+        env["GLOO_SOCKET_IFNAME"] = "lo"
+    return env
 
 
 def offline_env() -> dict[str, str]:
-    """For the embedded default: nothing is to be looked up on a model hub."""
+    """Return the variables against look-ups on a model hub."""
     return {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}

@@ -1,8 +1,8 @@
-"""Where the actors of a run go: device, resources and environment, decided once after Ray is joined.
+"""Device, resources and environment of a run's actors, decided once after Ray is joined.
 
 On CPU all actors share the cores and none reserves one: they take turns by the order of the step.
 On GPU a learner rank has one GPU, a rollout actor `rollout.tensor_parallel` of them, and reward
-and segmenter actors share what is left in tenths. With cluster.weight_backend=ipc rollout actor i
+and segmenter actors share the rest in tenths. With cluster.weight_backend=ipc rollout actor i
 and learner rank i share a GPU.
 """
 
@@ -34,11 +34,11 @@ class Placement:
     """The hardware and environment of every actor of one run.
 
     Attributes:
-        device: the device on which all actors compute.
+        device: the device of all actors.
         environment: environment variables of every actor and task.
         resources: Ray's resource options of one actor, by its kind.
-        gpu_pairs: with cluster.weight_backend=ipc the number of GPUs that a rollout actor and a
-            learner rank share; otherwise 0.
+        gpu_pairs: with cluster.weight_backend=ipc the number of GPUs shared by a rollout actor and
+            a learner rank each; otherwise 0.
     """
 
     device: Device
@@ -66,7 +66,7 @@ class Placement:
 
 
 def place(cfg: Config) -> Placement:
-    """Decide on the placement of a run in the cluster that was joined. Errors as `decide`."""
+    """Decide on the placement of a run in the joined cluster. Errors as `decide`."""
     alive = [node for node in ray.nodes() if node["Alive"]]
     gpus = ray.cluster_resources().get("GPU", 0)
     return decide(cfg, gpus, len(alive))
@@ -76,7 +76,7 @@ def decide(cfg: Config, gpus: float, nodes: int = 1) -> Placement:
     """Decide on the placement of a run in a cluster with so many GPUs and nodes.
 
     Raises:
-        ValueError: settings that this cluster cannot meet, before any engine starts.
+        ValueError: settings beyond this cluster. No engine has started by then.
     """
     use_gpu = cfg.cluster.use_gpu == "yes" or (cfg.cluster.use_gpu == "auto" and gpus > 0)
     if use_gpu:
@@ -103,7 +103,7 @@ def decide(cfg: Config, gpus: float, nodes: int = 1) -> Placement:
 
 
 def gpus_asked(cfg: Config) -> int:
-    """Return the number of GPUs that engines and learner ranks need."""
+    """Return the number of GPUs for engines and learner ranks."""
     rollout = cfg.rollout.workers * cfg.rollout.tensor_parallel
     if cfg.cluster.weight_backend == "ipc":
         return max(rollout, cfg.learner.world_size)

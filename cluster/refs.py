@@ -1,28 +1,103 @@
-"""What waits in Ray's object store: the pixels of groups, and the answers of actors."""
+"""Typed references to actors, and to values in Ray's object store."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 import ray
 
 from core.types import MediaTable
 
-MediaRef = Any  # a Ray ObjectRef of a MediaTable, or the MediaTable itself
+A_co = TypeVar("A_co", covariant=True)
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+P = ParamSpec("P")
 
 
-def load_media(media: dict[int, MediaRef]) -> MediaTable:
-    """The tables of some groups as one: digests name contents, so equal keys hold equal pixels."""
+class Ref(Awaitable[T_co], Protocol[T_co]):
+    """A Ray `ObjectRef` to a value of type T."""
+
+
+# A method of an actor, as `Handle.call` takes it.
+Method = Callable[Concatenate[A_co, P], T]
+AsyncMethod = Callable[Concatenate[A_co, P], Coroutine[Any, Any, T]]
+
+
+class Handle(Generic[A_co]):
+    """A running actor of class A.
+
+        worker = start_actor(SegmenterActor, placement.options("segmenter"), cfg, device)
+        ref = worker.call(SegmenterActor.segment, video, jobs)
+
+    `call` names the method through its class, so a type checker sees arguments and result.
+    """
+
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+
+    @overload
+    def call(  # type: ignore[overload-overlap]
+        self,
+        method: AsyncMethod[A_co, P, T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Ref[T]: ...
+
+    @overload
+    def call(
+        self,
+        method: Method[A_co, P, T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Ref[T]: ...
+
+    def call(self, method: Callable, *args: Any, **kwargs: Any) -> Ref[Any]:
+        """Start a method of the actor and return a reference to its result."""
+        remote_method = getattr(self.actor, method.__name__)
+        return remote_method.remote(*args, **kwargs)
+
+    def kill(self) -> None:
+        """End the actor's process at once."""
+        ray.kill(self.actor)
+
+
+def start_actor(
+    cls: Callable[P, A_co], options: Mapping[str, Any], *args: P.args, **kwargs: P.kwargs
+) -> Handle[A_co]:
+    """Start an actor of a class with Ray options; return before its constructor has run."""
+    remote_class = ray.remote(cls).options(**options)
+    return Handle(remote_class.remote(*args, **kwargs))
+
+
+# Pixels of a group in the object store, or the table itself.
+MediaRef = Ref[MediaTable] | MediaTable
+
+
+def load_media(media: Mapping[int, MediaRef]) -> MediaTable:
+    """Return the pixels of several groups as one table.
+
+    Digests name contents, so equal keys hold equal pixels.
+    """
     found: MediaTable = {}
     for ref in media.values():
         found |= ref if isinstance(ref, dict) else ray.get(ref)
     return found
 
 
-def results(refs: list[Any]) -> list[Any]:
-    """`ray.get`, where a user's mistake (ValueError) in an actor is raised as the plain error it was."""
+def get(ref: Ref[T], timeout: float | None = None) -> T:
+    """Wait for one result. Raises the error of the task, or Ray's error if its process died."""
+    return ray.get(ref, timeout=timeout)
+
+
+def results(refs: Sequence[Ref[T]]) -> list[T]:
+    """Wait for several results.
+
+    Raises:
+        ValueError: a user's mistake found by a task, as a plain error.
+    """
     try:
-        return ray.get(refs)
+        return ray.get(list(refs))
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ValueError):
             raise ValueError(str(error.cause)) from error

@@ -1,4 +1,4 @@
-"""Join a Ray cluster, or start one on this machine, and decide who goes where on it."""
+"""Join a Ray cluster, or start one on this machine, and place the actors of a run on it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def joined(
 ) -> Iterator[Placement]:
     """Join the cluster as `join` does, and leave it at the end.
 
-    A connection that was open before stays open.
+    A connection from before stays open.
 
     Args:
-        while_joining: a context that is open while the cluster is joined, to show progress.
+        while_joining: a context around the joining, to show progress.
     """
     connected_before = ray.is_initialized()
     try:
@@ -38,8 +38,7 @@ def joined(
 def join(cfg: Config) -> Placement:
     """Connect to Ray and return the placement of the run's actors.
 
-    Connects to the job's own cluster (`ray job submit`), to `cluster.address`, or to a local head,
-    which it starts.
+    The cluster is the job's own (`ray job submit`), `cluster.address`, or a new local head.
 
     Raises:
         ValueError: the run asks for more GPUs than the cluster has.

@@ -1,11 +1,17 @@
 """Start-up hook for a CPU-only torch beside CUDA builds of torchvision and torchaudio.
 
-`python -m cluster.torch_cpu_hook` installs it into this environment if, and only if, `import torchvision` fails.
-Installed, it is a copy of this file named in a `.pth`, so that it runs at the start of every interpreter: vLLM
-inspects models in a subprocess that imports transformers, and through it torchvision, before any code of ours.
-The CUDA build of torchvision declares its operators in a library that needs libcudart; without it, its Python code
-trips over the missing operator `nms`. The hook declares the two operators; nobody here calls them. Beside a CUDA
-torch it does nothing. This file imports nothing of rayvos and no torch at start-up.
+    python -m cluster.torch_cpu_hook
+
+installs it into this environment if, and only if, `import torchvision` fails.
+
+Installed, it is a copy of this file named in a `.pth`, so it runs at the start of every
+interpreter. Nothing later would do: vLLM inspects models in a subprocess. It imports transformers,
+and through it torchvision, before any code of this project.
+
+The CUDA build of torchvision declares its operators in a library with libcudart. Without this
+library its Python code trips over the missing operator `nms`. The hook declares the two
+operators; this project never calls them. Beside a CUDA torch the hook does nothing. At start-up
+this file imports neither torch nor another file of this project.
 """
 
 from __future__ import annotations
@@ -20,46 +26,60 @@ from importlib.machinery import ModuleSpec
 from typing import Any
 
 NAME = "_rayvos_torch_cpu_hook"
-_library: Any = None  # keeps torch's operator declarations alive
+OPERATORS = ("nms", "qnms")
+# Their libraries need CUDA. transformers can do without them, but not with broken ones.
+ABSENT = ("torchaudio", "torchcodec")
+
+# Keeps the declarations of the operators alive.
+_library: Any = None
 
 
 def torch_is_cpu_only() -> bool:
+    """Look at the installed libraries, without importing torch."""
     lib = os.path.join(sysconfig.get_paths()["platlib"], "torch", "lib")
-    return os.path.exists(os.path.join(lib, "libtorch_cpu.so")) and not os.path.exists(
-        os.path.join(lib, "libtorch_cuda.so")
-    )
+    has_cpu = os.path.exists(os.path.join(lib, "libtorch_cpu.so"))
+    has_cuda = os.path.exists(os.path.join(lib, "libtorch_cuda.so"))
+    return has_cpu and not has_cuda
 
 
 class _DeclareOperators(importlib.abc.MetaPathFinder):
-    """Declares torchvision's operators just before torchvision's first use of them."""
+    """Declares torchvision's operators just before torchvision first uses them."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         global _library
-        if fullname == "torchvision._meta_registrations" and _library is None:
-            import torch
-            import torchvision.extension as extension  # already being imported: this is its submodule
+        if fullname != "torchvision._meta_registrations" or _library is not None:
+            return None
 
-            if not extension._has_ops():
-                _library = torch.library.Library("torchvision", "FRAGMENT")
-                for operator in ("nms", "qnms"):
-                    _library.define(
-                        f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-                    )
+        import torch
+
+        # Importing this submodule is safe: its package is being imported already.
+        import torchvision.extension as extension
+
+        if not extension._has_ops():
+            _library = torch.library.Library("torchvision", "FRAGMENT")
+            for name in OPERATORS:
+                _library.define(
+                    f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+                )
         return None
 
 
 def activate() -> None:
-    """Called at interpreter start by the installed copy."""
-    if torch_is_cpu_only():
-        sys.meta_path.insert(0, _DeclareOperators())
-        for name in (
-            "torchaudio",
-            "torchcodec",
-        ):  # their libraries need CUDA: absent is better than crashing
-            sys.modules.setdefault(name, None)  # type: ignore[arg-type]
+    """Run at interpreter start, from the installed copy."""
+    if not torch_is_cpu_only():
+        return
+    sys.meta_path.insert(0, _DeclareOperators())
+    for name in ABSENT:
+        # None makes the import fail as if the package were not installed.
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
 
 
 def install() -> None:
+    """Install the hook if torchvision does not import without it.
+
+    Raises:
+        ValueError: torchvision does not import beside a CUDA torch.
+    """
     check = subprocess.run(
         [sys.executable, "-c", "import torchvision"], capture_output=True, text=True
     )
@@ -68,8 +88,10 @@ def install() -> None:
         return
     if not torch_is_cpu_only():
         raise ValueError(
-            f"torchvision does not import, and torch is not CPU-only: reinstall both.\n{check.stderr}"
+            "torchvision does not import, and torch is not CPU-only: reinstall both.\n"
+            f"{check.stderr}"
         )
+
     site = sysconfig.get_paths()["purelib"]
     shutil.copy(os.path.abspath(__file__), os.path.join(site, NAME + ".py"))
     with open(os.path.join(site, NAME + ".pth"), "w", encoding="utf-8") as pth:

@@ -1,8 +1,8 @@
-"""Weights of the policy as numbered versions that any process of the cluster can pull.
+"""Weights of the policy as numbered versions, for any process of the cluster to pull.
 
-The learner publishes a version into Ray's object store; whoever plays pulls it when told to, or when it joins. There is
-no process group to rebuild when an actor comes or goes. With a GPU backend a version names its senders instead
-(`actors.gpu_weights`). Knows no model and no engine.
+The learner publishes a version into Ray's object store. A rollout actor pulls it on request, or
+when it joins, so no process group has to be rebuilt when an actor comes or goes. With a GPU
+backend a version names its senders instead (`actors.gpu_weights`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 
+from cluster.refs import Handle, Ref
 from core.flat import checksum, flatten, unflatten
 
 __all__ = ["WeightVersion", "checksum", "flatten", "publish", "unflatten"]
@@ -21,18 +23,29 @@ __all__ = ["WeightVersion", "checksum", "flatten", "publish", "unflatten"]
 
 @dataclass(frozen=True)
 class WeightVersion:
-    """One version of the policy: what is in it, and where its bytes are (layout: `core.flat`)."""
+    """One version of the policy: its contents, and the place of its bytes.
 
-    version: int  # 0 is the policy that the run began with
+    Attributes:
+        version: number of its step; 0 is the policy before training.
+        names: names of the tensors, as in `state_dict()`.
+        dtypes: their types, such as "float32".
+        shapes: their shapes.
+        checksum: SHA-256 of the payload; empty with a GPU backend.
+        payload: flat uint8 array in the object store (layout: `core.flat`); None with a GPU
+            backend.
+        senders: ranks of the learner, to send the bytes, with a GPU backend.
+    """
+
+    version: int
     names: tuple[str, ...]
-    dtypes: tuple[str, ...]  # e.g. "float32"
+    dtypes: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
-    checksum: str  # SHA-256 of the payload; empty when a GPU backend carries the bytes: they do not pass through us
-    payload: Any  # Ray ObjectRef of a flat uint8 array; None when a GPU backend carries the bytes
-    senders: tuple[Any, ...] = ()  # the learner's ranks (Ray actors), which then carry them
+    checksum: str
+    payload: Ref[np.ndarray] | None
+    senders: tuple[Handle[Any], ...] = ()
 
 
 def publish(version: int, state: Mapping[str, torch.Tensor]) -> WeightVersion:
-    """Puts a whole `state_dict()` into the object store."""
+    """Put a whole `state_dict()` into the object store."""
     names, dtypes, shapes, flat = flatten(state)
     return WeightVersion(version, names, dtypes, shapes, checksum(flat), ray.put(flat))

@@ -409,7 +409,7 @@ def check_fits(cfg: Config, folder: Path) -> None:
     # Both take seconds to import, and only a resumed run needs them.
     from transformers import AutoConfig
 
-    from actors.optimizer import check_architecture
+    from actors.architecture import check_architecture
 
     check_architecture(AutoConfig.from_pretrained(resolve(cfg.policy.path)), folder / "policy")
     step = checkpoint.read_state(folder)["step"]

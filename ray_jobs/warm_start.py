@@ -22,7 +22,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from transformers import AutoModelForImageTextToText
 
-from actors.drawing import Asked, to_learn
+from actors.drawing import DrawBatch, mask_targets
 from actors.learner_pool import LearnerPool
 from actors.policies import token_id
 from configs.load import load as load_config
@@ -164,9 +164,9 @@ def imitate_step(
         groups.append(group)
         media.append(pixels)
 
-    masks: Asked | None = None
+    masks: DrawBatch | None = None
     if cfg.mask.token:
-        masks = to_learn(picked, [group.episodes for group in groups], None, cfg.mask)
+        masks = mask_targets(picked, [group.episodes for group in groups], None, cfg.mask)
     update = learner.imitate(groups, media, masks)
 
     metrics = {"loss": update.loss, "grad_norm": update.grad_norm}

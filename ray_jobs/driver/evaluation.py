@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from actors.drawing import Drawn, prompts_of
+from actors.drawing import Drawn, tracking_prompts
 from actors.reward import Scoring
 from actors.rollout import Played
 from core.evaluation.protocols import measure
@@ -137,7 +137,7 @@ def measure_chunk(groups: Sequence[ScoredGroup], pools: Pools) -> list[Result]:
         video = group.played.sample.video
         for number, episode in enumerate(group.played.episodes):
             drawn = () if group.drawn is None else group.drawn[number]
-            jobs.append((video, prompts_of(episode, drawn)))
+            jobs.append((video, tracking_prompts(episode, drawn)))
     masks = iter(pools.segmenters.segment(jobs))
 
     results = []

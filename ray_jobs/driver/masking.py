@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from actors.drawing import REWARDED, Asked, Drawn, to_learn
-from actors.painter import DrawingPool
+from actors.drawing import REWARDED, DrawBatch, Drawn, mask_targets
+from actors.drawer import DrawingPool
 from actors.reward import Scoring
 from actors.rollout import Played
 from configs.schema import Config
@@ -51,7 +51,7 @@ class Masking(Protocol):
     ) -> list[Scoring]:
         """Return the scoring of each group of a step, started early or now."""
 
-    def targets(self, groups: Sequence[Played], drawn: Sequence[Drawn | None]) -> Asked | None:
+    def targets(self, groups: Sequence[Played], drawn: Sequence[Drawn | None]) -> DrawBatch | None:
         """Return the learner's targets for masks, if it learns from any."""
 
     def finish_learning(self) -> None:
@@ -92,7 +92,7 @@ class PointingPolicy:
         # All of them started early.
         return [scoring for scoring in early if scoring is not None]
 
-    def targets(self, groups: Sequence[Played], drawn: Sequence[Drawn | None]) -> Asked | None:
+    def targets(self, groups: Sequence[Played], drawn: Sequence[Drawn | None]) -> DrawBatch | None:
         return None
 
     def finish_learning(self) -> None:
@@ -149,11 +149,11 @@ class DrawingPolicy:
             scorings.append(rewards.submit(split, group.sample.uid, group.episodes, masks))
         return scorings
 
-    def targets(self, groups: Sequence[Played], drawn: Sequence[Drawn | None]) -> Asked | None:
+    def targets(self, groups: Sequence[Played], drawn: Sequence[Drawn | None]) -> DrawBatch | None:
         samples = [group.sample for group in groups]
         episodes = [group.episodes for group in groups]
         masks = [group_masks for group_masks in drawn if group_masks is not None]
-        return to_learn(samples, episodes, masks, self._cfg.mask)
+        return mask_targets(samples, episodes, masks, self._cfg.mask)
 
     def finish_learning(self) -> None:
         # The last evaluation draws with the learner's mask head.

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 
-from actors.drawing import prompts_of
-from actors.painter import PainterPool
+from actors.drawer import DrawerPool
+from actors.drawing import tracking_prompts
 from actors.rollout import Played, RolloutPool
 from actors.segmenter import SegmenterPool
 from cluster.placement import Placement
@@ -38,11 +38,11 @@ def one_episode(cfg: Config, sample: Sample, progress: Progress) -> tuple[Episod
 
         drawn: Sequence[DrawnMask | None] = ()
         if cfg.mask.token:
-            with progress.phase("draw"), closing(PainterPool(cfg, placement)) as drawers:
+            with progress.phase("draw"), closing(DrawerPool(cfg, placement)) as drawers:
                 [[drawn]] = drawers.draw([sample.video], [played.episodes], [played.media_ref])
 
         with progress.phase("segment"), closing(SegmenterPool(cfg, placement)) as segmenters:
-            [masks_F] = segmenters.segment([(sample.video, prompts_of(episode, drawn))])
+            [masks_F] = segmenters.segment([(sample.video, tracking_prompts(episode, drawn))])
     return episode, masks_F
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from types import TracebackType
 
+from actors.drawer import DrawerPool
 from actors.learner_pool import LearnerPool
-from actors.painter import PainterPool
 from actors.reward import RewardPool
 from actors.rollout import RolloutPool
 from actors.segmenter import SegmenterPool
@@ -45,9 +45,9 @@ class Pools:
         return SegmenterPool(self._cfg, self._placement)
 
     @cached_property
-    def drawers(self) -> PainterPool:
+    def drawers(self) -> DrawerPool:
         with self._progress.phase("start: drawer"):
-            return PainterPool(self._cfg, self._placement)
+            return DrawerPool(self._cfg, self._placement)
 
     @cached_property
     def learner(self) -> LearnerPool:

@@ -4,6 +4,7 @@ import numpy as np
 import ray
 import torch
 
+from actors.learner import LearnerActor
 from actors.learner_pool import LearnerPool
 from cluster.refs import results
 from configs.schema import Config
@@ -31,7 +32,7 @@ def restart(learner_pools, cfg) -> LearnerPool:
     pool.cfg = cfg
     results(
         [
-            rank.start.remote(cfg, "cpu", place, 10)
+            rank.call(LearnerActor.start, cfg, "cpu", place, 10)
             for rank, place in zip(pool.ranks, pool.places, strict=True)
         ]
     )

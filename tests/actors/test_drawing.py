@@ -14,10 +14,11 @@ import pytest
 import ray
 import torch
 
-from actors.drawing import Asked, asked, by_episode, prompts_of, to_learn
+from actors.drawer import DrawerPool
+from actors.drawing import DrawBatch, draw_batch, mask_targets, masks_by_episode, tracking_prompts
+from actors.learner import LearnerActor
 from actors.learner_pool import LearnerPool
 from actors.objective import grpo_loss
-from actors.painter import PainterPool
 from actors.segmenter import SegmenterActor
 from cluster.placement import place
 from cluster.refs import results
@@ -76,23 +77,25 @@ GROUPS = [[episode(), Episode("v/0", (), End.FAILED, error="died")], [episode((K
 DRAWN = [((made(0), made(1), None), ()), ((made(2),), (made(3), made(4), None))]
 
 
-def learned(**changes: Any) -> Asked | None:
-    return to_learn([sample(video())] * 2, GROUPS, DRAWN, replace(MaskConfig("[SEG]"), **changes))
+def learned(**changes: Any) -> DrawBatch | None:
+    return mask_targets(
+        [sample(video())] * 2, GROUPS, DRAWN, replace(MaskConfig("[SEG]"), **changes)
+    )
 
 
 def test_keyframes_are_calibrated_and_every_rewarded_frame_has_its_truth() -> None:
     found = learned()
     assert found is not None
-    assert [(m.episode, m.prompt) for m in found.masks] == [
+    assert [(m.episode, m.prompt) for m in found.requests] == [
         (0, KEY),
         (0, SEEN),
         (2, KEY),
         (3, KEY),
         (3, SEEN),
     ]
-    assert [m.sampled and m.sampled.loglik for m in found.masks] == [0.0, None, -2.0, -3.0, None]
-    assert [m.truth for m in found.masks] == [truth(), None, truth(), truth(), None]
-    weights = [m.weight for m in found.masks]
+    assert [m.sampled and m.sampled.loglik for m in found.requests] == [0.0, None, -2.0, -3.0, None]
+    assert [m.truth for m in found.requests] == [truth(), None, truth(), truth(), None]
+    weights = [m.weight for m in found.requests]
     assert weights == pytest.approx(
         [0.2 / 3, 0.2 / 2, 0.2 / 3, 0.2 / 3, 0.2 / 2]
     )  # three keyframes, two others
@@ -105,26 +108,26 @@ def test_what_is_off_is_not_learned_from() -> None:
     only_drawn = learned(loss=0.0)
     assert only_truth
     assert only_drawn
-    assert [m.sampled for m in only_truth.masks] == [None] * 5
-    assert all(m.weight for m in only_truth.masks)
-    assert [m.prompt for m in only_drawn.masks] == [KEY] * 3
-    assert not any(m.weight for m in only_drawn.masks)
-    shown = to_learn(
+    assert [m.sampled for m in only_truth.requests] == [None] * 5
+    assert all(m.weight for m in only_truth.requests)
+    assert [m.prompt for m in only_drawn.requests] == [KEY] * 3
+    assert not any(m.weight for m in only_drawn.requests)
+    shown = mask_targets(
         [sample(video())] * 2, GROUPS, None, MaskConfig("[SEG]")
     )  # demonstrations: none was drawn
     assert shown is not None
-    assert [m.sampled for m in shown.masks] == [None] * 5
-    nothing = to_learn([sample(video())], [[episode(())]], [((),)], MaskConfig("[SEG]"))
+    assert [m.sampled for m in shown.requests] == [None] * 5
+    nothing = mask_targets([sample(video())], [[episode(())]], [((),)], MaskConfig("[SEG]"))
     assert nothing is not None
-    assert nothing.masks == ()
+    assert nothing.requests == ()
 
 
 def test_a_sample_without_a_target_is_true_nowhere() -> None:
     none = replace(sample(video()), targets=())
-    found = to_learn([none], [[episode()]], [((made(0), made(1), None),)], MaskConfig("[SEG]"))
+    found = mask_targets([none], [[episode()]], [((made(0), made(1), None),)], MaskConfig("[SEG]"))
     assert found is not None
-    assert [m.truth for m in found.masks] == [None, None]
-    assert all(m.weight for m in found.masks)
+    assert [m.truth for m in found.requests] == [None, None]
+    assert all(m.weight for m in found.requests)
 
 
 def test_masks_return_to_the_episodes_that_asked_for_them() -> None:
@@ -135,16 +138,16 @@ def test_masks_return_to_the_episodes_that_asked_for_them() -> None:
         (3, KEY): made(3),
         (3, SEEN): made(4),
     }
-    assert by_episode(found, GROUPS) == DRAWN
-    assert [m.prompt.role for m in asked([video()] * 2, GROUPS).masks].count("final") == 2
+    assert masks_by_episode(found, GROUPS) == DRAWN
+    assert [m.prompt.role for m in draw_batch([video()] * 2, GROUPS).requests].count("final") == 2
 
 
 def test_a_segmenter_follows_prompts_and_what_was_drawn_to_be_tracked() -> None:
     box = MaskPrompt(0, (1.0, 2.0, 3.0, 4.0))
     drawn = DrawnPrompt(2, np.ones((4, 4), np.float32))
     both = Episode("v/0", (), End.DONE, Answer((box,), segs=SEGS))
-    assert prompts_of(both, (made(0), None, made(1, drawn))) == (box, drawn)
-    assert prompts_of(both, ()) == (box,)
+    assert tracking_prompts(both, (made(0), None, made(1, drawn))) == (box, drawn)
+    assert tracking_prompts(both, ()) == (box,)
 
 
 def config(
@@ -203,7 +206,7 @@ def restart(pools: dict[int, LearnerPool], cfg: Config) -> LearnerPool:
     pool.cfg = cfg
     results(
         [
-            rank.start.remote(cfg, "cpu", place, 10)
+            rank.call(LearnerActor.start, cfg, "cpu", place, 10)
             for rank, place in zip(pool.ranks, pool.places, strict=True)
         ]
     )
@@ -214,14 +217,14 @@ def flat(pool: LearnerPool) -> np.ndarray:
     return np.array(ray.get(pool.publish(1).payload))
 
 
-def draw(pool: LearnerPool | PainterPool, clip: Video, played) -> list:
+def draw(pool: LearnerPool | DrawerPool, clip: Video, played) -> list:
     groups, tables = played
     return pool.draw([clip] * len(groups), [g.episodes for g in groups], tables)
 
 
-def of(clip: Video, played, drawn: list, cfg: Config) -> Asked | None:
+def of(clip: Video, played, drawn: list, cfg: Config) -> DrawBatch | None:
     groups, _ = played
-    return to_learn([sample(clip)] * len(groups), [g.episodes for g in groups], drawn, cfg.mask)
+    return mask_targets([sample(clip)] * len(groups), [g.episodes for g in groups], drawn, cfg.mask)
 
 
 def test_any_ranks_draw_the_same_masks_and_learn_the_same(pools, clip, played) -> None:
@@ -272,7 +275,7 @@ def test_weights_of_zero_are_bit_identical_to_a_policy_that_does_not_draw(
         if given:
             masks = of(clip, played, draw(pool, clip, played), config(folder))
             assert masks is not None
-            masks = Asked(tuple(replace(m, weight=0.0) for m in masks.masks), masks.frames)
+            masks = DrawBatch(tuple(replace(m, weight=0.0) for m in masks.requests), masks.frames)
         for _ in range(2):
             update = pool.learn(groups, tables, masks)
         found.append((update.loss, update.grad_norm, flat(pool)))
@@ -310,7 +313,7 @@ def test_a_checkpoint_holds_the_head_and_goes_on_exactly(
     saved = {name: (tmp_path / name / file).read_bytes() for name in ("one", "straight", "resumed")}
     assert saved["straight"] == saved["resumed"] != saved["one"]
     saved_cfg = config(tmp_path / "one" / "policy")
-    painters = PainterPool(saved_cfg, place(saved_cfg))
+    painters = DrawerPool(saved_cfg, place(saved_cfg))
     try:
         again = draw(painters, clip, played)
     finally:
@@ -329,7 +332,7 @@ def test_segmenters_that_redraw_take_the_learners_newest_head(
     pool = restart(pools, cfg)
     pool.save(tmp_path / "one")
     [[drawn, *_], *_] = draw(pool, clip, played)
-    prompts = prompts_of(groups[0].episodes[0], drawn)
+    prompts = tracking_prompts(groups[0].episodes[0], drawn)
     assert len(prompts) == 1
     actor = SegmenterActor(
         replace(config(tmp_path / "one" / "policy"), mask=replace(cfg.mask, redraw=True)), "cpu"
@@ -337,7 +340,7 @@ def test_segmenters_that_redraw_take_the_learners_newest_head(
     [before] = actor.segment(clip, [prompts])
     actor.take_head(pool.head())
     assert actor.segment(clip, [prompts]) == [before]  # what was saved is what is drawn with
-    masks = to_learn([sample(clip)] * 3, [g.episodes for g in groups], None, cfg.mask)
+    masks = mask_targets([sample(clip)] * 3, [g.episodes for g in groups], None, cfg.mask)
     for _ in range(3):
         pool.imitate(groups, tables, masks)
     actor.take_head(pool.head())
@@ -352,7 +355,7 @@ def test_imitation_of_true_masks_lowers_their_loss(pools, clip, played) -> None:
     groups, tables = played
     cfg = config(Path(pools[1].cfg.policy.path), loss=1.0, bce=2.0, dice=0.5)
     pool = restart(pools, cfg)
-    masks = to_learn([sample(clip)] * 3, [g.episodes for g in groups], None, cfg.mask)
+    masks = mask_targets([sample(clip)] * 3, [g.episodes for g in groups], None, cfg.mask)
     before = pool.head()
     losses = [pool.imitate(groups, tables, masks).metrics["mask_loss"] for _ in range(10)]
     after = pool.head()
@@ -383,11 +386,13 @@ def test_the_kl_term_is_about_text_alone() -> None:
     calibrated_N = (text_N - 0.3).requires_grad_()
     given = {"old_N": calibrated_N.detach(), "reference_N": text_N, "off_policy": False}
     cfg = replace(Config().grpo, kl_coef=0.1)
-    loss, sums = grpo_loss(calibrated_N, text_N, row, cfg, **given, text_N=text_N)
-    assert sums["kl_sum"] == 0.0
-    assert sums["ratio_sum"] == len(text_N)
+    loss, stats = grpo_loss(calibrated_N, text_N, row, cfg, **given, text_N=text_N)
+    assert stats.ratios is not None
+    assert stats.ratios.kl_sum == 0.0
+    assert stats.ratios.ratio_sum == len(text_N)
     wrong, without = grpo_loss(calibrated_N, text_N, row, cfg, **given)
-    assert without["kl_sum"] > 1.0
+    assert without.ratios is not None
+    assert without.ratios.kl_sum > 1.0
     assert wrong != loss
 
 

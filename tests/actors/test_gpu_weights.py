@@ -9,6 +9,7 @@ import pytest
 import ray
 
 from actors import gpu_weights
+from cluster.refs import start_actor
 from cluster.weights import WeightVersion
 
 LONG = timedelta(seconds=60)
@@ -69,8 +70,8 @@ class Actor:
 
 @pytest.mark.parametrize("backend", ["nccl", "ipc"])
 def test_receiving_and_sending_go_on_together(ray_env: dict[str, str], backend: str) -> None:
-    ranks = tuple(ray.remote(Rank).options(num_cpus=0).remote(i) for i in range(3))
-    workers = {i: ray.remote(Actor).options(num_cpus=0).remote() for i in range(2)}
+    ranks = tuple(start_actor(Rank, {"num_cpus": 0}, number) for number in range(3))
+    workers = {number: start_actor(Actor, {"num_cpus": 0}) for number in range(2)}
     weights = WeightVersion(5, ("a",), ("float32",), ((1,),), "", None, senders=ranks)
     gpu_weights.connect(backend, ranks, workers, tensor_parallel=1)
     going = gpu_weights.send(backend, weights, workers)
@@ -91,7 +92,7 @@ def test_an_actor_that_cannot_connect_ends_the_handshake(ray_env: dict[str, str]
         async def init_transfer(self, info: dict) -> None:
             raise ValueError("no NCCL here")
 
-    rank = ray.remote(Rank).options(num_cpus=0).remote(0)
-    broken = ray.remote(Broken).options(num_cpus=0).remote()
+    rank = start_actor(Rank, {"num_cpus": 0}, 0)
+    broken = start_actor(Broken, {"num_cpus": 0})
     with pytest.raises(ValueError, match="no NCCL here"):
         gpu_weights.connect("nccl", (rank,), {0: broken}, tensor_parallel=1)

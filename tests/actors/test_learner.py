@@ -75,10 +75,11 @@ def test_a_tied_head_is_published(learner_pools, policy_folder):
 
 def streamed(learner) -> tuple[tuple, tuple, tuple, list]:
     """In a rank: what a GPU backend would announce, and what it would then send."""
-    from actors import optimizer
+    from actors import whole_weights
 
-    tensors = [(name, tensor.cpu()) for name, tensor in optimizer.whole_tensors(learner.engine)]
-    return *optimizer.describe(learner.engine), tensors
+    engine = learner.trainer.engine
+    tensors = [(name, tensor.cpu()) for name, tensor in whole_weights.whole_tensors(engine)]
+    return *whole_weights.describe(engine), tensors
 
 
 @pytest.mark.parametrize(("ranks", "stage"), [(1, 1), (2, 3)])
@@ -88,7 +89,7 @@ def test_gpu_backends_announce_and_send_what_the_object_store_holds(
     pool = restart(learner_pools, config(policy_folder, ranks, stage))
     expected = pool.publish(1)
     for names, dtypes, shapes, tensors in results(
-        [rank.__ray_call__.remote(streamed) for rank in pool.ranks]
+        [rank.actor.__ray_call__.remote(streamed) for rank in pool.ranks]
     ):
         assert (names, dtypes, shapes) == (expected.names, expected.dtypes, expected.shapes)
         assert [name for name, _ in tensors] == list(names)

@@ -17,7 +17,7 @@ from tests.models.tiny_qwen import banned_ids, build, reference
 
 def parameters(learner) -> tuple[dict, set]:
     """In a rank that has whole ones: all parameters, and the names of the trained ones."""
-    found = dict(learner.engine.module.vlm.named_parameters())
+    found = dict(learner.trainer.engine.module.vlm.named_parameters())
     return {n: p.detach().clone() for n, p in found.items()}, {
         n for n, p in found.items() if p.requires_grad
     }
@@ -43,9 +43,9 @@ def test_lora_moves_only_the_adapters_and_publishes_them_merged(
     assert (
         distance(weights(pool), base) == 0.0
     )  # an adapter starts as nothing, and the names are the base's
-    before = results([rank.__ray_call__.remote(parameters) for rank in pool.ranks])
+    before = results([rank.actor.__ray_call__.remote(parameters) for rank in pool.ranks])
     assert pool.learn(*learner_batch[:2]).grad_norm > 0
-    after = results([rank.__ray_call__.remote(parameters) for rank in pool.ranks])
+    after = results([rank.actor.__ray_call__.remote(parameters) for rank in pool.ranks])
     published = weights(pool)
     for (old, trained), (new, _) in zip(before, after, strict=True):
         assert len(trained) == 2 * 7 * 2

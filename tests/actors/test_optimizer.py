@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from actors.optimizer import deepspeed_config, learning_rate
+from actors.learning_rate import learning_rate
+from actors.optimizer import deepspeed_config
 from tests.actors.learners import config
 
 

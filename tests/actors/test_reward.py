@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import systems
 from actors.reward import RewardActor, RewardPool, read_split
 from actors.segmenter import SegmenterActor, load_segmenter
 from cluster.placement import place
+from cluster.refs import Handle
 from configs.schema import Config, DifficultyConfig, SystemConfig
 from core.difficulty import difficulty
 from core.masks import box, decode
@@ -209,57 +211,55 @@ def test_masks_of_the_segmenter_are_made_only_for_a_reward_that_needs_them(setti
     assert "segmenter" not in vars(actors["box"])
 
 
+def pid_of(worker: Handle[RewardActor]) -> int:
+    """Return the process of an actor, once it is up."""
+    return ray.get(worker.actor.__ray_call__.remote(lambda actor: os.getpid()))
+
+
 @pytest.mark.parametrize("signal_number", [signal.SIGSTOP, signal.SIGKILL], ids=["hung", "dead"])
-def test_a_hung_or_dead_actor_costs_one_retry(setting, signal_number):
-    cfg, pool, samples = setting
+def test_a_hung_or_dead_actor_costs_one_retry(setting, signal_number, monkeypatch):
+    _, pool, samples = setting
+    uid = samples[0].uid
     episodes = (played(samples[0], [10, 10, 60, 60]),)
-    before = pool.collect(pool.submit("train", samples[0].uid, episodes))
-    pid = ray.get(pool.workers[0].__ray_call__.remote(lambda actor: os.getpid()))
-    os.kill(pid, signal_number)
-    cfg.reward.timeout_s = 2.0
-    try:
-        scoring = pool.submit("train", samples[0].uid, episodes)
-        after = collect_with_patience(pool, scoring)
-    finally:
-        cfg.reward.timeout_s = 300.0
-    assert after == before
+    before = pool.collect(pool.submit("train", uid, episodes))
+    [worker] = pool.workers.values()
+    os.kill(pid_of(worker), signal_number)
+    scoring = pool.submit("train", uid, episodes)
+
+    # The first wait is short, so that the hang shows. The retry has the ordinary time-out, as
+    # the new actor must start up.
+    hand_out = pool.hand_out
+
+    def hand_out_patiently(task, attempt=1):
+        pool.timeout_s = 300.0
+        return hand_out(task, attempt)
+
+    monkeypatch.setattr(pool, "hand_out", hand_out_patiently)
+    pool.timeout_s = 2.0
+    assert pool.collect(scoring) == before
+    assert worker not in pool.workers.values()
 
 
-def collect_with_patience(pool, scoring):
-    """The first wait is short, so that the hang shows; the retry has the ordinary time-out, as it must start up."""
-    resubmit = pool.submit
+def test_a_reward_that_never_arrives_is_an_error(setting, monkeypatch):
+    _, pool, samples = setting
+    hand_out = pool.hand_out
+    stopped = []
 
-    def patient(*args):
-        pool.cfg.reward.timeout_s = 300.0
-        return resubmit(*args)
-
-    pool.submit = patient
-    try:
-        return pool.collect(scoring)
-    finally:
-        del pool.submit
-
-
-def test_a_reward_that_never_arrives_is_an_error(setting):
-    cfg, pool, samples = setting
-    cfg.reward.timeout_s = 0.5
-    pids = []
-    resubmit = pool.submit
-
-    def stopped(*args):
+    def hand_out_to_a_stopped_actor(task, attempt=1):
         """Every actor hangs before it can answer."""
-        worker = pool.workers[0]
-        pids.append(ray.get(worker.__ray_call__.remote(lambda actor: os.getpid())))
-        os.kill(pids[-1], signal.SIGSTOP)
-        return resubmit(*args)
+        [worker] = pool.workers.values()
+        stopped.append(pid_of(worker))
+        os.kill(stopped[-1], signal.SIGSTOP)
+        return hand_out(task, attempt)
 
-    pool.submit = stopped
+    monkeypatch.setattr(pool, "hand_out", hand_out_to_a_stopped_actor)
+    monkeypatch.setattr(pool, "timeout_s", 0.5)
+    episodes = (played(samples[0], [10, 10, 60, 60]),)
     try:
-        with pytest.raises(RuntimeError, match="did not arrive within reward.timeout_s"):
-            pool.collect(
-                pool.submit("train", samples[0].uid, (played(samples[0], [10, 10, 60, 60]),))
-            )
+        with pytest.raises(RuntimeError, match="did not arrive within reward.timeout_s=0.5 s"):
+            pool.collect(pool.submit("train", samples[0].uid, episodes))
     finally:
-        del pool.submit
-        cfg.reward.timeout_s = 300.0
-        os.kill(pids[-1], signal.SIGCONT)
+        for pid in stopped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+    assert len(stopped) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 import ray
 
 from actors import rollout
-from actors.rollout import Played, RolloutPool
+from actors.rollout import Played, RolloutActor, RolloutPool
 from cluster.placement import place
+from cluster.refs import results
 from cluster.weights import publish
 from configs.schema import Config, SystemConfig
 from core.digest import image_digest
@@ -183,14 +185,14 @@ def test_groups_survive_the_death_of_their_actor(pool: RolloutPool, samples: lis
     stormy: list[Played] = []
     for group in pool.play(samples, group_size=G, temperature=1.0, step=7):
         if not stormy:
-            ray.kill(pool.workers[first])
+            pool.workers[first].kill()
         stormy.append(group)
     assert sorted(p.index for p in stormy) == list(range(len(samples)))
     assert pool.deaths == deaths + 1
     assert first not in pool.workers
     assert tokens(calm) == tokens(stormy)
     assert pool.weights is not None
-    versions = ray.get([actor.version.remote() for actor in pool.workers.values()])
+    versions = results([worker.call(RolloutActor.version) for worker in pool.workers.values()])
     assert versions == [pool.weights.version] * 2, (
         "an actor that joined late did not pull the current weights"
     )
@@ -205,10 +207,11 @@ def test_an_actor_that_cannot_start_is_an_error(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """A folder without weights: the engine does not start."""
+    shutil.copy(Path(config.policy.path) / "config.json", tmp_path)
+    without_weights = replace(config, policy=replace(config.policy, path=str(tmp_path)))
     monkeypatch.setattr(rollout, "MAX_ATTEMPTS", 1)
-    broken = RolloutPool(
-        replace(config, policy=replace(config.policy, path=str(tmp_path))), place(config)
-    )
+    broken = RolloutPool(without_weights, place(config))
     with pytest.raises(RuntimeError, match="'v0/0'.*died playing it"):
         list(broken.play(samples[:1], group_size=1, temperature=1.0, step=0))
     broken.close()
@@ -225,7 +228,7 @@ def test_with_a_gpu_backend_the_actors_are_fixed(
         RuntimeError, match="cannot join or leave a running cluster.weight_backend=nccl"
     ):
         fixed.scale(2)
-    ray.kill(next(iter(fixed.workers.values())))
+    next(iter(fixed.workers.values())).kill()
     with pytest.raises(RuntimeError, match="use object_store"):
         list(fixed.play(samples[:1], group_size=1, temperature=1.0, step=0))
     fixed.close()

@@ -9,7 +9,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import ray
 import torch
 
 from actors import segmenter
@@ -120,7 +119,7 @@ def test_grabcut_survives_the_death_of_its_actor(
         masks_F[prompts[0].frame] is not None
         for masks_F, (_, prompts) in zip(before, jobs, strict=True)
     )
-    ray.kill(segmenters.workers[0])
+    segmenters.workers[0].kill()
     assert segmenters.segment(jobs) == before
     segmenters.close()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from actors.optimizer import SCHEDULES
+from actors.learning_rate import SCHEDULES
 from configs.load import choices, load, presets
 from configs.schema import PREDICTIONS, RUN
 from core.evaluation.protocols import PROTOCOLS

@@ -1,0 +1,131 @@
+"""Drawing of the policy's masks: actors, and their pools on the driver.
+
+In training the learner's ranks draw, because they alone have the newest mask head. A job without
+a learner, such as the evaluation of a finished policy, starts a `Drawer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Generic, Protocol, TypeVar
+
+from actors.drawing import (
+    DrawBatch,
+    Drawn,
+    DrawnMasks,
+    draw_batch,
+    draw_rows,
+    forest_to_draw,
+    masks_by_episode,
+)
+from cluster.placement import Device, Placement
+from cluster.refs import Handle, MediaRef, load_media, results, start_actor
+from configs.load import resolve
+from configs.schema import Config
+from core import batch
+from core.batch import GroupBatch, ImageLayout
+from core.types import Episode, Video
+
+
+class Draws(Protocol):
+    """Actors with a policy that has a mask head."""
+
+    def draw(
+        self, rows: list[GroupBatch], media: Mapping[int, MediaRef], requests: DrawBatch
+    ) -> DrawnMasks: ...
+
+
+A = TypeVar("A", bound=Draws)
+
+
+class Drawer:
+    """A policy with its mask head, and nothing to train it with."""
+
+    def __init__(self, cfg: Config, device: Device) -> None:
+        import torch
+
+        from actors import policies
+        from models.policy.pixels import Pixels
+
+        if device == "cpu":
+            torch.set_num_threads(1)
+        folder = resolve(cfg.policy.path)
+        untrained = replace(
+            cfg, grpo=replace(cfg.grpo, kl_coef=0.0), learner=replace(cfg.learner, lora_rank=0)
+        )
+        self.policy, _ = policies.load(untrained, folder, device)
+        self.pixels = Pixels(folder)
+
+    def layout(self) -> ImageLayout:
+        """Return the image layout of the policy."""
+        return self.policy.layout
+
+    def draw(
+        self, rows: list[GroupBatch], media: Mapping[int, MediaRef], requests: DrawBatch
+    ) -> DrawnMasks:
+        """Draw the masks of finished episodes."""
+        return draw_rows(self.policy, self.pixels, rows, load_media(media), requests)
+
+
+class DrawingPool(Generic[A]):
+    """Actors with the same weights of a policy (`Drawer`, `actors.learner.LearnerActor`)."""
+
+    def __init__(self, cfg: Config, ranks: Sequence[Handle[A]], layout: ImageLayout) -> None:
+        self.cfg = cfg
+        self.ranks = ranks
+        self.layout = layout
+
+    def draw(
+        self,
+        videos: Sequence[Video],
+        episodes: Sequence[Sequence[Episode]],
+        media: Sequence[MediaRef],
+        roles: Iterable[str] = (),
+    ) -> list[Drawn]:
+        """Draw the masks of the episodes of some groups, in one forward pass over all of them.
+
+        Args:
+            videos: the video of each group.
+            media: pixels of each group.
+            roles: draw masks of these roles only; empty draws all.
+        """
+        requests = draw_batch(videos, episodes, roles)
+        forest = forest_to_draw(episodes)
+        masks: DrawnMasks = {}
+        if forest and requests.requests:
+            calls = []
+            for rank, rows in zip(self.ranks, self.deal(forest), strict=True):
+                own_media = media_of_rows(rows, media)
+                calls.append(rank.call(Draws.draw, rows, own_media, requests.share(rows)))
+            for part in results(calls):
+                masks |= part
+        return masks_by_episode(masks, episodes)
+
+    def deal(self, forest: Sequence[batch.Tree]) -> list[list[GroupBatch]]:
+        """Pack trees into rows, and deal the same number of rows to every rank."""
+        budget = self.cfg.learner.row_tokens
+        return batch.rows_of_ranks(forest, len(self.ranks), budget, self.layout)
+
+    def close(self) -> None:
+        """End all actors."""
+        for rank in self.ranks:
+            rank.kill()
+
+
+def media_of_rows(rows: Sequence[GroupBatch], media: Sequence[MediaRef]) -> dict[int, MediaRef]:
+    """Return the pixels for some rows, by the number of the group."""
+    found: dict[int, MediaRef] = {}
+    for row in rows:
+        for group in row.groups:
+            found[group] = media[group]
+    return found
+
+
+class DrawerPool(DrawingPool[Drawer]):
+    """One `Drawer`. It shares a GPU with the segmenters: an episode is one short forward pass."""
+
+    def __init__(self, cfg: Config, placement: Placement) -> None:
+        drawer = start_actor(Drawer, placement.options("segmenter"), cfg, placement.device)
+        [layout] = results([drawer.call(Drawer.layout)])
+        super().__init__(cfg, [drawer], layout)

@@ -1,0 +1,250 @@
+"""One rank of the learner as a plain object: policy, DeepSpeed engine and its work on rows.
+
+Construct it only after the environment variables of the process group are set
+(`actors.learner.RankPlace.environment`): DeepSpeed joins the other ranks by them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import numpy as np
+import torch
+from torch import Tensor
+
+from actors import learner_state, optimizer, policies, whole_weights
+from actors.drawing import DrawBatch, DrawnMasks, draw_rows
+from actors.learning_rate import learning_rate
+from actors.objective import RowStats, add_mask_loss, grpo_loss, imitation_loss, spread_failure
+from cluster import weights
+from cluster.placement import Device
+from cluster.refs import MediaRef, load_media
+from cluster.weights import WeightVersion
+from configs.load import resolve
+from configs.schema import Config
+from core.batch import GroupBatch, ImageLayout
+from models.engine import weight_senders
+from models.engine.weight_senders import IpcSender, NcclSender
+from models.policy.pixels import Pixels
+from models.policy.policy import PolicyOutput
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Report of one rank on one optimizer step.
+
+    Attributes:
+        stats: statistics of this rank's rows.
+        grad_norm: norm of the gradients before clipping; None if the step was skipped.
+        lr: learning rate.
+    """
+
+    stats: RowStats
+    grad_norm: float | None
+    lr: float
+
+
+@dataclass
+class PreparedRow:
+    """A row with the inputs of its forward and loss, the same for all steps on its batch.
+
+    Attributes:
+        patches: patches of its images, and their grid.
+        drawing: draw requests and pixels of their frames; empty without mask targets.
+        reference_N: log-probs of the reference policy, with a KL term.
+        old_N: log-probs before the batch's first optimizer step, from its own forward.
+    """
+
+    row: GroupBatch
+    patches: tuple[Tensor, Tensor]
+    drawing: tuple[Any, ...]
+    reference_N: Tensor | None = None
+    old_N: Tensor | None = None
+
+
+class TrainerRank:
+    """One DeepSpeed rank. Every method but `connect` is collective: all ranks call it together."""
+
+    def __init__(
+        self, cfg: Config, device: Device, rank: int, ranks: int, total_updates: int
+    ) -> None:
+        """Join the other ranks and load the policy, and the reference if the KL term is on.
+
+        Args:
+            total_updates: length of the learning-rate schedule.
+
+        Raises:
+            ValueError: a GPU weight backend without a GPU, or an unusable policy.
+        """
+        if device == "cpu":
+            torch.set_num_threads(1)
+        self.cfg = cfg
+        self.rank = rank
+        self.ranks = ranks
+        self.total_updates = total_updates
+        self.updates = 0
+
+        self.sender: NcclSender | IpcSender | None = None
+        if cfg.cluster.weight_backend != "object_store":
+            self.sender = weight_senders.make(cfg.cluster.weight_backend)
+        # ipc: buffers of the version that is being taken.
+        self.messages: Iterator[dict[str, Any]] | None = None
+
+        backend = "nccl" if device == "cuda" else "gloo"
+        deepspeed.init_distributed(dist_backend=backend, verbose=False)
+
+        random.seed(cfg.seed + rank)
+        np.random.seed(cfg.seed + rank)
+        torch.manual_seed(cfg.seed + rank)
+        self.folder = resolve(cfg.policy.path)
+        policy, self.reference = policies.load(cfg, self.folder, device)
+        self.pixels = Pixels(self.folder)
+        self.engine = optimizer.start_engine(policy, cfg)
+        self.layout: ImageLayout = policy.layout
+
+    def draw(
+        self, rows: list[GroupBatch], media: Mapping[int, MediaRef], requests: DrawBatch
+    ) -> DrawnMasks:
+        """Draw the masks of finished episodes."""
+        shown = load_media(media)
+        return draw_rows(self.engine.module, self.pixels, rows, shown, requests)
+
+    def learn(
+        self,
+        rows: list[GroupBatch],
+        media: Mapping[int, MediaRef],
+        imitate: bool,
+        targets: DrawBatch | None = None,
+    ) -> list[StepReport]:
+        """Make the optimizer steps on these rows; return a report of each.
+
+        Args:
+            media: pixels of the groups, by the number of the group.
+            imitate: learn demonstrations instead of judged groups.
+            targets: masks to learn from, on all ranks or on none.
+        """
+        temperature = 1.0 if imitate else self.cfg.rollout.temperature
+        batch = self._prepare(rows, media, targets)
+        if self.reference is not None and not imitate:
+            patches = [prepared.patches for prepared in batch]
+            references = self.reference.logprobs(rows, patches, temperature)
+            for prepared, reference_N in zip(batch, references, strict=True):
+                prepared.reference_N = reference_N
+
+        steps = 1 if imitate else self.cfg.learner.optimizer_steps
+        return [self._update(batch, temperature, imitate) for _ in range(steps)]
+
+    def _prepare(
+        self,
+        rows: list[GroupBatch],
+        media: Mapping[int, MediaRef],
+        targets: DrawBatch | None,
+    ) -> list[PreparedRow]:
+        shown = load_media(media)
+        batch: list[PreparedRow] = []
+        for row in rows:
+            patches = self.pixels([shown[digest] for digest in row.images])
+            drawing = () if targets is None else targets.of_row(row)
+            batch.append(PreparedRow(row, patches, drawing))
+        return batch
+
+    def _update(self, batch: list[PreparedRow], temperature: float, imitate: bool) -> StepReport:
+        """Make one optimizer step."""
+        stats: list[RowStats] = []
+        for prepared in batch:
+            output: PolicyOutput = self.engine(
+                prepared.row, *prepared.patches, temperature, *prepared.drawing
+            )
+            loss, row_stats = self._loss(output, prepared, imitate)
+            stats.append(row_stats)
+            # DeepSpeed takes the mean over ranks, but the loss is a sum over the global batch.
+            self.engine.backward(loss * self.ranks)
+
+        lr = learning_rate(self.updates, self.total_updates, self.cfg.learner)
+        grad_norm = optimizer.step(self.engine, lr)
+        self.updates += 1
+        return StepReport(RowStats.total(stats), grad_norm, lr)
+
+    def _loss(
+        self, output: PolicyOutput, prepared: PreparedRow, imitate: bool
+    ) -> tuple[Tensor, RowStats]:
+        """Return the row's share of the loss, and its statistics."""
+        if prepared.old_N is None:
+            # From the very same forward, so that on policy the ratio is exactly 1.
+            prepared.old_N = output.logprob_N.detach()
+        if imitate:
+            loss, stats = imitation_loss(output.logprob_N, output.entropy_N, prepared.row)
+        else:
+            loss, stats = grpo_loss(
+                output.logprob_N,
+                output.entropy_N,
+                prepared.row,
+                self.cfg.grpo,
+                old_N=prepared.old_N,
+                reference_N=prepared.reference_N,
+                off_policy=self.cfg.rollout.max_staleness > 0,
+                text_N=output.text_logprob_N,
+            )
+        if output.auxiliary is not None:
+            loss, stats = add_mask_loss(loss, stats, output.auxiliary)
+        return spread_failure(loss, output.logprob_N), stats
+
+    def publish(self, version: int) -> WeightVersion | None:
+        """Put the whole weights into the object store on rank 0; return None on other ranks.
+
+        With a GPU backend only describe them, on every rank: the bytes are sent on request.
+        """
+        if self.sender is not None:
+            tensors = whole_weights.describe(self.engine)
+            return WeightVersion(version, *tensors, checksum="", payload=None)
+        state = whole_weights.whole_state(self.engine)
+        if self.rank != 0:
+            return None
+        return weights.publish(version, state)
+
+    def head(self) -> dict[str, np.ndarray]:
+        """Return the mask head's weights on rank 0; empty on other ranks."""
+        return whole_weights.head_state(self.engine)
+
+    def connect(self, master: dict[str, Any]) -> None:
+        """Join the engines' process group (rank 0, nccl)."""
+        assert isinstance(self.sender, NcclSender), "only with cluster.weight_backend=nccl"
+        self.sender.connect(master)
+
+    def send(self) -> None:
+        """Broadcast the weights (nccl), or take part in gathering them (ipc without an engine)."""
+        assert self.sender is not None, "only with a GPU weight backend"
+        self.sender.send(whole_weights.whole_tensors(self.engine))
+
+    def next_message(self) -> dict[str, Any] | None:
+        """Return the place of the next buffer of weights; None after the last (ipc).
+
+        A request for a buffer confirms the one before.
+        """
+        assert isinstance(self.sender, IpcSender), "only with cluster.weight_backend=ipc"
+        if self.messages is None:
+            tensors = whole_weights.whole_tensors(self.engine)
+            largest = whole_weights.largest_bytes(self.engine)
+            self.messages = self.sender.messages(tensors, largest)
+        message = next(self.messages, None)
+        if message is None:
+            self.messages = None
+        return message
+
+    def save(self, folder: str) -> None:
+        """Write a checkpoint into an existing folder."""
+        learner_state.save(self.engine, Path(folder), self.folder, self.updates)
+
+    def load(self, folder: str) -> None:
+        """Go on from a checkpoint. Errors as `learner_state.load`."""
+        self.updates = learner_state.load(self.engine, Path(folder))
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
