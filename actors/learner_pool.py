@@ -6,6 +6,7 @@ are dealt to rows and ranks.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -236,7 +237,4 @@ def rank_places(hosts: Sequence[tuple[str, int]], device: Device) -> list[RankPl
 
 
 def _has_advantage(credit: Credit) -> bool:
-    for turns in credit:
-        if any(advantage != 0.0 for advantage in turns):
-            return True
-    return False
+    return any(advantage != 0.0 for advantage in itertools.chain.from_iterable(credit))

@@ -63,7 +63,10 @@ class Handle(Generic[A_co]):
 
 
 def start_actor(
-    cls: Callable[P, A_co], options: Mapping[str, Any], *args: P.args, **kwargs: P.kwargs
+    cls: Callable[P, A_co],
+    options: Mapping[str, Any],
+    *args: P.args,
+    **kwargs: P.kwargs,
 ) -> Handle[A_co]:
     """Start an actor of a class with Ray options; return before its constructor has run."""
     remote_class = ray.remote(cls).options(**options)
