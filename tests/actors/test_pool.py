@@ -1,0 +1,147 @@
+"""The pool over small real actors: order, load, losses, replacements, time-outs."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from actors.pool import Pool
+from cluster.refs import Handle, Ref, results, start_actor
+
+
+@dataclass(frozen=True)
+class Job:
+    """A number to double. The first `deaths` attempts kill their actor, marked in a folder."""
+
+    number: int
+    deaths: int = 0
+    folder: str = ""
+    seconds: float = 0.0
+
+
+class Doubler:
+    """Doubles numbers, and knows its own."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def double(self, job: Job) -> tuple[int, int]:
+        """Return the doubled number, and the number of this actor."""
+        time.sleep(job.seconds)
+        if job.number < 0:
+            raise ValueError(f"negative: {job.number}")
+        if job.deaths:
+            marks = len(os.listdir(job.folder))
+            if marks < job.deaths:
+                (Path(job.folder) / str(marks)).touch()
+                os._exit(1)
+        return 2 * job.number, self.number
+
+
+class DoublerPool(Pool[Doubler, Job, tuple[int, int]]):
+    def start(self, number: int) -> Handle[Doubler]:
+        return start_actor(Doubler, {"num_cpus": 0}, number)
+
+    def send(self, worker: Handle[Doubler], task: Job) -> Ref[tuple[int, int]]:
+        return worker.call(Doubler.double, task)
+
+    def give_up(self, task: Job, error: Exception) -> tuple[int, int]:
+        if task.number == 13:
+            raise RuntimeError(f"{task.number} is unlucky") from error
+        return -1, -1
+
+
+@pytest.fixture
+def pool(ray_env: dict[str, str]) -> Iterator[DoublerPool]:
+    pool = DoublerPool(2, attempts=2)
+    yield pool
+    pool.close()
+
+
+def test_every_task_comes_back_once_and_loads_are_even(pool: DoublerPool) -> None:
+    jobs = [Job(number) for number in range(20)]
+    done = list(pool.run(jobs, in_flight=3))
+    assert sorted(job.number for job, _ in done) == list(range(20))
+    for job, (doubled, _) in done:
+        assert doubled == 2 * job.number
+    assert {worker for _, (_, worker) in done} == {0, 1}
+
+
+def test_tasks_are_pulled_one_ahead_of_need(pool: DoublerPool) -> None:
+    pulled: list[int] = []
+
+    def endless() -> Iterator[Job]:
+        for number in range(1000):
+            pulled.append(number)
+            yield Job(number)
+
+    running = pool.run(endless(), in_flight=2)
+    next(running)
+    assert len(pulled) <= 2 * 2 + 1
+    running.close()
+    assert list(pool.run([])) == []
+
+
+def test_a_lost_worker_costs_an_attempt_and_is_replaced(pool: DoublerPool, tmp_path: Path) -> None:
+    jobs = [Job(1), Job(2, deaths=1, folder=str(tmp_path)), Job(3)]
+    done = {job.number: doubled for job, (doubled, _) in pool.run(jobs)}
+    assert done == {1: 2, 2: 4, 3: 6}
+    assert pool.deaths == 1
+    assert len(pool.workers) == 2
+    assert max(pool.workers) == 2
+
+
+def test_after_the_last_attempt_the_pool_gives_up(pool: DoublerPool, tmp_path: Path) -> None:
+    [(_, result)] = pool.run([Job(5, deaths=9, folder=str(tmp_path))])
+    assert result == (-1, -1)
+    assert pool.deaths == 2
+    with pytest.raises(RuntimeError, match="13 is unlucky"):
+        list(pool.run([Job(13, deaths=99, folder=str(tmp_path))]))
+    assert [doubled for _, (doubled, _) in pool.run([Job(6)])] == [12]
+
+
+def test_errors_of_tasks_are_raised_and_cost_no_worker(pool: DoublerPool) -> None:
+    with pytest.raises(ValueError, match="negative: -7"):
+        list(pool.run([Job(-7)]))
+    assert pool.deaths == 0
+
+
+def test_single_tasks_go_to_the_least_loaded_worker(pool: DoublerPool) -> None:
+    flights = [pool.hand_out(Job(number)) for number in range(4)]
+    assert [flight.worker for flight in flights] == [0, 1, 0, 1]
+    assert [pool.wait_for(flight)[0] for flight in flights] == [0, 2, 4, 6]
+
+
+def test_a_worker_that_takes_too_long_is_replaced(pool: DoublerPool) -> None:
+    pool.timeout_s = 1.0
+    assert pool.wait_for(pool.hand_out(Job(5, seconds=60.0))) == (-1, -1)
+    assert pool.deaths == 2
+
+
+def test_a_loss_that_is_noticed_twice_is_replaced_once(pool: DoublerPool) -> None:
+    first = pool.hand_out(Job(1, seconds=30.0))
+    second = pool.hand_out(Job(2, seconds=30.0))
+    pool.workers[first.worker].kill()
+    pool.replace(first.worker)
+    pool.replace(first.worker)
+    assert pool.deaths == 1
+    assert second.worker in pool.workers
+
+
+def test_the_number_of_workers_changes_at_any_time(pool: DoublerPool) -> None:
+    jobs = [Job(number, seconds=0.05) for number in range(12)]
+    done = []
+    for job, (doubled, _) in pool.run(jobs):
+        done.append((job.number, doubled))
+        if len(done) == 1:
+            pool.scale(3)
+        if len(done) == 4:
+            pool.scale(1)
+    assert sorted(done) == [(number, 2 * number) for number in range(12)]
+    [worker] = pool.workers.values()
+    assert results([worker.call(Doubler.double, Job(4))])[0][0] == 8
