@@ -20,7 +20,7 @@ from actors.drawing import (
     masks_by_episode,
 )
 from cluster.placement import Device, Placement
-from cluster.refs import Handle, MediaRef, load_media, results, start_actor
+from cluster.refs import Handle, MediaRef, call_all, load_media, results, start_actor
 from configs.load import resolve
 from configs.schema import Config
 from core import batch
@@ -127,5 +127,5 @@ class DrawerPool(DrawingPool[Drawer]):
 
     def __init__(self, cfg: Config, placement: Placement) -> None:
         drawer = start_actor(Drawer, placement.options("segmenter"), cfg, placement.device)
-        [layout] = results([drawer.call(Drawer.layout)])
+        [layout] = call_all([drawer], Drawer.layout)
         super().__init__(cfg, [drawer], layout)

@@ -19,7 +19,7 @@ from actors.drawing import DrawBatch
 from actors.learner import LearnerActor, RankPlace
 from actors.objective import RowStats, batch_metrics
 from cluster.placement import Device, Placement
-from cluster.refs import Handle, MediaRef, results, start_actor
+from cluster.refs import Handle, MediaRef, call_all, results, start_actor
 from cluster.weights import WeightVersion
 from configs.schema import Config
 from core import batch, grpo
@@ -53,7 +53,7 @@ class LearnerPool(DrawingPool[LearnerActor]):
             ranks.append(start_actor(LearnerActor, placement.options("learner", number)))
 
         # All ranks must know the first one's address before one of them can start.
-        hosts = results([rank.call(LearnerActor.address) for rank in ranks])
+        hosts = call_all(ranks, LearnerActor.address)
         self.places = rank_places(hosts, placement.device)
         starting = []
         for rank, place in zip(ranks, self.places, strict=True):
@@ -188,7 +188,7 @@ class LearnerPool(DrawingPool[LearnerActor]):
         With a GPU backend the version names the ranks as its senders, and it must be taken before
         they learn on.
         """
-        first = results([rank.call(LearnerActor.publish, version) for rank in self.ranks])[0]
+        first = call_all(self.ranks, LearnerActor.publish, version)[0]
         assert first is not None, "rank 0 always publishes"
         if first.payload is None:
             return replace(first, senders=tuple(self.ranks))
@@ -196,13 +196,13 @@ class LearnerPool(DrawingPool[LearnerActor]):
 
     def head(self) -> dict[str, np.ndarray]:
         """Return the mask head's weights, for segmenters with `mask.redraw`."""
-        return results([rank.call(LearnerActor.head) for rank in self.ranks])[0]
+        return call_all(self.ranks, LearnerActor.head)[0]
 
     def save(self, folder: Path | str) -> None:
         """Write policy, optimizer and random states into a folder within reach of all ranks."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        results([rank.call(LearnerActor.save, str(path.resolve())) for rank in self.ranks])
+        call_all(self.ranks, LearnerActor.save, str(path.resolve()))
 
     def load(self, folder: Path | str) -> None:
         """Go on from a checkpoint.
@@ -211,11 +211,11 @@ class LearnerPool(DrawingPool[LearnerActor]):
             ValueError: it does not fit this policy or this number of ranks.
         """
         path = Path(folder).resolve()
-        results([rank.call(LearnerActor.load, str(path)) for rank in self.ranks])
+        call_all(self.ranks, LearnerActor.load, str(path))
 
     def close(self) -> None:
         """Take all ranks out of their process group, and end them."""
-        results([rank.call(LearnerActor.close) for rank in self.ranks])
+        call_all(self.ranks, LearnerActor.close)
         super().close()
 
 

@@ -17,7 +17,7 @@ import ray
 from actors.pool import Pool
 from actors.segmenter import load_segmenter
 from cluster.placement import Placement
-from cluster.refs import Handle, Ref, start_actor
+from cluster.refs import Handle, Ref, call_all, start_actor
 from configs.schema import Config
 from core.masks import box, decode
 from core.types import MaskPrompt, Rle, Sample, Target, Video
@@ -44,7 +44,8 @@ class Piece:
         """Every target of its samples once, by its uid."""
         found: dict[str, Target] = {}
         for sample in self.samples:
-            found.update({target.uid: target for target in sample.targets})
+            for target in sample.targets:
+                found[target.uid] = target
         return found
 
 
@@ -68,7 +69,11 @@ def pieces(samples: Sequence[Sample]) -> list[Piece]:
     by_video: dict[str, list[Sample]] = {}
     for sample in samples:
         by_video.setdefault(sample.video.uid, []).append(sample)
-    return [Piece(group[0].video, tuple(group)) for group in by_video.values()]
+
+    found: list[Piece] = []
+    for group in by_video.values():
+        found.append(Piece(group[0].video, tuple(group)))
+    return found
 
 
 def check(piece: Piece) -> Result:
@@ -82,7 +87,8 @@ def tables(piece: Piece) -> Result:
     problems: list[Problem] = []
     for target in piece.targets.values():
         broken = broken_masks(piece.video, target)
-        problems += [Problem(piece.video.uid, text) for text in broken]
+        for text in broken:
+            problems.append(Problem(piece.video.uid, text))
         if not broken:
             made.append(target_table(piece.video.uid, target))
     return Result(made, problems)
@@ -106,7 +112,8 @@ class JudgeActor:
         uid = piece.video.uid
         problems: list[Problem] = []
         for target in piece.targets.values():
-            problems += [Problem(uid, text) for text in broken_masks(piece.video, target)]
+            for text in broken_masks(piece.video, target):
+                problems.append(Problem(uid, text))
         if problems:
             return Result(None, problems)
 
@@ -117,7 +124,9 @@ class JudgeActor:
                 ious += self._ious(piece, range(start, stop))
         except ValueError as unreadable_frames:
             return Result(None, [Problem(uid, str(unreadable_frames))])
-        mean = sum(ious) / len(ious) if ious else None
+        mean: float | None = None
+        if ious:
+            mean = sum(ious) / len(ious)
         return Result(Judged(uid, len(ious), mean), [])
 
     def _ious(self, piece: Piece, frames: range) -> list[float]:
@@ -136,8 +145,11 @@ class JudgeActor:
         shown = [images[frame] for frame, _ in labels]
         prompts = [MaskPrompt(frame, box(rle)) for frame, rle in labels]
         masks = self.segmenter.image_masks(shown, prompts)
-        pairs = zip(masks, labels, strict=True)
-        return [iou(mask_HW, decode(rle)) for mask_HW, (_, rle) in pairs]
+
+        ious: list[float] = []
+        for mask_HW, (_, rle) in zip(masks, labels, strict=True):
+            ious.append(iou(mask_HW, decode(rle)))
+        return ious
 
 
 class TaskPool(Pool[Work, Piece, Result]):
@@ -182,7 +194,7 @@ class JudgePool(Pool[JudgeActor, Piece, Result]):
         self.placement = placement
         super().__init__(cfg.segmenter.workers, attempts=MAX_ATTEMPTS)
         try:
-            self._wait_until_ready(*self.workers.values())
+            self._wait_until_ready(list(self.workers.values()))
         except RuntimeError:
             self.close()
             raise
@@ -193,7 +205,7 @@ class JudgePool(Pool[JudgeActor, Piece, Result]):
         # The first ones load their weights at the same time, so they are awaited together.
         is_replacement = number >= self.cfg.segmenter.workers
         if is_replacement:
-            self._wait_until_ready(judge)
+            self._wait_until_ready([judge])
         return judge
 
     def send(self, worker: Handle[JudgeActor], task: Piece) -> Ref[Result]:
@@ -202,9 +214,9 @@ class JudgePool(Pool[JudgeActor, Piece, Result]):
     def give_up(self, task: Piece, error: Exception) -> Result:
         return _died(task)
 
-    def _wait_until_ready(self, *judges: Handle[JudgeActor]) -> None:
+    def _wait_until_ready(self, judges: Sequence[Handle[JudgeActor]]) -> None:
         try:
-            ray.get([judge.call(JudgeActor.ready) for judge in judges])
+            call_all(judges, JudgeActor.ready)
         except ray.exceptions.RayActorError as error:
             raise RuntimeError(
                 f"the segmenter of the label filter does not start: {error}"

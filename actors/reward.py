@@ -80,18 +80,22 @@ class RewardActor:
             drawn: masks drawn by the policy, for each [SEG] prompt of each episode.
         """
         sample = self.samples[split, sample_uid]
-        alive = [i for i, episode in enumerate(episodes) if episode.end is not End.FAILED]
-        finished = [episodes[i] for i in alive]
+        rewards: list[Reward | None] = [None] * len(episodes)
+        alive: list[int] = []
+        for number, episode in enumerate(episodes):
+            if episode.end is not End.FAILED:
+                alive.append(number)
+        if not alive:
+            return tuple(rewards)
+
+        finished = [episodes[number] for number in alive]
         if drawn is None:
             masks = self._masks(sample, finished)
         else:
-            masks = [_decoded_drawn(drawn[i]) for i in alive]
-
-        rewards: list[Reward | None] = [None] * len(episodes)
-        if alive:
-            scored = self.system.score(sample, finished, masks)
-            for i, reward in zip(alive, scored, strict=True):
-                rewards[i] = reward
+            masks = [_decoded_drawn(drawn[number]) for number in alive]
+        scored = self.system.score(sample, finished, masks)
+        for number, reward in zip(alive, scored, strict=True):
+            rewards[number] = reward
         return tuple(rewards)
 
     @cached_property

@@ -73,9 +73,9 @@ class RolloutActor:
                 the sampling.
         """
         gallery = Gallery(sample.video, show_views)
-        playing = [
-            self._play(sample, gallery, temperature, (*key, number)) for number in range(group_size)
-        ]
+        playing = []
+        for number in range(group_size):
+            playing.append(self._play(sample, gallery, temperature, (*key, number)))
         episodes = await asyncio.gather(*playing)
         return tuple(episodes), gallery.pixels
 
@@ -257,10 +257,10 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
         """Start a transfer; return its calls, each with its actor (None: a learner rank)."""
         backend = self.settings.weight_backend
         if backend == BACKEND:
-            return {
-                worker.call(RolloutActor.take, weights): number
-                for number, worker in self.workers.items()
-            }
+            calls: dict[Ref[Any], int | None] = {}
+            for number, worker in self.workers.items():
+                calls[worker.call(RolloutActor.take, weights)] = number
+            return calls
         if not self._connected:
             gpu_weights.connect(
                 backend, weights.senders, self.workers, self.settings.tensor_parallel

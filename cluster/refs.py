@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 import ray
@@ -105,3 +105,16 @@ def results(refs: Sequence[Ref[T]]) -> list[T]:
         if isinstance(error.cause, ValueError):
             raise ValueError(str(error.cause)) from error
         raise
+
+
+def call_all(
+    workers: Iterable[Handle[A_co]],
+    method: Method[A_co, P, T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> list[T]:
+    """Call a method of several actors at the same time; wait for all. Errors as `results`."""
+    calls: list[Ref[T]] = []
+    for worker in workers:
+        calls.append(worker.call(method, *args, **kwargs))
+    return results(calls)

@@ -83,7 +83,7 @@ def test_tasks_are_pulled_one_ahead_of_need(pool: DoublerPool) -> None:
     running = pool.run(endless(), in_flight=2)
     next(running)
     assert len(pulled) <= 2 * 2 + 1
-    running.close()
+    del running
     assert list(pool.run([])) == []
 
 
