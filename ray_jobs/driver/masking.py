@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from actors.drawing import REWARDED, DrawBatch, Drawn, mask_targets
 from actors.drawer import DrawingPool
+from actors.drawing import REWARDED, DrawBatch, Drawn, mask_targets
 from actors.reward import Scoring
 from actors.rollout import Played
 from configs.schema import Config
