@@ -1,6 +1,10 @@
-"""A tiny policy, learner ranks as processes and a batch for them, shared by the tests of the learner."""
+"""A tiny policy, ranks of a learner as processes, and a batch for them."""
 
-import dataclasses
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import ray
@@ -9,50 +13,68 @@ from transformers import AutoModelForImageTextToText
 
 from actors.learner_pool import LearnerPool
 from cluster.placement import place
+from cluster.refs import MediaRef
+from core.types import Group, MediaTable
 from models.policy.pixels import Pixels
 from tests.actors.learners import config
 from tests.models.tiny_qwen import banned_ids, build, random_group, reference
 
+# Groups, their pixels in the object store, and all pixels as one table.
+Batch = tuple[list[Group], list[MediaRef], MediaTable]
+
 
 @pytest.fixture(scope="module")
-def policy_folder(tmp_path_factory):
+def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("learner") / "policy")
 
 
 @pytest.fixture(scope="module")
-def learner_pools(policy_folder, ray_env):
-    """One pool of one rank and one of two, as processes; `restart` gives them a fresh policy and configuration."""
-    cfgs = {n: config(policy_folder, n) for n in (1, 2)}
-    found = {n: LearnerPool(cfg, place(cfg), total_updates=10) for n, cfg in cfgs.items()}
-    yield found
-    for pool in found.values():
+def learner_pools(policy_folder: Path, ray_env: dict[str, str]) -> Iterator[dict[int, LearnerPool]]:
+    """A pool of one rank and one of two, by their size; `restart` gives them a fresh policy."""
+    pools: dict[int, LearnerPool] = {}
+    for ranks in (1, 2):
+        cfg = config(policy_folder, ranks)
+        pools[ranks] = LearnerPool(cfg, place(cfg), total_updates=10)
+    yield pools
+    for pool in pools.values():
         pool.close()
 
 
 @pytest.fixture(scope="module")
-def learner_batch(policy_folder):
-    """Five groups whose engine log-probs are those of the policy, and their pixels."""
-    pairs = [random_group(seed) for seed in range(5)]
-    media = {k: v for _, table in pairs for k, v in table.items()}
+def learner_batch(policy_folder: Path) -> Batch:
+    """Five groups. Their engine log-probs are those of the policy."""
+    random_groups: list[Group] = []
+    tables: list[MediaTable] = []
+    pixels: MediaTable = {}
+    for seed in range(5):
+        group, table = random_group(seed)
+        random_groups.append(group)
+        tables.append(table)
+        pixels |= table
+
     model = AutoModelForImageTextToText.from_pretrained(policy_folder, dtype=torch.float32)
     with torch.no_grad():
         found = reference(
-            model, Pixels(policy_folder), [g for g, _ in pairs], media, 0.9, banned_ids()
+            model, Pixels(policy_folder), random_groups, pixels, 0.9, banned_ids()
         )
-    groups = []
+
+    # `found` holds log-prob and entropy by the numbers of the episode and of its trained token.
+    groups: list[Group] = []
     number = 0
-    for group, _ in pairs:
+    for group in random_groups:
         episodes = []
         for episode in group.episodes:
             turns = []
-            k = 0
+            token = 0
             for turn in episode.turns:
-                values = tuple(
-                    float(found[number, k + j][0]) for j in range(len(turn.completion_ids))
-                )
-                turns.append(dataclasses.replace(turn, logprobs=values))
-                k += len(values)
-            episodes.append(dataclasses.replace(episode, turns=tuple(turns)))
+                logprobs: list[float] = []
+                for _ in turn.completion_ids:
+                    logprobs.append(float(found[number, token][0]))
+                    token += 1
+                turns.append(replace(turn, logprobs=tuple(logprobs)))
+            episodes.append(replace(episode, turns=tuple(turns)))
             number += 1
-        groups.append(dataclasses.replace(group, episodes=tuple(episodes)))
-    return groups, [ray.put(table) if ray.is_initialized() else table for _, table in pairs], media
+        groups.append(replace(group, episodes=tuple(episodes)))
+
+    media = [ray.put(table) if ray.is_initialized() else table for table in tables]
+    return groups, media, pixels

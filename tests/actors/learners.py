@@ -1,5 +1,11 @@
 """Learner ranks for tests: their configuration, a fresh start, and their weights."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import ray
 import torch
@@ -10,8 +16,13 @@ from cluster.refs import results
 from configs.schema import Config
 from core.flat import checksum, unflatten
 
+Weights = Mapping[str, torch.Tensor]
 
-def config(policy_folder, ranks=1, stage=1, row_tokens=4096, **learner) -> Config:
+
+def config(
+    policy_folder: Path, ranks: int = 1, stage: int = 1, row_tokens: int = 4096, **learner: Any
+) -> Config:
+    """Return the configuration of some ranks, with further settings of the section `learner`."""
     cfg = Config()
     cfg.policy.path = str(policy_folder)
     cfg.cluster.use_gpu = "no"
@@ -27,27 +38,33 @@ def config(policy_folder, ranks=1, stage=1, row_tokens=4096, **learner) -> Confi
     return cfg
 
 
-def restart(learner_pools, cfg) -> LearnerPool:
-    pool = learner_pools[cfg.learner.world_size]
+def restart(pools: Mapping[int, LearnerPool], cfg: Config) -> LearnerPool:
+    """Give a running pool a fresh policy and another configuration."""
+    pool = pools[cfg.learner.world_size]
     pool.cfg = cfg
-    results(
-        [
-            rank.call(LearnerActor.start, cfg, "cpu", place, 10)
-            for rank, place in zip(pool.ranks, pool.places, strict=True)
-        ]
-    )
+    starting = []
+    for rank, place in zip(pool.ranks, pool.places, strict=True):
+        starting.append(rank.call(LearnerActor.start, cfg, "cpu", place, 10))
+    results(starting)
     return pool
 
 
-def weights(pool) -> dict[str, torch.Tensor]:
+def weights(pool: LearnerPool) -> dict[str, torch.Tensor]:
+    """Return copies of the weights that a pool publishes."""
     version = pool.publish(3)
     assert version.version == 3
     flat = torch.from_numpy(np.array(ray.get(version.payload)))
     assert checksum(flat.numpy()) == version.checksum
-    return {n: t.clone() for n, t in unflatten(flat, version.names, version.dtypes, version.shapes)}
+
+    found: dict[str, torch.Tensor] = {}
+    for name, tensor in unflatten(flat, version.names, version.dtypes, version.shapes):
+        found[name] = tensor.clone()
+    return found
 
 
-def distance(a, b) -> float:
+def distance(a: Weights, b: Weights) -> float:
+    """Return the norm of a - b, relative to the norm of b."""
     assert a.keys() == b.keys()
-    total = sum(float(t.double().pow(2).sum()) for t in b.values())
-    return (sum(float((a[n] - b[n]).double().pow(2).sum()) for n in b) / total) ** 0.5
+    difference = sum(float((a[name] - b[name]).double().pow(2).sum()) for name in b)
+    total = sum(float(tensor.double().pow(2).sum()) for tensor in b.values())
+    return (difference / total) ** 0.5

@@ -1,26 +1,32 @@
-"""Who is called when, over real processes. Bytes go through a TCP store here: no GPU is there to carry them."""
+"""The order of calls in a GPU transfer, over real processes.
+
+Without a GPU the bytes go through a TCP store.
+"""
 
 from __future__ import annotations
 
 import socket
 from datetime import timedelta
+from typing import Any
 
 import pytest
-import ray
+from torch.distributed import TCPStore
 
 from actors import gpu_weights
-from cluster.refs import start_actor
+from cluster.refs import results, start_actor
 from cluster.weights import WeightVersion
 
 LONG = timedelta(seconds=60)
+NO_CPUS = {"num_cpus": 0}
 
 
 class Rank:
-    """A learner rank: a rendezvous and a transfer that end only if the other side is there at the same time."""
+    """A learner rank. Its rendezvous and transfer end only if the other side takes part."""
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.store = None
+        self.store: TCPStore | None = None
+        self.world = 0
         self.asked = 0
 
     def address(self) -> tuple[str, int]:
@@ -28,9 +34,7 @@ class Rank:
             free.bind(("127.0.0.1", 0))
             return "127.0.0.1", free.getsockname()[1]
 
-    def connect(self, master: dict) -> None:
-        from torch.distributed import TCPStore
-
+    def connect(self, master: dict[str, Any]) -> None:
         self.world = master["world_size"]
         self.store = TCPStore(
             master["master_address"], master["master_port"], self.world, True, timeout=LONG
@@ -42,22 +46,22 @@ class Rank:
             self.store.wait([f"got {rank}" for rank in range(1, self.world)], LONG)
         return self.number
 
-    def next_message(self) -> dict | None:
+    def next_message(self) -> dict[str, Any] | None:
         self.asked += 1
-        return {"names": [f"{self.number}.{self.asked}"]} if self.asked <= 3 else None
+        if self.asked > 3:
+            return None
+        return {"names": [f"{self.number}.{self.asked}"]}
 
 
 class Actor:
-    """A rollout actor: asynchronous, like ours."""
+    """A rollout actor, asynchronous like the real one."""
 
-    async def init_transfer(self, info: dict) -> None:
-        from torch.distributed import TCPStore
-
+    async def init_transfer(self, info: dict[str, Any]) -> None:
         self.info = info
         if "rank_offset" in info:
-            self.store = TCPStore(
-                info["master_address"], info["master_port"], info["world_size"], False, timeout=LONG
-            )
+            address = info["master_address"]
+            port = info["master_port"]
+            self.store = TCPStore(address, port, info["world_size"], False, timeout=LONG)
 
     async def take(self, weights: WeightVersion) -> list[str]:
         if weights.senders:
@@ -70,29 +74,38 @@ class Actor:
 
 @pytest.mark.parametrize("backend", ["nccl", "ipc"])
 def test_receiving_and_sending_go_on_together(ray_env: dict[str, str], backend: str) -> None:
-    ranks = tuple(start_actor(Rank, {"num_cpus": 0}, number) for number in range(3))
-    workers = {number: start_actor(Actor, {"num_cpus": 0}) for number in range(2)}
+    ranks = tuple(start_actor(Rank, NO_CPUS, number) for number in range(3))
+    workers: dict[int, Any] = {number: start_actor(Actor, NO_CPUS) for number in range(2)}
     weights = WeightVersion(5, ("a",), ("float32",), ((1,),), "", None, senders=ranks)
+
     gpu_weights.connect(backend, ranks, workers, tensor_parallel=1)
-    going = gpu_weights.send(backend, weights, workers)
-    found = dict(zip(going.values(), ray.get(list(going), timeout=90), strict=False))
+    calls = gpu_weights.send(backend, weights, workers)
+    by_actor: dict[int, Any] = {}
+    by_ranks: list[Any] = []
+    for number, result in zip(calls.values(), results(list(calls)), strict=True):
+        if number is None:
+            by_ranks.append(result)
+        else:
+            by_actor[number] = result
+
     if backend == "nccl":
-        assert found[0] == found[1] == ["of 5"]
-        assert list(going.values()).count(None) == 3
-    else:  # each from the rank on its GPU; the third rank has no engine and only takes part
-        assert found[0] == ["0.1", "0.2", "0.3"]
-        assert found[1] == ["1.1", "1.2", "1.3"]
-        assert found[None] == 2
+        assert by_actor == {0: ["of 5"], 1: ["of 5"]}
+        assert by_ranks == [0, 1, 2]
+    else:
+        # Each actor takes from the rank on its GPU. The third rank has no engine there and only
+        # takes part in gathering.
+        assert by_actor == {0: ["0.1", "0.2", "0.3"], 1: ["1.1", "1.2", "1.3"]}
+        assert by_ranks == [2]
+
+
+class Broken(Actor):
+    async def init_transfer(self, info: dict[str, Any]) -> None:
+        raise ValueError("no NCCL here")
 
 
 def test_an_actor_that_cannot_connect_ends_the_handshake(ray_env: dict[str, str]) -> None:
     """The rank would wait for it."""
-
-    class Broken(Actor):
-        async def init_transfer(self, info: dict) -> None:
-            raise ValueError("no NCCL here")
-
-    rank = start_actor(Rank, {"num_cpus": 0}, 0)
-    broken = start_actor(Broken, {"num_cpus": 0})
+    rank = start_actor(Rank, NO_CPUS, 0)
+    broken: Any = start_actor(Broken, NO_CPUS)
     with pytest.raises(ValueError, match="no NCCL here"):
         gpu_weights.connect("nccl", (rank,), {0: broken}, tensor_parallel=1)
