@@ -54,9 +54,7 @@ def learner_batch(policy_folder: Path) -> Batch:
 
     model = AutoModelForImageTextToText.from_pretrained(policy_folder, dtype=torch.float32)
     with torch.no_grad():
-        found = reference(
-            model, Pixels(policy_folder), random_groups, pixels, 0.9, banned_ids()
-        )
+        found = reference(model, Pixels(policy_folder), random_groups, pixels, 0.9, banned_ids())
 
     # `found` holds log-prob and entropy by the numbers of the episode and of its trained token.
     groups: list[Group] = []

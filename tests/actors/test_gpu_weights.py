@@ -74,7 +74,7 @@ class Actor:
 
 @pytest.mark.parametrize("backend", ["nccl", "ipc"])
 def test_receiving_and_sending_go_on_together(ray_env: dict[str, str], backend: str) -> None:
-    ranks = tuple(start_actor(Rank, NO_CPUS, number) for number in range(3))
+    ranks: Any = tuple(start_actor(Rank, NO_CPUS, number) for number in range(3))
     workers: dict[int, Any] = {number: start_actor(Actor, NO_CPUS) for number in range(2)}
     weights = WeightVersion(5, ("a",), ("float32",), ((1,),), "", None, senders=ranks)
 
@@ -105,7 +105,7 @@ class Broken(Actor):
 
 def test_an_actor_that_cannot_connect_ends_the_handshake(ray_env: dict[str, str]) -> None:
     """The rank would wait for it."""
-    rank = start_actor(Rank, NO_CPUS, 0)
+    rank: Any = start_actor(Rank, NO_CPUS, 0)
     broken: Any = start_actor(Broken, NO_CPUS)
     with pytest.raises(ValueError, match="no NCCL here"):
         gpu_weights.connect("nccl", (rank,), {0: broken}, tensor_parallel=1)
