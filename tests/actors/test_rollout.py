@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import ray
 from actors import rollout
 from actors.rollout import Played, RolloutActor, RolloutPool
 from cluster.placement import place
-from cluster.refs import results
+from cluster.refs import call_all
 from cluster.weights import publish
 from configs.schema import Config, SystemConfig
 from core.digest import image_digest
@@ -29,22 +29,22 @@ G = 4
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     """Twelve sentences about three videos of noise."""
-    out = []
+    found: list[Sample] = []
     rng = np.random.default_rng(0)
-    for v in range(3):
-        folder = tmp_path_factory.mktemp(f"video{v}")
-        names = tuple(f"{i:05d}" for i in range(6))
+    for number in range(3):
+        folder = tmp_path_factory.mktemp(f"video{number}")
+        names = tuple(f"{frame:05d}" for frame in range(6))
         for name in names:
-            cv2.imwrite(
-                str(folder / f"{name}.jpg"), rng.integers(0, 256, (56, 56, 3), dtype=np.uint8)
-            )
-        video = Video(f"v{v}", str(folder), names, 56, 56)
-        target = Target("o", tuple([None] * 6))
-        out += [
-            Sample(f"v{v}/{i}", video, f"shape number {i}", (target,), notes=Notes(thought="x"))
-            for i in range(4)
-        ]
-    return out
+            noise = rng.integers(0, 256, (56, 56, 3), dtype=np.uint8)
+            cv2.imwrite(str(folder / f"{name}.jpg"), noise)
+        uid = f"v{number}"
+        video = Video(uid, str(folder), names, 56, 56)
+        target = Target("o", (None,) * 6)
+        for expression in range(4):
+            query = f"shape number {expression}"
+            notes = Notes(thought="x")
+            found.append(Sample(f"{uid}/{expression}", video, query, (target,), notes=notes))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -75,50 +75,81 @@ def pool(config: Config, ray_env: dict[str, str]) -> Iterator[RolloutPool]:
     pool.close()
 
 
-def tokens(played: list[Played]) -> dict[str, list[tuple[int, ...]]]:
-    return {p.sample.uid: [t.completion_ids for e in p.episodes for t in e.turns] for p in played}
+def tokens(played: Iterable[Played]) -> dict[str, list[tuple[int, ...]]]:
+    """Return the sampled tokens of every turn, by the uid of the sample."""
+    found: dict[str, list[tuple[int, ...]]] = {}
+    for group in played:
+        completions: list[tuple[int, ...]] = []
+        for episode in group.episodes:
+            completions += [turn.completion_ids for turn in episode.turns]
+        found[group.sample.uid] = completions
+    return found
+
+
+def versions(played: Iterable[Played]) -> set[int]:
+    """Return the weight versions that sampled some groups."""
+    found: set[int] = set()
+    for group in played:
+        for episode in group.episodes:
+            found.update(turn.version for turn in episode.turns)
+    return found
 
 
 def test_groups_come_with_their_pixels_and_repeat(pool: RolloutPool, samples: list[Sample]) -> None:
     played = list(pool.play(samples[:3], group_size=G, temperature=1.0, step=0))
-    assert sorted(p.index for p in played) == [0, 1, 2]
+    assert sorted(group.index for group in played) == [0, 1, 2]
     for group in played:
         assert group.sample is samples[group.index]
         assert len(group.episodes) == G
-        media = ray.get(group.media_ref)
-        shown = {m.digest for e in group.episodes for t in e.turns for m in t.media}
-        assert shown == set(media)
-        assert all(image_digest(pixels) == name for name, pixels in media.items())
-        assert all(e.end in (End.DONE, End.UNREADABLE, End.TRUNCATED) for e in group.episodes)
-        assert len({e.turns[0].prompt_ids for e in group.episodes}) == 1
-        assert len({e.turns[0].completion_ids for e in group.episodes}) > 1
+
+        shown: set[str] = set()
+        for episode in group.episodes:
+            assert episode.end in (End.DONE, End.UNREADABLE, End.TRUNCATED)
+            for turn in episode.turns:
+                shown.update(media.digest for media in turn.media)
+        table = ray.get(group.media_ref)
+        assert shown == set(table)
+        for name, pixels in table.items():
+            assert image_digest(pixels) == name
+
+        first_turns = [episode.turns[0] for episode in group.episodes]
+        assert len({turn.prompt_ids for turn in first_turns}) == 1
+        assert len({turn.completion_ids for turn in first_turns}) > 1
+
     again = list(pool.play(samples[:3], group_size=G, temperature=1.0, step=0))
     other = list(pool.play(samples[:3], group_size=G, temperature=1.0, step=1))
-    assert tokens(played) == tokens(again) != tokens(other)
-    greedy = [
-        tokens(list(pool.play(samples[:1], group_size=1, temperature=0.0, step=s))) for s in (0, 1)
-    ]
-    assert greedy[0] == greedy[1]
+    assert tokens(played) == tokens(again)
+    assert tokens(played) != tokens(other)
+
+
+def test_greedy_episodes_do_not_depend_on_the_step(
+    pool: RolloutPool, samples: list[Sample]
+) -> None:
+    first = tokens(pool.play(samples[:1], group_size=1, temperature=0.0, step=0))
+    second = tokens(pool.play(samples[:1], group_size=1, temperature=0.0, step=1))
+    assert first == second
 
 
 def test_an_error_inside_an_episode_stays_there(pool: RolloutPool, samples: list[Sample]) -> None:
     lost = replace(samples[1], video=replace(samples[1].video, path="/nowhere/video"))
-    played = {
-        p.index: p for p in pool.play([samples[0], lost], group_size=2, temperature=1.0, step=0)
-    }
-    assert all(
-        e.end is End.FAILED and "/nowhere/video" in e.error and not e.turns
-        for e in played[1].episodes
-    )
-    assert all(e.end is not End.FAILED for e in played[0].episodes)
+    played: dict[int, Played] = {}
+    for group in pool.play([samples[0], lost], group_size=2, temperature=1.0, step=0):
+        played[group.index] = group
+    for episode in played[1].episodes:
+        assert episode.end is End.FAILED
+        assert "/nowhere/video" in episode.error
+        assert not episode.turns
+    for episode in played[0].episodes:
+        assert episode.end is not End.FAILED
 
 
 def test_new_weights_reach_the_engine(pool: RolloutPool, samples: list[Sample]) -> None:
     before = list(pool.play(samples[:1], group_size=G, temperature=1.0, step=0))
-    pool.take(publish(1, tiny_engine.model(tiny_engine.tokenizer(), seed=1).state_dict()))
+    model = tiny_engine.model(tiny_engine.tokenizer(), seed=1)
+    pool.take(publish(1, model.state_dict()))
     after = list(pool.play(samples[:1], group_size=G, temperature=1.0, step=0))
-    assert {t.version for p in before for e in p.episodes for t in e.turns} == {0}
-    assert {t.version for p in after for e in p.episodes for t in e.turns} == {1}
+    assert versions(before) == {0}
+    assert versions(after) == {1}
     assert tokens(before) != tokens(after)
 
 
@@ -133,7 +164,7 @@ def test_damaged_weights_are_an_error(pool: RolloutPool) -> None:
 def test_only_training_shows_hints(
     config: Config, samples: list[Sample], ray_env: dict[str, str]
 ) -> None:
-    """Training plays on the frame that shows the target; evaluation, which is told nothing, asks on the side."""
+    """Training plays on the target's frame; evaluation has no hints and asks auxiliary questions."""
     options = {
         "key_frames": 2,
         "reference_frames": 1,
@@ -149,34 +180,37 @@ def test_only_training_shows_hints(
         "sampler_rounds": 1,
         "sampler_max_tokens": 8,
     }
-    hinting = RolloutPool(
-        replace(config, system=SystemConfig("videoseg_r1", options)), place(config)
-    )
-    masks = [encode(np.full((56, 56), f == 4)) for f in range(6)]
-    seen = [replace(sample, targets=(Target("o", tuple(masks)),)) for sample in samples[:3]]
-    training, again = (
-        list(hinting.play(seen, group_size=2, temperature=1.0, step=3, training=True))
-        for _ in range(2)
-    )
-    told = [e for group in training for e in group.episodes]
-    assert [e.answer.keyframe for e in told] == [4] * 6
-    assert all(len(e.turns) == 1 for e in told)
-    segments = [e.answer.facts["segment"] for e in told]
-    assert {g.sample.uid: g.episodes for g in training} == {g.sample.uid: g.episodes for g in again}
-    assert segments[0::2] == segments[1::2], "a group plays one prompt"
+    hinting_config = replace(config, system=SystemConfig("videoseg_r1", options))
+    hinting = RolloutPool(hinting_config, place(hinting_config))
+
+    # The target is visible on frame 4 only.
+    masks = [encode(np.full((56, 56), frame == 4)) for frame in range(6)]
+    target = Target("o", tuple(masks))
+    seen = [replace(sample, targets=(target,)) for sample in samples[:3]]
+    training = list(hinting.play(seen, group_size=2, temperature=1.0, step=3, training=True))
+    again = list(hinting.play(seen, group_size=2, temperature=1.0, step=3, training=True))
+    for group in training:
+        first, second = group.episodes
+        for episode in group.episodes:
+            assert episode.answer.keyframe == 4
+            assert len(episode.turns) == 1
+        # A group plays one prompt.
+        assert first.answer.facts["segment"] == second.answer.facts["segment"]
+    repeated = {group.sample.uid: group.episodes for group in again}
+    assert {group.sample.uid: group.episodes for group in training} == repeated
+
     [alone] = hinting.play(seen[:1], group_size=2, temperature=0.0, step=-1)
     first, second = alone.episodes
-    assert [t.trainable for t in first.turns] == [False] * 4 + [True]
+    assert [turn.trainable for turn in first.turns] == [False] * 4 + [True]
     assert len(second.turns) == 1
-    assert (
-        first.answer.keyframe == second.answer.keyframe == 3
-    )  # nothing readable was said: the middle
+    # The policy says nothing readable, so the middle frame is taken.
+    assert first.answer.keyframe == second.answer.keyframe == 3
     hinting.close()
 
 
 @pytest.mark.slow
 def test_groups_survive_the_death_of_their_actor(pool: RolloutPool, samples: list[Sample]) -> None:
-    """One actor more, and the first one killed while it plays: all groups come, with the tokens they would have had."""
+    """Kill one of two actors while it plays: all groups come, with the same tokens."""
     calm = list(pool.play(samples, group_size=G, temperature=1.0, step=7))
     pool.scale(2)
     pool.ready()
@@ -187,15 +221,15 @@ def test_groups_survive_the_death_of_their_actor(pool: RolloutPool, samples: lis
         if not stormy:
             pool.workers[first].kill()
         stormy.append(group)
-    assert sorted(p.index for p in stormy) == list(range(len(samples)))
+    assert sorted(group.index for group in stormy) == list(range(len(samples)))
     assert pool.deaths == deaths + 1
     assert first not in pool.workers
     assert tokens(calm) == tokens(stormy)
+
+    # The new actor has pulled the current weights.
     assert pool.weights is not None
-    versions = results([worker.call(RolloutActor.version) for worker in pool.workers.values()])
-    assert versions == [pool.weights.version] * 2, (
-        "an actor that joined late did not pull the current weights"
-    )
+    newest = pool.weights.version
+    assert call_all(pool.workers.values(), RolloutActor.version) == [newest, newest]
     pool.scale(1)
     assert len(pool.workers) == 1
 
