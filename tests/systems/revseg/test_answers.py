@@ -1,4 +1,6 @@
-"""What is read in the two rounds of ReVSeg, and completions that break parsers."""
+"""The parsers of ReVSeg's two answers, and completions that may break them."""
+
+from __future__ import annotations
 
 import asyncio
 import json
@@ -6,8 +8,9 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
 
-from core.types import End
+from core.types import End, View
 from systems.revseg import ReVSeg
 from systems.revseg.answers import has_box_form, read_box, read_keyframe
 from tests.systems.revseg_script import GOOD_1, GOOD_2, TINY, sample
@@ -28,11 +31,10 @@ WANTED = (3, "a cat")
         '[{"frame_idx": 3, "object description": "a cat"}, {"frame_idx": 5, "object description": "a dog"}]',
     ],
 )
-def test_keyframe_is_read(body):
+def test_keyframe_is_read(body: str) -> None:
     assert read_keyframe(f"<think>t</think><answer>{body}</answer>", EIGHT) == WANTED
-    assert (
-        read_keyframe(f"<answer>{body}</answer>", EIGHT) == WANTED
-    )  # no thought: costs a format rule only
+    # A missing thought costs a rule of the format and nothing else.
+    assert read_keyframe(f"<answer>{body}</answer>", EIGHT) == WANTED
     assert read_keyframe(body, EIGHT) is None
 
 
@@ -57,7 +59,7 @@ def test_keyframe_is_read(body):
         '[3, {"frame_idx": 3, "object description": "a cat"}]',
     ],
 )
-def test_keyframe_is_not_read(body):
+def test_keyframe_is_not_read(body: str) -> None:
     assert read_keyframe(f"<think>t</think><answer>{body}</answer>", EIGHT) is None
 
 
@@ -76,22 +78,25 @@ BOX = '[{"bbox_2d": [10, 20, 30, 40], "label": "cat"}]'
         (f"The cat's box is {BOX}.", False, False),
     ],
 )
-def test_box_is_read(text, strict_form, loose_form):
-    assert read_box(text, (50, 50)) == (10, 20, 30, 40)
-    assert read_box(text, (50, 50), strict=True) == (
-        (10, 20, 30, 40) if "<answer>" in text else None
-    )
-    assert (has_box_form(text, strict=True), has_box_form(text)) == (strict_form, loose_form)
+def test_box_is_read(text: str, strict_form: bool, loose_form: bool) -> None:
+    box = (10, 20, 30, 40)
+    tagged = "<answer>" in text
+    assert read_box(text, (50, 50)) == box
+    assert read_box(text, (50, 50), strict=True) == (box if tagged else None)
+    assert has_box_form(text, strict=True) == strict_form
+    assert has_box_form(text) == loose_form
 
 
 @pytest.mark.parametrize(
     ("row", "box"),
     [
-        ("[-5, 20, 30, 99]", (0, 20, 30, 50)),  # clipped
+        # Clipped to the image.
+        ("[-5, 20, 30, 99]", (0, 20, 30, 50)),
         ("[1.5, 2, 3.5, 4]", (1.5, 2, 3.5, 4)),
         ("[30, 20, 10, 40]", None),
         ("[10, 20, 10, 40]", None),
-        ("[60, 20, 70, 40]", None),  # outside
+        # Outside of the image.
+        ("[60, 20, 70, 40]", None),
         ("[10, 20, 30]", None),
         ('[10, 20, 30, "40"]', None),
         ("[10, 20, 30, NaN]", None),
@@ -100,11 +105,11 @@ def test_box_is_read(text, strict_form, loose_form):
         ("[[10, 20], [30, 40]]", None),
     ],
 )
-def test_box_edges(row, box):
+def test_box_edges(row: str, box: tuple[float, ...] | None) -> None:
     assert read_box(f'[{{"bbox_2d": {row}}}]', (50, 50)) == box
 
 
-def test_the_largest_readable_box_counts():
+def test_the_largest_readable_box_counts() -> None:
     rows = (
         '[{"bbox_2d": [0,0,2,2]}, {"bbox_2d": [0,0,4,4]}, {"bbox_2d": [9,9,1,1]}, {"label": "x"}]'
     )
@@ -112,27 +117,26 @@ def test_the_largest_readable_box_counts():
 
 
 @st.composite
-def damaged(draw, text: str) -> str:
+def damaged(draw: DrawFn, text: str) -> str:
     """`text` with pieces cut out, doubled or replaced."""
     for _ in range(draw(st.integers(0, 4))):
-        start, stop = sorted((draw(st.integers(0, len(text))), draw(st.integers(0, len(text)))))
-        piece = draw(
-            st.sampled_from(
-                ["", text[start:stop] * 2, "[", "}", "\\", "9" * 500, "1e999", "NaN", "\ud800"]
-            )
-        )
-        text = text[:start] + piece + text[stop:]
+        places = st.integers(0, len(text))
+        start, stop = sorted((draw(places), draw(places)))
+        doubled = text[start:stop] * 2
+        pieces = ["", doubled, "[", "}", "\\", "9" * 500, "1e999", "NaN", "\ud800"]
+        text = text[:start] + draw(st.sampled_from(pieces)) + text[stop:]
     return text
 
 
-@settings(deadline=None)  # a busy machine is no failure
+# No deadline: a busy machine is no failure.
+@settings(deadline=None)
 @given(
     st.one_of(st.text(), damaged(GOOD_1)),
     st.one_of(st.text(), damaged(GOOD_2)),
     st.booleans(),
     st.booleans(),
 )
-def test_no_completion_raises(first, second, decompose, strict):
+def test_no_completion_raises(first: str, second: str, decompose: bool, strict: bool) -> None:
     both = GOOD_1[:-11] + ", " + second + "}]</answer>"
     texts = [first, second] if decompose else [both]
     script = ScriptedAsk(*texts)
@@ -142,5 +146,7 @@ def test_no_completion_raises(first, second, decompose, strict):
     assert (episode.end is End.DONE) == bool(episode.answer.prompts)
     assert 0 <= reward.total <= 3
     json.dumps(episode.answer.to_json(), allow_nan=False)
-    for content in script.contents:  # a tokenizer takes valid Unicode only
-        " ".join(x for x in content if isinstance(x, str)).encode()
+    # A tokenizer takes valid Unicode only.
+    for content in script.contents:
+        for piece in content:
+            assert isinstance(piece, View) or piece.encode()
