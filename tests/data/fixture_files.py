@@ -1,4 +1,4 @@
-"""What small data sets are made of: frames, masks of every kind, JSON; and what a reader must find in them."""
+"""The parts of small data sets: frames, masks of every kind, JSON, and the expected samples."""
 
 from __future__ import annotations
 
@@ -17,49 +17,74 @@ from core.masks import encode
 
 HEIGHT = 24
 WIDTH = 32
-NAMES = ("00000", "00005", "00010", "00015")  # every fifth frame, as in YouTube-VOS and MeViS
+# Every fifth frame, as in YouTube-VOS and MeViS.
+NAMES = ("00000", "00005", "00010", "00015")
 
 
 @dataclass(frozen=True)
 class Expected:
+    """A sample as a reader must return it.
+
+    Attributes:
+        notes: Some of its notes, by the name of the field.
+    """
+
     query: str
     kind: str
     masks_FHW: np.ndarray | None
-    notes: dict[str, Any] = field(default_factory=dict)  # some of those that must be there
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Written:
+    """A data set on disk, with its expected samples by their uid, in the order of reading."""
+
     root: Path
     split: str
-    expected: dict[str, Expected]  # by the uid of the sample, in the order of reading
+    expected: dict[str, Expected]
 
 
 def blob(number: int, frames: int = len(NAMES)) -> np.ndarray:
-    """A rectangle that moves; it is not there in every third frame."""
+    """Return the masks of a moving rectangle, missing in every third frame."""
     masks_FHW = np.zeros((frames, HEIGHT, WIDTH), bool)
     for f in range(frames):
-        if f % 3 != 1:
-            masks_FHW[f, 2 + number : 9 + number, 3 * number + f : 3 * number + f + 8] = True
+        if f % 3 == 1:
+            continue
+        top = 2 + number
+        left = 3 * number + f
+        masks_FHW[f, top : top + 7, left : left + 8] = True
     return masks_FHW
 
 
-def images(folder: Path, names: Sequence[str] = NAMES, suffix: str = ".jpg") -> None:
+def images(
+    folder: Path,
+    names: Sequence[str] = NAMES,
+    suffix: str = ".jpg",
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for i, name in enumerate(names):
-        frame_HWC = np.full((HEIGHT, WIDTH, 3), 40 * i % 256, np.uint8)
+        grey = 40 * i % 256
+        frame_HWC = np.full((HEIGHT, WIDTH, 3), grey, np.uint8)
         assert cv2.imwrite(str(folder / f"{name}{suffix}"), frame_HWC)
 
 
 def rles(masks_FHW: np.ndarray) -> list[Any]:
-    """As MeViS writes them: null where there is nothing."""
-    return [dict(encode(mask_HW)) if mask_HW.any() else None for mask_HW in masks_FHW]
+    """Return masks as MeViS writes them, with null for an empty one."""
+    encodings: list[Any] = []
+    for mask_HW in masks_FHW:
+        encodings.append(dict(encode(mask_HW)) if mask_HW.any() else None)
+    return encodings
 
 
 def palette_png(file: Path, values_HW: np.ndarray) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(values_HW.astype(np.uint8), "P")
-    image.putpalette([0, 0, 0, 236, 95, 103, 249, 145, 87, 250, 200, 99])  # YouTube-VOS'
+    # The palette of YouTube-VOS.
+    black = (0, 0, 0)
+    red = (236, 95, 103)
+    orange = (249, 145, 87)
+    yellow = (250, 200, 99)
+    image.putpalette([*black, *red, *orange, *yellow])
     image.save(file)
 
 
@@ -76,7 +101,7 @@ def palette_pngs(
 def object_pngs(
     folder: Path, masks_FHW: np.ndarray, names: Sequence[str] = NAMES, empty: bool = True
 ) -> None:
-    """Black and white; without `empty`, frames without the object have no file."""
+    """Write black and white masks; without `empty`, no file for a frame without the object."""
     folder.mkdir(parents=True, exist_ok=True)
     for mask_HW, name in zip(masks_FHW, names, strict=True):
         if empty or mask_HW.any():
@@ -96,8 +121,7 @@ def mp4(file: Path, frames: int = len(NAMES)) -> None:
         stream.width = WIDTH
         stream.pix_fmt = "yuv420p"
         for i in range(frames):
-            frame = av.VideoFrame.from_ndarray(
-                np.full((HEIGHT, WIDTH, 3), 40 * i, np.uint8), format="rgb24"
-            )
+            frame_HWC = np.full((HEIGHT, WIDTH, 3), 40 * i, np.uint8)
+            frame = av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

@@ -26,7 +26,9 @@ from tests.data.fixture_files import (
 
 
 def _square(x: int, y: int, side: int) -> list[list[float]]:
-    return [[x + 0.4, y], [x + side - 1, y], [x + side - 1, y + side - 1], [x, y + side - 1]]
+    right = x + side - 1
+    bottom = y + side - 1
+    return [[x + 0.4, y], [right, y], [right, bottom], [x, bottom]]
 
 
 def _filled(x: int, y: int, side: int) -> np.ndarray:
@@ -36,14 +38,12 @@ def _filled(x: int, y: int, side: int) -> np.ndarray:
 
 
 def reasonseg(root: Path) -> Written:
-    """Polygons in any order, pixels that do not count, a flag, and a file that is not UTF-8."""
+    """Polygons in any order, ignored pixels, a flag, and a file in cp1252."""
     folder = root / "val"
     images(folder, ("200_0", "77_b"))
     shapes = [
-        {
-            "label": "target",
-            "points": _square(4, 4, 5),
-        },  # small, and so drawn over the region that does not count
+        # This one is small, and so drawn over the ignored region.
+        {"label": "target", "points": _square(4, 4, 5)},
         {"label": "Ignore_1", "points": _square(2, 2, 12)},
         {"label": "target", "points": _square(20, 8, 6)},
         {"label": "flag", "points": _square(0, 0, 20)},
@@ -53,7 +53,8 @@ def reasonseg(root: Path) -> Written:
         "is_sentence": True,
         "shapes": shapes,
     }
-    (folder / "200_0.json").write_bytes(json.dumps(first, ensure_ascii=False).encode("cp1252"))
+    text = json.dumps(first, ensure_ascii=False)
+    (folder / "200_0.json").write_bytes(text.encode("cp1252"))
     second = {
         "text": ["lid"],
         "is_sentence": False,
@@ -75,7 +76,7 @@ def reasonseg(root: Path) -> Written:
 
 
 def refcoco(root: Path) -> Written:
-    """A pickle, polygons in COCO's file, file names of references that are not those of the images."""
+    """A pickle, polygons in COCO's file, and references with file names unlike those of the images."""
     folder = root / "refcoco"
     stems = [f"COCO_train2014_{number:012d}" for number in (581857, 9)]
     images(root / "images/mscoco/images/train2014", stems)
@@ -86,28 +87,21 @@ def refcoco(root: Path) -> Written:
         _ref(9, 3, 9, "testB", ["left bowl"]),
     ]
     (folder / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
-    polygons = {
-        1: (581857, [[4, 2, 12, 2, 12, 9, 4, 9]]),
-        2: (9, [[0, 0, 5, 0, 5, 5, 0, 5]]),
-        3: (9, [[8, 8, 16, 8, 16, 20, 8, 20], [20, 2, 30, 2, 30, 6, 20, 6]]),
+    instances = {
+        "images": [_image(581857, stems[0]), _image(9, stems[1])],
+        "annotations": [
+            _annotation(1, 581857, [_corners(4, 2, 12, 9)]),
+            _annotation(2, 9, [_corners(0, 0, 5, 5)]),
+            _annotation(3, 9, [_corners(8, 8, 16, 20), _corners(20, 2, 30, 6)]),
+        ],
+        "categories": [{"id": 1, "name": "person"}],
     }
-    dump(
-        folder / "instances.json",
-        {
-            "images": [
-                {"id": n, "height": HEIGHT, "width": WIDTH, "file_name": f"{stem}.jpg"}
-                for n, stem in zip((581857, 9), stems, strict=True)
-            ],
-            "annotations": [
-                {"id": i, "image_id": n, "segmentation": p, "iscrowd": 0, "bbox": [0, 0, 1, 1]}
-                for i, (n, p) in polygons.items()
-            ],
-            "categories": [{"id": 1, "name": "person"}],
-        },
-    )
-    lady, bowl = np.zeros((2, 1, HEIGHT, WIDTH), bool)
+    dump(folder / "instances.json", instances)
+    lady = np.zeros((1, HEIGHT, WIDTH), bool)
     lady[0, 2:9, 4:12] = True
-    bowl[0, 8:20, 8:16] = bowl[0, 2:6, 20:30] = True
+    bowl = np.zeros((1, HEIGHT, WIDTH), bool)
+    bowl[0, 8:20, 8:16] = True
+    bowl[0, 2:6, 20:30] = True
     return Written(
         folder,
         "test",
@@ -119,10 +113,41 @@ def refcoco(root: Path) -> Written:
     )
 
 
+def _image(number: int, stem: str) -> dict[str, Any]:
+    return {"id": number, "height": HEIGHT, "width": WIDTH, "file_name": f"{stem}.jpg"}
+
+
+def _annotation(number: int, image_id: int, polygons: list[list[int]]) -> dict[str, Any]:
+    return {
+        "id": number,
+        "image_id": image_id,
+        "segmentation": polygons,
+        "iscrowd": 0,
+        "bbox": [0, 0, 1, 1],
+    }
+
+
+def _corners(x0: int, y0: int, x1: int, y1: int) -> list[int]:
+    return [x0, y0, x1, y0, x1, y1, x0, y1]
+
+
 def _ref(
-    ref_id: int, ann_id: int, image_id: int, split: str, sentences: list[str]
+    ref_id: int,
+    ann_id: int,
+    image_id: int,
+    split: str,
+    texts: list[str],
 ) -> dict[str, Any]:
-    sent_ids = [10 * ref_id + i for i in range(len(sentences))]
+    sentences = []
+    for i, text in enumerate(texts):
+        sentences.append(
+            {
+                "sent_id": 10 * ref_id + i,
+                "sent": text,
+                "raw": text.upper(),
+                "tokens": text.split(),
+            }
+        )
     return {
         "ref_id": ref_id,
         "ann_id": ann_id,
@@ -130,16 +155,13 @@ def _ref(
         "image_id": image_id,
         "split": split,
         "file_name": f"COCO_train2014_{image_id:012d}_{ann_id}.jpg",
-        "sent_ids": sent_ids,
-        "sentences": [
-            {"sent_id": s, "sent": text, "raw": text.upper(), "tokens": text.split()}
-            for s, text in zip(sent_ids, sentences, strict=True)
-        ],
+        "sent_ids": [sentence["sent_id"] for sentence in sentences],
+        "sentences": sentences,
     }
 
 
 def vts_cot(root: Path) -> Written:
-    """Dialogues over ReVOS, whose videos lie beside its files and not under JPEGImages."""
+    """Dialogues over ReVOS, with its videos beside its files instead of under JPEGImages."""
     base = root / "video_datas/revos"
     images(base / "UVO/all/a-b")
     dump(base / "mask_dict.json", {"5": rles(blob(0)), "6": rles(blob(1))})
@@ -183,7 +205,7 @@ def vts_cot(root: Path) -> Written:
 
 
 def o3_rl(root: Path) -> Written:
-    """Lists of records, of which the first counts."""
+    """Lists of records; the first of each counts."""
     base = root / "video_datas/mevis/train"
     images(base / "JPEGImages/0a1b2c")
     dump(base / "mask_dict.json", {"5": rles(blob(0)), "6": rles(blob(1))})

@@ -53,7 +53,7 @@ def mevis(root: Path) -> Written:
 
 
 def lvvis(root: Path) -> Written:
-    """Categories with "_", and a video of one frame, which is left out."""
+    """Categories with "_", and a video of one frame to leave out."""
     folder = root / "train"
     names = ("00001", "00002", "00003", "00004")
     for uid in ("00000", "00001"):
@@ -126,8 +126,8 @@ def revos(root: Path) -> Written:
 
 
 def reasonvos(root: Path) -> Written:
-    """Expressions in a list, two of one object; the source in capitals, its folder in small letters; a frame that has
-    no PNG and does not count."""
+    """Expressions in a list, two of one object; the source in capitals and its folder in small
+    letters; a frame without a PNG, so that it does not count."""
     for uid in ("v_0001", "drive"):
         images(root / "JPEGImages" / uid)
     listed = [
@@ -148,7 +148,8 @@ def reasonvos(root: Path) -> Written:
     object_pngs(root / "Annotations/mose_v_0001_2", blob(0))
     object_pngs(root / "Annotations/mose_v_0001_3", blob(1))
     object_pngs(root / "Annotations/burst_drive_1", blob(2))
-    (root / "Annotations/burst_drive_1/00005.png").unlink()  # blob(2) is not visible there
+    # blob(2) is not visible in this frame.
+    (root / "Annotations/burst_drive_1/00005.png").unlink()
     return Written(
         root,
         "test",
@@ -169,7 +170,7 @@ def reasonvos(root: Path) -> Written:
 
 
 def longrvos(root: Path) -> Written:
-    """A folder for each object, without files where it is not visible."""
+    """A folder for each object, without files for frames without it."""
     folder = root / "valid"
     images(folder / "JPEGImages" / "71fb69bbcd")
     expressions = {
@@ -211,7 +212,8 @@ def ref_youtube_vos(root: Path) -> Written:
     }
     train = {"003234408d": {"expressions": expressions, "frames": list(NAMES)}}
     dump(root / "meta_expressions/train/meta_expressions.json", {"videos": train})
-    hidden = {"expressions": {"0": {"exp": "a cow"}, "1": {"exp": "a calf"}}, "frames": list(NAMES)}
+    cow_and_calf = {"0": {"exp": "a cow"}, "1": {"exp": "a calf"}}
+    hidden = {"expressions": cow_and_calf, "frames": list(NAMES)}
     for uid in ("0062f687f1", "00f88c4f0a"):
         images(root / "valid/JPEGImages" / uid)
     videos = {"0062f687f1": hidden, "00f88c4f0a": hidden}
@@ -233,7 +235,7 @@ def ref_youtube_vos(root: Path) -> Written:
 
 
 def ref_davis17(root: Path) -> Written:
-    """The official files: four texts, one encoding for each annotator, a name that is misspelt, frames from 00000."""
+    """The official files: four texts, an encoding for each annotator, a misspelt name, frames from 00000."""
     names = tuple(f"{i:05d}" for i in range(4))
     for uid in ("classic-car", "dogs-jump"):
         images(root / "DAVIS/JPEGImages/480p" / uid, names)
@@ -257,7 +259,8 @@ def ref_davis17(root: Path) -> Written:
             f'dogs-jump 2 "a person, {who}"',
             f'dogs-jump 1 "a dog, {who}"',
         ]
-        (folder / file).write_bytes(("\n".join(lines) + "\n").encode(encoding))
+        text = "\n".join(lines) + "\n"
+        (folder / file).write_bytes(text.encode(encoding))
     expected = {}
     for obj, what in ((1, "a dog"), (2, "a person")):
         for annotator, who in enumerate(("first", "first, whole", "second", "second caf\xe9")):

@@ -1,7 +1,7 @@
-"""Small data sets on disk, each in its published layout with its published oddities, and what a reader must find.
+"""Small data sets on disk, each in its published layout with its published oddities.
 
-`FIXTURES[format](root)` writes one and says what was written: for every expression its sentence, its kind, and the
-pixels of its answer, (F, H, W) bool; None where the ground truth is not public.
+`FIXTURES[format](root)` writes one and returns its expected samples: the sentence of every expression, its kind,
+and the pixels of its answer, (F, H, W) bool, or None without public ground truth.
 """
 
 from __future__ import annotations

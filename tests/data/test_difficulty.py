@@ -1,8 +1,9 @@
-"""Ratings into samples, the generator's own ratings, and the budget that follows from them."""
+"""Ratings of samples, the generator's own ratings, and the length budgets from them."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,43 +32,49 @@ def samples(root: Path) -> list[Sample]:
 
 
 def store(folder: Path, samples: list[Sample], ratings: list[dict[str, int]]) -> None:
-    entries = {
-        s.uid: {"query": s.query, "ratings": r, "attempts": 1}
-        for s, r in zip(samples, ratings, strict=True)
-    }
-    ratings_file(folder, "train").write_text(
-        json.dumps({"rater": "script", "prompt": 1, "samples": entries})
-    )
+    entries = {}
+    for sample, of_sample in zip(samples, ratings, strict=True):
+        entries[sample.uid] = {"query": sample.query, "ratings": of_sample, "attempts": 1}
+    content = {"rater": "script", "prompt": 1, "samples": entries}
+    ratings_file(folder, "train").write_text(json.dumps(content))
 
 
 def test_the_generator_rates_every_aspect_over_the_scale(root: Path, samples: list[Sample]) -> None:
     objects = video_objects("mevis", str(root), "train")
-    ratings = [true_ratings(sample, len(objects[sample.video.uid])) for sample in samples]
-    assert all(is_complete(r) and min(r.values()) >= 1 and max(r.values()) <= 10 for r in ratings)
-    assert min(np.ptp([r[aspect] for r in ratings]) for aspect in ASPECTS) >= 4
+    ratings = []
+    for sample in samples:
+        of_sample = true_ratings(sample, len(objects[sample.video.uid]))
+        assert is_complete(of_sample)
+        assert min(of_sample.values()) >= 1
+        assert max(of_sample.values()) <= 10
+        ratings.append(of_sample)
+    for aspect in ASPECTS:
+        assert np.ptp([of_sample[aspect] for of_sample in ratings]) >= 4
     assert set(LANGUAGE) == set(KINDS)
 
 
 def test_more_shapes_and_a_harder_kind_of_sentence_are_harder(samples: list[Sample]) -> None:
     look = next(sample for sample in samples if sample.kind == "look")
     assert difficulty(true_ratings(look, 3)) < difficulty(true_ratings(look, 5))
-    other = Sample(look.uid, look.video, look.query, look.targets, "hiding")
-    assert (
-        true_ratings(other, 3)["linguistic_ambiguity"]
-        > true_ratings(look, 3)["linguistic_ambiguity"]
-    )
+    hiding = replace(look, kind="hiding")
+    aspect = "linguistic_ambiguity"
+    assert true_ratings(hiding, 3)[aspect] > true_ratings(look, 3)[aspect]
+    poem = replace(look, kind="poem")
     with pytest.raises(ValueError, match="kind 'poem' is not one of the synthetic"):
-        true_ratings(Sample(look.uid, look.video, look.query, look.targets, "poem"), 3)
+        true_ratings(poem, 3)
 
 
 def test_stored_ratings_become_difficulty_and_budget(tmp_path: Path, samples: list[Sample]) -> None:
-    ratings = [dict.fromkeys(ASPECTS, 1 + i % 10) for i in range(len(samples))]
-    ratings[0] = {}  # nothing could be read
+    scale = [1 + i % 10 for i in range(len(samples))]
+    ratings = [dict.fromkeys(ASPECTS, rating) for rating in scale]
+    # Nothing could be read of the first answer, so it counts as the middle of the scale.
+    ratings[0] = {}
     store(tmp_path, samples, ratings)
     noted = with_ratings(samples, str(tmp_path), "train")
     found = [difficulty(sample.notes.ratings or {}) for sample in noted]
-    assert found == [5.5, *(1 + i % 10 for i in range(1, len(samples)))]
-    assert [Budget().of(d) for d in found[1:10]] == [48, 48, 48, 64, 64, 64, 96, 96, 96]
+    assert found == [5.5, *scale[1:]]
+    budgets = [Budget().of(d) for d in found[1:10]]
+    assert budgets == [48, 48, 48, 64, 64, 64, 96, 96, 96]
     assert noted[3].notes.thought == samples[3].notes.thought
     assert samples[3].notes.ratings is None
 

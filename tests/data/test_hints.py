@@ -1,4 +1,4 @@
-"""What was found on the side is written once and read by every later evaluation."""
+"""Hints are written once and read by every later evaluation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from core.types import Hints, Sample, Video
 from data.hints import hints_file, with_hints, write_hints
 
-SAMPLES = [Sample(f"v/{i}", Video("v", "v", ("0",), 4, 4), f"query {i}", ()) for i in range(3)]
+VIDEO = Video("v", "v", ("0",), 4, 4)
+SAMPLES = [Sample(f"v/{i}", VIDEO, f"query {i}", ()) for i in range(3)]
 FOUND = {"v/0": Hints(target_frame=3, key_segment=(2, 6)), "v/1": None}
 
 

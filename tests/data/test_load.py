@@ -1,4 +1,4 @@
-"""The formats that a configuration may name are those with a reader."""
+"""The formats of the configuration and the readers are the same."""
 
 from __future__ import annotations
 

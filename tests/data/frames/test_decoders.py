@@ -11,40 +11,55 @@ import pytest
 
 from data.frames.decoders import decode, facts
 
-# two groups of pictures at the least, but for "one_group"
 HEIGHT = 64
 WIDTH = 96
+# At least two groups of pictures, except in "one_group".
 COUNT = 120
 BAR = WIDTH // 8
 
 
 def barred(number: int) -> np.ndarray:
     """The eight bits of the number, left to right."""
-    bits = [220 if number >> bit & 1 else 30 for bit in range(8)]
-    return np.repeat(np.array(bits, np.uint8), BAR)[None, :, None].repeat(HEIGHT, 0).repeat(3, 2)
+    image_HWC = np.full((HEIGHT, WIDTH, 3), 30, np.uint8)
+    for bit in range(8):
+        if number >> bit & 1:
+            image_HWC[:, bit * BAR : (bit + 1) * BAR] = 220
+    return image_HWC
 
 
 def number_on(image_HWC: np.ndarray) -> int:
-    bars = image_HWC[20:40].reshape(20, 8, BAR, 3)[:, :, 3:-3].mean((0, 2, 3))
-    return sum(int(bright) << bit for bit, bright in enumerate(bars > 125))
+    number = 0
+    for bit in range(8):
+        start = bit * BAR
+        middle = image_HWC[20:40, start + 3 : start + BAR - 3]
+        if middle.mean() > 125:
+            number += 1 << bit
+    return number
 
 
 def write(
-    path: Path, codec: str = "libx264", times: list[int] | None = None, **options: object
+    path: Path,
+    codec: str = "libx264",
+    times: list[int] | None = None,
+    **options: object,
 ) -> Path:
-    """`times`: of the frames, in milliseconds; else 24 a second."""
+    """Write a clip of `COUNT` frames.
+
+    Args:
+        times: Times of the frames in milliseconds; by default 24 frames a second.
+        options: Options of the codec; "x264" is written for "x264-params".
+    """
     import av
 
-    with av.open(
-        str(path), "w", options={"movflags": "faststart"} if path.suffix == ".mp4" else {}
-    ) as container:
+    of_container = {"movflags": "faststart"} if path.suffix == ".mp4" else {}
+    with av.open(str(path), "w", options=of_container) as container:
         stream = container.add_stream(codec, rate=24)
         stream.width = WIDTH
         stream.height = HEIGHT
         stream.pix_fmt = "yuv420p"
-        stream.options = {
-            {"x264": "x264-params"}.get(key, key): str(value) for key, value in options.items()
-        }
+        for key, value in options.items():
+            name = "x264-params" if key == "x264" else key
+            stream.options = stream.options | {name: str(value)}
         if times:
             stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
         for number in range(COUNT):
@@ -58,16 +73,17 @@ def write(
 
 
 def uneven() -> list[int]:
-    return np.random.default_rng(0).integers(5, 200, COUNT).cumsum().tolist()  # type: ignore[no-any-return]
+    steps = np.random.default_rng(0).integers(5, 200, COUNT)
+    times: list[int] = steps.cumsum().tolist()
+    return times
 
 
 def turned(path: Path) -> Path:
-    """Held sideways: the header says to turn the pictures by a quarter, as a phone writes it."""
+    """Write a clip of a phone held sideways: the header says to turn the pictures by a quarter."""
     data = bytearray(write(path, g=12).read_bytes())
     at = data.index(b"tkhd") + 44
-    data[at : at + 36] = np.array(
-        [0, 0x10000, 0, -0x10000, 0, 0, HEIGHT << 16, 0, 1 << 30], ">i4"
-    ).tobytes()
+    matrix = np.array([0, 0x10000, 0, -0x10000, 0, 0, HEIGHT << 16, 0, 1 << 30], ">i4")
+    data[at : at + 36] = matrix.tobytes()
     path.write_bytes(data)
     return path
 
@@ -85,7 +101,8 @@ CLIPS: dict[str, Callable[[Path], Path]] = {
     "transport_stream": lambda folder: write(folder / "t.ts", g=12, bf=2),
     "without_times": lambda folder: write(folder / "bare.h264", g=12, bf=2),
 }
-NOT_BY_DECORD = ("transport_stream", "without_times")  # wrong numbers; no decoding at all
+# decord numbers the frames of the first wrongly and does not decode the second.
+NOT_BY_DECORD = ("transport_stream", "without_times")
 
 
 def read(path: Path, indices: list[int], folder: Path, *decoders: str) -> list[np.ndarray]:
@@ -94,41 +111,54 @@ def read(path: Path, indices: list[int], folder: Path, *decoders: str) -> list[n
     return [np.load(folder / f"{index}.npy") for index in indices]
 
 
+def numbers_of(path: Path, indices: list[int], folder: Path, *decoders: str) -> list[int]:
+    return [number_on(image_HWC) for image_HWC in read(path, indices, folder, *decoders)]
+
+
 @pytest.mark.parametrize("kind", CLIPS)
 def test_frames_are_exact_and_counted(kind: str, tmp_path: Path) -> None:
     path = CLIPS[kind](tmp_path)
-    told = facts(str(path))
-    assert (told["frames"], told["height"], told["width"]) == (COUNT, HEIGHT, WIDTH)
+    found = facts(str(path))
+    assert found["frames"] == COUNT
+    assert found["height"] == HEIGHT
+    assert found["width"] == WIDTH
+
+    alone = [37]
+    scattered = [0, 7, 59, 60, 61, 118, 119]
+    every = list(range(COUNT))
     decoders = ["pyav"] if kind in NOT_BY_DECORD else ["pyav", "decord"]
     for decoder in decoders:
-        for wanted in ([37], [0, 7, 59, 60, 61, 118, 119], list(range(COUNT))):
-            got = read(path, wanted, tmp_path / decoder, decoder)
-            assert [number_on(image_HWC) for image_HWC in got] == wanted, (decoder, wanted)
+        for wanted in (alone, scattered, every):
+            assert numbers_of(path, wanted, tmp_path / decoder, decoder) == wanted, decoder
 
 
 def test_the_rate_of_uneven_times_is_their_mean(tmp_path: Path) -> None:
     times = uneven()
-    rate = Fraction(*facts(str(write(tmp_path / "uneven.mp4", times=times, g=12)))["rate"])
-    assert float(rate) == pytest.approx(1000 * (COUNT - 1) / (times[-1] - times[0]), rel=1e-3)
+    path = write(tmp_path / "uneven.mp4", times=times, g=12)
+    rate = Fraction(*facts(str(path))["rate"])
+    seconds = (times[-1] - times[0]) / 1000
+    assert float(rate) == pytest.approx((COUNT - 1) / seconds, rel=1e-3)
 
 
 def test_pictures_of_a_video_held_sideways_are_turned_upright_by_both(tmp_path: Path) -> None:
     path = turned(tmp_path / "phone.mp4")
-    assert (facts(str(path))["height"], facts(str(path))["width"]) == (WIDTH, HEIGHT)
+    found = facts(str(path))
+    assert found["height"] == WIDTH
+    assert found["width"] == HEIGHT
     for decoder in ("pyav", "decord"):
         [image_HWC] = read(path, [37], tmp_path / decoder, decoder)
-        assert number_on(np.rot90(image_HWC, 1)) == 37 != number_on(np.rot90(image_HWC, -1))
+        assert number_on(np.rot90(image_HWC, 1)) == 37
+        assert number_on(np.rot90(image_HWC, -1)) != 37
 
 
 def test_a_truncated_video_has_the_frames_before_the_cut(tmp_path: Path) -> None:
     path = write(tmp_path / "cut.mp4", g=12, bf=2)
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.7)])
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * 0.7)])
     count = facts(str(path))["frames"]
     assert 30 < count < COUNT
     every = list(range(count))
-    assert [
-        number_on(image_HWC) for image_HWC in read(path, every, tmp_path / "out", "pyav")
-    ] == every
+    assert numbers_of(path, every, tmp_path / "out", "pyav") == every
     with pytest.raises(
         ValueError, match=r"cut\.mp4: the video stops after frame \d+ of 120 \(frame 119 was needed"
     ):
@@ -137,6 +167,6 @@ def test_a_truncated_video_has_the_frames_before_the_cut(tmp_path: Path) -> None
 
 def test_the_next_decoder_is_asked_where_one_fails(tmp_path: Path) -> None:
     path = write(tmp_path / "bare.h264", g=12)
-    assert number_on(read(path, [5], tmp_path / "out", "decord", "pyav")[0]) == 5
+    assert numbers_of(path, [5], tmp_path / "out", "decord", "pyav") == [5]
     with pytest.raises(ValueError, match=r"bare\.h264: decord cannot decode it"):
         read(path, [6], tmp_path / "out", "decord")

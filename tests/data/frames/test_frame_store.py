@@ -1,4 +1,4 @@
-"""The store of decoded frames: bounded, shared, emptied by the last who leaves."""
+"""The store of decoded frames: bounded, shared, and emptied by the last process."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ from data.frames.frame_store import SHARE, FrameStore
 FRAME = np.arange(4 * 8 * 3, dtype=np.uint8).reshape(4, 8, 3)
 
 
-def add(store: FrameStore, name: str, frame_HWC: np.ndarray = FRAME, age_s: int = 0) -> np.ndarray:
+def add(
+    store: FrameStore,
+    name: str,
+    frame_HWC: np.ndarray = FRAME,
+    age_s: int = 0,
+) -> np.ndarray:
     with store.scratch() as scratch:
         np.save(scratch / "x.npy", frame_HWC)
         frame = store.put(name, scratch / "x.npy")
     if age_s:
-        os.utime(store.folder / f"{name}.npy", (1e9 - age_s, 1e9 - age_s))
+        time = 1e9 - age_s
+        os.utime(store.folder / f"{name}.npy", (time, time))
     return frame
 
 
@@ -37,12 +43,14 @@ def test_what_was_put_is_there_and_cannot_be_written(tmp_path: Path) -> None:
         assert one.has("a")
         with pytest.raises(ValueError, match="read-only"):
             frame[:] = 0
-    assert (store.added, other.added) == (1, 0)
+    assert store.added == 1
+    assert other.added == 0
     assert not list(tmp_path.glob("scratch-*"))
 
 
 def test_the_least_recently_read_go_first_and_a_mapped_one_stays_readable(tmp_path: Path) -> None:
-    size = FRAME.nbytes + 128  # of the header
+    header = 128
+    size = FRAME.nbytes + header
     store = FrameStore(tmp_path, 3 * size)
     for number, name in enumerate("abcd"):
         mapped = add(store, name, FRAME + number, age_s=100 - number)
@@ -62,10 +70,8 @@ def test_it_is_looked_through_only_when_much_was_added(tmp_path: Path) -> None:
     for number in range(200):
         add(store, str(number))
         store.tidy()
-        assert (
-            sum(f.stat().st_size for f in tmp_path.glob("*.npy"))
-            <= store.capacity * (1 + 1 / SHARE) * 2.5
-        )
+        size = sum(file.stat().st_size for file in tmp_path.glob("*.npy"))
+        assert size <= store.capacity * (1 + 1 / SHARE) * 2.5
     assert store.has("199")
     assert not store.has("0")
 
@@ -88,7 +94,7 @@ def test_the_last_process_that_leaves_empties_it(tmp_path: Path) -> None:
     store = FrameStore(tmp_path, 1 << 20)
     add(store, "a")
     store.close()
-    assert {f.stem for f in tmp_path.glob("*.npy")} == {"a", "b"}
+    assert sorted(file.stem for file in tmp_path.glob("*.npy")) == ["a", "b"]
     go.set()
     other.join()
     assert other.exitcode == 0

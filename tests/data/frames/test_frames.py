@@ -19,33 +19,42 @@ from data.frames.frame_store import FrameStore, node_store
 from data.frames.probing import probe, probe_with_rate
 from data.frames.reading import Clip, frame_size, read_frames, resize_to_view, show_views
 
-# decord fails on some widths below 64
+# decord fails on some widths below 64.
 HEIGHT = 32
 WIDTH = 64
 
 
 def painted(index: int) -> np.ndarray:
-    """Red tells the frame, green is high, blue low: a swap of channels or frames shows."""
+    """Return a frame: red tells its number, green is high, blue low, so that any swap shows."""
     image_HWC = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     image_HWC[:] = (10 * index, 200, 20)
     return image_HWC
 
 
 def numbers(frames_nHWC: np.ndarray) -> list[int]:
-    assert abs(frames_nHWC[..., 1:].astype(int) - [200, 20]).max() < 12
-    return [round(float(frame[..., 0].mean()) / 10) for frame in frames_nHWC]
+    green_and_blue = frames_nHWC[..., 1:].astype(int)
+    assert abs(green_and_blue - [200, 20]).max() < 12
+    found = []
+    for frame_HWC in frames_nHWC:
+        red = float(frame_HWC[..., 0].mean())
+        found.append(round(red / 10))
+    return found
 
 
 def video_at(path: Path, num_frames: int = 24) -> Video:
-    return Video("v", str(path), tuple(f"{i:05d}" for i in range(num_frames)), HEIGHT, WIDTH)
+    names = tuple(f"{index:05d}" for index in range(num_frames))
+    return Video("v", str(path), names, HEIGHT, WIDTH)
+
+
+def write_image(file: Path, index: int) -> None:
+    assert cv2.imwrite(str(file), cv2.cvtColor(painted(index), cv2.COLOR_RGB2BGR))
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Video:
     (tmp_path / "v").mkdir()
     for index in range(24):
-        image = cv2.cvtColor(painted(index), cv2.COLOR_RGB2BGR)
-        assert cv2.imwrite(str(tmp_path / "v" / f"{index:05d}.jpg"), image)
+        write_image(tmp_path / "v" / f"{index:05d}.jpg", index)
     return video_at(tmp_path / "v")
 
 
@@ -59,9 +68,8 @@ def write_mp4(path: Path, num_frames: int, first: int = 0) -> None:
         stream.pix_fmt = "yuv420p"
         stream.options = {"g": "6", "bf": "2", "crf": "1"}
         for index in range(num_frames):
-            container.mux(
-                stream.encode(av.VideoFrame.from_ndarray(painted(first + index), format="rgb24"))
-            )
+            frame = av.VideoFrame.from_ndarray(painted(first + index), format="rgb24")
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
 
 
@@ -81,13 +89,8 @@ def test_folder_in_the_order_asked_for(folder: Video) -> None:
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_video_file(mp4: Video, decoder: str) -> None:
-    assert numbers(read_frames(mp4, [17, 3, 0, 3, 23], decoders=[decoder])) == [
-        17,
-        3,
-        0,
-        3,
-        23,
-    ]
+    wanted = [17, 3, 0, 3, 23]
+    assert numbers(read_frames(mp4, wanted, decoders=[decoder])) == wanted
 
 
 def test_a_frame_is_decoded_once_and_a_caller_cannot_spoil_it(folder: Video, mp4: Video) -> None:
@@ -102,8 +105,7 @@ def test_a_frame_is_decoded_once_and_a_caller_cannot_spoil_it(folder: Video, mp4
 def test_a_file_that_changed_is_read_again(folder: Video, mp4: Video) -> None:
     for video in (folder, mp4):
         assert numbers(read_frames(video, [2])) == [2]
-    image = cv2.cvtColor(painted(9), cv2.COLOR_RGB2BGR)
-    assert cv2.imwrite(str(Path(folder.path) / "00002.jpg"), image)
+    write_image(Path(folder.path) / "00002.jpg", 9)
     write_mp4(Path(mp4.path), 24, first=1)
     assert numbers(read_frames(folder, [2])) == [9]
     assert numbers(read_frames(mp4, [2])) == [3]
@@ -112,7 +114,7 @@ def test_a_file_that_changed_is_read_again(folder: Video, mp4: Video) -> None:
 def test_processes_of_a_node_decode_a_frame_once_between_them(
     mp4: Video, folder: Video, tmp_path: Path
 ) -> None:
-    """Four at a time, all asking for all frames, in a store of their own."""
+    """Four processes read all frames at the same time, in a store of their own."""
     code = (
         "import pathlib, sys; from core.digest import image_digest; from core.types import Video;"
         "from data.frames import frame_store; from data.frames.reading import read_frames;"
@@ -122,22 +124,25 @@ def test_processes_of_a_node_decode_a_frame_once_between_them(
         "store = frame_store.node_store();"
         "print(store.added, image_digest(pixels), store.folder)"
     )
-    (tmp_path / f"rayvos-frames-{os.getuid()}").mkdir()
-    held = FrameStore(
-        tmp_path / f"rayvos-frames-{os.getuid()}", 0
-    )  # or the first that is done might empty it
+    store = tmp_path / f"rayvos-frames-{os.getuid()}"
+    store.mkdir()
+    # Held open, because the first process to end might empty it.
+    held = FrameStore(store, 0)
+    env = os.environ | {"TMPDIR": str(tmp_path)}
     for video in (mp4, folder):
-        env = os.environ | {"TMPDIR": str(tmp_path)}
-        started = [
-            subprocess.Popen(
-                [sys.executable, "-c", code, video.path], env=env, stdout=subprocess.PIPE, text=True
-            )
-            for _ in range(4)
-        ]
-        said = [process.communicate()[0].split() for process in started]
-        assert sum(int(added) for added, *_ in said) == 24
-        assert len({pixels for _, pixels, _ in said}) == 1
-        assert {Path(place) for *_, place in said} == {held.folder}
+        command = [sys.executable, "-c", code, video.path]
+        processes = []
+        for _ in range(4):
+            processes.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True))
+        total = 0
+        digests = set()
+        for process in processes:
+            added, digest, place = process.communicate()[0].split()
+            total += int(added)
+            digests.add(digest)
+            assert Path(place) == store
+        assert total == 24
+        assert len(digests) == 1
     held.close()
 
 
@@ -164,7 +169,8 @@ def test_missing_things_are_named(folder: Video) -> None:
 
 
 def test_a_frame_of_another_size_is_named(folder: Video) -> None:
-    cv2.imwrite(str(Path(folder.path) / "00009.jpg"), np.zeros((HEIGHT, WIDTH - 8, 3), np.uint8))
+    narrow_HWC = np.zeros((HEIGHT, WIDTH - 8, 3), np.uint8)
+    cv2.imwrite(str(Path(folder.path) / "00009.jpg"), narrow_HWC)
     with pytest.raises(ValueError, match="frame 9 is 32 x 56 .* 32 x 64"):
         read_frames(folder, [9])
 
@@ -181,7 +187,8 @@ def test_a_short_video_says_where_it_stops(tmp_path: Path) -> None:
 
 def test_a_truncated_video_gives_what_is_there(mp4: Video) -> None:
     path = Path(mp4.path)
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.75)])
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * 0.75)])
     assert numbers(read_frames(mp4, [0, 1])) == [0, 1]
     with pytest.raises(ValueError, match=r"v\.mp4: the video stops after frame \d+ of 24"):
         read_frames(mp4, [23])
@@ -208,7 +215,10 @@ def test_frame_size(folder: Video, mp4: Video) -> None:
 
 
 def test_show_resizes_and_digests(folder: Video) -> None:
-    views = [View(3, HEIGHT, WIDTH), View(3, 28, 28), View(4, 56, 84), View(3, 28, 28)]
+    full = View(3, HEIGHT, WIDTH)
+    small = View(3, 28, 28)
+    large = View(4, 56, 84)
+    views = [full, small, large, small]
     shown = show_views(folder, views)
     assert [media.view for media, _ in shown] == views
     for (media, image_HWC), view in zip(shown, views, strict=True):
@@ -229,7 +239,8 @@ def test_the_digest_covers_the_shape() -> None:
 
 def test_shrinking_averages() -> None:
     checkers_HWC = np.zeros((8, 8, 3), np.uint8)
-    checkers_HWC[::2, ::2] = checkers_HWC[1::2, 1::2] = 200
+    checkers_HWC[::2, ::2] = 200
+    checkers_HWC[1::2, 1::2] = 200
     assert (resize_to_view(checkers_HWC, View(0, 4, 4)) == 100).all()
 
 
@@ -240,31 +251,32 @@ def test_video_decoders_are_imported_only_where_a_file_is_read() -> None:
 
 def test_probe_says_what_is_there(folder: Video, mp4: Video, tmp_path: Path) -> None:
     video, rate = probe_with_rate(mp4.path)
-    assert (video.uid, video.num_frames, video.height, video.width, rate) == (
-        "v",
-        24,
-        HEIGHT,
-        WIDTH,
-        24,
-    )
+    assert video.uid == "v"
+    assert video.num_frames == 24
+    assert (video.height, video.width) == (HEIGHT, WIDTH)
+    assert rate == 24
     assert numbers(read_frames(video, [23, 0])) == [23, 0]
     video, rate = probe_with_rate(folder.path)
-    assert (video.num_frames, video.height, video.width, rate) == (24, HEIGHT, WIDTH, None)
+    assert video.num_frames == 24
+    assert (video.height, video.width) == (HEIGHT, WIDTH)
+    assert rate is None
     assert numbers(read_frames(video, [5])) == [5]
 
 
 def test_probe_of_an_image_beside_one_of_the_same_name(tmp_path: Path) -> None:
-    for suffix, index in ((".jpg", 3), (".png", 7), (".WEBP", 9)):
-        cv2.imwrite(str(tmp_path / f"cat{suffix}"), cv2.cvtColor(painted(index), cv2.COLOR_RGB2BGR))
-    for suffix, index in ((".jpg", 3), (".png", 7), (".WEBP", 9)):
-        video = probe(tmp_path / f"cat{suffix}")
+    images = {"cat.jpg": 3, "cat.png": 7, "cat.WEBP": 9}
+    for name, index in images.items():
+        write_image(tmp_path / name, index)
+    for name, index in images.items():
+        video = probe(tmp_path / name)
         assert video.num_frames == 1
         assert numbers(read_frames(video, [0])) == [index]
 
 
 def test_probe_of_a_folder_counts_as_a_person_does(tmp_path: Path) -> None:
-    for name, index in (("shot 10.png", 10), ("shot 2.jpg", 2), ("shot 1.png", 1)):
-        cv2.imwrite(str(tmp_path / name), cv2.cvtColor(painted(index), cv2.COLOR_RGB2BGR))
+    images = {"shot 10.png": 10, "shot 2.jpg": 2, "shot 1.png": 1}
+    for name, index in images.items():
+        write_image(tmp_path / name, index)
     (tmp_path / "notes.txt").write_text("no frame")
     assert numbers(read_frames(probe(tmp_path), [0, 1, 2])) == [1, 2, 10]
 
@@ -283,14 +295,15 @@ def test_probe_refuses_in_one_line(tmp_path: Path) -> None:
         )
         sound.sample_rate = 44100
         container.mux([*stream.encode(sound), *stream.encode()])
-    for name, told in {
+    messages = {
         "text.mp4": "Invalid data.*give a video file",
         "empty.mp4": "the file is empty",
         "sound.mp4": "no moving pictures in it, only: audio",
         "none.mp4": "no such file",
         "broken.png": "not a readable image",
         "folder": "no image in this folder",
-    }.items():
-        with pytest.raises(ValueError, match=f"{name}.*{told}") as caught:
+    }
+    for name, message in messages.items():
+        with pytest.raises(ValueError, match=f"{name}.*{message}") as caught:
             probe(tmp_path / name)
         assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""The index of a JSON file with masks: what it holds, when it is made anew, and that memory stays bounded."""
+"""The index of a JSON file with masks: its content, its renewal, and the bound on memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from core import masks
 from core.types import Rle
-from data.masks.rle_entries import entries_of, pixels_covered
+from data.masks.rle_entries import Entry, entries_of, pixels_covered
 from data.masks.rle_index import ENDING, RleMasks, entries
 
 
@@ -34,20 +34,23 @@ def write(file: Path, content: Any) -> Path:
 
 
 def test_masks_are_those_of_the_file(tmp_path: Path) -> None:
-    file = write(tmp_path / "mask_dict.json", {"7": [rle(1), None, rle(3)], "8": [None], "9": []})
+    content = {
+        "7": [rle(1), None, rle(3)],
+        "8": [None],
+        "9": [],
+    }
+    file = write(tmp_path / "mask_dict.json", content)
     seven = RleMasks(str(file), "7", "mask_dict", 3)
-    assert tuple(seven) == (rle(1), None, rle(3)) == seven
+    assert tuple(seven) == (rle(1), None, rle(3))
+    assert seven == (rle(1), None, rle(3))
     assert seven[0] == rle(1)
     assert seven[1:] == (None, rle(3))
     assert len(seven) == 3
     assert seven != (rle(1), None, rle(2))
-    found = entries(file, "mask_dict")
-    assert {
-        key: (e.num_frames, e.num_masks, e.height, e.width, e.problem) for key, e in found.items()
-    } == {
-        "7": (3, 2, 6, 8, ""),
-        "8": (1, 0, 0, 0, ""),
-        "9": (0, 0, 0, 0, ""),
+    assert entries(file, "mask_dict") == {
+        "7": Entry(num_frames=3, num_masks=2, height=6, width=8, problem=""),
+        "8": Entry(num_frames=1, num_masks=0, height=0, width=0, problem=""),
+        "9": Entry(num_frames=0, num_masks=0, height=0, width=0, problem=""),
     }
 
 
@@ -70,10 +73,10 @@ def test_index_is_made_once_and_again_when_the_file_changes(tmp_path: Path) -> N
     held = RleMasks(str(file), "7", "mask_dict", 1)
     assert held[0] == rle(1)
     write(file, {"7": [rle(2), rle(3)]})
-    assert tuple(RleMasks(str(file), "7", "mask_dict", 2)) == (rle(2), rle(3))
-    with pytest.raises(
-        ValueError, match="mask_dict.json: key '7' has changed since the data set was read"
-    ):
+    changed = RleMasks(str(file), "7", "mask_dict", 2)
+    assert tuple(changed) == (rle(2), rle(3))
+    message = "mask_dict.json: key '7' has changed since the data set was read"
+    with pytest.raises(ValueError, match=message):
         held[0]
     write(file, {"8": [rle(2)]})
     with pytest.raises(ValueError, match="key '7' has gone"):
@@ -86,30 +89,40 @@ def test_index_is_made_once_and_again_when_the_file_changes(tmp_path: Path) -> N
 def test_a_damaged_index_is_made_anew(tmp_path: Path) -> None:
     file = write(tmp_path / "mask_dict.json", {"7": [rle(1)]})
     (tmp_path / "mask_dict.json.index.sqlite").write_text("not a data base" * 100)
-    assert tuple(RleMasks(str(file), "7", "mask_dict", 1)) == (rle(1),)
+    held = RleMasks(str(file), "7", "mask_dict", 1)
+    assert tuple(held) == (rle(1),)
 
 
 def test_read_only_data_set_is_indexed_in_the_cache_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = write(tmp_path / "mask_dict.json", {"7": [rle(1)]})
-    may = os.access
+    real_access = os.access
+
+    def access(path: Path, mode: int) -> bool:
+        return Path(path) != tmp_path and real_access(path, mode)
+
     # Root may write everywhere, so the answer is faked.
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path and may(path, mode))
+    monkeypatch.setattr(os, "access", access)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     entries(file, "mask_dict")
     assert not file.with_name(file.name + ENDING).exists()
     [place] = (tmp_path / "cache" / "rayvos").iterdir()
     assert place.name.endswith(ENDING)
-    assert tuple(RleMasks(str(file), "7", "mask_dict", 1)) == (rle(1),)
+    held = RleMasks(str(file), "7", "mask_dict", 1)
+    assert tuple(held) == (rle(1),)
 
 
 def test_many_may_index_at_once(tmp_path: Path) -> None:
-    file = write(tmp_path / "mask_dict.json", {str(i): [rle(i % 8)] * 20 for i in range(200)})
+    content = {str(i): [rle(i % 8)] * 20 for i in range(200)}
+    file = write(tmp_path / "mask_dict.json", content)
+
+    def read_one(i: int) -> Rle | None:
+        masks_F = RleMasks(str(file), str(i), "mask_dict", 20)
+        return masks_F[i % 20]
+
     with ThreadPoolExecutor(8) as pool:
-        found = list(
-            pool.map(lambda i: RleMasks(str(file), str(i), "mask_dict", 20)[i % 20], range(200))
-        )
+        found = list(pool.map(read_one, range(200)))
     assert found == [rle(i % 8) for i in range(200)]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "mask_dict.json",
@@ -118,25 +131,21 @@ def test_many_may_index_at_once(tmp_path: Path) -> None:
 
 
 def test_foreground_of_revos(tmp_path: Path) -> None:
-    file = write(
-        tmp_path / "f.json",
-        {"UVO/all/a": {"masks_rle": [rle(1), None], "foreground_ratio": [0.4, 0.0]}},
-    )
-    assert tuple(RleMasks(str(file), "UVO/all/a", "foreground", 2)) == (rle(1), None)
+    video = {"masks_rle": [rle(1), None], "foreground_ratio": [0.4, 0.0]}
+    file = write(tmp_path / "f.json", {"UVO/all/a": video})
+    held = RleMasks(str(file), "UVO/all/a", "foreground", 2)
+    assert tuple(held) == (rle(1), None)
 
 
 def test_polygons_of_coco(tmp_path: Path) -> None:
     square = [2, 1, 6, 1, 6, 4, 2, 4]
+    corner = [0, 4, 2, 4, 2, 6, 0, 6]
+    crowd_rle = {"size": [6, 8], "counts": [12, 6, 30]}
     found = {
         "images": [{"id": 3, "height": 6, "width": 8}],
         "annotations": [
-            {"id": 1, "image_id": 3, "segmentation": [square, [0, 4, 2, 4, 2, 6, 0, 6]]},
-            {
-                "id": 2,
-                "image_id": 3,
-                "segmentation": {"size": [6, 8], "counts": [12, 6, 30]},
-                "iscrowd": 1,
-            },
+            {"id": 1, "image_id": 3, "segmentation": [square, corner]},
+            {"id": 2, "image_id": 3, "segmentation": crowd_rle, "iscrowd": 1},
             {"id": 4, "image_id": 3, "segmentation": []},
             {"id": 5, "image_id": 9, "segmentation": [square]},
             {"id": 6, "image_id": 3, "segmentation": [[1, 2]]},
@@ -144,8 +153,10 @@ def test_polygons_of_coco(tmp_path: Path) -> None:
     }
     file = write(tmp_path / "instances.json", found)
     mask_HW = np.zeros((6, 8), bool)
-    mask_HW[1:4, 2:6] = mask_HW[4:, :2] = True
-    first, crowd = (RleMasks(str(file), key, "instances", 1)[0] for key in "12")
+    mask_HW[1:4, 2:6] = True
+    mask_HW[4:, :2] = True
+    first = RleMasks(str(file), "1", "instances", 1)[0]
+    crowd = RleMasks(str(file), "2", "instances", 1)[0]
     assert first is not None
     assert (masks.decode(first) == mask_HW).all()
     assert crowd is not None
@@ -198,37 +209,44 @@ def test_a_wrong_annotation_says_what_is_wrong(annotation: Any, problem: str) ->
     assert problem in entries_of("7", annotation)[0].problem
 
 
+SIDES = st.integers(1, 90)
+SEEDS = st.integers(0, 2**32 - 1)
+
+
 @settings(max_examples=60, deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.integers(1, 90), st.integers(1, 90), st.integers(0, 2**32 - 1)),
-        min_size=1,
-        max_size=4,
-    )
-)
+@given(st.lists(st.tuples(SIDES, SIDES, SEEDS), min_size=1, max_size=4))
 def test_pixels_covered_are_those_of_the_mask(shapes: list[tuple[int, int, int]]) -> None:
-    drawn = [np.random.default_rng(seed).random((h, w)) > seed % 5 / 4 for h, w, seed in shapes]
-    assert pixels_covered([masks.encode(d)["counts"] for d in drawn]).tolist() == [
-        d.size for d in drawn
-    ]
+    counts = []
+    sizes = []
+    for height, width, seed in shapes:
+        noise_HW = np.random.default_rng(seed).random((height, width))
+        mask_HW = noise_HW > seed % 5 / 4
+        counts.append(masks.encode(mask_HW)["counts"])
+        sizes.append(mask_HW.size)
+    assert pixels_covered(counts).tolist() == sizes
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
-    """A file of 40 MB is indexed by a process that grows by less than 25 MB meanwhile."""
+    """A process grows by less than 25 MB while it indexes a file of 40 MB."""
     file = tmp_path / "mask_dict.json"
     noise = np.random.default_rng(0).random((120, 160)) > 0.5
     one = json.dumps([masks.encode(noise)] * 10)
+    wanted = 40_000_000 // len(one)
     with open(file, "w") as stream:
-        stream.write("{" + ",".join(f'"{i}":' + one for i in range(40_000_000 // len(one))) + "}")
+        stream.write("{")
+        stream.write(",".join(f'"{i}":{one}' for i in range(wanted)))
+        stream.write("}")
     code = (
         "import resource, sys; from pathlib import Path; from data.masks.rle_index import entries\n"
         "used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "before = used(); found = entries(Path(sys.argv[1]), 'mask_dict'); print(len(found), used() - before)"
+        "before = used(); found = entries(Path(sys.argv[1]), 'mask_dict')\n"
+        "print(len(found), used() - before)"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", code, str(file)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
     count, grown = map(int, run.stdout.split())
-    assert count == 40_000_000 // len(one)
+    assert count == wanted
     assert file.stat().st_size > 39_000_000
-    assert grown < (25 << 20 if sys.platform == "darwin" else 25 << 10), f"it grew by {grown}"
+    # macOS counts bytes, Linux kilobytes.
+    limit = 25 << 20 if sys.platform == "darwin" else 25 << 10
+    assert grown < limit, f"it grew by {grown}"

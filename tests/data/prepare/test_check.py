@@ -1,8 +1,9 @@
-"""All that is wrong with a data set at once: reading goes on after each error, and everything is named."""
+"""All errors of a data set at once: reading goes on after each, and each is named."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -27,9 +28,9 @@ def test_six_things_at_once(tmp_path: Path) -> None:
     """A JSON field, a mask's size, damaged runs, two missing frames, a frame cut short."""
     root = FIXTURES["revos"](tmp_path).root
     meta = json.loads((root / "meta_expressions_valid_.json").read_text())
-    first, _second = (meta["videos"][uid] for uid in ("UVO/all/-fbscFfkh4M", "LVOS/valid/kitten"))
-    del first["expressions"]["0"]["exp"]
-    first["expressions"]["2"]["type_id"] = 7
+    expressions = meta["videos"]["UVO/all/-fbscFfkh4M"]["expressions"]
+    del expressions["0"]["exp"]
+    expressions["2"]["type_id"] = 7
     dump(root / "meta_expressions_valid_.json", meta)
     masks = json.loads((root / "mask_dict.json").read_text())
     masks["101"][0]["size"] = [HEIGHT, WIDTH + 1]
@@ -40,19 +41,18 @@ def test_six_things_at_once(tmp_path: Path) -> None:
     file = images / "00015.jpg"
     file.write_bytes(file.read_bytes()[:-200])
     found = problems("revos", str(root), "valid")
-    wanted = (
-        (
-            "meta_expressions_valid_.json: video 'UVO/all/-fbscFfkh4M': expression '0': key \"exp\" is missing",
-        ),
-        ("mask_dict.json: key '101': frame 0: \"size\" is 24 x 33",),
-        ("meta_expressions_valid_.json: \"type_id\" of 'the cat on the table' is 7",),
-        ("LVOS/valid/kitten/00000.jpg", "missing"),
-        ("LVOS/valid/kitten/00010.jpg", "missing"),
-        ("LVOS/valid/kitten/00015.jpg", "damaged"),
+    patterns = (
+        r"meta_expressions_valid_.json: video 'UVO/all/-fbscFfkh4M': expression '0': key \"exp\" is",
+        r"mask_dict.json: key '101': frame 0: \"size\" is 24 x 33",
+        r"meta_expressions_valid_.json: \"type_id\" of 'the cat on the table' is 7",
+        r"LVOS/valid/kitten/00000.jpg.*missing",
+        r"LVOS/valid/kitten/00010.jpg.*missing",
+        r"LVOS/valid/kitten/00015.jpg.*damaged",
     )
-    for parts in wanted:
-        assert sum(all(part in text for part in parts) for text in found) == 1, (parts, found)
-    assert len(found) == len(wanted), found
+    for pattern in patterns:
+        matching = [text for text in found if re.search(pattern, text)]
+        assert len(matching) == 1, (pattern, found)
+    assert len(found) == len(patterns), found
 
 
 def test_a_file_that_cannot_be_read_is_one_problem(tmp_path: Path) -> None:
@@ -61,7 +61,8 @@ def test_a_file_that_cannot_be_read_is_one_problem(tmp_path: Path) -> None:
     samples, found = read_all("mevis", str(root), "valid_u")
     assert len(found) == 1
     assert "mask_dict.json is not JSON" in found[0]
-    assert [sample.uid for sample in samples] == ["0a1b2c/2"]  # the one that needs no mask
+    # This expression needs no mask.
+    assert [sample.uid for sample in samples] == ["0a1b2c/2"]
     (root / "valid_u/meta_expressions.json").write_text("")
     samples, found = read_all("mevis", str(root), "valid_u")
     assert not samples
@@ -82,7 +83,8 @@ def test_wrong_pngs_are_all_named(tmp_path: Path) -> None:
 def test_a_png_of_another_size_is_found(tmp_path: Path) -> None:
     root = FIXTURES["longrvos"](tmp_path).root
     file = root / "valid/Annotations/71fb69bbcd/4/00010.png"
-    cv2.imwrite(str(file), np.ones((HEIGHT, WIDTH + 2), np.uint8))
+    wide_HW = np.ones((HEIGHT, WIDTH + 2), np.uint8)
+    cv2.imwrite(str(file), wide_HW)
     found = problems("longrvos", str(root), "valid")
     assert len(found) == 1
     assert str(file) in found[0]
@@ -99,9 +101,8 @@ def test_loading_may_leave_out_what_is_broken(
     (root / "valid_u/JPEGImages/77e0ff/00010.jpg").unlink()
     with pytest.raises(ValueError, match="key '11' holds 3 masks"):
         load_samples("mevis", str(root), "valid_u")
-    assert [s.uid for s in load_samples("mevis", str(root), "valid_u", broken="skip")] == [
-        "0a1b2c/0"
-    ]
+    samples = load_samples("mevis", str(root), "valid_u", broken="skip")
+    assert [sample.uid for sample in samples] == ["0a1b2c/0"]
     assert "valid_u: 2 errors, left out; the first: " in caplog.text
     assert "key '11' holds 3 masks" in caplog.text
     with pytest.raises(ValueError, match="data.broken: 'go on' is not one of stop, skip"):

@@ -12,15 +12,21 @@ import pytest
 from core.types import Sample, Target, Video
 from data.prepare.keep import Judged, iou, keep_content, keep_samples
 
-JUDGED = [Judged("good", 10, 0.6), Judged("bad", 3, 0.599), Judged("empty", 0, None)]
+JUDGED = [
+    Judged("good", 10, 0.6),
+    Judged("bad", 3, 0.599),
+    Judged("empty", 0, None),
+]
 
 
 def _samples(*videos: str) -> list[Sample]:
-    return [
-        Sample(f"{v}/{i}", Video(v, "nowhere", ("0",), 4, 4), "it", ())
-        for v in videos
-        for i in range(2)
-    ]
+    """Return two samples of each video."""
+    samples = []
+    for uid in videos:
+        video = Video(uid, "nowhere", ("0",), 4, 4)
+        samples.append(Sample(f"{uid}/0", video, "it", ()))
+        samples.append(Sample(f"{uid}/1", video, "it", ()))
+    return samples
 
 
 def test_iou() -> None:
@@ -36,8 +42,10 @@ def test_iou() -> None:
 def test_all_queries_of_a_bad_video_go(tmp_path: Path) -> None:
     file = tmp_path / "keep.json"
     samples = _samples("bad", "good", "empty", "broken")
-    samples.append(replace(samples[2], uid="good/2", targets=(Target("1", (None,)),)))
-    file.write_text(json.dumps(keep_content(JUDGED, 0.6, {"split": "train"}, samples)))
+    target = Target("1", (None,))
+    samples.append(replace(samples[2], uid="good/2", targets=(target,)))
+    content = keep_content(JUDGED, 0.6, {"split": "train"}, samples)
+    file.write_text(json.dumps(content))
     left = keep_samples(samples, file)
     assert [sample.uid for sample in left] == ["good/0", "good/1", "empty/0", "empty/1", "good/2"]
     content = json.loads(file.read_text())
@@ -45,13 +53,15 @@ def test_all_queries_of_a_bad_video_go(tmp_path: Path) -> None:
     assert content["expressions_with_target"] == 1
     assert content["drop"] == ["bad"]
     assert content["videos"]["bad"] == {"masks": 3, "mean_iou": 0.599}
-    assert (content["split"], content["threshold"]) == ("train", 0.6)
+    assert content["split"] == "train"
+    assert content["threshold"] == 0.6
 
 
 def test_a_list_made_by_hand(tmp_path: Path) -> None:
     file = tmp_path / "mine.json"
     file.write_text('{"keep": ["b"]}')
-    assert [s.uid for s in keep_samples(_samples("a", "b"), file)] == ["b/0", "b/1"]
+    kept = keep_samples(_samples("a", "b"), file)
+    assert [sample.uid for sample in kept] == ["b/0", "b/1"]
 
 
 @pytest.mark.parametrize(

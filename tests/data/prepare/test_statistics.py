@@ -1,4 +1,4 @@
-"""Figures of a split that can be counted by hand."""
+"""Figures of a split, counted by hand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def _target(uid: str, sides: list[int]) -> Target:
 
 
 def test_figures() -> None:
-    video, other = (Video(uid, "nowhere", ("0", "1"), 10, 20) for uid in "vw")
+    video = Video("v", "nowhere", ("0", "1"), 10, 20)
+    other = Video("w", "nowhere", ("0", "1"), 10, 20)
     one = _target("1", [10, 0])
     two = _target("2", [2, 4])
     third = _target("1", [0, 0])
@@ -34,25 +35,33 @@ def test_figures() -> None:
         Sample("w/1", other, "none", ()),
     ]
     tables = {
-        t.key: t for t in [target_table("v", one), target_table("v", two), target_table("w", third)]
+        ("v", "1"): target_table("v", one),
+        ("v", "2"): target_table("v", two),
+        ("w", "1"): target_table("w", third),
     }
     found = json.loads(json.dumps(statistics(samples, tables)))
-    assert [found[k] for k in ("videos", "expressions", "frames", "objects")] == [2, 4, 4, 3]
+    assert found["videos"] == 2
+    assert found["expressions"] == 4
+    assert found["expressions_with_target"] == 3
+    assert found["frames"] == 4
+    assert found["objects"] == 3
     assert found["objects_per_expression"] == {"0": 1, "1": 2, "2": 1}
     assert found["visible_share"]["mean"] == pytest.approx((0.5 + 1 + 0) / 3)
-    assert found["area_share"]["mean"] == pytest.approx((0.5 + 4 / 200 + 16 / 200) / 3)
+    shares = [100 / 200, 4 / 200, 16 / 200]
+    assert found["area_share"]["mean"] == pytest.approx(sum(shares) / 3)
     assert found["words_per_query"]["max"] == 3
     assert found["words_per_query"]["mean"] == 2.0
     assert found["kinds"] == {"place": 2, "(none)": 2}
     assert found["frame_sizes"] == {"10 x 20": 2}
-    said = dict(rows(found))
-    assert said["expressions"] == "4"
-    assert said["kinds"] == "place: 2, (none): 2"
+    lines = dict(rows(found))
+    assert lines["expressions"] == "4"
+    assert lines["kinds"] == "place: 2, (none): 2"
 
 
 def test_an_object_without_a_table_is_left_out_and_nothing_at_all_is_fine() -> None:
     video = Video("v", "nowhere", ("0",), 10, 20)
-    found = statistics([Sample("v/0", video, "it", (_target("1", [3]),))], {})
+    sample = Sample("v/0", video, "it", (_target("1", [3]),))
+    found = statistics([sample], {})
     assert found["objects"] == 0
     assert found["area_share"] == {}
     assert found["objects_per_expression"] == {"1": 1}

@@ -1,10 +1,14 @@
-"""Every format, read from a small data set in its published layout, gives what was written; and each kind of damage is
-one error that names the file and the field."""
+"""Every format, read from a small data set in its published layout, gives the expected samples.
+
+Each kind of damage is one error with the file and the field in it.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +35,16 @@ def test_samples_are_those_written(format: str, tmp_path: Path) -> None:
     written = FIXTURES[format](tmp_path)
     samples = load_samples(format, str(written.root), written.split, no_target="keep")
     assert [sample.uid for sample in samples] == list(written.expected)
-    for sample in pickle.loads(pickle.dumps(samples)):  # as it travels to another process
+    # Samples travel to other processes.
+    for sample in pickle.loads(pickle.dumps(samples)):
         expected = written.expected[sample.uid]
-        assert (sample.query, sample.kind) == (expected.query, expected.kind)
+        assert sample.query == expected.query
+        assert sample.kind == expected.kind
         video = sample.video
         assert (video.height, video.width) == (HEIGHT, WIDTH)
         assert sample.uid.startswith(f"{video.uid}/")
-        assert read_frames(video, [0, video.num_frames - 1]).shape[1:] == (HEIGHT, WIDTH, 3)
+        last = video.num_frames - 1
+        assert read_frames(video, [0, last]).shape == (2, HEIGHT, WIDTH, 3)
         for name, note in expected.notes.items():
             assert getattr(sample.notes, name) == note
         assert sample.notes.hidden == (expected.masks_FHW is None)
@@ -49,28 +56,31 @@ def test_samples_are_those_written(format: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", FIXTURES)
 def test_samples_are_light(format: str, tmp_path: Path) -> None:
-    """Masks stay on disk: what travels of a sample does not grow with its pixels (your own lists apart)."""
+    """Masks stay on disk: a pickled sample does not grow with its pixels."""
     written = FIXTURES[format](tmp_path)
-    samples = [s for s in load_samples(format, str(written.root), written.split) if s.targets]
-    assert format == "own" or all(
-        len(pickle.dumps(s.targets)) < 600 * len(s.targets) for s in samples
-    )
+    for sample in load_samples(format, str(written.root), written.split):
+        size = len(pickle.dumps(sample.targets))
+        # Lists of masks in the JSON file of your own data are in memory.
+        assert format == "own" or size < 600 * len(sample.targets)
 
 
 def test_an_image_is_a_video_of_its_own(tmp_path: Path) -> None:
     """Two images of one folder are not taken for one another."""
     folder = FIXTURES["reasonseg"](tmp_path).root / "val"
-    for name, grey in (("200_0", 10), ("77_b", 200)):
-        cv2.imwrite(str(folder / f"{name}.jpg"), np.full((HEIGHT, WIDTH, 3), grey, np.uint8))
-    first, second = (
-        read_frames(sample.video, [0]) for sample in load_samples("reasonseg", str(tmp_path), "val")
-    )
-    assert abs(int(first.mean()) - 10) < 3
-    assert abs(int(second.mean()) - 200) < 3
+    greys = {"200_0": 10, "77_b": 200}
+    for name, grey in greys.items():
+        frame_HWC = np.full((HEIGHT, WIDTH, 3), grey, np.uint8)
+        cv2.imwrite(str(folder / f"{name}.jpg"), frame_HWC)
+    samples = load_samples("reasonseg", str(tmp_path), "val")
+    assert [sample.video.uid for sample in samples] == list(greys)
+    for sample in samples:
+        frames_nHWC = read_frames(sample.video, [0])
+        assert abs(int(frames_nHWC.mean()) - greys[sample.video.uid]) < 3
 
 
 def test_foreground_of_revos_is_everything_annotated(tmp_path: Path) -> None:
-    sample = load_samples("revos", str(FIXTURES["revos"](tmp_path).root), "valid")[0]
+    FIXTURES["revos"](tmp_path)
+    sample = load_samples("revos", str(tmp_path), "valid")[0]
     foreground_F = pickle.loads(pickle.dumps(sample)).notes.foreground_F
     found = decode_frames(foreground_F, HEIGHT, WIDTH)
     assert (found == blob(0) | blob(1) | blob(2)).all()
@@ -82,10 +92,11 @@ def test_valid_of_youtube_vos_is_its_file_less_the_test_file(tmp_path: Path) -> 
     root = str(FIXTURES["ref_youtube_vos"](tmp_path).root)
     samples = load_samples("ref_youtube_vos", root, "valid", no_target="keep")
     assert [sample.uid for sample in samples] == ["0062f687f1/0", "0062f687f1/1"]
-    assert all(sample.notes == Notes(hidden=True) and not sample.targets for sample in samples)
-    assert [
-        s.video.uid for s in load_samples("ref_youtube_vos", root, "test", no_target="keep")
-    ] == ["00f88c4f0a"] * 2
+    for sample in samples:
+        assert sample.notes == Notes(hidden=True)
+        assert not sample.targets
+    samples = load_samples("ref_youtube_vos", root, "test", no_target="keep")
+    assert [sample.video.uid for sample in samples] == ["00f88c4f0a", "00f88c4f0a"]
     (tmp_path / "meta_expressions/test/meta_expressions.json").unlink()
     with pytest.raises(
         ValueError,
@@ -112,14 +123,12 @@ def test_converted_davis_reads_as_the_official_one(tmp_path: Path) -> None:
     written = FIXTURES["ref_davis17"](tmp_path / "official")
     convert_davis(written.root, tmp_path / "converted")
     for split in ("train", "valid"):
-        one, other = (
-            load_samples("ref_davis17", str(tmp_path / name), split)
-            for name in ("official", "converted")
-        )
-        assert [(s.uid, s.query, s.kind, s.notes, s.targets) for s in one] == [
-            (s.uid, s.query, s.kind, s.notes, s.targets) for s in other
-        ]
-    assert other[0].video.path == str(tmp_path / "converted/valid/JPEGImages/dogs-jump")
+        official = load_samples("ref_davis17", str(tmp_path / "official"), split)
+        converted = load_samples("ref_davis17", str(tmp_path / "converted"), split)
+        for one, other in zip(official, converted, strict=True):
+            # The videos differ in their paths.
+            assert replace(one, video=other.video) == other
+    assert converted[0].video.path == str(tmp_path / "converted/valid/JPEGImages/dogs-jump")
 
 
 def test_reasonseg_trains_on_every_sentence(tmp_path: Path) -> None:
@@ -136,19 +145,16 @@ def test_long_rvos_as_the_o3_release_converts_it(tmp_path: Path) -> None:
     """mask_dict.json and anno_id take the place of the PNGs; without either there is no ground truth."""
     folder = FIXTURES["longrvos"](tmp_path).root / "valid"
     (folder / "Annotations").rename(tmp_path / "gone")
-    assert all(
-        s.notes.hidden for s in load_samples("longrvos", str(tmp_path), "valid", no_target="keep")
-    )
+    for sample in load_samples("longrvos", str(tmp_path), "valid", no_target="keep"):
+        assert sample.notes.hidden
     meta = json.loads((folder / "meta_expressions.json").read_text())
     for expression in meta["videos"]["71fb69bbcd"]["expressions"].values():
         expression["anno_id"] = [int(expression["obj_id"])]
     dump(folder / "meta_expressions.json", meta)
-    dump(folder / "mask_dict.json", {"1": [None] * 4, "4": [None] * 4})
-    assert [s.targets[0].uid for s in load_samples("longrvos", str(tmp_path), "valid")] == [
-        "1",
-        "1",
-        "4",
-    ]
+    nothing = [None] * len(NAMES)
+    dump(folder / "mask_dict.json", {"1": nothing, "4": nothing})
+    samples = load_samples("longrvos", str(tmp_path), "valid")
+    assert [sample.targets[0].uid for sample in samples] == ["1", "1", "4"]
 
 
 def test_splits_of_refcoco(tmp_path: Path) -> None:
@@ -165,9 +171,8 @@ def test_splits_of_refcoco(tmp_path: Path) -> None:
 
 class Evil:
     def __reduce__(self) -> Any:
-        return exec, (
-            "print('this must not run')",
-        )  # not print itself: Ray puts another in its place
+        # Not print itself: Ray puts another function in its place.
+        return exec, ("print('this must not run')",)
 
 
 def test_a_pickle_that_runs_code_is_refused(
@@ -189,17 +194,18 @@ def test_the_pickle_is_read_once(tmp_path: Path) -> None:
     stamp = file.stat().st_mtime_ns
     copy = file.with_name("refs(unc).p.json")
     file.write_bytes(b"no pickle any more")
-    import os
-
     os.utime(file, ns=(stamp, stamp))
     assert copy.is_file()
     assert references(file) == refs
-    os.utime(file, ns=(copy.stat().st_mtime_ns + 1,) * 2)  # newer than its copy
+    # Now the pickle is newer than its copy.
+    later = copy.stat().st_mtime_ns + 1
+    os.utime(file, ns=(later, later))
     with pytest.raises(ValueError, match="is not a list of references"):
         references(file)
 
 
-META = {  # format: the JSON file that lists the expressions
+# The JSON file with the expressions, by format.
+META = {
     "mevis": "valid_u/meta_expressions.json",
     "revos": "meta_expressions_valid_.json",
     "lvvis": "train/meta_expressions.json",
@@ -221,19 +227,24 @@ def test_a_damaged_json_file_is_one_error_that_names_it(
 ) -> None:
     written = FIXTURES[format](tmp_path)
     file = written.root / META[format]
+    text = file.read_text()
     if damage == "gone":
         file.unlink()
+    elif damage == "cut":
+        file.write_text(text[: len(text) // 2])
     else:
-        file.write_text(file.read_text()[: len(file.read_text()) // 2] if damage == "cut" else "")
+        file.write_text("")
     with pytest.raises(ValueError) as raised:
         load_samples(format, str(written.root), written.split)
     message = str(raised.value)
     assert file.name in message
     assert "\n" not in message
-    assert {"cut": "is not JSON", "empty": "empty", "gone": ""}[damage] in message
+    reason = {"cut": "is not JSON", "empty": "empty", "gone": ""}
+    assert reason[damage] in message
 
 
-FRAMES = {  # format: a frame that is listed
+# A listed frame, by format.
+FRAMES = {
     "mevis": "valid_u/JPEGImages/0a1b2c/00005.jpg",
     "revos": "JPEGImages/LVOS/valid/kitten/00005.jpg",
     "lvvis": "train/JPEGImages/00000/00002.jpg",
@@ -270,7 +281,7 @@ MASKS = {
 
 @pytest.mark.parametrize("format", MASKS)
 def test_a_wrong_size_of_a_mask_is_one_error_that_names_it(format: str, tmp_path: Path) -> None:
-    """Of one mask alone, and of all of them."""
+    """One mask has a wrong size, then all of them have."""
     written = FIXTURES[format](tmp_path)
     file = written.root / MASKS[format]
     content = json.loads(file.read_text())
@@ -281,10 +292,9 @@ def test_a_wrong_size_of_a_mask_is_one_error_that_names_it(format: str, tmp_path
         load_samples(format, str(written.root), written.split)
     for masks in content.values():
         for i, mask in enumerate(masks):
-            masks[i] = mask and {
-                "size": [WIDTH, HEIGHT],
-                "counts": mask["counts"],
-            }  # same number of pixels
+            # The number of pixels stays the same.
+            if mask:
+                masks[i] = {"size": [WIDTH, HEIGHT], "counts": mask["counts"]}
     dump(file, content)
     with pytest.raises(
         ValueError, match=rf'masks of annotation .* {file} have "size" 32 x 24 .* 24 x 32'
@@ -293,12 +303,13 @@ def test_a_wrong_size_of_a_mask_is_one_error_that_names_it(format: str, tmp_path
 
 
 def test_pngs_that_are_missing_or_of_another_size(tmp_path: Path) -> None:
-    """A palette PNG must be there; in folders of one object a missing file says that it is not visible."""
+    """Every frame needs its palette PNG."""
     root = FIXTURES["ref_youtube_vos"](tmp_path).root
     sample = load_samples("ref_youtube_vos", str(root), "train")[0]
     file = root / "train/Annotations/003234408d/00010.png"
     content = file.read_bytes()
-    cv2.imwrite(str(file), np.zeros((HEIGHT, WIDTH + 1), np.uint8))
+    wide_HW = np.zeros((HEIGHT, WIDTH + 1), np.uint8)
+    cv2.imwrite(str(file), wide_HW)
     with pytest.raises(ValueError, match=f"{file}: the mask is 24 x 33 .* 24 x 32"):
         tuple(sample.targets[0].masks_F)
     file.write_bytes(content[:40])
@@ -313,11 +324,7 @@ def test_pngs_that_are_missing_or_of_another_size(tmp_path: Path) -> None:
 
 
 def test_names_are_the_frames_of_the_file(tmp_path: Path) -> None:
-    """What a server wants: the listed frames, under their names."""
+    """The server wants the listed frames, under their names."""
     FIXTURES["ref_youtube_vos"](tmp_path)
-    assert (
-        load_samples("ref_youtube_vos", str(tmp_path), "valid", no_target="keep")[
-            0
-        ].video.frame_names
-        == NAMES
-    )
+    samples = load_samples("ref_youtube_vos", str(tmp_path), "valid", no_target="keep")
+    assert samples[0].video.frame_names == NAMES

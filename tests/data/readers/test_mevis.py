@@ -21,7 +21,11 @@ FRAMES = 3
 NAMES = [f"{5 * i:05d}" for i in range(FRAMES)]
 
 
-def mask(x0: int, height: int = HEIGHT, width: int = WIDTH) -> dict[str, Any]:
+def mask(
+    x0: int,
+    height: int = HEIGHT,
+    width: int = WIDTH,
+) -> dict[str, Any]:
     mask_HW = np.zeros((height, width), bool)
     mask_HW[1:4, x0:] = True
     return dict(masks.encode(mask_HW))
@@ -67,13 +71,10 @@ def write(root: Path, meta: Any, mask_dict: Any = None) -> Path:
     for uid in ("v1", "sub/v2"):
         (folder / "JPEGImages" / uid).mkdir(parents=True, exist_ok=True)
         for name in NAMES:
-            cv2.imwrite(
-                str(folder / "JPEGImages" / uid / f"{name}.jpg"),
-                np.zeros((HEIGHT, WIDTH, 3), np.uint8),
-            )
-    (folder / "meta_expressions.json").write_text(
-        meta if isinstance(meta, str) else json.dumps(meta)
-    )
+            file = folder / "JPEGImages" / uid / f"{name}.jpg"
+            cv2.imwrite(str(file), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    text = meta if isinstance(meta, str) else json.dumps(meta)
+    (folder / "meta_expressions.json").write_text(text)
     if mask_dict is not None:
         (folder / "mask_dict.json").write_text(json.dumps(mask_dict))
     return root
@@ -83,29 +84,24 @@ def test_reads_every_expression(tmp_path: Path) -> None:
     samples = read_mevis(write(tmp_path, meta(), mask_dict()), "train")
     assert [sample.uid for sample in samples] == ["v1/0", "v1/1", "v1/2", "sub/v2/a", "sub/v2/b"]
     one, both, nothing, hidden, number = samples
-    assert (one.query, one.kind, one.notes) == (
-        "the left one",
-        "place",
-        Notes(thought="it is left"),
-    )
-    assert (both.kind, both.notes) == ("", Notes(names=("red", "blue")))
+    assert one.query == "the left one"
+    assert one.kind == "place"
+    assert one.notes == Notes(thought="it is left")
+    assert both.kind == ""
+    assert both.notes == Notes(names=("red", "blue"))
     assert [target.uid for target in both.targets] == ["10", "11"]
-    assert nothing.targets == hidden.targets == ()
+    assert nothing.targets == ()
+    assert hidden.targets == ()
     assert number.targets[0].masks_F == (None,) * FRAMES
     video = one.video
-    assert (video.uid, video.frame_names, video.height, video.width) == (
-        "v1",
-        tuple(NAMES),
-        HEIGHT,
-        WIDTH,
-    )
+    assert video.uid == "v1"
+    assert video.frame_names == tuple(NAMES)
+    assert (video.height, video.width) == (HEIGHT, WIDTH)
     assert video.path == str(tmp_path / "train/JPEGImages/v1")
     assert both.video is video
     assert hidden.video.uid == "sub/v2"
-    assert (hidden.video.height, hidden.video.width) == (
-        HEIGHT,
-        WIDTH,
-    )  # no mask says so: the first frame does
+    # The size comes from the first frame, because no mask tells it.
+    assert (hidden.video.height, hidden.video.width) == (HEIGHT, WIDTH)
 
 
 def test_masks_are_those_written_and_shared(tmp_path: Path) -> None:
@@ -113,7 +109,8 @@ def test_masks_are_those_written_and_shared(tmp_path: Path) -> None:
     samples = {sample.uid: sample for sample in read}
     assert samples["v1/0"].targets[0] is samples["v1/1"].targets[0]
     boxes_F4, areas_F = masks.boxes_areas(samples["v1/1"])
-    assert boxes_F4.tolist() == [[1, 1, 8, 4], [0, 0, 0, 0], [3, 1, 8, 4]]
+    no_box = [0, 0, 0, 0]
+    assert boxes_F4.tolist() == [[1, 1, 8, 4], no_box, [3, 1, 8, 4]]
     assert areas_F.tolist() == [21, 0, 15]
 
 
@@ -122,7 +119,8 @@ def test_video_files(tmp_path: Path) -> None:
     (tmp_path / "train/Videos").mkdir()
     (tmp_path / "train/JPEGImages/v1").rename(tmp_path / "unused")
     (tmp_path / "train/Videos/v1.mp4").touch()
-    assert read_mevis(tmp_path, "train")[0].video.path == str(tmp_path / "train/Videos/v1.mp4")
+    samples = read_mevis(tmp_path, "train")
+    assert samples[0].video.path == str(tmp_path / "train/Videos/v1.mp4")
 
 
 def test_a_split_without_ground_truth_needs_no_masks(tmp_path: Path) -> None:
@@ -139,7 +137,7 @@ def test_a_split_without_ground_truth_needs_no_masks(tmp_path: Path) -> None:
 
 
 def broken(change: str) -> tuple[Any, Any]:
-    """A data set with one thing wrong."""
+    """Return the two JSON files of a data set with one error."""
     good = meta()
     stored = mask_dict()
     expressions = good["videos"]["v1"]["expressions"]

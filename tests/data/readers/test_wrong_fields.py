@@ -1,4 +1,4 @@
-"""One wrong field in a right data set is one error that names the file, the place and the field."""
+"""One wrong field in a right data set is one error with the file, the place and the field in it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Change = Callable[[Any], None]
 
 
 def at(*path: str | int, to: Any = None) -> Change:
-    """Sets one place of a JSON file, or removes it."""
+    """Return a function to set one place of a JSON file, or to remove it."""
 
     def change(content: Any) -> None:
         for key in path[:-1]:
