@@ -123,7 +123,7 @@ def accuracy(text: str, truth: Truth) -> float:
     iou = shared / (area_a[:, None] + area_b[None] - shared)
     l1 = np.abs(a_M4[:, None] - b_N4[None]).mean(axis=2)
     near = np.sqrt(((at_M2[:, None] - truth.points_N2[None]) ** 2).sum(axis=2)) < 30
-    inside = ((at_M2 >= a_M4[:, :2]) & (at_M2 <= a_M4[:, 2:])).all(axis=1)
+    inside = np.all((at_M2 >= a_M4[:, :2]) & (at_M2 <= a_M4[:, 2:]), axis=1)
     scores = (iou > 0.5).astype(float) + (l1 < 10) + (near & inside[:, None])
     i, j = linear_sum_assignment(3 - scores)
     return float(scores[i, j].sum() / max(scores.shape))

@@ -151,7 +151,7 @@ def test_a_segmenter_follows_prompts_and_what_was_drawn_to_be_tracked() -> None:
 
 
 def config(
-    folder: Path, ranks: int = 1, stage: int = 1, token: str = f"w{SEG}", **mask: Any
+    folder: Path, ranks: int = 1, stage: Any = 1, token: str = f"w{SEG}", **mask: Any
 ) -> Config:
     cfg = Config()
     cfg.policy.path = str(folder)

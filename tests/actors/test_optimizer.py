@@ -26,7 +26,7 @@ def test_learning_rate_schedules():
     constant = dataclasses.replace(cfg.learner, schedule="constant", warmup_steps=0)
     assert learning_rate(99, 4, constant) == 1.0
     with pytest.raises(ValueError, match="constant, linear, cosine"):
-        learning_rate(0, 4, dataclasses.replace(cfg.learner, schedule="poly"))
+        learning_rate(0, 4, dataclasses.replace(cfg.learner, schedule="poly"))  # type: ignore[arg-type]
 
 
 def test_clipping_is_never_left_to_deepspeeds_default():

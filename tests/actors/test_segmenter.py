@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -48,7 +49,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Video, MaskPr
     return found
 
 
-def config(kind: str, path: str = "", workers: int = 1) -> Config:
+def config(kind: Any, path: str = "", workers: int = 1) -> Config:
     return Config(
         segmenter=SegmenterConfig(kind=kind, path=path, workers=workers),
         cluster=ClusterConfig(use_gpu="no"),

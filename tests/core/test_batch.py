@@ -30,7 +30,7 @@ def forest(seeds: Iterable[int] = (0, 1, 2)) -> list[Tree]:
 
 def tokens_of(rows: Sequence[GroupBatch]) -> list[tuple[int, int, int, float]]:
     """(episode, turn, target, advantage) of every trained token, in sorted order."""
-    tokens = []
+    tokens: list[tuple[int, int, int, float]] = []
     for row in rows:
         trained = row.weight_N != 0
         columns = (row.episode_N, row.turn_N, row.target_N, row.advantage_N)

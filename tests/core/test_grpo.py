@@ -24,8 +24,8 @@ def group(rewards, lengths=None, ends=None) -> Group:
 
 
 def test_advantages_are_standardised_with_the_unbiased_deviation():
-    returns = [2.4, 0.25, 1.0, -0.5]
-    expected = (np.array(returns) - np.mean(returns)) / (np.std(returns, ddof=1) + 1e-6)
+    returns = np.array([2.4, 0.25, 1.0, -0.5])
+    expected = (returns - np.mean(returns)) / (np.std(returns, ddof=1) + 1e-6)
     np.testing.assert_allclose(grpo.normalise(returns, std=True, eps=1e-6), expected, rtol=1e-12)
     biased = (np.array(returns) - np.mean(returns)) / (np.std(returns) + 1e-6)
     np.testing.assert_allclose(

@@ -72,7 +72,7 @@ def test_boxes_areas_of_the_union_of_targets() -> None:
         targets.append(Target(str(number), tuple(rles)))
     video = Video("v", "v", tuple("0123"), 10, 12)
     boxes_F4, areas_F = masks.boxes_areas(Sample("v/0", video, "both", tuple(targets)))
-    union_FHW = masks_OFHW.any(0)
+    union_FHW = np.any(masks_OFHW, axis=0)
     assert boxes_F4.dtype == np.float64
     assert boxes_F4.tolist() == [list(numpy_box(m)) for m in union_FHW]
     assert areas_F.tolist() == union_FHW.sum((1, 2)).tolist()

@@ -1,5 +1,7 @@
 """Tree rows of random groups, what a policy says of them, and how far two models' gradients are apart."""
 
+from typing import Any
+
 from core import batch, grpo
 from tests.models.tiny_qwen import ID, random_group
 
@@ -9,7 +11,7 @@ LAYOUT = batch.ImageLayout(ID["<|image_pad|>"], 28)
 def rows_and_media(seeds, budget=10**6, **kwargs):
     """Rows of a budget of tokens of one random group a seed, pixels by digest, and the groups."""
     forest = []
-    media = {}
+    media: dict[str, Any] = {}
     groups = []
     first = 0
     for i, seed in enumerate(seeds):

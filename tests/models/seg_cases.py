@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,7 +102,7 @@ def case(
 ) -> tuple[list[GroupBatch], MediaTable, list[Group], list[DrawRequest]]:
     """Rows, shown images, groups and masks."""
     forest = []
-    media = {}
+    media: dict[str, Any] = {}
     groups = []
     asked = []
     first = 0

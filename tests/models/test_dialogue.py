@@ -53,7 +53,7 @@ def test_system_message() -> None:
 
 
 def test_expanded_differs_only_in_pads() -> None:
-    content = ["a", View(0, 56, 84), "b", View(1, 28, 28)]
+    content: list[str | View] = ["a", View(0, 56, 84), "b", View(1, 28, 28)]
     short = DIALOGUE.user(content, first=True, expanded=False)
     long = DIALOGUE.user(content, first=True, expanded=True)
     image = DIALOGUE.image_id
@@ -112,7 +112,7 @@ def test_allowed_ids() -> None:
 def test_same_ids_after_saving(tmp_path: Path) -> None:
     TOKENIZER.save_pretrained(tmp_path)
     again = Dialogue(AutoTokenizer.from_pretrained(tmp_path), Qwen2_5VL())
-    content = ["Find <|im_end|> now", View(0, 28, 28)]
+    content: list[str | View] = ["Find <|im_end|> now", View(0, 28, 28)]
     expected = DIALOGUE.user(content, first=True, expanded=True)
     assert again.user(content, first=True, expanded=True) == expected
     assert again.allowed_ids() == DIALOGUE.allowed_ids()

@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -270,7 +270,7 @@ def test_every_format_is_prepared(ray_env: dict[str, str], format: str, tmp_path
     """Published layouts have no errors, and their tables hold the objects of the fixture."""
     written = FIXTURES[format](tmp_path / "data")
     cfg = Config(
-        data=DataConfig(format=format, root=str(written.root)),
+        data=DataConfig(format=cast(Any, format), root=str(written.root)),
         prepare=PrepareConfig(output=str(tmp_path / "made"), workers=2, sheet_rows=2),
         cluster=ClusterConfig(use_gpu="no"),
     )

@@ -51,11 +51,12 @@ def pixels_of(box: tuple[int, int, int, int]) -> np.ndarray:
 
 
 corner = st.integers(0, 12)
+Corners = tuple[int, int, int, int]
 
 
 @settings(deadline=None)  # a busy machine is no failure
 @given(st.tuples(corner, corner, corner, corner), st.tuples(corner, corner, corner, corner))
-def test_box_iou_counts_pixels(a: tuple[int, ...], b: tuple[int, ...]) -> None:
+def test_box_iou_counts_pixels(a: Corners, b: Corners) -> None:
     a_HW = pixels_of(a)
     b_HW = pixels_of(b)
     union = (a_HW | b_HW).sum()

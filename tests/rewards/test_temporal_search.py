@@ -72,7 +72,7 @@ def test_against_sets_of_frames(mode: Mode) -> None:
         visible = (rng.random(frames) < rng.choice([0.1, 0.6, 0.95])).tolist()
         parts = rng.integers(0, frames + 1, (8, 2))
         rewards = span_reward(torch.tensor(parts), torch.tensor(visible), mode).tolist()
-        expected = [plain_reward(*part, visible, mode) for part in parts.tolist()]
+        expected = [plain_reward(start, stop, visible, mode) for start, stop in parts.tolist()]
         assert rewards == pytest.approx(expected)
         earned |= set(rewards)
     assert len(earned) > 20

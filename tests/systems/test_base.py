@@ -8,11 +8,13 @@ import torch
 import systems
 from core.types import Reward, Vision
 from systems.base import check_weights, weighted_rewards
+from systems.revseg import ReVSeg
 
 
 @pytest.mark.parametrize(("cell", "side"), [(28, 840), (32, 832)])
 def test_sizes_are_rounded_to_whole_image_tokens(cell, side):
     system = systems.make("revseg", {"frame_width": 450}, Vision(cell))
+    assert isinstance(system, ReVSeg)
     options = system.options
     assert (options.keyframe_height, options.keyframe_width) == (side, side)
     assert options.frame_width == 448

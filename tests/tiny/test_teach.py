@@ -56,7 +56,7 @@ def test_lessons_share_their_images_and_are_read(start: Path) -> None:
         ]
         for content, answer in lesson:
             assert [piece for piece in content if isinstance(piece, View)] == views
-            ask = content[-1]
+            ask = str(content[-1])
             if "Part with" in ask:
                 kinds.add("part")
                 assert read_interval(answer, 0, 24) is not None
@@ -83,6 +83,7 @@ def test_the_taught_answer_earns_what_can_be_earned() -> None:
         made = random_scene(rng)
         sample = lessons.sample(made, lessons.query(made))
         shown = system.shown(sample, rng)
+        assert shown.hints is not None
         hinted = replace(sample, hints=shown.hints)
         ((_, answer),) = system.demonstrate(hinted, rng)
         answered = Answer(keyframe=shown.hints.target_frame, reasoning_tokens=1)

@@ -151,8 +151,8 @@ def test_no_target_expressions_are_apart() -> None:
 
 
 def test_revos_overall_is_the_mean_of_two_means() -> None:
-    scores = {"J": 0.2, "F": 0.4, "J__F": 0.3, "A": 0.9}
-    better = scores | {"J": 0.8, "J__F": 0.6}
+    scores: dict[str, Any] = {"J": 0.2, "F": 0.4, "J__F": 0.3, "A": 0.9}
+    better: dict[str, Any] = scores | {"J": 0.8, "J__F": 0.6}
     rows = [row("a", "referring", **scores)] * 3
     rows.append(row("b", "reasoning", **better))
     rows.append(row("c", "no_target", target=False, answered=0.0, J=1.0))

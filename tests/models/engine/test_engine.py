@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -200,8 +201,8 @@ def test_questions_on_the_side(bench: Bench) -> None:
     async def scene(aside: bool) -> tuple[list[Turn], Turn, Gallery]:
         gallery = Gallery(VIDEO, show)
         ask = bench.engine.ask(gallery, ("aside",))
-        question = [View(3, 56, 56), "Where?"]
-        how = {"max_tokens": 12, "temperature": 0.6, "top_p": 1.0}
+        question: list[str | View] = [View(3, 56, 56), "Where?"]
+        how: dict[str, Any] = {"max_tokens": 12, "temperature": 0.6, "top_p": 1.0}
         beside = list(
             await asyncio.gather(*(ask.auxiliary(question, **how) for _ in range(3 * aside)))
         )

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from core import batch, grpo
-from core.types import End
+from core.types import End, Media
 from models.policy.logprob_head import CHUNK_BYTES, chunk_of
 from models.policy.pixels import Pixels
 from models.policy.policy import Policy
@@ -104,7 +104,7 @@ def test_positions_equal_the_models_own(folder):
     group, _ = random_group(5, frames=3)
     for episode in group.episodes:
         ids = []
-        media = []
+        media: list[Media] = []
         for turn in episode.turns:
             ids += [*turn.prompt_ids, *turn.completion_ids]
             media += turn.media

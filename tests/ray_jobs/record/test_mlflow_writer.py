@@ -69,7 +69,7 @@ def test_files_arrive_beside_the_database(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    said = []
+    said: list[str] = []
     (tmp_path / "overlays").mkdir()
     for name in ("summary.json", "overlays/a.mp4", "overlays/b.mp4"):
         (tmp_path / name).write_text(name)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -26,7 +27,7 @@ def _group() -> Group:
         True,
         4,
     )
-    done = Episode("v/1", (turn,), End.DONE, Answer(keyframe=np.int64(7)))
+    done = Episode("v/1", (turn,), End.DONE, Answer(keyframe=cast(Any, np.int64(7))))
     failed = Episode("v/1", (), End.FAILED, error="Traceback: engine died")
     return Group("v/1", (done, failed), (Reward(1.5, {"format": 1.0}), None), (0.5, 0.0))
 
@@ -37,7 +38,7 @@ def _open(tmp_path: Path, **kwargs: bool) -> RunFolder:
 
 def test_steps_and_episodes_come_back(tmp_path: Path) -> None:
     folder = _open(tmp_path)
-    folder.write_step(1, {"reward": 0.5, "gap": float("nan")}, {"play": np.float32(1.5)})
+    folder.write_step(1, {"reward": 0.5, "gap": float("nan")}, {"play": cast(Any, np.float32(1.5))})
     folder.write_episodes(1, [_group()])
     assert folder.steps() == [{"step": 1, "seconds": {"play": 1.5}, "reward": 0.5, "gap": "nan"}]
     done, failed = folder.episodes()

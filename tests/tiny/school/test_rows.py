@@ -93,7 +93,7 @@ def test_what_prompts_share_leaves_a_token_to_each() -> None:
 @torch.no_grad()
 def test_it_speaks_as_hugging_face_generates(policy: tuple[Batched, Dialogue]) -> None:
     net, dialogue = policy
-    content = ["1", VIEWS[1], ASKED[0][0]]
+    content: list[str | View] = ["1", VIEWS[1], ASKED[0][0]]
     turn = asyncio.run(Speaker(net, dialogue, pixels)(content, max_tokens=6))
     assert list(turn.prompt_ids) == dialogue.user(content, first=True, expanded=True)
     ids = list(turn.prompt_ids)
