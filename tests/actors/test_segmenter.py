@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -42,9 +42,9 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Video, MaskPr
         )
         spots = np.argwhere(made.areas_OF[:, :10] > 100)
         first, last = (
-            MaskPrompt(int(f), tuple(float(v) for v in made.boxes_OF4[o, f]))
+            MaskPrompt(int(f), cast(Any, tuple(float(v) for v in made.boxes_OF4[o, f])))
             for o, f in spots[[0, -1]]
-        )  # type: ignore[arg-type]
+        )
         found.append((video, first, last))
     return found
 

@@ -196,7 +196,7 @@ def reference(model, pixels, groups, media, temperature=1.0, banned=None) -> dic
     for group in groups:
         for episode in group.episodes:
             ids = []
-            trained: list[bool] = []
+            trained: list[int] = []
             shown = []
             for turn in episode.turns:
                 ids += turn.prompt_ids

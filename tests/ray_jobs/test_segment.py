@@ -58,7 +58,7 @@ def test_a_video_file_ends_with_an_overlay_to_look_at(tmp_path: Path) -> None:
     rles = json.loads((out / "masks.json").read_text())["masks"]
     assert len(rles) == 72
     frames_with_mask = [frame for frame, rle in enumerate(rles) if rle]
-    frames_in_spans = []
+    frames_in_spans: list[int] = []
     for start, stop in answer["spans_with_mask"]:
         frames_in_spans += range(start, stop)
     assert frames_with_mask == frames_in_spans

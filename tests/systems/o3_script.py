@@ -3,6 +3,7 @@
 import asyncio
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -56,8 +57,8 @@ class Script:
 
     def __init__(self, *texts: str) -> None:
         self.texts = texts
-        self.asked = []
-        self.budgets = []
+        self.asked: list[Any] = []
+        self.budgets: list[int] = []
 
     def id_of(self, token: str) -> int | None:
         return SEG_ID if token == "[SEG]" else None

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -57,8 +58,8 @@ class Script:
         self.text = text
         self.answer = auxiliary
         self.auxiliaries = 0
-        self.asked = []
-        self.budgets = []
+        self.asked: list[Any] = []
+        self.budgets: list[int] = []
 
     async def __call__(self, content, *, max_tokens, trainable=True) -> Turn:
         self.asked.append(list(content))

@@ -42,12 +42,12 @@ def patches(folder: Path, row, media) -> tuple[torch.Tensor, torch.Tensor]:
 def mask_states(folder: Path, groups, media) -> dict[tuple[int, int, int], torch.Tensor]:
     """Hidden state of each [SEG] by (episode, turn, position): a row for each episode, transformers' own forward."""
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
-    found = {}
+    found: dict[tuple[int, int, int], torch.Tensor] = {}
     number = 0
     for group in groups:
         for episode in group.episodes:
             ids = []
-            at = {}
+            at: dict[tuple[int, int], int] = {}
             shown = []
             for t, turn in enumerate(episode.turns):
                 ids += turn.prompt_ids

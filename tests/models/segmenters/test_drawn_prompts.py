@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,7 +105,7 @@ def test_drawn_masks_and_boxes_share_a_batch_of_prompts(model, mask_head, redraw
     segmenter = Sam2Segmenter(model, TINY, redraw=mask_head.decode if redrawn else None)
     frames = noise()
     box = MaskPrompt(4, (10.0, 12.0, 55.0, 41.0))
-    prompts = [
+    prompts: list[Any] = [
         drawn(model, mask_head, frames, KEYFRAME),
         box,
         drawn(model, mask_head, frames, 6, seed=1),
@@ -170,14 +171,14 @@ def test_what_cannot_follow_a_drawn_mask_says_so(model, mask_head) -> None:
 @pytest.mark.skipif(not Path(SHIPPED).is_dir(), reason="no weights in tiny/weights/segmenter")
 def test_shipped_weights_follow_a_true_mask_about_as_well_as_a_box() -> None:
     shipped = make("sam2", {"path": str(SHIPPED)})
-    later: dict[str, list[float]] = {"box": [], "drawn": []}
+    later: dict[str, list[Any]] = {"box": [], "drawn": []}
     for made, thing, frame in tracks(12, seed=7):
         truth_FHW = made.owner_FHW == thing
         small = F.interpolate(
             torch.from_numpy(truth_FHW[frame])[None, None].float(), (32, 32), mode="area"
         )[0, 0]
         box = MaskPrompt(frame, tuple(float(v) for v in made.boxes_OF4[thing, frame]))  # type: ignore[arg-type]
-        prompts = [box, DrawnPrompt(frame, (20 * small - 10).numpy())]
+        prompts: list[Any] = [box, DrawnPrompt(frame, (20 * small - 10).numpy())]
         seen_F = made.areas_OF[thing] > 0
         seen_F[frame] = False
         for name, masks_FHW in zip(later, shipped.segment(made.frames_FHWC, prompts), strict=True):
