@@ -1,15 +1,15 @@
-"""Frames decoded once for a node against once for each process, in one run: `python benchmarks/decoding.py`.
+"""Frames decoded once for a node against once for each process: `python -m benchmarks.decoding`.
 
-Processes read the same frames of the same videos at the same time, as the actors of a node do: of each video 16 frames
-spread over it (what a dialogue shows), then all of them from end to end (what a tracker reads). "each" gives every
-process a store of its own, "node" one to all. Wall seconds are those of the slowest process; "cpu" (seconds, of readers
-and decoders) and "decoded" (frames) are sums over all processes. Also one process alone: PyAV against decord, seeking
-and from end to end. Ratios are within one run, so a slow or busy machine moves both sides.
+Processes read the same frames of the same videos at the same time, as the actors of a node do: of each
+video 16 frames spread over it (a dialogue), then all of them from end to end (a tracker). "each" gives
+every process a store of its own, "node" one to all. Wall seconds are those of the slowest process; "cpu"
+(seconds of readers and decoders) and "decoded" (frames) are sums over all processes. One process alone
+also compares PyAV with decord, seeking and from end to end. Ratios are within one run, so a slow or busy
+machine moves both sides.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import os
@@ -21,126 +21,163 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.frames.decoders import decode
-from tiny.world.clip import write_clip
-
-READER = """
-import json, os, pathlib, sys, time
+from benchmarks.measuring import argument_parser
 from data.frames import frame_store
+from data.frames.decoders import decode
 from data.frames.probing import probe
 from data.frames.reading import Clip, read_frames
-frame_store.SHARED_MEMORY = pathlib.Path("/none")  # TMPDIR says where
-videos = [probe(path) for path in sys.argv[1:]]
-store = frame_store.node_store()
-print("ready", flush=True)
-sys.stdin.readline()
-began, used = time.monotonic(), sum(os.times()[:4])
-for video in videos:
-    read_frames(video, [int((i + 0.5) * video.num_frames / 16) for i in range(16)])
-shown = time.monotonic() - began
-for video in videos:
-    clip = Clip(video)
-    for start in range(0, video.num_frames, 8):
-        clip[start : start + 8]
-told = {"shown": shown, "all": time.monotonic() - began - shown, "cpu": sum(os.times()[:4]) - used}
-print(json.dumps(told | {"decoded": store.added}), flush=True)
-sys.stdin.readline()  # stay: the last to leave empties the store
-"""
+from tiny.world.clip import write_clip
+
+FRAME_RATE = 24
+# Frames between two key frames of the two videos.
+KEY_FRAME_DISTANCES = (24, 250)
+
+Figures = dict[str, float]
 
 
-def read_together(
-    videos: Sequence[str], processes: int, place: Path, shared: bool
-) -> dict[str, float]:
-    """Seconds of the slowest of the processes, and frames decoded by all."""
+def read_all(paths: Sequence[str]) -> None:
+    """Read the videos; run in a process of its own, which waits for a line before and after."""
+    # The folder of the store is then TMPDIR.
+    frame_store.SHARED_MEMORY = Path("/none")
+    videos = [probe(path) for path in paths]
+    store = frame_store.node_store()
+    print("ready", flush=True)
+    sys.stdin.readline()
+
+    began = time.monotonic()
+    cpu_began = sum(os.times()[:4])
+    for video in videos:
+        read_frames(video, spread_frames(video.num_frames))
+    shown = time.monotonic() - began
+    for video in videos:
+        clip = Clip(video)
+        for start in range(0, video.num_frames, 8):
+            clip[start : start + 8]
+    figures = {
+        "shown": shown,
+        "all": time.monotonic() - began - shown,
+        "cpu": sum(os.times()[:4]) - cpu_began,
+        "decoded": store.added,
+    }
+    print(json.dumps(figures), flush=True)
+    # The last process to leave empties the store, so all stay until the end.
+    sys.stdin.readline()
+
+
+def spread_frames(num_frames: int) -> list[int]:
+    return [int((i + 0.5) * num_frames / 16) for i in range(16)]
+
+
+def read_together(videos: Sequence[str], processes: int, place: Path, shared: bool) -> Figures:
+    """Return the seconds of the slowest process, and CPU seconds and decoded frames of all."""
     readers = []
     for number in range(processes):
         folder = place / ("node" if shared else f"each-{number}")
         folder.mkdir(exist_ok=True)
-        env = os.environ | {"TMPDIR": str(folder)}
-        command = [sys.executable, "-c", READER, *videos]
-        readers.append(
-            subprocess.Popen(
-                command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
+        reader = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.decoding", "--read", *videos],
+            env=os.environ | {"TMPDIR": str(folder)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
-    assert all(_said(reader) == "ready" for reader in readers)
+        readers.append(reader)
     for reader in readers:
-        _tell(reader)
-    told = [json.loads(_said(reader)) for reader in readers]
+        assert _receive(reader) == "ready"
     for reader in readers:
-        _tell(reader)
-    assert not any(reader.wait() for reader in readers)
-    slowest = {name: max(t[name] for t in told) for name in ("shown", "all")}
-    return slowest | {name: sum(t[name] for t in told) for name in ("cpu", "decoded")}
+        _send(reader)
+    reports = [json.loads(_receive(reader)) for reader in readers]
+    for reader in readers:
+        _send(reader)
+    for reader in readers:
+        assert reader.wait() == 0
+
+    figures: Figures = {}
+    for name in ("shown", "all"):
+        figures[name] = max(report[name] for report in reports)
+    for name in ("cpu", "decoded"):
+        figures[name] = sum(report[name] for report in reports)
+    return figures
 
 
-def _said(reader: subprocess.Popen[str]) -> str:
+def _receive(reader: subprocess.Popen[str]) -> str:
     assert reader.stdout is not None
     return reader.stdout.readline().strip()
 
 
-def _tell(reader: subprocess.Popen[str]) -> None:
+def _send(reader: subprocess.Popen[str]) -> None:
     assert reader.stdin is not None
     reader.stdin.write("go\n")
     reader.stdin.flush()
 
 
-def alone(video: str, decoder: str, wanted: Sequence[int], place: Path) -> float:
-    """Seconds of one call of one decoder."""
+def decode_alone(video: str, decoder: str, frames: Sequence[int], place: Path) -> float:
+    """Return the seconds of one call of one decoder."""
     with tempfile.TemporaryDirectory(dir=place) as folder:
         began = time.monotonic()
-        decode(video, wanted, Path(folder), decoders=[decoder])
+        decode(video, frames, Path(folder), decoders=[decoder])
         return time.monotonic() - began
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("--processes", type=int, default=3)
     parser.add_argument(
-        "--seconds", type=int, default=8, help="of each of the two videos (480 x 480, 24 a second)"
+        "--seconds", type=int, default=8, help="of each video (480 x 480, 24 a second)"
     )
     parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args()
+    parser.add_argument("--read", nargs="+", help="read these videos; used by the benchmark itself")
+    arguments = parser.parse_args()
+    if arguments.read:
+        read_all(arguments.read)
+        return
+
+    num_frames = arguments.seconds * FRAME_RATE
+    wanted = {"16 spread": spread_frames(num_frames), "all": list(range(num_frames))}
+    together: dict[str, list[Figures]] = {"each": [], "node": []}
+    alone: dict[tuple[str, str, str], list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        videos = [str(Path(folder) / f"{group}.mp4") for group in (24, 250)]
-        for video, group in zip(videos, (24, 250), strict=True):
-            write_clip(Path(video), given.seconds, group=group)
-        together: dict[str, list[dict[str, float]]] = {"each": [], "node": []}
-        singles: dict[tuple[str, str, str], list[float]] = {}
-        frames = given.seconds * 24
-        wants = {
-            "16 spread": [int((i + 0.5) * frames / 16) for i in range(16)],
-            "all": list(range(frames)),
-        }
-        for round_ in range(given.rounds):
-            for kind in ("each", "node") if round_ % 2 else ("node", "each"):
+        videos = []
+        for distance in KEY_FRAME_DISTANCES:
+            video = Path(folder) / f"{distance}.mp4"
+            write_clip(video, arguments.seconds, group=distance)
+            videos.append(str(video))
+        for number in range(arguments.rounds):
+            # Which of the two comes first alternates.
+            order = ("each", "node") if number % 2 else ("node", "each")
+            for kind in order:
                 with tempfile.TemporaryDirectory(dir=folder) as place:
-                    together[kind].append(
-                        read_together(videos, given.processes, Path(place), kind == "node")
-                    )
-            for video, (want, wanted), decoder in itertools.product(
-                videos, wants.items(), ("pyav", "decord")
-            ):
-                key = (f"key frame every {Path(video).stem}", want, decoder)
-                singles.setdefault(key, []).append(alone(video, decoder, wanted, Path(folder)))
+                    shared = kind == "node"
+                    figures = read_together(videos, arguments.processes, Path(place), shared)
+                    together[kind].append(figures)
+            for path, name, decoder in itertools.product(videos, wanted, ("pyav", "decord")):
+                seconds = decode_alone(path, decoder, wanted[name], Path(folder))
+                alone.setdefault((Path(path).stem, name, decoder), []).append(seconds)
+
     print(
-        f"{given.processes} processes, 2 videos of {frames} frames; medians of {given.rounds} rounds"
+        f"{arguments.processes} processes, 2 videos of {num_frames} frames; "
+        f"medians of {arguments.rounds} rounds"
     )
-    middle = {
-        k: {n: statistics.median(r[n] for r in rows) for n in rows[0]}
-        for k, rows in together.items()
-    }
+    print_together(together)
+    print_alone(alone)
+
+
+def print_together(together: dict[str, list[Figures]]) -> None:
     for name in ("shown", "all", "cpu", "decoded"):
-        each = middle["each"][name]
-        node = middle["node"][name]
+        each = statistics.median(figures[name] for figures in together["each"])
+        node = statistics.median(figures[name] for figures in together["node"])
         print(f"{name:<8} each {each:8.2f}   node {node:8.2f}   ratio {each / node:5.2f}")
-    for (group_name, want, _), times in ((k, v) for k, v in singles.items() if k[2] == "pyav"):
+
+
+def print_alone(alone: dict[tuple[str, str, str], list[float]]) -> None:
+    for (distance, name, decoder), times in alone.items():
+        if decoder != "pyav":
+            continue
         pyav = statistics.median(times)
-        decord = statistics.median(singles[group_name, want, "decord"])
+        decord = statistics.median(alone[distance, name, "decord"])
         print(
-            f"{group_name}, {want:<9}: pyav {pyav:6.2f} s   decord {decord:6.2f} s   ratio {decord / pyav:5.2f}"
+            f"key frame every {distance}, {name:<9}: pyav {pyav:6.2f} s   "
+            f"decord {decord:6.2f} s   ratio {decord / pyav:5.2f}"
         )
 
 

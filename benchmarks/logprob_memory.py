@@ -1,11 +1,11 @@
-"""Peak memory of log-probs in chunks against full logits: `python benchmarks/logprob_memory.py [--tokens 2048]`.
+"""Peak memory of log-probs in chunks against full logits: `python -m benchmarks.logprob_memory`.
 
-Forward and backward of the head alone, from hidden states to log-probs of N trained tokens, at the vocabulary of
-Qwen-VL (151,936). "full" makes the (N, V) logits and their log-softmax; "chunks" is the learner's head
-(`models.policy.logprob_head.LogprobHead`), which gives entropies as well. Each runs in a process of its own. Peak: above what lies
-there before (hidden states and head weight); on the CPU the resident set, sampled every 2 ms, on a GPU
-`torch.cuda.max_memory_allocated`. Gradients of the hidden states are the same size for both and are counted; so is
-the head's, unless --frozen-head.
+Forward and backward of the head alone, from hidden states to log-probs of N trained tokens, at the
+vocabulary of Qwen-VL (151,936). "full" makes the (N, V) logits and their log-softmax. "chunks" is the
+learner's head (`models.policy.logprob_head.LogprobHead`), and gives entropies as well. Each runs in a
+process of its own. The peak counts from the hidden states and the head's weight on: on the CPU the
+resident set, sampled every 2 ms, on a GPU `torch.cuda.max_memory_allocated`. Gradients of the hidden
+states are counted, the same size for both; so are the head's, unless --frozen-head.
 """
 
 from __future__ import annotations
@@ -18,24 +18,23 @@ import threading
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
 from torch import Tensor
+
+from benchmarks.measuring import argument_parser
+from models.policy.logprob_head import LogprobHead
 
 VARIANTS = ("full", "chunks")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def full(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, banned_V: Tensor) -> Tensor:
-    """The straight way, already at its leanest: only the trained positions, masked in place, and no entropy."""
+    """The plain way at its leanest: only the trained positions, masked in place, no entropy."""
     logits_NV = (hidden_ND @ weight_VD.t()).float().masked_fill_(banned_V, -torch.inf)
     return logits_NV.log_softmax(-1).gather(-1, target_N[:, None])[:, 0]
 
 
 def chunks(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, banned_V: Tensor) -> Tensor:
-    from models.policy.logprob_head import LogprobHead
-
     head = LogprobHead(*reversed(weight_VD.shape), bias=False, device="meta")
     head.weight = weight_VD
     return head(hidden_ND, target_N, banned_V)[0]
@@ -75,68 +74,65 @@ class Peak:
 
 
 def resident() -> int:
+    """Resident bytes of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
 
 
 def measure(variant: str, options: argparse.Namespace) -> None:
-    """In the variant's own process: prints peak bytes, seconds, and a check sum that both variants share."""
+    """Print peak bytes, seconds, and a check sum common to both variants; in a process of its own."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    dtype = getattr(torch, options.dtype)
     device = options.device
-    shape = {"device": device, "dtype": dtype}
-    hidden_ND = torch.randn(options.tokens, options.hidden, **shape).requires_grad_()
-    weight_VD = torch.nn.Parameter(
-        torch.randn(options.vocabulary, options.hidden, **shape).mul_(options.hidden**-0.5)
-    )
+    place = {"device": device, "dtype": getattr(torch, options.dtype)}
+    hidden_ND = torch.randn(options.tokens, options.hidden, **place).requires_grad_()
+    random_VD = torch.randn(options.vocabulary, options.hidden, **place)
+    weight_VD = torch.nn.Parameter(random_VD.mul_(options.hidden**-0.5))
     weight_VD.requires_grad_(not options.frozen_head)
     target_N = torch.randint(100, options.vocabulary, (options.tokens,), device=device)
     banned_V = torch.arange(options.vocabulary, device=device) < 100
+
+    # A first small run loads libraries and starts threads.
     work = {"full": full, "chunks": chunks}[variant]
-    work(
-        hidden_ND[:8], weight_VD, target_N[:8], banned_V
-    ).sum().backward()  # libraries load, threads start
-    hidden_ND.grad = weight_VD.grad = None
-    begin = time.perf_counter()
+    work(hidden_ND[:8], weight_VD, target_N[:8], banned_V).sum().backward()
+    hidden_ND.grad = None
+    weight_VD.grad = None
+
+    began = time.perf_counter()
     with Peak(device) as peak:
         logprob_N = work(hidden_ND, weight_VD, target_N, banned_V)
         logprob_N.square().sum().backward()
+    seconds = time.perf_counter() - began
     assert hidden_ND.grad is not None
-    check = float(logprob_N.mean()), float(hidden_ND.grad.float().norm())
-    print(peak.bytes, time.perf_counter() - begin, *check)
+    print(peak.bytes, seconds, float(logprob_N.mean()), float(hidden_ND.grad.float().norm()))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--vocabulary", type=int, default=151936)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--frozen-head", action="store_true", help="no gradient of the head, as with LoRA"
-    )
+    parser.add_argument("--frozen-head", action="store_true", help="no gradient of the head (LoRA)")
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.variant:
         measure(options.variant, options)
         return
+
     found = {}
     for variant in VARIANTS:
-        call = [sys.executable, __file__, *sys.argv[1:], "--variant", variant]
-        *_, line = (
-            subprocess.run(call, check=True, capture_output=True, text=True)
-            .stdout.strip()
-            .splitlines()
-        )
-        found[variant] = [float(x) for x in line.split()]
+        command = [sys.executable, "-m", "benchmarks.logprob_memory"]
+        command += [*sys.argv[1:], "--variant", variant]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        last_line = done.stdout.strip().splitlines()[-1]
+        found[variant] = [float(word) for word in last_line.split()]
     torch.testing.assert_close(found["chunks"][2:], found["full"][2:], rtol=1e-3, atol=1e-3)
+
     print(
-        f"{options.tokens} tokens, vocabulary {options.vocabulary}, hidden {options.hidden}, {options.dtype}, "
-        f"{options.device}"
+        f"{options.tokens} tokens, vocabulary {options.vocabulary}, hidden {options.hidden}, "
+        f"{options.dtype}, {options.device}"
     )
     for variant in VARIANTS:
         peak, seconds = found[variant][:2]
