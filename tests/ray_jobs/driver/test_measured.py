@@ -1,0 +1,157 @@
+"""The one inference path, with scripted actors: order, hidden truth, and failures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from actors.rollout import Played
+from core.masks import encode
+from core.types import Answer, End, Episode, MaskPrompt, Notes, Reward, Rle, Sample, Target, Video
+from ray_jobs.driver.evaluation import evaluate, measured
+from ray_jobs.driver.masking import PointingPolicy
+from ray_jobs.driver.pools import Pools
+from ray_jobs.driver.results import Result
+from ray_jobs.driver.run import Run
+
+VIDEO = Video("v", "nowhere", ("0", "1"), 8, 8)
+LEFT = encode(np.arange(64).reshape(8, 8) % 8 < 4)
+PROMPT = MaskPrompt(0, (0.0, 0.0, 4.0, 8.0))
+
+
+def sample(number: int, hidden: bool = False) -> Sample:
+    targets = () if hidden else (Target("t", (LEFT, LEFT)),)
+    return Sample(f"v/{number}", VIDEO, "the left half", targets, notes=Notes(hidden=hidden))
+
+
+class Rollouts:
+    """Plays one episode of each sample; groups arrive in reverse order."""
+
+    def __init__(self, failed: Sequence[str] = ()) -> None:
+        self.failed = failed
+        self.played: list[str] = []
+
+    def play(
+        self, samples: Sequence[Sample], *, group_size: int, temperature: float, step: int
+    ) -> Iterator[Played]:
+        for index in reversed(range(len(samples))):
+            uid = samples[index].uid
+            self.played.append(uid)
+            episode = Episode(uid, (), End.DONE, Answer((PROMPT,)))
+            if uid in self.failed:
+                episode = Episode(uid, (), End.FAILED, error="Traceback\nKeyError: 'frames'")
+            yield Played(index, samples[index], (episode,) * group_size, None)
+
+
+class Rewards:
+    """Pays 1 for each episode that did not fail."""
+
+    def __init__(self) -> None:
+        self.submitted: list[str] = []
+
+    def submit(self, split: str, uid: str, episodes: Sequence[Episode], drawn: Any = None) -> Any:
+        self.submitted.append(uid)
+        return episodes
+
+    def collect(self, episodes: Sequence[Episode]) -> list[Reward | None]:
+        rewards: list[Reward | None] = []
+        for episode in episodes:
+            failed = episode.end is End.FAILED
+            rewards.append(None if failed else Reward(1.0, {"box": 1.0}))
+        return rewards
+
+
+class Segmenters:
+    """Returns the left half for a prompt, on the first frame alone."""
+
+    def segment(self, jobs: Sequence[tuple[Video, Sequence[Any]]]) -> list[tuple[Rle | None, ...]]:
+        masks = []
+        for _, prompts in jobs:
+            masks.append((LEFT, None) if prompts else (None, None))
+        return masks
+
+
+class ScriptedProgress:
+    @contextmanager
+    def phase(self, name: str, total: float | None = None) -> Iterator[Any]:
+        yield SimpleNamespace(advance=lambda count=1: None)
+
+
+def setting(samples: Sequence[Sample], failed: Sequence[str] = ()) -> tuple[Run, Pools]:
+    """Return a run of these samples that bears one failure in ten, and its scripted actors."""
+    rollout = SimpleNamespace(max_failed_share=0.1)
+    run = SimpleNamespace(
+        cfg=SimpleNamespace(rollout=rollout),
+        progress=ScriptedProgress(),
+        measured_samples=lambda split: samples,
+    )
+    pools = SimpleNamespace(rollouts=Rollouts(failed), rewards=Rewards(), segmenters=Segmenters())
+    return cast(Run, run), cast(Pools, pools)
+
+
+def results_of(samples: Sequence[Sample], chunk: int) -> list[list[Result]]:
+    run, pools = setting(samples)
+    masking = PointingPolicy(pools)
+    return list(measured(run, pools, masking, samples, "test", "title", chunk=chunk))
+
+
+def test_results_do_not_depend_on_chunks() -> None:
+    samples = [sample(number) for number in range(5)]
+    for chunk in (1, 2, 5):
+        chunks = results_of(samples, chunk)
+        results = [result for part in chunks for result in part]
+        assert sorted(result.sample.uid for result in results) == [s.uid for s in samples]
+        for result in results:
+            # One of two frames is right, and a reward comes with every episode.
+            assert result.j == 0.5
+            assert result.f == 0.5
+            assert result.total == 1.0
+    assert [len(part) for part in results_of(samples, 2)] == [2, 2, 1]
+
+
+def test_the_sink_in_memory_keeps_the_order_of_the_samples() -> None:
+    samples = [sample(number) for number in range(4)]
+    run, pools = setting(samples)
+    evaluation = evaluate(run, pools, PointingPolicy(pools), "test", "title", repeats=2)
+    uids = [result.sample.uid for result in evaluation.results]
+    assert uids == ["v/0", "v/0", "v/1", "v/1", "v/2", "v/2", "v/3", "v/3"]
+    assert evaluation.mean("jf") == 50.0
+    assert evaluation.mean("reward") == 1.0
+
+
+def test_hidden_truth_is_predicted_and_neither_paid_nor_measured() -> None:
+    samples = [sample(0), sample(1, hidden=True)]
+    run, pools = setting(samples)
+    [chunk] = measured(run, pools, PointingPolicy(pools), samples, "test", "title", chunk=5)
+    public, hidden = chunk
+    assert public.scores["J"] == 0.5
+    assert hidden.masks_F == (LEFT, None)
+    assert hidden.scores == {}
+    assert hidden.reward is None
+    assert cast(Any, pools.rewards).submitted == ["v/0"]
+
+
+def test_a_failure_within_the_bound_counts_as_an_empty_answer() -> None:
+    samples = [sample(number) for number in range(10)]
+    run, pools = setting(samples, failed=["v/3"])
+    evaluation = evaluate(run, pools, PointingPolicy(pools), "test", "title")
+    failed = evaluation.results[3]
+    assert failed.jf == 0.0
+    assert failed.total == 0.0
+    assert evaluation.mean("jf") == pytest.approx(45.0)
+
+
+def test_too_many_failures_stop_playing_after_the_finished_chunks() -> None:
+    samples = [sample(number) for number in range(10)]
+    run, pools = setting(samples, failed=["v/7", "v/5"])
+    finished = []
+    with pytest.raises(RuntimeError, match="2 of 10 episodes failed"):
+        for chunk in measured(run, pools, PointingPolicy(pools), samples, "test", "title", chunk=1):
+            finished += [result.sample.uid for result in chunk]
+    assert finished == ["v/9", "v/8", "v/7", "v/6"]
+    assert cast(Any, pools.rollouts).played[-1] == "v/5"
