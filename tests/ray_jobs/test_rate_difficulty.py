@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,7 @@ FIVE = dict(zip(ASPECTS, (1, 2, 3, 4, 5), strict=True))
 
 
 class Script:
-    """Answers by sample and attempt; None is a failed episode, and an error a kill."""
+    """A rater with answers by sample and attempt; None is a failed episode, an error a kill."""
 
     def __init__(self, **ratings: list) -> None:
         self.ratings = ratings
@@ -124,8 +124,15 @@ def test_a_run_on_synthetic_data_makes_the_same_ratings_itself(tmp_path: Path) -
     assert not (tmp_path / "none").exists()
 
 
+def rated_uids(
+    pairs: Iterator[tuple[Sample, Mapping[str, int]]],
+) -> Iterator[tuple[str, Mapping[str, int]]]:
+    for sample, ratings in pairs:
+        yield sample.uid, ratings
+
+
 class Pool:
-    """Plays as a `RolloutPool` does, from a script of episodes by sample."""
+    """A rollout pool with a script of episodes, by sample."""
 
     def __init__(self, **episodes: Episode) -> None:
         self.episodes = episodes
@@ -137,7 +144,8 @@ class Pool:
         assert group_size == 1
         self.asked.append((temperature, step))
         for index, sample in enumerate(samples):
-            yield Played(index, sample, (self.episodes[f"v{sample.uid[2:]}"],), None)
+            episode = self.episodes[f"v{sample.uid[2:]}"]
+            yield Played(index, sample, (episode,), {})
 
 
 def test_a_model_is_asked_greedily_first_then_sampled_and_failures_are_bounded() -> None:
@@ -145,11 +153,8 @@ def test_a_model_is_asked_greedily_first_then_sampled_and_failures_are_bounded()
     bad = Episode("", (), End.FAILED, error="Traceback\nValueError: the prompt is too long")
     pool = Pool(v0=good, v1=bad, v2=good, v3=good)
     rater = by_model(pool, max_failed_share=0.3, temperature=0.7)  # type: ignore[arg-type]
-    assert [sample.uid for sample, ratings in rater(SAMPLES, 1) if ratings == FIVE] == [
-        "v/0",
-        "v/2",
-        "v/3",
-    ]
+    rated = dict(rated_uids(rater(SAMPLES, 1)))
+    assert rated == {"v/0": FIVE, "v/2": FIVE, "v/3": FIVE}
     list(rater(SAMPLES, 2))
     assert pool.asked == [(0.0, 1), (0.7, 2)]
     with pytest.raises(ValueError, match="the prompt is too long .*1 of 2 episodes failed"):

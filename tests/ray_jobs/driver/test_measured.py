@@ -45,7 +45,7 @@ class Rollouts:
             episode = Episode(uid, (), End.DONE, Answer((PROMPT,)))
             if uid in self.failed:
                 episode = Episode(uid, (), End.FAILED, error="Traceback\nKeyError: 'frames'")
-            yield Played(index, samples[index], (episode,) * group_size, None)
+            yield Played(index, samples[index], (episode,) * group_size, {})
 
 
 class Rewards:
@@ -70,7 +70,7 @@ class Segmenters:
     """Returns the left half for a prompt, on the first frame alone."""
 
     def segment(self, jobs: Sequence[tuple[Video, Sequence[Any]]]) -> list[tuple[Rle | None, ...]]:
-        masks = []
+        masks: list[tuple[Rle | None, ...]] = []
         for _, prompts in jobs:
             masks.append((LEFT, None) if prompts else (None, None))
         return masks
