@@ -95,20 +95,11 @@ class Conversation:
         Raises:
             RuntimeError: the previous answer was cut off, so nothing can follow it.
         """
-        if not self.open:
-            raise RuntimeError(
-                f"episode {self.key}: the last answer was cut off by max_tokens, "
-                "nothing can follow it"
-            )
-
-        dialogue = self.engine.dialogue
-        first = self.turns == 0
+        self._check_open()
         views = [piece for piece in content if isinstance(piece, View)]
         media = await self.gallery.show(views)
-        prompt = dialogue.user(content, first=first, expanded=True)
-        self.short_ids += dialogue.user(content, first=first, expanded=False)
-        self.expanded_ids += prompt
         self.media += media
+        prompt = self._add_user_turn(content)
 
         # Weights may change while the answer is sampled; it counts as that of the weights it began
         # with.
@@ -123,11 +114,9 @@ class Conversation:
             temperature=self.temperature,
             top_p=self.top_p,
         )
-        assert seen == self.expanded_ids, (
-            f"episode {self.key}: the engine saw {len(seen)} tokens, "
-            f"the learner would count {len(self.expanded_ids)}"
-        )
+        self._check_seen(seen)
 
+        dialogue = self.engine.dialogue
         self.open = bool(sampled) and sampled[-1] == dialogue.end_id
         self.turns += 1
         self.short_ids += sampled
@@ -142,3 +131,26 @@ class Conversation:
             version=version,
             trainable=trainable,
         )
+
+    def _check_open(self) -> None:
+        if not self.open:
+            raise RuntimeError(
+                f"episode {self.key}: the last answer was cut off by max_tokens, "
+                "nothing can follow it"
+            )
+
+    def _check_seen(self, seen: list[int]) -> None:
+        """Stop an episode that the learner would read in other tokens."""
+        assert seen == self.expanded_ids, (
+            f"episode {self.key}: the engine saw {len(seen)} tokens, "
+            f"the learner would count {len(self.expanded_ids)}"
+        )
+
+    def _add_user_turn(self, content: Sequence[str | View]) -> list[int]:
+        """Add a user turn to the dialogue; return its ids, as the model sees them."""
+        dialogue = self.engine.dialogue
+        first = self.turns == 0
+        prompt = dialogue.user(content, first=first, expanded=True)
+        self.expanded_ids += prompt
+        self.short_ids += dialogue.user(content, first=first, expanded=False)
+        return prompt

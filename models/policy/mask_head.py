@@ -74,16 +74,7 @@ class MaskHead(nn.Module):
         self.no_point = nn.Parameter(prompts.not_a_point_embed.weight.detach().clone())
         self.no_mask = nn.Parameter(prompts.no_mask_embed.weight.detach().clone())
 
-        self.decoder = copy.deepcopy(sam.sam_mask_decoder).requires_grad_(True)
-        # It would make training and evaluation differ.
-        self.decoder.dynamic_multimask_via_stability = False
-        # These two are applied with the image encoder and frozen with it.
-        del self.decoder.conv_s0
-        del self.decoder.conv_s1
-        # No loss reaches these heads, but weight decay would.
-        self.decoder.iou_prediction_head.requires_grad_(False)
-        self.decoder.pred_obj_score_head.requires_grad_(False)
-
+        self.decoder = _trained_decoder(sam)
         with torch.no_grad():
             dense_pe = prompts.get_dense_pe().clone()
             no_memory = sam.no_mem_embed.detach().reshape(1, -1, 1, 1).clone()
@@ -168,6 +159,20 @@ class MaskHead(nn.Module):
             "multimask": self.multimask,
             "image_encoder": self.encoder,
         }
+
+
+def _trained_decoder(sam: SAM2Base) -> Any:
+    """Return a copy of SAM 2's mask decoder, ready for training."""
+    decoder = copy.deepcopy(sam.sam_mask_decoder).requires_grad_(True)
+    # It would make training and evaluation differ.
+    decoder.dynamic_multimask_via_stability = False
+    # These two are applied with the image encoder and frozen with it.
+    del decoder.conv_s0
+    del decoder.conv_s1
+    # No loss reaches these heads, but weight decay would.
+    decoder.iou_prediction_head.requires_grad_(False)
+    decoder.pred_obj_score_head.requires_grad_(False)
+    return decoder
 
 
 def load(policy_folder: Path, sam: SAM2Base, policy_width: int) -> MaskHead:

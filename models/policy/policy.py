@@ -82,19 +82,11 @@ class Policy(nn.Module):
             ValueError: an unknown dtype or attention, or a folder of an unsupported model.
         """
         super().__init__()
-        if dtype not in DTYPES:
-            raise ValueError(f"policy.dtype={dtype!r}: one of {', '.join(DTYPES)}")
         self.family = family_of(folder)
         self.attention = tree_attention.choose(attention, device)
         self.chunk = chunk
 
-        vlm = AutoModelForImageTextToText.from_pretrained(folder, dtype=DTYPES[dtype])
-        if type(vlm.lm_head) is not nn.Linear or vlm.lm_head.bias is not None:
-            raise ValueError(
-                f"policy.path={str(folder)!r}: its lm_head is no plain linear layer; "
-                "use a Qwen-VL model"
-            )
-        vlm.lm_head.__class__ = LogprobHead
+        vlm = load_vlm(folder, dtype)
         vlm.set_attn_implementation({"text_config": self.attention, "vision_config": "sdpa"})
         if gradient_checkpointing:
             vlm.gradient_checkpointing_enable(
@@ -207,3 +199,22 @@ class Policy(nn.Module):
             return None
         features = self.vlm.model.get_image_features(pixels, grid_U3, return_dict=True)
         return {"image": self.family.repeat_images(features, row.image_index.tolist())}
+
+
+def load_vlm(folder: str | Path, dtype: str) -> Any:
+    """Return transformers' model of a folder, with a `LogprobHead` for its head.
+
+    Raises:
+        ValueError: an unknown dtype, or another kind of head.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"policy.dtype={dtype!r}: one of {', '.join(DTYPES)}")
+    vlm = AutoModelForImageTextToText.from_pretrained(folder, dtype=DTYPES[dtype])
+    is_linear = type(vlm.lm_head) is nn.Linear
+    if not is_linear or vlm.lm_head.bias is not None:
+        raise ValueError(
+            f"policy.path={str(folder)!r}: its lm_head is no plain linear layer; "
+            "use a Qwen-VL model"
+        )
+    vlm.lm_head.__class__ = LogprobHead
+    return vlm

@@ -28,13 +28,21 @@ from core.drawing.calibration import (
     shrink,
 )
 from core.drawing.losses import mask_loss
-from core.drawing.requests import DrawnMask, DrawnPrompt, DrawRequest, SampledMask, seg_tokens
+from core.drawing.requests import (
+    DrawnMask,
+    DrawnPrompt,
+    DrawRequest,
+    SampledMask,
+    SegTokens,
+    seg_tokens,
+)
 from core.masks import decode, encode
 from core.types import Rle
 from models.policy import mask_head
 from models.policy.mask_head import FrameFeatures, MaskHead, resize_logits
 from models.policy.policy import Policy, PolicyOutput
 from models.segmenters.sam2_build import Shape
+from models.segmenters.sam2_track import Maps
 
 
 @dataclass(frozen=True)
@@ -122,17 +130,8 @@ class SegPolicy(nn.Module):
         if requests is None:
             return self.policy(row, pixels, grid_U3, temperature)
 
-        # Without requests the head draws one mask of nothing, at the row's first position.
-        device = self.policy.banned_V.device
         tokens = seg_tokens(row, requests, self.seg_id)
-        read_S = np.zeros(1, np.int64)
-        seg_M = torch.as_tensor(read_S, device=device)
-        maps = self.frozen.blank()
-        if requests:
-            read_S = tokens.position_S
-            seg_M = torch.as_tensor(tokens.seg_M, device=device)
-            maps = self.frozen([request.digest for request in requests], frames or {})
-
+        maps, read_S, seg_M = self._head_inputs(tokens, requests, frames or {})
         output: PolicyOutput = self.policy(row, pixels, grid_U3, temperature, read_S)
         logits_Mhw, token_MC = self.head(output.hidden_SD, maps, seg_M)
 
@@ -150,6 +149,21 @@ class SegPolicy(nn.Module):
             logits_Mhw=logits_Mhw,
             token_MC=token_MC,
         )
+
+    def _head_inputs(
+        self,
+        tokens: SegTokens,
+        requests: Sequence[DrawRequest],
+        frames: Mapping[str, np.ndarray],
+    ) -> tuple[Maps, np.ndarray, Tensor]:
+        """Return features of the frames, positions to read in the row, and each mask's token."""
+        device = self.policy.banned_V.device
+        if not requests:
+            # The head draws one mask of nothing, at the row's first position.
+            first = np.zeros(1, np.int64)
+            return self.frozen.blank(), first, torch.as_tensor(first, device=device)
+        maps = self.frozen([request.digest for request in requests], frames)
+        return maps, tokens.position_S, torch.as_tensor(tokens.seg_M, device=device)
 
     @torch.no_grad()
     def mask_logits(

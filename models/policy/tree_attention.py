@@ -7,6 +7,7 @@ keeps PyTorch's own attention.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -53,40 +54,51 @@ def split_attention(
             **kwargs,
         )
 
-    grouped = query.shape[1] != key.shape[1]
+    options = {"scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
     outputs = []
-    for prompt_start, prompt_stop, branches in tree:
-        prompt = slice(prompt_start, prompt_stop)
-        prompt_key = key[:, :, prompt]
-        prompt_value = value[:, :, prompt]
+    for start, stop, branches in tree:
+        outputs += _attend_group(query, key, value, slice(start, stop), branches, options)
+    return torch.cat(outputs, 2).transpose(1, 2).contiguous(), None
+
+
+def _attend_group(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prompt: slice,
+    branches: Iterable[tuple[int, int]],
+    options: dict[str, Any],
+) -> list[Tensor]:
+    """Return the attention of a prompt and of each of its branches."""
+    prompt_key = key[:, :, prompt]
+    prompt_value = value[:, :, prompt]
+    attended = F.scaled_dot_product_attention(
+        query[:, :, prompt],
+        prompt_key,
+        prompt_value,
+        is_causal=True,
+        **options,
+    )
+    outputs = [attended]
+
+    for start, stop in branches:
+        branch = slice(start, stop)
         attended = F.scaled_dot_product_attention(
-            query[:, :, prompt],
-            prompt_key,
-            prompt_value,
-            is_causal=True,
-            scale=scaling,
-            enable_gqa=grouped,
+            query[:, :, branch],
+            torch.cat([prompt_key, key[:, :, branch]], 2),
+            torch.cat([prompt_value, value[:, :, branch]], 2),
+            attn_mask=_branch_mask(prompt_key.shape[2], stop - start, key.device),
+            **options,
         )
         outputs.append(attended)
+    return outputs
 
-        for start, stop in branches:
-            branch = slice(start, stop)
-            branch_key = torch.cat([prompt_key, key[:, :, branch]], 2)
-            branch_value = torch.cat([prompt_value, value[:, :, branch]], 2)
-            # Causal at the lower right: every token of the branch sees the whole prompt.
-            shape = (stop - start, branch_key.shape[2])
-            visible = torch.ones(shape, dtype=torch.bool, device=key.device)
-            visible.tril_(prompt_stop - prompt_start)
-            attended = F.scaled_dot_product_attention(
-                query[:, :, branch],
-                branch_key,
-                branch_value,
-                attn_mask=visible,
-                scale=scaling,
-                enable_gqa=grouped,
-            )
-            outputs.append(attended)
-    return torch.cat(outputs, 2).transpose(1, 2).contiguous(), None
+
+def _branch_mask(prompt: int, branch: int, device: torch.device) -> Tensor:
+    """Return which of the prompt's and the branch's tokens each token of the branch sees."""
+    visible = torch.ones((branch, prompt + branch), dtype=torch.bool, device=device)
+    # Causal at the lower right: every token of the branch sees the whole prompt.
+    return visible.tril_(prompt)
 
 
 def block_mask(group_T: Tensor, branch_T: Tensor) -> BlockMask:

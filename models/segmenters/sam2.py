@@ -127,15 +127,13 @@ class Sam2Segmenter(Segmenter):
         height, width = frames.shape[1:3]
         step = self._step_of(tracks, height, width)
         memory = sam2_track.new_memory()
-        longest = len(tracks[0].frames)
-        running = list(tracks)
+        size = flush_size(height, width)
+        last = len(tracks[0].frames) - 1
         places: list[tuple[int, int]] = []
         waiting: list[Tensor] = []
-        for t in range(longest):
-            still_running = [track for track in running if t < len(track.frames)]
-            if len(still_running) < len(running):
-                running = still_running
-                sam2_track.keep_first(memory, len(running))
+        for t in range(last + 1):
+            running = [track for track in tracks if t < len(track.frames)]
+            sam2_track.keep_first(memory, len(running))
 
             with self._precision():
                 maps = self._maps(frames, digests, running, t)
@@ -143,7 +141,7 @@ class Sam2Segmenter(Segmenter):
             places += [(track.index, track.frames[t]) for track in running]
             waiting += low_B1hw[:, 0]
 
-            if len(waiting) >= flush_size(height, width) or t == longest - 1:
+            if len(waiting) >= size or t == last:
                 masks_NHW = _enlarge(torch.stack(waiting), height, width)
                 yield Piece(tuple(places), masks_NHW)
                 places = []

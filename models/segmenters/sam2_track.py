@@ -19,6 +19,9 @@ from torch import Tensor
 # Image features of B frames, finest first: (B, C, h, w) at strides 4, 8 and 16.
 Maps = tuple[Tensor, ...]
 
+# (height, width) of each level.
+Sizes = list[tuple[int, int]]
+
 # What a track remembers, by t: the `output_dict` of SAM2Base.
 Memory = dict[str, dict[int, dict[str, Any]]]
 
@@ -176,7 +179,7 @@ def redraw(
     return low
 
 
-def _flat(model: SAM2Base, maps: Maps) -> tuple[list[Tensor], list[tuple[int, int]], Tensor]:
+def _flat(model: SAM2Base, maps: Maps) -> tuple[list[Tensor], Sizes, Tensor]:
     """Return maps in SAM 2's form (h * w, B, C), their sizes, the coarsest's position code."""
     flat = [level.flatten(2).permute(2, 0, 1) for level in maps]
     sizes = [(level.shape[2], level.shape[3]) for level in maps]
@@ -225,7 +228,7 @@ def _forget(model: SAM2Base, t: int, memory: Memory) -> None:
 
 
 def keep_first(memory: Memory, n: int) -> None:
-    """Shrink a batch of tracks to its first n, when the others have reached the video's end."""
+    """Shrink a batch of tracks to its first n: the others have reached the video's end."""
     for outputs in memory.values():
         for out in outputs.values():
             out["obj_ptr"] = out["obj_ptr"][:n]
