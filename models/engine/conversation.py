@@ -96,10 +96,7 @@ class Conversation:
             RuntimeError: the previous answer was cut off, so nothing can follow it.
         """
         self._check_open()
-        views = [piece for piece in content if isinstance(piece, View)]
-        media = await self.gallery.show(views)
-        self.media += media
-        prompt = self._add_user_turn(content)
+        prompt, media = await self._add_user_turn(content)
 
         # Weights may change while the answer is sampled; it counts as that of the weights it began
         # with.
@@ -146,11 +143,17 @@ class Conversation:
             f"the learner would count {len(self.expanded_ids)}"
         )
 
-    def _add_user_turn(self, content: Sequence[str | View]) -> list[int]:
-        """Add a user turn to the dialogue; return its ids, as the model sees them."""
+    async def _add_user_turn(
+        self, content: Sequence[str | View]
+    ) -> tuple[list[int], tuple[Media, ...]]:
+        """Add a user turn to the dialogue; return its ids, as the model sees them, and its media."""
+        views = [piece for piece in content if isinstance(piece, View)]
+        media = await self.gallery.show(views)
+        self.media += media
+
         dialogue = self.engine.dialogue
         first = self.turns == 0
         prompt = dialogue.user(content, first=first, expanded=True)
         self.expanded_ids += prompt
         self.short_ids += dialogue.user(content, first=first, expanded=False)
-        return prompt
+        return prompt, media
