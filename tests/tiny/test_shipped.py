@@ -8,7 +8,7 @@ from transformers import AutoConfig
 from configs.load import REPOSITORY, load, resolve
 from models.policy import mask_head
 
-SHIPPED = REPOSITORY / "models" / "tiny"
+SHIPPED = REPOSITORY / "tiny" / "weights"
 PRESETS = ("revseg_tiny", "videoseg_r1_tiny", "videoseg_o3_tiny")
 
 

@@ -18,8 +18,8 @@ from systems.videoseg_r1.sampler import read_interval, read_position
 from tiny import teach as teach_tiny
 from tiny.school.extend import extend
 from tiny.school.object_lessons import Lessons
+from tiny.school.object_losses import Marker
 from tiny.school.rows import pack
-from tiny.teach import Marker
 from tiny.world.scene import COLOURS, random_scene
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ OPTIONS = {
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out: Path = tmp_path_factory.mktemp("teach") / "start"
-    extend(ROOT / "models" / "tiny" / "revseg", out)
+    extend(ROOT / "tiny" / "weights" / "revseg", out)
     return out
 
 
@@ -49,12 +49,12 @@ def test_lessons_share_their_images_and_are_read(start: Path) -> None:
     marker = Marker(load_dialogue(start))
     taken = [lessons.take() for _ in range(40)]
     kinds = set()
-    for lesson, images in taken:
-        views = [piece for piece in lesson[0][0] if isinstance(piece, View)]
+    for dialogues, images in taken:
+        views = [piece for piece in dialogues[0][0] if isinstance(piece, View)]
         assert [image.shape[:2] for image in images] == [
             (view.height, view.width) for view in views
         ]
-        for content, answer in lesson:
+        for content, answer in dialogues:
             assert [piece for piece in content if isinstance(piece, View)] == views
             ask = str(content[-1])
             if "Part with" in ask:
@@ -68,8 +68,8 @@ def test_lessons_share_their_images_and_are_read(start: Path) -> None:
                 kinds.add("none" if found == [] else "objects")
                 assert found is not None
     assert kinds == {"part", "best", "objects", "none"}
-    rows = pack([marker(lesson) for lesson, _ in taken], marker.dialogue.image_id)
-    assert rows.branch_BT.max(1).values.tolist() == [len(lesson) for lesson, _ in taken]
+    rows = pack([marker(lesson.dialogues) for lesson in taken], marker.dialogue.image_id)
+    assert rows.branch_BT.max(1).values.tolist() == [len(lesson.dialogues) for lesson in taken]
     coordinates = rows.value_BT[rows.value_BT >= 0]
     assert len(coordinates) > 100
     assert int(coordinates.max()) <= 112

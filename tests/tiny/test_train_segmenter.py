@@ -12,16 +12,16 @@ import torch
 
 from models.segmenters import make
 from models.segmenters.sam2_build import load
-from tiny.segmenter_school import clips as clips
-from tiny.segmenter_school.tracks import Tracks, choose, draw_points
-from tiny.train_segmenter import _start, loss_of, options_from, train
+from tiny.segmenter_school import clips
+from tiny.segmenter_school.tracks import PromptKind, Tracks, choose, random_prompts
+from tiny.train_segmenter import first_model, options_from, track_loss, train
 
 
 def test_clips_of_both_kinds_have_objects_that_come_and_go() -> None:
     rng = np.random.default_rng(0)
     for share in (0.0, 1.0):
         areas_FO = np.concatenate(
-            [clips.areas(clips.clip(rng, share)["owner_FHW"]) for _ in range(8)], 1
+            [clips.object_areas(clips.random_clip(rng, share)["owner_FHW"]) for _ in range(8)], 1
         )
         seen_O = (areas_FO > 0).any(0)
         assert seen_O.sum() >= 10
@@ -31,7 +31,7 @@ def test_clips_of_both_kinds_have_objects_that_come_and_go() -> None:
 @pytest.mark.parametrize("length", [1, 4, 8, 14])
 def test_a_track_starts_where_its_object_is_well_visible(length: int) -> None:
     rng = np.random.default_rng(length)
-    areas_FO = clips.areas(clips.clip(rng, 0.0)["owner_FHW"])
+    areas_FO = clips.object_areas(clips.random_clip(rng, 0.0)["owner_FHW"])
     ways = set()
     for _ in range(200):
         thing, frames = choose(rng, areas_FO, length)
@@ -49,14 +49,14 @@ def test_prompts_lie_where_they_should() -> None:
     torch.manual_seed(0)
     masks = torch.zeros(64, 40, 60, dtype=torch.bool)
     masks[:, 10:20, 30:50] = True
-    box = draw_points(masks, (True, 3), 0.0, 120)
+    box = random_prompts(masks, PromptKind(True, 3), 0.0, 120)
     assert box["point_coords"][:, :2].tolist() == [[[60.0, 30.0], [100.0, 60.0]]] * 64
     x, y = (box["point_coords"][:, 2:] * torch.tensor([0.5, 1 / 3])).unbind(-1)
     on = masks[0][y.long(), x.long()]
     assert torch.equal(on.int(), box["point_labels"][:, 2:])
     assert on[:, :2].all()
     assert 0 < (~on[:, 2]).sum() < 64
-    moved = draw_points(masks, (True, 0), 0.1, 120)["point_coords"]
+    moved = random_prompts(masks, PromptKind(True, 0), 0.1, 120)["point_coords"]
     assert (moved != box["point_coords"][:, :2]).all()
     assert moved.min() >= 0
     assert moved.max() <= 120
@@ -71,7 +71,7 @@ def test_the_loss_asks_for_masks_where_visible_and_for_absence_elsewhere() -> No
     )
     right = masks.transpose(0, 1).float() * 20 - 10
     score = torch.tensor([[9.0], [-9.0], [0.0]])
-    best = loss_of(right, score, tracks)
+    best = track_loss(right, score, tracks)
     assert best < 0.05
     wrong_mask = right.clone()
     wrong_score = score.clone()
@@ -79,9 +79,9 @@ def test_the_loss_asks_for_masks_where_visible_and_for_absence_elsewhere() -> No
     wrong_mask[0] = -right[0]
     wrong_score[1] = 9.0
     ignored[2] = 9.0
-    assert loss_of(wrong_mask, score, tracks) > 1
-    assert loss_of(right, wrong_score, tracks) > 1
-    assert loss_of(right, ignored, tracks) == best
+    assert track_loss(wrong_mask, score, tracks) > 1
+    assert track_loss(right, wrong_score, tracks) > 1
+    assert track_loss(right, ignored, tracks) == best
 
 
 def test_a_short_run_saves_what_the_segmenter_loads(tmp_path: Path) -> None:
@@ -103,6 +103,6 @@ def test_a_short_run_saves_what_the_segmenter_loads(tmp_path: Path) -> None:
     assert 0 <= last["scenes/box/iou"] <= 1
     assert json.loads((tmp_path / "config.json").read_text())["notes"] == last
     make("sam2", {"path": str(tmp_path)})
-    again = _start(options_from([*args, "--init", str(tmp_path)]))
+    again = first_model(options_from([*args, "--init", str(tmp_path)]))
     assert torch.equal(again.no_mem_embed, load(tmp_path)[0].no_mem_embed)
     assert not multiprocessing.active_children()

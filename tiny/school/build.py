@@ -1,9 +1,9 @@
-"""A tiny, untrained Qwen2.5-VL or Qwen3-VL with its own small tokenizer, as an ordinary Hugging Face folder.
+"""A tiny, untrained Qwen2.5-VL or Qwen3-VL with its own small tokenizer, as a Hugging Face folder.
 
-What makes it tiny is sizes alone: transformers and vLLM load it with their own classes. The vocabulary holds the bytes,
-the words of the given text, the numbers up to a keyframe's side in pixels and the recurring pieces of the answers as
-single tokens, so that an answer is short; every text still round-trips exactly. This file knows no data set and no
-system.
+Only its sizes make it tiny: transformers and vLLM load it with their own classes. The vocabulary
+holds the bytes, the words of the given text, the numbers up to a keyframe's side in pixels, and the
+recurring pieces of the answers as single tokens, so that an answer is short. Every text still
+round-trips exactly.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from transformers import (
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
-from tiny.school.sizes import QWEN2_5, QWEN3, Family
+from tiny.school.sizes import QWEN2_5, QWEN3, Sizes
 
 CONTROL = (
     "<|endoftext|>",
@@ -52,7 +52,8 @@ PIECES = (
     '[{"bbox_2d":[',
     '],"label":"',
 )
-# Of turns that search a video and draw a mask (`systems.videoseg_o3.traces`); the tags and [SEG] stay tokens of their own.
+# Pieces of turns that search a video and draw a mask (`systems.videoseg_o3.traces`). The tags and
+# [SEG] stay tokens of their own.
 SEARCH_PIECES = (
     "[SEG]",
     "<select>",
@@ -73,8 +74,11 @@ SEARCH_PIECES = (
     ". Action: see new segment.",
     ". Action: confirmed.",
 )
-WORDS = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
-         r"\s*[\r\n]+|\s+(?!\S)|\s+")  # fmt: skip  # Qwen2's own splitting
+# Qwen2's own splitting of text into words.
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if not loop.first %}{{ '\\n' }}{% endif %}"
@@ -89,60 +93,67 @@ CHAT_TEMPLATE = (
 
 
 def build(
-    out_dir: Path, samples_of_text: Iterable[str], seed: int = 0, family: Family = QWEN2_5
+    out_dir: Path, samples_of_text: Iterable[str], seed: int = 0, sizes: Sizes = QWEN2_5
 ) -> None:
-    """Writes config, processor, tokenizer and random weights (fp32, about 2.4 M parameters) to `out_dir`."""
-    tokenizer = _tokenizer(samples_of_text, family)
+    """Write config, processor, tokenizer and random weights (fp32, about 2.4 M parameters)."""
+    tokenizer = _tokenizer(samples_of_text, sizes)
     torch.manual_seed(seed)
-    model = _model(tokenizer, family)
-    ids = {mark: tokenizer.convert_tokens_to_ids(mark) for mark in CONTROL}
+    model = _model(tokenizer, sizes)
+    ids = _control_ids(tokenizer)
     model.generation_config = GenerationConfig(
         eos_token_id=[ids["<|im_end|>"]],
         pad_token_id=ids["<|endoftext|>"],
         bos_token_id=ids["<|endoftext|>"],
     )
     model.save_pretrained(out_dir)
-    processor(tokenizer, family).save_pretrained(out_dir)
+    processor(tokenizer, sizes).save_pretrained(out_dir)
 
 
-def processor(tokenizer: Any, family: Family = QWEN2_5) -> Qwen2_5_VLProcessor | Qwen3VLProcessor:
-    """Processor that leaves images of one token to 1000 pixels a side at their size, if it is a multiple of the
-    family's cell."""
-    sizes: dict[str, Any] = {"patch_size": family.patch, "temporal_patch_size": 2, "merge_size": 2}
-    plain: dict[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+def processor(tokenizer: Any, sizes: Sizes = QWEN2_5) -> Qwen2_5_VLProcessor | Qwen3VLProcessor:
+    """Return a processor that leaves images at their size.
+
+    They must be multiples of the cell, with one token to 1000 pixels a side.
+    """
+    patches: dict[str, Any] = {"patch_size": sizes.patch, "temporal_patch_size": 2, "merge_size": 2}
+    colours: dict[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     images = Qwen2VLImageProcessor(
-        min_pixels=family.cell**2, max_pixels=1000 * 1000, **sizes, **plain
+        min_pixels=sizes.cell**2, max_pixels=1000 * 1000, **patches, **colours
     )
-    made, of_videos = (
-        (Qwen3VLProcessor, Qwen3VLVideoProcessor)
-        if family is QWEN3
-        else (Qwen2_5_VLProcessor, Qwen2VLVideoProcessor)
-    )
-    return made(
+    if sizes is QWEN3:
+        return Qwen3VLProcessor(
+            image_processor=images,
+            tokenizer=tokenizer,
+            video_processor=Qwen3VLVideoProcessor(**patches, **colours),
+            chat_template=CHAT_TEMPLATE,
+        )
+    return Qwen2_5_VLProcessor(
         image_processor=images,
         tokenizer=tokenizer,
-        video_processor=of_videos(**sizes, **plain),
+        video_processor=Qwen2VLVideoProcessor(**patches, **colours),
         chat_template=CHAT_TEMPLATE,
     )
 
 
-def _tokenizer(samples_of_text: Iterable[str], family: Family) -> Qwen2Tokenizer:
+def _tokenizer(samples_of_text: Iterable[str], sizes: Sizes) -> Qwen2Tokenizer:
     bpe = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(WORDS), "isolated")
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
     bpe.decoder = decoders.ByteLevel()
-    frame = ("user\n", "assistant\n", "system\n", " Find it.", "Locate it.", '","', " and")
-    text = [*frame, *(line for line in samples_of_text for line in (line, " " + line))]
+
+    text = ["user\n", "assistant\n", "system\n", " Find it.", "Locate it.", '","', " and"]
+    for line in samples_of_text:
+        text += [line, " " + line]
     trainer = trainers.BpeTrainer(
-        vocab_size=800,  # more than the words need, so that every word becomes one token
+        # More than the words need, so that every word becomes one token.
+        vocab_size=800,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         special_tokens=[],
         show_progress=False,
     )
     bpe.train_from_iterator(text, trainer)
     trained = json.loads(bpe.to_str())["model"]
+
     tokenizer = Qwen2Tokenizer(
         vocab=trained["vocab"],
         merges=[tuple(merge) for merge in trained["merges"]],
@@ -153,41 +164,44 @@ def _tokenizer(samples_of_text: Iterable[str], family: Family) -> Qwen2Tokenizer
         model_max_length=32768,
     )
     tokenizer.add_tokens([AddedToken(mark, special=True, normalized=False) for mark in CONTROL])
-    numbers = [str(i) for i in range(family.key + 1)]
-    pieces = dict.fromkeys((*PIECES, *(SEARCH_PIECES if family is QWEN3 else ()), *numbers))
-    tokenizer.add_tokens([AddedToken(piece, special=False, normalized=False) for piece in pieces])
+    pieces = list(PIECES)
+    if sizes is QWEN3:
+        pieces += SEARCH_PIECES
+    pieces += [str(i) for i in range(sizes.key + 1)]
+    unique = dict.fromkeys(pieces)
+    tokenizer.add_tokens([AddedToken(piece, special=False, normalized=False) for piece in unique])
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
 
-def _model(tokenizer: Qwen2Tokenizer, family: Family) -> Any:
-    if family is QWEN3:
-        config = Qwen3VLConfig(
-            text_config=_text_config(tokenizer, 352, [6, 5, 5], mrope_interleaved=True)
-            | {"head_dim": 32},
-            # One deepstack level: each costs as much as the merger, 0.33 M parameters.
-            vision_config=_vision_config(family, 3)
-            | {"deepstack_visual_indexes": [1], "num_position_embeddings": 64},
-            **_marks(tokenizer),
+def _model(tokenizer: Qwen2Tokenizer, sizes: Sizes) -> Any:
+    if sizes is QWEN3:
+        text = _text_config(tokenizer, 352, [6, 5, 5], mrope_interleaved=True)
+        text["head_dim"] = 32
+        vision = _vision_config(sizes, depth=3)
+        # One deepstack level: each costs as much as the merger, 0.33 M parameters.
+        vision |= {"deepstack_visual_indexes": [1], "num_position_embeddings": 64}
+        return Qwen3VLForConditionalGeneration(
+            Qwen3VLConfig(text_config=text, vision_config=vision, **_marks(tokenizer))
         )
-        return Qwen3VLForConditionalGeneration(config)
-    windows: dict[str, Any] = {
+
+    text = _text_config(tokenizer, 384, [4, 6, 6], type="mrope")
+    vision = _vision_config(sizes, depth=4)
+    # Full attention in every block.
+    vision |= {
         "window_size": 112,
         "tokens_per_second": 2,
         "fullatt_block_indexes": [0, 1, 2, 3],
     }
-    text = _text_config(tokenizer, 384, [4, 6, 6], type="mrope")
     return Qwen2_5_VLForConditionalGeneration(
-        Qwen2_5_VLConfig(
-            text_config=text, vision_config=_vision_config(family, 4) | windows, **_marks(tokenizer)
-        )
+        Qwen2_5_VLConfig(text_config=text, vision_config=vision, **_marks(tokenizer))
     )
 
 
 def _text_config(
     tokenizer: Qwen2Tokenizer, inner: int, sections: list[int], **rope: Any
 ) -> dict[str, Any]:
-    ids = {mark: tokenizer.convert_tokens_to_ids(mark) for mark in CONTROL}
+    ids = _control_ids(tokenizer)
     return {
         "vocab_size": (len(tokenizer) + 31) // 32 * 32,
         "hidden_size": 128,
@@ -196,7 +210,8 @@ def _text_config(
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 4096,
-        # Dialogues are a few hundred tokens long: with Qwen's 1e6 most rotation frequencies would stand still.
+        # Dialogues are a few hundred tokens long: with Qwen's 1e6 most rotation frequencies would
+        # stand still.
         "rope_theta": 10000.0,
         "rope_scaling": {
             "rope_type": "default",
@@ -211,21 +226,21 @@ def _text_config(
     }
 
 
-def _vision_config(family: Family, depth: int) -> dict[str, Any]:
+def _vision_config(sizes: Sizes, depth: int) -> dict[str, Any]:
     return {
         "depth": depth,
         "hidden_size": 128,
         "intermediate_size": 256,
         "num_heads": 4,
         "out_hidden_size": 128,
-        "patch_size": family.patch,
+        "patch_size": sizes.patch,
         "temporal_patch_size": 2,
         "spatial_merge_size": 2,
     }
 
 
 def _marks(tokenizer: Qwen2Tokenizer) -> dict[str, Any]:
-    ids = {mark: tokenizer.convert_tokens_to_ids(mark) for mark in CONTROL}
+    ids = _control_ids(tokenizer)
     return {
         "image_token_id": ids["<|image_pad|>"],
         "video_token_id": ids["<|video_pad|>"],
@@ -233,3 +248,7 @@ def _marks(tokenizer: Qwen2Tokenizer) -> dict[str, Any]:
         "vision_end_token_id": ids["<|vision_end|>"],
         "tie_word_embeddings": True,
     }
+
+
+def _control_ids(tokenizer: Qwen2Tokenizer) -> dict[str, int]:
+    return {mark: tokenizer.convert_tokens_to_ids(mark) for mark in CONTROL}

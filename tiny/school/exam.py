@@ -1,7 +1,8 @@
-"""What the tiny foundation can do on held-out scenes: whole dialogues, greedy or sampled, by kind of query.
+"""Examination of a policy that chooses a keyframe: whole dialogues on held-out scenes.
 
-Each step reads the whole (short) dialogue again behind the cached frames, which is simple, and fast enough because
-all rows advance together. Reads answers strictly, in the ideal layout alone. Knows no file and no process.
+Answers are greedy or sampled, and must have the taught layout exactly. Each step reads the whole
+(short) dialogue again after the cached frames: simple, and fast enough because all dialogues
+advance together.
 """
 
 from __future__ import annotations
@@ -16,17 +17,9 @@ import numpy as np
 import torch
 
 from tiny.school.batched import Cache
-from tiny.school.lessons import (
-    MIX,
-    SAMPLED,
-    SHOWN,
-    Script,
-    Teacher,
-    different_queries,
-    resize,
-    union_boxes,
-)
+from tiny.school.lessons import MIX, Teacher, different_queries, resize, union_boxes
 from tiny.school.losses import Tutor
+from tiny.school.script import SAMPLED, SHOWN, Script
 from tiny.world.queries import Query, description
 from tiny.world.scene import SIDE, Scene, random_scene
 
@@ -36,15 +29,24 @@ FIRST = re.compile(
 SECOND = re.compile(
     r'<answer>\[\{"bbox_2d":\[(\d+),(\d+),(\d+),(\d+)\],"label":"[^"]*"\}\]</answer>'
 )
-WORDS = 80  # most tokens of an answer
+# Most tokens of an answer.
+MOST_TOKENS = 80
 FIGURES = ("format", "name", "visible", "temporal", "iou", "iou>.5")
+
+# For each kind of question and "all": the mean of each figure, and "count".
+Marks = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
 class Question:
-    """One scene and one query, with the truth on the shown frames."""
+    """One scene and one query.
 
-    made: Scene
+    Attributes:
+        name: Description of the query's things.
+        box_F4: Their box in each shown frame.
+    """
+
+    scene: Scene
     query: Query
     name: str
     box_F4: np.ndarray
@@ -53,49 +55,59 @@ class Question:
     def temporal_F(self) -> np.ndarray:
         """Soft temporal reward of each shown frame (ReVSeg, Eq. 7)."""
         size_F = np.prod(self.box_F4[:, 2:] - self.box_F4[:, :2], -1)
-        return (size_F > 0) * (size_F - size_F.min()) / max(size_F.max() - size_F.min(), 1e-9)
+        spread = max(size_F.max() - size_F.min(), 1e-9)
+        return (size_F > 0) * (size_F - size_F.min()) / spread
 
 
 def questions(seed: int, count: int) -> list[Question]:
-    """`count` questions, one a scene; kinds by the training mix."""
+    """Return `count` questions, one a scene; kinds by the training mix."""
     rng = np.random.default_rng(seed)
-    made = []
+    asked = []
     for _ in range(count):
-        one = random_scene(rng)
-        query = different_queries(rng, one, 1)[0]
-        made.append(
-            Question(one, query, description(one, query), union_boxes(one, query.objects)[SAMPLED])
-        )
-    assert set(MIX) >= {q.query.kind for q in made}
-    return made
+        scene = random_scene(rng)
+        (query,) = different_queries(rng, scene, 1)
+        assert query.kind in MIX
+        box_F4 = union_boxes(scene, query.objects)[SAMPLED]
+        asked.append(Question(scene, query, description(scene, query), box_F4))
+    return asked
 
 
 @torch.no_grad()
 def examine(
     tutor: Tutor, teacher: Teacher, asked: list[Question], temperature: float, rows: int = 256
-) -> dict[str, dict[str, float]]:
-    """Mean of FIGURES for each kind and "all", with the number of questions as "count"."""
-    return marked(partial(_answer, tutor, teacher), asked, temperature, rows, FIGURES)
+) -> Marks:
+    """Return the mean of FIGURES for each kind of question and "all".
+
+    Args:
+        rows: Questions answered at once.
+    """
+    return mean_marks(partial(_answer, tutor, teacher), asked, temperature, rows, FIGURES)
 
 
-def marked(
+def mean_marks(
     answer: Callable[[list[Question], float], list[list[float]]],
     asked: list[Question],
     temperature: float,
     rows: int,
     figures: Sequence[str],
-) -> dict[str, dict[str, float]]:
-    """Mean of `figures` for each kind of question and "all", with their number as "count"; a mark of nan counts not."""
-    marks: dict[str, list[list[float]]] = defaultdict(list)
+) -> Marks:
+    """Return the mean of `figures` for each kind of question and "all"; nan does not count.
+
+    Args:
+        answer: Answers some questions at a temperature and returns their figures.
+    """
+    by_kind: dict[str, list[list[float]]] = defaultdict(list)
     for start in range(0, len(asked), rows):
         batch = asked[start : start + rows]
         for question, mark in zip(batch, answer(batch, temperature), strict=True):
-            marks[question.query.kind].append(mark)
-            marks["all"].append(mark)
-    return {
-        kind: dict(zip(figures, np.nanmean(mark, 0).tolist(), strict=True)) | {"count": len(mark)}
-        for kind, mark in sorted(marks.items())
-    }
+            by_kind[question.query.kind].append(mark)
+            by_kind["all"].append(mark)
+
+    means = {}
+    for kind, marks in sorted(by_kind.items()):
+        averages = np.nanmean(marks, 0).tolist()
+        means[kind] = dict(zip(figures, averages, strict=True)) | {"count": len(marks)}
+    return means
 
 
 def _answer(
@@ -103,36 +115,39 @@ def _answer(
 ) -> list[list[float]]:
     device = tutor.prefix_ids.device
     _, cache = read_prefix(tutor, teacher, asked)
-    scripts = [teacher.ask(q.query.text) for q in asked]
+    scripts = [teacher.ask(question.query.text) for question in asked]
     no_image = torch.zeros(0, tutor.heads.token.in_features, device=device)
     said = speak(tutor, teacher, scripts, [True] * len(asked), cache, no_image, temperature)
+
+    # The first answers: a frame and a name. -1 stands for an answer that was not read.
     marks = []
     frames = []
-    names = []
-    for question, text in zip(asked, said, strict=True):
+    keyframes = []
+    for question, script, text in zip(asked, scripts, said, strict=True):
         found = FIRST.fullmatch(text)
-        frame = int(found[1]) if found and int(found[1]) < SHOWN else -1
-        name = found[2] if found else ""
+        frame = -1
+        name = ""
+        if found:
+            frame = int(found[1]) if int(found[1]) < SHOWN else -1
+            name = found[2]
         frames.append(frame)
-        names.append(name)
         right = set(name.split(" and ")) == set(question.name.split(" and "))
-        seen = frame >= 0 and question.box_F4[frame, 2] > 0
-        temporal = float(question.temporal_F[frame]) * seen
-        marks.append([0.5 * (frame >= 0), float(right), float(seen), temporal, 0.0, 0.0])
+        visible = frame >= 0 and question.box_F4[frame, 2] > 0
+        temporal = float(question.temporal_F[frame]) * visible
+        marks.append([0.5 * (frame >= 0), float(right), float(visible), temporal, 0.0, 0.0])
+        teacher.point(script, name if frame >= 0 else "x")
+        keyframes.append(question.scene.frames_FHWC[SAMPLED[max(frame, 0)]])
+
+    # The second answers: a box on the chosen frame.
+    pixels = resize(np.stack(keyframes), teacher.sizes.key)
+    images = tutor.net.see(torch.from_numpy(pixels).to(device)).flatten(0, 1)
     going = [frame >= 0 for frame in frames]
-    for script, name, on in zip(scripts, names, going, strict=True):
-        teacher.point(script, name if on else "x")
-    keys = np.stack(
-        [q.made.frames_FHWC[SAMPLED[max(f, 0)]] for q, f in zip(asked, frames, strict=True)]
-    )
-    features = tutor.net.see(torch.from_numpy(resize(keys, teacher.family.key)).to(device)).flatten(
-        0, 1
-    )
-    said = speak(tutor, teacher, scripts, going, cache, features, temperature)
+    said = speak(tutor, teacher, scripts, going, cache, images, temperature)
     for question, text, frame, mark in zip(asked, said, frames, marks, strict=True):
         found = SECOND.fullmatch(text)
         if frame >= 0 and found:
-            overlap = _iou(np.array([int(found[i]) for i in range(1, 5)]), question.box_F4[frame])
+            box_4 = np.array([int(found[i]) for i in range(1, 5)])
+            overlap = _box_iou(box_4, question.box_F4[frame])
             mark[0] = 1.0
             mark[4] = overlap
             mark[5] = float(overlap > 0.5)
@@ -142,11 +157,31 @@ def _answer(
 def read_prefix(
     tutor: Tutor, teacher: Teacher, asked: list[Question]
 ) -> tuple[torch.Tensor, Cache]:
-    """Image tokens of the shown frames, (questions, frames, tokens, D), and what the decoder made of the prefix."""
-    shown = [resize(q.made.frames_FHWC[teacher.sampled], teacher.family.small) for q in asked]
-    images, x = tutor.prefix(torch.from_numpy(np.stack(shown)).to(tutor.prefix_ids.device))
+    """Return image tokens of the shown frames, (questions, frames, tokens, D), and their cache."""
+    shown = []
+    for question in asked:
+        frames_FHWC = question.scene.frames_FHWC[teacher.sampled]
+        shown.append(resize(frames_FHWC, teacher.sizes.small))
+    pixels = torch.from_numpy(np.stack(shown)).to(tutor.prefix_ids.device)
+    images, x = tutor.prefix(pixels)
     _, cache, _ = tutor.net.read(x, tutor.prefix_positions.expand(len(asked), -1, -1))
     return images.unflatten(0, (len(asked), -1)), cache
+
+
+def read_scripts(
+    tutor: Tutor, scripts: list[Script], cache: Cache, images: torch.Tensor
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Return the last hidden states of scripts (R, T, D) and their padded ids (R, T)."""
+    device = tutor.prefix_ids.device
+    width = max(len(script.ids) for script in scripts)
+    ids = np.zeros((len(scripts), width), np.int64)
+    positions = np.zeros((len(scripts), width, 3), np.int64)
+    for row, script in enumerate(scripts):
+        ids[row, : len(script.ids)] = script.ids
+        positions[row, : len(script.ids)] = script.positions
+    x = tutor.net.embed(torch.from_numpy(ids).to(device), images)
+    hidden, _, _ = tutor.net.read(x, torch.from_numpy(positions).to(device), past=cache)
+    return hidden, ids
 
 
 def speak(
@@ -155,26 +190,22 @@ def speak(
     scripts: list[Script],
     going: list[bool],
     cache: Cache,
-    features: torch.Tensor,
+    images: torch.Tensor,
     temperature: float,
 ) -> list[str]:
-    """Lets every script that is `going` speak until its end token; appends what it said, returns the text."""
+    """Let every script that is `going` speak until its end token.
+
+    Appends the answers to the scripts and returns their text.
+    """
     device = tutor.prefix_ids.device
     banned = torch.ones(len(tutor.net.hf.lm_head.weight), dtype=torch.bool, device=device)
     banned[teacher.dialogue.allowed_ids()] = False
     begin = [len(script.ids) for script in scripts]
     going = list(going)
-    for _ in range(WORDS):
+    for _ in range(MOST_TOKENS):
         if not any(going):
             break
-        width = max(len(script.ids) for script in scripts)
-        ids = np.zeros((len(scripts), width), np.int64)
-        places = np.zeros((len(scripts), width, 3), np.int64)
-        for i, script in enumerate(scripts):
-            ids[i, : len(script.ids)] = script.ids
-            places[i, : len(script.ids)] = script.positions
-        x = tutor.net.embed(torch.from_numpy(ids).to(device), features)
-        hidden, _, _ = tutor.net.read(x, torch.from_numpy(places).to(device), past=cache)
+        hidden, _ = read_scripts(tutor, scripts, cache, images)
         last = torch.tensor([len(script.ids) - 1 for script in scripts], device=device)
         logits = tutor.net.logits(hidden[torch.arange(len(scripts), device=device), last]).float()
         logits = logits.masked_fill(banned, -torch.inf)
@@ -186,18 +217,20 @@ def speak(
             if going[i]:
                 scripts[i].say([token])
                 going[i] = token != teacher.end
-    out = []
-    for i, script in enumerate(scripts):
-        said = script.ids[begin[i] :]
-        out.append(teacher.dialogue.decode(said))
-        if said and said[-1] == teacher.end:  # `point` opens with the end token left to the answer
-            continue
-        script.say([teacher.end])
-    return out
+
+    texts = []
+    for script, start in zip(scripts, begin, strict=True):
+        said = script.ids[start:]
+        texts.append(teacher.dialogue.decode(said))
+        # The next question relies on an end token before it.
+        if not said or said[-1] != teacher.end:
+            script.say([teacher.end])
+    return texts
 
 
-def _iou(a_4: np.ndarray, b_4: np.ndarray) -> float:
-    sides = np.clip(np.minimum(a_4[2:], b_4[2:]) - np.maximum(a_4[:2], b_4[:2]), 0, SIDE)
-    inter = float(sides.prod())
-    areas = [float(np.clip(box[2:] - box[:2], 0, SIDE).prod()) for box in (a_4, b_4)]
-    return inter / max(sum(areas) - inter, 1e-9)
+def _box_iou(a_4: np.ndarray, b_4: np.ndarray) -> float:
+    sides = np.minimum(a_4[2:], b_4[2:]) - np.maximum(a_4[:2], b_4[:2])
+    intersection = float(np.clip(sides, 0, SIDE).prod())
+    area_a = float(np.clip(a_4[2:] - a_4[:2], 0, SIDE).prod())
+    area_b = float(np.clip(b_4[2:] - b_4[:2], 0, SIDE).prod())
+    return intersection / max(area_a + area_b - intersection, 1e-9)

@@ -1,66 +1,84 @@
-"""Lessons in searching a video: dialogues that name a part and a keyframe, look again, and draw a mask (`systems.videoseg_o3.traces`).
+"""Lessons in searching a video: dialogues that name a part and a keyframe, look again, draw a mask.
 
-Frames go by their numbers in the video. The first turn shows SHOWN of them, and some once more at the end, as a system
-does that shows a few of them larger. Parts begin and end with a shown frame that shows the target. As in the other
-lessons the first keyframe is uniform over the shown frames that show it; the second turn keeps it. Grounding, scenes
-and the facts about them are those of `tiny.school.lessons`. Numpy and the tokenizer only.
+The text is that of `systems.videoseg_o3.traces`. Frames go by their numbers in the video. The
+first turn shows SHOWN of them, and some once more at the end: the system shows those larger. Parts
+begin and end with a shown frame with the target. As in `tiny.school.lessons` the first keyframe is
+uniform over the shown frames with the target; the second turn keeps it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from systems.videoseg_o3.traces import SEG, Action, Look, thought_steps, write_turn
-from tiny.school.lessons import (
+from tiny.school.lessons import Teacher, union_boxes
+from tiny.school.script import (
     FORMAT,
     NAME,
     SHOWN,
     THOUGHT,
+    Arrays,
     Script,
-    Teacher,
     colour_bits,
-    fill_script,
-    layout,
-    union_boxes,
+    lesson_layout,
 )
-from tiny.school.sizes import QWEN3, Family
+from tiny.school.sizes import QWEN3, Sizes
 from tiny.world.queries import Query, description
 from tiny.world.scene import NUM_FRAMES, SIDE, Scene
 
-# frame numbers of a dialogue that are chosen: start, end and keyframe of each turn
+# Chosen frame numbers of a dialogue: start, end and keyframe of each turn.
 TURNS = 2
 PLACES = 6
-# of a lesson; the others stop after turn 1, which is what is hard, and cheap
+# Dialogues of a lesson. Only the first KEYS have a second turn; the others stop after the first,
+# which is the hard one, and cheap.
 KEYS = 2
 DIALOGUES = 8
-# tokens of a dialogue behind the prefix, and of one that stops after turn 1
+# Tokens of a dialogue after the prefix, and of one that stops after the first turn.
 LENGTH = 160
 SHORT = 64
-PART = 2  # frames of the part that the second turn shows: its first and last
-# shares of short dialogues that answer, and of second turns that may not select
+# The second turn shows the first and the last frame of the part.
+PART = 2
+# Share of the short dialogues that answer at once, and of the second turns that may not select.
 AT_ONCE = 0.25
 LAST = 0.5
-NUMBER = 1.0  # weight of a number that is copied
+# Weight of a copied number.
+NUMBER = 1.0
+
+
+class AnswerPlaces(NamedTuple):
+    """Places in a script: start and end in the thought, the keyframe, and [SEG]."""
+
+    start: int
+    end: int
+    keyframe: int
+    seg: int
 
 
 class SearchTeacher(Teacher):
-    """Writes such dialogues. Extra arrays: `part`, shown frames of the second turn; `seg_at`, places of [SEG];
-    `seg_means`, colours of the target as bits; `seg_box`, its box in the keyframe as a share of the side."""
+    """Writes searches.
+
+    Adds to the arrays of a lesson:
+
+        part         shown frames of the second turn
+        seg_at       places of [SEG]
+        seg_means    colours of the target, as bits
+        seg_box      its box in the keyframe, as a share of the side
+    """
 
     sampled = np.array([i * (NUM_FRAMES - 1) // (SHOWN - 1) for i in range(SHOWN)])
     shown = (*range(SHOWN), *(int(i) for i in np.searchsorted(sampled, [0, 7, 15, 23])))
 
-    def __init__(self, tokenizer: Any, family: Family = QWEN3) -> None:
-        super().__init__(tokenizer, family)
-        self.layout = layout(family, LENGTH, PLACES, DIALOGUES, KEYS) | {
+    def __init__(self, tokenizer: Any, sizes: Sizes = QWEN3) -> None:
+        super().__init__(tokenizer, sizes)
+        self.layout = lesson_layout(sizes, LENGTH, PLACES, DIALOGUES, KEYS) | {
             "part": ((KEYS, PART), np.int64),
             "seg_at": ((DIALOGUES, TURNS), np.int64),
             "seg_means": ((DIALOGUES,), np.int64),
             "seg_box": ((DIALOGUES, 4), np.float32),
         }
-        names = (
+        marks = (
             "Step 1:",
             ", seen from ",
             ". Step 2:",
@@ -70,81 +88,98 @@ class SearchTeacher(Teacher):
             ',"keyframe":',
             SEG,
         )
-        self.marks = {name: self._number(name) for name in names}
+        self.marks = {mark: self.token(mark) for mark in marks}
 
     def frame_labels(self) -> list[int]:
         return [int(frame) for frame in self.sampled]
 
     def write(
         self,
-        out: dict[str, np.ndarray],
+        lesson: Arrays,
         row: int,
         i: int,
         rng: np.random.Generator,
-        made: Scene,
+        scene: Scene,
         query: Query,
     ) -> None:
-        box_F4 = union_boxes(made, query.objects)[self.sampled]
+        box_F4 = union_boxes(scene, query.objects)[self.sampled]
         seen = np.flatnonzero(box_F4[:, 2] > 0)
-        if not len(seen):  # seen only between the shown frames
+        if not len(seen):
+            # The target is visible only between the shown frames.
             return
+
+        first = seen[0]
+        last = seen[-1]
         key = int(rng.choice(seen))
-        look = Look(self.labels[seen[0]], self.labels[seen[-1]] + 1, self.labels[key])
-        name = description(made, query)
-        again = i < KEYS and look.stop - look.start > PART + 1  # else the whole part would be shown
+        look = Look(self.labels[first], self.labels[last] + 1, self.labels[key])
+        name = description(scene, query)
+
+        # A second turn needs a part with more than the frames it shows.
+        again = i < KEYS and look.stop - look.start > PART + 1
         at_once = not again and rng.random() < AT_ONCE
         script = self.ask(query.text)
         places = [self.answer(script, "answer" if at_once else "select", look, query, name)]
         if again:
-            self.show_part(script, look, "Answer" if rng.random() < LAST else "Find", query)
+            verb = "Answer" if rng.random() < LAST else "Find"
+            self.show_part(script, look, verb, query)
             places.append(self.answer(script, "answer", look, query, name))
-        if len(script.ids) > (LENGTH if i < KEYS else SHORT):
+        limit = LENGTH if i < KEYS else SHORT
+        if len(script.ids) > limit:
             return
-        fill_script(out, row, i, "", script)
-        shares = np.zeros((TURNS, 3, SHOWN), np.float32)  # of start, end and keyframe
-        shares[:, 0, seen[0]] = shares[:, 1, seen[-1]] = shares[1, 2, key] = 1
+
+        script.fill(lesson, row, i)
+        for turn, place in enumerate(places):
+            three = slice(3 * turn, 3 * turn + 3)
+            lesson["frame_at"][row, i, three] = place.start, place.end, place.keyframe
+            lesson["seg_at"][row, i, turn] = place.seg
+        # Labels of start, end and keyframe: certain, except the keyframe of the first turn.
+        shares = np.zeros((TURNS, 3, SHOWN), np.float32)
+        shares[:, 0, first] = 1
+        shares[:, 1, last] = 1
         shares[0, 2, seen] = 1 / len(seen)
-        out["frame_share"][row, i] = shares.reshape(PLACES, SHOWN)
-        for turn, (start, end, keyframe, seg) in enumerate(places):
-            out["frame_at"][row, i, 3 * turn : 3 * turn + 3] = start, end, keyframe
-            out["seg_at"][row, i, turn] = seg
+        shares[1, 2, key] = 1
+        lesson["frame_share"][row, i] = shares.reshape(PLACES, SHOWN)
         if i < KEYS:
-            out["key_frame"][row, i] = key
-            out["part"][row, i] = (seen[0], seen[-1])
-        out["seg_means"][row, i] = colour_bits(name)
-        out["seg_box"][row, i] = box_F4[key] / SIDE
+            lesson["key_frame"][row, i] = key
+            lesson["part"][row, i] = (first, last)
+        lesson["seg_means"][row, i] = colour_bits(name)
+        lesson["seg_box"][row, i] = box_F4[key] / SIDE
 
     def answer(
-        self, made: Script, action: Action, look: Look, query: Query, name: str
-    ) -> tuple[int, int, int, int]:
-        """One answer; returns the places of start and end in the thought, of the keyframe and of [SEG]."""
-        ids = self.dialogue.completion(
-            write_turn(action, look, thought_steps(look, name, query.thought))
-        )
+        self, script: Script, action: Action, look: Look, query: Query, name: str
+    ) -> AnswerPlaces:
+        """Append one answer."""
+        text = write_turn(action, look, thought_steps(look, name, query.thought))
+        ids = self.dialogue.completion(text)
         at = {mark: ids.index(token) for mark, token in self.marks.items()}
         start = at[", seen from "] + 1
-        chosen = (start, start + 2, at[',"keyframe":'] + 1)
-        weights = [FORMAT] * len(ids)
-        for first, stop, weight in (
-            (at["Step 1:"] + 1, start - 1, THOUGHT),
-            (at[". Step 2:"] + 1, at[". Step 3:"], NAME),
-            *((at[mark] + 1, at[mark] + 2, NUMBER) for mark in ('{"start":', ',"end":')),
-            *((place, place + 1, 0.0) for place in chosen),  # their loss is that of the shares
-        ):
-            weights[first:stop] = [weight] * (stop - first)
-        offset = len(made.ids)
-        for k, (token, weight) in enumerate(zip(ids, weights, strict=True)):
-            made.say([token], weight, means=colour_bits(name) if k in chosen else 0)
-        first, end, keyframe = (offset + place for place in chosen)
-        return first, end, keyframe, offset + at[SEG]
+        end = start + 2
+        keyframe = at[',"keyframe":'] + 1
+        chosen = (start, end, keyframe)
 
-    def show_part(self, made: Script, look: Look, verb: str, query: Query) -> None:
-        """The second question, after a <select>."""
-        made.say(self.reopening)
+        weights = [FORMAT] * len(ids)
+        for place in range(at["Step 1:"] + 1, start - 1):
+            weights[place] = THOUGHT
+        for place in range(at[". Step 2:"] + 1, at[". Step 3:"]):
+            weights[place] = NAME
+        weights[at['{"start":'] + 1] = NUMBER
+        weights[at[',"end":'] + 1] = NUMBER
+        # The loss of chosen numbers is that of `frame_share`.
+        for place in chosen:
+            weights[place] = 0.0
+
+        offset = len(script.ids)
+        colours = colour_bits(name)
+        for place, (token, weight) in enumerate(zip(ids, weights, strict=True)):
+            script.say([token], weight, means=colours if place in chosen else 0)
+        return AnswerPlaces(offset + start, offset + end, offset + keyframe, offset + at[SEG])
+
+    def show_part(self, script: Script, look: Look, verb: str, query: Query) -> None:
+        """Append the second question, after a <select>."""
+        script.say(self.reopening)
         for frame in (look.start, look.stop - 1):
-            made.say([self.numbers[frame], self.look])
-            made.show(self.image_id, self.family.small // self.family.cell)
-            made.say([self.looked])
-        made.say([self.numbers[look.keyframe]])
-        self._keyframe(made)
-        made.say([*self.text(f" {verb} {query.text}."), *self.turn])
+            script.say([self.numbers[frame]])
+            self.show(script, self.sizes.small)
+        script.say([self.numbers[look.keyframe]])
+        self.show(script, self.sizes.key)
+        script.say([*self.text(f" {verb} {query.text}."), *self.turn])

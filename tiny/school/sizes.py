@@ -1,4 +1,4 @@
-"""What differs between the model families that the tiny policy is made as: numbers alone, no torch."""
+"""Image sizes of the tiny policies, by model type. Numbers alone, without torch."""
 
 from __future__ import annotations
 
@@ -7,37 +7,46 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Family:
-    """A model family of transformers and how the tiny policy sees in it."""
+class Sizes:
+    """Image sizes of a tiny policy, in pixels.
 
-    name: str  # transformers' model type
-    patch: int  # pixels on a side of a patch of the vision tower; 2 x 2 of them make a token
+    Attributes:
+        model_type: transformers' name of the family.
+        patch: Side of a patch of the vision tower; 2 x 2 patches make a token.
+    """
+
+    model_type: str
+    patch: int
 
     @property
     def cell(self) -> int:
-        """Pixels on a side of an image token."""
+        """Side of an image token."""
         return 2 * self.patch
 
     @property
     def small(self) -> int:
-        """Side in pixels of the frames of the first turn, 9 tokens each."""
+        """Side of the frames of the first turn, 9 tokens each."""
         return 3 * self.cell
 
     @property
     def key(self) -> int:
-        """Side in pixels of a keyframe, 16 tokens; boxes are in its pixels."""
+        """Side of a keyframe, 16 tokens; boxes are in its pixels."""
         return 4 * self.cell
 
 
-QWEN2_5 = Family("qwen2_5_vl", 14)
-QWEN3 = Family("qwen3_vl", 16)
-FAMILIES = {family.name: family for family in (QWEN2_5, QWEN3)}
+QWEN2_5 = Sizes("qwen2_5_vl", 14)
+QWEN3 = Sizes("qwen3_vl", 16)
+SIZES = {sizes.model_type: sizes for sizes in (QWEN2_5, QWEN3)}
 
 
-def family_of(config: Any) -> Family:
-    """Of a Hugging Face configuration. Raises ValueError for a model that the tiny policy is not made as."""
-    if config.model_type not in FAMILIES:
+def sizes_of(config: Any) -> Sizes:
+    """Return the sizes for a Hugging Face configuration.
+
+    Raises:
+        ValueError: No tiny policy has this model type.
+    """
+    if config.model_type not in SIZES:
         raise ValueError(
-            f"model type {config.model_type!r}: the tiny policy is one of {', '.join(FAMILIES)}"
+            f"model type {config.model_type!r}: the tiny policy is one of {', '.join(SIZES)}"
         )
-    return FAMILIES[config.model_type]
+    return SIZES[config.model_type]

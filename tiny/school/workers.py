@@ -1,6 +1,6 @@
-"""Worker processes that fill shared memory with lessons, so that who learns never waits for them.
+"""Worker processes that fill shared memory with lessons, so that the learner never waits for them.
 
-They are forked before any GPU is touched. Knows no family, no dialogue and no loss.
+They are forked before any GPU is touched.
 """
 
 from __future__ import annotations
@@ -9,51 +9,40 @@ import mmap
 import multiprocessing as mp
 import queue
 import traceback
-from typing import Any
 
 import cv2
 import numpy as np
 
-from tiny.school.lessons import Layout, Teacher, fill
+from tiny.school.lessons import Teacher, fill_lesson
+from tiny.school.script import arrays, num_bytes
 
-CHUNK = 8  # lessons that travel together
-
-
-def arrays(buffer: Any, layout: Layout, chunk: int = CHUNK) -> dict[str, np.ndarray]:
-    """The arrays of `chunk` lessons inside a buffer of `chunk_bytes(layout, chunk)`."""
-    views = {}
-    offset = 0
-    for name, (shape, dtype) in layout.items():
-        view = np.ndarray((chunk, *shape), dtype, buffer, offset)
-        views[name] = view
-        offset += -(-view.nbytes // 64) * 64
-    return views
+# Lessons that travel together.
+CHUNK = 8
 
 
-def chunk_bytes(layout: Layout, chunk: int = CHUNK) -> int:
-    sizes = (
-        chunk * int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in layout.values()
-    )
-    return sum(-(-size // 64) * 64 for size in sizes)
+class LessonWorkers:
+    """Worker processes and the slots of shared memory between them and the learner.
 
+    The memory is anonymous: no limit of /dev/shm applies.
 
-class School:
-    """Worker processes that fill shared memory with lessons. Anonymous memory: no limit of /dev/shm applies."""
+    Attributes:
+        slots: The arrays of each slot, for CHUNK lessons.
+    """
 
     def __init__(self, teacher: Teacher, seed: int, workers: int, slots: int) -> None:
         context = mp.get_context("fork")
-        self._memory = [mmap.mmap(-1, chunk_bytes(teacher.layout)) for _ in range(slots)]
-        self.slots = [arrays(memory, teacher.layout) for memory in self._memory]
+        size = num_bytes(teacher.layout, CHUNK)
+        self._memory = [mmap.mmap(-1, size) for _ in range(slots)]
+        self.slots = [arrays(memory, teacher.layout, CHUNK) for memory in self._memory]
         self._free = context.Queue()
         self._full = context.Queue()
-        self._processes = [
-            context.Process(
-                target=self._work, args=(teacher, np.random.SeedSequence([seed, i])), daemon=True
-            )
-            for i in range(workers)
-        ]
-        for process in self._processes:
+
+        self._processes = []
+        for worker in range(workers):
+            worker_seed = np.random.SeedSequence([seed, worker])
+            process = context.Process(target=self._work, args=(teacher, worker_seed), daemon=True)
             process.start()
+            self._processes.append(process)
         for slot in range(slots):
             self._free.put(slot)
 
@@ -64,17 +53,17 @@ class School:
             while True:
                 slot = self._free.get()
                 for row in range(CHUNK):
-                    fill(self.slots[slot], row, rng, teacher)
+                    fill_lesson(self.slots[slot], row, rng, teacher)
                 self._full.put(slot)
         except BaseException:
             traceback.print_exc()
             raise
 
     def take(self) -> int:
-        """A filled slot; give it back with `free`.
+        """Return a filled slot; give it back with `free`.
 
         Raises:
-            RuntimeError: no worker is alive any more.
+            RuntimeError: All workers have died.
         """
         while True:
             try:
@@ -86,6 +75,7 @@ class School:
                     ) from None
 
     def free(self, slot: int) -> None:
+        """Give a slot back to the workers."""
         self._free.put(slot)
 
     def close(self) -> None:

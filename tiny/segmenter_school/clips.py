@@ -1,8 +1,8 @@
-"""Videos with masks for training the tiny segmenter: the synthetic data set's scenes and harder textured ones.
+"""Videos with masks to train the tiny segmenter on: synthetic scenes and harder textured ones.
 
-The textured scenes have what flat shapes lack (patterns, look-alikes, a moving camera, rotation), so that the model
-learns to segment and not just to read a palette. Worker processes write clips into one memory-mapped file; nothing
-here knows torch.
+Textured scenes have patterns, look-alikes, a moving camera and rotation, which flat shapes lack. So
+the model learns to segment and not just to read a palette. Worker processes write clips into one
+memory-mapped file, without torch.
 """
 
 from __future__ import annotations
@@ -17,14 +17,11 @@ import numpy as np
 
 from tiny.world.scene import MIN_AREA, NUM_FRAMES, SIDE, random_scene
 
+# owner_FHW is the index of the visible object at each pixel; -1 for the background.
 CLIP = np.dtype(
     [
         ("frames_FHWC", np.uint8, (NUM_FRAMES, SIDE, SIDE, 3)),
-        (
-            "owner_FHW",
-            np.int8,
-            (NUM_FRAMES, SIDE, SIDE),
-        ),  # index of the object seen at a pixel, -1: background
+        ("owner_FHW", np.int8, (NUM_FRAMES, SIDE, SIDE)),
     ]
 )
 MAX_OBJECTS = 6
@@ -32,7 +29,21 @@ MAX_OBJECTS = 6
 
 @dataclass(frozen=True)
 class _Object:
-    outline_N2: np.ndarray  # around 0, radius about 1
+    """A textured object.
+
+    Attributes:
+        outline_N2: Points around 0, radius about 1.
+        texture_HWC: Its colours.
+        radius: Pixels at the start.
+        centre: Pixels (x, y) at the start.
+        velocity: Pixels a frame.
+        angle: Radians at the start.
+        spin: Radians a frame.
+        growth: Growth of the log radius a frame.
+        window: Its frames, half-open.
+    """
+
+    outline_N2: np.ndarray
     texture_HWC: np.ndarray
     radius: float
     centre: np.ndarray
@@ -40,44 +51,47 @@ class _Object:
     angle: float
     spin: float
     growth: float
-    window: tuple[int, int]  # frames in which it exists, half-open
+    window: tuple[int, int]
 
 
-def clip(rng: np.random.Generator, textured_share: float) -> np.void:
-    """One random video as a CLIP record."""
-    out = np.zeros(1, CLIP)[0]
+def random_clip(rng: np.random.Generator, textured_share: float) -> np.void:
+    """Return one random video as a CLIP record."""
+    clip = np.zeros(1, CLIP)[0]
     if rng.random() < textured_share:
-        out["frames_FHWC"], out["owner_FHW"] = textured(rng)
+        clip["frames_FHWC"], clip["owner_FHW"] = textured(rng)
     else:
-        made = random_scene(rng)
-        out["frames_FHWC"] = made.frames_FHWC
-        out["owner_FHW"] = made.owner_FHW
-    return out
+        scene = random_scene(rng)
+        clip["frames_FHWC"] = scene.frames_FHWC
+        clip["owner_FHW"] = scene.owner_FHW
+    return clip
 
 
-def areas(owner_FHW: np.ndarray) -> np.ndarray:
-    """Visible pixels of every object, (F, MAX_OBJECTS)."""
-    return np.stack([(owner_FHW == o).sum((1, 2)) for o in range(MAX_OBJECTS)], 1)
+def object_areas(owner_FHW: np.ndarray) -> np.ndarray:
+    """Return the visible pixels of every object, (F, MAX_OBJECTS)."""
+    return np.stack([(owner_FHW == index).sum((1, 2)) for index in range(MAX_OBJECTS)], 1)
 
 
 def textured(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Frames (F, H, W, 3) uint8 and owners (F, H, W) int8 of a scene with one to five textured objects."""
+    """Return frames (F, H, W, 3) and owners (F, H, W) of one to five textured objects."""
     while True:
         frames_FHWC, owner_FHW = _film(rng)
-        if (areas(owner_FHW) >= 3 * MIN_AREA).any():
+        if (object_areas(owner_FHW) >= 3 * MIN_AREA).any():
             return frames_FHWC, owner_FHW
 
 
 def _film(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    # The camera sees a window of a background that is larger by the margin on each side.
     margin = 16
     background = _texture(rng, SIDE + 2 * margin) * rng.uniform(0.6, 1)
     camera = rng.uniform(-1, 1, 2) * (rng.random() < 0.5)
     noise = rng.uniform(0, 0.05)
-    objects = _objects(rng)
+    objects = _random_objects(rng)
+
     frames = np.empty((NUM_FRAMES, SIDE, SIDE, 3), np.uint8)
     owner = np.full((NUM_FRAMES, SIDE, SIDE), -1, np.int8)
     for t in range(NUM_FRAMES):
-        x, y = (margin + np.clip(camera * (t - NUM_FRAMES // 2), -margin, margin)).astype(int)
+        moved = np.clip(camera * (t - NUM_FRAMES // 2), -margin, margin)
+        x, y = (margin + moved).astype(int)
         frame = background[y : y + SIDE, x : x + SIDE].copy()
         for index, thing in enumerate(objects):
             if thing.window[0] <= t < thing.window[1]:
@@ -87,27 +101,31 @@ def _film(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return frames, owner
 
 
-def _objects(rng: np.random.Generator) -> list[_Object]:
+def _random_objects(rng: np.random.Generator) -> list[_Object]:
     objects: list[_Object] = []
     for _ in range(int(rng.integers(1, MAX_OBJECTS))):
         outline = _outline(rng)
         texture = _texture(rng, SIDE)
-        if objects and rng.random() < 0.3:  # a look-alike
+        is_lookalike = objects and rng.random() < 0.3
+        if is_lookalike:
             texture = objects[0].texture_HWC
-            outline = objects[0].outline_N2 if rng.random() < 0.5 else outline
-        length = int(rng.integers(6, 40))  # above NUM_FRAMES: always there
+            if rng.random() < 0.5:
+                outline = objects[0].outline_N2
+
+        # An object with more frames than the video is always there.
+        length = int(rng.integers(6, 40))
         start = int(rng.integers(0, max(NUM_FRAMES - length, 0) + 1))
         objects.append(
             _Object(
-                outline,
-                texture,
-                SIDE * rng.uniform(0.07, 0.25),
-                rng.uniform(0.1, 0.9, 2) * SIDE,
-                rng.normal(0, 0.022, 2) * SIDE,
-                rng.uniform(0, 6.28),
-                rng.normal(0, 0.08),
-                rng.normal(0, 0.015),
-                (start, start + length),
+                outline_N2=outline,
+                texture_HWC=texture,
+                radius=SIDE * rng.uniform(0.07, 0.25),
+                centre=rng.uniform(0.1, 0.9, 2) * SIDE,
+                velocity=rng.normal(0, 0.022, 2) * SIDE,
+                angle=rng.uniform(0, 6.28),
+                spin=rng.normal(0, 0.08),
+                growth=rng.normal(0, 0.015),
+                window=(start, start + length),
             )
         )
     return objects
@@ -118,15 +136,17 @@ def _paint(frame: np.ndarray, owner_HW: np.ndarray, thing: _Object, t: int, inde
     angle = thing.angle + thing.spin * since
     cos = np.cos(angle)
     sin = np.sin(angle)
-    x, y = thing.centre + thing.velocity * since  # it may leave the picture for good
-    outline = (
-        thing.outline_N2
-        * thing.radius
-        * np.exp(thing.growth * since)
-        @ np.array([[cos, sin], [-sin, cos]])
-    )
+    # It may leave the picture for good.
+    x, y = thing.centre + thing.velocity * since
+
+    rotation = np.array([[cos, sin], [-sin, cos]])
+    outline = thing.outline_N2 * thing.radius * np.exp(thing.growth * since) @ rotation
+    # Points in 1/16 of a pixel.
+    points = np.round((outline + (x, y)) * 16).astype(np.int32)
     mask = np.zeros((SIDE, SIDE), np.uint8)
-    cv2.fillPoly(mask, [np.round(((*outline, x, y)) * 16).astype(np.int32)], (255,), cv2.LINE_AA, 4)
+    cv2.fillPoly(mask, [points], (255,), cv2.LINE_AA, 4)
+
+    # The texture turns and moves with the object, around its middle.
     half = SIDE / 2
     move = np.array(
         [[cos, -sin, x - half * (cos - sin)], [sin, cos, y - half * (sin + cos)]], np.float32
@@ -137,7 +157,7 @@ def _paint(frame: np.ndarray, owner_HW: np.ndarray, thing: _Object, t: int, inde
 
 
 def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Plain, cloudy, striped or speckled colour, float32 (size, size, 3) in about [0, 1]."""
+    """Return plain, cloudy, striped or speckled colour, (size, size, 3) in about [0, 1]."""
     kind = rng.integers(4)
     plain = np.broadcast_to(rng.random(3).astype(np.float32), (size, size, 3))
     if kind == 1:
@@ -146,10 +166,9 @@ def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
         period = rng.uniform(4, 16) * size / 128
         angle = rng.uniform(0, np.pi)
         yy, xx = np.mgrid[:size, :size]
-        stripe = np.sin((xx * np.cos(angle) + yy * np.sin(angle)) * 2 * np.pi / period) > 0
-        return np.where(stripe[..., None], plain, 0.5 * plain + 0.5 * rng.random(3)).astype(
-            np.float32
-        )
+        wave = np.sin((xx * np.cos(angle) + yy * np.sin(angle)) * 2 * np.pi / period)
+        other = 0.5 * plain + 0.5 * rng.random(3)
+        return np.where((wave > 0)[..., None], plain, other).astype(np.float32)
     if kind == 3:
         return 0.5 * plain + 0.5 * _clouds(rng, size, int(rng.integers(8, 24)))
     return plain.copy()
@@ -161,12 +180,12 @@ def _clouds(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
 
 
 def _outline(rng: np.random.Generator) -> np.ndarray:
-    """Ellipse, box, triangle, ragged polygon, star or blob as (N, 2) points around 0."""
+    """Return an ellipse, box, triangle, ragged polygon, star or blob: (N, 2) points around 0."""
     kind = rng.integers(6)
     corners = (24, 4, 3, int(rng.integers(5, 10)), 10, 32)[kind]
     angle = np.linspace(0, 2 * np.pi, corners, endpoint=False)
     radius = np.ones(corners)
-    flat = rng.uniform(0.5, 1)
+    flatness = rng.uniform(0.5, 1)
     if kind in (1, 2):
         radius *= 1.2
     elif kind == 3:
@@ -176,26 +195,26 @@ def _outline(rng: np.random.Generator) -> np.ndarray:
         radius = np.where(np.arange(corners) % 2, 0.5, 1.2)
     elif kind == 5:
         radius = 1 + 0.25 * np.sin(int(rng.integers(2, 5)) * angle + rng.uniform(0, 6))
-    return np.stack([radius * np.cos(angle), radius * np.sin(angle) * flat], 1)
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle) * flatness], 1)
 
 
 def produce(
     path: Path, worker: int, workers: int, ring: int, seed: int, textured_share: float
 ) -> None:
-    """Runs in a process of its own, for ever: writes clips into part `worker` of the file, a ring of `ring` slots.
+    """Write clips for ever, in a process of its own.
 
-    The counters file beside it holds, for each worker, how many clips were written and how many were read; a full
-    ring waits.
+    Part `worker` of the file is a ring of `ring` slots. The counters file beside it holds, for each
+    worker, the numbers of written and of read clips; a full ring waits.
     """
     cv2.setNumThreads(1)
     rng = np.random.default_rng((seed, worker))
     slots = np.memmap(path, CLIP, "r+", shape=(workers, ring))
     counters = np.memmap(counters_path(path), np.int64, "r+", shape=(workers, 2))
     for number in itertools.count():
-        made = clip(rng, textured_share)
+        clip = random_clip(rng, textured_share)
         while number - counters[worker, 1] >= ring:
             time.sleep(0.01)
-        slots[worker, number % ring] = made
+        slots[worker, number % ring] = clip
         counters[worker, 0] = number + 1
 
 
@@ -203,7 +222,8 @@ def counters_path(path: Path) -> Path:
     return path.with_suffix(".counters")
 
 
-def create(path: Path, workers: int, ring: int) -> tuple[np.memmap, np.memmap]:
-    """The empty file and its counters: clips (workers, ring) and (workers, 2) written/read."""
+def create_ring(path: Path, workers: int, ring: int) -> tuple[np.memmap, np.memmap]:
+    """Create the empty file and its counters: clips (workers, ring), written and read (workers, 2)."""
     slots = np.memmap(path, CLIP, "w+", shape=(workers, ring))
-    return slots, np.memmap(counters_path(path), np.int64, "w+", shape=(workers, 2))
+    counters = np.memmap(counters_path(path), np.int64, "w+", shape=(workers, 2))
+    return slots, counters

@@ -11,14 +11,15 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from tiny.school.batched_qwen3 import batched
+from tiny.school.batched_qwen3 import batched_policy
 from tiny.school.build import build
-from tiny.school.lessons import Teacher, fill
-from tiny.school.losses import Heads, Tutor
+from tiny.school.facts import Heads
+from tiny.school.lessons import Teacher, fill_lesson
+from tiny.school.losses import Tutor
+from tiny.school.script import arrays, num_bytes
 from tiny.school.search_lessons import SearchTeacher
 from tiny.school.search_losses import SearchTutor
-from tiny.school.sizes import FAMILIES
-from tiny.school.workers import arrays, chunk_bytes
+from tiny.school.sizes import SIZES
 from tiny.world.queries import sentences
 
 
@@ -37,21 +38,21 @@ class School:
     def tutor(self, **kwargs: str) -> tuple[Any, Tutor]:
         hf = AutoModelForImageTextToText.from_pretrained(self.folder, dtype=torch.float32, **kwargs)
         made = SearchTutor if self.search else Tutor
-        return hf, made(batched(hf), Heads(128, self.search), self.teacher, torch.device("cpu"))
+        return hf, made(
+            batched_policy(hf), Heads(128, self.search), self.teacher, torch.device("cpu")
+        )
 
     def lessons(self, count: int) -> dict[str, np.ndarray]:
-        found = arrays(
-            bytearray(chunk_bytes(self.teacher.layout, count)), self.teacher.layout, count
-        )
+        found = arrays(bytearray(num_bytes(self.teacher.layout, count)), self.teacher.layout, count)
         for row in range(count):
-            fill(found, row, np.random.default_rng(5 + row), self.teacher)
+            fill_lesson(found, row, np.random.default_rng(5 + row), self.teacher)
         return found
 
 
-@pytest.fixture(scope="module", params=list(FAMILIES))
+@pytest.fixture(scope="module", params=list(SIZES))
 def school(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> School:
     folder = tmp_path_factory.mktemp("tiny") / "policy"
-    build(folder, sentences(), family=FAMILIES[request.param])
+    build(folder, sentences(), sizes=SIZES[request.param])
     processor = AutoProcessor.from_pretrained(folder)
     made = SearchTeacher if request.param == "qwen3_vl" else Teacher
     return School(processor, folder, made(processor.tokenizer))

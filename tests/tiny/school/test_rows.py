@@ -15,7 +15,7 @@ from core.types import View
 from models.dialogue import Dialogue, load_dialogue
 from tiny.school.batched import Batched
 from tiny.school.build import build
-from tiny.school.rows import Dialogue1, common, pack
+from tiny.school.rows import OneTurn, common_length, pack
 from tiny.school.speaker import Speaker
 from tiny.world.queries import sentences
 
@@ -45,12 +45,12 @@ def pixels(view: View) -> np.ndarray:
     )
 
 
-def dialogues(dialogue: Dialogue) -> list[Dialogue1]:
+def dialogues(dialogue: Dialogue) -> list[OneTurn]:
     made = []
     for text, answer in ASKED:
         prompt = dialogue.user(["0", VIEWS[0], "1", VIEWS[1], text], first=True, expanded=True)
         ids = dialogue.completion(answer)
-        made.append(Dialogue1(prompt, ids, [1.0] * len(ids), list(range(len(ids)))))
+        made.append(OneTurn(prompt, ids, [1.0] * len(ids), list(range(len(ids)))))
     return made
 
 
@@ -61,9 +61,7 @@ def test_a_row_equals_its_dialogues(policy: tuple[Batched, Dialogue]) -> None:
     # `see` takes square images only: the other one is made of zeros by both ways.
     images = torch.cat([torch.zeros(6, 128), net.see(torch.from_numpy(pixels(VIEWS[1]))[None])[0]])
     made = dialogues(dialogue)
-    short = [
-        Dialogue1(d.prompt_ids, d.answer_ids[:2], d.weights[:2], d.values[:2]) for d in made[:1]
-    ]
+    short = [OneTurn(d.prompt_ids, d.answer_ids[:2], d.weights[:2], d.values[:2]) for d in made[:1]]
     rows = pack([(made, GRIDS), (short, GRIDS)], dialogue.image_id)
     x = net.embed(rows.ids_BT, torch.cat([images, images]))
     ours = net.logits(net.read(x, rows.positions_BT3, seen_BTT=rows.seen())[0])
@@ -85,9 +83,9 @@ def test_a_row_equals_its_dialogues(policy: tuple[Batched, Dialogue]) -> None:
 
 
 def test_what_prompts_share_leaves_a_token_to_each() -> None:
-    assert common([[1, 2, 3], [1, 2, 4]]) == 2
-    assert common([[1, 2, 3]]) == 2 == common([[1, 2, 3], [1, 2, 3, 4]])
-    assert common([[5, 2], [1, 2]]) == 0
+    assert common_length([[1, 2, 3], [1, 2, 4]]) == 2
+    assert common_length([[1, 2, 3]]) == 2 == common_length([[1, 2, 3], [1, 2, 3, 4]])
+    assert common_length([[5, 2], [1, 2]]) == 0
 
 
 @torch.no_grad()

@@ -6,14 +6,14 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from configs.load import REPOSITORY
-from tiny.school.batched_qwen3 import batched
+from tiny.school.batched_qwen3 import batched_policy
 from tiny.school.exam import questions
-from tiny.school.losses import Heads
+from tiny.school.facts import Heads
 from tiny.school.search_exam import FIGURES, examine
 from tiny.school.search_lessons import SearchTeacher
 from tiny.school.search_losses import SearchTutor
 
-SHIPPED = REPOSITORY / "models" / "tiny" / "videoseg_o3"
+SHIPPED = REPOSITORY / "tiny" / "weights" / "videoseg_o3"
 
 
 def marks(scramble: bool) -> dict[str, dict[str, float]]:
@@ -26,7 +26,7 @@ def marks(scramble: bool) -> dict[str, dict[str, float]]:
     heads = Heads(
         hf.config.text_config.hidden_size, search=True
     )  # the box that they read is not looked at here
-    tutor = SearchTutor(batched(hf), heads, teacher, torch.device("cpu"))
+    tutor = SearchTutor(batched_policy(hf), heads, teacher, torch.device("cpu"))
     return examine(tutor, teacher, questions(11, 16), temperature=0.0)
 
 

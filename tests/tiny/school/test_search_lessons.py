@@ -12,11 +12,11 @@ from core.types import Sample, Video, Vision
 from systems.videoseg_o3 import VideoSegO3
 from systems.videoseg_o3.traces import Look, write_search
 from tiny.school.build import SEARCH_PIECES, build
-from tiny.school.lessons import colour_bits, fill, union_boxes
+from tiny.school.lessons import fill_lesson, union_boxes
+from tiny.school.script import arrays, colour_bits, num_bytes
 from tiny.school.search_exam import TURN
 from tiny.school.search_lessons import DIALOGUES, KEYS, PART, SearchTeacher
 from tiny.school.sizes import QWEN3
-from tiny.school.workers import arrays, chunk_bytes
 from tiny.world.queries import description, queries, sentences
 from tiny.world.scene import NUM_FRAMES, SIDE, random_scene
 
@@ -36,7 +36,7 @@ BUDGET = {
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> SearchTeacher:
     folder = tmp_path_factory.mktemp("tiny") / "policy"
-    build(folder, sentences(), family=QWEN3)
+    build(folder, sentences(), sizes=QWEN3)
     assert (
         folder / "model.safetensors"
     ).stat().st_size / 2 <= 5e6  # written in fp32, shipped in bf16
@@ -86,8 +86,8 @@ def test_dialogues_are_those_of_the_system(teacher: SearchTeacher) -> None:
 
 
 def test_labels_are_true(teacher: SearchTeacher) -> None:
-    lesson = arrays(bytearray(chunk_bytes(teacher.layout, 1)), teacher.layout, 1)
-    fill(lesson, 0, np.random.default_rng(8), teacher)
+    lesson = arrays(bytearray(num_bytes(teacher.layout, 1)), teacher.layout, 1)
+    fill_lesson(lesson, 0, np.random.default_rng(8), teacher)
     made = random_scene(np.random.default_rng(8))
     by_text = {f" Find {q.text}.": q for q in queries(made)}
     seen = 0
@@ -116,7 +116,7 @@ def test_labels_are_true(teacher: SearchTeacher) -> None:
 def test_the_folder_is_read_as_a_qwen3(tmp_path: Path) -> None:
     from transformers import AutoConfig
 
-    build(tmp_path, sentences(), family=QWEN3)
+    build(tmp_path, sentences(), sizes=QWEN3)
     config = AutoConfig.from_pretrained(tmp_path)
     assert (config.model_type, config.vision_config.patch_size) == ("qwen3_vl", 16)
     assert (

@@ -13,7 +13,7 @@ from core.masks import decode
 from data.frames.reading import read_frames
 from data.readers.mevis import read_mevis
 from tiny.world import write
-from tiny.world.queries import KINDS, MIX, Query, description, queries, sample_query
+from tiny.world.queries import KINDS, MIX, Query, description, pick_query, queries
 from tiny.world.scene import COLOURS, LENGTHS, MIN_VISIBLE, NUM_FRAMES, SIDE, Scene, random_scene
 from tiny.world.write import write_dataset, write_split
 
@@ -104,7 +104,7 @@ def test_no_fixed_guess_is_good(scenes: list[Scene]) -> None:
     visible = share_F[share_F > 0].mean()
     assert share_F.mean(0).max() < 0.4 < visible < 0.6
     largest = [
-        made.areas_OF.max(1).argmax() in sample_query(np.random.default_rng(i), made).objects
+        made.areas_OF.max(1).argmax() in pick_query(np.random.default_rng(i), queries(made)).objects
         for i, made in enumerate(scenes)
     ]
     assert np.mean(largest) < 0.5
@@ -176,7 +176,7 @@ def test_motion_is_what_the_box_does() -> None:
 
 def test_a_mix_without_a_kind_at_hand_is_refused(scenes: list[Scene]) -> None:
     with pytest.raises(ValueError, match="colour"):
-        sample_query(np.random.default_rng(0), scenes[0], {"colour": 1.0})
+        pick_query(np.random.default_rng(0), queries(scenes[0]), {"colour": 1.0})
 
 
 def _bytes(root: Path) -> dict[str, bytes]:
@@ -230,8 +230,8 @@ def test_reader_gives_back_the_scene(tmp_path: Path, mp4: bool) -> None:
 def test_long_videos_have_a_folder_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(write, "SPLITS", (("train", 1, 2, False), ("mp4", 1, 2, True)))
-    monkeypatch.setattr(write, "LONG_SPLITS", (("train", 1, 2, False), ("test", 1, 2, False)))
+    monkeypatch.setattr(write, "SPLITS", (write.Split("train", 1, 2), write.Split("mp4", 1, 2, mp4=True)))
+    monkeypatch.setattr(write, "LONG_SPLITS", (write.Split("train", 1, 2), write.Split("test", 1, 2)))
     short = tmp_path / "synthetic"
     long = tmp_path / "synthetic_long"
     write_dataset(short)
