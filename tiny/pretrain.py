@@ -216,13 +216,15 @@ class Batches:
 def _optimizer(net: Batched, heads: Heads, rate: float) -> torch.optim.Optimizer:
     """Decay matrices only; the embedding is none."""
     embedding = net.decoder.embed_tokens.weight
-    matrices = []
-    others = []
+    matrices: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
     # `net` shares parameters with the module it wraps.
     unique = {id(p): p for p in [*net.parameters(), *heads.parameters()]}
     for parameter in unique.values():
-        is_matrix = parameter.ndim >= 2 and parameter is not embedding
-        (matrices if is_matrix else others).append(parameter)
+        if parameter.ndim >= 2 and parameter is not embedding:
+            matrices.append(parameter)
+        else:
+            others.append(parameter)
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
 

@@ -7,6 +7,7 @@ alone, because worker processes fill them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from mmap import mmap
 
 import numpy as np
 
@@ -137,7 +138,7 @@ def colour_bits(name: str) -> int:
     return sum(1 << COLOUR_INDEX[colour] for colour in colours)
 
 
-def arrays(buffer: bytearray | memoryview, layout: Layout, count: int) -> Arrays:
+def arrays(buffer: bytearray | mmap, layout: Layout, count: int) -> Arrays:
     """Return the arrays of `count` lessons inside a buffer of `num_bytes(layout, count)` bytes."""
     views = {}
     offset = 0

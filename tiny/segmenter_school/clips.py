@@ -137,12 +137,13 @@ def _paint(frame: np.ndarray, owner_HW: np.ndarray, thing: _Object, t: int, inde
     cos = np.cos(angle)
     sin = np.sin(angle)
     # It may leave the picture for good.
-    x, y = thing.centre + thing.velocity * since
+    centre_2 = thing.centre + thing.velocity * since
+    x, y = centre_2
 
     rotation = np.array([[cos, sin], [-sin, cos]])
     outline = thing.outline_N2 * thing.radius * np.exp(thing.growth * since) @ rotation
     # Points in 1/16 of a pixel.
-    points = np.round((outline + (x, y)) * 16).astype(np.int32)
+    points = np.round((outline + centre_2) * 16).astype(np.int32)
     mask = np.zeros((SIDE, SIDE), np.uint8)
     cv2.fillPoly(mask, [points], (255,), cv2.LINE_AA, 4)
 

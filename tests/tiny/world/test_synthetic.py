@@ -230,8 +230,12 @@ def test_reader_gives_back_the_scene(tmp_path: Path, mp4: bool) -> None:
 def test_long_videos_have_a_folder_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(write, "SPLITS", (write.Split("train", 1, 2), write.Split("mp4", 1, 2, mp4=True)))
-    monkeypatch.setattr(write, "LONG_SPLITS", (write.Split("train", 1, 2), write.Split("test", 1, 2)))
+    monkeypatch.setattr(
+        write, "SPLITS", (write.Split("train", 1, 2), write.Split("mp4", 1, 2, mp4=True))
+    )
+    monkeypatch.setattr(
+        write, "LONG_SPLITS", (write.Split("train", 1, 2), write.Split("test", 1, 2))
+    )
     short = tmp_path / "synthetic"
     long = tmp_path / "synthetic_long"
     write_dataset(short)
