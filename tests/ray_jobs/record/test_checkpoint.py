@@ -1,10 +1,11 @@
-"""Checkpoints: a half-written one is never seen, a damaged one is skipped aloud, resume finds the right one."""
+"""Checkpoints: half-written ones are never seen, damaged ones are skipped with a warning."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,9 @@ def _no_manifest(folder: Path) -> None:
         (_no_manifest, "manifest"),
     ],
 )
-def test_damaged_is_skipped_with_a_warning(tmp_path: Path, harm, says: str) -> None:  # type: ignore[no-untyped-def]
+def test_damaged_is_skipped_with_a_warning(
+    tmp_path: Path, harm: Callable[[Path], None], says: str
+) -> None:
     good = save(tmp_path, 1, _write, {})
     bad = save(tmp_path, 2, _write, {})
     harm(bad)
@@ -116,7 +119,7 @@ def test_set_aside_hides_the_branch_that_was_left(tmp_path: Path) -> None:
 
 SLOW_WRITER = """
 import pathlib, sys, time
-from ray_jobs.record.checkpoint import prune, save
+from ray_jobs.record.checkpoint import save
 def write(folder):
     (folder / "big").write_bytes(b"x" * 1000)
     print("half", flush=True)
@@ -141,9 +144,10 @@ def test_killed_while_writing(tmp_path: Path) -> None:
 
 FAST_WRITER = """
 import pathlib, sys
-from ray_jobs.record.checkpoint import save
+from ray_jobs.record.checkpoint import prune, save
 def write(folder):
-    for i in range(20): (folder / f"shard_{i}").write_bytes(bytes([step % 256]) * 20000)
+    for i in range(20):
+        (folder / f"shard_{i}").write_bytes(bytes([step % 256]) * 20000)
 step = 0
 while True:
     step += 1

@@ -27,14 +27,16 @@ def _sample(uid: str, kind: str = "") -> Sample:
 
 
 def test_kinds_take_turns_and_videos_differ() -> None:
-    samples = [
-        _sample(f"v{i}/{j}", "rare" if i == 7 else "common") for i in range(8) for j in range(3)
-    ]
+    samples = []
+    for video in range(8):
+        kind = "rare" if video == 7 else "common"
+        samples += [_sample(f"v{video}/{number}", kind) for number in range(3)]
     picked = choose_samples(samples, 4, seed=0)
     assert len({sample.video.uid for sample in picked}) == 4
     assert sum(sample.kind == "rare" for sample in picked) == 1
     assert picked == choose_samples(samples, 4, seed=0)
-    assert len({s.uid for s in choose_samples(samples, 100, seed=0)}) == 24
+    every = choose_samples(samples, 100, seed=0)
+    assert len({sample.uid for sample in every}) == 24
     assert choose_samples([], 4, seed=0) == []
 
 
@@ -47,9 +49,13 @@ def sample(tmp_path: Path) -> Sample:
         mask_HW[10:30, 20:50] = i > 1
         masks.append(encode(mask_HW) if i > 1 else None)
     video = Video("v", str(tmp_path), ("0", "1", "2", "3"), 60, 80)
-    return Sample(
-        "v/0", video, "the grey one that is there in the end", (Target("7", tuple(masks)),), "order"
-    )
+    target = Target("7", tuple(masks))
+    return Sample("v/0", video, "the grey one that is there in the end", (target,), "order")
+
+
+def coloured(picture_HWC: np.ndarray) -> np.ndarray:
+    """Pixels in the colour of the first object."""
+    return (picture_HWC == COLOURS[0]).all(-1)
 
 
 def test_a_row_shows_the_object_where_it_is(sample: Sample) -> None:
@@ -57,23 +63,24 @@ def test_a_row_shows_the_object_where_it_is(sample: Sample) -> None:
     picture = sheet_row(sample, {table.key: table}, 2)  # frames 1 and 3
     assert picture.dtype == np.uint8
     assert picture.shape == (CELL * 60 // 80 + GAP, PANEL + 2 * (CELL + GAP), 3)
-    left, right = (
-        picture[:, PANEL + i * (CELL + GAP) :][: CELL * 60 // 80, :CELL] for i in range(2)
-    )
-    assert not (left == COLOURS[0]).all(-1).any()
-    drawn = np.argwhere((right == COLOURS[0]).all(-1))
+    height = CELL * 60 // 80
+    left = picture[:height, PANEL : PANEL + CELL]
+    right = picture[:height, PANEL + CELL + GAP :][:, :CELL]
+    assert not coloured(left).any()
+    drawn = np.argwhere(coloured(right))
     scale = CELL / 80
     assert drawn.min(0) == pytest.approx([10 * scale, 20 * scale], abs=2)
     assert drawn.max(0) == pytest.approx([30 * scale, 50 * scale], abs=2)
     y = round(20 * scale)
     x = round(35 * scale)
-    assert (right[y - 2 : y + 3, x - 2 : x + 3] == COLOURS[0]).all(-1).any(), "the centre point"
+    assert coloured(right[y - 2 : y + 3, x - 2 : x + 3]).any(), "the centre point"
     assert (picture[:, :PANEL] > 100).any(), "the sentence"
 
 
 def test_rows_fit_below_one_another_also_of_shorter_videos(sample: Sample) -> None:
     short = Video("w", sample.video.path, ("0",), 60, 80)
-    rows = [sheet_row(sample, {}, 3), sheet_row(Sample("w/0", short, "word " * 300, ()), {}, 3)]
+    other = Sample("w/0", short, "word " * 300, ())
+    rows = [sheet_row(sample, {}, 3), sheet_row(other, {}, 3)]
     assert stack_rows(rows).shape[1] == PANEL + 3 * (CELL + GAP)
 
 

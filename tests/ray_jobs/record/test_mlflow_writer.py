@@ -1,4 +1,4 @@
-"""The MLflow writer against real MLflow: sqlite, a dead port, a server that comes and goes. Nothing may be lost."""
+"""The MLflow writer with real MLflow: sqlite, a dead port, a server's outage. Nothing is lost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,22 +17,24 @@ from configs.load import REPOSITORY
 from ray_jobs.record.mlflow_writer import MlflowWriter
 
 
+def _run_id(uri: str, folder: Path) -> str:
+    return json.loads((folder / "mlflow.json").read_text())[uri]["run_id"]
+
+
 def _points(uri: str, folder: Path, key: str) -> list[tuple[int, float]]:
     from mlflow import MlflowClient
 
-    run_id = json.loads((folder / "mlflow.json").read_text())[uri]["run_id"]
-    return [(m.step, m.value) for m in MlflowClient(uri).get_metric_history(run_id, key)]
+    history = MlflowClient(uri).get_metric_history(_run_id(uri, folder), key)
+    return [(point.step, point.value) for point in history]
 
 
-def _run(uri: str, folder: Path):  # type: ignore[no-untyped-def]
+def _run(uri: str, folder: Path) -> Any:
     from mlflow import MlflowClient
 
-    return MlflowClient(uri).get_run(
-        json.loads((folder / "mlflow.json").read_text())[uri]["run_id"]
-    )
+    return MlflowClient(uri).get_run(_run_id(uri, folder))
 
 
-def _wait(until, seconds: float) -> None:  # type: ignore[no-untyped-def]
+def _wait(until: Callable[[], bool], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not until() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -49,20 +53,22 @@ def test_sqlite_gets_metrics_params_tags_and_the_end(
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     writer = MlflowWriter(uri, "tests", "mine", tmp_path, {f"key.{i}": i for i in range(150)})
     for step in range(3):
-        writer.metrics(
-            step, {"reward": step / 2, "J&F": 40.0, "gap": float("nan"), "seconds/play": 1.5}
-        )
+        metrics = {"reward": step / 2, "J&F": 40.0, "gap": float("nan"), "seconds/play": 1.5}
+        writer.metrics(step, metrics)
     writer.tags({"best": 2})
     assert writer.close(240)
     assert _points(uri, tmp_path, "reward") == [(0, 0.0), (1, 0.5), (2, 1.0)]
     assert _points(uri, tmp_path, "seconds/play") == [(0, 1.5), (1, 1.5), (2, 1.5)]
     run = _run(uri, tmp_path)
-    assert (run.info.run_name, run.info.status, run.data.tags["best"]) == ("mine", "FINISHED", "2")
+    assert run.info.run_name == "mine"
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["best"] == "2"
     assert run.data.params["key.149"] == "149"
     assert len(run.data.params) == 150
     assert run.data.metrics["J_F"] == 40.0
     assert "gap" not in run.data.metrics
-    assert capfd.readouterr() == ("", "")  # no migration log in a training terminal
+    # No migration log in a training terminal.
+    assert capfd.readouterr() == ("", "")
 
 
 def test_files_arrive_beside_the_database(tmp_path: Path) -> None:
@@ -79,7 +85,7 @@ def test_files_arrive_beside_the_database(tmp_path: Path) -> None:
     writer.artifact(tmp_path / "never_written.csv")
     writer.metrics(1, {"reward": 1.0})
     assert writer.close(240)
-    run_id = json.loads((tmp_path / "mlflow.json").read_text())[uri]["run_id"]
+    run_id = _run_id(uri, tmp_path)
     client = MlflowClient(uri)
     assert [f.path for f in client.list_artifacts(run_id, "evaluation/overlays")] == [
         "evaluation/overlays/a.mp4",
@@ -94,9 +100,8 @@ def test_files_arrive_beside_the_database(tmp_path: Path) -> None:
 
 
 def test_a_step_never_waits_for_mlflow(tmp_path: Path) -> None:
-    writer = MlflowWriter(
-        f"http://127.0.0.1:{_free_port()}", "tests", "mine", tmp_path, say=lambda text: None
-    )
+    uri = f"http://127.0.0.1:{_free_port()}"
+    writer = MlflowWriter(uri, "tests", "mine", tmp_path, say=lambda text: None)
     start = time.monotonic()
     for step in range(100):
         writer.metrics(step, {"reward": 1.0})
@@ -106,28 +111,34 @@ def test_a_step_never_waits_for_mlflow(tmp_path: Path) -> None:
     assert time.monotonic() - start < 3.0
 
 
+KILLED = """
+import os, pathlib, signal, sys
+from ray_jobs.record.mlflow_writer import MlflowWriter
+writer = MlflowWriter(sys.argv[2], "tests", "mine", pathlib.Path(sys.argv[1]))
+writer.metrics(1, {"reward": 1.0})
+while not writer.delivered():
+    pass
+writer.metrics(2, {"reward": 2.0})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
 def test_a_later_process_goes_on_in_the_same_run(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    code = (
-        "import os, signal, sys, pathlib; from ray_jobs.record.mlflow_writer import MlflowWriter\n"
-        "w = MlflowWriter(sys.argv[2], 'tests', 'mine', pathlib.Path(sys.argv[1]))\n"
-        "w.metrics(1, {'reward': 1.0})\n"
-        "while not w.delivered(): pass\n"
-        "w.metrics(2, {'reward': 2.0}); os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path), uri], cwd=REPOSITORY)
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), uri], cwd=REPOSITORY)
+    # A kill in the middle of a line leaves its beginning.
     with (tmp_path / "mlflow_outbox.jsonl").open("a") as out:
-        out.write('{"step": 3, "time')  # what a kill in the middle of a line leaves
-    run_id = json.loads((tmp_path / "mlflow.json").read_text())[uri]["run_id"]
+        out.write('{"step": 3, "time')
+    run_id = _run_id(uri, tmp_path)
     writer = MlflowWriter(uri, "tests", "mine", tmp_path)
     writer.metrics(3, {"reward": 3.0})
     assert writer.close(240)
     assert _points(uri, tmp_path, "reward") == [(1, 1.0), (2, 2.0), (3, 3.0)]
-    assert json.loads((tmp_path / "mlflow.json").read_text())[uri]["run_id"] == run_id
+    assert _run_id(uri, tmp_path) == run_id
 
 
 def test_sending_twice_changes_nothing(tmp_path: Path) -> None:
-    """A kill between MLflow's answer and our note of it makes us send again."""
+    """After a kill between MLflow's answer and the note of it, records are sent again."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     writer = MlflowWriter(uri, "tests", "mine", tmp_path)
     writer.metrics(1, {"reward": 1.0})
@@ -163,9 +174,8 @@ def test_mlflow_that_lost_the_run_gets_the_whole_history(tmp_path: Path, loss: s
     if loss == "another database":
         uri = f"sqlite:///{tmp_path}/two.db"
     elif loss == "run unknown":
-        (tmp_path / "mlflow.json").write_text(
-            json.dumps({uri: {**states[uri], "run_id": "0" * 32}})
-        )
+        states[uri]["run_id"] = "0" * 32
+        (tmp_path / "mlflow.json").write_text(json.dumps(states))
     else:
         MlflowClient(uri).delete_run(states[uri]["run_id"])
     writer = MlflowWriter(uri, "tests", "mine", tmp_path)
@@ -192,22 +202,10 @@ def test_an_outage_of_a_real_server(tmp_path: Path) -> None:
     _wait(lambda: len(said) == 1, 240)
     assert "does not answer" in said[0]
     assert not writer.delivered()
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--backend-store-uri", database]
     with (tmp_path / "server.log").open("w") as log:
-        server = subprocess.Popen(
-            [*command, "--backend-store-uri", database], stdout=log, stderr=log, cwd=tmp_path
-        )
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path)
     try:
         writer.metrics(2, {"reward": 2.0})
         _wait(writer.delivered, 240)
@@ -218,8 +216,7 @@ def test_an_outage_of_a_real_server(tmp_path: Path) -> None:
         server.wait(120)
     writer.metrics(3, {"reward": 3.0})
     assert not writer.close(3)
-    again = MlflowWriter(
-        database, "tests", "mine", tmp_path
-    )  # another address: it gets the history from the start
+    # Another address gets the history from the start.
+    again = MlflowWriter(database, "tests", "mine", tmp_path)
     assert again.close(240)
     assert _points(database, tmp_path, "reward") == [(1, 1.0), (2, 2.0), (3, 3.0)]

@@ -21,23 +21,18 @@ from ray_jobs.record.predictions import (
 )
 
 VIDEO = Video("folder/v", "nowhere", ("00000", "00001"), 4, 6)
+PROMPT = MaskPrompt(1, (0.0, 1.0, 3.0, 4.0), ((1.5, 2.0),), (1,))
 IDENTITY = {"seed": 0, "contents of policy.path": "aa"}
 
 
 def line(uid: str, end: End = End.DONE, reward: float = 1.0) -> dict[str, object]:
-    prompt = MaskPrompt(1, (0.0, 1.0, 3.0, 4.0), ((1.5, 2.0),), (1,))
-    aside = Turn((1,), (2,), (-0.1,), "50%", (), True, 3, trainable=False)
+    auxiliary = Turn((1,), (2,), (-0.1,), "50%", (), True, 3, trainable=False)
     turn = Turn((1,), (2,), (-0.1,), "it is <b>there</b>", (), True, 3)
-    answer = Answer((prompt, MaskPrompt(0, None)), {"why": "läuft"}, keyframe=1)
+    answer = Answer((PROMPT, MaskPrompt(0, None)), {"why": "läuft"}, keyframe=1)
+    episode = Episode(uid, (auxiliary, turn), end, answer)
     sample = Sample(uid, VIDEO, "das große", (), "motion")
-    rle = encode(np.eye(4, 6))
-    return line_of(
-        sample,
-        Episode(uid, (aside, turn), end, answer),
-        [None, rle],
-        Reward(reward, {"x": reward}),
-        {"J": 0.5},
-    )
+    masks_F = [None, encode(np.eye(4, 6))]
+    return line_of(sample, episode, masks_F, Reward(reward, {"x": reward}), {"J": 0.5})
 
 
 def test_lines_keep_what_a_person_looks_at(tmp_path: Path) -> None:
@@ -46,9 +41,11 @@ def test_lines_keep_what_a_person_looks_at(tmp_path: Path) -> None:
     kept = Predictions.open(tmp_path, IDENTITY).get("folder/v/7")
     assert kept is not None
     assert kept == jsonable(line("folder/v/7"))
-    assert (kept["video"], kept["expression"], kept["query"]) == ("folder/v", "7", "das große")
+    assert kept["video"] == "folder/v"
+    assert kept["expression"] == "7"
+    assert kept["query"] == "das große"
     episode = episode_of(kept)
-    assert episode.answer.prompts[0] == MaskPrompt(1, (0.0, 1.0, 3.0, 4.0), ((1.5, 2.0),), (1,))
+    assert episode.answer.prompts[0] == PROMPT
     assert kept["answer"] == {"frame": 1, "why": "läuft"}
     assert episode.answer.keyframe == 1
     assert episode.answer.facts == {"why": "läuft"}
@@ -83,10 +80,10 @@ def test_newest_line_counts_and_failed_ones_are_not_finished(tmp_path: Path) -> 
 
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     Predictions.open(tmp_path, IDENTITY)
-    Predictions.open(tmp_path, IDENTITY | {"seed": 1}).add([line("v/0")])  # nothing was there yet
-    with pytest.raises(
-        ValueError, match=r"other settings \(seed=1 there, 0 now\): .*evaluate.resume=never"
-    ):
+    # Without predictions another identity simply replaces the first.
+    Predictions.open(tmp_path, IDENTITY | {"seed": 1}).add([line("v/0")])
+    message = r"other settings \(seed=1 there, 0 now\): .*evaluate.resume=never"
+    with pytest.raises(ValueError, match=message):
         Predictions.open(tmp_path, IDENTITY)
     (tmp_path / FILE).write_bytes(b'{"uid": "v/0"}\n')
     with pytest.raises(ValueError, match="line at byte 0 is no prediction"):
@@ -99,13 +96,13 @@ def test_contents_of_weights(tmp_path: Path) -> None:
         (tmp_path / name / "model.safetensors").write_bytes(bytes(range(256)) * 80_000)
     assert content_of(tmp_path / "one") == content_of(tmp_path / "two")
     with (tmp_path / "two" / "model.safetensors").open("r+b") as file:
-        file.seek(-5, 2)  # the end is always read
+        # The end is always read.
+        file.seek(-5, 2)
         file.write(b"changed")
     assert content_of(tmp_path / "one") != content_of(tmp_path / "two")
     before = content_of(tmp_path / "one")
     (tmp_path / "one" / "config.json").write_text("{}")
     assert content_of(tmp_path / "one") != before
-    assert content_of(tmp_path / "one" / "config.json") == content_of(
-        tmp_path / "one" / "config.json"
-    )
+    file_alone = tmp_path / "one" / "config.json"
+    assert content_of(file_alone) == content_of(file_alone)
     assert digest_of(["ab", "c"]) != digest_of(["a", "bc"])

@@ -1,4 +1,4 @@
-"""The display: plain lines in a log, a live screen on a (real, pseudo-) terminal, never wider than it."""
+"""The display: plain lines in a log, a live screen on a pseudo-terminal, never wider than it."""
 
 from __future__ import annotations
 
@@ -42,9 +42,8 @@ def test_a_log_gets_one_line_a_step_and_one_a_phase(capsys: pytest.CaptureFixtur
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "my title"
     assert lines[1].startswith("✓ before: play 0.0 s")
-    assert lines[2].startswith(
-        "step  1/10  reward 1.250 (format 1.00 temporal 0.25)  gap 2.0e-06  3.5 s"
-    )
+    first = "step  1/10  reward 1.250 (format 1.00 temporal 0.25)  gap 2.0e-06  3.5 s"
+    assert lines[2].startswith(first)
     assert [line.split()[1] for line in lines[2:5]] == ["1/10", "2/10", "3/10"]
     assert lines[5] == "[note] stays"
     assert "│ J&F │    1.0 │   2.0 │" in lines[-2]
@@ -78,13 +77,15 @@ def test_the_screen_fits_and_shows_the_last_steps(width: int) -> None:
     assert "3/4" in text
     assert "2.000" in text
     assert "1.200" not in text
-    assert ("play" in text) == (width > 60)  # columns that do not fit are left out whole
+    # Columns that do not fit are left out whole.
+    assert ("play" in text) == (width > 60)
 
 
 def _on_a_terminal(code: str) -> str:
     """What a program writes to a terminal of its own."""
     pid, terminal = pty.fork()
-    if pid == 0:  # the child: its standard streams are a terminal now
+    if pid == 0:
+        # The child: its standard streams are a terminal now.
         os.chdir(REPOSITORY)
         os.environ["TERM"] = "xterm"
         os.execv(sys.executable, [sys.executable, "-c", code])
@@ -93,13 +94,14 @@ def _on_a_terminal(code: str) -> str:
         while chunk := os.read(terminal, 65536):
             shown += chunk
     except OSError:
-        pass  # how Linux says that the other end of a terminal is closed
+        # Linux reports the closed other end of a terminal like this.
+        pass
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     return shown.decode()
 
 
 def _screen_after(written: str) -> list[str]:
-    """The lines that stand on an endless screen after `written`: knows line feeds, cursor up and erase line."""
+    """Return the lines of an endless screen after line feeds, cursor up and erase line."""
     rows = [""]
     row = 0
     for piece in re.split(r"(\x1b\[[0-9;?]*[A-Za-z]|\r|\n)", written):
@@ -115,9 +117,14 @@ def _screen_after(written: str) -> list[str]:
     return [line for line in rows if line]
 
 
+LIVE = """
+from tests.ray_jobs.record.test_progress import Progress, _run
+_run(Progress.open(10, "my title"))
+"""
+
+
 def test_on_a_terminal_it_is_live_and_leaves_the_cursor_as_it_was() -> None:
-    code = "from tests.ray_jobs.record.test_progress import _run, Progress; _run(Progress.open(10, 'my title'))"
-    text = _on_a_terminal(code)
+    text = _on_a_terminal(LIVE)
     assert text.count("\x1b[?25l") >= 1
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l")
     lines = _screen_after(text)
@@ -125,7 +132,8 @@ def test_on_a_terminal_it_is_live_and_leaves_the_cursor_as_it_was() -> None:
     assert lines[1] == "[note] stays"
     assert lines[2].startswith("╭─ my title")
     assert "step 3 of 10" in lines[3]
-    assert lines[-2].startswith("│ J&F")  # the final table stands below the live part
+    # The final table is below the live part.
+    assert lines[-2].startswith("│ J&F")
 
 
 RACE = """
@@ -161,9 +169,8 @@ def test_it_may_be_called_from_any_thread(capsys: pytest.CaptureFixture[str]) ->
             t.start()
         for t in threads:
             t.join()
-    assert sorted(capsys.readouterr().out.splitlines()[1:]) == sorted(
-        f"note {i}" for i in range(20)
-    )
+    lines = capsys.readouterr().out.splitlines()
+    assert sorted(lines[1:]) == sorted(f"note {i}" for i in range(20))
 
 
 def test_remaining_counts_steps_not_calls() -> None:
@@ -187,7 +194,13 @@ def test_sparkline_goes_from_lowest_to_highest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(-1, "0.0 s"), (4.2, "4.2 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")]
+    ("seconds", "text"),
+    [
+        (-1, "0.0 s"),
+        (4.2, "4.2 s"),
+        (185, "3 min 05 s"),
+        (7800, "2 h 10 min"),
+    ],
 )
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text

@@ -1,4 +1,4 @@
-"""The run folder: what is appended stays readable after a kill, and a resume drops exactly what it plays again."""
+"""The run folder: lines stay readable after a kill, and a resume drops the steps it plays again."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from ray_jobs.record.run_folder import RunFolder
 
 def _group() -> Group:
     turn = Turn(
-        (1, 2),
-        (3, 4, 5),
-        (-0.1, -0.2, -0.3),
-        "the réd circle",
-        (Media("d", View(7, 84, 84)),),
-        True,
-        4,
+        prompt_ids=(1, 2),
+        completion_ids=(3, 4, 5),
+        logprobs=(-0.1, -0.2, -0.3),
+        text="the réd circle",
+        media=(Media("d", View(7, 84, 84)),),
+        complete=True,
+        version=4,
     )
-    done = Episode("v/1", (turn,), End.DONE, Answer(keyframe=cast(Any, np.int64(7))))
+    answer = Answer(keyframe=cast(Any, np.int64(7)))
+    done = Episode("v/1", (turn,), End.DONE, answer)
     failed = Episode("v/1", (), End.FAILED, error="Traceback: engine died")
     return Group("v/1", (done, failed), (Reward(1.5, {"format": 1.0}), None), (0.5, 0.0))
 
@@ -38,24 +39,21 @@ def _open(tmp_path: Path, **kwargs: bool) -> RunFolder:
 
 def test_steps_and_episodes_come_back(tmp_path: Path) -> None:
     folder = _open(tmp_path)
-    folder.write_step(1, {"reward": 0.5, "gap": float("nan")}, {"play": cast(Any, np.float32(1.5))})
+    seconds: dict[str, Any] = {"play": np.float32(1.5)}
+    folder.write_step(1, {"reward": 0.5, "gap": float("nan")}, seconds)
     folder.write_episodes(1, [_group()])
     assert folder.steps() == [{"step": 1, "seconds": {"play": 1.5}, "reward": 0.5, "gap": "nan"}]
     done, failed = folder.episodes()
     assert done["turns"] == [
         {"text": "the réd circle", "tokens": 3, "complete": True, "version": 4, "frames": [7]}
     ]
-    assert (done["end"], done["reward"], done["parts"], done["facts"]) == (
-        "done",
-        1.5,
-        {"format": 1.0},
-        {"frame": 7},
-    )
-    assert (failed["end"], failed["reward"], failed["error"]) == (
-        "failed",
-        None,
-        "Traceback: engine died",
-    )
+    assert done["end"] == "done"
+    assert done["reward"] == 1.5
+    assert done["parts"] == {"format": 1.0}
+    assert done["facts"] == {"frame": 7}
+    assert failed["end"] == "failed"
+    assert failed["reward"] is None
+    assert failed["error"] == "Traceback: engine died"
 
 
 def test_open_again_appends_and_repairs_the_cut_line(tmp_path: Path) -> None:
@@ -71,13 +69,17 @@ def test_open_again_appends_and_repairs_the_cut_line(tmp_path: Path) -> None:
 
 def test_killed_writer_leaves_whole_lines(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
-    code = (
-        "import sys, pathlib; from core.files import append_lines\n"
-        "for step in range(10**9): append_lines(pathlib.Path(sys.argv[1]), {'step': step, 'text': 'x' * 50000})"
-    )
+    code = """
+import pathlib, sys
+from core.files import append_lines
+for step in range(10**9):
+    append_lines(pathlib.Path(sys.argv[1]), {"step": step, "text": "x" * 50000})
+"""
     writer = subprocess.Popen([sys.executable, "-c", code, str(file)], cwd=REPOSITORY)
     deadline = time.monotonic() + 30
-    while not (file.exists() and file.stat().st_size > 200_000) and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
+        if file.exists() and file.stat().st_size > 200_000:
+            break
         time.sleep(0.005)
     writer.kill()
     writer.wait()
