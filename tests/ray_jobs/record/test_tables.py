@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def add(
 ) -> None:
     masks_F = rles(masks_FHW)
     reward = None
-    scores: dict[str, float] = {}
+    scores: Mapping[str, float] = {}
     if end is not End.FAILED:
         reward = Reward(1.5, {})
         scores = measure(sample, masks_F, keyframes=[1]).scores
