@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ray_jobs.record.journal import Journal, fingerprint_of
 
@@ -58,5 +59,5 @@ def test_another_fingerprint_starts_from_nothing(tmp_path: Path) -> None:
 
 def test_fingerprints() -> None:
     assert fingerprint_of(["a", [1, 2]]) == fingerprint_of(["a", (1, 2)])
-    different = [["ab"], ["a", "b"], ["b", "a"], [1, "ab"], []]
+    different: list[list[Any]] = [["ab"], ["a", "b"], ["b", "a"], [1, "ab"], []]
     assert len({fingerprint_of(parts) for parts in different}) == 5
