@@ -93,8 +93,27 @@ def pixels_covered(counts: list[str]) -> np.ndarray:
     letters = "".join(counts).encode("latin-1", "replace")
     codes = np.frombuffer(letters, np.uint8) - np.uint8(48)
     stops = np.cumsum(lengths)
+    runs, ends = _runs(codes, stops)
 
-    # Where runs start and end among the characters of all texts. A cut text ends its last run.
+    # `first` and `beyond` are the numbers of each text's first run and of the run after its last.
+    beyond = np.searchsorted(ends, stops)
+    first = np.append(0, beyond[:-1])
+    last_of_text = np.repeat(beyond - 1, beyond - first)
+    to_last = last_of_text - np.arange(len(runs))
+    times = to_last // 2 + 1
+    # The first run of a text is no part of a sum of differences.
+    times[first] = 1
+    return np.add.reduceat(runs * times, first)
+
+
+def _runs(codes: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the number of each run, and the place of its last character.
+
+    Args:
+        codes: The characters of all texts, without their offset.
+        stops: The place after the last character of each text.
+    """
+    # A cut text ends its last run.
     ended = (codes & 32) == 0
     ended[stops - 1] = True
     ends = np.flatnonzero(ended)
@@ -112,16 +131,7 @@ def pixels_covered(counts: list[str]) -> np.ndarray:
     negative = np.flatnonzero(codes[ends] & 16)
     bits = 5 * np.minimum(groups[negative], 12)
     runs[negative] -= np.int64(1) << bits
-
-    # `first` and `beyond` are the numbers of each text's first run and of the run after its last.
-    beyond = np.searchsorted(ends, stops)
-    first = np.append(0, beyond[:-1])
-    last_of_text = np.repeat(beyond - 1, beyond - first)
-    to_last = last_of_text - np.arange(len(runs))
-    times = to_last // 2 + 1
-    # The first run of a text is no part of a sum of differences.
-    times[first] = 1
-    return np.add.reduceat(runs * times, first)
+    return runs, ends
 
 
 def _checked(masks: Any, where: str) -> tuple[list[str | None], tuple[int, int]]:

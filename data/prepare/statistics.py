@@ -27,25 +27,14 @@ def statistics(samples: Sequence[Sample], tables: Mapping[Key, TargetTable]) -> 
     to it. Objects without a table have broken masks and are left out. Areas are shares of the frame,
     over the frames with the object.
     """
-    videos: dict[str, Video] = {}
-    expressions_of_video: Counter[str] = Counter()
-    kinds: Counter[str] = Counter()
-    num_objects: Counter[int] = Counter()
-    num_words: list[int] = []
-    for sample in samples:
-        videos[sample.video.uid] = sample.video
-        expressions_of_video[sample.video.uid] += 1
-        kinds[sample.kind or NO_KIND] += 1
-        num_objects[len(sample.targets)] += 1
-        num_words.append(len(sample.query.split()))
-
-    num_frames: list[int] = []
-    sizes: Counter[str] = Counter()
-    for video in videos.values():
-        num_frames.append(video.num_frames)
-        sizes[f"{video.height} x {video.width}"] += 1
-
+    videos = {sample.video.uid: sample.video for sample in samples}
+    num_frames = [video.num_frames for video in videos.values()]
+    sizes = Counter(f"{video.height} x {video.width}" for video in videos.values())
     objects = _tables_of(samples, tables)
+
+    expressions_of_video = Counter(sample.video.uid for sample in samples)
+    num_objects = Counter(len(sample.targets) for sample in samples)
+    kinds = Counter(sample.kind or NO_KIND for sample in samples)
     return {
         "videos": len(videos),
         "expressions": len(samples),
@@ -54,12 +43,10 @@ def statistics(samples: Sequence[Sample], tables: Mapping[Key, TargetTable]) -> 
         "objects": len(objects),
         "expressions_per_video": _spread(list(expressions_of_video.values())),
         "frames_per_video": _spread(num_frames),
-        "objects_per_expression": {
-            str(number): num_objects[number] for number in sorted(num_objects)
-        },
+        "objects_per_expression": _by_number(num_objects),
         "visible_share": _spread(_visible_shares(objects)),
         "area_share": _spread(_area_shares(objects, videos)),
-        "words_per_query": _spread(num_words),
+        "words_per_query": _spread(_words_of_queries(samples)),
         "kinds": dict(kinds.most_common()),
         "frame_sizes": dict(sizes.most_common()),
     }
@@ -83,6 +70,14 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     for name in ("objects_per_expression", "kinds", "frame_sizes"):
         lines.append((name.replace("_", " "), _counts_text(found[name])))
     return lines
+
+
+def _words_of_queries(samples: Sequence[Sample]) -> list[int]:
+    return [len(sample.query.split()) for sample in samples]
+
+
+def _by_number(counts: Mapping[int, int]) -> dict[str, int]:
+    return {str(number): count for number, count in sorted(counts.items())}
 
 
 def _tables_of(samples: Sequence[Sample], tables: Mapping[Key, TargetTable]) -> list[TargetTable]:

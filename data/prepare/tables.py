@@ -137,38 +137,31 @@ def save_tables(file: Path, tables: Iterable[TargetTable], made_from: str = "") 
     Args:
         made_from: A fingerprint of the tables' source. The function `made_from` reads it back.
     """
-    videos: list[str] = []
-    targets: list[str] = []
-    starts = [0]
-    # The empty arrays in front give the shapes and types of a file without any table.
-    boxes_N4 = [np.zeros((0, 4), np.int32)]
-    areas_N = [np.zeros(0, np.int64)]
-    centres_N2 = [np.zeros((0, 2), np.int32)]
-    centroids_N2 = [np.zeros((0, 2), np.float32)]
-    for table in tables:
-        videos.append(table.video)
-        targets.append(table.target)
-        starts.append(starts[-1] + len(table.areas_F))
-        boxes_N4.append(table.boxes_F4)
-        areas_N.append(table.areas_F)
-        centres_N2.append(table.centres_F2)
-        centroids_N2.append(table.centroids_F2)
-    columns = {
-        "version": np.array(VERSION),
-        "made_from": np.array(made_from),
-        "videos": np.array(videos, dtype=str),
-        "targets": np.array(targets, dtype=str),
-        "starts": np.array(starts, dtype=np.int64),
-        "boxes_N4": np.concatenate(boxes_N4),
-        "areas_N": np.concatenate(areas_N),
-        "centres_N2": np.concatenate(centres_N2),
-        "centroids_N2": np.concatenate(centroids_N2),
-    }
+    columns = _columns(tables)
+    columns["version"] = np.array(VERSION)
+    columns["made_from"] = np.array(made_from)
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as fresh, fresh.open("wb") as out:
         np.savez_compressed(out, allow_pickle=False, **columns)
         out.flush()
         os.fsync(out.fileno())
+
+
+def _columns(tables: Iterable[TargetTable]) -> dict[str, np.ndarray]:
+    """Return the tables one after the other, and the first row of each."""
+    # An empty table in front gives the shapes and types of a file without any other.
+    empty = target_table("", Target("", ()))
+    rows = [empty, *tables]
+    lengths = [len(row.areas_F) for row in rows]
+    return {
+        "videos": np.array([row.video for row in rows[1:]], dtype=str),
+        "targets": np.array([row.target for row in rows[1:]], dtype=str),
+        "starts": np.cumsum(lengths, dtype=np.int64),
+        "boxes_N4": np.concatenate([row.boxes_F4 for row in rows]),
+        "areas_N": np.concatenate([row.areas_F for row in rows]),
+        "centres_N2": np.concatenate([row.centres_F2 for row in rows]),
+        "centroids_N2": np.concatenate([row.centroids_F2 for row in rows]),
+    }
 
 
 def load_tables(file: Path) -> dict[Key, TargetTable]:

@@ -175,7 +175,8 @@ def _has_pixels(rle: Rle) -> bool:
 
 def _wrong_rle(rle: Rle, video: Video) -> str:
     """Return the error in a mask, or ""."""
-    height, width = video.height, video.width
+    height = video.height
+    width = video.width
     if tuple(rle["size"]) != (height, width):
         return (
             f'"size" is {list(rle["size"])}, but the frames are {height} x {width} (height x width)'

@@ -81,18 +81,25 @@ def _read_items(
     for i, item in enumerate(load_json(file, list)):
         where = f"{file}: item {i}"
         with faults.noted():
-            if isinstance(item, list):
-                if not item:
-                    raise ValueError(f"{where} is an empty list: it needs one record")
-                item = item[0]
-            uid = value(item, "video_name", str, where)
-            value(item, "anno_id", (list, int, str), where)
-            frames = value(item, "frames", list, where)
-            check(item, where)
-            # An item is a video with one expression.
-            video = {"frames": frames, "expressions": {str(i): item}}
-            samples += read_videos(family, {uid: video}, faults)
+            record = _first_record(item, where)
+            check(record, where)
+            # A record is a video with one expression.
+            video = {"frames": record["frames"], "expressions": {str(i): record}}
+            samples += read_videos(family, {record["video_name"]: video}, faults)
     return samples
+
+
+def _first_record(item: Any, where: str) -> Meta:
+    """Return the record of an item, or the first one of its list, with its main fields checked."""
+    record = item
+    if isinstance(item, list):
+        if not item:
+            raise ValueError(f"{where} is an empty list: it needs one record")
+        record = item[0]
+    value(record, "video_name", str, where)
+    value(record, "anno_id", (list, int, str), where)
+    value(record, "frames", list, where)
+    return dict(record)
 
 
 def _notes(uid: str, meta: Meta, item: Meta) -> Notes:

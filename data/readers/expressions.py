@@ -176,27 +176,40 @@ def _read_video(family: Family, uid: str, meta: Any, faults: Faults) -> list[Sam
         size = header_size(path, present[0])
 
     # The samples are made after the loop: a mask may be the first to tell the size of the video.
-    found: list[tuple[str, str, tuple[Target, ...]]] = []
+    found: list[_Found] = []
     for key, expression in expressions.items():
         its = f"{where}: expression {key!r}"
         with faults.noted():
             targets, size = _targets(family, Frames(uid, names, size), expression, its)
             value(expression, family.text, str, its)
-            found.append((key, family.kind(expression), targets))
+            kind = family.kind(expression)
+            found.append(_Found(key, expression, targets, kind))
     if not found:
         return []
 
     height, width = size or frame_size(path, names)
     video = Video(uid, path, names, height, width)
-    samples = []
-    for key, kind, targets in found:
-        expression = expressions[key]
-        notes = family.notes(uid, meta, expression)
-        if family.store is None or family.ids(expression) is None:
-            notes = replace(notes, hidden=True)
-        query = family.clean(expression[family.text])
-        samples.append(Sample(f"{uid}/{key}", video, query, targets, kind, notes))
-    return samples
+    return [_sample(family, video, meta, one) for one in found]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """An expression, checked, with its objects."""
+
+    key: str
+    expression: Meta
+    targets: tuple[Target, ...]
+    kind: str
+
+
+def _sample(family: Family, video: Video, meta: Meta, found: _Found) -> Sample:
+    expression = found.expression
+    notes = family.notes(video.uid, meta, expression)
+    if family.store is None or family.ids(expression) is None:
+        notes = replace(notes, hidden=True)
+    query = family.clean(expression[family.text])
+    uid = f"{video.uid}/{found.key}"
+    return Sample(uid, video, query, found.targets, found.kind, notes)
 
 
 def _targets(

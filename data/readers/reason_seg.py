@@ -96,14 +96,17 @@ def _read_image(folder: Path, name: str, first_only: bool) -> list[Sample]:
     targets = (Target(name, PolygonMask(str(file), height, width)),)
     notes = Notes()
     if any("ignore" in label for label, _ in shapes):
-        ignored = _fill_polygons(str(file), height, width)[1]
-        if ignored is not None:
-            notes = Notes(ignore_F=(ignored,))
+        notes = _notes_of_ignored(str(file), height, width)
 
     samples = []
     for i, text in enumerate(texts[:1] if first_only else texts):
         samples.append(Sample(f"{name}/{i}", video, text, targets, kind, notes))
     return samples
+
+
+def _notes_of_ignored(file: str, height: int, width: int) -> Notes:
+    ignored = _fill_polygons(file, height, width)[1]
+    return Notes(ignore_F=None if ignored is None else (ignored,))
 
 
 def _shapes(content: Any, where: str) -> list[Shape]:

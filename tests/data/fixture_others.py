@@ -87,12 +87,13 @@ def refcoco(root: Path) -> Written:
         _ref(9, 3, 9, "testB", ["left bowl"]),
     ]
     (folder / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
+    two_parts = [_corners(8, 8, 16, 20), _corners(20, 2, 30, 6)]
     instances = {
         "images": [_image(581857, stems[0]), _image(9, stems[1])],
         "annotations": [
             _annotation(1, 581857, [_corners(4, 2, 12, 9)]),
             _annotation(2, 9, [_corners(0, 0, 5, 5)]),
-            _annotation(3, 9, [_corners(8, 8, 16, 20), _corners(20, 2, 30, 6)]),
+            _annotation(3, 9, two_parts),
         ],
         "categories": [{"id": 1, "name": "person"}],
     }

@@ -82,8 +82,9 @@ def turned(path: Path) -> Path:
     """Write a clip of a phone held sideways: the header says to turn the pictures by a quarter."""
     data = bytearray(write(path, g=12).read_bytes())
     at = data.index(b"tkhd") + 44
-    matrix = np.array([0, 0x10000, 0, -0x10000, 0, 0, HEIGHT << 16, 0, 1 << 30], ">i4")
-    data[at : at + 36] = matrix.tobytes()
+    one = 1 << 16
+    matrix = [0, one, 0, -one, 0, 0, HEIGHT << 16, 0, 1 << 30]
+    data[at : at + 36] = np.array(matrix, ">i4").tobytes()
     path.write_bytes(data)
     return path
 
@@ -105,7 +106,12 @@ CLIPS: dict[str, Callable[[Path], Path]] = {
 NOT_BY_DECORD = ("transport_stream", "without_times")
 
 
-def read(path: Path, indices: list[int], folder: Path, *decoders: str) -> list[np.ndarray]:
+def read(
+    path: Path,
+    indices: list[int],
+    folder: Path,
+    *decoders: str,
+) -> list[np.ndarray]:
     folder.mkdir(exist_ok=True)
     decode(str(path), indices, folder, decoders=decoders)
     return [np.load(folder / f"{index}.npy") for index in indices]

@@ -102,7 +102,9 @@ def test_a_table_of_one_object() -> None:
     table = target_table("v", _target())
     no_box = [0, 0, 0, 0]
     no_point = [ABSENT, ABSENT]
-    assert table.boxes_F4.tolist() == [[5, 3, 12, 10], no_box, [0, 0, 30, 20], no_box]
+    square = [5, 3, 12, 10]
+    around_pieces = [0, 0, 30, 20]
+    assert table.boxes_F4.tolist() == [square, no_box, around_pieces, no_box]
     assert table.areas_F.tolist() == [49, 0, 13, 0]
     assert table.centres_F2.tolist() == [[8, 6], no_point, [1, 1], no_point]
     assert table.centroids_F2[0].tolist() == [8, 6]
