@@ -1,4 +1,4 @@
-"""What is shipped stays small, and is what the tiny presets name."""
+"""The shipped weights are small, and the tiny presets name them."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from transformers import AutoConfig
 from configs.load import REPOSITORY, load, resolve
 from models.policy import mask_head
 
-SHIPPED = REPOSITORY / "tiny" / "weights"
+WEIGHTS = REPOSITORY / "tiny" / "weights"
 PRESETS = ("revseg_tiny", "videoseg_r1_tiny", "videoseg_o3_tiny")
 
 
 def test_shipped_weights_have_at_most_20_mb() -> None:
-    assert 10e6 < sum(file.stat().st_size for file in SHIPPED.rglob("*.safetensors")) <= 20e6
+    size = sum(file.stat().st_size for file in WEIGHTS.rglob("*.safetensors"))
+    assert 10e6 < size <= 20e6
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_tiny_preset_has_its_policy(preset: str) -> None:
     cfg = load([preset])
     folder = resolve(cfg.policy.path)
-    assert folder.parent == SHIPPED
+    assert folder.parent == WEIGHTS
     assert AutoConfig.from_pretrained(folder).model_type.startswith("qwen")
-    assert (folder / "model.safetensors").stat().st_mode & 0o444 == 0o444, (
-        "readable by all who clone"
-    )
+    mode = (folder / "model.safetensors").stat().st_mode
+    assert mode & 0o444 == 0o444, "readable by all who clone"
     assert (folder / mask_head.FOLDER).is_dir() == bool(cfg.mask.token)

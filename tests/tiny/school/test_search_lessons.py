@@ -1,4 +1,4 @@
-"""Lessons in searching are the very dialogues that the system has with its policy, and their labels are true."""
+"""Lessons in searching equal the system's own dialogues, and their labels are true."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from core.types import Sample, Video, Vision
 from systems.videoseg_o3 import VideoSegO3
+from systems.videoseg_o3.prompts import ask_first, ask_more
 from systems.videoseg_o3.traces import Look, write_search
 from tiny.school.build import SEARCH_PIECES, build
 from tiny.school.lessons import fill_lesson, union_boxes
@@ -37,9 +38,9 @@ BUDGET = {
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> SearchTeacher:
     folder = tmp_path_factory.mktemp("tiny") / "policy"
     build(folder, sentences(), sizes=QWEN3)
-    assert (
-        folder / "model.safetensors"
-    ).stat().st_size / 2 <= 5e6  # written in fp32, shipped in bf16
+    # Written in fp32, shipped in bf16.
+    size = (folder / "model.safetensors").stat().st_size
+    assert size / 2 <= 5e6
     return SearchTeacher(AutoTokenizer.from_pretrained(folder))
 
 
@@ -54,24 +55,24 @@ def test_an_answer_is_short_and_round_trips(teacher: SearchTeacher) -> None:
 
 
 def test_dialogues_are_those_of_the_system(teacher: SearchTeacher) -> None:
-    made = random_scene(np.random.default_rng(3))
-    query = next(q for q in queries(made) if q.objects)
+    scene = random_scene(np.random.default_rng(3))
+    query = next(q for q in queries(scene) if q.objects)
     video = Video("v", "nowhere", tuple(f"{i:05d}" for i in range(NUM_FRAMES)), SIDE, SIDE)
     system = VideoSegO3.make(BUDGET, Vision(cell=32))
     sample = Sample("s", video, query.text, ())
     dialogue = teacher.dialogue
     look = Look(3, 20, 7)
-    name = description(made, query)
+    name = description(scene, query)
     script = teacher.ask(query.text)
     assert [*teacher.prefix.ids, *script.ids] == dialogue.user(
-        system.ask_first(sample), first=True, expanded=True
+        ask_first(sample, system.options, system.vision), first=True, expanded=True
     )
     begin = len(script.ids)
     places = [teacher.answer(script, "select", look, query, name)]
     middle = len(script.ids)
     teacher.show_part(script, look, "Answer", query)
     assert script.ids[middle:] == dialogue.user(
-        system.ask_more(sample, look, last=True), first=False, expanded=True
+        ask_more(sample, look, system.options, system.vision, last=True), first=False, expanded=True
     )
     end = len(script.ids)
     places.append(teacher.answer(script, "answer", look, query, name))
@@ -88,15 +89,15 @@ def test_dialogues_are_those_of_the_system(teacher: SearchTeacher) -> None:
 def test_labels_are_true(teacher: SearchTeacher) -> None:
     lesson = arrays(bytearray(num_bytes(teacher.layout, 1)), teacher.layout, 1)
     fill_lesson(lesson, 0, np.random.default_rng(8), teacher)
-    made = random_scene(np.random.default_rng(8))
-    by_text = {f" Find {q.text}.": q for q in queries(made)}
+    scene = random_scene(np.random.default_rng(8))
+    by_text = {f" Find {q.text}.": q for q in queries(scene)}
     seen = 0
     for i in range(DIALOGUES):
         ids = lesson["ids"][0, i].tolist()
         if not any(ids):
             continue
         query = by_text[teacher.dialogue.decode(ids[: ids.index(teacher.end)])]
-        box_F4 = union_boxes(made, query.objects)[teacher.sampled]
+        box_F4 = union_boxes(scene, query.objects)[teacher.sampled]
         shown = np.flatnonzero(box_F4[:, 2] > 0)
         share_PS = lesson["frame_share"][0, i]
         assert share_PS[0].argmax() == shown[0]
@@ -104,7 +105,7 @@ def test_labels_are_true(teacher: SearchTeacher) -> None:
         np.testing.assert_array_equal(np.flatnonzero(share_PS[2]), shown)
         key = teacher.labels.index(int(teacher.dialogue.decode([ids[lesson["frame_at"][0, i, 2]]])))
         np.testing.assert_allclose(lesson["seg_box"][0, i], box_F4[key] / SIDE)
-        assert lesson["seg_means"][0, i] == colour_bits(description(made, query))
+        assert lesson["seg_means"][0, i] == colour_bits(description(scene, query))
         if i < KEYS and lesson["seg_at"][0, i, 1]:
             assert lesson["key_frame"][0, i] == key
             assert share_PS[5].argmax() == key
@@ -114,11 +115,8 @@ def test_labels_are_true(teacher: SearchTeacher) -> None:
 
 
 def test_the_folder_is_read_as_a_qwen3(tmp_path: Path) -> None:
-    from transformers import AutoConfig
-
     build(tmp_path, sentences(), sizes=QWEN3)
     config = AutoConfig.from_pretrained(tmp_path)
     assert (config.model_type, config.vision_config.patch_size) == ("qwen3_vl", 16)
-    assert (
-        sum(config.text_config.rope_parameters["mrope_section"]) == config.text_config.head_dim // 2
-    )
+    sections = config.text_config.rope_parameters["mrope_section"]
+    assert sum(sections) == config.text_config.head_dim // 2
