@@ -110,7 +110,7 @@ def test_gspo_moves_each_token_by_its_own_advantage():
     (gradient,) = torch.autograd.grad(found.loss_N.sum(), new)
     for i, number in enumerate(EPISODE.tolist()):
         of = number == EPISODE
-        s = math.exp(float((new[of] - old[of]).mean()))
+        s = math.exp((new[of] - old[of]).mean().item())
         assert found.ratio_N[i].item() == pytest.approx(s, rel=1e-12)
         assert gradient[i].item() == pytest.approx(-s * advantage[i].item(), rel=1e-12)
 
