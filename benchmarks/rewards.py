@@ -1,30 +1,31 @@
-"""Rewards of VideoSeg-R1 for a group at once against one answer at a time: `python benchmarks/rewards.py`.
+"""Rewards of VideoSeg-R1 for a group at once against one answer at a time: `python -m benchmarks.rewards`.
 
-Groups of 8 answers about 1 to 10 objects in an image of 840 x 840, near the truth with the usual slips: objects left
-out, named twice or elsewhere, broken JSON, a key missing, sentences said again, thoughts over the budget.
+Groups of 8 answers about 1 to 10 objects in an image of 840 x 840, near the truth with the usual slips:
+objects left out, named twice or elsewhere, broken JSON, a key missing, sentences said again, thoughts
+over the budget.
 
-The other side is the same definition as a function of one answer, the way such rewards are published: regular
-expressions, `json.loads`, numpy over all pairs, scipy's matching, and for the negative points a taxicab distance
-transform of the union mask. That is scipy's in the first two rows, and in the third OpenCV's, which ours takes too,
-once for each group: there the ratio can at most be 8. Both sides start from the text. True boxes, points and masks are
-ready made for both, but in the second row both make them of the sample's run-length encodings, as training does.
+The other side is the same definition as a function of one answer, the way such rewards are published:
+regular expressions, `json.loads`, numpy over all pairs, scipy's matching, and for the negative points a
+taxicab distance transform of the union mask. In the first two rows that is scipy's. In the third it is
+OpenCV's, used by this project too, once for each group: there the ratio can at most be 8. Both sides
+start from the text. True boxes, points and masks are ready made for both, except in the second row: there
+both make them from the sample's run-length encodings, as training does.
 
-Rewards must be equal to 1e-9. One process, one thread, CPU time, all sides in turns; ratios are of one round each.
+Rewards must be equal to 1e-9. One process, one thread, CPU time, all sides in turns; ratios are of one
+round each.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import json
 import re
 import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -35,21 +36,14 @@ from rich.table import Table
 from scipy.ndimage import distance_transform_cdt
 from scipy.optimize import linear_sum_assignment
 
-# A script has its own folder first on the path, and there this file hides the package `rewards`, for all benchmarks.
-sys.path[:] = [p for p in sys.path if Path(p).resolve() != Path(__file__).resolve().parent]
-if (
-    __name__ == "rewards"
-):  # imported in place of the package by another benchmark: which gets the package
-    del sys.modules[__name__]
-    importlib.import_module(__name__)
-else:
-    from core.masks import encode
-    from core.points import resize_mask
-    from core.types import Answer, End, Episode, Sample, Target, Turn, Video
-    from rewards.objects import Thresholds, matched_mean, pair_scores
-    from systems.videoseg_r1 import VideoSegR1
-    from systems.videoseg_r1.answers import coordinates, strict_answer
-    from systems.videoseg_r1.score import Truth, truth_in
+from benchmarks.measuring import argument_parser, cpu_seconds, spread
+from core.masks import encode
+from core.points import resize_mask
+from core.types import Answer, End, Episode, Sample, Target, Turn, Video
+from rewards.objects import Thresholds, matched_mean, pair_scores
+from systems.videoseg_r1 import VideoSegR1, score
+from systems.videoseg_r1.answers import coordinates, strict_answer
+from systems.videoseg_r1.score import Truth, truth_in
 
 GROUP = 8
 MOST = 10
@@ -57,22 +51,31 @@ SIZE = (840, 840)
 HEIGHT = 480
 WIDTH = 854
 TOLERANCE = 1e-9
-WORDS = "the left right upper small large red blue dog cat man in front behind because it moves first then stands"
+SENTENCE = "the left right upper small large red blue dog cat man in front behind because it stands"
+WORDS = SENTENCE.split()
+KEYS = {"bbox_2d": 4, "point_2d": 2, "neg_point_2d": 2}
+
 Transform = Callable[[np.ndarray], np.ndarray]
+Work = Callable[[], list[float]]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A group."""
+    """A group: its sample, its episodes, and the truth at the size of the answers."""
 
     sample: Sample
     episodes: tuple[Episode, ...]
     truth: Truth
 
-    @property
-    def answers(self) -> Iterator[tuple[str, int]]:
-        """Text and reasoning tokens of each."""
-        return ((e.turns[0].text, e.answer.reasoning_tokens or 0) for e in self.episodes)
+
+@dataclass(frozen=True)
+class Comparison:
+    """A row of the table; `required` is the smallest ratio allowed."""
+
+    name: str
+    one_by_one: Work
+    ours: Work
+    required: float = 0.0
 
 
 # --- one answer at a time
@@ -80,61 +83,76 @@ class Case:
 
 def whole_reward(text: str, tokens: int, truth: Truth, budget: int, transform: Transform) -> float:
     """(think + answer format + accuracy + negative + non-repeat) x length of one answer."""
-    think = re.fullmatch(r"<think>.*?</think>\s*<answer>.*?</answer>", text, re.DOTALL) is not None
+    pattern = r"<think>.*?</think>\s*<answer>.*?</answer>"
+    think = re.fullmatch(pattern, text, re.DOTALL) is not None
     sentences = [s.strip() for s in text.split(".") if s.strip()]
-    fresh = len(sentences) - len(set(sentences)) < 2
-    seg = 0.0
+    non_repeat = len(sentences) - len(set(sentences)) < 2
+    located = 0.0
     try:
-        found = re.search(r"<answer>(.*?)</answer>", text, re.DOTALL)
-        rows = json.loads(found.group(1)) if found else []
-        wanted = {"bbox_2d": 4, "point_2d": 2, "neg_point_2d": 2}
-        kept = [
-            isinstance(r.get(k), list) and len(r[k]) == n for r in rows for k, n in wanted.items()
-        ]
-        seg = (
-            sum(kept) / len(rows)
-            + accuracy(text, truth)
-            + negative(rows, transform(truth.union_HW))
-        )
+        rows = answer_rows(text)
+        located = answer_format(rows) + accuracy(text, truth)
+        located += negative(rows, transform(truth.union_HW))
     except (ValueError, KeyError, ZeroDivisionError):
-        pass
+        located = 0.0
     length = max(1 - 0.01 * max(tokens - budget, 0), 0)
-    return (think + fresh + seg) * length
+    return (think + non_repeat + located) * length
+
+
+def answer_rows(text: str) -> Any:
+    found = re.search(r"<answer>(.*?)</answer>", text, re.DOTALL)
+    return json.loads(found.group(1)) if found else []
+
+
+def answer_format(rows: Sequence[Any]) -> float:
+    kept = 0
+    for row in rows:
+        for key, length in KEYS.items():
+            kept += isinstance(row.get(key), list) and len(row[key]) == length
+    return kept / len(rows)
 
 
 def accuracy(text: str, truth: Truth) -> float:
-    """VisionReasoner's: the best matching of objects by box IoU, box L1 and point distance, over max(M, N)."""
+    """VisionReasoner's: the best matching by box IoU, box L1 and point distance, over max(M, N)."""
     try:
-        found = re.search(r"<answer>(.*?)</answer>", text, re.DOTALL)
-        rows = json.loads(found.group(1)) if found else []
-        a_M4 = np.array([r["bbox_2d"] for r in rows], dtype=float)
-        at_M2 = np.array([r["point_2d"] for r in rows], dtype=float)
+        rows = answer_rows(text)
+        boxes_M4 = np.array([row["bbox_2d"] for row in rows], dtype=float)
+        points_M2 = np.array([row["point_2d"] for row in rows], dtype=float)
     except (ValueError, KeyError):
         return 0.0
-    if not len(a_M4):
+    if not len(boxes_M4):
         return 0.0
-    b_N4 = truth.boxes_N4
+    truth_N4 = truth.boxes_N4
+    l1_MN = np.abs(boxes_M4[:, None] - truth_N4[None]).mean(axis=2)
+    squares_MN2 = (points_M2[:, None] - truth.points_N2[None]) ** 2
+    near_MN = np.sqrt(squares_MN2.sum(axis=2)) < 30
+    inside_M2 = (points_M2 >= boxes_M4[:, :2]) & (points_M2 <= boxes_M4[:, 2:])
+    inside_M1 = np.asarray(inside_M2).all(axis=1)[:, None]
+    scores_MN = (pairwise_iou(boxes_M4, truth_N4) > 0.5).astype(float)
+    scores_MN = scores_MN + (l1_MN < 10) + (near_MN & inside_M1)
+    matching = linear_sum_assignment(3 - scores_MN)
+    return float(scores_MN[matching].sum() / max(scores_MN.shape))
+
+
+def pairwise_iou(a_M4: np.ndarray, b_N4: np.ndarray) -> np.ndarray:
+    """IoU of every pair of boxes, the last row and column inside, (M, N)."""
     low = np.maximum(a_M4[:, None, :2], b_N4[None, :, :2])
     high = np.minimum(a_M4[:, None, 2:], b_N4[None, :, 2:])
     sides = np.maximum(high - low + 1, 0)
     shared = sides[..., 0] * sides[..., 1]
-    area_a = (a_M4[:, 2] - a_M4[:, 0] + 1) * (a_M4[:, 3] - a_M4[:, 1] + 1)
-    area_b = (b_N4[:, 2] - b_N4[:, 0] + 1) * (b_N4[:, 3] - b_N4[:, 1] + 1)
-    iou = shared / (area_a[:, None] + area_b[None] - shared)
-    l1 = np.abs(a_M4[:, None] - b_N4[None]).mean(axis=2)
-    near = np.sqrt(((at_M2[:, None] - truth.points_N2[None]) ** 2).sum(axis=2)) < 30
-    inside = np.all((at_M2 >= a_M4[:, :2]) & (at_M2 <= a_M4[:, 2:]), axis=1)
-    scores = (iou > 0.5).astype(float) + (l1 < 10) + (near & inside[:, None])
-    i, j = linear_sum_assignment(3 - scores)
-    return float(scores[i, j].sum() / max(scores.shape))
+    sides_a = a_M4[:, 2:] - a_M4[:, :2] + 1
+    sides_b = b_N4[:, 2:] - b_N4[:, :2] + 1
+    area_a = sides_a[:, 0] * sides_a[:, 1]
+    area_b = sides_b[:, 0] * sides_b[:, 1]
+    return shared / (area_a[:, None] + area_b[None] - shared)
 
 
 def negative(rows: Sequence[Any], distance_HW: np.ndarray) -> float:
-    """Share of the negative points that lie off all objects and within 40 pixels of one."""
-    points = [r["neg_point_2d"] for r in rows if "neg_point_2d" in r]
+    """Share of the negative points off all objects but within 40 pixels of one."""
+    points = [row["neg_point_2d"] for row in rows if "neg_point_2d" in row]
+    height, width = distance_HW.shape
     good = 0
     for x, y in points:
-        if 0 <= x < distance_HW.shape[1] and 0 <= y < distance_HW.shape[0]:
+        if 0 <= x < width and 0 <= y < height:
             good += 0 < distance_HW[int(y), int(x)] <= 40
     return good / len(points) if points else 0.0
 
@@ -150,166 +168,199 @@ def by_opencv(union_HW: np.ndarray) -> np.ndarray:
 # --- groups
 
 
-def picture(uid: str, num_objects: int, rng: np.random.Generator) -> Sample:
+def make_picture(uid: str, num_objects: int, rng: np.random.Generator) -> Sample:
     """An image of ellipses, as a video of one frame."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     targets = []
-    for i in range(num_objects):
-        cy, cx, ry, rx = (
-            rng.uniform(60, HEIGHT - 60),
-            rng.uniform(60, WIDTH - 60),
-            *rng.uniform(15, 60, size=2),
-        )
-        targets.append(Target(str(i), (encode(((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 <= 1),)))
+    for number in range(num_objects):
+        cy = rng.uniform(60, HEIGHT - 60)
+        cx = rng.uniform(60, WIDTH - 60)
+        ry, rx = rng.uniform(15, 60, size=2)
+        mask_HW = ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 <= 1
+        targets.append(Target(str(number), (encode(mask_HW),)))
     return Sample(uid, Video("v", "v", ("0",), HEIGHT, WIDTH), "them", tuple(targets))
 
 
-def answer(rows: Sequence[dict[str, list[int]]], rng: np.random.Generator) -> str:
-    """The right rows with noise: boxes and points a few pixels off, sometimes an object more, less or elsewhere."""
-    order = [rows[i] for i in rng.permutation(len(rows))]
-    order = order[: max(len(order) - int(rng.integers(3)), 1)] if rng.random() < 0.3 else order
-    order = [*order, order[0]][:MOST] if rng.random() < 0.2 else order
-    said = []
-    for row in order:
+def noisy_answer(right: Sequence[dict[str, list[int]]], rng: np.random.Generator) -> str:
+    """The right rows a few pixels off, sometimes with an object more, less or elsewhere."""
+    rows = [right[i] for i in rng.permutation(len(right))]
+    if rng.random() < 0.3:
+        rows = rows[: max(len(rows) - int(rng.integers(3)), 1)]
+    if rng.random() < 0.2:
+        rows = [*rows, rows[0]][:MOST]
+    noisy = []
+    for row in rows:
         off = 60 if rng.random() < 0.15 else 6
-        said.append(
-            {key: [int(v + rng.normal(0, off)) for v in values] for key, values in row.items()}
-        )
+        moved = {}
+        for key, values in row.items():
+            moved[key] = [int(value + rng.normal(0, off)) for value in values]
+        noisy.append(moved)
     if rng.random() < 0.05:
-        said[0].pop("point_2d")
-    thought = ". ".join(
-        " ".join(rng.choice(WORDS.split(), size=8)) for _ in range(int(rng.integers(3, 11)))
-    )
-    thought = f"{thought}. {thought}" if rng.random() < 0.1 else thought
-    text = f"<think>{thought}.</think>{rng.choice(['', ' '])}<answer>{json.dumps(said)}</answer>"
-    return text.replace("}]", "}") if rng.random() < 0.05 else text
+        noisy[0].pop("point_2d")
+    text = f"<think>{thought(rng)}.</think>{rng.choice(['', ' '])}"
+    text += f"<answer>{json.dumps(noisy)}</answer>"
+    if rng.random() < 0.05:
+        text = text.replace("}]", "}")
+    return text
 
 
-def case(uid: str, num_objects: int) -> Case:
+def thought(rng: np.random.Generator) -> str:
+    sentences = []
+    for _ in range(int(rng.integers(3, 11))):
+        sentences.append(" ".join(rng.choice(WORDS, size=8)))
+    whole = ". ".join(sentences)
+    if rng.random() < 0.1:
+        whole = f"{whole}. {whole}"
+    return whole
+
+
+def make_case(uid: str, num_objects: int) -> Case:
     rng = np.random.default_rng(int(uid))
-    system = VideoSegR1()
-    sample = picture(uid, num_objects, rng)
-    ((_, right),) = system.demonstrate(sample, rng)
+    sample = make_picture(uid, num_objects, rng)
+    ((_, right),) = VideoSegR1().demonstrate(sample, rng)
+    rows = strict_answer(right) or []
     episodes = []
-    for text in (answer(strict_answer(right) or [], rng) for _ in range(GROUP)):
+    for _ in range(GROUP):
+        text = noisy_answer(rows, rng)
         tokens = len(text.partition("<answer>")[0].split())
-        made = Answer(keyframe=0, reasoning_tokens=tokens)
-        episodes.append(Episode(uid, (Turn((), (), (), text, (), True, 0),), End.DONE, made))
-    return Case(
-        sample, tuple(episodes), at_target_size(truth_in(sample, 0, system.options.target_hw))
-    )
+        answer = Answer(keyframe=0, reasoning_tokens=tokens)
+        turn = Turn((), (), (), text, (), True, 0)
+        episodes.append(Episode(uid, (turn,), End.DONE, answer))
+    return Case(sample, tuple(episodes), truth_at_size(sample))
 
 
-def at_target_size(truth: Truth) -> Truth:
+def truth_at_size(sample: Sample) -> Truth:
+    truth = truth_in(sample, 0, VideoSegR1().options.target_hw)
     return replace(truth, union_HW=resize_mask(truth.union_HW, SIZE))
 
 
 # --- both sides
 
 
-def whole(system: VideoSegR1, cases: Sequence[Case]) -> list[float]:
-    return [reward.total for c in cases for reward in system.score(c.sample, c.episodes)]
+def ours(cases: Sequence[Case]) -> list[float]:
+    system = VideoSegR1()
+    totals: list[float] = []
+    for case in cases:
+        totals += [reward.total for reward in system.score(case.sample, case.episodes)]
+    return totals
 
 
-def boxes_and_points(cases: Sequence[Case]) -> list[float]:
+def ours_accuracy(cases: Sequence[Case]) -> list[float]:
     """Accuracy, as `VideoSegR1.score` computes it."""
-    found = []
-    for c in cases:
-        read_G = [coordinates(strict_answer(text)) for text, _ in c.answers]
-        rows_R6 = torch.from_numpy(
-            np.array([row for rows in read_G for row in rows], dtype=np.float64).reshape(-1, 6)
+    found: list[float] = []
+    for case in cases:
+        rows: list[tuple[float, ...]] = []
+        counts = []
+        for episode in case.episodes:
+            objects = coordinates(strict_answer(episode.turns[0].text))
+            rows += objects
+            counts.append(len(objects))
+        rows_R6 = torch.from_numpy(np.array(rows, dtype=np.float64).reshape(-1, 6))
+        scores_RN = pair_scores(
+            rows_R6[:, :4],
+            rows_R6[:, 4:],
+            torch.from_numpy(case.truth.boxes_N4),
+            torch.from_numpy(case.truth.points_N2),
+            Thresholds(),
         )
-        truth = torch.from_numpy(c.truth.boxes_N4), torch.from_numpy(c.truth.points_N2)
-        scores_RN = pair_scores(rows_R6[:, :4], rows_R6[:, 4:], *truth, Thresholds())
-        found += matched_mean(scores_RN, [len(rows) for rows in read_G]).tolist()
+        found += matched_mean(scores_RN, counts).tolist()
     return found
 
 
-def one_by_one(cases: Sequence[Case], transform: Transform) -> list[float]:
-    budget = VideoSegR1().options.budget.medium  # of a sample without ratings
+def one_by_one(
+    cases: Sequence[Case], transform: Transform, from_encodings: bool = False
+) -> list[float]:
+    # The budget of a sample without ratings.
+    budget = VideoSegR1().options.budget.medium
+    totals = []
+    for case in cases:
+        for episode in case.episodes:
+            truth = truth_at_size(case.sample) if from_encodings else case.truth
+            tokens = episode.answer.reasoning_tokens or 0
+            text = episode.turns[0].text
+            totals.append(whole_reward(text, tokens, truth, budget, transform))
+    return totals
+
+
+def one_by_one_accuracy(cases: Sequence[Case]) -> list[float]:
+    found = []
+    for case in cases:
+        for episode in case.episodes:
+            found.append(accuracy(episode.turns[0].text, case.truth))
+    return found
+
+
+def with_ready_truth(cases: Sequence[Case]) -> AbstractContextManager[object]:
+    """Give `score` the truth of the cases instead of letting it decode the sample's encodings."""
+    truths = {case.sample.uid: case.truth for case in cases}
+
+    def ready(sample: Sample, frame: int, target_hw: tuple[int, int]) -> Truth:
+        return truths[sample.uid]
+
+    return patch.object(score, "truth_in", ready)
+
+
+def comparisons(cases: Sequence[Case]) -> list[Comparison]:
+    def ours_ready() -> list[float]:
+        with with_ready_truth(cases):
+            return ours(cases)
+
     return [
-        whole_reward(text, used, c.truth, budget, transform)
-        for c in cases
-        for text, used in c.answers
+        Comparison("whole reward", lambda: one_by_one(cases, by_scipy), ours_ready, 10.0),
+        Comparison(
+            "whole, from encodings",
+            lambda: one_by_one(cases, by_scipy, from_encodings=True),
+            lambda: ours(cases),
+        ),
+        Comparison("whole, both OpenCV", lambda: one_by_one(cases, by_opencv), ours_ready),
+        Comparison(
+            "boxes and points",
+            lambda: one_by_one_accuracy(cases),
+            lambda: ours_accuracy(cases),
+            1.0,
+        ),
     ]
 
 
-def one_by_one_from_encodings(cases: Sequence[Case]) -> list[float]:
-    system = VideoSegR1()
-    found = []
-    for c in cases:
-        for text, used in c.answers:
-            truth = at_target_size(truth_in(c.sample, 0, system.options.target_hw))
-            found.append(whole_reward(text, used, truth, system.options.budget.medium, by_scipy))
-    return found
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Of CPU time, all threads of the process."""
-    began = time.process_time()
-    work()
-    return time.process_time() - began
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("--groups", type=int, default=20, help="objects in turn 1 to 10")
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    cases = [case(str(i), 1 + i % MOST) for i in range(arguments.groups)]
-    system = VideoSegR1()
-    prepared = VideoSegR1()
-    truths = {c.sample.uid: c.truth for c in cases}
-    prepared._truth = lambda sample, frame: truths[sample.uid]  # type: ignore[method-assign]
-    rows: list[tuple[str, Callable[[], list[float]], Callable[[], list[float]], float]] = [
-        ("whole reward", lambda: one_by_one(cases, by_scipy), lambda: whole(prepared, cases), 10.0),
-        (
-            "whole, from encodings",
-            lambda: one_by_one_from_encodings(cases),
-            lambda: whole(system, cases),
-            0.0,
-        ),
-        (
-            "whole, both OpenCV",
-            lambda: one_by_one(cases, by_opencv),
-            lambda: whole(prepared, cases),
-            0.0,
-        ),
-        (
-            "boxes and points",
-            lambda: [accuracy(text, c.truth) for c in cases for text, _ in c.answers],
-            lambda: boxes_and_points(cases),
-            1.0,
-        ),
-    ]
-    for name, slow, fast, _ in rows:
-        apart = np.abs(np.array(slow()) - fast()).max()
-        assert apart <= TOLERANCE, f"{name}: rewards {apart} apart"
-        assert len(set(fast())) > GROUP, f"{name}: rewards do not differ"
-    times = [
-        [(seconds(slow), seconds(fast)) for _, slow, fast, _ in rows]
-        for _ in range(arguments.rounds)
-    ]
-    title = f"{len(cases)} groups of {GROUP}, {SIZE[0]} x {SIZE[1]}, one thread, {arguments.rounds} rounds: median (range)"
+    cases = [make_case(str(i), 1 + i % MOST) for i in range(arguments.groups)]
+    rows = comparisons(cases)
+    for row in rows:
+        rewards = row.ours()
+        apart = np.abs(np.array(row.one_by_one()) - rewards).max()
+        assert apart <= TOLERANCE, f"{row.name}: rewards {apart} apart"
+        assert len(set(rewards)) > GROUP, f"{row.name}: rewards do not differ"
+
+    # Seconds by round, row and side.
+    seconds = np.zeros((arguments.rounds, len(rows), 2))
+    for number in range(arguments.rounds):
+        for column, row in enumerate(rows):
+            seconds[number, column, 0] = cpu_seconds(row.one_by_one)
+            seconds[number, column, 1] = cpu_seconds(row.ours)
+
+    title = (
+        f"{len(cases)} groups of {GROUP}, {SIZE[0]} x {SIZE[1]}, one thread, "
+        f"{arguments.rounds} rounds: median (range)"
+    )
     table = Table("answers a second", "one by one", "ours", "ratio", title=title, box=box.MARKDOWN)
+    answers = GROUP * len(cases)
     missed = []
-    for i, (name, _, _, required) in enumerate(rows):
-        ratios = [round_[i][0] / round_[i][1] for round_ in times]
-        speeds = [[GROUP * len(cases) / round_[i][side] for round_ in times] for side in (0, 1)]
-        table.add_row(name, *(spread(s, ",.0f") for s in speeds), spread(ratios, ".2f"))
-        if statistics.median(ratios) < required:
-            missed.append(f"{name}: the median ratio is below {required:g}")
+    for column, row in enumerate(rows):
+        theirs_s, ours_s = seconds[:, column].T
+        ratios = theirs_s / ours_s
+        speeds = [spread(answers / theirs_s, ",.0f"), spread(answers / ours_s, ",.0f")]
+        table.add_row(row.name, *speeds, spread(ratios))
+        if statistics.median(ratios) < row.required:
+            missed.append(f"{row.name}: the median ratio is below {row.required:g}")
     Console(width=110).print(table)
     if missed:
         sys.exit("\n".join(missed))
-
-
-def spread(values: Sequence[float], form: str) -> str:
-    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
 if __name__ == "__main__":
