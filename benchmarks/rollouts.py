@@ -1,47 +1,64 @@
-"""Our rollout actor against the bare engine and Hugging Face `generate`: `python benchmarks/rollouts.py [SETTINGS]`.
+"""The rollout actor against the bare engine and Hugging Face `generate`.
 
-Ours plays fresh samples through `actors.rollout`. The bare engine, vLLM in an actor of its own with the same settings,
-then answers the same turns with the same seeds, the second turns as soon as the first have ended: what it does not
-have is a system, a parser, frames to decode and a dialogue to keep. `generate` answers the same prompts, a group at a
-time with the group as its batch; it samples other tokens of the same distribution. It is slow and has its turn in every
-fourth round. All in one run, interleaved; figures are ratios of tokens sampled in a second.
+    python -m benchmarks.rollouts [PRESET] [key=value ...] [--rounds 12]
+
+The rollout actor plays fresh samples through `actors.rollout`. The bare engine, vLLM in an actor of its
+own with the same settings, then answers the same turns with the same seeds, the second turns as soon as
+the first have ended; it has no system, no parser, no frames to decode and no dialogue to keep.
+`generate` answers the same prompts, a group at a time as a batch, and samples other tokens of the same
+distribution. It is slow and takes part in every fourth round. All take turns in one run; figures are
+ratios of tokens sampled in a second.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
-import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 from actors.rollout import Played, RolloutPool, engine_settings
+from benchmarks.measuring import argument_parser, spread
 from cluster.start import join
 from configs.load import load as load_config
-from configs.load import validate
+from configs.load import resolve, validate
 from configs.schema import Config
 from core.types import Episode, MediaTable
+from data.load import load_samples
 from models.engine.conversation import seed_of
 from models.engine.engine import Engine
 from models.engine.settings import EngineSettings
 from ray_jobs.driver.run import prepare_data
 
-Jobs = list[
-    tuple[tuple[Episode, ...], MediaTable, tuple[int | str, ...]]
-]  # groups: episodes, pixels, key
+
+@dataclass(frozen=True)
+class Job:
+    """A group to be answered again: its episodes, their images, and its sampling key."""
+
+    episodes: tuple[Episode, ...]
+    media: MediaTable
+    key: tuple[int | str, ...]
 
 
-def short(ids: Sequence[int], image_id: int) -> list[int]:
-    """One placeholder for each image."""
-    return [
-        token
-        for token, run in itertools.groupby(ids)
-        for _ in range(1 if token == image_id else len(list(run)))
-    ]
+@dataclass(frozen=True)
+class Round:
+    """Tokens a second; `generate` is None if it took no part."""
+
+    ours: float
+    bare: float
+    generate: float | None
+
+
+def one_placeholder_each(ids: Sequence[int], image_id: int) -> list[int]:
+    """Replace the run of placeholders of each image by a single one."""
+    short: list[int] = []
+    for token, run in itertools.groupby(ids):
+        short += [token] if token == image_id else list(run)
+    return short
 
 
 class Bare:
@@ -51,61 +68,50 @@ class Bare:
         self.engine = Engine(settings)
         self.max_tokens = max_tokens
 
-    async def run(self, jobs: Jobs) -> tuple[float, int]:
-        """(seconds, tokens sampled), with those in which pixels become what vLLM takes."""
+    async def run(self, jobs: Sequence[Job]) -> tuple[float, int]:
+        """Return seconds, with the conversion of pixels for vLLM, and tokens sampled."""
         from PIL import Image
 
-        image_id = self.engine.dialogue.image_id
-        begin = time.monotonic()
-        images = [
-            {digest: Image.fromarray(pixels) for digest, pixels in media.items()}
-            for _, media, _ in jobs
-        ]
-        converted_s = time.monotonic() - begin
-        plans = [
-            (
-                [short(turn.prompt_ids, image_id) for turn in episode.turns],
-                [[(table[m.digest], m.digest) for m in turn.media] for turn in episode.turns],
-                (*key, g),
-            )
-            for (episodes, _, key), table in zip(jobs, images, strict=True)
-            for g, episode in enumerate(episodes)
-        ]
-        begin = time.monotonic()
-        counts = await asyncio.gather(*(self._dialogue(*plan) for plan in plans))
-        return converted_s + time.monotonic() - begin, sum(counts)
+        began = time.monotonic()
+        dialogues = []
+        for job in jobs:
+            images = {name: Image.fromarray(pixels) for name, pixels in job.media.items()}
+            for number, episode in enumerate(job.episodes):
+                dialogues.append(self._dialogue(episode, images, (*job.key, number)))
+        counts = await asyncio.gather(*dialogues)
+        return time.monotonic() - began, sum(counts)
 
     async def _dialogue(
-        self, prompts: list[list[int]], shown: list[list[Any]], key: tuple[int | str, ...]
+        self, episode: Episode, images: dict[str, Any], key: tuple[int | str, ...]
     ) -> int:
+        image_id = self.engine.dialogue.image_id
         ids: list[int] = []
-        images: list[Any] = []
+        digests: list[str] = []
         count = 0
-        for number, (prompt, new) in enumerate(zip(prompts, shown, strict=True)):
-            ids += prompt
-            images += new
-            _, said, _ = await self.engine.generate(
+        for number, turn in enumerate(episode.turns):
+            ids += one_placeholder_each(turn.prompt_ids, image_id)
+            digests += [media.digest for media in turn.media]
+            _, completion, _ = await self.engine.generate(
                 ids,
-                [pixels for pixels, _ in images],
-                [digest for _, digest in images],
+                [images[digest] for digest in digests],
+                digests,
                 seed=seed_of(*key, number),
                 max_tokens=self.max_tokens[number],
                 temperature=1.0,
                 top_p=1.0,
             )
-            ids += said
-            count += len(said)
+            ids += completion
+            count += len(completion)
         return count
 
 
 class Generate:
-    """Hugging Face `generate`, a group as a batch; a second turn of other lengths is padded on the left."""
+    """Hugging Face `generate`, a group as a batch; prompts of unequal lengths are padded on the left."""
 
     def __init__(self, cfg: Config, max_tokens: tuple[int, ...]) -> None:
         import torch
         from transformers import AutoModelForImageTextToText
 
-        from configs.load import resolve
         from models.dialogue import load_dialogue
         from models.policy.pixels import Pixels
         from models.policy.policy import DTYPES
@@ -122,36 +128,34 @@ class Generate:
         vocabulary = model.config.get_text_config().vocab_size
         self.banned = sorted(set(range(vocabulary)) - set(dialogue.allowed_ids()))
 
-    def run(self, jobs: Jobs) -> tuple[float, int]:
-        """(seconds, tokens sampled)."""
-        begin = time.monotonic()
+    def run(self, jobs: Sequence[Job]) -> tuple[float, int]:
+        """Return seconds and tokens sampled."""
+        began = time.monotonic()
         count = 0
-        for episodes, media, _ in jobs:
-            for turn in range(max(len(e.turns) for e in episodes)):
-                count += self._turn([e for e in episodes if len(e.turns) > turn], media, turn)
-        return time.monotonic() - begin, count
+        for job in jobs:
+            most_turns = max(len(episode.turns) for episode in job.episodes)
+            for turn in range(most_turns):
+                playing = [e for e in job.episodes if len(e.turns) > turn]
+                count += self._turn(playing, job.media, turn)
+        return time.monotonic() - began, count
 
-    def _turn(self, episodes: list[Episode], media: MediaTable, turn: int) -> int:
+    def _turn(self, episodes: Sequence[Episode], media: MediaTable, turn: int) -> int:
         import torch
 
-        rows = [
-            [i for t in e.turns[:turn] for i in (*t.prompt_ids, *t.completion_ids)]
-            + list(e.turns[turn].prompt_ids)
-            for e in episodes
-        ]
-        width = max(map(len, rows))
-        ids = torch.tensor(
-            [[self.pad] * (width - len(row)) + row for row in rows], device=self.device
-        )
-        seen = torch.tensor(
-            [[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.device
-        )
-        images = [media[m.digest] for e in episodes for t in e.turns[: turn + 1] for m in t.media]
+        rows = []
+        images = []
+        for episode in episodes:
+            rows.append(ids_before(episode, turn))
+            for seen in episode.turns[: turn + 1]:
+                images += [media[image.digest] for image in seen.media]
+        width = max(len(row) for row in rows)
+        ids = [[self.pad] * (width - len(row)) + row for row in rows]
+        mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
         patches, grid = self.pixels(images)
         with torch.no_grad():
             out = self.model.generate(
-                input_ids=ids,
-                attention_mask=seen,
+                input_ids=torch.tensor(ids, device=self.device),
+                attention_mask=torch.tensor(mask, device=self.device),
                 pixel_values=patches.to(self.device),
                 image_grid_thw=grid.to(self.device),
                 do_sample=True,
@@ -163,70 +167,99 @@ class Generate:
                 pad_token_id=self.pad,
                 suppress_tokens=self.banned,
             )
-        said = out[:, width:]
-        ended = (said == self.end).cumsum(1)
-        return int(((ended == 0) | ((ended == 1) & (said == self.end))).sum())
+        completions = out[:, width:]
+        is_end = completions == self.end
+        ends_so_far = is_end.cumsum(1)
+        is_sampled = (ends_so_far == 0) | ((ends_so_far == 1) & is_end)
+        return int(is_sampled.sum())
 
 
-def as_jobs(played: Sequence[Played], cfg: Config, step: int) -> Jobs:
-    return [(p.episodes, ray.get(p.media_ref), (cfg.seed, step, p.sample.uid)) for p in played]
+def ids_before(episode: Episode, turn: int) -> list[int]:
+    """All tokens before the completion of a turn."""
+    ids: list[int] = []
+    for earlier in episode.turns[:turn]:
+        ids += [*earlier.prompt_ids, *earlier.completion_ids]
+    return ids + list(episode.turns[turn].prompt_ids)
 
 
-def spread(values: Sequence[float], digits: int) -> str:
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+def as_jobs(played: Sequence[Played], cfg: Config, step: int) -> list[Job]:
+    jobs = []
+    for group in played:
+        key = (cfg.seed, step, group.sample.uid)
+        jobs.append(Job(group.episodes, ray.get(group.media_ref), key))
+    return jobs
+
+
+def sampled_tokens(jobs: Sequence[Job]) -> int:
+    count = 0
+    for job in jobs:
+        for episode in job.episodes:
+            count += sum(len(turn.completion_ids) for turn in episode.turns)
+    return count
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("settings", nargs="*", default=["revseg_tiny"], help="preset and key=value")
     parser.add_argument("--rounds", type=int, default=12)
     options = parser.parse_args()
     cfg = load_config(options.settings)
     validate(cfg)
     prepare_data(cfg)
-    from data.load import load_samples
+    rounds = run_rounds(cfg, options.rounds)
 
+    prompts = cfg.rollout.prompts_per_step
+    print(f"{options.rounds} rounds of {prompts} prompts x {cfg.rollout.group_size} episodes")
+    print("| | tokens/s, median (spread) | ours / it, median (spread) |\n|---|---|---|")
+    print_row("ours", rounds, [each.ours for each in rounds])
+    print_row("bare vLLM engine", rounds, [each.bare for each in rounds])
+    print_row("Hugging Face generate", rounds, [each.generate for each in rounds])
+    ray.shutdown()
+
+
+def run_rounds(cfg: Config, number: int) -> list[Round]:
     placement = join(cfg)
     samples = load_samples(cfg.data.format, cfg.data.root, cfg.data.train_split, cfg.data.no_target)
     max_tokens = tuple(int(cfg.system.options[name]) for name in ("max_tokens_1", "max_tokens_2"))
     pool = RolloutPool(cfg, placement)
     pool.ready()
     place = placement.options("rollout")
-    bare = (
-        ray.remote(Bare).options(**place).remote(engine_settings(cfg, placement.device), max_tokens)
-    )
-    plain = ray.remote(Generate).options(**place).remote(cfg, max_tokens)
-    rounds: list[tuple[float, float, float | None]] = []
-    for step in range(options.rounds + 1):
-        prompts = cfg.rollout.prompts_per_step
+    settings = engine_settings(cfg, placement.device)
+    bare = ray.remote(Bare).options(**place).remote(settings, max_tokens)
+    generate = ray.remote(Generate).options(**place).remote(cfg, max_tokens)
+
+    rounds: list[Round] = []
+    prompts = cfg.rollout.prompts_per_step
+    for step in range(number + 1):
         chosen = [samples[(step * prompts + i) % len(samples)] for i in range(prompts)]
-        begin = time.monotonic()
+        began = time.monotonic()
         played = list(
             pool.play(chosen, group_size=cfg.rollout.group_size, temperature=1.0, step=step)
         )
-        ours_s = time.monotonic() - begin
-        tokens = sum(len(t.completion_ids) for p in played for e in p.episodes for t in e.turns)
+        ours_s = time.monotonic() - began
         jobs = as_jobs(played, cfg, step)
+        tokens = sampled_tokens(jobs)
         bare_s, bare_tokens = ray.get(bare.run.remote(jobs))
         assert bare_tokens == tokens, f"same seeds, other tokens: {bare_tokens} and {tokens}"
-        hf_s, hf_tokens = ray.get(plain.run.remote(jobs)) if step % 4 == 0 else (0.0, 0)
-        if step:  # the first round warms all three up
-            rounds.append(
-                (tokens / ours_s, bare_tokens / bare_s, hf_tokens / hf_s if hf_s else None)
-            )
-    print(
-        f"{options.rounds} rounds of {cfg.rollout.prompts_per_step} prompts x {cfg.rollout.group_size} episodes"
-    )
-    print("| | tokens/s, median (spread) | ours / it, median (spread) |\n|---|---|---|")
-    for name, column in (("ours", 0), ("bare vLLM engine", 1), ("Hugging Face generate", 2)):
-        pairs = [(r[0], speed) for r in rounds if (speed := r[column]) is not None]
-        speeds = [speed for _, speed in pairs]
-        ratios = [ours / speed for ours, speed in pairs]
-        print(f"| {name} | {spread(speeds, 0)} | {spread(ratios, 2)} |")
+        generate_speed = None
+        if step % 4 == 0:
+            generate_s, generate_tokens = ray.get(generate.run.remote(jobs))
+            generate_speed = generate_tokens / generate_s
+        # The first round warms all three up.
+        if step > 0:
+            rounds.append(Round(tokens / ours_s, bare_tokens / bare_s, generate_speed))
     pool.close()
-    ray.shutdown()
+    return rounds
+
+
+def print_row(name: str, rounds: Sequence[Round], speeds: Sequence[float | None]) -> None:
+    present = []
+    ratios = []
+    for each, speed in zip(rounds, speeds, strict=True):
+        if speed is not None:
+            present.append(speed)
+            ratios.append(each.ours / speed)
+    print(f"| {name} | {spread(present, '.0f')} | {spread(ratios)} |")
 
 
 if __name__ == "__main__":
