@@ -1,11 +1,11 @@
 """Frames decoded once for a node against once for each process: `python -m benchmarks.decoding`.
 
-Processes read the same frames of the same videos at the same time, as the actors of a node do: of each
-video 16 frames spread over it (a dialogue), then all of them from end to end (a tracker). "each" gives
-every process a store of its own, "node" one to all. Wall seconds are those of the slowest process; "cpu"
-(seconds of readers and decoders) and "decoded" (frames) are sums over all processes. One process alone
-also compares PyAV with decord, seeking and from end to end. Ratios are within one run, so a slow or busy
-machine moves both sides.
+Processes read the same frames of the same videos at the same time, as the actors of a node do: of
+each video 16 frames spread over it (a dialogue), then all of them from end to end (a tracker).
+"each" gives every process a store of its own, "node" one to all. Wall seconds are those of the
+slowest process; "cpu" (seconds of readers and decoders) and "decoded" (frames) are sums over all
+processes. One process alone also compares PyAV with decord, seeking and from end to end. Ratios are
+within one run, so a slow or busy machine moves both sides.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
     python -m benchmarks.learn_step [PRESET] [key=value ...] [--rounds 5]
 
-One batch of the preset is played and scored. Two pools of learners then learn from it in turns, alike but
-for `learner.row_tokens`: the preset's against 1, which cuts a tree into rows of one episode with the
-prompt repeated. Both do all of a step's "learn": rows, pixels, forward, backward, gradients over the
-ranks, the optimizer. Prints the seconds of both and their ratio, by which `seconds.learn` of a run is
-divided.
+One batch of the preset is played and scored. Two pools of learners then learn from it in turns,
+alike but for `learner.row_tokens`: the preset's against 1, which cuts a tree into rows of one
+episode with the prompt repeated. Both do all of a step's "learn": rows, pixels, forward, backward,
+gradients over the ranks, the optimizer. Prints the seconds of both and their ratio, by which
+`seconds.learn` of a run is divided.
 """
 
 from __future__ import annotations

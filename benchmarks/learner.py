@@ -1,24 +1,29 @@
-"""Prefix-tree rows against a row for each episode, interleaved in one run: `python benchmarks/learner.py [--quick]`.
+"""Prefix-tree rows against a row for each episode: `python -m benchmarks.learner [--quick]`.
 
-Forward and backward of one GRPO group in the shapes of the three systems at 1/scale of their token counts, random
-weights, fp32, one thread; unless --quick ReVSeg at its real size as well (once, minutes). The rows are in their
-fastest form: one unpadded episode at a time, causal attention without a mask, the head only where a token is trained.
-"token limit" is G (P + R) / (P + G R), the ratio of token counts; "FLOP limit" the ratio of the counted products,
-attention included, a causal one as half a square. "tokens/s" are those of the rows, G (P + R), over the tree's time.
-On a GPU (not yet run there to its end): bf16, wall time, peak memory, and MFU = counted operations of the tree's pass /
-(its seconds x --peak_tflops); causal products are counted whole there. `--model 3b` takes the shape of Qwen2.5-VL-3B,
-with gradient checkpointing, instead of a model that a CPU can run.
-Prints a table; figures are ratios within the run, so a slow or busy machine moves both sides.
+Forward and backward of one GRPO group in the shapes of the three systems at 1/scale of their token
+counts, random weights, fp32, one thread; unless --quick ReVSeg at its real size as well (once,
+minutes).
+The rows are in their fastest form: one unpadded episode at a time, causal attention without a mask,
+the head only at trained tokens. Both sides take turns in one run, so a slow or busy machine moves
+both.
+
+"token limit" is G (P + R) / (P + G R), the ratio of token counts. "FLOP limit" is the ratio of the
+counted products, attention included, a causal one as half a square. "tokens/s" are those of the
+rows, G (P + R), over the tree's time.
+
+On a GPU (not yet run there to its end): bf16, wall time, peak memory, and MFU = counted operations
+of the tree's pass / (its seconds x --peak_tflops); causal products are counted whole there.
+`--model 3b` takes the shape of Qwen2.5-VL-3B, with gradient checkpointing, instead of a model for a
+CPU.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +31,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.measuring import argument_parser, cpu_seconds, spread
 from core import batch, grpo
 from core.types import End, Episode, Group, Media, MediaTable, Turn, View
 from models.policy import tree_attention
@@ -61,7 +67,8 @@ SHAPES = (
 )
 
 
-MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # text and vision of a Qwen2.5-VL
+# Text and vision settings of a Qwen2.5-VL.
+MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "small": (
         {
             "vocab_size": 512,
@@ -102,7 +109,7 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # text and vision 
 
 
 def build_model(folder: Path, name: str) -> None:
-    """A random Qwen2.5-VL of this shape, with its image processor."""
+    """Save a random Qwen2.5-VL of this shape, with its image processor."""
     from transformers import (
         Qwen2_5_VLConfig,
         Qwen2_5_VLForConditionalGeneration,
@@ -110,18 +117,18 @@ def build_model(folder: Path, name: str) -> None:
     )
 
     text, vision = MODELS[name]
-    rope = {"type": "mrope", "rope_type": "default", "rope_theta": 1e6} | text["rope_scaling"]
+    rope = {"type": "mrope", "rope_type": "default", "rope_theta": 1e6, **text["rope_scaling"]}
+    common_vision = {
+        "out_hidden_size": text["hidden_size"],
+        "patch_size": 14,
+        "temporal_patch_size": 2,
+        "spatial_merge_size": 2,
+        "window_size": 112,
+        "tokens_per_second": 2,
+    }
     config = Qwen2_5_VLConfig(
-        text_config=text | {"max_position_embeddings": 32768, "rope_scaling": rope},
-        vision_config=vision
-        | {
-            "out_hidden_size": text["hidden_size"],
-            "patch_size": 14,
-            "temporal_patch_size": 2,
-            "spatial_merge_size": 2,
-            "window_size": 112,
-            "tokens_per_second": 2,
-        },
+        text_config={**text, "max_position_embeddings": 32768, "rope_scaling": rope},
+        vision_config={**vision, **common_vision},
         image_token_id=IMAGE,
         video_token_id=503,
         vision_start_token_id=START,
@@ -134,45 +141,63 @@ def build_model(folder: Path, name: str) -> None:
     Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=2**24).save_pretrained(folder)
 
 
-def make_group(shape: Shape, scale: int, rng: np.random.Generator) -> tuple[Group, MediaTable]:
-    """A group of random episodes; every side of an image shrinks by sqrt(scale), every text by scale."""
-    pixels: MediaTable = {}
+class GroupMaker:
+    """Random groups: every side of an image shrinks by sqrt(scale), every text by scale."""
 
-    def image(cell: int, name: str) -> tuple[list[int], Media]:
-        side = max(1, round(cell / scale**0.5))
-        pixels[name] = rng.integers(0, 256, (28 * side, 28 * side, 3), dtype=np.uint8)
-        return [START, *[IMAGE] * side**2, STOP], Media(name, View(0, 28 * side, 28 * side))
+    def __init__(self, shape: Shape, scale: int, rng: np.random.Generator) -> None:
+        self.shape = shape
+        self.scale = scale
+        self.rng = rng
+        self.pixels: MediaTable = {}
 
-    def text(count: int) -> list[int]:
-        return rng.integers(0, WORDS, max(1, count // scale)).tolist()
+    def image(self, cell: int, name: str) -> tuple[list[int], Media]:
+        side = max(1, round(cell / self.scale**0.5))
+        size = 28 * side
+        self.pixels[name] = self.rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+        ids = [START, *[IMAGE] * side**2, STOP]
+        return ids, Media(name, View(0, size, size))
 
-    prompt = text(shape.text)
-    shown = []
-    for i in range(shape.images):
-        ids, media = image(shape.cell, f"prompt {i}")
-        prompt += ids
-        shown.append(media)
-    episodes = []
-    for g in range(shape.group):
-        answer = text(shape.answer // (shape.key + 1))
-        turns = [
-            Turn(tuple(prompt), tuple(answer), (0.0,) * len(answer), "", tuple(shown), True, 0)
-        ]
-        for k in range(shape.key):
-            ids, media = image(shape.key_cell, f"key {g} {k}")
-            turns.append(
-                Turn(tuple(ids), tuple(answer), (0.0,) * len(answer), "", (media,), True, 0)
-            )
-        episodes.append(Episode("", tuple(turns), End.DONE))
-    return Group("", tuple(episodes), advantages_G=tuple(rng.normal(size=shape.group))), pixels
+    def text(self, count: int) -> list[int]:
+        ids: list[int] = self.rng.integers(0, WORDS, max(1, count // self.scale)).tolist()
+        return ids
+
+    def episode(self, number: int, prompt: Sequence[int], shown: Sequence[Media]) -> Episode:
+        answer = self.text(self.shape.answer // (self.shape.key + 1))
+        turns = [make_turn(prompt, answer, shown)]
+        for k in range(self.shape.key):
+            ids, media = self.image(self.shape.key_cell, f"key {number} {k}")
+            turns.append(make_turn(ids, answer, [media]))
+        return Episode("", tuple(turns), End.DONE)
+
+    def group(self) -> Group:
+        prompt = self.text(self.shape.text)
+        shown = []
+        for number in range(self.shape.images):
+            ids, media = self.image(self.shape.cell, f"prompt {number}")
+            prompt += ids
+            shown.append(media)
+        episodes = [self.episode(g, prompt, shown) for g in range(self.shape.group)]
+        advantages_G = tuple(self.rng.normal(size=self.shape.group))
+        return Group("", tuple(episodes), advantages_G=advantages_G)
 
 
-def row_loss(
-    policy: Policy, tree: batch.Tree, row: batch.GroupBatch, pixels: Pixels, media: MediaTable
-) -> None:
+def make_turn(prompt: Sequence[int], answer: Sequence[int], media: Sequence[Media]) -> Turn:
+    logprobs = (0.0,) * len(answer)
+    return Turn(tuple(prompt), tuple(answer), logprobs, "", tuple(media), True, 0)
+
+
+def learn_tree(policy: Policy, row: batch.GroupBatch, pixels: Pixels, media: MediaTable) -> None:
+    """The whole group in one row."""
+    patches, grid = pixels([media[digest] for digest in row.images])
+    logprob_N = policy(row, patches, grid).logprob_N
+    advantage_N = torch.as_tensor(row.advantage_N, device=logprob_N.device)
+    (logprob_N * advantage_N).sum().backward()
+
+
+def learn_row(policy: Policy, row: batch.GroupBatch, pixels: Pixels, media: MediaTable) -> None:
     """One episode in a row of its own, through the model's plain causal attention."""
     device = policy.banned_V.device
-    patches, grid = pixels([media[d] for d in row.images])
+    patches, grid = pixels([media[digest] for digest in row.images])
     outputs = policy.vlm.model(
         input_ids=torch.as_tensor(row.ids_T, device=device)[None],
         position_ids=torch.as_tensor(row.positions_3T, device=device)[:, None],
@@ -180,10 +205,10 @@ def row_loss(
         mm_encoder_outputs=policy._images(row, patches.to(device), grid.to(device)),
         use_cache=False,
     )
-    hidden_ND = outputs.last_hidden_state[0][torch.as_tensor(row.source_N, device=device)]
-    logprob_N, _ = policy.vlm.lm_head(
-        hidden_ND, torch.as_tensor(row.target_N, device=device), policy.banned_V
-    )
+    source_N = torch.as_tensor(row.source_N, device=device)
+    target_N = torch.as_tensor(row.target_N, device=device)
+    hidden_ND = outputs.last_hidden_state[0][source_N]
+    logprob_N, _ = policy.vlm.lm_head(hidden_ND, target_N, policy.banned_V)
     (logprob_N * torch.as_tensor(row.advantage_N, device=device)).sum().backward()
 
 
@@ -195,14 +220,12 @@ def attend(policy: Policy, attention: str) -> None:
 def timed(work: Callable[[], None]) -> float:
     """CPU seconds; on a GPU wall seconds."""
     if not GPU:
-        begin = time.process_time()
-        work()
-        return time.process_time() - begin
+        return cpu_seconds(work)
     torch.cuda.synchronize()
-    begin = time.perf_counter()
+    began = time.perf_counter()
     work()
     torch.cuda.synchronize()
-    return time.perf_counter() - begin
+    return time.perf_counter() - began
 
 
 def peak_gib(work: Callable[[], None]) -> float:
@@ -230,126 +253,164 @@ def _attention_backward(
     causal: bool = False,
     **_: Any,
 ) -> int:
-    return 5 * _attention(q, k, v, causal=causal) // 2  # five products where the forward has two
+    # Five products, the forward has two.
+    return 5 * _attention(q, k, v, causal=causal) // 2
+
+
+def _gpu_attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+    return _attention(q, k, v)
+
+
+def _gpu_attention_backward(d: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+    return _attention_backward(d, q, k, v, None, None)
 
 
 def counted(work: Callable[[], None]) -> tuple[float, int]:
-    """CPU seconds, and floating-point operations of matrix products and attention."""
+    """Seconds, and floating-point operations of matrix products and attention."""
     aten = torch.ops.aten
     mapping = {
         aten._scaled_dot_product_flash_attention_for_cpu: _attention,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     }
-    for kind in ("flash", "efficient", "cudnn"):  # of a GPU
-        mapping[getattr(aten, f"_scaled_dot_product_{kind}_attention")] = lambda q, k, v, *_, **__: (
-            _attention(q, k, v)
-        )
-        mapping[getattr(aten, f"_scaled_dot_product_{kind}_attention_backward")] = (
-            lambda d, q, k, v, *_, **__: _attention_backward(d, q, k, v, None, None)
-        )
+    for kind in ("flash", "efficient", "cudnn"):
+        forward = getattr(aten, f"_scaled_dot_product_{kind}_attention")
+        backward = getattr(aten, f"_scaled_dot_product_{kind}_attention_backward")
+        mapping[forward] = _gpu_attention
+        mapping[backward] = _gpu_attention_backward
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         seconds = timed(work)
     return seconds, int(counter.get_total_flops())
 
 
-def measure(
-    policy: Policy, pixels: Pixels, shape: Shape, scale: int, repeats: int, peak_tflops: float = 0.0
-) -> str:
-    """One line of the table; with no repeats the times are those of the pass that counts the operations."""
-    group, media = make_group(shape, scale, np.random.default_rng(0))
-    credit = grpo.credit(group, per_turn=False, std=True, eps=1e-6)
-    (tree,) = batch.trees(group, 0, credit, [1.0] * shape.group, 0)
-    whole = batch.build_row([tree], policy.layout)
-    singles = [
-        batch.build_row([batch.replace(tree, branches=(b,))], policy.layout) for b in tree.branches
-    ]
+class Comparison:
+    """One group learned from as a tree and as rows."""
 
-    def as_tree() -> None:
-        logprob_N = policy(whole, *pixels([media[d] for d in whole.images])).logprob_N
-        (logprob_N * torch.as_tensor(whole.advantage_N, device=logprob_N.device)).sum().backward()
+    def __init__(self, policy: Policy, pixels: Pixels, shape: Shape, scale: int) -> None:
+        self.policy = policy
+        self.pixels = pixels
+        self.shape = shape
+        maker = GroupMaker(shape, scale, np.random.default_rng(0))
+        group = maker.group()
+        self.media = maker.pixels
+        credit = grpo.credit(group, per_turn=False, std=True, eps=1e-6)
+        (self.tree,) = batch.trees(group, 0, credit, [1.0] * shape.group, 0)
+        self.whole = batch.build_row([self.tree], policy.layout)
+        self.singles = []
+        for branch in self.tree.branches:
+            single = replace(self.tree, branches=(branch,))
+            self.singles.append(batch.build_row([single], policy.layout))
 
-    def as_rows() -> None:
-        of_trees = policy.attention
-        attend(policy, "sdpa")
-        for single in singles:
-            row_loss(policy, tree, single, pixels, media)
-        attend(policy, of_trees)
+    def as_tree(self) -> None:
+        learn_tree(self.policy, self.whole, self.pixels, self.media)
 
-    chosen = policy.attention
-    attend(policy, tree_attention.SPLIT)  # operations of flex_attention are not counted
-    # also warms both up
-    (first_rows, rows_flops) = counted(as_rows)
-    (first_tree, tree_flops) = counted(as_tree)
-    attend(policy, chosen)
-    if GPU:
-        as_tree()  # compiles flex_attention
-    flop_limit = rows_flops / tree_flops
-    pairs = [(timed(as_rows), timed(as_tree)) for _ in range(repeats)] or [(first_rows, first_tree)]
-    ratios = sorted(a / b for a, b in pairs)
-    prompt = len(tree.prompt_ids)
-    branch = sum(len(b.ids_R) for b in tree.branches) / shape.group
-    limit = shape.group * (prompt + branch) / (prompt + shape.group * branch)
-    rows_s, tree_s = (statistics.median(side) for side in zip(*pairs, strict=True))
-    ratio = statistics.median(ratios)
-    extra = ""
-    if GPU:
-        extra = f" {tree_flops / tree_s / peak_tflops / 1e12:.1%} | {peak_gib(as_rows):.1f} | {peak_gib(as_tree):.1f} |"
-    return (
-        f"| {shape.name} /{scale} | {prompt} | {branch:.0f} | {shape.group} | {rows_s:.2f} | {tree_s:.2f} "
-        f"| {ratio:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) | {limit:.2f} | {ratio / limit:.0%} "
-        f"| {flop_limit:.2f} | {ratio / flop_limit:.0%} | {shape.group * (prompt + branch) / tree_s:.0f} |"
-        + extra
-    )
+    def as_rows(self) -> None:
+        of_trees = self.policy.attention
+        attend(self.policy, "sdpa")
+        for single in self.singles:
+            learn_row(self.policy, single, self.pixels, self.media)
+        attend(self.policy, of_trees)
+
+    def line(self, scale: int, repeats: int, peak_tflops: float = 0.0) -> str:
+        """One line of the table; without repeats the times are those of the counting pass."""
+        # The operations of flex_attention are not counted. Counting also warms both sides up.
+        chosen = self.policy.attention
+        attend(self.policy, tree_attention.SPLIT)
+        first_rows_s, rows_flops = counted(self.as_rows)
+        first_tree_s, tree_flops = counted(self.as_tree)
+        attend(self.policy, chosen)
+        if GPU:
+            # Compiles flex_attention.
+            self.as_tree()
+
+        rows_times = [] if repeats else [first_rows_s]
+        tree_times = [] if repeats else [first_tree_s]
+        for _ in range(repeats):
+            rows_times.append(timed(self.as_rows))
+            tree_times.append(timed(self.as_tree))
+        ratios = [rows_s / tree_s for rows_s, tree_s in zip(rows_times, tree_times, strict=True)]
+        tree_s = statistics.median(tree_times)
+
+        group = self.shape.group
+        prompt = len(self.tree.prompt_ids)
+        branch = sum(len(leaf.ids_R) for leaf in self.tree.branches) / group
+        token_limit = group * (prompt + branch) / (prompt + group * branch)
+        flop_limit = rows_flops / tree_flops
+        ratio = statistics.median(ratios)
+        cells = [
+            f"{self.shape.name} /{scale}",
+            f"{prompt}",
+            f"{branch:.0f}",
+            f"{group}",
+            f"{statistics.median(rows_times):.2f}",
+            f"{tree_s:.2f}",
+            spread(ratios),
+            f"{token_limit:.2f}",
+            f"{ratio / token_limit:.0%}",
+            f"{flop_limit:.2f}",
+            f"{ratio / flop_limit:.0%}",
+            f"{group * (prompt + branch) / tree_s:.0f}",
+        ]
+        if GPU:
+            cells.append(f"{tree_flops / tree_s / peak_tflops / 1e12:.1%}")
+            cells.append(f"{peak_gib(self.as_rows):.1f}")
+            cells.append(f"{peak_gib(self.as_tree):.1f}")
+        return table_row(cells)
+
+
+COLUMNS = [
+    "shape",
+    "P",
+    "R",
+    "G",
+    "rows, s",
+    "tree, s",
+    "rows / tree (spread)",
+    "token limit",
+    "share of it",
+    "FLOP limit",
+    "share of it",
+    "tokens/s",
+]
+GPU_COLUMNS = ["MFU", "rows, GiB", "tree, GiB"]
+
+
+def table_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def checkpoint_gradients(policy: Policy) -> None:
+    settings = {"use_reentrant": False}
+    policy.vlm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("--scale", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
-        "--peak_tflops", type=float, default=989.0, help="of the GPU in bf16 (H200: 989)"
+        "--peak_tflops", type=float, default=989.0, help="of the GPU in bf16 (H200)"
     )
     parser.add_argument("--quick", action="store_true", help="without ReVSeg at full size")
     parser.add_argument("--model", choices=MODELS, default="small")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    columns = COLUMNS + GPU_COLUMNS if GPU else COLUMNS
     with tempfile.TemporaryDirectory() as folder:
         build_model(Path(folder), options.model)
         place: dict[str, Any] = {"device": "cuda", "dtype": "bfloat16"} if GPU else {}
         policy = Policy(folder, allowed_ids=range(WORDS), **place)
         pixels = Pixels(folder)
         if options.model != "small":
-            policy.vlm.gradient_checkpointing_enable(
-                gradient_checkpointing_kwargs={"use_reentrant": False}
-            )
-        columns = [
-            "shape",
-            "P",
-            "R",
-            "G",
-            "rows, s",
-            "tree, s",
-            "rows / tree (spread)",
-            "token limit",
-            "share of it",
-            "FLOP limit",
-            "share of it",
-            "tokens/s",
-        ]
-        columns += ["MFU", "rows, GiB", "tree, GiB"] if GPU else []
-        print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
+            checkpoint_gradients(policy)
+        print(table_row(columns) + "\n" + "|---" * len(columns) + "|")
         for shape in SHAPES:
-            print(
-                measure(policy, pixels, shape, options.scale, options.repeats, options.peak_tflops),
-                flush=True,
-            )
+            comparison = Comparison(policy, pixels, shape, options.scale)
+            line = comparison.line(options.scale, options.repeats, options.peak_tflops)
+            print(line, flush=True)
         if not options.quick:
-            policy.vlm.gradient_checkpointing_enable(
-                gradient_checkpointing_kwargs={"use_reentrant": False}
-            )
-            print(measure(policy, pixels, SHAPES[0], 1, 0, options.peak_tflops), flush=True)
+            checkpoint_gradients(policy)
+            comparison = Comparison(policy, pixels, SHAPES[0], 1)
+            print(comparison.line(1, 0, options.peak_tflops), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Peak memory of log-probs in chunks against full logits: `python -m benchmarks.logprob_memory`.
 
 Forward and backward of the head alone, from hidden states to log-probs of N trained tokens, at the
-vocabulary of Qwen-VL (151,936). "full" makes the (N, V) logits and their log-softmax. "chunks" is the
-learner's head (`models.policy.logprob_head.LogprobHead`), and gives entropies as well. Each runs in a
-process of its own. The peak counts from the hidden states and the head's weight on: on the CPU the
-resident set, sampled every 2 ms, on a GPU `torch.cuda.max_memory_allocated`. Gradients of the hidden
-states are counted, the same size for both; so are the head's, unless --frozen-head.
+vocabulary of Qwen-VL (151,936). "full" makes the (N, V) logits and their log-softmax. "chunks" is
+the learner's head (`models.policy.logprob_head.LogprobHead`), and gives entropies as well. Each
+runs in a process of its own. The peak counts from the hidden states and the head's weight on: on
+the CPU the resident set, sampled every 2 ms, on a GPU `torch.cuda.max_memory_allocated`. Gradients
+of the hidden states are counted, the same size for both; so are the head's, unless --frozen-head.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 One thread, 480 x 854, one object of a given share of the frame, wobbling against the truth. The
 reference is the definition as published (davis2017-evaluation) in whole-frame array operations:
 boundary map, dilation with a disk by OpenCV, counts. It makes its disk once for each frame, as the
-official code does. Values must be equal to the last bit. Both sides take turns; figures are CPU time
-and ratios within one run, so a slow or busy machine moves both.
+official code does. Values must be equal to the last bit. Both sides take turns; figures are CPU
+time and ratios within one run, so a slow or busy machine moves both.
 """
 
 from __future__ import annotations

@@ -1,18 +1,19 @@
 """Rewards of VideoSeg-R1 for a group at once against one answer at a time: `python -m benchmarks.rewards`.
 
-Groups of 8 answers about 1 to 10 objects in an image of 840 x 840, near the truth with the usual slips:
-objects left out, named twice or elsewhere, broken JSON, a key missing, sentences said again, thoughts
-over the budget.
+Groups of 8 answers about 1 to 10 objects in an image of 840 x 840, near the truth with the usual
+slips: objects left out, named twice or elsewhere, broken JSON, a key missing, sentences said again,
+thoughts over the budget.
 
-The other side is the same definition as a function of one answer, the way such rewards are published:
-regular expressions, `json.loads`, numpy over all pairs, scipy's matching, and for the negative points a
-taxicab distance transform of the union mask. In the first two rows that is scipy's. In the third it is
-OpenCV's, used by this project too, once for each group: there the ratio can at most be 8. Both sides
-start from the text. True boxes, points and masks are ready made for both, except in the second row: there
-both make them from the sample's run-length encodings, as training does.
+The other side is the same definition as a function of one answer, the way such rewards are
+published: regular expressions, `json.loads`, numpy over all pairs, scipy's matching, and for the
+negative points a taxicab distance transform of the union mask. In the first two rows that is
+scipy's. In the third it is OpenCV's, used by this project too, once for each group: there the ratio
+can at most be 8. Both sides start from the text. True boxes, points and masks are ready made for
+both, except in the second row: there both make them from the sample's run-length encodings, as
+training does.
 
-Rewards must be equal to 1e-9. One process, one thread, CPU time, all sides in turns; ratios are of one
-round each.
+Rewards must be equal to 1e-9. One process, one thread, CPU time, all sides in turns; ratios are of
+one round each.
 """
 
 from __future__ import annotations

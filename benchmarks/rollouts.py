@@ -2,12 +2,12 @@
 
     python -m benchmarks.rollouts [PRESET] [key=value ...] [--rounds 12]
 
-The rollout actor plays fresh samples through `actors.rollout`. The bare engine, vLLM in an actor of its
-own with the same settings, then answers the same turns with the same seeds, the second turns as soon as
-the first have ended; it has no system, no parser, no frames to decode and no dialogue to keep.
-`generate` answers the same prompts, a group at a time as a batch, and samples other tokens of the same
-distribution. It is slow and takes part in every fourth round. All take turns in one run; figures are
-ratios of tokens sampled in a second.
+The rollout actor plays fresh samples through `actors.rollout`. The bare engine, vLLM in an actor of
+its own with the same settings, then answers the same turns with the same seeds, the second turns as
+soon as the first have ended; it has no system, no parser, no frames to decode and no dialogue to
+keep. `generate` answers the same prompts, a group at a time as a batch, and samples other tokens of
+the same distribution. It is slow and takes part in every fourth round. All take turns in one run;
+figures are ratios of tokens sampled in a second.
 """
 
 from __future__ import annotations

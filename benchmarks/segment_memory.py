@@ -1,9 +1,9 @@
 """Peak memory of `ray_jobs.segment` on a short and a long clip: `python -m benchmarks.segment_memory`.
 
-Makes clips of one scene of the generator (480 x 480, 24 frames a second), runs `segment` on each, and
-looks at the whole tree of processes (driver, Ray, engine, segmenter, decoders) ten times a second.
-Memory is resident memory; in the sum, pages mapped by several processes count several times. "frames"
-is the node's store of decoded frames.
+Makes clips of one scene of the generator (480 x 480, 24 frames a second), runs `segment` on each,
+and looks at the whole tree of processes (driver, Ray, engine, segmenter, decoders) ten times a
+second. Memory is resident memory; in the sum, pages mapped by several processes count several
+times. "frames" is the node's store of decoded frames.
 """
 
 from __future__ import annotations
