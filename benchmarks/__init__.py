@@ -1,1 +1,1 @@
-"""Speed and memory, always as ratios within one run: `python -m benchmarks.NAME`, from the repository's root."""
+"""Speed and memory, as ratios within one run: `python -m benchmarks.NAME`, at the root."""

@@ -48,7 +48,18 @@ WORDS = 480
 
 @dataclass(frozen=True)
 class Shape:
-    """Token counts at full size: `images` of `cell` x `cell` tokens in the prompt, `key` of `key_cell` in a branch."""
+    """Token counts at full size.
+
+    Attributes:
+        name: the system.
+        group: number of episodes.
+        images: images in the prompt, of `cell` x `cell` tokens each.
+        cell: see `images`.
+        text: text in the prompt.
+        answer: all completions of an episode.
+        key: images in a branch, of `key_cell` x `key_cell` tokens each.
+        key_cell: see `key`.
+    """
 
     name: str
     group: int
@@ -202,7 +213,7 @@ def learn_row(policy: Policy, row: batch.GroupBatch, pixels: Pixels, media: Medi
         input_ids=torch.as_tensor(row.ids_T, device=device)[None],
         position_ids=torch.as_tensor(row.positions_3T, device=device)[:, None],
         attention_mask=None,
-        mm_encoder_outputs=policy._images(row, patches.to(device), grid.to(device)),
+        mm_encoder_outputs=policy._image_features(row, patches.to(device), grid.to(device)),
         use_cache=False,
     )
     source_N = torch.as_tensor(row.source_N, device=device)
@@ -237,7 +248,7 @@ def peak_gib(work: Callable[[], None]) -> float:
 def _attention(
     q: Any, k: Any, v: Any, dropout: float = 0.0, causal: bool = False, *_: Any, **__: Any
 ) -> int:
-    """Operations of two products for each query head; PyTorch's own count knows no grouped heads."""
+    """Operations of two products for each query head; PyTorch's count lacks grouped heads."""
     batch_size, heads, queries, width = q
     return int(4 * batch_size * heads * queries * k[2] * width) // (1 + causal)
 

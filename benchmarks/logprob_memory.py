@@ -79,7 +79,7 @@ def resident() -> int:
 
 
 def measure(variant: str, options: argparse.Namespace) -> None:
-    """Print peak bytes, seconds, and a check sum common to both variants; in a process of its own."""
+    """Print peak bytes, seconds, and a check sum of this variant, in a process of its own."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     device = options.device

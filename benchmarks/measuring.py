@@ -1,4 +1,4 @@
-"""The common parts of the benchmarks: arguments, CPU time, and the spread of repeated measurements."""
+"""The common parts of the benchmarks: arguments, CPU time, and the spread of measurements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""J and F of `core.evaluation.metrics` against the published definition: `python -m benchmarks.metrics`.
+"""J and F of `core.evaluation.metrics` against the published definition.
+
+    python -m benchmarks.metrics
 
 One thread, 480 x 854, one object of a given share of the frame, wobbling against the truth. The
 reference is the definition as published (davis2017-evaluation) in whole-frame array operations:

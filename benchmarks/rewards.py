@@ -1,4 +1,6 @@
-"""Rewards of VideoSeg-R1 for a group at once against one answer at a time: `python -m benchmarks.rewards`.
+"""Rewards of VideoSeg-R1 for a group at once against one answer at a time.
+
+    python -m benchmarks.rewards
 
 Groups of 8 answers about 1 to 10 objects in an image of 840 x 840, near the truth with the usual
 slips: objects left out, named twice or elsewhere, broken JSON, a key missing, sentences said again,

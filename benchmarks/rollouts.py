@@ -64,7 +64,10 @@ def one_placeholder_each(ids: Sequence[int], image_id: int) -> list[int]:
 class Bare:
     """The engine alone."""
 
-    async def __init__(self, settings: EngineSettings, max_tokens: tuple[int, ...]) -> None:  # type: ignore[misc]
+    # Ray awaits an asynchronous constructor; the engine needs a running event loop.
+    async def __init__(  # type: ignore[misc]
+        self, settings: EngineSettings, max_tokens: tuple[int, ...]
+    ) -> None:
         self.engine = Engine(settings)
         self.max_tokens = max_tokens
 
@@ -106,7 +109,7 @@ class Bare:
 
 
 class Generate:
-    """Hugging Face `generate`, a group as a batch; prompts of unequal lengths are padded on the left."""
+    """Hugging Face `generate`, a group as a batch; shorter prompts are padded on the left."""
 
     def __init__(self, cfg: Config, max_tokens: tuple[int, ...]) -> None:
         import torch

@@ -1,4 +1,6 @@
-"""Peak memory of `ray_jobs.segment` on a short and a long clip: `python -m benchmarks.segment_memory`.
+"""Peak memory of `ray_jobs.segment` on a short and on a long clip.
+
+    python -m benchmarks.segment_memory
 
 Makes clips of one scene of the generator (480 x 480, 24 frames a second), runs `segment` on each,
 and looks at the whole tree of processes (driver, Ray, engine, segmenter, decoders) ten times a
