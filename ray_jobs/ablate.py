@@ -72,7 +72,11 @@ def main(argv: Sequence[str]) -> None:
 
 
 def ablate(
-    name: str, ablation: Ablation, seeds: Sequence[int], extra: Sequence[str], start: Start
+    name: str,
+    ablation: Ablation,
+    seeds: Sequence[int],
+    extra: Sequence[str],
+    start: Start,
 ) -> Path:
     """Run the missing variants, and return the table's file.
 
@@ -91,13 +95,15 @@ def ablate(
     runs_folder = load_config([ablation.preset, *ablation.settings, *extra]).runs
     root = Path(runs_folder) / f"ablate_{name}"
     runs = plan(name, ablation, seeds, [*extra, f"runs={root}"])
+    # All of them, before the first one starts: a mistake in the last would cost hours.
     configs = {key: checked(arguments) for key, arguments in runs.items()}
     root.mkdir(parents=True, exist_ok=True)
 
     table = root / "table.md"
     outcomes: dict[str, dict[int, Outcome]] = {}
-    for number, ((variant, seed), arguments) in enumerate(runs.items(), 1):
-        cfg = configs[variant, seed]
+    for number, (key, arguments) in enumerate(runs.items(), 1):
+        variant, seed = key
+        cfg = configs[key]
         folder = Path(cfg.runs) / cfg.name
         found = outcome(ablation, cfg)
         state = "finished before" if found else folder
@@ -161,7 +167,9 @@ def evaluated(folder: Path, cfg: Config) -> Outcome | None:
     if summary is None or summary.get("missing"):
         return None
     old = load_config([str(run.path / "config.yaml")])
-    if identity(old, RUN) != identity(cfg, RUN) or old.evaluate != cfg.evaluate:
+    if identity(old, RUN) != identity(cfg, RUN):
+        return None
+    if old.evaluate != cfg.evaluate:
         return None
     return {"J&F": summary["J&F"]}
 
@@ -184,8 +192,14 @@ def trained(folder: Path, steps: int) -> Outcome | None:
 
 def episode_measures(episodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return the means over some lines of episodes.jsonl; absent measures are left out."""
-    values: dict[str, list[float]] = {"tIoU": [], "turns": [], "tokens": [], "reasoning tokens": []}
+    values: dict[str, list[float]] = {
+        "tIoU": [],
+        "turns": [],
+        "tokens": [],
+        "reasoning tokens": [],
+    }
     for line in episodes:
+        # A failed episode has no parts, and not every system counts everything.
         parts = line["parts"] or {}
         if "tiou" in parts:
             values["tIoU"].append(100 * parts["tiou"])

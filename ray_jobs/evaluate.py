@@ -69,6 +69,7 @@ def evaluate(run: Run, pools: Pools) -> dict[str, Any]:
     folder = run.record.path
     split = cfg.data.test_split
     HintStore(run, hints_of_policy(cfg, folder)).attach(split)
+    # The identity covers the whole split, so a run of a part can be continued with the rest.
     all_samples = run.split(split)
     samples = all_samples[: cfg.evaluate.samples or len(all_samples)]
 
@@ -146,7 +147,11 @@ def predict(
             predictions.add(lines)
 
 
-def summarise(cfg: Config, samples: Sequence[Sample], predictions: Predictions) -> dict[str, Any]:
+def summarise(
+    cfg: Config,
+    samples: Sequence[Sample],
+    predictions: Predictions,
+) -> dict[str, Any]:
     """Return the figures of the benchmark's protocol, from the lines on disk."""
     public = [sample for sample in samples if not hidden(sample)]
     rows = list(scored(public, predictions))
@@ -167,7 +172,8 @@ def scored(samples: Sequence[Sample], predictions: Predictions) -> Iterator[Scor
         if line is None or line["end"] == End.FAILED.value:
             yield missing(sample)
         else:
-            yield Scored(sample.uid, sample.kind, bool(sample.targets), line["scores"])
+            has_target = bool(sample.targets)
+            yield Scored(sample.uid, sample.kind, has_target, line["scores"])
 
 
 def render(folder: Path, samples: Sequence[Sample], predictions: Predictions) -> list[Path]:
@@ -175,6 +181,7 @@ def render(folder: Path, samples: Sequence[Sample], predictions: Predictions) ->
 
     Without public truth all expressions score the same, and the first ones are rendered.
     """
+    # Their names hold figures, which may have changed.
     for old in (folder / "overlays").glob("*.mp4"):
         old.unlink()
 
@@ -199,8 +206,7 @@ def render(folder: Path, samples: Sequence[Sample], predictions: Predictions) ->
 def track(run: Run, summary: dict[str, Any]) -> None:
     """Send figures and files to the tracker."""
     folder = run.record.path
-    figures = {name: value for name, value in summary.items() if isinstance(value, float)}
-    run.tracker.metrics(0, figures)
+    run.tracker.metrics(0, figures_of(summary))
     for name in ARTIFACTS:
         run.tracker.artifact(folder / name)
     if (folder / "overlays").is_dir():
@@ -229,14 +235,22 @@ def show(run: Run, summary: dict[str, Any], overlays: Sequence[Path]) -> None:
     progress.note(files)
 
 
+def figures_of(summary: dict[str, Any]) -> dict[str, float]:
+    """Return the figures of a summary, without counts, names and tables."""
+    figures = {}
+    for name, value in summary.items():
+        if isinstance(value, float):
+            figures[name] = value
+    return figures
+
+
 def table_rows(summary: dict[str, Any]) -> list[list[str]]:
     """Return name and value of each figure, the usual ones first."""
-    figures = {name: value for name, value in summary.items() if isinstance(value, float)}
     rows = []
     for name in USUAL:
         if name in summary:
             rows.append([name, f"{summary[name]:.3f}"])
-    for name, value in figures.items():
+    for name, value in figures_of(summary).items():
         if name not in USUAL:
             rows.append([name, f"{value:.3f}"])
     for name, value in summary.get("no_target", {}).items():
@@ -260,7 +274,8 @@ def _result(sample: Sample, line: dict[str, Any]) -> Result:
     reward = None
     if line["reward"] is not None:
         reward = Reward(line["reward"], line["parts"])
-    return Result(sample, episode_of(line), tuple(line["masks"]), reward, line["scores"])
+    masks_F = tuple(line["masks"])
+    return Result(sample, episode_of(line), masks_F, reward, line["scores"])
 
 
 if __name__ == "__main__":

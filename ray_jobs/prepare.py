@@ -93,9 +93,13 @@ def parse_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 def present_splits(cfg: Config) -> list[str]:
     """Return the configured splits with a folder; without any, the first one."""
     data = cfg.data
-    named = list(dict.fromkeys([data.train_split, data.eval_split, data.test_split]))
-    present = [name for name in named if (Path(data.root) / name).is_dir()]
-    return present or named[:1]
+    root = Path(data.root)
+    names = [data.train_split, data.eval_split, data.test_split]
+    present = []
+    for name in dict.fromkeys(names):
+        if (root / name).is_dir():
+            present.append(name)
+    return present or names[:1]
 
 
 def prepare_splits(cfg: Config, names: Sequence[str], progress: Progress) -> int:
@@ -113,6 +117,7 @@ def prepare_split(cfg: Config, placement: Placement, name: str, progress: Progre
     split.folder.mkdir(parents=True, exist_ok=True)
     with progress.phase(f"{name}: annotations"):
         split.read()
+    # In the order of STEPS, whatever the order on the command line.
     for step, run_step in STEPS.items():
         if step not in cfg.prepare.steps:
             continue
@@ -167,8 +172,10 @@ def write_mixing(cfg: Config, progress: Progress) -> None:
 
     sets = []
     rows = [["", "expressions", "probability", "epochs in 100,000 draws"]]
-    columns = zip(prepare.mix, sizes, weights_D.tolist(), epochs_D.tolist(), strict=True)
-    for folder, size, weight, epochs in columns:
+    for number, folder in enumerate(prepare.mix):
+        size = sizes[number]
+        weight = float(weights_D[number])
+        epochs = float(epochs_D[number])
         entry = {
             "folder": folder,
             "expressions": size,

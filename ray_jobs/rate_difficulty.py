@@ -43,7 +43,8 @@ GENERATOR = "generator"
 
 Ratings = Mapping[str, int]
 # From samples and the number of the attempt (from 1) to samples with their ratings, in any order.
-Rater = Callable[[Sequence[Sample], int], Iterator[tuple[Sample, Ratings]]]
+RatedSamples = Iterator[tuple[Sample, Ratings]]
+Rater = Callable[[Sequence[Sample], int], RatedSamples]
 
 
 def main(argv: Sequence[str]) -> None:
@@ -94,8 +95,12 @@ def splits_to_rate(cfg: Config) -> list[str]:
     if cfg.difficulty.splits:
         return list(cfg.difficulty.splits)
     data = cfg.data
-    named = dict.fromkeys([data.train_split, data.eval_split, data.test_split])
-    return [split for split in named if (Path(data.root) / split).is_dir()]
+    root = Path(data.root)
+    present = []
+    for split in dict.fromkeys([data.train_split, data.eval_split, data.test_split]):
+        if (root / split).is_dir():
+            present.append(split)
+    return present
 
 
 def as_rater(cfg: Config) -> Config:
@@ -148,7 +153,7 @@ def by_model(pool: RolloutPool, max_failed_share: float, temperature: float) -> 
     The first attempt is greedy, later ones are sampled; each has seeds of its own.
     """
 
-    def ask(samples: Sequence[Sample], attempt: int) -> Iterator[tuple[Sample, Ratings]]:
+    def ask(samples: Sequence[Sample], attempt: int) -> RatedSamples:
         failed: list[Episode] = []
         how = 0.0 if attempt == 1 else temperature
         for played in pool.play(samples, group_size=1, temperature=how, step=attempt):
@@ -170,7 +175,7 @@ def by_generator(objects: Mapping[str, Sequence[Any]]) -> Rater:
     """
     world = generator()
 
-    def ask(samples: Sequence[Sample], attempt: int) -> Iterator[tuple[Sample, Ratings]]:
+    def ask(samples: Sequence[Sample], attempt: int) -> RatedSamples:
         for sample in samples:
             yield sample, world.true_ratings(sample, len(objects[sample.video.uid]))
 
@@ -258,7 +263,8 @@ def summary_row(split: str, content: Mapping[str, Any]) -> list[str]:
     middle = ~low & ~high
     shares = [f"{100 * float(part.mean()):.0f}" for part in (low, middle, high)]
     mean = f"{difficulties.mean():.2f}"
-    return [split, str(len(entries)), str(incomplete), mean, " / ".join(shares)]
+    counts = [str(len(entries)), str(incomplete)]
+    return [split, *counts, mean, " / ".join(shares)]
 
 
 if __name__ == "__main__":

@@ -159,7 +159,8 @@ def segment(
     if fps is not None and fps <= 0:
         raise ValueError(f"--fps {fps}: must be above 0")
     if out is None:
-        out = Path(cfg.runs) / "segment" / re.sub(r"[^\w.-]+", "_", video.uid)
+        name = re.sub(r"[^\w.-]+", "_", video.uid)
+        out = Path(cfg.runs) / "segment" / name
     sample = Sample(f"{video.uid}/0", video, sentence.strip(), ())
 
     title = f"{cfg.system.name} · {cfg.policy.path} · {video.path}: {size_of(video, rate)}"
@@ -199,8 +200,10 @@ def write_results(
     """Write everything into `out`; return the files by their content."""
     out.mkdir(parents=True, exist_ok=True)
     files = {}
+    # An image, or a folder of images, has no rate of its own.
+    rate = fps or Fraction(FPS)
     overlay = out / "overlay.mp4"
-    files["overlay"] = overlay_video(overlay, sample, episode, masks_F, None, fps or Fraction(FPS))
+    files["overlay"] = overlay_video(overlay, sample, episode, masks_F, None, rate)
 
     pictures = keyframe_pictures(sample, episode, masks_F)
     for frame, image_HWC in pictures.items():
@@ -209,7 +212,12 @@ def write_results(
         Image.fromarray(image_HWC).save(files[name])
 
     video = sample.video
-    masks = {"video": video.path, "height": video.height, "width": video.width, "masks": masks_F}
+    masks = {
+        "video": video.path,
+        "height": video.height,
+        "width": video.width,
+        "masks": masks_F,
+    }
     files["masks"] = out / "masks.json"
     files["masks"].write_text(json.dumps(masks), encoding="utf-8")
     found = json.dumps(answer(cfg, sample, episode, masks_F), indent=2) + "\n"
@@ -298,7 +306,9 @@ def answer(
 
 def spans(with_mask_F: Sequence[bool]) -> list[tuple[int, int]]:
     """Return the runs of True as half-open spans."""
-    edges = np.flatnonzero(np.diff([False, *with_mask_F, False])).tolist()
+    # Padded, so that a run at either end of the video has two edges as well.
+    padded = [False, *with_mask_F, False]
+    edges = np.flatnonzero(np.diff(padded)).tolist()
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 

@@ -77,7 +77,8 @@ def images(line: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
 
     A frame without a mask is a black image.
     """
-    black = _png(np.zeros((line["height"], line["width"]), dtype=bool))
+    size = (line["height"], line["width"])
+    black = _png(np.zeros(size, dtype=bool))
     for frame, rle in zip(line["frames"], line["masks"], strict=True):
         name = f"{line['video']}/{line['expression']}/{frame}.png"
         yield name, black if rle is None else _png(decode(rle))

@@ -74,7 +74,8 @@ def play(run: Run, pools: Pools, masking: Masking, step: int) -> PlayedStep:
     """
     cfg = run.cfg
     split = cfg.data.train_split
-    samples_P = samples_of_step(run.split(split), step, cfg.rollout.prompts_per_step, cfg.seed)
+    count = cfg.rollout.prompts_per_step
+    samples_P = samples_of_step(run.split(split), step, count, cfg.seed)
     arrivals = pools.rollouts.play(
         samples_P,
         group_size=cfg.rollout.group_size,
@@ -149,7 +150,8 @@ def train_step(
     groups = []
     for group, rewards_G in zip(played.groups, rewards_PG, strict=True):
         scored = Group(group.sample.uid, group.episodes, rewards_G)
-        groups.append(judge(scored, std=cfg.grpo.advantage_std, eps=cfg.grpo.advantage_eps))
+        judged = judge(scored, std=cfg.grpo.advantage_std, eps=cfg.grpo.advantage_eps)
+        groups.append(judged)
     stop_on_failures(all_episodes(groups), cfg.rollout.max_failed_share)
 
     # 5 learn: whole groups; pixels go from the rollout actors to the learner by reference.
@@ -165,7 +167,8 @@ def train_step(
     metrics = group_metrics(groups) | update.metrics
     metrics["loss"] = update.loss
     metrics["grad_norm"] = update.grad_norm
-    metrics["tokens_per_second"] = metrics["completion_tokens"] / max(timer.seconds["play"], 1e-3)
+    play_seconds = max(timer.seconds["play"], 1e-3)
+    metrics["tokens_per_second"] = metrics["completion_tokens"] / play_seconds
     record_step(run, step, metrics, timer.seconds, groups)
     stop_on_bad_steps(cfg, metrics, run.record.checkpoints)
     stop_on_gap(cfg, metrics)
@@ -281,8 +284,10 @@ def watch(run: Run, pools: Pools, masking: Masking, state: TrainingState) -> Non
     evaluation = evaluate(run, pools, masking, split, f"step {step}, {split}")
     write_evaluation(run.record.evaluation_folder(step) / split, evaluation)
     jf = evaluation.mean("jf")
+    reward = evaluation.mean("reward")
+    # A string, because keys of JSON are strings.
     state.watched[str(step)] = jf
-    run.tracker.metrics(step, {f"{split}/jf": jf, f"{split}/reward": evaluation.mean("reward")})
+    run.tracker.metrics(step, {f"{split}/jf": jf, f"{split}/reward": reward})
     run.progress.note(f"step {step}, {split}: J&F {jf:.3f}")
 
 
@@ -296,7 +301,8 @@ def save(run: Run, pools: Pools, state: TrainingState) -> None:
     with run.progress.phase(f"checkpoint step_{step}"):
         folder = checkpoint.save(checkpoints, step, pools.learner.save, asdict(state))
     watched = state.watched
-    if not watched or watched.get(str(step)) == max(watched.values()):
+    best = not watched or watched.get(str(step)) == max(watched.values())
+    if best:
         run.record.mark_best(folder)
     checkpoint.prune(checkpoints, run.cfg.train.keep_checkpoints)
 

@@ -65,7 +65,9 @@ class Demonstrator:
 
     def group(self, sample: Sample, step: int) -> tuple[Group, MediaTable]:
         """Return a group of one ideal episode, and its pixels."""
-        rng = np.random.default_rng([self.seed, step, *sample.uid.encode()])
+        # Seeded by the sample, so a demonstration does not depend on the others in its batch.
+        seeds = [self.seed, step, *sample.uid.encode()]
+        rng = np.random.default_rng(seeds)
         turns: list[Turn] = []
         pixels: MediaTable = {}
         for content, answer in self.system.demonstrate(sample, rng):
@@ -215,6 +217,7 @@ def with_drawing(cfg: Config, folder: Path) -> Config:
 
 def write_policy(learner: LearnerPool, output: Path, bf16: bool) -> None:
     """Write the policy as a Hugging Face folder, whole or not at all; in bfloat16 if asked for."""
+    # Beside the target, on the same file system: the last step must be a rename.
     part = output.with_name(f".{output.name}.part")
     policy = part / "policy"
     shutil.rmtree(part, ignore_errors=True)

@@ -31,6 +31,7 @@ MEASURES = {
 
 # Measure -> value of one run; a measure may be missing.
 Outcome = Mapping[str, float]
+OutcomeBySeed = Mapping[int, Outcome]
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,11 @@ ABLATIONS: Mapping[str, Ablation] = {
 }
 
 
-def markdown(name: str, ablation: Ablation, outcomes: Mapping[str, Mapping[int, Outcome]]) -> str:
+def markdown(
+    name: str,
+    ablation: Ablation,
+    outcomes: Mapping[str, OutcomeBySeed],
+) -> str:
     """Return the table of an ablation, finished or not.
 
     A cell holds mean and standard deviation over the seeds. In brackets follow the mean difference
@@ -241,7 +246,10 @@ def verdict(differences: Sequence[float], sign: int) -> str:
 
 
 def _cell(
-    measure: str, variant: Variant, runs: Mapping[int, Outcome], first: Mapping[int, Outcome]
+    measure: str,
+    variant: Variant,
+    runs: OutcomeBySeed,
+    first: OutcomeBySeed,
 ) -> str:
     if not runs:
         return "not run"

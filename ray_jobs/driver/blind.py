@@ -33,7 +33,7 @@ def blind_jf(
         if targets:
             largest[uid] = max(targets, key=_pixels)
 
-    scores: dict[str, list[float]] = {"nothing": [], "centre box": [], "largest object": []}
+    scores: dict[str, list[float]] = {}
     for sample in samples:
         truth = _truth_FHW(sample)
         guesses = {
@@ -43,8 +43,12 @@ def blind_jf(
         }
         for name, guess in guesses.items():
             _, _, jf = mean_j_and_f(guess, truth)
-            scores[name].append(100 * jf)
-    return {name: float(np.mean(values)) for name, values in scores.items()}
+            scores.setdefault(name, []).append(100 * jf)
+
+    means = {}
+    for name, values in scores.items():
+        means[name] = float(np.mean(values))
+    return means
 
 
 def blind_temporal(samples: Sequence[Sample], num_frames: int) -> dict[str, float]:

@@ -59,8 +59,8 @@ def measured(
 ) -> Iterator[list[Result]]:
     """Play episodes and measure them against the ground truth.
 
-    Groups are measured in chunks by a background thread, while other groups still play. When the
-    caller asks for the next chunk, at most `IN_FLIGHT` finished ones have not been yielded.
+    Groups are measured in chunks by a background thread, while other groups still play. Playing
+    waits while more than `IN_FLIGHT` chunks are unfinished.
 
     Args:
         run: The run.
@@ -95,7 +95,9 @@ def measured(
             samples, group_size=repeats, temperature=temperature, step=EVAL_STEP
         )
         for group in groups:
-            failed += [episode for episode in group.episodes if episode.end is End.FAILED]
+            for episode in group.episodes:
+                if episode.end is End.FAILED:
+                    failed.append(episode)
             if len(failed) > share * total:
                 break
             unscored.append(group)
@@ -109,6 +111,7 @@ def measured(
                 yield chunks.popleft().result()
             phase.advance(1)
 
+        # The rest, also after too many failures: a finished group need not be played again.
         scored += start_scoring(unscored, split, pools, masking)
         chunks.append(background.submit(measure_chunk, scored, pools))
         while chunks:
@@ -131,6 +134,7 @@ def start_scoring(
 
 def measure_chunk(groups: Sequence[ScoredGroup], pools: Pools) -> list[Result]:
     """Segment the episodes of some groups and measure their masks; in the order of the samples."""
+    # Arrival differs from run to run; the order of the samples does not.
     groups = sorted(groups, key=lambda group: group.played.index)
     jobs = []
     for group in groups:
@@ -219,7 +223,9 @@ def stop_on_failures(episodes: Sequence[Episode], max_share: float, total: int =
         f"{len(failed)} of {total} episodes failed, more than rollout.max_failed_share="
         f"{max_share:g}"
     )
-    kind, _, message = error.strip().splitlines()[-1].partition(": ")
+    # The last line of a traceback is the error itself.
+    last_line = error.strip().splitlines()[-1]
+    kind, _, message = last_line.partition(": ")
     if kind == "ValueError":
         raise ValueError(f"{message} ({summary})")
     raise RuntimeError(f"{summary}. The first one:\n{error}")

@@ -72,7 +72,8 @@ class HintStore:
         with self.run.progress.phase(f"auxiliary questions: {split}", total=len(samples)) as phase:
             groups = rollouts.play(samples, group_size=1, temperature=0.0, step=EVAL_STEP)
             for group in groups:
-                hints[group.sample.uid] = self.run.system.hints(group.episodes[0])
+                [episode] = group.episodes
+                hints[group.sample.uid] = self.run.system.hints(episode)
                 phase.advance(1)
         write_hints(self.folder, split, samples, hints)
 

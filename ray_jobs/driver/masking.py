@@ -17,6 +17,10 @@ from configs.schema import Config
 from ray_jobs.driver.pools import Pools
 from ray_jobs.driver.stages import StageTimer
 
+PlayedGroups = Sequence[Played]
+# One entry a group; None where the policy points.
+GroupDrawings = Sequence[Drawn | None]
+
 # Groups of an evaluation whose masks a policy draws in one forward pass, while others still play.
 DRAWN_TOGETHER = 32
 
@@ -33,25 +37,25 @@ class Masking(Protocol):
     def prepare_evaluation(self) -> None:
         """Bring the weights for making masks up to date."""
 
-    def draw(self, groups: Sequence[Played]) -> Sequence[Drawn | None]:
+    def draw(self, groups: PlayedGroups) -> GroupDrawings:
         """Return all masks drawn by the policy, one entry a group; None from a pointing policy."""
 
     def score_early(self, split: str, group: Played) -> Scoring | None:
         """Start the scoring of a group as soon as it has been played, if its masks allow it."""
 
-    def draw_step(self, groups: Sequence[Played], timer: StageTimer) -> Sequence[Drawn | None]:
+    def draw_step(self, groups: PlayedGroups, timer: StageTimer) -> GroupDrawings:
         """Return the drawn masks for training, one entry a group."""
 
     def score_step(
         self,
         split: str,
-        groups: Sequence[Played],
+        groups: PlayedGroups,
         early: Sequence[Scoring | None],
-        drawn: Sequence[Drawn | None],
+        drawn: GroupDrawings,
     ) -> list[Scoring]:
         """Return the scoring of each group of a step, started early or now."""
 
-    def targets(self, groups: Sequence[Played], drawn: Sequence[Drawn | None]) -> DrawBatch | None:
+    def targets(self, groups: PlayedGroups, drawn: GroupDrawings) -> DrawBatch | None:
         """Return the learner's targets for masks, if it learns from any."""
 
     def finish_learning(self) -> None:
@@ -73,26 +77,26 @@ class PointingPolicy:
     def prepare_evaluation(self) -> None:
         return
 
-    def draw(self, groups: Sequence[Played]) -> Sequence[Drawn | None]:
+    def draw(self, groups: PlayedGroups) -> GroupDrawings:
         return [None] * len(groups)
 
     def score_early(self, split: str, group: Played) -> Scoring | None:
         return self._pools.rewards.submit(split, group.sample.uid, group.episodes)
 
-    def draw_step(self, groups: Sequence[Played], timer: StageTimer) -> Sequence[Drawn | None]:
+    def draw_step(self, groups: PlayedGroups, timer: StageTimer) -> GroupDrawings:
         return [None] * len(groups)
 
     def score_step(
         self,
         split: str,
-        groups: Sequence[Played],
+        groups: PlayedGroups,
         early: Sequence[Scoring | None],
-        drawn: Sequence[Drawn | None],
+        drawn: GroupDrawings,
     ) -> list[Scoring]:
         # All of them started early.
         return [scoring for scoring in early if scoring is not None]
 
-    def targets(self, groups: Sequence[Played], drawn: Sequence[Drawn | None]) -> DrawBatch | None:
+    def targets(self, groups: PlayedGroups, drawn: GroupDrawings) -> DrawBatch | None:
         return None
 
     def finish_learning(self) -> None:
@@ -126,30 +130,31 @@ class DrawingPolicy:
         if self._training and self._cfg.mask.redraw:
             self._pools.segmenters.take_head(self._pools.learner.head())
 
-    def draw(self, groups: Sequence[Played]) -> Sequence[Drawn | None]:
+    def draw(self, groups: PlayedGroups) -> GroupDrawings:
         return self._draw(groups, roles=())
 
     def score_early(self, split: str, group: Played) -> Scoring | None:
         return None
 
-    def draw_step(self, groups: Sequence[Played], timer: StageTimer) -> Sequence[Drawn | None]:
+    def draw_step(self, groups: PlayedGroups, timer: StageTimer) -> GroupDrawings:
         with timer.stage("mask"):
             return self._draw(groups, roles=REWARDED)
 
     def score_step(
         self,
         split: str,
-        groups: Sequence[Played],
+        groups: PlayedGroups,
         early: Sequence[Scoring | None],
-        drawn: Sequence[Drawn | None],
+        drawn: GroupDrawings,
     ) -> list[Scoring]:
         rewards = self._pools.rewards
         scorings = []
         for group, masks in zip(groups, drawn, strict=True):
-            scorings.append(rewards.submit(split, group.sample.uid, group.episodes, masks))
+            scoring = rewards.submit(split, group.sample.uid, group.episodes, masks)
+            scorings.append(scoring)
         return scorings
 
-    def targets(self, groups: Sequence[Played], drawn: Sequence[Drawn | None]) -> DrawBatch | None:
+    def targets(self, groups: PlayedGroups, drawn: GroupDrawings) -> DrawBatch | None:
         samples = [group.sample for group in groups]
         episodes = [group.episodes for group in groups]
         masks = [group_masks for group_masks in drawn if group_masks is not None]
@@ -159,7 +164,7 @@ class DrawingPolicy:
         # The last evaluation draws with the learner's mask head.
         return
 
-    def _draw(self, groups: Sequence[Played], roles: Sequence[str]) -> list[Drawn]:
+    def _draw(self, groups: PlayedGroups, roles: Sequence[str]) -> list[Drawn]:
         videos = []
         episodes = []
         media = []

@@ -39,10 +39,13 @@ def one_episode(cfg: Config, sample: Sample, progress: Progress) -> tuple[Episod
         drawn: Sequence[DrawnMask | None] = ()
         if cfg.mask.token:
             with progress.phase("draw"), closing(DrawerPool(cfg, placement)) as drawers:
-                [[drawn]] = drawers.draw([sample.video], [played.episodes], [played.media_ref])
+                # One group of one episode.
+                groups = drawers.draw([sample.video], [played.episodes], [played.media_ref])
+                [[drawn]] = groups
 
         with progress.phase("segment"), closing(SegmenterPool(cfg, placement)) as segmenters:
-            [masks_F] = segmenters.segment([(sample.video, tracking_prompts(episode, drawn))])
+            prompts = tracking_prompts(episode, drawn)
+            [masks_F] = segmenters.segment([(sample.video, prompts)])
     return episode, masks_F
 
 

@@ -112,13 +112,15 @@ class Split:
         states = []
         for file in files:
             if file.is_file():
+                name = str(file.relative_to(root))
                 state = file.stat()
-                states.append((str(file.relative_to(root)), state.st_size, state.st_mtime_ns))
+                states.append((name, state.st_size, state.st_mtime_ns))
 
         videos = []
         for piece in pieces(self.samples):
             video = piece.video
-            videos.append([video.uid, video.frame_names, video.height, video.width, *piece.targets])
+            entry = [video.uid, video.frame_names, video.height, video.width]
+            videos.append([*entry, *piece.targets])
         return fingerprint_of([more, sorted(states), *videos])
 
 
@@ -257,7 +259,8 @@ def work_through(
         phase.advance(before)
         said = time.monotonic()
         for piece, (made, problems) in work(left):
-            result = {"made": _plain(made), "problems": [asdict(p) for p in problems]}
+            plain_problems = [asdict(problem) for problem in problems]
+            result = {"made": _plain(made), "problems": plain_problems}
             journal.add(piece.video.uid, result)
             split.add_problems(problems)
             phase.advance()

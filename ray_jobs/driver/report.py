@@ -15,9 +15,17 @@ from ray_jobs.driver.run import Run
 
 # Figure -> expression uid -> value. These travel in the checkpoint's state.
 Values = dict[str, dict[str, float]]
+# "greedy" or "sampled" -> values; empty if not measured.
+Measurement = Mapping[str, Values]
 
 FIGURES = ("jf", "reward")
-TABLE = (("sampled", "reward"), ("sampled", "jf"), ("greedy", "reward"), ("greedy", "jf"))
+# Rows of the final table.
+TABLE = (
+    ("sampled", "reward"),
+    ("sampled", "jf"),
+    ("greedy", "reward"),
+    ("greedy", "jf"),
+)
 
 
 def values_of(evaluation: Evaluation) -> Values:
@@ -27,7 +35,7 @@ def values_of(evaluation: Evaluation) -> Values:
 
 def report(
     run: Run,
-    before: Mapping[str, Values],
+    before: Measurement,
     after: Mapping[str, Evaluation],
     start_seconds: float,
     weights_hash: str,
@@ -59,7 +67,10 @@ def report(
     summary["weights_sha256"] = weights_hash
     run.record.write_summary(summary)
 
-    figures = {name: value for name, value in summary.items() if isinstance(value, float)}
+    figures = {}
+    for name, value in summary.items():
+        if isinstance(value, float):
+            figures[name] = value
     run.tracker.metrics(cfg.train.steps, figures)
     rows = table_rows(before, values_after, blind)
     run.progress.table("before and after, held-out test split", rows)
@@ -72,8 +83,8 @@ def report(
 
 def summarise(
     run: Run,
-    before: Mapping[str, Values],
-    after: Mapping[str, Values],
+    before: Measurement,
+    after: Measurement,
     blind: float,
     start_seconds: float,
 ) -> dict[str, Any]:
@@ -112,7 +123,9 @@ def summarise(
 
 
 def table_rows(
-    before: Mapping[str, Values], after: Mapping[str, Values], blind: Mapping[str, float]
+    before: Measurement,
+    after: Measurement,
+    blind: Mapping[str, float],
 ) -> list[list[str]]:
     """Return the rows of the final table, its head first."""
     rows = [["", "before", "after", "gain ± paired s.e."]]
@@ -131,7 +144,7 @@ def table_rows(
     return rows
 
 
-def _means(before: Mapping[str, Values], after: Mapping[str, Values]) -> dict[str, Any]:
+def _means(before: Measurement, after: Measurement) -> dict[str, Any]:
     """Return keys such as "jf_before", or "sampled_reward_after" for sampled episodes."""
     means: dict[str, Any] = {}
     for how, prefix in (("greedy", ""), ("sampled", "sampled_")):

@@ -79,8 +79,13 @@ class Evaluation:
         """Return a figure (`Result.figure`) as the mean over the repeats of each expression."""
         values: dict[str, list[float]] = {}
         for result in self.results:
-            values.setdefault(result.sample.uid, []).append(result.figure(name))
-        return {uid: float(np.mean(repeats)) for uid, repeats in values.items()}
+            repeats = values.setdefault(result.sample.uid, [])
+            repeats.append(result.figure(name))
+
+        means = {}
+        for uid, repeats in values.items():
+            means[uid] = float(np.mean(repeats))
+        return means
 
     def mean(self, name: str) -> float:
         """Return the mean of a figure over the expressions."""
@@ -95,17 +100,23 @@ class Evaluation:
         """
         pairs: dict[str, list[tuple[float, float]]] = {}
         for result in self.results:
-            if result.episode.end is not End.FAILED:
-                pairs.setdefault(result.sample.uid, []).append((result.total, result.jf))
+            if result.episode.end is End.FAILED:
+                continue
+            repeats = pairs.setdefault(result.sample.uid, [])
+            repeats.append((result.total, result.jf))
 
         # Differences between expressions say how hard they are, so each is compared with itself.
         deviations = []
-        for repeats in pairs.values():
+        for uid in pairs:
+            repeats = pairs[uid]
             repeats_N2 = np.array(repeats)
             deviations.extend(repeats_N2 - repeats_N2.mean(axis=0))
         deviations_N2 = np.array(deviations)
         # Without variation Pearson's r is 0 / 0.
-        if not len(deviations_N2) or (np.abs(deviations_N2).max(axis=0) < 1e-9).any():
+        if not len(deviations_N2):
+            return None
+        largest_2 = np.abs(deviations_N2).max(axis=0)
+        if (largest_2 < 1e-9).any():
             return None
         return float(np.corrcoef(deviations_N2.T)[0, 1])
 
@@ -120,7 +131,10 @@ def mean_parts(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return means
 
 
-def paired_gain(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[float, float]:
+def paired_gain(
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+) -> tuple[float, float]:
     """Return the mean difference over expressions and its standard error.
 
     The standard error is s / sqrt(n), with the standard deviation s of the paired differences.
@@ -133,9 +147,11 @@ def paired_gain(before: Mapping[str, float], after: Mapping[str, float]) -> tupl
 
 def best_and_worst(results: Sequence[Result], count: int) -> list[Result]:
     """Return the `count` best and the `count` worst results by J&F, one for each expression."""
+    # Of several repeats the last one stands for its expression.
     newest = {result.sample.uid: result for result in results}
     ranked = sorted(newest.values(), key=lambda result: -result.jf)
     best = ranked[:count]
+    # With few results the two must not overlap.
     worst = ranked[max(count, len(ranked) - count) :]
     return best + worst
 
@@ -177,7 +193,9 @@ def _summary(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _row(result: Result) -> list[str]:
-    parts = {name: round(value, 4) for name, value in result.parts.items()}
+    parts = {}
+    for name, value in result.parts.items():
+        parts[name] = round(value, 4)
     return [
         result.sample.uid,
         result.sample.kind,

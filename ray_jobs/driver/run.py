@@ -82,7 +82,8 @@ class Run:
         samples = read_splits(cfg, splits)
 
         path = Path(cfg.runs) / cfg.name / folder
-        record = RunFolder.open(path, to_yaml(cfg), repository=Path("."), fresh=fresh)
+        yaml = to_yaml(cfg)
+        record = RunFolder.open(path, yaml, repository=Path("."), fresh=fresh)
         title = f"{cfg.system.name} · {cfg.policy.path} · {cfg.data.root} · {record.path}"
         with (
             Progress.open(total_steps, title) as progress,
@@ -152,6 +153,7 @@ def refuse_other_run(folder: Path, cfg: Config) -> None:
 def read_splits(cfg: Config, splits: Sequence[str]) -> dict[str, list[Sample]]:
     """Read some splits; the training split keeps only the samples of `data.keep_file`, if set."""
     samples = {}
+    # Two of the splits may be the same one.
     for split in dict.fromkeys(splits):
         samples[split] = read_split(cfg, split)
     train = cfg.data.train_split

@@ -9,7 +9,12 @@ import numpy as np
 from core.types import Sample
 
 
-def samples_of_step(samples: Sequence[Sample], step: int, count: int, seed: int) -> list[Sample]:
+def samples_of_step(
+    samples: Sequence[Sample],
+    step: int,
+    count: int,
+    seed: int,
+) -> list[Sample]:
     """Return the `count` prompts of a step. They depend on nothing but the arguments.
 
     Each epoch visits all samples in an order of its own.

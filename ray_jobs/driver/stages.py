@@ -24,4 +24,5 @@ class StageTimer:
         began = time.monotonic()
         with self._progress.phase(name):
             yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
+        spent = time.monotonic() - began
+        self.seconds[name] = self.seconds.get(name, 0.0) + spent
