@@ -110,9 +110,13 @@ class ReVSeg(BaseSystem[ReVSegOptions]):
         }
 
         keyframe = None if frame_idx is None else frames[frame_idx]
-        prompts: tuple[MaskPrompt, ...] = ()
-        if keyframe is not None and box is not None:
-            on_video = scale_box(box, self.options.box_hw, video_hw(sample))
-            prompts = (MaskPrompt(keyframe, on_video),)
+        prompts = self._mask_prompts(sample, keyframe, box)
         answer = Answer(prompts, facts, keyframe=keyframe)
         return Episode(sample.uid, turns, end_of(turns[-1], readable=bool(prompts)), answer)
+
+    def _mask_prompts(
+        self, sample: Sample, keyframe: int | None, box: Box | None
+    ) -> tuple[MaskPrompt, ...]:
+        if keyframe is None or box is None:
+            return ()
+        return (MaskPrompt(keyframe, scale_box(box, self.options.box_hw, video_hw(sample))),)

@@ -70,14 +70,14 @@ def has_box_form(text: str, strict: bool = False) -> bool:
     return is_tagged(text, ("answer",)) or bool(records(_after_thought(text)))
 
 
-def whole_pixels(box: Sequence[float], hw: tuple[int, int]) -> tuple[int, int, int, int]:
+def whole_pixels(box: Sequence[float], hw: tuple[int, int]) -> list[int]:
     """Round a box to whole pixels of an image of `hw`, at least one pixel wide and high."""
     height, width = hw
     x0 = min(round(box[0]), width - 1)
     y0 = min(round(box[1]), height - 1)
     x1 = max(round(box[2]), x0 + 1)
     y1 = max(round(box[3]), y0 + 1)
-    return x0, y0, x1, y1
+    return [x0, y0, x1, y1]
 
 
 def _after_thought(text: str) -> str:

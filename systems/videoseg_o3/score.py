@@ -125,11 +125,6 @@ def mask_terms(
         visible_F: whether each true mask shows anything.
         mode: the formulas.
     """
-    turns_G = torch.tensor([len(episode.turns) for episode in episodes])
-    spatial = episodes[0].answer.facts["spatial"]
-    key_GT = torch.zeros(len(episodes), int(turns_G.max()), dtype=torch.float64)
-    video_GF = torch.zeros(len(episodes), len(spatial), dtype=torch.float64)
-
     rewarded: list[RewardedMask] = []
     for number, (episode, own) in enumerate(zip(episodes, masks, strict=True)):
         rewarded += _rewarded_masks(number, episode, own)
@@ -137,6 +132,24 @@ def mask_terms(
     empty_keyframe = 1.0 if mode == "as_intended" and never_visible else 0.0
     ious = _ious(rewarded, rles_F, empty_keyframe)
 
+    turns_G = torch.tensor([len(episode.turns) for episode in episodes])
+    key_GT, video_GF = _iou_tables(episodes, rewarded, ious)
+    last_G = key_GT.gather(1, (turns_G - 1)[:, None])[:, 0]
+    return {
+        "mask": iou_reward(video_GF),
+        "keyframe_gain": gain_over_video(last_G, video_GF.mean(dim=1), turns_G, mode),
+        "progress": gain_over_turns(key_GT, turns_G, mode),
+    }
+
+
+def _iou_tables(
+    episodes: Sequence[Episode], rewarded: Sequence[RewardedMask], ious: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """IoU on the keyframe of each turn, (G, T), and on the larger frames, (G, F); 0 without a mask."""
+    spatial = episodes[0].answer.facts["spatial"]
+    most_turns = max(len(episode.turns) for episode in episodes)
+    key_GT = torch.zeros(len(episodes), most_turns, dtype=torch.float64)
+    video_GF = torch.zeros(len(episodes), len(spatial), dtype=torch.float64)
     for each, iou in zip(rewarded, ious, strict=True):
         if each.seg.role == "keyframe":
             # A later [SEG] of the turn takes the place of an earlier one.
@@ -144,12 +157,7 @@ def mask_terms(
         else:
             column = spatial.index(each.seg.frame)
             video_GF[each.episode, column] += iou / each.several
-    last_G = key_GT.gather(1, (turns_G - 1)[:, None])[:, 0]
-    return {
-        "mask": iou_reward(video_GF),
-        "keyframe_gain": gain_over_video(last_G, video_GF.mean(dim=1), turns_G, mode),
-        "progress": gain_over_turns(key_GT, turns_G, mode),
-    }
+    return key_GT, video_GF
 
 
 def _rewarded_masks(

@@ -77,6 +77,10 @@ class Choice:
     turns: tuple[Turn, ...] = ()
 
 
+# Video, query and version of the weights.
+ChoiceKey = tuple[str, str, int]
+
+
 class Choices:
     """A cache of choices by video, query and weight version.
 
@@ -86,9 +90,9 @@ class Choices:
 
     def __init__(self, limit: int = 1000) -> None:
         self.limit = limit
-        self._kept: dict[tuple[str, str, int], asyncio.Future[Choice]] = {}
+        self._kept: dict[ChoiceKey, asyncio.Future[Choice]] = {}
 
-    async def get(self, key: tuple[str, str, int], make: Callable[[], Awaitable[Choice]]) -> Choice:
+    async def get(self, key: ChoiceKey, make: Callable[[], Awaitable[Choice]]) -> Choice:
         """Return the choice under `key`; make it if it is not there."""
         if key in self._kept:
             choice = await asyncio.shield(self._kept[key])
@@ -136,7 +140,12 @@ async def choose(video: str, num_frames: int, query: str, ask: Ask, plan: Plan) 
     return Choice(start, stop, frame_at(start, stop, position), (*turns, *answers))
 
 
-async def _narrow(num_frames: int, query: str, ask: Ask, plan: Plan) -> tuple[int, int, list[Turn]]:
+async def _narrow(
+    num_frames: int,
+    query: str,
+    ask: Ask,
+    plan: Plan,
+) -> tuple[int, int, list[Turn]]:
     """The key segment: the mean of the sampled intervals, narrowed while longer than delta x T."""
     start = 0
     stop = num_frames
