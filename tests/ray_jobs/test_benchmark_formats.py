@@ -66,9 +66,11 @@ def test_formats_are_measured(format: str, tmp_path: Path) -> None:
         tmp_path / "out", {"data.format": format, "expressions": len(samples)}
     )
     for sample in samples:
-        truth = written.expected[sample.uid].masks_FHW
-        blank = np.zeros((sample.video.num_frames, HEIGHT, WIDTH), bool)
-        predict(sample, blank if truth is None else shifted(truth), predictions)
+        masks_FHW = np.zeros((sample.video.num_frames, HEIGHT, WIDTH), bool)
+        truth_FHW = written.expected[sample.uid].masks_FHW
+        if truth_FHW is not None:
+            masks_FHW = shifted(truth_FHW)
+        predict(sample, masks_FHW, predictions)
     public = [sample for sample in samples if not hidden(sample)]
     protocol = protocol_of("auto", format)
     summary = summary_of(samples, list(scored(public, predictions)), predictions, protocol)

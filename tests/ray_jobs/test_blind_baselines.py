@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from core.masks import encode
-from core.types import Sample, Target, Video
+from core.types import Rle, Sample, Target, Video
 from ray_jobs.driver.blind import blind_jf, blind_temporal
 
 
@@ -16,7 +16,10 @@ def _target(
     mask = np.zeros((32, 32), bool)
     x0, y0, x1, y1 = box
     mask[y0:y1, x0:x1] = True
-    return Target(uid, tuple(encode(mask) if f in visible else None for f in range(num_frames)))
+    masks_F: list[Rle | None] = [None] * num_frames
+    for frame in visible:
+        masks_F[frame] = encode(mask)
+    return Target(uid, tuple(masks_F))
 
 
 VIDEO = Video("v", "nowhere", ("0", "1", "2", "3"), 32, 32)

@@ -64,9 +64,9 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     try:
         yield env | {"RAY_ADDRESS": f"http://127.0.0.1:{dashboard}"}
     finally:
-        family = (
-            psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        )
+        family = []
+        if process.poll() is None:
+            family = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
         process.wait(timeout=60)
         for orphan in psutil.wait_procs(family, timeout=10)[1]:

@@ -112,13 +112,15 @@ def test_every_step_and_every_episode_is_written(finished: Finished) -> None:
     steps = finished.run.steps()
     episodes = finished.run.episodes()
     assert [line["step"] for line in steps] == list(range(1, STEPS + 1))
-    assert all(set(line["seconds"]) == STAGES for line in steps)
+    for line in steps:
+        assert set(line["seconds"]) == STAGES
     metrics = {"reward", "reward/format", "logprob_gap_mean", "grad_norm", "end/done"}
     assert metrics <= keys_of(steps)
     for step in range(1, STEPS + 1):
         groups = [line["sample"] for line in episodes if line["step"] == step]
         assert len(groups) == PROMPTS * GROUP
-        assert all(groups.count(uid) == GROUP for uid in groups)
+        for uid in groups:
+            assert groups.count(uid) == GROUP
     columns = {"end", "reward", "parts", "advantage", "turns", "facts"}
     assert columns <= keys_of(episodes)
     rewards = [line["reward"] for line in episodes if line["step"] == 1]

@@ -104,8 +104,11 @@ def test_results_do_not_depend_on_chunks() -> None:
     samples = [sample(number) for number in range(5)]
     for chunk in (1, 2, 5):
         chunks = results_of(samples, chunk)
-        results = [result for part in chunks for result in part]
-        assert sorted(result.sample.uid for result in results) == [s.uid for s in samples]
+        results = []
+        for part in chunks:
+            results += part
+        uids = sorted(result.sample.uid for result in results)
+        assert uids == [sample.uid for sample in samples]
         for result in results:
             # One of two frames is right, and a reward comes with every episode.
             assert result.j == 0.5
