@@ -31,8 +31,8 @@ GUESTS = ("tiny", "tests", "benchmarks", "examples")
 TOKENS_OF_A_FUNCTION = 250
 TOKENS_OF_A_LINE = 30
 
-# Tests and guests hold literal tables of expectations, so their lines may be a little longer.
-TOKENS_OF_A_GUESTS_LINE = 45
+# Tests and guests hold literal tables, whose numbers and brackets are many and easy to read.
+TOKENS_OF_A_GUESTS_LINE = 60
 
 # Functions above the ceiling, as "file:function", each with a reason. Better empty.
 LONG_FUNCTIONS = {

@@ -119,9 +119,8 @@ def _by_annotator(
         for target in sample.targets:
             truth[target.uid] = target.masks_F
 
-    ignored_FHW = None
-    if samples[0].notes.ignore_F is not None:
-        ignored_FHW = decode_frames(samples[0].notes.ignore_F, video.height, video.width)
+    ignore_F = samples[0].notes.ignore_F
+    ignored_FHW = decode_frames(ignore_F, video.height, video.width) if ignore_F else None
 
     figures: dict[str, list[tuple[float, float]]] = {}
     for annotator, own in sorted(by_annotator.items()):
