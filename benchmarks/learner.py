@@ -164,12 +164,14 @@ class GroupMaker:
     def image(self, cell: int, name: str) -> tuple[list[int], Media]:
         side = max(1, round(cell / self.scale**0.5))
         size = 28 * side
-        self.pixels[name] = self.rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+        shape = (size, size, 3)
+        self.pixels[name] = self.rng.integers(0, 256, shape, dtype=np.uint8)
         ids = [START, *[IMAGE] * side**2, STOP]
         return ids, Media(name, View(0, size, size))
 
     def text(self, count: int) -> list[int]:
-        ids: list[int] = self.rng.integers(0, WORDS, max(1, count // self.scale)).tolist()
+        length = max(1, count // self.scale)
+        ids: list[int] = self.rng.integers(0, WORDS, length).tolist()
         return ids
 
     def episode(self, number: int, prompt: Sequence[int], shown: Sequence[Media]) -> Episode:
@@ -246,7 +248,13 @@ def peak_gib(work: Callable[[], None]) -> float:
 
 
 def _attention(
-    q: Any, k: Any, v: Any, dropout: float = 0.0, causal: bool = False, *_: Any, **__: Any
+    q: Any,
+    k: Any,
+    v: Any,
+    dropout: float = 0.0,
+    causal: bool = False,
+    *_: Any,
+    **__: Any,
 ) -> int:
     """Operations of two products for each query head; PyTorch's count lacks grouped heads."""
     batch_size, heads, queries, width = q
@@ -272,7 +280,14 @@ def _gpu_attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
     return _attention(q, k, v)
 
 
-def _gpu_attention_backward(d: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+def _gpu_attention_backward(
+    d: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    *_: Any,
+    **__: Any,
+) -> int:
     return _attention_backward(d, q, k, v, None, None)
 
 

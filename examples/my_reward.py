@@ -41,6 +41,6 @@ def box_centred(boxes_G4: Tensor, hw: tuple[int, int]) -> Tensor:
 
 
 if __name__ == "__main__":
-    boxes = torch.tensor([[40, 40, 60, 60], [0, 0, 10, 10], [90, 45, 100, 55], [0, 0, 0, 0]])
-    for box, reward in zip(boxes.tolist(), box_centred(boxes, (100, 100)).tolist(), strict=True):
-        print(f"{box}: {reward:.2f}")
+    for box in ([40, 40, 60, 60], [0, 0, 10, 10], [90, 45, 100, 55], [0, 0, 0, 0]):
+        reward = box_centred(torch.tensor([box]), (100, 100))
+        print(f"{box}: {reward.item():.2f}")

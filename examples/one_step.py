@@ -68,7 +68,15 @@ class Dialogue:
         is_first_round = (prompt - FRAMES) % 2 == 0
         text = name_frame(token) if is_first_round else name_box(token)
         logprob = float(logprob_V[token])
-        return Turn((prompt,), (token,), (logprob,), text, (), complete=True, version=0)
+        return Turn(
+            prompt_ids=(prompt,),
+            completion_ids=(token,),
+            logprobs=(logprob,),
+            text=text,
+            media=(),
+            complete=True,
+            version=0,
+        )
 
     async def auxiliary(
         self, content: Sequence[str | View], *, max_tokens: int, temperature: float, top_p: float

@@ -55,7 +55,8 @@ def test_frames_go_both_ways() -> None:
     rles = masks.encode_frames(masks_FHW)
     assert rles == tuple(masks.encode(mask_HW) for mask_HW in masks_FHW)
     assert np.array_equal(
-        masks.decode_frames([*rles, None], 9, 5), np.concatenate([masks_FHW, np.zeros((1, 9, 5))])
+        masks.decode_frames([*rles, None], 9, 5),
+        np.concatenate([masks_FHW, np.zeros((1, 9, 5))]),
     )
     assert masks.encode_frames(masks_FHW[:0]) == ()
     assert masks.decode_frames([], 9, 5).shape == (0, 9, 5)

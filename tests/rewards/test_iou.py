@@ -102,10 +102,10 @@ def test_inclusive_iou_of_reversed_boxes_is_no_hit() -> None:
 
 def test_mask_iou_of_pairs() -> None:
     masks_NHW = torch.tensor(
-        [[[1, 1], [0, 0]], [[1, 1], [1, 1]], [[0, 0], [0, 0]], [[1, 0], [0, 0]]]
+        [[[1, 1], [0, 0]], [[1, 1], [1, 1]], [[0, 0], [0, 0]], [[1, 0], [0, 0]]],
     ).bool()
     truth_NHW = torch.tensor(
-        [[[1, 0], [1, 0]], [[1, 1], [1, 1]], [[0, 0], [0, 0]], [[0, 0], [0, 0]]]
+        [[[1, 0], [1, 0]], [[1, 1], [1, 1]], [[0, 0], [0, 0]], [[0, 0], [0, 0]]],
     ).bool()
     assert mask_iou(masks_NHW, truth_NHW, 1.0).tolist() == pytest.approx([1 / 3, 1, 1, 0])
     zeros_N = torch.tensor([0.0, 0, 0, 0])

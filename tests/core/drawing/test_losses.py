@@ -9,7 +9,8 @@ from core.drawing.losses import at_points, bce, dice, draw_points, mask_loss
 
 HALF = torch.tensor([[[0.0, 0.0], [0.0, 0.0]]], dtype=torch.float64)  # p = .5 everywhere
 LOGITS = torch.tensor(
-    [[[math.log(3), -math.log(3)], [0.0, 0.0]]], dtype=torch.float64
+    [[[math.log(3), -math.log(3)], [0.0, 0.0]]],
+    dtype=torch.float64,
 )  # p = .75, .25, .5, .5
 TRUTH = torch.tensor([[[True, False], [True, False]]])
 
