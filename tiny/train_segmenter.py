@@ -48,6 +48,12 @@ KINDS = (
     PromptKind(box=False, points=3),
 )
 JITTERS = (0.0, 0.05, 0.12)
+# Until this share of the schedule: frames of a track, and factor of the batch.
+STAGES = (
+    (0.35, 1, 4.0),
+    (0.55, 4, 2.0),
+    (0.85, 8, 1.0),
+)
 
 
 @dataclass(frozen=True)
@@ -92,15 +98,18 @@ def track_loss(logits_TBhw: Tensor, score_TB: Tensor, tracks: Tracks) -> Tensor:
     entropy = F.binary_cross_entropy_with_logits(x, masks, reduction="none")
     p = x.sigmoid()
     focal = 0.5 * entropy * (1 - p * masks - (1 - p) * (1 - masks)) ** 2
-    dice = 1 - (2 * (p * masks).sum((2, 3)) + 1) / (p.sum((2, 3)) + masks.sum((2, 3)) + 1)
-    shape = (10 * focal.mean((2, 3)) + entropy.mean((2, 3)) + dice) * visible * counted
+    overlap = 2 * (p * masks).sum((2, 3)) + 1
+    total = p.sum((2, 3)) + masks.sum((2, 3)) + 1
+    dice = 1 - overlap / total
+    shape = 10 * focal.mean((2, 3)) + entropy.mean((2, 3)) + dice
+    shape = shape * visible * counted
     presence = F.binary_cross_entropy_with_logits(score_TB, visible, reduction="none") * counted
     return shape.sum() / (visible * counted).sum().clamp(min=1) + presence.mean()
 
 
 def step_size(fraction: float, batch: int) -> tuple[int, int]:
     """Return (length, batch) of a step: single images first, then longer and longer tracks."""
-    for until, length, factor in ((0.35, 1, 4.0), (0.55, 4, 2.0), (0.85, 8, 1.0)):
+    for until, length, factor in STAGES:
         if fraction < until:
             return length, max(1, int(batch * factor))
     return 14, max(1, int(batch * 0.6))

@@ -93,7 +93,8 @@ def test_the_taught_answer_earns_what_can_be_earned() -> None:
 
 
 def _episode(uid: str, text: str, answer: Answer) -> Episode:
-    return Episode(uid, (Turn((), (), (), text, (), True, 0),), End.DONE, answer)
+    turn = Turn((), (), (), text, (), complete=True, version=0)
+    return Episode(uid, (turn,), End.DONE, answer)
 
 
 def test_teaching_changes_the_policy_and_writes_a_folder(start: Path, tmp_path: Path) -> None:

@@ -50,8 +50,10 @@ def test_prompts_lie_where_they_should() -> None:
     masks = torch.zeros(64, 40, 60, dtype=torch.bool)
     masks[:, 10:20, 30:50] = True
     box = random_prompts(masks, PromptKind(True, 3), 0.0, 120)
-    assert box["point_coords"][:, :2].tolist() == [[[60.0, 30.0], [100.0, 60.0]]] * 64
-    x, y = (box["point_coords"][:, 2:] * torch.tensor([0.5, 1 / 3])).unbind(-1)
+    corners = [[60.0, 30.0], [100.0, 60.0]]
+    assert box["point_coords"][:, :2].tolist() == [corners] * 64
+    to_pixels = torch.tensor([0.5, 1 / 3])
+    x, y = (box["point_coords"][:, 2:] * to_pixels).unbind(-1)
     on = masks[0][y.long(), x.long()]
     assert torch.equal(on.int(), box["point_labels"][:, 2:])
     assert on[:, :2].all()
@@ -66,9 +68,8 @@ def test_the_loss_asks_for_masks_where_visible_and_for_absence_elsewhere() -> No
     masks = torch.zeros(1, 3, 16, 16, dtype=torch.bool)
     masks[0, 0, 4:12, 4:12] = True
     masks[0, 2, 0, 0] = True
-    tracks = Tracks(
-        torch.zeros(1, 3, 16, 16, 3, dtype=torch.uint8), masks, torch.tensor([[True, True, False]])
-    )
+    frames = torch.zeros(1, 3, 16, 16, 3, dtype=torch.uint8)
+    tracks = Tracks(frames, masks, counted=torch.tensor([[True, True, False]]))
     right = masks.transpose(0, 1).float() * 20 - 10
     score = torch.tensor([[9.0], [-9.0], [0.0]])
     best = track_loss(right, score, tracks)

@@ -20,10 +20,17 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.
     return F.rms_norm(x, (x.shape[-1],), weight, eps)
 
 
+def gated_mlp(mlp: Any, h: torch.Tensor) -> torch.Tensor:
+    gate = F.silu(mlp.gate_proj(h))
+    return mlp.down_proj(gate * mlp.up_proj(h))
+
+
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Apply rotary positions."""
     half = x.shape[-1] // 2
-    return x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin
+    first = x[..., :half]
+    second = x[..., half:]
+    return x * cos + torch.cat([-second, first], -1) * sin
 
 
 def attend(
@@ -89,7 +96,8 @@ def _repeat_rows(past: torch.Tensor, rows: int) -> torch.Tensor:
     b = past.shape[0]
     if b == rows:
         return past
-    return past[:, None].expand(b, rows // b, *past.shape[1:]).flatten(0, 1)
+    repeated = past[:, None].expand(b, rows // b, *past.shape[1:])
+    return repeated.flatten(0, 1)
 
 
 class Batched(torch.nn.Module):
@@ -135,11 +143,13 @@ class Batched(torch.nn.Module):
         cos, sin = self.vision_angles(grid, x.device)
         for block in self.visual.blocks:
             h = block.attn.qkv(rms_norm(x, block.norm1.weight))
-            q, k, v = h.view(n, grid * grid, 3, self.num_vision_heads, -1).permute(2, 0, 3, 1, 4)
+            heads = h.view(n, grid * grid, 3, self.num_vision_heads, -1)
+            q, k, v = heads.permute(2, 0, 3, 1, 4)
             o = attend(rotate(q, cos, sin), rotate(k, cos, sin), v, None)
-            x = x + block.attn.proj(o.transpose(1, 2).reshape(n, grid * grid, -1))
+            o = o.transpose(1, 2).reshape(n, grid * grid, -1)
+            x = x + block.attn.proj(o)
             h = rms_norm(x, block.norm2.weight)
-            x = x + block.mlp.down_proj(F.silu(block.mlp.gate_proj(h)) * block.mlp.up_proj(h))
+            x = x + gated_mlp(block.mlp, h)
         x = rms_norm(x, self.visual.merger.ln_q.weight).reshape(n, grid * grid // 4, -1)
         return self.visual.merger.mlp(x)
 
@@ -149,7 +159,8 @@ class Batched(torch.nn.Module):
         half = side // size // 2
         x = images_NHWC.float() / 127.5 - 1
         x = x.view(n, half, 2, size, half, 2, size, 3)
-        x = x.permute(0, 1, 4, 2, 5, 7, 3, 6).reshape(n, 4 * half * half, -1)
+        x = x.permute(0, 1, 4, 2, 5, 7, 3, 6)
+        x = x.reshape(n, 4 * half * half, -1)
 
         embed = self.visual.patch_embed.proj
         # A still image fills both temporal halves of a patch.
@@ -164,7 +175,8 @@ class Batched(torch.nn.Module):
         at = torch.arange(grid, device=device)
         rows = _in_blocks(at[:, None].expand(grid, grid))
         columns = _in_blocks(at[None].expand(grid, grid))
-        angles = torch.cat([rows * 10000**-steps, columns * 10000**-steps], -1).repeat(1, 2)
+        frequencies = 10000**-steps
+        angles = torch.cat([rows * frequencies, columns * frequencies], -1).repeat(1, 2)
         return angles.cos(), angles.sin()
 
     def embed(self, ids_BT: torch.Tensor, images_ND: torch.Tensor) -> torch.Tensor:
@@ -224,7 +236,7 @@ class Batched(torch.nn.Module):
                 o = attend_with_past(past[index], q, k, v, seen)
             x = x + attention.o_proj(o.transpose(1, 2).reshape(b, t, -1))
             h = rms_norm(x, layer.post_attention_layernorm.weight, self.eps)
-            x = x + layer.mlp.down_proj(F.silu(layer.mlp.gate_proj(h)) * layer.mlp.up_proj(h))
+            x = x + gated_mlp(layer.mlp, h)
             if index < len(added):
                 x = x + added[index]
             if index == tap:
@@ -275,4 +287,5 @@ class Batched(torch.nn.Module):
 def _in_blocks(at_HW: torch.Tensor) -> torch.Tensor:
     """Order a grid by blocks of 2 x 2, which the merger joins; (H * W, 1)."""
     half = len(at_HW) // 2
-    return at_HW.reshape(half, 2, half, 2).permute(0, 2, 1, 3).reshape(-1, 1)
+    blocks = at_HW.reshape(half, 2, half, 2).permute(0, 2, 1, 3)
+    return blocks.reshape(-1, 1)

@@ -60,9 +60,11 @@ class BatchedQwen3(Batched):
         levels = []
         for index, block in enumerate(self.visual.blocks):
             h = block.attn.qkv(_layer_norm(x, block.norm1))
-            q, k, v = h.view(n, grid * grid, 3, self.num_vision_heads, -1).permute(2, 0, 3, 1, 4)
+            heads = h.view(n, grid * grid, 3, self.num_vision_heads, -1)
+            q, k, v = heads.permute(2, 0, 3, 1, 4)
             o = attend(rotate(q, cos, sin), rotate(k, cos, sin), v, None)
-            x = x + block.attn.proj(o.transpose(1, 2).reshape(n, grid * grid, -1))
+            o = o.transpose(1, 2).reshape(n, grid * grid, -1)
+            x = x + block.attn.proj(o)
             h = block.mlp.linear_fc1(_layer_norm(x, block.norm2))
             x = x + block.mlp.linear_fc2(F.gelu(h, approximate="tanh"))
             if index in self.visual.deepstack_visual_indexes:

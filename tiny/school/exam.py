@@ -164,7 +164,8 @@ def read_prefix(
         shown.append(resize(frames_FHWC, teacher.sizes.small))
     pixels = torch.from_numpy(np.stack(shown)).to(tutor.prefix_ids.device)
     images, x = tutor.prefix(pixels)
-    _, cache, _ = tutor.net.read(x, tutor.prefix_positions.expand(len(asked), -1, -1))
+    positions = tutor.prefix_positions.expand(len(asked), -1, -1)
+    _, cache, _ = tutor.net.read(x, positions)
     return images.unflatten(0, (len(asked), -1)), cache
 
 
@@ -207,7 +208,8 @@ def speak(
             break
         hidden, _ = read_scripts(tutor, scripts, cache, images)
         last = torch.tensor([len(script.ids) - 1 for script in scripts], device=device)
-        logits = tutor.net.logits(hidden[torch.arange(len(scripts), device=device), last]).float()
+        rows = torch.arange(len(scripts), device=device)
+        logits = tutor.net.logits(hidden[rows, last]).float()
         logits = logits.masked_fill(banned, -torch.inf)
         if temperature > 0:
             chosen = torch.multinomial((logits / temperature).softmax(-1), 1)[:, 0]
@@ -229,8 +231,9 @@ def speak(
 
 
 def _box_iou(a_4: np.ndarray, b_4: np.ndarray) -> float:
-    sides = np.minimum(a_4[2:], b_4[2:]) - np.maximum(a_4[:2], b_4[:2])
-    intersection = float(np.clip(sides, 0, SIDE).prod())
+    high = np.minimum(a_4[2:], b_4[2:])
+    low = np.maximum(a_4[:2], b_4[:2])
+    intersection = float(np.clip(high - low, 0, SIDE).prod())
     area_a = float(np.clip(a_4[2:] - a_4[:2], 0, SIDE).prod())
     area_b = float(np.clip(b_4[2:] - b_4[:2], 0, SIDE).prod())
     return intersection / max(area_a + area_b - intersection, 1e-9)

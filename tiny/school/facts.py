@@ -86,11 +86,13 @@ class Facts:
         count = shows.sum().clamp(min=1)
         presence = F.binary_cross_entropy_with_logits(said[..., 0], shows.float())
         aligned = self.align(images, shows)
-        box_error = ((said[..., 1:5] - box[:, None]).abs().mean(-1) * shows).sum() / count
+        off = (said[..., 1:5] - box[:, None]).abs().mean(-1)
+        box_error = (off * shows).sum() / count
 
         shape = lesson["traits"][..., 0].clamp(min=0)
         shape = shape.repeat_interleave(frames, 0)[:, None].expand(shows.shape)
-        wrong = F.cross_entropy(said[..., 5:].flatten(0, -2), shape.flatten(), reduction="none")
+        said_shape = said[..., 5:].flatten(0, -2)
+        wrong = F.cross_entropy(said_shape, shape.flatten(), reduction="none")
         shape_loss = (wrong * shows.flatten()).sum() / count
         return {
             f"align{name}": 3 * aligned,
@@ -141,10 +143,13 @@ def shown_cells(box: torch.Tensor, visible: torch.Tensor, grid: int) -> torch.Te
     edges = torch.arange(grid, device=box.device) / grid
     low = box[..., :2, None]
     high = box[..., 2:, None]
-    overlap = (torch.minimum(high, edges + 1 / grid) - torch.maximum(low, edges)).clamp(min=0)
+    stop = torch.minimum(high, edges + 1 / grid)
+    start = torch.maximum(low, edges)
+    overlap = (stop - start).clamp(min=0)
     across, down = overlap.unbind(-2)
     # (N, C, rows, columns)
     area = down[..., :, None] * across[..., None, :]
-    size = (box[..., 2] - box[..., 0]) * (box[..., 3] - box[..., 1])
+    x0, y0, x1, y1 = box.unbind(-1)
+    size = (x1 - x0) * (y1 - y0)
     hit = (area > 0.08 / grid**2) | (area > 0.3 * size[..., None, None])
     return (hit & visible[..., None, None]).flatten(2).transpose(1, 2)

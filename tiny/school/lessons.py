@@ -177,7 +177,13 @@ class Teacher:
             lesson["frame_at"][row, i, 0] = place
             lesson["frame_share"][row, i, 0, visible] = 1 / len(visible)
 
-    def two_turns(self, query: Query, name: str, frame: int, box: np.ndarray) -> tuple[Script, int]:
+    def two_turns(
+        self,
+        query: Query,
+        name: str,
+        frame: int,
+        box: np.ndarray,
+    ) -> tuple[Script, int]:
         """Return the whole dialogue and the place of its frame number."""
         script = self.ask(query.text)
         place = self._first_answer(script, query.thought, frame, name)

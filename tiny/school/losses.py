@@ -123,7 +123,7 @@ class Tutor:
         means = lesson["ground_means"].flatten(0, 1)
         loss, _ = self._token_losses(reading, weight, value)
         num_dialogues = (weight > 0).any(1).sum().clamp(min=1)
-        row, at = ((value[:, 1:] >= 0) & (means[:, 1:] > 0)).nonzero(as_tuple=True)
+        row, at = _before_coordinates(value, means)
         return {
             "ground": loss.sum() / num_dialogues / 10,
             "means_ground": self._means(reading.tapped_RTD, means),
@@ -206,7 +206,8 @@ class Tutor:
         """
         wanted = unpack_bits(means_RT[:, 1:])
         at = means_RT[:, 1:] > 0
-        return 2 * self.facts.align(states_RTD[:, :-1][at][None], wanted[at][None])
+        states = states_RTD[:, :-1][at]
+        return 2 * self.facts.align(states[None], wanted[at][None])
 
     def _token_losses(
         self, reading: Reading, weight: torch.Tensor, value: torch.Tensor
@@ -266,10 +267,22 @@ class Tutor:
         """Return the losses of places in the keyframe."""
         value = lesson["value"].flatten(0, 1)
         means = lesson["means"].flatten(0, 1)
-        row, at = ((value[:, 1:] >= 0) & (means[:, 1:] > 0)).nonzero(as_tuple=True)
-        coordinate = (loss * (value[:, 1:] >= 0)).sum() / (value >= 0).sum().clamp(min=1)
+        row, at = _before_coordinates(value, means)
+        is_coordinate = value[:, 1:] >= 0
+        count = (value >= 0).sum().clamp(min=1)
+        coordinate = (loss * is_coordinate).sum() / count
         look = self.look_at_cells(reading, cells, row, at, means[row, at + 1])
         return {"look_cells": look, "_coordinate": coordinate.detach()}
+
+
+def _before_coordinates(
+    value_RT: torch.Tensor, means_RT: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return row and place of each token before a coordinate with a meaning."""
+    has_value = value_RT[:, 1:] >= 0
+    has_meaning = means_RT[:, 1:] > 0
+    row, at = (has_value & has_meaning).nonzero(as_tuple=True)
+    return row, at
 
 
 def _mean(figure_N: torch.Tensor) -> torch.Tensor:

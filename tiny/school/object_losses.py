@@ -84,7 +84,8 @@ class ObjectTutor:
         value_N = rows.value_BT[row, at]
         weight_N = rows.weight_BT[row, at]
         hard_N = -logp_NV.gather(-1, rows.ids_BT[row, at][:, None])[:, 0]
-        soft_N = -(self.soft_VV[value_N.clamp(min=0)] * logp_NV[:, self.numbers]).sum(-1)
+        soft_labels = self.soft_VV[value_N.clamp(min=0)]
+        soft_N = -(soft_labels * logp_NV[:, self.numbers]).sum(-1)
         loss_N = torch.where(value_N >= 0, soft_N, hard_N)
         num_dialogues = int(rows.branch_BT.max(1).values.sum())
         return {

@@ -130,8 +130,10 @@ class _Row:
             # Positions of every branch restart after the common prompt.
             positions.append(np.repeat(after + np.arange(length)[:, None], 3, axis=1))
             branch.append(np.full(length, number))
-            weight.append(np.array([0.0] * len(rest) + list(one.weights), dtype=np.float32))
-            value.append(np.array([-1] * len(rest) + list(one.values), dtype=np.int64))
+            weights = [0.0] * len(rest) + list(one.weights)
+            weight.append(np.array(weights, dtype=np.float32))
+            values = [-1] * len(rest) + list(one.values)
+            value.append(np.array(values, dtype=np.int64))
 
         self.ids = np.concatenate(ids)
         self.positions = np.concatenate(positions)

@@ -98,7 +98,13 @@ class Script:
     values: list[int] = field(default_factory=list)
     means: list[int] = field(default_factory=list)
 
-    def say(self, ids: list[int], weight: float = 0.0, value: int = -1, means: int = 0) -> None:
+    def say(
+        self,
+        ids: list[int],
+        weight: float = 0.0,
+        value: int = -1,
+        means: int = 0,
+    ) -> None:
         """Append text."""
         for token in ids:
             self.ids.append(token)

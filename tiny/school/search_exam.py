@@ -108,7 +108,8 @@ def _seg_boxes(
     for i, row in enumerate(ids):
         at = np.flatnonzero(row == teacher.marks[SEG])
         if len(at):
-            boxes_N4[i] = SIDE * tutor.heads.seg(hidden[i, at[-1]]).float().cpu().numpy()
+            box_4 = tutor.heads.seg(hidden[i, at[-1]]).float()
+            boxes_N4[i] = SIDE * box_4.cpu().numpy()
     return boxes_N4
 
 

@@ -68,7 +68,8 @@ class SearchTeacher(Teacher):
     """
 
     sampled = np.array([i * (NUM_FRAMES - 1) // (SHOWN - 1) for i in range(SHOWN)])
-    shown = (*range(SHOWN), *(int(i) for i in np.searchsorted(sampled, [0, 7, 15, 23])))
+    _again = np.searchsorted(sampled, [0, 7, 15, 23])
+    shown = (*range(SHOWN), *_again.tolist())
 
     def __init__(self, tokenizer: Any, sizes: Sizes = QWEN3) -> None:
         super().__init__(tokenizer, sizes)

@@ -33,7 +33,8 @@ class SearchFacts(Facts):
         goes = before & ~here
         goes[:, -1] |= here[:, -1]
 
-        said = self.heads.edges(self.heads.norm(states_BFD)).float().unflatten(-1, (2, -1))
+        said = self.heads.edges(self.heads.norm(states_BFD))
+        said = said.float().unflatten(-1, (2, -1))
         edges = torch.stack([comes, goes], 2).float()
         # Edges are rare.
         rare = said.new_tensor(5.0)

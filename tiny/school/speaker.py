@@ -126,5 +126,7 @@ def see_one(net: Batched, image_HWC: np.ndarray) -> torch.Tensor:
 def _append(cache: Cache, new: Cache) -> Cache:
     longer = []
     for (old_k, old_v), (new_k, new_v) in zip(cache, new, strict=True):
-        longer.append((torch.cat([old_k, new_k], 2), torch.cat([old_v, new_v], 2)))
+        keys = torch.cat([old_k, new_k], 2)
+        values = torch.cat([old_v, new_v], 2)
+        longer.append((keys, values))
     return longer

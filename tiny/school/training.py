@@ -114,7 +114,8 @@ class Training:
         bf16 = self.options.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             parts = losses(share)
-        loss = torch.stack([part for name, part in parts.items() if name[0] != "_"]).sum()
+        counted = [part for name, part in parts.items() if name[0] != "_"]
+        loss = torch.stack(counted).sum()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)

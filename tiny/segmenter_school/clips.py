@@ -68,7 +68,8 @@ def random_clip(rng: np.random.Generator, textured_share: float) -> np.void:
 
 def object_areas(owner_FHW: np.ndarray) -> np.ndarray:
     """Return the visible pixels of every object, (F, MAX_OBJECTS)."""
-    return np.stack([(owner_FHW == index).sum((1, 2)) for index in range(MAX_OBJECTS)], 1)
+    areas = [(owner_FHW == index).sum((1, 2)) for index in range(MAX_OBJECTS)]
+    return np.stack(areas, 1)
 
 
 def textured(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -149,9 +150,9 @@ def _paint(frame: np.ndarray, owner_HW: np.ndarray, thing: _Object, t: int, inde
 
     # The texture turns and moves with the object, around its middle.
     half = SIDE / 2
-    move = np.array(
-        [[cos, -sin, x - half * (cos - sin)], [sin, cos, y - half * (sin + cos)]], np.float32
-    )
+    shift_x = x - half * (cos - sin)
+    shift_y = y - half * (sin + cos)
+    move = np.array([[cos, -sin, shift_x], [sin, cos, shift_y]], np.float32)
     texture = cv2.warpAffine(thing.texture_HWC, move, (SIDE, SIDE), borderMode=cv2.BORDER_REFLECT)
     frame += (texture - frame) * (mask.astype(np.float32) / 255)[..., None]
     owner_HW[mask > 127] = index
@@ -167,7 +168,8 @@ def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
         period = rng.uniform(4, 16) * size / 128
         angle = rng.uniform(0, np.pi)
         yy, xx = np.mgrid[:size, :size]
-        wave = np.sin((xx * np.cos(angle) + yy * np.sin(angle)) * 2 * np.pi / period)
+        along = xx * np.cos(angle) + yy * np.sin(angle)
+        wave = np.sin(along * 2 * np.pi / period)
         other = 0.5 * plain + 0.5 * rng.random(3)
         return np.where((wave > 0)[..., None], plain, other).astype(np.float32)
     if kind == 3:
@@ -195,7 +197,8 @@ def _outline(rng: np.random.Generator) -> np.ndarray:
     elif kind == 4:
         radius = np.where(np.arange(corners) % 2, 0.5, 1.2)
     elif kind == 5:
-        radius = 1 + 0.25 * np.sin(int(rng.integers(2, 5)) * angle + rng.uniform(0, 6))
+        waves = int(rng.integers(2, 5))
+        radius = 1 + 0.25 * np.sin(waves * angle + rng.uniform(0, 6))
     return np.stack([radius * np.cos(angle), radius * np.sin(angle) * flatness], 1)
 
 

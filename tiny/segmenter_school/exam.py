@@ -130,7 +130,9 @@ def _sums(
     pred = F.interpolate(logits, size=truth_TB.shape[-2:], mode="bilinear", align_corners=False) > 0
     pred &= (score > 0)[..., None, None]
     area = truth_TB.sum((2, 3))
-    iou = (pred & truth_TB).sum((2, 3)) / (pred | truth_TB).sum((2, 3)).clamp(min=1)
+    intersection = (pred & truth_TB).sum((2, 3))
+    union = (pred | truth_TB).sum((2, 3))
+    iou = intersection / union.clamp(min=1)
     visible = valid & (area >= MIN_AREA)
     absent = valid & (area == 0)
     visible[0] = False

@@ -108,7 +108,11 @@ class ClipStore:
             process.join()
 
 
-def choose(rng: np.random.Generator, areas_FO: np.ndarray, length: int) -> tuple[int, np.ndarray]:
+def choose(
+    rng: np.random.Generator,
+    areas_FO: np.ndarray,
+    length: int,
+) -> tuple[int, np.ndarray]:
     """Choose an object and the frames of a track of it.
 
     A track starts in a frame with a good part of the object and runs either way in time.
@@ -128,7 +132,8 @@ def choose(rng: np.random.Generator, areas_FO: np.ndarray, length: int) -> tuple
 
 def random_tracks(store: ClipStore, rng: np.random.Generator, batch: int, length: int) -> Tracks:
     """Return a training batch, with flips and shuffled colour channels."""
-    usable = np.flatnonzero((store.areas[: store.size] >= 2 * MIN_AREA).any((1, 2)))
+    large_NFO = store.areas[: store.size] >= 2 * MIN_AREA
+    usable = np.flatnonzero(large_NFO.any((1, 2)))
     clip_B = rng.choice(usable, batch)
     chosen = [choose(rng, store.areas[clip], length) for clip in clip_B]
     thing_B = np.array([thing for thing, _ in chosen])

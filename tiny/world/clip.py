@@ -17,7 +17,12 @@ from tiny.world.scene import Scene, random_scene
 
 
 def write_clip(
-    path: Path, seconds: int, seed: int = 3, side: int = 480, fps: int = 24, group: int = 250
+    path: Path,
+    seconds: int,
+    seed: int = 3,
+    side: int = 480,
+    fps: int = 24,
+    group: int = 250,
 ) -> Scene:
     """Write a random scene as H.264 of side x side pixels and return the scene.
 

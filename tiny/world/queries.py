@@ -44,7 +44,12 @@ _ORDERS = {
 }
 _SIZES = {"gets the biggest": -1, "stays the smallest": 1}
 # For each relation: the axis of the centres, and the sign of the gap.
-_RELATIONS = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}
+_RELATIONS = {
+    "left of": (0, -1),
+    "right of": (0, 1),
+    "above": (1, -1),
+    "below": (1, 1),
+}
 _PLURAL = {"moves": "move", "stays": "stay", "keeps": "keep"}
 
 

@@ -74,7 +74,8 @@ def test_equals_the_hugging_face_forward(school: School) -> None:
         ids = lesson["ids"][0, :rows]
         keys = net.see(lesson["keys"][0])
         x = net.embed(ids, tutor.row_images(images, keys, lesson).flatten(0, 1))
-        ours = net.logits(net.read(x, lesson["positions"][0, :rows], past=cache)[0])
+        positions = lesson["positions"][0, :rows]
+        ours = net.logits(net.read(x, positions, past=cache)[0])
         for i in range(rows):
             used = int((ids[i] != 0).nonzero()[-1]) + 1
             whole = [*teacher.prefix.ids, *ids[i, :used].tolist()]
@@ -119,9 +120,11 @@ def inputs(
     """What transformers takes for dialogue `i` of the only lesson, patches by the folder's own processor."""
     small = lesson["small"][0].numpy()
     part = small[lesson["part"][0, i]] if school.search else []
-    shown = [*small[list(school.teacher.shown)], *part, lesson["keys"][0, i].numpy()]
+    prefix = small[list(school.teacher.shown)]
+    shown = [*prefix, *part, lesson["keys"][0, i].numpy()]
     images = school.processor.image_processor(images=shown, return_tensors="pt")
-    assert images["image_grid_thw"].tolist() == [[1, 6, 6]] * (len(shown) - 1) + [[1, 8, 8]]
+    grids = [[1, 6, 6]] * (len(shown) - 1) + [[1, 8, 8]]
+    assert images["image_grid_thw"].tolist() == grids
     ids_1T = torch.tensor([ids])
     return {
         "input_ids": ids_1T,
@@ -140,7 +143,8 @@ def test_losses_are_finite_reach_every_parameter_and_fall(school: School) -> Non
     for _ in range(6):
         parts = tutor.losses(lesson, dialogues=True)
         assert all(torch.isfinite(part) for part in parts.values())
-        losses.append(torch.stack([part for name, part in parts.items() if name[0] != "_"]).sum())
+        counted = [part for name, part in parts.items() if name[0] != "_"]
+        losses.append(torch.stack(counted).sum())
         optimizer.zero_grad(set_to_none=True)
         losses[-1].backward()
         assert [name for name, p in parameters.items() if p.grad is None] == []

@@ -31,6 +31,7 @@ def test_ideal_answers_are_read(tmp_path: Path) -> None:
         answer = teacher.dialogue.decode(script.ids[:-1])
         second = SECOND.search(answer, answer.index("Locate"))
         assert second
-        assert np.array_equal([int(second[i]) for i in range(1, 5)], question.box_F4[frame])
+        box = [int(second[i]) for i in range(1, 5)]
+        assert np.array_equal(box, question.box_F4[frame])
         assert question.temporal_F.max() == 1
         assert question.temporal_F.min() == 0

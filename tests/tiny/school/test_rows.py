@@ -48,9 +48,11 @@ def pixels(view: View) -> np.ndarray:
 def dialogues(dialogue: Dialogue) -> list[OneTurn]:
     made = []
     for text, answer in ASKED:
-        prompt = dialogue.user(["0", VIEWS[0], "1", VIEWS[1], text], first=True, expanded=True)
+        content: list[str | View] = ["0", VIEWS[0], "1", VIEWS[1], text]
+        prompt = dialogue.user(content, first=True, expanded=True)
         ids = dialogue.completion(answer)
-        made.append(OneTurn(prompt, ids, [1.0] * len(ids), list(range(len(ids)))))
+        weights = [1.0] * len(ids)
+        made.append(OneTurn(prompt, ids, weights, list(range(len(ids)))))
     return made
 
 
@@ -59,9 +61,12 @@ def test_a_row_equals_its_dialogues(policy: tuple[Batched, Dialogue]) -> None:
     net, dialogue = policy
 
     # `see` takes square images only: the other one is made of zeros by both ways.
-    images = torch.cat([torch.zeros(6, 128), net.see(torch.from_numpy(pixels(VIEWS[1]))[None])[0]])
+    square = net.see(torch.from_numpy(pixels(VIEWS[1]))[None])[0]
+    images = torch.cat([torch.zeros(6, 128), square])
     made = dialogues(dialogue)
-    short = [OneTurn(d.prompt_ids, d.answer_ids[:2], d.weights[:2], d.values[:2]) for d in made[:1]]
+    one = made[0]
+    weights = one.weights[:2]
+    short = [OneTurn(one.prompt_ids, one.answer_ids[:2], weights, one.values[:2])]
     rows = pack([(made, GRIDS), (short, GRIDS)], dialogue.image_id)
     x = net.embed(rows.ids_BT, torch.cat([images, images]))
     ours = net.logits(net.read(x, rows.positions_BT3, seen_BTT=rows.seen())[0])
@@ -73,8 +78,10 @@ def test_a_row_equals_its_dialogues(policy: tuple[Batched, Dialogue]) -> None:
             positions = torch.from_numpy(mrope_positions(whole, GRIDS, dialogue.image_id).T.copy())[
                 None
             ]
-            alone = net.logits(net.read(net.embed(torch.tensor([whole]), images), positions)[0])[0]
-            at = torch.nonzero((rows.weight_BT[b] > 0) & (rows.branch_BT[b] == k + 1))[:, 0]
+            x_alone = net.embed(torch.tensor([whole]), images)
+            alone = net.logits(net.read(x_alone, positions)[0])[0]
+            in_branch = rows.branch_BT[b] == k + 1
+            at = torch.nonzero((rows.weight_BT[b] > 0) & in_branch)[:, 0]
             assert rows.ids_BT[b, at].tolist() == list(one.answer_ids)
             assert rows.value_BT[b, at].tolist() == list(one.values)
             theirs = alone[len(one.prompt_ids) - 1 : -1]
@@ -84,7 +91,8 @@ def test_a_row_equals_its_dialogues(policy: tuple[Batched, Dialogue]) -> None:
 
 def test_what_prompts_share_leaves_a_token_to_each() -> None:
     assert common_length([[1, 2, 3], [1, 2, 4]]) == 2
-    assert common_length([[1, 2, 3]]) == 2 == common_length([[1, 2, 3], [1, 2, 3, 4]])
+    assert common_length([[1, 2, 3]]) == 2
+    assert common_length([[1, 2, 3], [1, 2, 3, 4]]) == 2
     assert common_length([[5, 2], [1, 2]]) == 0
 
 
@@ -102,7 +110,8 @@ def test_it_speaks_as_hugging_face_generates(policy: tuple[Batched, Dialogue]) -
         positions = torch.from_numpy(mrope_positions(ids, GRIDS[1:], dialogue.image_id).T.copy())[
             None
         ]
-        logits = net.logits(net.read(net.embed(torch.tensor([ids]), image), positions)[0][0, -1])
+        x = net.embed(torch.tensor([ids]), image)
+        logits = net.logits(net.read(x, positions)[0][0, -1])
         assert int(logits.masked_fill(banned, -torch.inf).argmax()) == token
         ids.append(token)
     assert turn.complete == (turn.completion_ids[-1] == dialogue.end_id)

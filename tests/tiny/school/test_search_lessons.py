@@ -103,7 +103,8 @@ def test_labels_are_true(teacher: SearchTeacher) -> None:
         assert share_PS[0].argmax() == shown[0]
         assert share_PS[1].argmax() == shown[-1]
         np.testing.assert_array_equal(np.flatnonzero(share_PS[2]), shown)
-        key = teacher.labels.index(int(teacher.dialogue.decode([ids[lesson["frame_at"][0, i, 2]]])))
+        key_token = ids[lesson["frame_at"][0, i, 2]]
+        key = teacher.labels.index(int(teacher.dialogue.decode([key_token])))
         np.testing.assert_allclose(lesson["seg_box"][0, i], box_F4[key] / SIDE)
         assert lesson["seg_means"][0, i] == colour_bits(description(scene, query))
         if i < KEYS and lesson["seg_at"][0, i, 1]:

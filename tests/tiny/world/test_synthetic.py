@@ -75,9 +75,10 @@ def test_boxes_and_areas_are_those_of_the_visible_pixels(scenes: list[Scene]) ->
         for i, thing in enumerate(made.things):
             for frame in np.flatnonzero(made.areas_OF[i]):
                 rows, columns = np.nonzero(made.owner_FHW[frame] == i)
-                box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+                low = (columns.min(), rows.min())
+                high = (columns.max() + 1, rows.max() + 1)
                 assert made.areas_OF[i, frame] == len(rows)
-                assert tuple(made.boxes_OF4[i, frame]) == box
+                assert tuple(made.boxes_OF4[i, frame]) == (*low, *high)
                 assert (
                     np.abs(
                         np.median(made.frames_FHWC[frame][rows, columns], 0) - COLOURS[thing.colour]
@@ -103,11 +104,11 @@ def test_no_fixed_guess_is_good(scenes: list[Scene]) -> None:
     )
     visible = share_F[share_F > 0].mean()
     assert share_F.mean(0).max() < 0.4 < visible < 0.6
-    largest = [
-        made.areas_OF.max(1).argmax() in pick_query(np.random.default_rng(i), queries(made)).objects
-        for i, made in enumerate(scenes)
-    ]
-    assert np.mean(largest) < 0.5
+    largest_is_target = []
+    for i, made in enumerate(scenes):
+        query = pick_query(np.random.default_rng(i), queries(made))
+        largest_is_target.append(made.areas_OF.max(1).argmax() in query.objects)
+    assert np.mean(largest_is_target) < 0.5
     peaks = np.array([row.argmax() for made in scenes for row in made.areas_OF])
     assert np.histogram(peaks, 4, (0, NUM_FRAMES))[0].max() < 0.4 * len(peaks)
 
@@ -125,7 +126,8 @@ def test_every_kind_occurs_and_texts_are_unique(scenes: list[Scene]) -> None:
 
 def test_number_of_targets(scenes: list[Scene]) -> None:
     for made, query in _by_text(scenes):
-        low, high = {"several": (2, 3), "none": (0, 0)}.get(query.kind, (1, 1))
+        allowed = {"several": (2, 3), "none": (0, 0)}
+        low, high = allowed.get(query.kind, (1, 1))
         assert low <= len(query.objects) <= high
         names = [made.things[i].name for i in query.objects]
         assert all(f"the {name}" in query.thought for name in names) or query.kind == "relation"
@@ -206,7 +208,8 @@ def test_written_split_repeats_to_the_byte(tmp_path: Path, mp4: bool) -> None:
 @pytest.mark.parametrize("mp4", [False, True])
 def test_reader_gives_back_the_scene(tmp_path: Path, mp4: bool) -> None:
     write_split(tmp_path, "train", 4, 2, 6, mp4=mp4)
-    made = random_scene(np.random.default_rng(np.random.SeedSequence([4, *b"train"]).spawn(2)[0]))
+    seed = np.random.SeedSequence([4, *b"train"]).spawn(2)[0]
+    made = random_scene(np.random.default_rng(seed))
     meta = json.loads((tmp_path / "train" / "meta_expressions.json").read_text())["videos"][
         "train00000"
     ]
@@ -230,12 +233,9 @@ def test_reader_gives_back_the_scene(tmp_path: Path, mp4: bool) -> None:
 def test_long_videos_have_a_folder_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        write, "SPLITS", (write.Split("train", 1, 2), write.Split("mp4", 1, 2, mp4=True))
-    )
-    monkeypatch.setattr(
-        write, "LONG_SPLITS", (write.Split("train", 1, 2), write.Split("test", 1, 2))
-    )
+    train = write.Split("train", 1, 2)
+    monkeypatch.setattr(write, "SPLITS", (train, write.Split("mp4", 1, 2, mp4=True)))
+    monkeypatch.setattr(write, "LONG_SPLITS", (train, write.Split("test", 1, 2)))
     short = tmp_path / "synthetic"
     long = tmp_path / "synthetic_long"
     write_dataset(short)

@@ -89,7 +89,11 @@ def test_the_system_that_they_are_for_can_learn_every_turn_of_them(root: Path) -
         said = [turn["value"] for turn in item["conversations"] if turn["from"] == "gpt"]
         dialogue = system.demonstrate(sample, np.random.default_rng(0))
         assert [text for _, text in dialogue] == said
-        turns = [Turn((), (1, 7, 2), (), text, (), True, 0) for text in said]
+        turns = []
+        for text in said:
+            ids = (1, 7, 2)
+        turn = Turn((), ids, (), text, (), complete=True, version=0)
+            turns.append(turn)
         episode = system.episode(sample, turns, seg_id=7)
         drawn = [(seg.turn, seg.frame) for seg in episode.answer.segs if seg.role == "keyframe"]
         assert episode.end is End.DONE
