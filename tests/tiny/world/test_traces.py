@@ -92,7 +92,7 @@ def test_the_system_that_they_are_for_can_learn_every_turn_of_them(root: Path) -
         turns = []
         for text in said:
             ids = (1, 7, 2)
-        turn = Turn((), ids, (), text, (), complete=True, version=0)
+            turn = Turn((), ids, (), text, (), complete=True, version=0)
             turns.append(turn)
         episode = system.episode(sample, turns, seg_id=7)
         drawn = [(seg.turn, seg.frame) for seg in episode.answer.segs if seg.role == "keyframe"]
