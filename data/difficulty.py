@@ -1,9 +1,11 @@
 """Stored difficulty ratings, and how they become notes of samples.
 
-    <folder>/<split>.json   {"rater": "Qwen2.5-VL-7B-Instruct", "prompt": 1,
-                             "samples": {uid: {"query": "...", "ratings": {"scene_complexity": 3, ..}, "attempts": 1}}}
+    <folder>/<split>.json
+        {"rater": "Qwen2.5-VL-7B-Instruct", "prompt": 1, "samples": {uid:
+            {"query": "...", "ratings": {"scene_complexity": 3, ..}, "attempts": 1}}}
 
-`ray_jobs.rate_difficulty` writes these files. The system computes the difficulty D from the ratings.
+`ray_jobs.rate_difficulty` writes these files. The system computes the difficulty D from the
+ratings.
 """
 
 from __future__ import annotations
@@ -59,8 +61,9 @@ def with_ratings(samples: Sequence[Sample], folder: str, split: str) -> list[Sam
         entry = entries.get(sample.uid)
         if entry is None or entry.get("query") != sample.query:
             raise ValueError(
-                f"difficulty.folder: {file} has no rating of {sample.uid!r} ({sample.query!r}): it belongs "
-                "to another data set, version of it or data.no_target; run `ray_jobs.rate_difficulty` again"
+                f"difficulty.folder: {file} has no rating of {sample.uid!r} ({sample.query!r}): it "
+                "belongs to another data set, version of it or data.no_target; run "
+                "`ray_jobs.rate_difficulty` again"
             )
         notes = replace(sample.notes, ratings=dict(entry["ratings"]))
         rated.append(replace(sample, notes=notes))

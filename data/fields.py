@@ -1,7 +1,8 @@
 """Fields of JSON files that other people wrote, with errors that name the file and the field.
 
-Every `where` is a text such as "…/meta_expressions.json: video 'v1'" and begins the message. `Faults` decides
-what an error does: stop the reading, or be collected while the reading goes on (`data.prepare.check`).
+Every `where` is a text such as "…/meta_expressions.json: video 'v1'" and begins the message.
+`Faults` decides what an error does: stop the reading, or be collected while the reading goes on
+(`data.prepare.check`).
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from typing import Any
 class Faults:
     """The errors in the files of a data set.
 
-    `with faults.noted():` raises an error of the block, or collects it and skips the rest of the block.
+    `with faults.noted():` raises an error of the block, or collects it and skips the rest of the
+    block.
 
     Attributes:
         collect: True to collect errors.
-        frames_later: True if `data.prepare.verify` will look at every frame: some may be missing now.
+        frames_later: True if `data.prepare.verify` will look at every frame: some may be missing
+            now.
         found: The collected messages in order, each once.
     """
 
@@ -71,7 +74,8 @@ def load_json(
     if not isinstance(content, kind):
         wanted = "an object" if kind is dict else "a list"
         raise ValueError(
-            f"{file} holds a {type(content).__name__}, not {wanted}: it is not in the expected format"
+            f"{file} holds a {type(content).__name__}, not {wanted}: it is not in the expected "
+            "format"
         )
     return content
 

@@ -1,7 +1,7 @@
 """Data sets that this repository makes itself.
 
-The product knows the synthetic world by its name in `GENERATORS` only. Its module is imported when a
-run asks for it (`data.synthetic=true`), so that the product works without it.
+The product knows the synthetic world by its name in `GENERATORS` only. Its module is imported when
+a run asks for it (`data.synthetic=true`), so that the product works without it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Generator(Protocol):
         ...
 
     def make_ratings(self, root: Path, folder: Path) -> None:
-        """Write the true difficulty ratings of the data set, <folder>/<split>.json, where missing."""
+        """Write the missing files <folder>/<split>.json of true difficulty ratings."""
         ...
 
     def true_ratings(self, sample: Sample, num_objects: int) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """Stored hints: a frozen policy's answers to auxiliary questions about the samples of a split.
 
-<folder>/<split>.json   {uid: {"query": "...", "hints": {"target_frame": 12, "key_segment": [8, 15]}}}
+<folder>/<split>.json
+    {uid: {"query": "...", "hints": {"target_frame": 12, "key_segment": [8, 15]}}}
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ def with_hints(samples: Sequence[Sample], file: Path) -> list[Sample]:
             known[uid] = (str(row["query"]), _hints_of(row["hints"]))
     except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
         raise ValueError(
-            f"{file}: not a file of hints ({type(error).__name__}: {error}); delete it: the next run asks "
-            "again"
+            f"{file}: not a file of hints ({type(error).__name__}: {error}); delete it: the next "
+            "run asks again"
         ) from error
 
     hinted = []
@@ -55,8 +56,9 @@ def with_hints(samples: Sequence[Sample], file: Path) -> list[Sample]:
         query, hints = known.get(sample.uid, nothing)
         if query != sample.query:
             raise ValueError(
-                f"{file}: {sample.uid!r} is {query!r} there and {sample.query!r} in the data: they belong "
-                "to another data set, or version of it; delete the file, or give another data.hints"
+                f"{file}: {sample.uid!r} is {query!r} there and {sample.query!r} in the data: they "
+                "belong to another data set, or version of it; delete the file, or give another "
+                "data.hints"
             )
         hinted.append(replace(sample, hints=hints))
     return hinted

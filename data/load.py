@@ -99,8 +99,8 @@ def load_samples(
     kept = [sample for sample in samples if sample.targets or no_target == "keep"]
     if not kept:
         raise ValueError(
-            f"{Path(root) / split}: no sample to use: {len(samples)} expressions, none with a target; "
-            "data.no_target=keep keeps those without"
+            f"{Path(root) / split}: no sample to use: {len(samples)} expressions, none with a "
+            "target; data.no_target=keep keeps those without"
         )
     return kept
 

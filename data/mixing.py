@@ -21,7 +21,8 @@ def shares(weights: Sequence[float]) -> np.ndarray:
     is_row = weights_D.ndim == 1 and len(weights_D) > 0
     if not is_row or not np.isfinite(weights_D).all() or (weights_D < 0).any():
         raise ValueError(
-            f"mixing weights {list(weights)}: one finite number of at least 0 for each data set is needed"
+            f"mixing weights {list(weights)}: one finite number of at least 0 for each data set is "
+            "needed"
         )
     if not weights_D.sum() > 0:
         raise ValueError(f"mixing weights {list(weights)}: at least one must be positive")

@@ -1,15 +1,18 @@
 """Read one video file, as a process of its own: its frames, or facts about it.
 
-    python decode_video.py DECODER PATH FOLDER FRAME...   writes FOLDER/<frame>.npy, uint8 (height, width, 3) RGB, for
-                                                          each frame that exists; prints how many frames the file has
-    python decode_video.py facts PATH                     prints {"frames", "height", "width", "rate": [n, d]} as JSON
+    python decode_video.py DECODER PATH FOLDER FRAME...
+        writes FOLDER/<frame>.npy, uint8 (height, width, 3) RGB, for each frame that exists, and
+        prints how many frames the file has
+    python decode_video.py facts PATH
+        prints {"frames", "height", "width", "rate": [n, d]} as JSON
 
-Frame numbers count pictures in the order of display, whatever their times. They must be ascending and distinct. A
-picture that is marked as lying on its side, as phones do, is turned upright.
+Frame numbers count pictures in the order of display, whatever their times. They must be ascending
+and distinct. A picture that is marked as lying on its side, as phones do, is turned upright.
 
-decord can dead-lock in native code (decord#373), and then only killing its process helps; and its prefetched frames
-are never given back (decord#157). `data.frames.decoders` starts the process with a time-out. This file imports nothing
-of rayvos, so that it starts in a tenth of a second, and holds one frame at a time.
+decord can dead-lock in native code (decord#373), and then only killing its process helps; and its
+prefetched frames are never given back (decord#157). `data.frames.decoders` starts the process with
+a time-out. This file imports nothing of rayvos, so that it starts in a tenth of a second, and holds
+one frame at a time.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ Give = Callable[[int, np.ndarray], None]
 
 @dataclass(frozen=True)
 class Timeline:
-    """The frames of a file as its packets tell them. Empty if they do not, as in a bare H.264 stream.
+    """The frames of a file, as its packets tell. Empty if they do not, as in bare H.264.
 
     Attributes:
         times: Time of each frame in the order of display.
@@ -128,7 +131,7 @@ class Run:
 
 
 def _runs(keys: list[int], wanted: list[int]) -> list[Run]:
-    """Return wanted frames in runs. Frames share a run if a seek between them would skip nothing."""
+    """Return wanted frames in runs. A seek inside a run would skip nothing."""
     runs: list[Run] = []
     for number in wanted:
         key = 0

@@ -1,7 +1,7 @@
-"""Decoders of video files: each call starts `data/frames/decode_video.py` as a process, with a time-out.
+"""Decoders of video files: each call starts `decode_video.py` as a process, with a time-out.
 
-PyAV comes first: it was exact on every clip of tests/data/frames/test_decoders.py. decord is the second choice; it
-numbers the frames of transport streams wrongly if they have B-frames.
+PyAV comes first: it was exact on every clip of tests/data/frames/test_decoders.py. decord is the
+second choice; it numbers the frames of transport streams wrongly if they have B-frames.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def decode(
             return
         problems.append(problem)
     raise ValueError(
-        f"{problems[0]} (frame {indices[-1]} was needed): the file is damaged or not the one the data set "
-        "lists; copy or download it again, or take the video out of the data set"
+        f"{problems[0]} (frame {indices[-1]} was needed): the file is damaged or not the one the "
+        "data set lists; copy or download it again, or take the video out of the data set"
     )
 
 

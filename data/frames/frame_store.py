@@ -1,8 +1,8 @@
-"""Decoded frames that the processes of a node share: one raw file each, in memory (/dev/shm) if it has room.
+"""Decoded frames, shared by the processes of a node: one raw file each, in /dev/shm if it has room.
 
-A frame is decoded once on a node. The process that finds it missing decodes it under a lock, at which others
-wait, and files appear whole or not at all. The store is bounded: the least recently read frames go first. The
-last process that leaves empties it.
+A frame is decoded once on a node. The process that finds it missing decodes it under a lock, at
+which others wait, and files appear whole or not at all. The store is bounded: the least recently
+read frames go first. The last process to leave empties it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SHARE = 8
 
 @cache
 def node_store() -> FrameStore:
-    """Return the store of this node and user, of at most a quarter of the free space of its place."""
+    """Return the store of this node and user: at most a quarter of the free space."""
     place = Path(tempfile.gettempdir())
     if SHARED_MEMORY.is_dir() and _has_room(SHARED_MEMORY):
         place = SHARED_MEMORY
@@ -53,8 +53,8 @@ def _has_room(place: Path) -> bool:
 
 def mapped(path: str | Path) -> np.ndarray:
     """Return the uint8 array of a .npy file, read-only, and mark the file as just read."""
-    # `np.load(path, mmap_mode="r")` takes ten times as long, mostly to read the header, and rollouts
-    # ask for sixteen small frames a prompt.
+    # `np.load(path, mmap_mode="r")` takes ten times as long, mostly to read the header, and
+    # rollouts ask for sixteen small frames a prompt.
     with open(path, "rb") as file:
         os.utime(file.fileno())
         pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -85,13 +85,14 @@ class FrameStore:
         self.added = 0
         # Bytes put since the last check of the size; so many that the first check comes soon.
         self._unchecked = capacity
-        # The shared lock on this file, held as long as it is open, says that this process uses the store.
+        # The shared lock on this file, held as long as it is open, says that this process uses the
+        # store.
         self._user = open(folder / "users", "w")  # noqa: SIM115
         fcntl.flock(self._user, fcntl.LOCK_SH)
         atexit.register(self.close)
 
     def get(self, name: str) -> np.ndarray | None:
-        """Return a frame, mapped read-only: its pixels are read when needed, even from a deleted file."""
+        """Return a frame, mapped read-only; it stays readable if its file is removed."""
         try:
             return mapped(f"{self.folder}/{name}.npy")
         except FileNotFoundError:
@@ -116,7 +117,7 @@ class FrameStore:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold the lock of a name, one process at a time on this node. A killed process gives it back."""
+        """Hold the lock of a name, one process at a time. A killed process gives it back."""
         number = zlib.crc32(name.encode()) % LOCKS
         with open(self.folder / f"lock-{number}", "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -18,8 +18,8 @@ from data.frames.reading import frame_size
 def probe(path: str | Path) -> Video:
     """Return a video as its file holds it, also where the frame rate varies.
 
-    An image is a video of one frame. The images of a folder are sorted as people count: frame 2 comes
-    before frame 10.
+    An image is a video of one frame. The images of a folder are sorted as people count: frame 2
+    comes before frame 10.
 
     Raises:
         ValueError: The path, which the message names, is missing, empty, without pictures, or not

@@ -3,8 +3,8 @@
     frames_nHWC = read_frames(video, [0, 8, 16])
     shown = show_views(video, [View(8, 280, 504)])
 
-Decoded frames stay in the node's store, so that processes on one node decode each frame once. A file
-with another size or time of change is read again.
+Decoded frames stay in the node's store, so that processes on one node decode each frame once. A
+file with another size or time of change is read again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from data.frames.decoders import DECODERS, TIMEOUT_S, decode
 from data.frames.frame_store import node_store
 from data.frames.images import FRAME_SUFFIXES, IMAGE_SUFFIXES, first_file
 
-# Frames of a video file to decode together when it is read from end to end, fewer if they are large.
+# Frames of a video file to decode together when it is read from end to end, fewer if they are
+# large.
 BLOCK = 64
 BLOCK_BYTES = 128 << 20
 
@@ -37,7 +38,7 @@ def read_frames(
     decoders: Sequence[str] = DECODERS,
     timeout_s: float = TIMEOUT_S,
 ) -> np.ndarray:
-    """Return the frames `indices` in that order, uint8 (n, height, width, 3) RGB. Repeats are allowed.
+    """Return the frames `indices`, uint8 (n, height, width, 3) RGB, in that order, with repeats.
 
     Args:
         block: Number of frames of a video file to decode together, for callers that will read on.
@@ -49,7 +50,8 @@ def read_frames(
     for index in indices:
         if not 0 <= index < video.num_frames:
             raise ValueError(
-                f"{video.path}: frame {index} does not exist: the video has {video.num_frames} frames"
+                f"{video.path}: frame {index} does not exist: the video has {video.num_frames} "
+                "frames"
             )
     if not len(indices):
         return np.zeros((0, video.height, video.width, 3), np.uint8)
@@ -120,9 +122,9 @@ def _check_size(video: Video, index: int, frame_HWC: np.ndarray) -> None:
     height, width = frame_HWC.shape[:2]
     if (height, width) != (video.height, video.width):
         raise ValueError(
-            f"{video.path}: frame {index} is {height} x {width} (height x width), but the masks or first "
-            f"frame of the video are {video.height} x {video.width}: use frames and masks of one release "
-            "of the data, in one size"
+            f"{video.path}: frame {index} is {height} x {width} (height x width), but the masks or "
+            f"first frame of the video are {video.height} x {video.width}: use frames and masks of "
+            "one release of the data, in one size"
         )
 
 
@@ -226,8 +228,8 @@ def _names_in_video_file(video: Video, indices: Sequence[int]) -> dict[int, str]
     """Names in the store for frames of a video file."""
     if not Path(video.path).is_file():
         raise ValueError(
-            f"{video.path}: neither a folder of frames nor a video file: needed for frame {indices[0]}; "
-            "is the data set complete, and its root right (data.root)?"
+            f"{video.path}: neither a folder of frames nor a video file: needed for frame "
+            f"{indices[0]}; is the data set complete, and its root right (data.root)?"
         )
     content = _content_name(video.path)
     return {index: f"{content}-{index}" for index in indices}
@@ -262,8 +264,8 @@ def _read_image(video: Video, index: int) -> np.ndarray:
     image_HWC = cv2.imread(path, cv2.IMREAD_COLOR)
     if image_HWC is None:
         raise ValueError(
-            f"{path}: not a readable image ({_place(video, index)}): extract the frames of this video "
-            "again"
+            f"{path}: not a readable image ({_place(video, index)}): extract the frames of this "
+            "video again"
         )
     return cv2.cvtColor(image_HWC, cv2.COLOR_BGR2RGB)
 

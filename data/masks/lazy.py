@@ -1,4 +1,4 @@
-"""Masks that stay on disk until they are needed: the base of `RleMasks`, `PngMasks` and `PolygonMask`."""
+"""Masks that stay on disk until needed: the base of `RleMasks`, `PngMasks` and `PolygonMask`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from core.types import Rle
 class LazyMasks(Sequence["Rle | None"]):
     """One mask or None for each frame, equal to any sequence of the same masks.
 
-    It pickles as the place of the masks. Reading raises a ValueError with the name of the file if the
-    file is gone, changed or damaged.
+    It pickles as the place of the masks. Reading raises a ValueError with the name of the file if
+    the file is gone, changed or damaged.
     """
 
     @abstractmethod

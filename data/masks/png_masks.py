@@ -1,7 +1,7 @@
 """Masks in PNG files, one file for each frame, decoded on demand.
 
-A palette PNG holds all objects of a frame, each under its number, the `label`. A folder of one object holds
-PNGs in which every pixel that is not 0 is the object; then `label` is None.
+A palette PNG holds all objects of a frame, each under its number, the `label`. A folder of one
+object holds PNGs in which every pixel that is not 0 is the object; then `label` is None.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _KEPT = 512
 class PngMasks(LazyMasks):
     """The masks of one object: `<folder>/<name>.png` for each name, None for a frame without it.
 
-    Reading raises a ValueError for a damaged file, one of another size, and one that is no palette PNG
-    although there is a label.
+    Reading raises a ValueError for a damaged file, one of another size, and one that is no palette
+    PNG although there is a label.
 
     Attributes:
-        missing_is_none: True if the object is invisible in a frame without a file, as in Long-RVOS; otherwise
-            a missing file is a ValueError.
+        missing_is_none: True if the object is invisible in a frame without a file, as in Long-RVOS;
+            otherwise a missing file is a ValueError.
     """
 
     folder: str
@@ -72,8 +72,9 @@ def _mask(file: Path, label: int | None, height: int, width: int) -> Rle | None:
     values_HW = read_png(file, palette=label is not None)
     if values_HW.shape[:2] != (height, width):
         raise ValueError(
-            f"{file}: the mask is {values_HW.shape[0]} x {values_HW.shape[1]} (height x width), but the "
-            f"frames of its video are {height} x {width}: use frames and masks of one release of the data"
+            f"{file}: the mask is {values_HW.shape[0]} x {values_HW.shape[1]} (height x width), "
+            f"but the frames of its video are {height} x {width}: use frames and masks of one "
+            "release of the data"
         )
     if label is None:
         mask_HW = values_HW != 0
@@ -83,7 +84,7 @@ def _mask(file: Path, label: int | None, height: int, width: int) -> Rle | None:
 
 
 def read_png(file: Path, palette: bool) -> np.ndarray:
-    """Return the value of each pixel, (height, width): its number in the palette, or its grey value.
+    """Return the value of each pixel, (height, width): its palette number or grey value.
 
     The value of a coloured pixel is its largest channel.
 
@@ -105,7 +106,8 @@ def read_png(file: Path, palette: bool) -> np.ndarray:
         return values
     if palette:
         raise ValueError(
-            f"{file}: a {mode} picture has no numbers of objects: a palette PNG is needed, as published"
+            f"{file}: a {mode} picture has no numbers of objects: a palette PNG is needed, as "
+            "published"
         )
     if mode in ("RGB", "RGBA"):
         return np.asarray(values[..., :3].max(axis=-1))

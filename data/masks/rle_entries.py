@@ -79,10 +79,10 @@ def pixels_covered(counts: list[str]) -> np.ndarray:
 
     It must be height x width: decoding fewer reads uninitialised memory.
 
-    The format (COCO's maskApi.c): a run is a number of groups of 6 bits, written as characters from 48
-    on. Bit 6 of a group announces another one, and bit 5 of the last is the sign. From the
-    fourth run on, each is a difference to the last but one, so it counts in itself and in every second
-    run after it.
+    The format (COCO's maskApi.c): a run is a number of groups of 6 bits, written as characters from
+    48 on. Bit 6 of a group announces another one, and bit 5 of the last is the sign. From the
+    fourth run on, each is a difference to the last but one, so it counts in itself and in every
+    second run after it.
     """
     lengths = np.array([len(text) for text in counts])
     if not lengths.size or not lengths.all():
@@ -152,7 +152,8 @@ def _checked(masks: Any, where: str) -> tuple[list[str | None], tuple[int, int]]
     for frame, its_size in sizes.items():
         if its_size != size:
             raise ValueError(
-                f'{where}: frame {frame}: "size" is {_by(its_size)}, but that of most frames {_by(size)} '
+                f'{where}: frame {frame}: "size" is {_by(its_size)}, but that of most frames '
+                f"{_by(size)} "
                 "(height x width): the masks of an annotation have one size"
             )
     _check_coverage(counts_F, size, where)
@@ -176,7 +177,8 @@ def _check_coverage(
     for frame, covered in zip(frames, covered_n, strict=True):
         if covered != pixels:
             raise ValueError(
-                f'{where}: frame {frame}: "counts" cover {covered} pixels, but "size" is {_by(size)} '
+                f'{where}: frame {frame}: "counts" cover {covered} pixels, but "size" is '
+                f"{_by(size)} "
                 f"(height x width) = {pixels}: the encoding is damaged or its size wrong"
             )
 
@@ -220,7 +222,8 @@ def _read_instances(file: Path) -> Iterator[KeyedMasks]:
                 sizes[image.get("id")] = size
     if not sizes:
         raise ValueError(
-            f'{file}: key "images" is missing or empty: it is no instances.json of COCO, or cut short'
+            f'{file}: key "images" is missing or empty: it is no instances.json of COCO, or cut '
+            "short"
         )
     with open(file, "rb") as stream:
         for annotation in ijson.items(stream, "annotations.item", use_float=True):
@@ -232,7 +235,7 @@ def _read_instances(file: Path) -> Iterator[KeyedMasks]:
 
 
 def _rle_of(annotation: dict[str, Any], sizes: dict[Any, Any], where: str) -> Any:
-    """Return the mask of an annotation, merged from its polygons, or its own run-length encoding."""
+    """Return the mask of an annotation, merged from its polygons, or its own encoding."""
     shape = value(annotation, "segmentation", (list, dict), where)
     image = sizes.get(annotation.get("image_id"))
     if image is None:
@@ -245,7 +248,8 @@ def _rle_of(annotation: dict[str, Any], sizes: dict[Any, Any], where: str) -> An
     if isinstance(shape, list):
         if not all(_is_polygon(polygon) for polygon in shape):
             raise ValueError(
-                f'{where}: "segmentation" holds a polygon that is not a flat list of 3 or more points'
+                f'{where}: "segmentation" holds a polygon that is not a flat list of 3 or more '
+                "points"
             )
         if not shape:
             return None

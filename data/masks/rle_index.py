@@ -1,14 +1,16 @@
 """Run-length encoded masks in a JSON file of hundreds of MB: indexed once, read on demand.
 
-The index is an sqlite file beside the JSON file (`<name>.index.sqlite`), or in the user's cache folder if the
-data set is read-only. It belongs to one size and time of change of the JSON file; another JSON file gets a new
-one. It is written under a temporary name and then renamed: processes may start together.
+The index is an sqlite file beside the JSON file (`<name>.index.sqlite`), or in the user's cache
+folder if the data set is read-only. It belongs to one size and time of change of the JSON file;
+another JSON file gets a new one. It is written under a temporary name and then renamed: processes
+may start together.
 
 The kinds of files:
 
     mask_dict    {annotation id: [COCO run-length encoding or null, one for each frame]}
     foreground   {video: {"masks_rle": [the same]}}                     of ReVOS, for the metric R
-    instances    {"images": [..], "annotations": [{"id", "image_id", "segmentation"}]}   COCO; polygons are drawn
+    instances    {"images": [..], "annotations": [{"id", "image_id", "segmentation"}]}
+                 of COCO; polygons are drawn
 
 The index keeps the error in a wrong annotation. Only a reader of this annotation gets it.
 """
@@ -61,7 +63,8 @@ class RleMasks(LazyMasks):
         masks_F = _masks(self.file, self.key, self.kind, stamp)
         if len(masks_F) != self.num_frames:
             raise ValueError(
-                f"{self.file}: key {self.key!r} has changed since the data set was read: start again"
+                f"{self.file}: key {self.key!r} has changed since the data set was read: start "
+                "again"
             )
         return masks_F
 

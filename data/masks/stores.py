@@ -1,10 +1,12 @@
-"""The masks of a data set: run-length encodings in one JSON file, or PNG files. A store makes `Target`s.
+"""The masks of a data set: run-length encodings in one JSON file, or PNG files.
 
-    RleStore       mask_dict.json                       MeViS, ReVOS, LV-VIS
-    PaletteStore   <folder>/<video>/<frame>.png         Ref-YouTube-VOS, Ref-DAVIS17: the pixel's value is the object
-    ObjectStore    <folder>/<...>/<frame>.png           Long-RVOS, ReasonVOS: a folder for each object
+    RleStore       mask_dict.json                   MeViS, ReVOS, LV-VIS
+    PaletteStore   <folder>/<video>/<frame>.png     Ref-YouTube-VOS, Ref-DAVIS17
+    ObjectStore    <folder>/<...>/<frame>.png       Long-RVOS, ReasonVOS
 
-Each target is made once and shared by the expressions of its object. No mask is decoded here.
+In a PNG of a PaletteStore the value of a pixel is the object; an ObjectStore has a folder for each
+object. A store makes `Target`s: each is made once and shared by the expressions of its object. No
+mask is decoded here.
 """
 
 from __future__ import annotations
@@ -80,9 +82,10 @@ class RleStore:
         size = self.size(anno)
         if size is not None and frames.size is not None and size != frames.size:
             raise ValueError(
-                f'{where}: masks of annotation {anno!r} in {self.file} have "size" {size[0]} x {size[1]} '
-                f"(height x width), but its video or its other masks {frames.size[0]} x {frames.size[1]}: "
-                f"{RELEASE}"
+                f'{where}: masks of annotation {anno!r} in {self.file} have "size" {size[0]} x '
+                f"{size[1]} "
+                f"(height x width), but its video or its other masks {frames.size[0]} x "
+                f"{frames.size[1]}: {RELEASE}"
             )
         if anno not in self._targets:
             masks_F = RleMasks(str(self.file), anno, self.kind, entry.num_frames)
@@ -102,7 +105,8 @@ class RleStore:
         if self._entries is None:
             if not self.file.is_file():
                 raise ValueError(
-                    f"{where} names annotation {anno!r}, but {self.file} is missing: download it too"
+                    f"{where} names annotation {anno!r}, but {self.file} is missing: download it "
+                    "too"
                 )
             try:
                 self._entries = entries(self.file, self.kind)
@@ -125,7 +129,8 @@ class PaletteStore:
     def target(self, frames: Frames, anno: str, where: str) -> Target:
         if not anno.isdigit() or not 0 < int(anno) < 255:
             raise ValueError(
-                f'{where}: "obj_id" is {anno!r}, not the number of an object in a palette PNG (1 to 254)'
+                f'{where}: "obj_id" is {anno!r}, not the number of an object in a palette PNG (1 '
+                "to 254)"
             )
         key = (frames.uid, anno)
         if key not in self._targets:

@@ -1,7 +1,7 @@
 """All errors of a data set at once: the reading goes on after each.
 
-`read_all` collects the errors in its files and returns the readable samples. `problems` also looks at every frame
-and every mask, and takes long. A distributed check calls `read_all` once and
+`read_all` collects the errors in its files and returns the readable samples. `problems` also looks
+at every frame and every mask, and takes long. A distributed check calls `read_all` once and
 `data.prepare.verify.problems_of_video` for each video.
 """
 

@@ -1,8 +1,8 @@
 """The videos of a data set worth training on: the file of the label filter.
 
-ReVSeg (section 4.1) prompts SAM 2 on every frame with the true box, and drops all queries of a video if the
-mean IoU with the true masks is below 0.6. If the segmenter misses a mask from a perfect box, the mask
-is a bad label, or out of reach of any answer.
+ReVSeg (section 4.1) prompts SAM 2 on every frame with the true box, and drops all queries of a
+video if the mean IoU with the true masks is below 0.6. If the segmenter misses a mask from a
+perfect box, the mask is a bad label, or out of reach of any answer.
 """
 
 from __future__ import annotations
@@ -96,9 +96,9 @@ def keep_samples(samples: Sequence[Sample], file: Path) -> list[Sample]:
     kept = [sample for sample in samples if sample.video.uid in good]
     if samples and not kept:
         raise ValueError(
-            f"data.keep_file={file}: keeps none of the {len(samples)} samples, such as those of video "
-            f"{samples[0].video.uid!r}: it belongs to another data set or split, or its threshold is too "
-            "high"
+            f"data.keep_file={file}: keeps none of the {len(samples)} samples, such as those of "
+            f"video {samples[0].video.uid!r}: it belongs to another data set or split, or its "
+            "threshold is too high"
         )
 
     # A file by hand lists no judged videos.
@@ -107,8 +107,8 @@ def keep_samples(samples: Sequence[Sample], file: Path) -> list[Sample]:
         for sample in samples:
             if sample.video.uid not in judged:
                 raise ValueError(
-                    f"data.keep_file={file}: video {sample.video.uid!r} was never judged: run the filter "
-                    "of `ray_jobs.prepare` again"
+                    f"data.keep_file={file}: video {sample.video.uid!r} was never judged: run the "
+                    "filter of `ray_jobs.prepare` again"
                 )
     return kept
 
@@ -116,7 +116,8 @@ def keep_samples(samples: Sequence[Sample], file: Path) -> list[Sample]:
 def _read_keep_file(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(
-            f"data.keep_file={file}: no such file; `ray_jobs.prepare` writes it with its step `filter`"
+            f"data.keep_file={file}: no such file; `ray_jobs.prepare` writes it with its step "
+            "`filter`"
         )
     try:
         content = json.loads(file.read_bytes())

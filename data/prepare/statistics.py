@@ -23,9 +23,9 @@ SHOWN = 8
 def statistics(samples: Sequence[Sample], tables: Mapping[Key, TargetTable]) -> dict[str, Any]:
     """Return the figures of a split, ready for JSON.
 
-    Objects, visible shares and areas count each object of a video once, however many sentences refer
-    to it. Objects without a table have broken masks and are left out. Areas are shares of the frame,
-    over the frames with the object.
+    Objects, visible shares and areas count each object of a video once, however many sentences
+    refer to it. Objects without a table have broken masks and are left out. Areas are shares of the
+    frame, over the frames with the object.
     """
     videos = {sample.video.uid: sample.video for sample in samples}
     num_frames = [video.num_frames for video in videos.values()]

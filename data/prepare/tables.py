@@ -1,11 +1,11 @@
-"""Boxes, areas and points of every object in every frame, computed once and kept in one file for a split.
+"""Boxes, areas and points of every object in every frame, kept in one file for a split.
 
     table = target_table(video_uid, target)
     save_tables(file, [table])
     load_tables(file)[video_uid, target.uid]
 
-The file is a numpy .npz of numbers and texts, read with `allow_pickle=False`. It holds the tables of all
-objects one after the other, and the first row of each.
+The file is a numpy .npz of numbers and texts, read with `allow_pickle=False`. It holds the tables
+of all objects one after the other, and the first row of each.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ ABSENT = -1
 
 @dataclass(frozen=True)
 class TargetTable:
-    """One object, frame by frame. In a frame without it, area and box are 0 and points are (-1, -1).
+    """One object, frame by frame. Without it, area and box are 0 and points are (-1, -1).
 
     Attributes:
         boxes_F4: Tight boxes, int32 (x0, y0, x1, y1), x1 and y1 exclusive.
         areas_F: Visible pixels, int64.
         centres_F2: Pixels of the mask, int32 (x, y): the centre of its largest inner circle.
-        centroids_F2: Mean pixels of the mask, float32 (x, y) to a hundredth. They may lie off the mask.
+        centroids_F2: Mean pixels of the mask, float32 (x, y) to a hundredth. They may lie off the
+            mask.
     """
 
     video: str
@@ -84,8 +85,8 @@ def centre(mask_HW: np.ndarray) -> tuple[int, int]:
     """Return the pixel (x, y) of a mask farthest from everything off the mask.
 
     It maximises the exact Euclidean distance transform, as VisionReasoner's `prepare_dataset` does.
-    Everything outside of the array counts as off the mask. Of several maxima, as along the axis of a
-    bar, it is the one nearest to their mean, in the middle of the mask.
+    Everything outside of the array counts as off the mask. Of several maxima, as along the axis of
+    a bar, it is the one nearest to their mean, in the middle of the mask.
 
     Args:
         mask_HW: bool, not empty.

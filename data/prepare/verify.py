@@ -1,7 +1,8 @@
 """Look at every frame and every mask of a video, and list everything missing, broken or odd.
 
-This is stricter than reading for training: OpenCV returns a picture with a grey half for an incomplete
-JPEG, and pycocotools fills a mask with too few runs from memory. Bad data never raises here.
+This is stricter than reading for training: OpenCV returns a picture with a grey half for an
+incomplete JPEG, and pycocotools fills a mask with too few runs from memory. Bad data never raises
+here.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ def broken_frames(video: Video) -> list[str]:
     if path.is_file():
         return _wrong_video_file(path, video)
     return [
-        f"{path}: neither a folder of frames nor a video file: download video {video.uid!r}, or take it "
-        "out"
+        f"{path}: neither a folder of frames nor a video file: download video {video.uid!r}, or "
+        "take it out"
     ]
 
 
@@ -125,11 +126,13 @@ def oddities(samples: Sequence[Sample]) -> Iterator[str]:
 
 
 def runs_of(counts: str) -> list[int]:
-    """Return the run lengths of a compressed COCO encoding, background first (pycocotools, rleFrString).
+    """Return the run lengths of a compressed COCO encoding, background first.
+
+    The format is that of rleFrString in pycocotools.
 
     Raises:
-        ValueError: The text has a letter outside of the alphabet, an incomplete number, or a negative
-            run.
+        ValueError: The text has a letter outside of the alphabet, an incomplete number, or a
+            negative run.
     """
     runs: list[int] = []
     value = 0
@@ -226,7 +229,8 @@ def _wrong_video_file(path: Path, video: Video) -> list[str]:
     # PyAV raises an IndexError for a file without a video stream.
     except (av.FFmpegError, IndexError) as error:
         texts.append(
-            f"{path}: not a video, or damaged after frame {seen} ({_short(error)}): download it again"
+            f"{path}: not a video, or damaged after frame {seen} ({_short(error)}): download it "
+            "again"
         )
         return texts
 
@@ -247,8 +251,8 @@ def _wrong_size(where: str, height: int, width: int, video: Video) -> str:
     if (height, width) == (video.height, video.width) or not video.height:
         return ""
     return (
-        f"{where} is {height} x {width}, but the masks of the video are {video.height} x {video.width} "
-        "(height x width): use frames and masks of one release"
+        f"{where} is {height} x {width}, but the masks of the video are {video.height} x "
+        f"{video.width} (height x width): use frames and masks of one release"
     )
 
 

@@ -1,14 +1,14 @@
-"""Read the two lists of VideoSEG-O3 over other data sets, from a folder laid out as its own `data/`.
+"""Read the two lists of VideoSEG-O3 over other data sets, laid out as its own folder `data/`.
 
     <root>/VTG-CoT/<split>.json (or VTS-CoT)        dialogues to start from:       `read_vts_cot`
     <root>/VideoSEG-O3-RL/rl_<split>_data.json      its samples for RL:            `read_o3_rl`
     <root>/video_datas/...                          images and masks, see SOURCES
 
-`split` is the source: mevis, revos or longrvos. An item is {"video_name", "frames", "exp", "anno_id"}. In VTS-CoT it
-also has "sample_frame_indice", "round_num", "cot_trace": [{"start_frame", "end_frame", "key_frame"}] and
-"conversations": [{"from", "value"}]. The dialogue and its frames are notes; its selections must be its "cot_trace". In
-the RL list an item is a list of records, the first alone is used (as published), and it has "mask_existence",
-one for each frame.
+`split` is the source: mevis, revos or longrvos. An item is {"video_name", "frames", "exp",
+"anno_id"}. In VTS-CoT it also has "sample_frame_indice", "round_num", "cot_trace": [{"start_frame",
+"end_frame", "key_frame"}] and "conversations": [{"from", "value"}]. The dialogue and its frames are
+notes; its selections must be its "cot_trace". In the RL list an item is a list of records, the
+first alone is used (as published), and it has "mask_existence", one for each frame.
 """
 
 from __future__ import annotations

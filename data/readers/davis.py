@@ -2,19 +2,22 @@
 
 Official:
 
-    <root>/DAVIS/ImageSets/2017/{train,val}.txt                   names of videos
+    <root>/DAVIS/ImageSets/2017/{train,val}.txt                      names of videos
     <root>/DAVIS/JPEGImages/480p/<video>/<frame>.jpg
-    <root>/DAVIS/Annotations_unsupervised/480p/<video>/<frame>.png   palette PNG (not the semi-supervised folder)
-    <root>/davis_text_annotations/Davis17_annot{1,2}{,_full_video}.txt    lines: video object "sentence"
+    <root>/DAVIS/Annotations_unsupervised/480p/<video>/<frame>.png   palette PNG
+    <root>/davis_text_annotations/Davis17_annot{1,2}{,_full_video}.txt
 
-Converted: the layout of `data.readers.youtube_vos`, recognised by <root>/meta_expressions.
+A line of the last is: video object "sentence". The masks are not those of the semi-supervised
+folder. Converted: the layout of `data.readers.youtube_vos`, recognised by <root>/meta_expressions.
 
-Splits: train, valid. Two annotators described every object, once from the first frame and once from the whole
-video: four sentences an object. The second annotator's files are latin-1, and three names of videos are misspelt.
-Sentences of a video are sorted by their object (as text) and numbered object by object: expression =
-4 * object + annotator. Annotator 0 is annot1, 1 annot1_full_video, 2 annot2, 3 annot2_full_video.
+Splits: train, valid. Two annotators described every object, once from the first frame and once from
+the whole video: four sentences an object. The second annotator's files are latin-1, and three names
+of videos are misspelt. Sentences of a video are sorted by their object (as text) and numbered
+object by object: expression = 4 * object + annotator. Annotator 0 is annot1, 1 annot1_full_video,
+2 annot2, 3 annot2_full_video.
 
-`Sample.kind` is "first_frame" or "full_video". The notes have `object` (its number) and `annotator` (0 to 3).
+`Sample.kind` is "first_frame" or "full_video". The notes have `object` (its number) and `annotator`
+(0 to 3).
 """
 
 from __future__ import annotations
@@ -100,11 +103,12 @@ def _listed_videos(root: Path, split: str) -> list[str]:
 
 
 def _official_video(uid: str, sentences_of: list[Sentences], root: Path) -> Meta:
-    """Return the entry of one video, with its sentences in the order of the published conversion."""
+    """Return the entry of one video, with sentences ordered as in the published conversion."""
     folder = images_folder(root) / uid
     if not folder.is_dir():
         raise ValueError(
-            f"{folder}: no such folder, but its video is listed: download it, or take it out of the list"
+            f"{folder}: no such folder, but its video is listed: download it, or take it out of "
+            "the list"
         )
     for (name, _), sentences in zip(TEXTS, sentences_of, strict=True):
         if uid not in sentences:

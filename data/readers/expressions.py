@@ -1,7 +1,7 @@
 """The family of formats with {"videos": {video: {"frames": [..], "expressions": {id: {..}}}}}.
 
-A `Family` describes one member: the places of images and masks, and the names of its fields. No pixel is
-decoded here: sizes come from the header of the first frame, and masks stay on disk.
+A `Family` describes one member: the places of images and masks, and the names of its fields. No
+pixel is decoded here: sizes come from the header of the first frame, and masks stay on disk.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ def present_frames(
     if len(missing) > 1:
         more = f", as it does {len(missing) - 1} more that are"
     raise ValueError(
-        f'{path}/{missing[0]}{FRAME_SUFFIXES[0]} is missing: {where}: "frames" lists it{more}: download it '
+        f'{path}/{missing[0]}{FRAME_SUFFIXES[0]} is missing: {where}: "frames" lists it{more}: '
+        "download it "
         "again"
     )
 
@@ -157,8 +158,8 @@ def find_images(folders: Iterable[Path], file: Path, uid: str) -> str:
         names.append(f"{place}" if place.suffix == ".mp4" else f"{place}/")
     there_is = "neither " + " nor ".join(names) if len(names) > 1 else f"no {names[0]}"
     raise ValueError(
-        f"{file}: video {uid!r} is listed, but there is {there_is}: download its frames, or take it out "
-        "of the file"
+        f"{file}: video {uid!r} is listed, but there is {there_is}: download its frames, or take "
+        "it out of the file"
     )
 
 

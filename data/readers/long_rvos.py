@@ -1,13 +1,15 @@
 """Read Long-RVOS.
 
-    <root>/<split>/meta_expressions.json             as MeViS: "obj_id" (one number), "type" static, dynamic or hybrid
+    <root>/<split>/meta_expressions.json
+        as MeViS, with "obj_id" (one number) and "type" (static, dynamic or hybrid)
     <root>/<split>/JPEGImages/<video>/<frame>.jpg
-    <root>/<split>/Annotations/<video>/<obj_id>/<frame>.png    every pixel that is not 0 is the object
+    <root>/<split>/Annotations/<video>/<obj_id>/<frame>.png
+        every pixel that is not 0 is the object
 
 Splits: train, valid, test. A missing PNG means an invisible object, as in the official evaluation.
-VideoSEG-O3's release converts the PNGs to mask_dict.json; it is used if there is no folder Annotations and the
-expressions carry "anno_id". Without either the ground truth is not public. `Sample.kind` is the type; the official
-evaluation reports by it. Videos of one frame are left out.
+VideoSEG-O3's release converts the PNGs to mask_dict.json; it is used if there is no folder
+Annotations and the expressions carry "anno_id". Without either the ground truth is not public.
+`Sample.kind` is the type; the official evaluation reports by it. Videos of one frame are left out.
 """
 
 from __future__ import annotations
@@ -70,7 +72,8 @@ def _kind(expression: dict[str, Any], file: Path) -> str:
     kind = str(expression.get("type", ""))
     if kind and kind not in KINDS:
         raise ValueError(
-            f'{file}: "type" of {expression.get("exp")!r:.60} is {kind!r}, not one of {", ".join(KINDS)}'
+            f'{file}: "type" of {expression.get("exp")!r:.60} is {kind!r}, not one of '
+            f"{', '.join(KINDS)}"
         )
     return kind
 

@@ -1,12 +1,15 @@
 """Read MeViS (v1 and v2 share the layout), and LV-VIS in VISA's conversion.
 
-    <root>/<split>/meta_expressions.json   {"videos": {video: {"frames": [name, ..], "expressions": {id: {"exp", ..}}}}}
-    <root>/<split>/mask_dict.json          {annotation id: [COCO run-length encoding or null, one for each frame]}
+    <root>/<split>/meta_expressions.json
+        {"videos": {video: {"frames": [name, ..], "expressions": {id: {"exp", "anno_id"}}}}}
+    <root>/<split>/mask_dict.json
+        {annotation id: [COCO run-length encoding or null, one for each frame]}
     <root>/<split>/JPEGImages/<video>/     or Videos/<video>.mp4
 
-Splits of MeViS: train, valid_u, valid (without ground truth). An expression names its objects in "anno_id": none,
-one or several. Without "anno_id" the ground truth is not public, and mask_dict.json may be missing. Expressions of
-the same object share its masks. LV-VIS writes categories with "_" for a space.
+Splits of MeViS: train, valid_u, valid (without ground truth). An expression names its objects in
+"anno_id": none, one or several. Without "anno_id" the ground truth is not public, and
+mask_dict.json may be missing. Expressions of the same object share its masks. LV-VIS writes
+categories with "_" for a space.
 """
 
 from __future__ import annotations
@@ -28,7 +31,10 @@ def read_mevis(
     split: str,
     faults: Faults | None = None,
 ) -> list[Sample]:
-    """Return all expressions of a split in the order of the file; `uid` is "<video>/<expression id>"."""
+    """Return all expressions of a split in the order of the file.
+
+    `uid` is "<video>/<expression id>".
+    """
     folder = split_folder(Path(root), split, EXPRESSIONS)
     file = folder / EXPRESSIONS
     family = Family(file, _images_of(folder), RleStore(folder / MASKS))
@@ -56,8 +62,8 @@ def read_lvvis(
 def mevis_video_objects(root: Path, split: str) -> dict[str, tuple[Target, ...]]:
     """Return every annotated object of each video, by the uid of the video.
 
-    A video of the synthetic data set lists its objects in an "anno_id" of its own. Otherwise they are
-    the objects of its expressions.
+    A video of the synthetic data set lists its objects in an "anno_id" of its own. Otherwise they
+    are the objects of its expressions.
     """
     folder = split_folder(Path(root), split, EXPRESSIONS)
     file = folder / EXPRESSIONS

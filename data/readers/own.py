@@ -2,22 +2,28 @@
 
     <root>/<split>.json
     {"videos": {"kitchen": {
-        "path": "clips/kitchen.mp4",            a video file, a folder of images, or one image; relative to <root>
-        "frames": ["00000", "00005"],           optional, of a folder of images: the frames to use, in order (default:
-                                                all of them)
-        "objects": {"cup": "masks/kitchen/cup", a folder of PNGs named as the frames (00000.png, ..: every pixel that
-                                                is not 0 is the object; no PNG: it is not visible in that frame), or
-                    "jug": [{"size", "counts"}, null]},    a COCO run-length encoding or null for each frame
+        "path": "clips/kitchen.mp4",
+        "frames": ["00000", "00005"],
+        "objects": {"cup": "masks/kitchen/cup", "jug": [{"size", "counts"}, null]},
         "expressions": [
             {"exp": "what is poured from", "objects": ["jug"], "kind": "reasoning"},
             {"exp": "the cup on the left", "objects": ["cup"]},
-            {"exp": "a knife", "objects": []},  nothing in the video
-            {"exp": "the one that moves"}]      no "objects": the answer is not known
+            {"exp": "a knife", "objects": []},
+            {"exp": "the one that moves"}]
     }}}
 
-"objects" are optional: without them the data set serves for inference, with them for training and evaluation too.
-"kind" is a name for reports. Frames of a video file are named by their number: 00000, 00001 and so on.
-`python -m ray_jobs.prepare` checks everything and lists all errors; reading stops at the first error.
+    path           a video file, a folder of images, or one image; relative to <root>
+    frames         optional, for a folder of images: the frames to use, in order (default: all)
+    objects        optional: the masks of each object, in one of two forms:
+                   - a folder of PNGs named as the frames (00000.png, ..): every pixel that is not
+                     0 is the object, and without a PNG it is not visible in that frame
+                   - a COCO run-length encoding or null for each frame
+    expressions    "objects" names the answer; [] says that nothing fits, and without "objects" the
+                   answer is not known. "kind" is a name for reports.
+
+Without objects the data set serves for inference, with them for training and evaluation too. Frames
+of a video file are named by their number: 00000, 00001 and so on. `python -m ray_jobs.prepare`
+checks everything and lists all errors; reading stops at the first error.
 """
 
 from __future__ import annotations
@@ -137,7 +143,8 @@ def _target_of_folder(folder: Path, video: Video, name: str, where: str) -> Targ
     if strange or not found:
         what = f"{strange[0]}.png, which is no frame" if strange else "no PNG"
         raise ValueError(
-            f"{where}: {folder} holds {what}: its PNGs are named as the frames, {stems[0]}.png and so on"
+            f"{where}: {folder} holds {what}: its PNGs are named as the frames, {stems[0]}.png and "
+            "so on"
         )
     masks_F = PngMasks(
         str(folder), tuple(stems), None, video.height, video.width, missing_is_none=True

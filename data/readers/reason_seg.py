@@ -1,14 +1,16 @@
 """Read ReasonSeg: images, each a video of one frame.
 
-    <root>/<split>/<name>.jpg, <name>.json    labelme: {"text": [..], "is_sentence", "shapes": [{"label", "points"}]}
+    <root>/<split>/<name>.jpg
+    <root>/<split>/<name>.json    labelme
+        {"text": [..], "is_sentence", "shapes": [{"label", "points"}]}
 
 Splits: train, val, test. The mask is LISA's: the larger a polygon, the earlier it is drawn (outline
-and filling), and small ones stay visible. Label "flag" is skipped, a label with "ignore" in it marks pixels to
-ignore, everything else is the target. Files are UTF-8, or cp1252. In train every sentence is a sample; in
-val and test the first one alone counts, as in the published evaluation.
+and filling), and small ones stay visible. Label "flag" is skipped, a label with "ignore" in it
+marks pixels to ignore, everything else is the target. Files are UTF-8, or cp1252. In train every
+sentence is a sample; in val and test the first one alone counts, as in the published evaluation.
 
-`Sample.kind` is "long" (a sentence) or "short" (a phrase), and the test set is reported by it. The note
-`ignore_F` is the mask of the pixels to ignore, if any.
+`Sample.kind` is "long" (a sentence) or "short" (a phrase), and the test set is reported by it. The
+note `ignore_F` is the mask of the pixels to ignore, if any.
 """
 
 from __future__ import annotations

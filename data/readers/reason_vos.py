@@ -1,16 +1,19 @@
 """Read ReasonVOS, a benchmark of one split ("test").
 
-    <root>/meta_expressions.json   {"videos": {video: {"source", "frames", "is_sent", "expressions"}}}
+    <root>/meta_expressions.json
+        {"videos": {video: {"source", "frames", "is_sent", "expressions"}}}
     <root>/JPEGImages/<video>/<frame>.jpg
-    <root>/Annotations/<source>_<video>_<object>/<frame>.png     every pixel that is not 0 is the object
+    <root>/Annotations/<source>_<video>_<object>/<frame>.png
+        every pixel that is not 0 is the object
 
-"expressions" is a list of {"obj_id", "exp_id", "exp_text", "is_sent"}, or {id: {"obj_id", "exp_text"}}. The official
-evaluation names results by object, and two expressions of one object overwrite each other. Here `uid` is
-"<video>/<exp_id>", or the place in the list if exp_ids of a video repeat.
+"expressions" is a list of {"obj_id", "exp_id", "exp_text", "is_sent"}, or {id: {"obj_id",
+"exp_text"}}. The official evaluation names results by object, and two expressions of one object
+overwrite each other. Here `uid` is "<video>/<exp_id>", or the place in the list if exp_ids of a
+video repeat.
 
-The published scripts differ in the folder's source: as in the file, or in small letters. A frame without a PNG does
-not count in the official evaluation; the note `frames_listed` names the others. A missing folder is an error
-here, while the official evaluation leaves the expression out.
+The published scripts differ in the folder's source: as in the file, or in small letters. A frame
+without a PNG does not count in the official evaluation; the note `frames_listed` names the others.
+A missing folder is an error here, while the official evaluation leaves the expression out.
 """
 
 from __future__ import annotations

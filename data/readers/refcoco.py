@@ -1,14 +1,17 @@
 """Read refCOCO, refCOCO+ and refCOCOg in the format of REFER: images, each a video of one frame.
 
-    <root>/refs(unc).p        pickle: [{"ref_id", "ann_id", "image_id", "split", "sentences": [{"sent_id", "sent"}]}]
+    <root>/refs(unc).p        pickle
+        [{"ref_id", "ann_id", "image_id", "split", "sentences": [{"sent_id", "sent"}]}]
     <root>/instances.json     COCO: images and polygons
-    COCO's train2014 images   in <root>/../images/mscoco/images/train2014 (REFER's place), <root>/../images/train2014,
-                              <root>/../train2014 or <root>/train2014
+    COCO's train2014 images   in one of
+        <root>/../images/mscoco/images/train2014 (REFER's place)
+        <root>/../images/train2014, <root>/../train2014, <root>/train2014
 
-`root` is the folder of one data set (refcoco, refcoco+, refcocog). A pickle can run code. This one is read once, by a
-reader of plain data alone, and kept as JSON beside it ("refs(unc).p.json"). `split` is val, testA,
-testB, test (both, or that of refcocog) or train. The partition of the data set is "unc" or "umd", or the one before a
-slash ("google/val"). Every sentence is a sample; `uid` is "<image>/<sent_id>".
+`root` is the folder of one data set (refcoco, refcoco+, refcocog). A pickle can run code. This one
+is read once, by a reader of plain data alone, and kept as JSON beside it ("refs(unc).p.json").
+`split` is val, testA, testB, test (both, or refcocog's own) or train. The partition of the data set
+is "unc" or "umd", or the one before a slash ("google/val"). Every sentence is a sample; `uid` is
+"<image>/<sent_id>".
 """
 
 from __future__ import annotations
@@ -102,8 +105,8 @@ def _refs_file(root: Path, partition: str) -> Path:
             return file
     found = sorted(path.name for path in root.glob("refs(*).p"))
     raise ValueError(
-        f"{root}: no refs({partition or '...'}).p; there is: {', '.join(found) or 'none'}; data.root is the "
-        "folder of one data set, as .../refcoco+"
+        f"{root}: no refs({partition or '...'}).p; there is: {', '.join(found) or 'none'}; "
+        "data.root is the folder of one data set, as .../refcoco+"
     )
 
 
@@ -127,7 +130,8 @@ def _read_reference(
     stem = f"COCO_train2014_{value(ref, 'image_id', int, where):012d}"
     if f"{stem}.jpg" not in present:
         raise ValueError(
-            f'{images / stem}.jpg is missing: {where}: "image_id" names it: download train2014 again'
+            f'{images / stem}.jpg is missing: {where}: "image_id" names it: download train2014 '
+            "again"
         )
     anno = str(value(ref, "ann_id", int, where))
     target = store.target(Frames(stem, (stem,), None), anno, where)

@@ -1,13 +1,16 @@
 """Read ReVOS. All splits share one folder.
 
-    <root>/meta_expressions_<split>_.json   as MeViS, with "type_id" (0 referring, 1 reasoning, 2 no such object)
+    <root>/meta_expressions_<split>_.json   as MeViS, with "type_id"
     <root>/mask_dict.json                   as MeViS, of all splits
-    <root>/mask_dict_foreground.json        {video: {"masks_rle": [encoding or null for each frame], ..}}: needed for R
-    <root>/JPEGImages/<video>/              the name of a video has slashes: "UVO/all/-fbscFfkh4M"; also <root>/<video>/
+    <root>/mask_dict_foreground.json        needed for the metric R
+        {video: {"masks_rle": [encoding or null for each frame], ..}}
+    <root>/JPEGImages/<video>/              or <root>/<video>/
 
-`split` is train, valid, or any other name in such a file (the release also has train_sub). `Sample.kind` is
-"referring", "reasoning" or "no_target". The note `foreground_F` holds the masks of everything annotated in the
-video, and stays None without mask_dict_foreground.json. Videos of one frame are left out, as VISA does.
+The name of a video has slashes: "UVO/all/-fbscFfkh4M". `split` is train, valid, or any other name
+in such a file (the release also has train_sub). `Sample.kind` follows "type_id": "referring" (0),
+"reasoning" (1) or "no_target" (2, no such object). The note `foreground_F` holds the masks of
+everything annotated in the video, and stays None without mask_dict_foreground.json. Videos of one
+frame are left out, as VISA does.
 """
 
 from __future__ import annotations
@@ -79,7 +82,10 @@ def _foregrounds(
     file: Path,
     faults: Faults,
 ) -> Callable[[str, Meta], RleMasks | None]:
-    """Return a function from a video to its foreground; ValueError if it does not fit the frames."""
+    """Return a function from a video to its foreground.
+
+    The function raises a ValueError if the foreground does not fit the frames.
+    """
     held: dict[str, Entry] = {}
     if file.is_file():
         with faults.noted():
@@ -94,7 +100,8 @@ def _foregrounds(
             raise ValueError(f'{file}: "masks_rle" of {entry.problem}')
         if entry.num_frames != num_frames:
             raise ValueError(
-                f'{file}: key {uid!r}: "masks_rle" holds {entry.num_frames} masks for {num_frames} frames: '
+                f'{file}: key {uid!r}: "masks_rle" holds {entry.num_frames} masks for {num_frames} '
+                "frames: "
                 f"{RELEASE}"
             )
         return RleMasks(str(file), uid, "foreground", num_frames)

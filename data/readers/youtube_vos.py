@@ -1,14 +1,17 @@
-"""Read Ref-YouTube-VOS, and Ref-DAVIS17 in the same layout (`data.readers.davis` reads its official one).
+"""Read Ref-YouTube-VOS, and Ref-DAVIS17 converted to the same layout (see `data.readers.davis`).
 
-    <root>/meta_expressions/<split>/meta_expressions.json   as MeViS: {"exp", "obj_id": "1"}, one object, a text
+    <root>/meta_expressions/<split>/meta_expressions.json
+        as MeViS, with {"exp", "obj_id": "1"}: one object, a text
     <root>/<split>/JPEGImages/<video>/<frame>.jpg
-    <root>/<split>/Annotations/<video>/<frame>.png          palette PNG: the number of the object at each pixel
-    <root>/<split>/meta.json                                {"videos": {video: {"objects": {"1": {"category", ..}}}}}
+    <root>/<split>/Annotations/<video>/<frame>.png
+        palette PNG: the number of the object at each pixel
+    <root>/<split>/meta.json
+        {"videos": {video: {"objects": {"1": {"category", ..}}}}}
 
-Splits of Ref-YouTube-VOS: train has ground truth; valid and test have none. The JSON file of valid also lists the
-videos of the competition's test set. They are left out, so the file of test must exist. The server wants the listed frames, so
-these are the video's. A frame without its PNG is an error, as in the published readers. VISA's
-mask_dict.pkl with its running count of keys is not used.
+Splits of Ref-YouTube-VOS: train has ground truth; valid and test have none. The JSON file of valid
+also lists the videos of the competition's test set. They are left out, so the file of test must
+exist. The server wants the listed frames, so these are the video's. A frame without its PNG is an
+error, as in the published readers. VISA's mask_dict.pkl with its running count of keys is not used.
 """
 
 from __future__ import annotations
@@ -58,7 +61,11 @@ def read_youtube_vos(
 
 
 def load_expressions(root: Path, split: str) -> tuple[Path, Meta]:
-    """Return the file of a split and its videos; ValueError with the existing splits if it is missing."""
+    """Return the file of a split and its videos.
+
+    Raises:
+        ValueError: The split is missing. The message names the existing ones.
+    """
     file = root / "meta_expressions" / split / EXPRESSIONS
     if not file.parent.is_dir():
         files = root.glob(f"meta_expressions/*/{EXPRESSIONS}")
@@ -121,7 +128,8 @@ def _videos_of_test(root: Path, file: Path) -> Meta:
     other = root / "meta_expressions" / "test" / EXPRESSIONS
     if not other.is_file():
         raise ValueError(
-            f"{other} is missing: {file} lists the videos of valid and of test, and only this file tells "
+            f"{other} is missing: {file} lists the videos of valid and of test, and only this file "
+            "tells "
             'which are which; put it there (or {"videos": {}}, if yours lists valid alone)'
         )
     return load_videos(other)

@@ -76,7 +76,7 @@ def reasonseg(root: Path) -> Written:
 
 
 def refcoco(root: Path) -> Written:
-    """A pickle, polygons in COCO's file, and references with file names unlike those of the images."""
+    """A pickle, polygons in COCO's file, and file names unlike those of the images."""
     folder = root / "refcoco"
     stems = [f"COCO_train2014_{number:012d}" for number in (581857, 9)]
     images(root / "images/mscoco/images/train2014", stems)

@@ -23,7 +23,7 @@ from tests.data.fixture_files import (
 
 
 def mevis(root: Path) -> Written:
-    """Numbers and texts as ids, one id without a list, nulls, an expression without an object (v2)."""
+    """Numbers and texts as ids, an id without a list, nulls, an expression without an object."""
     folder = root / "valid_u"
     for uid in ("0a1b2c", "77e0ff"):
         images(folder / "JPEGImages" / uid)
@@ -235,7 +235,7 @@ def ref_youtube_vos(root: Path) -> Written:
 
 
 def ref_davis17(root: Path) -> Written:
-    """The official files: four texts, an encoding for each annotator, a misspelt name, frames from 00000."""
+    """The official files: four texts in two encodings, a misspelt name, frames from 00000."""
     names = tuple(f"{i:05d}" for i in range(4))
     for uid in ("classic-car", "dogs-jump"):
         images(root / "DAVIS/JPEGImages/480p" / uid, names)

@@ -1,7 +1,8 @@
 """Small data sets on disk, each in its published layout with its published oddities.
 
-`FIXTURES[format](root)` writes one and returns its expected samples: the sentence of every expression, its kind,
-and the pixels of its answer, (F, H, W) bool, or None without public ground truth.
+`FIXTURES[format](root)` writes one and returns its expected samples: the sentence of every
+expression, its kind, and the pixels of its answer, (F, H, W) bool, or None without public ground
+truth.
 """
 
 from __future__ import annotations

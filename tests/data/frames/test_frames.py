@@ -1,4 +1,4 @@
-"""Frames from real JPEG folders and real video files, with every frame telling its number by its colour."""
+"""Frames from real JPEG folders and video files; each tells its number by its colour."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def test_six_things_at_once(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-200])
     found = problems("revos", str(root), "valid")
     patterns = (
-        r"meta_expressions_valid_.json: video 'UVO/all/-fbscFfkh4M': expression '0': key \"exp\" is",
+        r"valid_.json: video 'UVO/all/-fbscFfkh4M': expression '0': key \"exp\" is missing",
         r"mask_dict.json: key '101': frame 0: \"size\" is 24 x 33",
         r"meta_expressions_valid_.json: \"type_id\" of 'the cat on the table' is 7",
         r"LVOS/valid/kitten/00000.jpg.*missing",

@@ -106,7 +106,7 @@ def test_valid_of_youtube_vos_is_its_file_less_the_test_file(tmp_path: Path) -> 
 
 
 def convert_davis(root: Path, out: Path) -> None:
-    """Write the layout of Ref-YouTube-VOS under `out`, with links to the images and masks of `root`."""
+    """Write the layout of Ref-YouTube-VOS under `out`, with links to the files of `root`."""
     images = root / "DAVIS/JPEGImages/480p"
     annotations = root / "DAVIS/Annotations_unsupervised/480p"
     for split in ("train", "valid"):
@@ -142,7 +142,7 @@ def test_reasonseg_trains_on_every_sentence(tmp_path: Path) -> None:
 
 
 def test_long_rvos_as_the_o3_release_converts_it(tmp_path: Path) -> None:
-    """mask_dict.json and anno_id take the place of the PNGs; without either there is no ground truth."""
+    """mask_dict.json and anno_id replace the PNGs; without either there is no ground truth."""
     folder = FIXTURES["longrvos"](tmp_path).root / "valid"
     (folder / "Annotations").rename(tmp_path / "gone")
     for sample in load_samples("longrvos", str(tmp_path), "valid", no_target="keep"):

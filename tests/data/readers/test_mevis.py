@@ -196,13 +196,14 @@ def broken(change: str) -> tuple[Any, Any]:
         ("masks", r"expression '0' names annotation '10', but .*mask_dict\.json is missing"),
         (
             "count",
-            r"mask_dict\.json: key '11' holds 2 masks, but .*video 'v1': expression '1' has 3 frames",
+            r"mask_dict\.json: key '11' holds 2 masks, but .*'v1': expression '1' has 3 frames",
         ),
         ("mask", r"mask_dict\.json: key '11' is a dict, not a list"),
         ("rle", r"mask_dict\.json: key '11': frame 2: key \"counts\" is missing"),
         (
             "size",
-            r"expression '1': masks of annotation '11' in .*mask_dict\.json have \"size\" 6 x 9 .* masks 6 x 8",
+            r"expression '1': masks of annotation '11' in .*mask_dict\.json "
+            r"have \"size\" 6 x 9 .* masks 6 x 8",
         ),
         ("size value", r"key '11': frame 2: \"size\" is \[6\], not \[height, width\]"),
         ("counts", r"key '11': frame 2: \"counts\" is \[3, 5, 40\], not a str"),

@@ -69,7 +69,8 @@ CASES: list[tuple[str, str, Change, str]] = [
         "revos",
         "mask_dict_foreground.json",
         at("LVOS/valid/kitten", "masks_rle", to=[{"size": 3}] * 4),
-        r"foreground.json: \"masks_rle\" of key 'LVOS/valid/kitten': frame 0: \"size\" is 3, not a list",
+        r"foreground.json: \"masks_rle\" of key 'LVOS/valid/kitten': frame 0: "
+        r"\"size\" is 3, not a list",
     ),
     (
         "lvvis",
