@@ -1,4 +1,4 @@
-"""Files that are made once from a file of a data set.
+"""Files made once from a file of a data set.
 
 They lie beside their source, or in the user's cache folder if the data set is read-only. Each is
 written under a temporary name and then renamed, so that processes may start together.
@@ -22,7 +22,7 @@ def derived_places(source: Path, ending: str) -> list[Path]:
 
 
 def writable_place(source: Path, ending: str) -> Path:
-    """Return the first of the places that can be written.
+    """Return the first writable place.
 
     Raises:
         ValueError: None can be written.

@@ -1,4 +1,4 @@
-"""Fields of JSON files that other people wrote, with errors that name the file and the field.
+"""Fields of other people's JSON files, with the file and the field in every error.
 
 Every `where` is a text such as "…/meta_expressions.json: video 'v1'" and begins the message.
 `Faults` decides what an error does: stop the reading, or be collected while the reading goes on

@@ -1,4 +1,4 @@
-"""Data sets that this repository makes itself.
+"""Data sets made by this repository itself.
 
 The product knows the synthetic world by its name in `GENERATORS` only. Its module is imported when
 a run asks for it (`data.synthetic=true`), so that the product works without it.
@@ -16,10 +16,10 @@ GENERATORS = {"synthetic": "tiny.world"}
 
 
 class Generator(Protocol):
-    """What the module of a generator offers."""
+    """Functions of a generator's module."""
 
     def make(self, root: Path, length: str) -> None:
-        """Make the splits of the data set that `root` does not hold yet.
+        """Make the missing splits of the data set.
 
         Args:
             length: `data.length`.

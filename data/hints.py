@@ -35,7 +35,7 @@ def write_hints(
 
 
 def with_hints(samples: Sequence[Sample], file: Path) -> list[Sample]:
-    """Return the samples with their hints. A sample that is not in the file gets none.
+    """Return the samples with their hints. A sample without an entry in the file gets none.
 
     Raises:
         ValueError: The file holds something else, or a sample has another query there.

@@ -33,7 +33,7 @@ def decode(
 ) -> None:
     """Write frames of a video file to `folder`/<frame>.npy, uint8 (height, width, 3) RGB.
 
-    The first decoder that gives all of them is used.
+    The first decoder with all of them is used.
 
     Args:
         indices: Ascending, distinct frame numbers.

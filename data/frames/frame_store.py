@@ -1,7 +1,7 @@
 """Decoded frames, shared by the processes of a node: one raw file each, in /dev/shm if it has room.
 
-A frame is decoded once on a node. The process that finds it missing decodes it under a lock, at
-which others wait, and files appear whole or not at all. The store is bounded: the least recently
+A frame is decoded once on a node. The first process to miss it decodes it under a lock, while
+others wait, and files appear whole or not at all. The store is bounded: the least recently
 read frames go first. The last process to leave empties it.
 """
 
@@ -76,7 +76,7 @@ class FrameStore:
     """Frames by name in an existing folder, for several processes and several threads of each.
 
     Attributes:
-        added: Number of frames that this process put into the store.
+        added: Number of frames put into the store by this process.
     """
 
     def __init__(self, folder: Path, capacity: int) -> None:

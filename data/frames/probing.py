@@ -22,7 +22,7 @@ def probe(path: str | Path) -> Video:
     comes before frame 10.
 
     Raises:
-        ValueError: The path, which the message names, is missing, empty, without pictures, or not
+        ValueError: The path is missing, empty, without pictures, or not
             readable.
     """
     return probe_with_rate(path)[0]

@@ -41,7 +41,7 @@ def read_frames(
     """Return the frames `indices`, uint8 (n, height, width, 3) RGB, in that order, with repeats.
 
     Args:
-        block: Number of frames of a video file to decode together, for callers that will read on.
+        block: Number of frames of a video file to decode together, for callers about to read on.
 
     Raises:
         ValueError: A file is missing or damaged, the video is shorter than `video.num_frames`, or a
@@ -65,7 +65,7 @@ def read_frames(
 
 @dataclass(frozen=True)
 class Clip:
-    """A video as an array that is read slice by slice.
+    """A video as an array, read slice by slice.
 
     `clip[start:stop]` is uint8 (n, height, width, 3).
     """
@@ -107,7 +107,7 @@ def resize_to_view(frame_HWC: np.ndarray, view: View) -> np.ndarray:
 
 
 def frame_size(path: str, frame_names: Sequence[str]) -> tuple[int, int]:
-    """Return (height, width) of the first frame, for a data set that does not state it.
+    """Return (height, width) of the first frame, for a data set without it.
 
     Raises:
         ValueError: The frame cannot be read, as in `read_frames`.
@@ -135,7 +135,7 @@ def _load_frames(
     decoders: Sequence[str],
     timeout_s: float,
 ) -> dict[int, np.ndarray]:
-    """Return frames from the node's store, after decoding those that it lacks.
+    """Return frames from the node's store, after decoding the missing ones.
 
     Args:
         indices: Ascending, distinct frame numbers.

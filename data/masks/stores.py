@@ -28,7 +28,7 @@ RELEASE = "take both from one release of the data set"
 
 
 @dataclass(frozen=True)
-class Frames:
+class ListedFrames:
     """The frames of a target's video.
 
     Attributes:
@@ -42,7 +42,7 @@ class Frames:
 
 
 class Store(Protocol):
-    def target(self, frames: Frames, anno: str, where: str) -> Target:
+    def target(self, frames: ListedFrames, anno: str, where: str) -> Target:
         """Return the object `anno`.
 
         Raises:
@@ -65,7 +65,7 @@ class RleStore:
     _failure: str = ""
     _targets: dict[str, Target] = field(default_factory=dict)
 
-    def target(self, frames: Frames, anno: str, where: str) -> Target:
+    def target(self, frames: ListedFrames, anno: str, where: str) -> Target:
         held = self._held(anno, where)
         if anno not in held:
             raise ValueError(
@@ -126,7 +126,7 @@ class PaletteStore:
     folder: Path
     _targets: dict[tuple[str, str], Target] = field(default_factory=dict)
 
-    def target(self, frames: Frames, anno: str, where: str) -> Target:
+    def target(self, frames: ListedFrames, anno: str, where: str) -> Target:
         if not anno.isdigit() or not 0 < int(anno) < 255:
             raise ValueError(
                 f'{where}: "obj_id" is {anno!r}, not the number of an object in a palette PNG (1 '
@@ -157,7 +157,7 @@ class ObjectStore:
     folders: Callable[[str, str], list[Path]]
     _targets: dict[tuple[str, str], Target] = field(default_factory=dict)
 
-    def target(self, frames: Frames, anno: str, where: str) -> Target:
+    def target(self, frames: ListedFrames, anno: str, where: str) -> Target:
         key = (frames.uid, anno)
         if key not in self._targets:
             folder = self._folder(frames.uid, anno, where)
@@ -194,7 +194,7 @@ def check_masks(folder: Path, names: tuple[str, ...], where: str) -> None:
     )
 
 
-def _png_target(uid: str, folder: Path, frames: Frames, label: int | None) -> Target:
+def _png_target(uid: str, folder: Path, frames: ListedFrames, label: int | None) -> Target:
     if frames.size is None:
         raise ValueError(
             f"{folder}: the size of its frames is not known: PNG masks need a folder of images"

@@ -16,7 +16,7 @@ from core.types import Notes, Sample, Target, Video
 from data.fields import Faults, texts, value
 from data.frames.images import FRAME_SUFFIXES, first_file, image_size
 from data.frames.reading import frame_size
-from data.masks.stores import Frames, Size, Store
+from data.masks.stores import ListedFrames, Size, Store
 
 # An object of a JSON file.
 Meta = dict[str, Any]
@@ -181,7 +181,7 @@ def _read_video(family: Family, uid: str, meta: Any, faults: Faults) -> list[Sam
     for key, expression in expressions.items():
         its = f"{where}: expression {key!r}"
         with faults.noted():
-            targets, size = _targets(family, Frames(uid, names, size), expression, its)
+            targets, size = _targets(family, ListedFrames(uid, names, size), expression, its)
             value(expression, family.text, str, its)
             kind = family.kind(expression)
             found.append(_Found(key, expression, targets, kind))
@@ -214,7 +214,7 @@ def _sample(family: Family, video: Video, meta: Meta, found: _Found) -> Sample:
 
 
 def _targets(
-    family: Family, frames: Frames, expression: Any, where: str
+    family: Family, frames: ListedFrames, expression: Any, where: str
 ) -> tuple[tuple[Target, ...], Size | None]:
     """Return the objects of an expression, and the size of the video as far as it is known now."""
     ids = family.ids(expression) if isinstance(expression, dict) else None

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from core.types import Sample, Target
 from data.fields import Faults, load_videos, splits_found, value
-from data.masks.stores import Frames, RleStore
+from data.masks.stores import ListedFrames, RleStore
 from data.readers.expressions import Family, anno_ids, find_images, frame_names, read_videos
 
 EXPRESSIONS = "meta_expressions.json"
@@ -77,7 +77,7 @@ def mevis_video_objects(root: Path, split: str) -> dict[str, tuple[Target, ...]]
             for expression in expressions.values():
                 ids += anno_ids(expression) or []
 
-        frames = Frames(uid, frame_names(meta, where), None)
+        frames = ListedFrames(uid, frame_names(meta, where), None)
         targets = []
         for anno in dict.fromkeys(ids):
             targets.append(store.target(frames, anno, where))

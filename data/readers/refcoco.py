@@ -26,7 +26,7 @@ from typing import Any
 from core.types import Sample, Video
 from data.derived import derived_places, writable_place, writing
 from data.fields import Faults, load_json, value
-from data.masks.stores import Frames, RleStore
+from data.masks.stores import ListedFrames, RleStore
 
 PARTITIONS = ("unc", "umd", "google", "berkeley")
 IMAGES = ("../images/mscoco/images/train2014", "../images/train2014", "../train2014", "train2014")
@@ -134,7 +134,7 @@ def _read_reference(
             "again"
         )
     anno = str(value(ref, "ann_id", int, where))
-    target = store.target(Frames(stem, (stem,), None), anno, where)
+    target = store.target(ListedFrames(stem, (stem,), None), anno, where)
     size = store.size(anno)
     if size is None:
         raise ValueError(f"{store.file}: key {anno!r} has no polygon, but {where} refers to it")
