@@ -65,6 +65,9 @@ def weights(pool: LearnerPool) -> dict[str, torch.Tensor]:
 def distance(a: Weights, b: Weights) -> float:
     """Return the norm of a - b, relative to the norm of b."""
     assert a.keys() == b.keys()
-    difference = sum(float((a[name] - b[name]).double().pow(2).sum()) for name in b)
-    total = sum(float(tensor.double().pow(2).sum()) for tensor in b.values())
+    difference = 0.0
+    total = 0.0
+    for name, tensor in b.items():
+        difference += float((a[name] - tensor).double().pow(2).sum())
+        total += float(tensor.double().pow(2).sum())
     return (difference / total) ** 0.5

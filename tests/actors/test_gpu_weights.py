@@ -76,7 +76,15 @@ class Actor:
 def test_receiving_and_sending_go_on_together(ray_env: dict[str, str], backend: str) -> None:
     ranks: Any = tuple(start_actor(Rank, NO_CPUS, number) for number in range(3))
     workers: dict[int, Any] = {number: start_actor(Actor, NO_CPUS) for number in range(2)}
-    weights = WeightVersion(5, ("a",), ("float32",), ((1,),), "", None, senders=ranks)
+    weights = WeightVersion(
+        version=5,
+        names=("a",),
+        dtypes=("float32",),
+        shapes=((1,),),
+        checksum="",
+        payload=None,
+        senders=ranks,
+    )
 
     gpu_weights.connect(backend, ranks, workers, tensor_parallel=1)
     calls = gpu_weights.send(backend, weights, workers)

@@ -58,7 +58,15 @@ def plain_step(policy_folder: Path, learner_batch: Batch) -> PlainStep:
 
 @pytest.mark.parametrize(
     ("ranks", "stage", "row_tokens"),
-    [(1, 0, 4096), (1, 1, 150), (1, 3, 200), (2, 0, 4096), (2, 1, 4096), (2, 2, 150), (2, 3, 150)],
+    [
+        (1, 0, 4096),
+        (1, 1, 150),
+        (1, 3, 200),
+        (2, 0, 4096),
+        (2, 1, 4096),
+        (2, 2, 150),
+        (2, 3, 150),
+    ],
 )
 def test_a_step_is_the_same_for_any_packing_ranks_and_zero_stage(
     learner_pools: Pools,
@@ -203,7 +211,14 @@ def test_a_gradient_that_is_not_finite_leaves_weights_and_moments_alone(
         assert tensor.isfinite().all()
 
 
-@pytest.mark.parametrize(("ranks", "stage"), [(1, 1), (2, 2), (2, 3)])
+@pytest.mark.parametrize(
+    ("ranks", "stage"),
+    [
+        (1, 1),
+        (2, 2),
+        (2, 3),
+    ],
+)
 def test_an_offloaded_optimizer_makes_the_same_step(
     learner_pools: Pools, policy_folder: Path, learner_batch: Batch, ranks: int, stage: int
 ) -> None:
@@ -306,7 +321,12 @@ def test_kl_and_several_optimizer_steps(
 
 
 @pytest.mark.parametrize(
-    ("level", "cap", "stale"), [("token", 1.2, 1), ("sequence", 1.2, 1), ("sequence", 0.0, 0)]
+    ("level", "cap", "stale"),
+    [
+        ("token", 1.2, 1),
+        ("sequence", 1.2, 1),
+        ("sequence", 0.0, 0),
+    ],
 )
 def test_importance_weights_are_reported_always_and_used_off_policy(
     learner_pools: Pools,

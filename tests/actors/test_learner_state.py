@@ -22,6 +22,13 @@ from tests.actors.learners import config, distance, restart, weights
 from tests.models.tiny_qwen import banned_ids, build, reference
 
 Pools = dict[int, LearnerPool]
+# Numbers of ranks and ZeRO stages.
+PLACES = (
+    (1, 1),
+    (2, 1),
+    (2, 2),
+    (2, 3),
+)
 
 
 def load_model(folder: Path) -> Any:
@@ -43,7 +50,14 @@ def parameters_of_ranks(pool: LearnerPool) -> list[tuple[dict[str, torch.Tensor]
     return ray.get([rank.actor.__ray_call__.remote(parameters) for rank in pool.ranks])
 
 
-@pytest.mark.parametrize(("ranks", "stage"), [(1, 0), (1, 1), (2, 1)])
+@pytest.mark.parametrize(
+    ("ranks", "stage"),
+    [
+        (1, 0),
+        (1, 1),
+        (2, 1),
+    ],
+)
 def test_lora_moves_only_the_adapters_and_publishes_them_merged(
     learner_pools: Pools, policy_folder: Path, learner_batch: Batch, ranks: int, stage: int
 ) -> None:
@@ -94,7 +108,7 @@ def test_lora_is_the_same_for_any_ranks_and_zero_stage(
     groups, media, _ = learner_batch
     all_norms = []
     states = []
-    for ranks, stage in [(1, 1), (2, 1), (2, 2), (2, 3)]:
+    for ranks, stage in PLACES:
         cfg = config(policy_folder, ranks, stage, lora_rank=4, lr=1e-3, row_tokens=200)
         pool = restart(learner_pools, cfg)
         all_norms.append([pool.learn(groups, media).grad_norm for _ in range(3)])
@@ -137,7 +151,10 @@ def test_the_reference_is_the_policy_before_training(
     with torch.no_grad():
         p = reference(now, processor, groups, pixels, 0.9, banned_ids())
         q = reference(start, processor, groups, pixels, 0.9, banned_ids())
-    kls = [float(grpo.kl(p[token][0], q[token][0], "k3")) for token in p]
+    kls: list[float] = []
+    for token, (logprob, _) in p.items():
+        reference_logprob, _ = q[token]
+        kls.append(float(grpo.kl(logprob, reference_logprob, "k3")))
     kl = np.mean(kls)
     assert kl > 1e-3
     assert pool.learn(groups, media).metrics["kl"] == pytest.approx(kl, rel=1e-3)
@@ -212,7 +229,9 @@ def test_a_lora_checkpoint_holds_the_adapter_and_goes_on_exactly(
     with torch.no_grad():
         p = reference(merged, processor, groups[:1], pixels, 0.9, banned_ids())
         q = reference(adapted, processor, groups[:1], pixels, 0.9, banned_ids())
-    assert max(abs(float(p[token][0] - q[token][0])) for token in p) <= 1e-5
+    for token, (logprob, _) in p.items():
+        adapted_logprob, _ = q[token]
+        assert abs(float(logprob - adapted_logprob)) <= 1e-5
 
     without_lora = restart(learner_pools, config(policy_folder, ranks, stage))
     with pytest.raises(ValueError, match="learner.lora_rank=4, this run has 0"):

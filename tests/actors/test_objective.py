@@ -27,7 +27,14 @@ SECOND = replace(
     FIRST,
     loss=2.0,
     tokens=3.0,
-    ratios=replace(RATIOS, gap_sum=0.1, gap_max=0.1, ratio_sum=2.7, ratio_max=1.0, ratio_min=0.8),
+    ratios=replace(
+        RATIOS,
+        gap_sum=0.1,
+        gap_max=0.1,
+        ratio_sum=2.7,
+        ratio_max=1.0,
+        ratio_min=0.8,
+    ),
 )
 DUMMY = RowStats()
 

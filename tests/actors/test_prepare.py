@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,11 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[Piece]:
     return pieces(load_samples("mevis", str(root), "train", "keep"))
 
 
+def by_video(results: Iterable[tuple[Piece, Result]]) -> dict[str, Result]:
+    """Return results by the uid of their video."""
+    return {piece.video.uid: result for piece, result in results}
+
+
 def test_pieces_hold_all_samples_of_a_video_and_each_object_once(found: list[Piece]) -> None:
     assert [len(piece.samples) for piece in found] == [2] * 4
     for piece in found:
@@ -39,7 +45,7 @@ def test_pieces_hold_all_samples_of_a_video_and_each_object_once(found: list[Pie
 
 
 def test_tasks_do_what_the_functions_do(ray_env: dict[str, str], found: list[Piece]) -> None:
-    made = {piece.video.uid: result for piece, result in in_tasks(CONFIG, PLACEMENT, tables, found)}
+    made = by_video(in_tasks(CONFIG, PLACEMENT, tables, found))
     assert list(made) != []
     assert set(made) == {piece.video.uid for piece in found}
     for piece in found:
@@ -48,7 +54,8 @@ def test_tasks_do_what_the_functions_do(ray_env: dict[str, str], found: list[Pie
         assert [row.target for row in rows] == list(piece.targets)
         for row, target in zip(rows, piece.targets.values(), strict=True):
             assert (row.boxes_F4 == target_table(piece.video.uid, target).boxes_F4).all()
-    assert all(result == (None, []) for _, result in in_tasks(CONFIG, PLACEMENT, check, found))
+    for result in by_video(in_tasks(CONFIG, PLACEMENT, check, found)).values():
+        assert result == (None, [])
 
 
 def test_a_video_that_kills_its_process_is_a_result(
@@ -59,40 +66,41 @@ def test_a_video_that_kills_its_process_is_a_result(
     def die_at_one(piece: Piece) -> Result:
         if piece.video.uid == victim:
             os._exit(1)
-        return None, []
+        return Result(None, [])
 
-    results = {
-        piece.video.uid: problems
-        for piece, (_, problems) in in_tasks(CONFIG, PLACEMENT, die_at_one, found)
-    }
-    assert "its process died" in results.pop(victim)[0].text
-    assert list(results.values()) == [[]] * 3
+    results = by_video(in_tasks(CONFIG, PLACEMENT, die_at_one, found))
+    assert "its process died" in results.pop(victim).problems[0].text
+    assert [result.problems for result in results.values()] == [[]] * 3
 
 
 def test_judges(ray_env: dict[str, str], found: list[Piece], tmp_path: Path) -> None:
-    """Good masks are met, masks of other frames are not, and what cannot be read is a problem of its video alone."""
-    sample = next(sample for sample in found[1].samples if sample.targets)
-    backwards = replace(
-        sample.targets[0], masks_F=tuple(reversed(tuple(sample.targets[0].masks_F)))
-    )
-    swapped = (replace(sample, targets=(backwards,)),)
-    gone = replace(found[2].video, path=str(tmp_path / "gone"))
-    asked = [found[0], replace(found[1], samples=swapped), replace(found[2], video=gone)]
-    results = {piece.video.uid: result for piece, result in in_judges(CONFIG, PLACEMENT, asked)}
-    good, bad = (results[asked[i].video.uid][0] for i in (0, 1))
+    """Good masks are met, and masks of other frames are not. Lost frames are a problem."""
+    right, wrong, lost = found[:3]
+    sample = next(sample for sample in wrong.samples if sample.targets)
+    target = sample.targets[0]
+    backwards = replace(target, masks_F=tuple(reversed(tuple(target.masks_F))))
+    wrong = replace(wrong, samples=(replace(sample, targets=(backwards,)),))
+    lost = replace(lost, video=replace(lost.video, path=str(tmp_path / "gone")))
+    results = by_video(in_judges(CONFIG, PLACEMENT, [right, wrong, lost]))
+
+    good = results[right.video.uid].made
     assert isinstance(good, Judged)
-    assert isinstance(bad, Judged)
     assert good.mean_iou is not None
     assert good.mean_iou > 0.6
-    assert good.masks == sum(
-        rle is not None for t in found[0].targets.values() for rle in t.masks_F
-    )
+    visible = 0
+    for target in right.targets.values():
+        visible += sum(rle is not None for rle in target.masks_F)
+    assert good.masks == visible
+
+    bad = results[wrong.video.uid].made
+    assert isinstance(bad, Judged)
     assert bad.mean_iou is not None
     assert bad.mean_iou < 0.45
-    nothing, [problem] = results[asked[2].video.uid]
+
+    nothing, [problem] = results[lost.video.uid]
     assert nothing is None
     assert "gone" in problem.text
-    assert problem.video == asked[2].video.uid
+    assert problem.video == lost.video.uid
 
 
 def test_the_death_of_a_judge_costs_no_video(ray_env: dict[str, str], found: list[Piece]) -> None:

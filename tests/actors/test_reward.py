@@ -1,4 +1,4 @@
-"""Reward actors for real: the rewards of the system itself, FAILED episodes left out, a hung or dead actor survived."""
+"""Reward actors for real: rewards of the system itself, FAILED episodes, hung and dead actors."""
 
 from __future__ import annotations
 
@@ -68,12 +68,15 @@ def test_only_the_training_split_must_be_rated(setting, tmp_path):
         read_split(cfg, "train")
     as_test = replace(cfg, data=replace(cfg.data, train_split="other", test_split="train"))
     assert read_split(as_test, "train") == samples
-    ratings = {s.uid: {"query": s.query, "ratings": {"motion_complexity": 8}} for s in samples}
-    (tmp_path / "train.json").write_text(json.dumps({"samples": ratings}))
+    rated = {}
+    for sample in samples:
+        rated[sample.uid] = {"query": sample.query, "ratings": {"motion_complexity": 8}}
+    (tmp_path / "train.json").write_text(json.dumps({"samples": rated}))
     for one in (cfg, as_test):
-        assert [difficulty(s.notes.ratings or {}) for s in read_split(one, "train")] == [6.0] * len(
-            samples
-        )
+        found = read_split(one, "train")
+        assert len(found) == len(samples)
+        for sample in found:
+            assert difficulty(sample.notes.ratings or {}) == 6.0
 
 
 def test_rewards_are_the_systems_own(setting):
@@ -98,10 +101,15 @@ def test_a_failed_episode_gets_none_and_changes_nothing(setting):
 
 
 def boxes(sample, frame, grow):
-    """An answer that lists the true boxes of a frame, wider by `grow` pixels on each side."""
-    found = [box(t.masks_F[frame]) for t in sample.targets if t.masks_F[frame] is not None]
-    sides = [[x0 - grow, y0 - grow, x1 - 1 + grow, y1 - 1 + grow] for x0, y0, x1, y1 in found]
-    return f"<answer>{json.dumps([{'bbox_2d': [min(max(v, 0), 111) for v in side]} for side in sides])}</answer>"
+    """Return an answer with the true boxes of a frame, wider by `grow` pixels on each side."""
+    objects = []
+    for target in sample.targets:
+        rle = target.masks_F[frame]
+        if rle is not None:
+            x0, y0, x1, y1 = box(rle)
+            sides = [x0 - grow, y0 - grow, x1 - 1 + grow, y1 - 1 + grow]
+            objects.append({"bbox_2d": [min(max(side, 0), 111) for side in sides]})
+    return f"<answer>{json.dumps(objects)}</answer>"
 
 
 class Says:
@@ -120,7 +128,7 @@ class Says:
 
 
 class PaidForTracks:
-    """A system whose reward needs the tracked masks; it only counts their frames."""
+    """A system with a reward on tracked masks: the number of frames with one."""
 
     masks_by = "tracker"
 
@@ -133,8 +141,9 @@ class PaidForTracks:
 def test_tracked_masks_are_those_of_the_segmenter_actor(setting):
     cfg, _, samples = setting
     sample = samples[0]
-    frame = next(f for f, rle in enumerate(sample.targets[0].masks_F) if rle is not None)
-    prompt = MaskPrompt(frame, box(sample.targets[0].masks_F[frame]))
+    masks_F = sample.targets[0].masks_F
+    frame = next(number for number, rle in enumerate(masks_F) if rle is not None)
+    prompt = MaskPrompt(frame, box(masks_F[frame]))
     prompts = [(prompt,), (), (prompt, replace(prompt, frame=0))]
     episodes = [Episode(sample.uid, (), End.DONE, Answer(each)) for each in prompts]
     failed = Episode(sample.uid, (), End.FAILED, error="boom")
@@ -155,7 +164,7 @@ def test_tracked_masks_are_those_of_the_segmenter_actor(setting):
 
 
 def test_masks_of_the_segmenter_are_made_only_for_a_reward_that_needs_them(setting):
-    """The actor's class itself, with the shipped segmenter: the masks are its own, and they decide on the reward."""
+    """The actor's class itself, with the shipped segmenter. Its masks decide on the reward."""
     cfg, _, samples = setting
     options = {
         "target_height": 112,
@@ -164,45 +173,40 @@ def test_masks_of_the_segmenter_are_made_only_for_a_reward_that_needs_them(setti
         "answer": "box",
         "think": False,
     }
-    options |= {"box_l1_threshold": 0.0}  # never below: what is left of the accuracy is the IoU
-    actors = {
-        source: RewardActor(
-            replace(cfg, system=SystemConfig("videoseg_r1", options | {"iou_source": source})),
-            "cpu",
-            ["train"],
-        )
-        for source in ("box", "mask")
-    }
+    # No distance is below 0, so only the IoU is left of the accuracy.
+    options["box_l1_threshold"] = 0.0
+    actors = {}
+    for source in ("box", "mask"):
+        system = SystemConfig("videoseg_r1", options | {"iou_source": source})
+        actors[source] = RewardActor(replace(cfg, system=system), "cpu", ["train"])
     segmenter = load_segmenter(cfg, "cpu")
     differing = 0
     for sample in samples:
         shown = actors["mask"].system.shown(sample, np.random.default_rng(0))
         frame = shown.hints.target_frame
-        answers = [boxes(sample, frame, grow) for grow in (0, 14, 14)]
-        group = tuple(
-            asyncio.run(actors["mask"].system.play(shown, Says(text))) for text in answers
-        )
+        group = []
+        for grow in (0, 14, 14):
+            says = Says(boxes(sample, frame, grow))
+            group.append(asyncio.run(actors["mask"].system.play(shown, says)))
         failed = Episode(sample.uid, (), End.FAILED, error="boom")
-        earned = {
-            s: a.score("train", sample.uid, (*group[:2], failed, group[2]))
-            for s, a in actors.items()
-        }
-        by_box, by_mask = (
-            [r and r.parts["accuracy"] for r in rewards] for rewards in earned.values()
-        )
+        episodes = (*group[:2], failed, group[2])
+        accuracies = {}
+        for source, actor in actors.items():
+            rewards = actor.score("train", sample.uid, episodes)
+            accuracies[source] = [reward and reward.parts["accuracy"] for reward in rewards]
+        by_box = accuracies["box"]
+        by_mask = accuracies["mask"]
+
+        # The same by hand.
         pixels = read_frames(sample.video, [frame])[0]
+        visible = [target.masks_F[frame] for target in sample.targets if target.masks_F[frame]]
+        truth = torch.tensor(np.array([decode(rle) for rle in visible]))
         hits = []
         for episode in group:
             prompts = episode.answer.prompts
-            made = torch.tensor(np.array(segmenter.image_masks([pixels] * len(prompts), prompts)))
-            truth = torch.tensor(
-                np.array([decode(t.masks_F[frame]) for t in sample.targets if t.masks_F[frame]])
-            )
-            hits.append(
-                matched_mean(
-                    (mask_iou_table(list(made.numpy()), truth) > 0.5).double(), [len(prompts)]
-                ).item()
-            )
+            masks = segmenter.image_masks([pixels] * len(prompts), prompts)
+            is_hit = (mask_iou_table(list(masks), truth) > 0.5).double()
+            hits.append(matched_mean(is_hit, [len(prompts)]).item())
         assert by_mask == [*hits[:2], None, hits[2]]
         assert by_box[2] is None
         differing += by_mask != by_box

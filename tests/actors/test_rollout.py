@@ -164,7 +164,7 @@ def test_damaged_weights_are_an_error(pool: RolloutPool) -> None:
 def test_only_training_shows_hints(
     config: Config, samples: list[Sample], ray_env: dict[str, str]
 ) -> None:
-    """Training plays on the target's frame; evaluation has no hints and asks auxiliary questions."""
+    """Training plays on the target's frame. Evaluation has no hints and asks for it."""
     options = {
         "key_frames": 2,
         "reference_frames": 1,

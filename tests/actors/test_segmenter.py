@@ -1,11 +1,11 @@
-"""Segmenter actors for real: videos on disk, a random tiny SAM 2 and GrabCut, two processes, a death."""
+"""Segmenter actors for real: videos on disk, a random tiny SAM 2 and GrabCut, a death."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,26 +25,35 @@ from models.segmenters import make, sam2_build
 from tiny.world.clip import write_clip
 from tiny.world.scene import random_scene
 
+# A video and two prompts on it.
+Prompted = tuple[Video, MaskPrompt, MaskPrompt]
+
+
+def box_prompt(frame: int, box_4: np.ndarray) -> MaskPrompt:
+    x0, y0, x1, y1 = (float(side) for side in box_4)
+    return MaskPrompt(frame, (x0, y0, x1, y1))
+
 
 @pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Video, MaskPrompt, MaskPrompt]]:
+def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Prompted]:
     """Three short videos as JPEG folders, each with two prompts."""
-    found: list[tuple[Video, MaskPrompt, MaskPrompt]] = []
-    for i in range(3):
-        folder = tmp_path_factory.mktemp(f"v{i}")
-        made = random_scene(np.random.default_rng(i))
-        for f, frame in enumerate(made.frames_FHWC[:10]):
-            cv2.imwrite(
-                str(folder / f"{f:05d}.jpg"), frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95]
-            )
-        video = Video(
-            f"v{i}", str(folder), tuple(f"{f:05d}" for f in range(10)), *made.frames_FHWC.shape[1:3]
-        )
-        spots = np.argwhere(made.areas_OF[:, :10] > 100)
-        first, last = (
-            MaskPrompt(int(f), cast(Any, tuple(float(v) for v in made.boxes_OF4[o, f])))
-            for o, f in spots[[0, -1]]
-        )
+    found: list[Prompted] = []
+    for number in range(3):
+        folder = tmp_path_factory.mktemp(f"v{number}")
+        scene = random_scene(np.random.default_rng(number))
+        names = tuple(f"{frame:05d}" for frame in range(10))
+        for name, image_HWC in zip(names, scene.frames_FHWC, strict=False):
+            file = str(folder / f"{name}.jpg")
+            cv2.imwrite(file, image_HWC[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+        height, width = scene.frames_FHWC.shape[1:3]
+        video = Video(f"v{number}", str(folder), names, height, width)
+
+        # The first and the last place with an object of some size.
+        spots = np.argwhere(scene.areas_OF[:, :10] > 100)
+        prompts = []
+        for thing, frame in spots[[0, -1]]:
+            prompts.append(box_prompt(int(frame), scene.boxes_OF4[thing, frame]))
+        first, last = prompts
         found.append((video, first, last))
     return found
 
@@ -75,10 +84,13 @@ def pool(
 
 
 def test_masks_come_back_in_order_and_as_the_segmenter_alone_makes_them(
-    pool: tuple[SegmenterPool, Path], videos: list[tuple[Video, MaskPrompt, MaskPrompt]]
+    pool: tuple[SegmenterPool, Path], videos: list[Prompted]
 ) -> None:
     segmenters, folder = pool
-    jobs = [(v, (a, b)[:count]) for count in (0, 1, 2) for v, a, b in videos]
+    without = [(video, ()) for video, _, _ in videos]
+    with_one = [(video, (first,)) for video, first, _ in videos]
+    with_both = [(video, (first, last)) for video, first, last in videos]
+    jobs: list[tuple[Video, tuple[MaskPrompt, ...]]] = [*without, *with_one, *with_both]
     masks = segmenters.segment(jobs)
     assert len(masks) == 9
     alone = make("sam2", {"path": str(folder)})
@@ -89,48 +101,56 @@ def test_masks_come_back_in_order_and_as_the_segmenter_alone_makes_them(
             continue
         expected_FHW = alone.segment(read_frames(video, range(10)), prompts).max(0)
         for rle, expected in zip(rles_F, expected_FHW, strict=True):
-            got = np.zeros_like(expected) if rle is None else decode(rle)
-            assert (got != expected).mean() < 1e-3  # other batches, other rounding
-            assert rle is None or got.any()
-    for one, both in zip(masks[3:6], masks[6:9], strict=True):
-        assert all(union([a, b]) == b for a, b in zip(one, both, strict=True))
+            got = np.zeros_like(expected)
+            if rle is not None:
+                got = decode(rle)
+                assert got.any()
+            # Other batches round in another way.
+            assert (got != expected).mean() < 1e-3
+
+    # The masks of two prompts contain those of one.
+    for of_one, of_both in zip(masks[3:6], masks[6:9], strict=True):
+        for one, both in zip(of_one, of_both, strict=True):
+            assert union([one, both]) == both
 
 
 def test_no_jobs_and_no_prompts_need_no_work(
-    pool: tuple[SegmenterPool, Path], videos: list[tuple[Video, MaskPrompt, MaskPrompt]]
+    pool: tuple[SegmenterPool, Path], videos: list[Prompted]
 ) -> None:
-    assert pool[0].segment([]) == []
-    assert pool[0].segment([(videos[0][0], ())]) == [(None,) * 10]
+    segmenters, _ = pool
+    video, _, _ = videos[0]
+    assert segmenters.segment([]) == []
+    assert segmenters.segment([(video, ())]) == [(None,) * 10]
 
 
-def test_errors_reach_the_driver(
-    pool: tuple[SegmenterPool, Path], videos: list[tuple[Video, MaskPrompt, MaskPrompt]]
-) -> None:
+def test_errors_reach_the_driver(pool: tuple[SegmenterPool, Path], videos: list[Prompted]) -> None:
+    segmenters, _ = pool
+    video, _, _ = videos[0]
+    beyond = MaskPrompt(10, (1.0, 1.0, 5.0, 5.0))
     with pytest.raises(ValueError, match="prompt on frame 10 of a video of 10 frames"):
-        pool[0].segment([(videos[0][0], (MaskPrompt(10, (1.0, 1.0, 5.0, 5.0)),))])
+        segmenters.segment([(video, (beyond,))])
 
 
 def test_grabcut_survives_the_death_of_its_actor(
-    ray_env: dict[str, str], videos: list[tuple[Video, MaskPrompt, MaskPrompt]]
+    ray_env: dict[str, str], videos: list[Prompted]
 ) -> None:
     segmenters = start(config("grabcut"))
     jobs = [(video, (first,)) for video, first, _ in videos]
     before = segmenters.segment(jobs)
-    assert all(
-        masks_F[prompts[0].frame] is not None
-        for masks_F, (_, prompts) in zip(before, jobs, strict=True)
-    )
+    for masks_F, (_, first, _) in zip(before, videos, strict=True):
+        assert masks_F[first.frame] is not None
     segmenters.workers[0].kill()
     assert segmenters.segment(jobs) == before
     segmenters.close()
 
 
 def test_an_actor_that_cannot_start_says_why(
-    ray_env: dict[str, str], videos: list[tuple[Video, MaskPrompt, MaskPrompt]], tmp_path: Path
+    ray_env: dict[str, str], videos: list[Prompted], tmp_path: Path
 ) -> None:
     segmenters = start(config("sam2", str(tmp_path / "none.pt")))
+    video, first, _ = videos[0]
     with pytest.raises(RuntimeError, match="no file .*none.pt"):
-        segmenters.segment([(videos[0][0], (videos[0][1],))])
+        segmenters.segment([(video, (first,))])
     segmenters.close()
 
 
@@ -138,18 +158,20 @@ def test_an_actor_that_cannot_start_says_why(
 def test_a_long_video_file_is_read_in_pieces_with_the_same_masks(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The actor's class itself: what is long is a constant. One group of pictures, so that seeking back is hardest."""
+    """The actor's class itself. The file is one group of pictures, the hardest for seeking."""
     torch.manual_seed(0)
     model = sam2_build.build(sam2_build.TINY)
     torch.nn.init.constant_(model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, 3.0)
     sam2_build.save(tmp_path, model, sam2_build.TINY)
-    made = write_clip(tmp_path / "clip.mp4", seconds=3, side=112)
-    thing = int(made.areas_OF[:, 12].argmax())
-    box = tuple(float(v) for v in made.boxes_OF4[thing, 12])
-    jobs = [(MaskPrompt(36, box),), (MaskPrompt(38, box), MaskPrompt(0, box))]  # type: ignore[arg-type]
-    video = probe(tmp_path / "clip.mp4")
-    cfg = config(kind, str(tmp_path))
+    file = tmp_path / "clip.mp4"
+    scene = write_clip(file, seconds=3, side=112)
+    video = probe(file)
     assert video.num_frames == 72
+
+    thing = int(scene.areas_OF[:, 12].argmax())
+    prompts = [box_prompt(frame, scene.boxes_OF4[thing, 12]) for frame in (0, 36, 38)]
+    jobs = [(prompts[1],), (prompts[2], prompts[0])]
+    cfg = config(kind, str(tmp_path))
     whole = segmenter.SegmenterActor(cfg, "cpu").segment(video, jobs)
     assert whole[0][36] is not None
     assert whole[0][30] is not None
@@ -157,7 +179,8 @@ def test_a_long_video_file_is_read_in_pieces_with_the_same_masks(
 
     monkeypatch.setattr(segmenter, "WHOLE_BYTES", 0)
     monkeypatch.setattr("data.frames.reading.BLOCK", 10)
-    os.utime(tmp_path / "clip.mp4", (1, 1))  # as another file: the store of frames does not know it
+    # With another time stamp it is another file, unknown to the store of frames.
+    os.utime(file, (1, 1))
     before = node_store().added
     assert segmenter.SegmenterActor(cfg, "cpu").segment(video, jobs) == whole
     assert node_store().added == before + 72
