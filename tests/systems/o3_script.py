@@ -1,15 +1,19 @@
 """VideoSEG-O3 played by a scripted policy about a hand-made video; for the tests of its parts."""
 
+from __future__ import annotations
+
 import asyncio
 import re
+from collections.abc import Callable, Container
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from core.masks import encode
-from core.types import Reward, Sample, Target, Turn, Video
+from core.types import Episode, Reward, Sample, SegPrompt, Target
 from systems.videoseg_o3 import VideoSegO3
+from tests.systems.scripted import ScriptedAsk, video
 
 TINY = {
     "temporal_frames": 4,
@@ -22,7 +26,8 @@ TINY = {
 T = 12
 HEIGHT = 40
 WIDTH = 60
-SEEN = range(4, 9)  # frames that show the target
+# Frames that show the target.
+SEEN = range(4, 9)
 SEG_ID = 7
 END_ID = 9
 UNPAID = {"mask": 0, "keyframe_gain": 0, "progress": 0}
@@ -45,53 +50,51 @@ def square(side: int = 20) -> np.ndarray:
     return mask_HW
 
 
-def sample(seen=SEEN, **changes) -> Sample:
+def sample(seen: Container[int] = SEEN, **changes: Any) -> Sample:
     """12 frames of 40 x 60, a square of 20 x 20 in the upper left corner of some."""
-    masks_F = tuple(encode(square()) if f in seen else None for f in range(T))
-    video = Video("v", "videos/v", tuple(f"{i:05d}" for i in range(T)), HEIGHT, WIDTH)
-    return replace(Sample("v/0", video, "the dog", (Target("a", masks_F),)), **changes)
+    masks_F = [encode(square()) if frame in seen else None for frame in range(T)]
+    whole = Sample("v/0", video(T, HEIGHT, WIDTH), "the dog", (Target("a", tuple(masks_F)),))
+    return replace(whole, **changes)
 
 
-class Script:
-    """Says the given texts in turn; one that ends in "..." was cut off. Ids: 1 for each word, [SEG] its own."""
+class Mute(ScriptedAsk):
+    """Does not give the ids of its tokens: 1 for a piece of text, one of its own for [SEG]."""
 
-    def __init__(self, *texts: str) -> None:
-        self.texts = texts
-        self.asked: list[Any] = []
-        self.budgets: list[int] = []
+    def ids_of(self, text: str) -> tuple[int, ...]:
+        pieces = re.split(r"(\[SEG\])", text)
+        return (*(SEG_ID if piece == "[SEG]" else 1 for piece in pieces), END_ID)
+
+
+class Drawing(Mute):
+    """Gives the id of [SEG]."""
 
     def id_of(self, token: str) -> int | None:
         return SEG_ID if token == "[SEG]" else None
 
-    async def __call__(self, content, *, max_tokens, trainable=True) -> Turn:
-        self.asked.append(list(content))
-        self.budgets.append(max_tokens)
-        text = self.texts[len(self.asked) - 1]
-        ids = [SEG_ID if piece == "[SEG]" else 1 for piece in re.split(r"(\[SEG\])", text)] + [
-            END_ID
-        ]
-        return Turn(
-            (1,), tuple(ids), (-0.5,) * len(ids), text, (), not text.endswith("..."), version=0
-        )
 
-
-class Mute(Script):
-    """Does not tell the ids of its tokens."""
-
-    id_of = None  # type: ignore[assignment]
-
-
-def play(*texts: str, of: Sample | None = None, script=Script, **options):
+def play(
+    *texts: str, of: Sample | None = None, script: type[Mute] = Drawing, **options: Any
+) -> tuple[Episode, Mute, VideoSegO3]:
+    """Play the texts; every one of them must have been asked for."""
     policy = script(*texts)
     system = VideoSegO3.make(TINY | options)
     episode = asyncio.run(system.play(of or sample(), policy))
-    assert len(policy.asked) == len(episode.turns)
+    assert len(policy.contents) == len(episode.turns)
     return episode, policy, system
 
 
-def score(*texts: str, draw=None, of: Sample | None = None, **options) -> Reward:
-    """`draw` makes the mask of a prompt; without it the rewards of masks are off."""
-    episode, _, system = play(*texts, of=of, **({} if draw else {"weights": UNPAID}) | options)
-    masks = [[draw(seg) for seg in episode.answer.segs]] if draw else None
+def score(
+    *texts: str,
+    draw: Callable[[SegPrompt], np.ndarray | None] | None = None,
+    of: Sample | None = None,
+    **options: Any,
+) -> Reward:
+    """Reward of the texts. `draw` makes the mask of a prompt; without it no mask is rewarded."""
+    if draw is None:
+        options = {"weights": UNPAID} | options
+    episode, _, system = play(*texts, of=of, **options)
+    masks = None
+    if draw is not None:
+        masks = [[draw(seg) for seg in episode.answer.segs]]
     (reward,) = system.score(of or sample(), [episode], masks)
     return reward

@@ -13,7 +13,8 @@ from core.types import Rle, Turn, Video, View
 class ScriptedAsk:
     """An `Ask` that says the given texts in turn, the last one again and again.
 
-    A text that ends in "..." was cut off by its token budget. A token is a word.
+    Auxiliary questions get the texts of `auxiliary` in the same way. A text that ends in "..." was
+    cut off by its token budget. `count` counts words.
 
     Attributes:
         contents: what it was asked, message by message.
@@ -36,8 +37,9 @@ class ScriptedAsk:
         text = self.texts[min(len(self.contents), len(self.texts) - 1)]
         self.contents.append(list(content))
         self.budgets.append(max_tokens)
+        ids = self.ids_of(text)
         complete = not text.endswith("...")
-        return Turn((1,), (2,), (-0.5,), text, (), complete, self.version, trainable)
+        return Turn((1,), ids, (-0.5,) * len(ids), text, (), complete, self.version, trainable)
 
     async def auxiliary(
         self, content: Sequence[str | View], *, max_tokens: int, temperature: float, top_p: float
@@ -46,6 +48,10 @@ class ScriptedAsk:
         text = self.auxiliary_texts[min(len(self.auxiliary_contents), last)]
         self.auxiliary_contents.append(list(content))
         return Turn((9,), (9,), (-0.5,), text, (), True, self.version, trainable=False)
+
+    def ids_of(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text; most tests do not look at them."""
+        return (2,)
 
     def count(self, text: str) -> int:
         return len(text.split())

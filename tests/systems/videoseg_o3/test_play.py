@@ -25,8 +25,8 @@ from tests.systems.o3_script import (
     SELECT,
     SELECT_2,
     TINY,
+    Drawing,
     Mute,
-    Script,
     T,
     play,
     sample,
@@ -47,15 +47,15 @@ def test_three_turns():
         ("11", View(11, *small)),
     ]
     first += [("0", View(0, 28, 56)), ("11", View(11, 28, 56))]
-    assert script.asked[0] == [piece for pair in first for piece in pair] + [" Find the dog."]
+    assert script.contents[0] == [piece for pair in first for piece in pair] + [" Find the dog."]
     part = [
         ("2", View(2, *small)),
         ("5", View(5, *small)),
         ("9", View(9, *small)),
         ("5", View(5, *key)),
     ]
-    assert script.asked[1] == [piece for pair in part for piece in pair] + [" Find the dog."]
-    assert [x for x in script.asked[2] if isinstance(x, str)] == [
+    assert script.contents[1] == [piece for pair in part for piece in pair] + [" Find the dog."]
+    assert [x for x in script.contents[2] if isinstance(x, str)] == [
         "3",
         "5",
         "8",
@@ -157,15 +157,15 @@ def test_how_an_episode_ends(text, end):
 def test_one_turn_only():
     episode, script, _ = play(SELECT, max_turns=1)
     assert episode.end is End.DONE
-    assert len(script.asked) == 1
-    full = play(ANSWER, max_turns=1, prompt="full")[1].asked[0][-1]
+    assert len(script.contents) == 1
+    full = play(ANSWER, max_turns=1, prompt="full")[1].contents[0][-1]
     assert "<select>" not in full
     assert "<answer>" in full
 
 
 def test_full_prompts_say_what_is_needed():
     _, script, _ = play(SELECT, SELECT_2, ANSWER, prompt="full")
-    first, second, third = script.asked
+    first, second, third = script.contents
     assert first[:2] == ["The whole video, small:", "Frame 0:"]
     for words in (
         '"the dog"',
@@ -218,7 +218,7 @@ def test_videos_of_any_length(frames):
     for rule in ("as_released", "own"):
         episode, script, system = play(*texts, of=of, keyframe_rule=rule)
         assert episode.end is End.DONE
-        assert len(script.asked) == 3
+        assert len(script.contents) == 3
         masks = [square(0)] * len(episode.answer.segs)
         (reward,) = system.score(of, [episode], [masks])
         assert reward.parts["span"] == 0.5
@@ -279,7 +279,7 @@ def test_no_completion_raises(texts, rewards, rule, bare, of):
     json.dumps(episode.answer.to_json(), allow_nan=False)
     assert all(
         view.frame in range(T)
-        for content in script.asked
+        for content in script.contents
         for view in content
         if isinstance(view, View)
     )
@@ -296,9 +296,9 @@ def test_a_demonstration_earns_what_can_be_earned(prompt):
     turns = set()
     for seed in range(12):
         dialogue = system.demonstrate(sample(), np.random.default_rng(seed))
-        script = Script(*(text for _, text in dialogue))
+        script = Drawing(*(text for _, text in dialogue))
         episode = asyncio.run(system.play(sample(), script))
-        assert script.asked == [content for content, _ in dialogue]
+        assert script.contents == [content for content, _ in dialogue]
         assert episode.end is End.DONE
         masks = [square() if seg.frame in SEEN else square(0) for seg in episode.answer.segs]
         (reward,) = system.score(sample(), [episode], [masks])

@@ -16,7 +16,8 @@ import pytest
 from core.types import Sample
 from systems.videoseg_r1 import VideoSegR1
 from systems.videoseg_r1.score import truth_in
-from tests.systems.r1_script import LEFT, TINY, Script, drawn, play, sample
+from tests.systems.r1_script import LEFT, TINY, drawn, play, sample
+from tests.systems.scripted import ScriptedAsk
 
 FUZZ = int(os.environ.get("RAYVOS_FUZZ", "400"))
 
@@ -242,7 +243,7 @@ def test_no_completion_breaks_parser_or_reward(iou_source):
             fuzz.anything(fuzz.answer([t | {"neg_point_2d": [5, 5]} for t in truth]))
             for _ in range(20)
         ]
-        group = [asyncio.run(system.play(one, Script(text))) for text in texts]
+        group = [asyncio.run(system.play(one, ScriptedAsk(text))) for text in texts]
         for episode in group:
             json.dumps(episode.answer.to_json(), allow_nan=False)
             assert all(p.box or 1 in p.labels for p in episode.answer.prompts)

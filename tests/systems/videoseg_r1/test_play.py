@@ -19,15 +19,14 @@ from tests.systems.r1_script import (
     PERFECT,
     RIGHT,
     TINY,
-    Script,
     drawn,
     parts,
     play,
-    rectangle,
     sample,
     say,
     score,
 )
+from tests.systems.scripted import ScriptedAsk, rectangle
 
 # --- playing
 
@@ -36,7 +35,7 @@ def test_one_round():
     hinted = replace(sample(), hints=Hints(4, (2, 6)))
     episode, script, _ = play(say(PERFECT), hinted)
     low = {f: View(f, 56, 84) for f in range(8)}
-    assert script.asked == [
+    assert script.contents == [
         ["2", low[2], "5", low[5], "6", low[6], "4", View(4, 112, 168), " Find the dogs."]
     ]
     assert script.budgets == [2000]
@@ -54,13 +53,13 @@ def test_one_round():
 
 def test_an_image_is_a_video_of_one_frame():
     episode, script, _ = play(say(PERFECT), sample(1), sampler="full")
-    assert script.asked == [["0", View(0, 112, 168), " Find the dogs."]]
+    assert script.contents == [["0", View(0, 112, 168), " Find the dogs."]]
     assert len(episode.answer.prompts) == 2
     assert score(say(PERFECT), sample(1)).parts["accuracy"] == 3
 
 
 def test_questions_on_the_side_are_not_trained_and_asked_once():
-    script = Script(say(PERFECT, "it barks"), '{"start": 4, "end": 5} 50%')
+    script = ScriptedAsk(say(PERFECT, "it barks"), auxiliary=['{"start": 4, "end": 5} 50%'])
     system = VideoSegR1.make(TINY | {"sampler": "full", "sampler_samples": 2})
 
     async def group():
@@ -68,7 +67,7 @@ def test_questions_on_the_side_are_not_trained_and_asked_once():
 
     episodes = asyncio.run(group())
     assert [len(e.turns) for e in episodes] == [5, 1, 1]
-    assert script.auxiliaries == 4
+    assert len(script.auxiliary_contents) == 4
     assert [t.trainable for t in episodes[0].turns] == [False] * 4 + [True]
     assert [e.answer.keyframe for e in episodes] == [5, 5, 5]
     assert episodes[0].answer.facts["segment"] == [4, 6]
@@ -79,13 +78,13 @@ def test_questions_on_the_side_are_not_trained_and_asked_once():
 def test_a_hint_needs_no_sampler():
     hinted = replace(sample(), hints=Hints(4, (2, 6)))
     episode, script, _ = play(say(PERFECT), hinted, sampler="full")
-    assert script.auxiliaries == 0
+    assert script.auxiliary_contents == []
     assert (episode.answer.keyframe, episode.answer.facts["segment"]) == (4, [2, 6])
 
 
 def test_full_prompts_say_what_is_needed():
     _episode, script, _system = play(say(PERFECT), prompt="full")
-    (content,) = script.asked
+    (content,) = script.contents
     for words in ('"the dogs"', "168 x 112", "<think>", "bbox_2d", "neg_point_2d", "empty"):
         assert words in content[-1]
     assert "The target frame, frame 0:" in content
@@ -93,13 +92,13 @@ def test_full_prompts_say_what_is_needed():
     example = content[-1][content[-1].rindex("<think>") :]
     _, _, _system = play(example)
     assert score(example).parts["answer_format"] == 3
-    assert "<think>" not in play(say(PERFECT), prompt="full", think=False)[1].asked[0][-1]
+    assert "<think>" not in play(say(PERFECT), prompt="full", think=False)[1].contents[0][-1]
     for answer, keys in (
         ("box", ["bbox_2d"]),
         ("point", ["point_2d"]),
         ("box_negative", ["bbox_2d", "neg_point_2d"]),
     ):
-        task = play(say(PERFECT), prompt="full", answer=answer)[1].asked[0][-1]
+        task = play(say(PERFECT), prompt="full", answer=answer)[1].contents[0][-1]
         assert [
             key for key in ("bbox_2d", "point_2d", "neg_point_2d") if f'"{key}"' in task
         ] == keys
@@ -334,9 +333,9 @@ def test_a_demonstration_earns_what_can_be_earned(of, options):
     for seed in range(3):
         ((content, text),) = system.demonstrate(of, np.random.default_rng(seed))
         shown = system.shown(of, np.random.default_rng(seed))
-        script = Script(text)
+        script = ScriptedAsk(text)
         episode = asyncio.run(system.play(shown, script))
-        assert script.asked == [content]
+        assert script.contents == [content]
         assert len(episode.answer.prompts) == len(of.targets)
         (reward,) = system.score(of, [episode])
         most = system.options.lengths

@@ -1,7 +1,11 @@
 """The frame sampler with scripted answers."""
 
+from __future__ import annotations
+
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -20,38 +24,32 @@ from systems.videoseg_r1.sampler import (
     read_position,
     top_mean,
 )
+from tests.systems.scripted import ScriptedAsk
 
 PLAN = Plan(samples=2, frames=4, height=56, width=84)
 
 
-class Helper:
-    """Answers questions on the side, in turn; remembers what it was asked."""
+class Helper(ScriptedAsk):
+    """Answers auxiliary questions, which must be asked with the sampler's settings."""
 
     version = 3
 
     def __init__(self, *texts: str) -> None:
-        self.texts = list(texts)
-        self.asked = []
+        super().__init__(auxiliary=texts)
 
-    async def auxiliary(self, content, *, max_tokens, temperature, top_p) -> Turn:
-        self.asked.append(list(content))
+    async def auxiliary(
+        self, content: Sequence[str | View], *, max_tokens: int, temperature: float, top_p: float
+    ) -> Turn:
         assert (max_tokens, temperature, top_p) == (128, 0.6, 0.9)
-        return Turn(
-            (1,),
-            (2,),
-            (-0.5,),
-            self.texts[len(self.asked) - 1],
-            (),
-            True,
-            self.version,
-            trainable=False,
+        return await super().auxiliary(
+            content, max_tokens=max_tokens, temperature=temperature, top_p=top_p
         )
 
 
-def run(*texts: str, num_frames: int = 100, **changes) -> tuple[Choice, Helper]:
+def run(*texts: str, num_frames: int = 100, **changes: Any) -> tuple[Choice, Helper]:
     helper = Helper(*texts)
     choice = asyncio.run(choose("v", num_frames, "the dog", helper, replace(PLAN, **changes)))
-    assert len(helper.asked) == len(texts) == len(choice.turns)
+    assert len(helper.auxiliary_contents) == len(texts) == len(choice.turns)
     return choice, helper
 
 
@@ -70,10 +68,10 @@ def test_intervals_are_averaged_and_narrowed_down_until_short():
         52,
     )  # 15 to 75 is longer than .3 x 100, 32 to 52 is not
     assert choice.frame == 37  # a quarter of 20 frames
-    assert frames(helper.asked[0]) == [12, 37, 62, 87]
-    assert frames(helper.asked[2]) == [22, 37, 52, 67]
-    assert helper.asked[0][:2] == ["Frame 12:", View(12, 56, 84)]
-    assert '"the dog"' in helper.asked[0][-1]
+    assert frames(helper.auxiliary_contents[0]) == [12, 37, 62, 87]
+    assert frames(helper.auxiliary_contents[2]) == [22, 37, 52, 67]
+    assert helper.auxiliary_contents[0][:2] == ["Frame 12:", View(12, 56, 84)]
+    assert '"the dog"' in helper.auxiliary_contents[0][-1]
     assert all(not turn.trainable for turn in choice.turns)
 
 
