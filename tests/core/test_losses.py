@@ -1,4 +1,4 @@
-"""Each loss and its gradient against the paper's formula, written as loops over episodes and tokens in float64."""
+"""Each loss and its gradient against the paper's formula, in loops over tokens, in float64."""
 
 import math
 
@@ -7,27 +7,25 @@ import torch
 
 from core.losses import LOSSES, Bounds
 
-LENGTHS = (5, 1, 9, 12)  # tokens of the episodes
-EPISODE = torch.tensor(
-    [3] * 5 + [0] * 1 + [8] * 9 + [4] * 12
-)  # numbers in the batch: any, not in order
+# Tokens of the episodes, and the number of each token's episode: any numbers, in any order.
+LENGTHS = (5, 1, 9, 12)
+EPISODE = torch.tensor([3] * 5 + [0] * 1 + [8] * 9 + [4] * 12)
 BOUNDS = Bounds(0.2, 0.28, 1.5)
 
 
-def sample(seed: int = 0, *, per_token: bool = False):
-    """(log-probs, old ones, advantages): equal within an episode unless `per_token`."""
+def sample(
+    seed: int = 0, *, per_token: bool = False
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-probs, old ones and advantages; these are equal within an episode unless `per_token`."""
     rng = torch.Generator().manual_seed(seed)
-    old = -torch.rand(len(EPISODE), generator=rng, dtype=torch.float64)
-    new = (
-        old + 0.6 * torch.randn(len(EPISODE), generator=rng, dtype=torch.float64)
-    ).requires_grad_()
+    count = len(EPISODE)
+    old = -torch.rand(count, generator=rng, dtype=torch.float64)
+    change = 0.6 * torch.randn(count, generator=rng, dtype=torch.float64)
+    new = (old + change).requires_grad_()
     if per_token:
-        return new, old, torch.randn(len(EPISODE), generator=rng, dtype=torch.float64)
-    return (
-        new,
-        old,
-        torch.randn(4, generator=rng, dtype=torch.float64).repeat_interleave(torch.tensor(LENGTHS)),
-    )
+        return new, old, torch.randn(count, generator=rng, dtype=torch.float64)
+    of_episode = torch.randn(4, generator=rng, dtype=torch.float64)
+    return new, old, of_episode.repeat_interleave(torch.tensor(LENGTHS))
 
 
 def clip(x: float, bounds: Bounds) -> float:
@@ -64,17 +62,20 @@ def test_token_ratios(name, formula):
             assert found.ratio_N[i].item() == pytest.approx(r, rel=1e-12)
             assert bool(found.clipped_N[i]) == (slope == 0.0)
             seen.add((a > 0, r > 1.28, r < 0.8, a < 0 and r > 1.5, slope == 0.0))
-    assert len(seen) >= 6  # both signs, inside, below, above and beyond the dual bound all occurred
+    # Both signs, inside, below, above and beyond the dual bound all occurred.
+    assert len(seen) >= 6
 
 
-def test_dual_clip_is_the_clipped_surrogate_until_its_bound():
+def test_dual_clip_is_the_clipped_surrogate_until_its_bound() -> None:
     new, old, advantage = sample(3, per_token=True)
     far = LOSSES["dual_clip"](new, old, advantage, EPISODE, Bounds(0.2, 0.28, 1e9))
     assert torch.equal(far.loss_N, LOSSES["grpo"](new, old, advantage, EPISODE, BOUNDS).loss_N)
 
 
 def gspo_of_paper(new, old, advantage, bounds: Bounds, length_weights: bool) -> torch.Tensor:
-    """GSPO's objective itself: one ratio and one term for each sequence; weighted by length if tokens weigh equally."""
+    """GSPO's objective itself: one ratio and one term for each sequence, weighted by its length if
+    all tokens weigh the same.
+    """
     total = torch.zeros((), dtype=torch.float64)
     for number in EPISODE.unique().tolist():
         of = number == EPISODE
@@ -104,7 +105,7 @@ def test_gspo_has_the_value_and_the_gradient_of_the_papers_objective(length_weig
     assert 0 < clipped < 20 * len(EPISODE)
 
 
-def test_gspo_moves_each_token_by_its_own_advantage():
+def test_gspo_moves_each_token_by_its_own_advantage() -> None:
     new, old, advantage = sample(1, per_token=True)
     found = LOSSES["gspo"](new, old, advantage, EPISODE, Bounds(1.0, 1e9))  # nothing is clipped
     (gradient,) = torch.autograd.grad(found.loss_N.sum(), new)
@@ -115,7 +116,7 @@ def test_gspo_moves_each_token_by_its_own_advantage():
         assert gradient[i].item() == pytest.approx(-s * advantage[i].item(), rel=1e-12)
 
 
-def test_cispo_keeps_the_gradient_of_every_token():
+def test_cispo_keeps_the_gradient_of_every_token() -> None:
     new, old, advantage = sample(2, per_token=True)
     found = LOSSES["cispo"](new, old, advantage, EPISODE, BOUNDS)
     (gradient,) = torch.autograd.grad(found.loss_N.sum(), new)
@@ -131,7 +132,7 @@ def test_cispo_keeps_the_gradient_of_every_token():
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_on_policy_all_have_the_policy_gradient(name):
+def test_on_policy_all_have_the_policy_gradient(name: str) -> None:
     """At ratio 1 the gradient is -A for every token, whatever the loss."""
     _, old, advantage = sample(4, per_token=True)
     new = old.clone().requires_grad_()

@@ -15,11 +15,12 @@ def numpy_box(mask_HW: np.ndarray) -> tuple[float, ...]:
     if not mask_HW.any():
         return (0.0, 0.0, 0.0, 0.0)
     y, x = np.nonzero(mask_HW)
-    return (float(x.min()), float(y.min()), float(x.max() + 1), float(y.max() + 1))
+    corners = (x.min(), y.min(), x.max() + 1, y.max() + 1)
+    return tuple(float(corner) for corner in corners)
 
 
 def random_masks(seed: int, n: int, height: int, width: int) -> np.ndarray:
-    """From empty to full: columns that touch top and bottom are where run-length boxes go wrong."""
+    """From empty to full; run-length boxes go wrong at columns from top to bottom."""
     rng = np.random.default_rng(seed)
     return rng.random((n, height, width)) < rng.choice([0.0, 0.01, 0.3, 0.9, 1.0], (n, 1, 1))
 
@@ -36,7 +37,8 @@ def test_encode_decode_box_area() -> None:
 
 
 def test_nonzero_is_foreground() -> None:
-    assert masks.area(masks.encode(np.array([[0, 255], [2, 0]], dtype=np.uint8))) == 2
+    mask_HW = np.array([[0, 255], [2, 0]], dtype=np.uint8)
+    assert masks.area(masks.encode(mask_HW)) == 2
 
 
 def test_union() -> None:

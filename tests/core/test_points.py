@@ -54,7 +54,7 @@ def test_inner_point_does_not_depend_on_the_last_bit_of_a_distance(
     rng = np.random.default_rng(0)
 
     def off_by_a_bit(*arguments: object) -> np.ndarray:
-        """OpenCV's distances, each moved by up to one float32 step, as the alignment of memory does."""
+        """OpenCV's distances, each moved by up to one float32 step, as unaligned memory does."""
         distance_HW = exact(*arguments)
         up_HW = np.nextafter(distance_HW, np.float32(np.inf))
         down_HW = np.nextafter(distance_HW, np.float32(0))

@@ -1,4 +1,4 @@
-"""Calibration by hand in float64, its ratio form against the formula, and which way it moves a mask."""
+"""Calibration by hand in float64, its ratio form, and the direction in which it moves a mask."""
 
 import math
 
@@ -16,16 +16,17 @@ from core.losses import LOSSES
 from core.losses.surrogate import Bounds
 
 
-def f64(values) -> torch.Tensor:
+def f64(values: object) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
 LOGITS = f64([[[2.0, -1.0], [0.3, 0.6]]])  # above .5: the first and the last
-# mean of log s(2), log s(1), log s(-.3), log s(.6) for the logistic function s, to 40 digits with `decimal`
+# mean of log s(2), log s(1), log s(-.3), log s(.6) for the logistic function s, to 40 digits with
+# `decimal`
 GOLDEN = -0.43300822337890201
 
 
-def test_likelihood_by_hand():
+def test_likelihood_by_hand() -> None:
     bits = drawn_bits(LOGITS)
     assert bits.tolist() == [[[True, False], [False, True]]]
     assert drawn_bits(LOGITS, threshold=0.0).tolist() == [[[True, False], [True, True]]]
@@ -33,7 +34,7 @@ def test_likelihood_by_hand():
     assert log_likelihood(LOGITS * 1e6, ~bits).isfinite().all()  # log(1 - sigmoid) would be -inf
 
 
-def test_calibrated_logprobs_by_hand():
+def test_calibrated_logprobs_by_hand() -> None:
     text_N = f64([-0.5, -0.25, -1.5])
     token_C = torch.tensor([1, 2, 2])
     loglik_C = f64([-0.4, -0.2, -0.1])
@@ -49,7 +50,7 @@ def test_calibrated_logprobs_by_hand():
     )
 
 
-def test_the_ratio_off_policy_is_that_of_the_joint_action():
+def test_the_ratio_off_policy_is_that_of_the_joint_action() -> None:
     torch.manual_seed(0)
     new, old, now, then = (-torch.rand(5, dtype=torch.float64) for _ in range(4))
     everywhere = torch.arange(5)
@@ -62,7 +63,7 @@ def test_the_ratio_off_policy_is_that_of_the_joint_action():
         assert ratio.tolist() == pytest.approx(apart.exp().tolist())
 
 
-def test_weight_0_and_no_masks_change_no_bit():
+def test_weight_0_and_no_masks_change_no_bit() -> None:
     text_N = torch.randn(7)
     token_C = torch.tensor([0, 3])
     now_C = torch.randn(2)
@@ -75,7 +76,7 @@ def test_weight_0_and_no_masks_change_no_bit():
 def loss_of(
     logits_Chw: torch.Tensor, advantage: float, loss: str, drift: float = 0.0
 ) -> torch.Tensor:
-    """The policy's loss at one [SEG] whose mask was drawn from the same logits (`drift`: from others)."""
+    """The policy's loss at one [SEG]; its mask was drawn from the logits plus `drift`."""
     text_N = torch.tensor([-0.5, -0.7], dtype=torch.float64)
     then_Css = shrink(logits_Chw.detach() + drift, 4)
     bits_Css = drawn_bits(then_Css)
@@ -88,7 +89,7 @@ def loss_of(
 
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 @pytest.mark.parametrize("drift", [0.0, 0.05])
-def test_a_good_advantage_moves_the_mask_towards_what_was_drawn(loss, drift):
+def test_a_good_advantage_moves_the_mask_towards_what_was_drawn(loss: str, drift: float) -> None:
     torch.manual_seed(1)
     logits = (3 * torch.randn(1, 8, 8, dtype=torch.float64)).requires_grad_()
     bits = drawn_bits(shrink(logits, 4) + drift)
@@ -101,7 +102,7 @@ def test_a_good_advantage_moves_the_mask_towards_what_was_drawn(loss, drift):
         assert (step.sign() == sign * (2.0 * bits[0] - 1)).all()
 
 
-def test_the_gradient_is_the_released_one():
+def test_the_gradient_is_the_released_one() -> None:
     """There exp(log p + l - sg(log p + l)) is differentiated: A times the gradient of l."""
     logits = torch.randn(1, 8, 8, dtype=torch.float64, requires_grad=True)
     (ours,) = torch.autograd.grad(loss_of(logits, 1.7, "grpo"), logits)
@@ -112,7 +113,7 @@ def test_the_gradient_is_the_released_one():
     assert ours.abs().max() > 0
 
 
-def test_shrink_is_bilinear_between_pixels():
+def test_shrink_is_bilinear_between_pixels() -> None:
     assert shrink(f64([[[0.0, 1.0], [2.0, 5.0]]]), 1).item() == 2.0
     whole = torch.arange(16, dtype=torch.float64).reshape(1, 4, 4)
     assert shrink(whole, 2).tolist() == [[[2.5, 4.5], [10.5, 12.5]]]

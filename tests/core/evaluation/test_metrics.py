@@ -13,7 +13,7 @@ from core.evaluation import metrics
 
 
 def reference_boundary(mask_HW: np.ndarray) -> np.ndarray:
-    """_seg2bmap: a pixel is a boundary if it differs from its east, south or south-east neighbour."""
+    """_seg2bmap: a boundary pixel differs from its east, south or south-east neighbour."""
     height, width = mask_HW.shape
     edge_HW = np.zeros((height, width), dtype=bool)
     for y in range(height):
