@@ -1,4 +1,4 @@
-"""Tree rows of random groups, what a policy says of them, and how far two models' gradients are apart."""
+"""Tree rows of random groups, a policy's output for them, and the distance of gradients."""
 
 from typing import Any
 
@@ -29,16 +29,22 @@ def run(policy, pixels, row, media, temperature=1.0):
 
 
 def relative(ours, theirs):
-    """Norm of the difference of the gradients, over that of `theirs`."""
-    a = dict(ours.named_parameters())
-    b = dict(theirs.named_parameters())
-    assert {n for n, p in a.items() if p.grad is not None} == {
-        n for n, p in b.items() if p.grad is not None
-    }
-    difference = sum(
-        float((a[n].grad - b[n].grad).double().pow(2).sum()) for n in b if b[n].grad is not None
-    )
-    return (
-        difference
-        / sum(float(p.grad.double().pow(2).sum()) for p in b.values() if p.grad is not None)
-    ) ** 0.5
+    """Norm of the difference of two models' gradients, over the norm of the second's."""
+    found = gradients(ours)
+    expected = gradients(theirs)
+    assert set(found) == set(expected)
+    difference = 0.0
+    total = 0.0
+    for name, gradient in expected.items():
+        difference += float((found[name] - gradient).double().pow(2).sum())
+        total += float(gradient.double().pow(2).sum())
+    return (difference / total) ** 0.5
+
+
+def gradients(model):
+    """The gradients of the parameters that have one, by name."""
+    found = {}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            found[name] = parameter.grad
+    return found

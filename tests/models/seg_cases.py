@@ -1,4 +1,4 @@
-"""Random groups whose turns hold [SEG], with frames and truths for their masks, over the small random models."""
+"""Random groups with [SEG] in their turns, frames and truths for their masks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ def sam() -> SAM2Base:
 
 
 def head(model: SAM2Base, width: int = 64, seed: int = 5) -> MaskHead:
-    """Its logits reach beyond 0.5 both ways and depend on the token, or equal masks would prove nothing."""
+    """A head with logits beyond 0.5 both ways that depend on the token.
+
+    Equal masks prove little.
+    """
     torch.manual_seed(seed)
     made = MaskHead(model, width)
     made.mlp[2].weight.data *= 10
@@ -58,16 +61,15 @@ def frames() -> MediaTable:
     """Three frames of different sizes, by digest."""
     found = {}
     for i, (height, width) in enumerate(((60, 90), (40, 120), (64, 64))):
-        small = np.random.default_rng(i).integers(
-            0, 256, (height // 4, width // 4, 3), dtype=np.uint8
-        )
+        rng = np.random.default_rng(i)
+        small = rng.integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
         image = small.repeat(4, 0).repeat(4, 1)
         found[image_digest(image)] = image
     return found
 
 
 def with_seg(group: Group) -> Group:
-    """[SEG] as the first token of the first turns and as the last but one of the others: both ends of a branch."""
+    """[SEG] as the first token of first turns and the last of others: both ends of a branch."""
     episodes = []
     for episode in group.episodes:
         turns = []
@@ -80,7 +82,10 @@ def with_seg(group: Group) -> Group:
 
 
 def asked_of(group: Group, first: int = 0) -> list[DrawRequest]:
-    """On each [SEG] a keyframe and a second frame; truths are boxes, and every third frame has none."""
+    """On each [SEG] a keyframe and a second frame.
+
+    Truths are boxes, and every third frame has none.
+    """
     found = []
     for e, episode in enumerate(group.episodes, first):
         for t, turn in enumerate(episode.turns):

@@ -1,8 +1,8 @@
 """A small checkout with the modules and signatures of the official XMem repository.
 
-Its network follows colours: a pixel belongs to the object where its colour is nearer to the object's mean colour than
-to the rest's, in the frames remembered so far. It checks how it is called as strictly as the official one depends
-on it, and loads its one number as weights.
+Its network follows colours: a pixel belongs to the object where its colour is nearer to the
+object's mean colour than to the rest's, in the frames remembered so far. It checks how it is called
+as strictly as the official one depends on it, and loads its one number as weights.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class XMem(torch.nn.Module):
         config["hidden_dim"] = 1
 
     def forward(self, image, colours):
-        return torch.softmax(-self.sharpness * torch.stack([distance(image, c) for c in colours]), 0)
+        distances = torch.stack([distance(image, colour) for colour in colours])
+        return torch.softmax(-self.sharpness * distances, 0)
 """
 
 TOOLS = """
@@ -52,18 +53,27 @@ class InferenceCore:
     made = []
 
     def __init__(self, network, config):
-        assert config["hidden_dim"] == 1 and config["mem_every"] == 5
-        self.config, self.network, self.colours, self.steps, self.ended = config, network, None, 0, False
+        assert config["hidden_dim"] == 1
+        assert config["mem_every"] == 5
+        self.config = config
+        self.network = network
+        self.colours = None
+        self.steps = 0
+        self.ended = False
         InferenceCore.made.append(self)
 
     def set_all_labels(self, all_labels):
         assert all_labels == [1]
 
     def step(self, image, mask=None, valid_labels=None, end=False):
-        assert not self.ended and image.shape[0] == 3 and (self.steps == 0) == (mask is not None)
-        self.steps, self.ended = self.steps + 1, end
+        assert not self.ended
+        assert image.shape[0] == 3
+        assert (self.steps == 0) == (mask is not None)
+        self.steps += 1
+        self.ended = end
         if mask is not None:
-            assert valid_labels == [1] and mask.shape == (1, *image.shape[1:])
+            assert valid_labels == [1]
+            assert mask.shape == (1, *image.shape[1:])
             self.colours = [image[:, mask[0] == i].mean(1) for i in (0, 1)]
             return torch.cat([1 - mask, mask])
         return self.network(image, self.colours)

@@ -19,8 +19,8 @@ from tests.models import tiny_engine
 DIALOGUE = Dialogue(tiny_engine.tokenizer(), Qwen2_5VL())
 TOKENIZER = DIALOGUE.tokenizer
 SPECIAL = tiny_engine.CONTROL + tiny_engine.MARKUP
-PIECES = st.lists(st.one_of(st.text(max_size=8), st.sampled_from(SPECIAL)), max_size=5)
-TEXTS = PIECES.map("".join)
+PIECE = st.one_of(st.text(max_size=8), st.sampled_from(SPECIAL))
+TEXTS = st.lists(PIECE, max_size=5).map("".join)
 
 
 def spelled(ids: list[int]) -> str:
@@ -32,7 +32,8 @@ def test_layout_of_two_turns() -> None:
     answer = DIALOGUE.completion("Here.")
     second = DIALOGUE.user(["And?"], first=False, expanded=False)
     assert spelled(first + answer + second) == (
-        "<|im_start|>user\n0<|vision_start|><|image_pad|><|vision_end|> Find it.<|im_end|>\n<|im_start|>assistant\n"
+        "<|im_start|>user\n0<|vision_start|><|image_pad|><|vision_end|> Find it.<|im_end|>\n"
+        "<|im_start|>assistant\n"
         "Here.<|im_end|>\n<|im_start|>user\nAnd?<|im_end|>\n<|im_start|>assistant\n"
     )
 

@@ -1,4 +1,7 @@
-"""A random, very small Qwen2.5-VL folder that vLLM can load: byte-level tokens, processor and all."""
+"""A random, very small Qwen2.5-VL folder that vLLM can load.
+
+Byte-level tokens, processor and all.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +94,8 @@ def model(tokens, seed: int):
     )
     torch.manual_seed(seed)
     policy = Qwen2_5_VLForConditionalGeneration(config)
-    with torch.no_grad():  # larger than at birth: images and history must move the log-probs, else a test proves little
+    # Larger than at birth: images and history must move the log-probs, else a test proves little.
+    with torch.no_grad():
         policy.get_input_embeddings().weight.mul_(4.0)
         for name, parameter in policy.named_parameters():
             if "merger" in name and "weight" in name and parameter.ndim == 2:

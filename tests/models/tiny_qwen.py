@@ -1,4 +1,7 @@
-"""A random, very small Qwen2.5-VL folder and random groups of episodes over it, for tests of rows and learners."""
+"""A random, very small Qwen2.5-VL folder and random groups of episodes over it.
+
+For tests of rows and learners.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ import torch
 from core import grpo
 from core.types import End, Episode, Group, Media, MediaTable, Reward, Turn, View
 
-WORDS = 200  # ordinary token ids are 0..WORDS-1
+# Ordinary token ids are 0..WORDS-1.
+WORDS = 200
 NAMES = ("endoftext", "im_start", "im_end", "vision_start", "vision_end", "image_pad", "video_pad")
 SPECIAL = [f"<|{name}|>" for name in NAMES]
 ID = {name: WORDS + i for i, name in enumerate(SPECIAL)}
@@ -19,7 +23,10 @@ VOCABULARY = 224
 
 
 def build(folder: Path, *, tie: bool = True, seed: int = 0, layers: int = 2) -> Path:
-    """Hidden 64, two text layers, two vision layers, patch 14; tokens are w0, w1, ... and the special ones."""
+    """Hidden 64, two text layers, two vision layers, patch 14.
+
+    Tokens are w0, w1, ... and the special ones.
+    """
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
     from transformers import (
         PreTrainedTokenizerFast,
@@ -144,7 +151,10 @@ def image_ids(height: int, width: int) -> list[int]:
 def random_group(
     seed: int, episodes: int = 4, frames: int = 2, second_turns: bool = True
 ) -> tuple[Group, MediaTable]:
-    """Episodes with one shared prompt of `frames` images; every second one goes on with a larger image."""
+    """Episodes with one shared prompt of `frames` images.
+
+    Every second one goes on with a larger image.
+    """
     rng = np.random.default_rng(seed)
     table: MediaTable = {}
 
@@ -178,7 +188,8 @@ def random_group(
         turns = [turn(prompt, first)]
         if second_turns and g % 2 == 0:
             keyframe = media(84, 84, f"{seed}/key{g % 4}")
-            turns.append(turn([*words(2, 2), *image_ids(84, 84), *words(2, 4)], (keyframe,)))
+            second_prompt = [*words(2, 2), *image_ids(84, 84), *words(2, 4)]
+            turns.append(turn(second_prompt, (keyframe,)))
         played.append(Episode(f"s{seed}", tuple(turns), End.DONE))
         parts = tuple(rng.random(len(turns)).tolist())
         rewards.append(Reward(sum(parts), {}, parts))
@@ -190,7 +201,10 @@ def banned_ids() -> list[int]:
 
 
 def reference(model, pixels, groups, media, temperature=1.0, banned=None) -> dict:
-    """(logprob, entropy) by (episode, token), one row for each episode through transformers' ordinary forward."""
+    """(logprob, entropy) by (episode, token), by transformers' own forward.
+
+    An episode at a time.
+    """
     found = {}
     number = 0
     for group in groups:
@@ -207,15 +221,19 @@ def reference(model, pixels, groups, media, temperature=1.0, banned=None) -> dic
             patches, grid = pixels(shown)
             types = (ids_1T == ID["<|image_pad|>"]).int()
             out = model(
-                input_ids=ids_1T, pixel_values=patches, image_grid_thw=grid, mm_token_type_ids=types
+                input_ids=ids_1T,
+                pixel_values=patches,
+                image_grid_thw=grid,
+                mm_token_type_ids=types,
             )
             logits = out.logits[0] / temperature
             if banned is not None:
                 logits[:, banned] = -torch.inf
             logprobs_TV = logits.log_softmax(-1)
             for k, t in enumerate(trained):
-                p = logprobs_TV[t - 1]
-                allowed = p[torch.isfinite(p)]
-                found[number, k] = (p[ids[t]], -(allowed.exp() * allowed).sum())
+                logprobs_V = logprobs_TV[t - 1]
+                finite = logprobs_V[torch.isfinite(logprobs_V)]
+                entropy = -(finite.exp() * finite).sum()
+                found[number, k] = (logprobs_V[ids[t]], entropy)
             number += 1
     return found

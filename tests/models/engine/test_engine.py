@@ -1,4 +1,7 @@
-"""A real vLLM engine against the same policy in Transformers: what it samples, scores, sees and takes."""
+"""A real vLLM engine against the same policy in Transformers.
+
+What it samples, scores, sees and takes.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,16 @@ from models.engine.gallery import Gallery
 from models.engine.settings import SMALL_VOCABULARY, EngineSettings, ban
 from tests.models import tiny_engine
 
-EXACT = 1e-4  # fp32 on CPU: the mean gap is about 2e-6
+# In fp32 on a CPU the mean gap is about 2e-6.
+EXACT = 1e-4
 VIDEO = Video("v", "nowhere", tuple(f"{i:05d}" for i in range(24)), 112, 112)
 
 
 def show(video: Video, views: Sequence[View]) -> list[tuple[Media, np.ndarray]]:
-    """Noise frames. The digest names the pixels, as that of `data.frames.reading.show_views` does."""
+    """Noise frames.
+
+    The digest names the pixels, as that of `data.frames.reading.show_views` does.
+    """
     out = []
     for view in views:
         rng = np.random.default_rng(view.frame)
@@ -43,7 +50,8 @@ class Bench:
         self.policy = tiny_engine.model(tiny_engine.tokenizer(), seed=0)
         self.engine: Engine = self.run(self.start(folder))
         self.every_ban = self.engine.ban
-        # Few words, so that a random policy soon says the end-of-turn token and a second turn can follow.
+        # Few words, so that a random policy soon says the end-of-turn token and a second turn can
+        # follow.
         self.engine.ban = {"allowed_token_ids": [*range(60, 72), self.engine.dialogue.end_id]}
 
     async def start(self, folder: Path) -> Engine:
@@ -64,33 +72,34 @@ class Bench:
     def gaps(
         self, turns: Sequence[Turn], gallery: Gallery, temperature: float = 1.0
     ) -> torch.Tensor:
-        """|log-prob differences| of the sampled tokens to one teacher-forced forward over the whole dialogue."""
+        """Differences of log-probs to one teacher-forced forward over the whole dialogue, absolute."""
         from PIL import Image
         from transformers import AutoImageProcessor
 
-        ids = [i for t in turns for i in (*t.prompt_ids, *t.completion_ids)]
-        said = [
-            m for t in turns for m in [False] * len(t.prompt_ids) + [True] * len(t.completion_ids)
-        ]
-        images = AutoImageProcessor.from_pretrained(self.engine.settings.path)(
-            [Image.fromarray(gallery.pixels[m.digest]) for t in turns for m in t.media],
-            return_tensors="pt",
-        )
+        ids: list[int] = []
+        sampled: list[bool] = []
+        shown: list[Image.Image] = []
+        engine_logprobs: list[float] = []
+        for turn in turns:
+            ids += [*turn.prompt_ids, *turn.completion_ids]
+            sampled += [False] * len(turn.prompt_ids) + [True] * len(turn.completion_ids)
+            shown += [Image.fromarray(gallery.pixels[media.digest]) for media in turn.media]
+            engine_logprobs += turn.logprobs
+
+        processor = AutoImageProcessor.from_pretrained(self.engine.settings.path)
+        images = processor(shown, return_tensors="pt")
         ids_1T = torch.tensor([ids])
         types = (ids_1T == self.engine.dialogue.image_id).int()
         with torch.no_grad():
-            logits_TV = (
-                self.policy(input_ids=ids_1T, mm_token_type_ids=types, **images)
-                .logits[0, :-1]
-                .float()
-            )
-        banned = torch.full_like(logits_TV[0], float("-inf"))
-        banned[self.engine.ban["allowed_token_ids"]] = 0.0
-        logprobs_T = torch.log_softmax((logits_TV + banned) / temperature, -1).gather(
-            -1, ids_1T[0, 1:, None]
-        )[:, 0]
-        engine_N = torch.tensor([p for t in turns for p in t.logprobs])
-        return (logprobs_T[torch.tensor(said[1:])] - engine_N).abs()
+            output = self.policy(input_ids=ids_1T, mm_token_type_ids=types, **images)
+        logits_TV = output.logits[0, :-1].float()
+
+        banned_V = torch.full_like(logits_TV[0], float("-inf"))
+        banned_V[self.engine.ban["allowed_token_ids"]] = 0.0
+        logprobs_TV = torch.log_softmax((logits_TV + banned_V) / temperature, -1)
+        logprobs_T = logprobs_TV.gather(-1, ids_1T[0, 1:, None])[:, 0]
+        is_sampled_T = torch.tensor(sampled[1:])
+        return (logprobs_T[is_sampled_T] - torch.tensor(engine_logprobs)).abs()
 
     def gap(self, turns: Sequence[Turn], gallery: Gallery, temperature: float = 1.0) -> float:
         return float(self.gaps(turns, gallery, temperature).max())
@@ -141,15 +150,27 @@ def test_temperature_and_greedy(bench: Bench) -> None:
 
 
 def test_same_key_same_answer_other_key_another(bench: Bench) -> None:
-    once, again = (bench.run(dialogues(bench.engine, 4)) for _ in range(2))
-    tokens = [[t.completion_ids for t in turns] for turns, _ in once]
-    assert tokens == [[t.completion_ids for t in turns] for turns, _ in again]
-    assert len({str(t) for t in tokens}) == 4
-    assert seed_of(0, "v/1", 2) == seed_of(0, "v/1", 2) != seed_of(0, "v/1", 3)
+    once = completions(bench.run(dialogues(bench.engine, 4)))
+    again = completions(bench.run(dialogues(bench.engine, 4)))
+    assert once == again
+    assert len({str(answers) for answers in once}) == 4
+    assert seed_of(0, "v/1", 2) == seed_of(0, "v/1", 2)
+    assert seed_of(0, "v/1", 2) != seed_of(0, "v/1", 3)
+
+
+def completions(played: list[tuple[list[Turn], Gallery]]) -> list[list[tuple[int, ...]]]:
+    """The sampled ids of each dialogue, turn by turn."""
+    found = []
+    for turns, _ in played:
+        found.append([turn.completion_ids for turn in turns])
+    return found
 
 
 def test_banned_ids_are_never_sampled(bench: Bench) -> None:
-    """Both ways of banning, for small and for big vocabularies, give the same answer; without, banned ids come."""
+    """Both ways of banning, for small and for big vocabularies, give the same answer.
+
+    Without, banned ids come.
+    """
     engine = bench.engine
     few = bench.engine.ban
     vocabulary = 288
@@ -162,22 +183,27 @@ def test_banned_ids_are_never_sampled(bench: Bench) -> None:
     prompt = engine.dialogue.user(["Say something."], first=True, expanded=False)
 
     async def answers() -> list[tuple[list[int], list[float]]]:
-        asked = [
-            engine.generate(prompt, [], [], max_tokens=200, temperature=2.0, seed=seed)
-            for seed in range(4)
-        ]
+        asked = []
+        for seed in range(4):
+            sampling = {"max_tokens": 200, "temperature": 2.0, "seed": seed}
+            asked.append(engine.generate(prompt, [], [], **sampling))
         said = await asyncio.gather(*asked)
         return [(ids, logprobs) for _, ids, logprobs in said]
 
-    small, big, free = [bench.run(answers()) for engine.ban in bans]
+    found = []
+    for one_ban in bans:
+        engine.ban = one_ban
+        found.append(bench.run(answers()))
+    small, big, free = found
     engine.ban = few
     for (ids, logprobs), (same_ids, same_logprobs) in zip(small, big, strict=True):
         assert ids == same_ids
         assert np.allclose(logprobs, same_logprobs, atol=EXACT)
         assert set(ids) <= set(allowed)
-    assert {i for ids, _ in free for i in ids} - set(allowed), (
-        "no banned id was wanted: proves nothing"
-    )
+    wanted = set()
+    for ids, _ in free:
+        wanted |= set(ids)
+    assert wanted - set(allowed), "no banned id was wanted: proves nothing"
     assert set(ban(allowed, SMALL_VOCABULARY + 1)) == {"logit_bias"}
     assert set(bench.every_ban) == {"allowed_token_ids"}
 
@@ -196,17 +222,21 @@ def test_answer_cut_off_cannot_be_followed(bench: Bench) -> None:
 
 
 def test_questions_on_the_side(bench: Bench) -> None:
-    """Independent of each other and repeatable, not trained, exactly scored; the dialogue is the same without them."""
+    """Independent of each other, repeatable, not trained, exactly scored.
+
+    The dialogue ignores them.
+    """
 
     async def scene(aside: bool) -> tuple[list[Turn], Turn, Gallery]:
         gallery = Gallery(VIDEO, show)
         ask = bench.engine.ask(gallery, ("aside",))
         question: list[str | View] = [View(3, 56, 56), "Where?"]
         how: dict[str, Any] = {"max_tokens": 12, "temperature": 0.6, "top_p": 1.0}
-        beside = list(
-            await asyncio.gather(*(ask.auxiliary(question, **how) for _ in range(3 * aside)))
-        )
-        return beside, await ask(["0", View(0, 84, 84), " Find the dog."], max_tokens=12), gallery
+        count = 3 if aside else 0
+        answers = [ask.auxiliary(question, **how) for _ in range(count)]
+        beside = list(await asyncio.gather(*answers))
+        turn = await ask(["0", View(0, 84, 84), " Find the dog."], max_tokens=12)
+        return beside, turn, gallery
 
     beside, turn, gallery = bench.run(scene(True))
     again = bench.run(scene(True))
@@ -216,9 +246,10 @@ def test_questions_on_the_side(bench: Bench) -> None:
     assert turn == again[1] == alone
     assert turn.trainable
     assert not any(t.trainable for t in beside)
-    assert all(bench.gap([t], gallery, temperature=0.6) < EXACT for t in beside)
-    assert {m.view.frame for t in beside for m in t.media} == {3}
-    assert {m.view.frame for m in turn.media} == {0}
+    for answer in beside:
+        assert bench.gap([answer], gallery, temperature=0.6) < EXACT
+        assert [media.view.frame for media in answer.media] == [3]
+    assert [media.view.frame for media in turn.media] == [0]
 
 
 def test_the_policy_counts_its_tokens(bench: Bench) -> None:
@@ -271,7 +302,10 @@ def test_new_weights_equal_transformers(bench: Bench) -> None:
 def test_no_embedding_of_the_old_vision_tower_survives(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same image before and after the vision tower changed: without the encoder cache's reset it is wrong."""
+    """The same image before and after the vision tower changed.
+
+    Without the encoder cache's reset it is wrong.
+    """
 
     async def once() -> tuple[list[Turn], Gallery]:
         gallery = Gallery(VIDEO, show)
@@ -296,7 +330,10 @@ def test_no_embedding_of_the_old_vision_tower_survives(
 
 
 def test_weights_taken_in_flight(bench: Bench) -> None:
-    """An answer that is being sampled pauses, goes on with the new weights, and carries the version it began with."""
+    """An answer that is being sampled pauses, goes on with the new weights.
+
+    And carries the version it began with.
+    """
     engine = bench.engine
     few = bench.engine.ban
     version = bench.engine.version
@@ -314,12 +351,8 @@ def test_weights_taken_in_flight(bench: Bench) -> None:
         began = time.monotonic()
         await long_answer(0)
         whole = time.monotonic() - began
-        for share in (
-            0.5,
-            0.3,
-            0.2,
-            0.1,
-        ):  # the first answer is the slowest, on a busy machine by far
+        # The first answer is the slowest, on a busy machine by far.
+        for share in (0.5, 0.3, 0.2, 0.1):
             tasks = [asyncio.create_task(long_answer(key)) for key in (1, 2)]
             await asyncio.sleep(share * whole)
             if not any(task.done() for task in tasks):
@@ -327,17 +360,18 @@ def test_weights_taken_in_flight(bench: Bench) -> None:
         await engine.take(version + 1, names, dtypes, shapes, checksum(flat), flat)
         return [await task for task in tasks]
 
-    engine.ban = {"allowed_token_ids": [*range(60, 72)]}  # without the end-of-turn token
+    # Without the end-of-turn token.
+    engine.ban = {"allowed_token_ids": [*range(60, 72)]}
     for turns, gallery in bench.run(scene()):
         assert turns[0].version == version
         assert len(turns[0].completion_ids) == 500
         bench.policy = old
-        assert bench.gaps(turns, gallery)[:5].max() < EXACT
+        of_old_N = bench.gaps(turns, gallery)
         bench.policy = new
-        assert bench.gaps(turns, gallery)[-5:].max() < EXACT
-        assert bench.gaps(turns, gallery)[:5].max() > EXACT, (
-            "the first tokens were not sampled by the old weights"
-        )
+        of_new_N = bench.gaps(turns, gallery)
+        assert of_old_N[:5].max() < EXACT
+        assert of_new_N[-5:].max() < EXACT
+        assert of_new_N[:5].max() > EXACT, "the first tokens were not sampled by the old weights"
     engine.ban = few
     assert engine.version == version + 1
 
@@ -353,22 +387,26 @@ def test_damaged_weights_are_refused_and_the_old_stay(bench: Bench) -> None:
     assert not [f for f in os.listdir("/dev/shm") if f.startswith(f"rayvos_weights_{os.getpid()}_")]
     played = bench.run(dialogues(bench.engine, 2))
     assert max(bench.gap(turns, gallery) for turns, gallery in played) < EXACT
-    bench.update(changed(bench.policy, "", 7))  # and the next good version is taken
-    assert (
-        max(bench.gap(turns, gallery) for turns, gallery in bench.run(dialogues(bench.engine, 2)))
-        < EXACT
-    )
+
+    # The next good version is taken.
+    bench.update(changed(bench.policy, "", 7))
+    played = bench.run(dialogues(bench.engine, 2))
+    assert max(bench.gap(turns, gallery) for turns, gallery in played) < EXACT
 
 
 def test_many_long_seeded_prompts_at_once(bench: Bench) -> None:
-    """More tokens than one engine step takes by default: a prompt cut into chunks would kill the engine on CPU."""
+    """More tokens than one engine step takes by default.
+
+    A prompt cut into chunks would kill the engine on CPU.
+    """
 
     async def ask_all() -> list[Turn]:
-        asks = [bench.engine.ask(Gallery(VIDEO, show), ("many", i)) for i in range(24)]
-        texts = [" ".join(str((7 * i + j) % 100) for j in range(450)) for i in range(24)]
-        return list(
-            await asyncio.gather(*(a([t], max_tokens=2) for a, t in zip(asks, texts, strict=True)))
-        )
+        answers = []
+        for i in range(24):
+            ask = bench.engine.ask(Gallery(VIDEO, show), ("many", i))
+            numbers = [str((7 * i + j) % 100) for j in range(450)]
+            answers.append(ask([" ".join(numbers)], max_tokens=2))
+        return list(await asyncio.gather(*answers))
 
     turns = bench.run(ask_all())
     assert sum(len(turn.prompt_ids) for turn in turns[:16]) > 8192

@@ -1,4 +1,4 @@
-"""GPU weight backends as far as a machine without a GPU goes: vLLM takes the messages as they are meant."""
+"""GPU weight backends, as far as a machine without a GPU goes: vLLM reads the messages."""
 
 from __future__ import annotations
 
@@ -30,24 +30,25 @@ from models.engine.weight_transfer import update_info
 
 def test_every_worker_has_a_rank_of_its_own_and_the_same_wire() -> None:
     master, infos = nccl_handshakes("10.0.0.1", 4242, engines=3, tensor_parallel=2)
-    told = [NCCLWeightTransferInitInfo(**info) for info in infos]
-    ranks = [
-        info.rank_offset + worker for info in told for worker in range(2)
-    ]  # as vLLM counts within an engine
-    assert [0, *ranks] == list(range(master["world_size"]))
-    assert {(i.master_address, i.master_port, i.world_size) for i in told} == {
-        ("10.0.0.1", 4242, 7)
-    }
-    assert all(
-        i.packed and i.packed_buffer_size_bytes == told[0].packed_buffer_size_bytes for i in told
-    )
+    parsed = [NCCLWeightTransferInitInfo(**info) for info in infos]
+    ranks = [0]
+    for info in parsed:
+        # As vLLM counts within an engine.
+        ranks += [info.rank_offset, info.rank_offset + 1]
+        assert info.master_address == "10.0.0.1"
+        assert info.master_port == 4242
+        assert info.world_size == 7
+        assert info.packed
+        assert info.packed_buffer_size_bytes == parsed[0].packed_buffer_size_bytes
+    assert ranks == list(range(master["world_size"]))
     update = update_info("nccl", ["a"], ["bfloat16"], [[3, 5]], {})
     assert NCCLWeightTransferUpdateInfo(**update).shapes == [[3, 5]]
 
 
 def test_ipc_messages_pass_through_vllms_wire_format(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")  # as the engine sets it
-    # The arguments of torch's `rebuild_cuda_tensor`, which `reduce_tensor` gives for a tensor on a GPU.
+    # The arguments of torch's `rebuild_cuda_tensor`, which `reduce_tensor` gives for a tensor on a
+    # GPU.
     handle = (
         torch.Tensor,
         torch.Size([32]),
@@ -66,23 +67,26 @@ def test_ipc_messages_pass_through_vllms_wire_format(monkeypatch: pytest.MonkeyP
         True,
     )
     chunk = PackedIpcChunk(
-        ["a", "b"], [[2, 4], [8]], ["bfloat16", "bfloat16"], [16, 16], {"GPU-1": handle}
+        ["a", "b"],
+        [[2, 4], [8]],
+        ["bfloat16", "bfloat16"],
+        [16, 16],
+        {"GPU-1": handle},
     )
     wired = MsgpackDecoder().decode(MsgpackEncoder().encode(ipc_message(chunk)))
     update = IPCWeightTransferUpdateInfo(**wired)
     assert update.ipc_handles == {"GPU-1": handle}
     assert update.tensor_sizes == [16, 16]
-    assert (update.names, update.dtype_names, update.shapes) == (
-        chunk.names,
-        chunk.dtype_names,
-        chunk.shapes,
-    )
+    assert update.names == chunk.names
+    assert update.dtype_names == chunk.dtype_names
+    assert update.shapes == chunk.shapes
     assert IPCWeightTransferInitInfo(**ipc_handshake()).packed
 
 
 def test_an_engine_with_ipc_may_read_pickled_handles() -> None:
     """Without the switch vLLM refuses them: it must be the engine that sets it."""
-    message = ipc_message(PackedIpcChunk(["a"], [[1]], ["uint8"], [1], {"GPU-1": ()}))
+    chunk = PackedIpcChunk(["a"], [[1]], ["uint8"], [1], {"GPU-1": ()})
+    message = ipc_message(chunk)
     assert os.environ.get("VLLM_ALLOW_INSECURE_SERIALIZATION") != "1"
     with pytest.raises(ValueError, match="VLLM_ALLOW_INSECURE_SERIALIZATION"):
         IPCWeightTransferUpdateInfo(**message)

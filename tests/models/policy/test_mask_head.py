@@ -23,7 +23,7 @@ def hidden(count: int = 3, width: int = 64) -> torch.Tensor:
 
 
 def test_it_decodes_as_sam2_does_with_one_more_token() -> None:
-    """`SAM2Base` on an image without points, its prompt encoder and decoder called as its own code does."""
+    """Against `SAM2Base` on an image without points: its prompt encoder and decoder."""
     model = sam()
     ours = head(model)
     frozen = FrameFeatures(model, TINY)
@@ -36,7 +36,8 @@ def test_it_decodes_as_sam2_does_with_one_more_token() -> None:
     torch.testing.assert_close(token_MC, ours.mlp(hidden(2))[[1, 0, 1]])
     no_points = (torch.zeros(1, 1, 2), -torch.ones(1, 1, dtype=torch.int32))
     for name, token_C, found_hw in zip(names, token_MC, logits_Mhw, strict=True):
-        image = sam2_track.normalise(torch.from_numpy(frames()[name])[None], TINY.image_size)
+        frame_1HWC = torch.from_numpy(frames()[name])[None]
+        image = sam2_track.normalise(frame_1HWC, TINY.image_size)
         maps = sam2_track.encode(model, image)
         sparse, dense = model.sam_prompt_encoder(points=no_points, boxes=None, masks=None)
         expected, *_ = ours.decoder.predict_masks(
@@ -55,14 +56,18 @@ def test_of_three_masks_the_one_with_the_best_predicted_iou_is_drawn() -> None:
     frozen = FrameFeatures(model, TINY)
     names = list(frames())
     several = MaskHead(model, 64, multimask=True)
-    several.decoder.iou_prediction_head.layers[-1].bias.data[2] = 9.0  # mask token 2 of 0..3
-    drawn, token_MC = several(hidden(3), frozen(names, frames()), torch.arange(3))
+    # Mask token 2 of 0..3.
+    several.decoder.iou_prediction_head.layers[-1].bias.data[2] = 9.0
+    maps = frozen(names, frames())
+    drawn, token_MC = several(hidden(3), maps, torch.arange(3))
+    no_points = several.no_point.expand(3, 2, 64)
     low, iou, *_ = several.decoder.predict_masks(
-        *(frozen(names, frames())[2] + several.no_memory, several.dense_pe),
-        torch.cat([several.no_point.expand(3, 2, 64), token_MC[:, None]], 1),
+        maps[2] + several.no_memory,
+        several.dense_pe,
+        torch.cat([no_points, token_MC[:, None]], 1),
         several.no_mask.reshape(1, -1, 1, 1).expand(3, -1, 8, 8),
         False,
-        list(frozen(names, frames())[:2]),
+        list(maps[:2]),
     )
     assert iou.argmax(1).tolist() == [2, 2, 2]
     torch.testing.assert_close(drawn, low[:, 2])
@@ -78,7 +83,9 @@ def test_features_are_frozen_cached_by_digest_and_bounded() -> None:
     assert frozen.features.encoded == 3
     again = frozen(names[:1], frames())
     assert frozen.features.encoded == 3
-    assert all(torch.equal(a[:1], b) for a, b in zip(first, again, strict=True))
+    for level, same_level in zip(first, again, strict=True):
+        assert torch.equal(level[:1], same_level)
+
     tight = FrameFeatures(model, TINY, cache_bytes=1)
     for name in names:
         tight([name], frames())
@@ -93,17 +100,22 @@ def test_what_no_loss_reaches_is_frozen_and_the_rest_is_trained() -> None:
     model = sam()
     ours = head(model)
     frozen = FrameFeatures(model, TINY)
-    ours(hidden(3), frozen(list(frames()), frames()), torch.arange(3))[0].square().sum().backward()
+    maps = frozen(list(frames()), frames())
+    logits_Mhw, _ = ours(hidden(3), maps, torch.arange(3))
+    logits_Mhw.square().sum().backward()
     for name, parameter in ours.named_parameters():
         assert parameter.requires_grad == (parameter.grad is not None), name
     assert not any("conv_s" in name for name, _ in ours.named_parameters())
-    frozen_names = {n.split(".")[1] for n, p in ours.named_parameters() if not p.requires_grad}
-    assert frozen_names == {"iou_prediction_head", "pred_obj_score_head"}
+    frozen_parts = set()
+    for name, parameter in ours.named_parameters():
+        if not parameter.requires_grad:
+            frozen_parts.add(name.split(".")[1])
+    assert frozen_parts == {"iou_prediction_head", "pred_obj_score_head"}
+
+    # The decoder is a copy: SAM 2 stays as it is.
     before = model.sam_mask_decoder.iou_token.weight.clone()
     ours.decoder.iou_token.weight.data += 1.0
-    assert torch.equal(
-        model.sam_mask_decoder.iou_token.weight, before
-    )  # a copy: SAM 2 stays as it is
+    assert torch.equal(model.sam_mask_decoder.iou_token.weight, before)
 
 
 def test_bfloat16_gives_nearly_the_same_masks_in_fp32() -> None:
@@ -112,8 +124,9 @@ def test_bfloat16_gives_nearly_the_same_masks_in_fp32() -> None:
     frozen = FrameFeatures(model, TINY)
     ask = (frozen(list(frames()), frames()), torch.arange(3))
     exact = ours(hidden(3), *ask)[0]
+    # As DeepSpeed does it: buffers stay as they are.
     for parameter in ours.parameters():
-        parameter.data = parameter.data.bfloat16()  # as DeepSpeed does it: buffers stay as they are
+        parameter.data = parameter.data.bfloat16()
     rough = ours(hidden(3).bfloat16(), *ask)[0]
     assert rough.dtype == torch.float32
     assert (rough - exact).abs().max() < 0.1 * exact.abs().max()
@@ -124,9 +137,8 @@ def test_logits_are_resized_to_the_frame() -> None:
     assert resize_logits(logits_Mhw, 60, 90).shape == (2, 60, 90)
     assert torch.equal(resize_logits(logits_Mhw, 32, 32), logits_Mhw)
     expected = F.interpolate(logits_Mhw[:, None], (60, 90), mode="bilinear")[:, 0]
-    torch.testing.assert_close(
-        resize_logits(logits_Mhw.bfloat16(), 60, 90), expected, atol=0.05, rtol=0.05
-    )
+    found = resize_logits(logits_Mhw.bfloat16(), 60, 90)
+    torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -145,14 +157,16 @@ def copy_of(saved: Path, target: Path) -> Path:
 
 def test_a_saved_head_draws_the_same_masks(saved: Path) -> None:
     model = sam()
-    ask = (hidden(3), FrameFeatures(model, TINY)(list(frames()), frames()), torch.arange(3))
+    maps = FrameFeatures(model, TINY)(list(frames()), frames())
     loaded = mask_head.load(saved, model, 64)
-    assert torch.equal(loaded(*ask)[0], head(sam())(*ask)[0])
-    assert sorted(f.name for f in (saved / FOLDER).iterdir()) == [
-        "config.json",
-        "model.safetensors",
-    ]
-    assert not list(saved.glob("*.safetensors"))  # where vLLM would take it for the policy's
+    found, _ = loaded(hidden(3), maps, torch.arange(3))
+    expected, _ = head(sam())(hidden(3), maps, torch.arange(3))
+    assert torch.equal(found, expected)
+
+    names = sorted(file.name for file in (saved / FOLDER).iterdir())
+    assert names == ["config.json", "model.safetensors"]
+    # vLLM would take it for the policy's.
+    assert not list(saved.glob("*.safetensors"))
 
 
 def test_a_head_that_does_not_fit_is_named_with_the_remedy(saved: Path, tmp_path: Path) -> None:
@@ -189,8 +203,9 @@ def test_a_mask_depends_on_its_frame_and_on_nothing_beside_it() -> None:
     ours = head(model)
     frozen = FrameFeatures(model, TINY)
     names = list(frames())
-    together = ours(hidden(1), frozen(names, frames()), torch.zeros(3, dtype=torch.int64))[0]
+    same_token_3 = torch.zeros(3, dtype=torch.int64)
+    together, _ = ours(hidden(1), frozen(names, frames()), same_token_3)
     for name, found_hw in zip(names, together, strict=True):
-        alone = ours(hidden(1), frozen([name], frames()), torch.zeros(1, dtype=torch.int64))[0]
+        alone, _ = ours(hidden(1), frozen([name], frames()), same_token_3[:1])
         np.testing.assert_allclose(found_hw.detach(), alone[0].detach(), atol=1e-5)
     assert (together[0] - together[1]).abs().max() > 0.01

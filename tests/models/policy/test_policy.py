@@ -1,4 +1,7 @@
-"""Tree rows against the plain way: one padded row for each episode, the model's own positions, masks and log-probs."""
+"""Tree rows against the plain way.
+
+One padded row for each episode, the model's own positions, masks and log-probs.
+"""
 
 import dataclasses
 from collections import Counter
@@ -34,7 +37,7 @@ def folder(request, tmp_path_factory):
 
 
 def in_row_order(outputs, rows, reference_of):
-    """Log-probs and entropies of the rows and of the reference, both (N, 2) and in the same order."""
+    """Log-probs and entropies of the rows and of the reference, both (N, 2), in one order."""
     found = []
     expected = []
     for output, row in zip(outputs, rows, strict=True):
@@ -53,7 +56,12 @@ def plain(folder):
 
 @pytest.mark.parametrize(
     ("seeds", "budget", "checkpointing"),
-    [((0,), 10**6, False), ((0, 1, 2), 10**6, False), ((0, 1), 120, False), ((0, 1), 10**6, True)],
+    [
+        ((0,), 10**6, False),
+        ((0, 1, 2), 10**6, False),
+        ((0, 1), 120, False),
+        ((0, 1), 10**6, True),
+    ],
     ids=["one group", "three packed", "split by branches", "checkpointing"],
 )
 def test_tree_rows_equal_rows_of_episodes(folder, seeds, budget, checkpointing):
@@ -111,7 +119,8 @@ def test_positions_equal_the_models_own(folder):
 
         ids_1T = torch.tensor([ids])
         is_image_1T = (ids_1T == LAYOUT.token_id).int()
-        grid_U3 = torch.tensor([[1, m.view.height // 14, m.view.width // 14] for m in media])
+        patches = [(1, m.view.height // 14, m.view.width // 14) for m in media]
+        grid_U3 = torch.tensor(patches)
         expected, _ = model.model.get_rope_index(ids_1T, is_image_1T, image_grid_thw=grid_U3)
         grids = [LAYOUT.grid(m) for m in media]
         found_3T = batch.mrope_positions(ids, grids, LAYOUT.token_id)
@@ -182,7 +191,14 @@ def test_flex_attention_gives_the_same_log_probs(folder):
     assert (found_N - expected_N).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize(("vocabulary", "expected"), [(556, 512), (151_936, 110), (10**9, 1)])
+@pytest.mark.parametrize(
+    ("vocabulary", "expected"),
+    [
+        (556, 512),
+        (151_936, 110),
+        (10**9, 1),
+    ],
+)
 def test_chunks_follow_the_vocabulary(vocabulary, expected):
     assert chunk_of(vocabulary, "cpu") == expected
     assert chunk_of(vocabulary, "cuda") >= expected

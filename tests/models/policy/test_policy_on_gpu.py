@@ -1,4 +1,7 @@
-"""Tree rows by flex_attention, which needs a GPU: the same log-probs and gradients as the exact form on a CPU."""
+"""Tree rows by flex_attention, which needs a GPU.
+
+The same log-probs and gradients as the exact form on a CPU.
+"""
 
 import numpy as np
 import pytest
@@ -27,21 +30,36 @@ def compiler(monkeypatch):
 
 
 def learned(policy, pixels, rows, media):
-    """Log-probs and entropies of all rows (2, N) on the CPU; leaves the gradients of a mixed-sign loss."""
-    outputs = [torch.stack(run(policy, pixels, row, media)[:2]) for row in rows]
-    for output in outputs:
-        signs_N = torch.linspace(-1, 1, output.shape[1], device=output.device)
-        (output * torch.stack([signs_N, 0.1 * signs_N.flip(0)])).sum().backward()
-    return torch.cat(outputs, 1).detach().float().cpu()
+    """Log-probs and entropies of all rows (2, N) on the CPU.
+
+    Leaves the gradients of a mixed-sign loss.
+    """
+    found = []
+    for row in rows:
+        output = run(policy, pixels, row, media)
+        found_2N = torch.stack([output.logprob_N, output.entropy_N])
+        signs_N = torch.linspace(-1, 1, found_2N.shape[1], device=found_2N.device)
+        signs_2N = torch.stack([signs_N, 0.1 * signs_N.flip(0)])
+        (found_2N * signs_2N).sum().backward()
+        found.append(found_2N)
+    return torch.cat(found, 1).detach().float().cpu()
 
 
-@pytest.mark.parametrize(("seeds", "budget"), [((0,), 10**6), ((0, 1, 2), 10**6), ((0, 1), 120)])
+@pytest.mark.parametrize(
+    ("seeds", "budget"),
+    [
+        ((0,), 10**6),
+        ((0, 1, 2), 10**6),
+        ((0, 1), 120),
+    ],
+)
 def test_flex_rows_equal_split_rows(folder, seeds, budget):
     rows, media, _ = rows_and_media(seeds, budget)
     pixels = Pixels(folder)
     exact = Policy(folder, allowed_ids=ALLOWED, attention="split")
     flex = Policy(folder, allowed_ids=ALLOWED, attention="flex", device="cuda")
-    expected, found = (learned(policy, pixels, rows, media) for policy in (exact, flex))
+    expected = learned(exact, pixels, rows, media)
+    found = learned(flex, pixels, rows, media)
     assert expected[0].std() > 0.3
     assert (found - expected).abs().max() <= 1e-4
     flex.vlm.to("cpu")
@@ -53,7 +71,8 @@ def test_bfloat16_rows_are_near(folder):
     pixels = Pixels(folder)
     exact = Policy(folder, allowed_ids=ALLOWED, attention="split")
     rounded = Policy(folder, allowed_ids=ALLOWED, attention="auto", device="cuda", dtype="bfloat16")
-    expected, found = (learned(policy, pixels, rows, media) for policy in (exact, rounded))
+    expected = learned(exact, pixels, rows, media)
+    found = learned(rounded, pixels, rows, media)
     gap_N = (found[0] - expected[0]).abs().numpy()
     assert 0 < gap_N.mean() < 3e-2
     assert np.isfinite(found).all()

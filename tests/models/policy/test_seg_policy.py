@@ -1,4 +1,4 @@
-"""One pass over a tree row: masks of its [SEG] tokens, calibrated log-probs, the mask loss, and where gradients go."""
+"""One pass over a tree row: masks at [SEG], calibrated log-probs, the mask loss, gradients."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from models.policy.mask_head import resize_logits
 from models.policy.pixels import Pixels
 from models.policy.seg_policy import SegOptions, SegPolicy, attach, shrink_truth
 from models.segmenters.sam2_build import TINY
+from tests.models.policy_rows import gradients
 from tests.models.seg_cases import SEG, asked_of, case, frames, sam, seg_policy
 from tests.models.tiny_qwen import ID, build, build_qwen3
 
@@ -40,7 +41,7 @@ def patches(folder: Path, row, media) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def mask_states(folder: Path, groups, media) -> dict[tuple[int, int, int], torch.Tensor]:
-    """Hidden state of each [SEG] by (episode, turn, position): a row for each episode, transformers' own forward."""
+    """Hidden state of each [SEG] by (episode, turn, position), from transformers' own forward."""
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
     found: dict[tuple[int, int, int], torch.Tensor] = {}
     number = 0
@@ -51,11 +52,9 @@ def mask_states(folder: Path, groups, media) -> dict[tuple[int, int, int], torch
             shown = []
             for t, turn in enumerate(episode.turns):
                 ids += turn.prompt_ids
-                at |= {
-                    (t, p): len(ids) + p
-                    for p, token in enumerate(turn.completion_ids)
-                    if token == SEG
-                }
+                for position, token in enumerate(turn.completion_ids):
+                    if token == SEG:
+                        at[t, position] = len(ids) + position
                 ids += turn.completion_ids
                 shown += [media[m.digest] for m in turn.media]
             pixels, grid = Pixels(folder)(shown)
@@ -68,13 +67,16 @@ def mask_states(folder: Path, groups, media) -> dict[tuple[int, int, int], torch
                     output_hidden_states=True,
                     mm_token_type_ids=(ids_1T == ID["<|image_pad|>"]).int(),
                 ).hidden_states[-1][0]
-            found |= {(number, t, p): states_TD[place] for (t, p), place in at.items()}
+            for (t, position), place in at.items():
+                found[number, t, position] = states_TD[place]
             number += 1
     return found
 
 
 @pytest.mark.parametrize(
-    ("seeds", "budget"), [((0,), 10**6), ((0, 1), 120)], ids=["one group", "split by branches"]
+    ("seeds", "budget"),
+    [((0,), 10**6), ((0, 1), 120)],
+    ids=["one group", "split by branches"],
 )
 def test_masks_of_a_tree_row_equal_those_of_a_row_for_each_episode(folder, seeds, budget):
     policy = seg_policy(folder)
@@ -108,9 +110,8 @@ def test_a_mask_is_drawn_from_the_state_at_seg_not_from_the_one_before(qwen):
     at = seg_tokens(row, asked, SEG)
     with torch.no_grad():
         before_SD = policy.policy(row, *shown, 1.0, row.source_N[at.token_S]).hidden_SD
-        wrong = policy.head(
-            before_SD, policy.frozen([m.digest for m in asked], frames()), torch.as_tensor(at.seg_M)
-        )[0]
+        maps = policy.frozen([request.digest for request in asked], frames())
+        wrong, _ = policy.head(before_SD, maps, torch.as_tensor(at.seg_M))
     assert (wrong - drawn.logits_Mhw).abs().amax((1, 2)).min() > 0.1
 
 
@@ -118,23 +119,29 @@ def with_samples(policy: SegPolicy, row, shown, asked):
     """The same masks, their keyframes sampled as they are drawn now."""
     logits_Mhw = policy.mask_logits(row, *shown, asked, frames()).logits_Mhw
     samples = policy.sampled(logits_Mhw)
-    return [
-        replace(m, sampled=s) if m.prompt.role == "keyframe" else m
-        for m, s in zip(asked, samples, strict=True)
-    ]
+    found = []
+    for request, sample in zip(asked, samples, strict=True):
+        if request.prompt.role == "keyframe":
+            request = replace(request, sampled=sample)
+        found.append(request)
+    return found
 
 
 def moved(policy: SegPolicy, seed: int = 2) -> SegPolicy:
     """The same policy after some update of head and language model."""
     torch.manual_seed(seed)
     with torch.no_grad():
-        for p in [*policy.head.parameters(), *policy.vlm.parameters()]:
-            p += 0.1 * p.std() * torch.randn_like(p) if p.numel() > 1 else 0.0
+        for parameter in [*policy.head.parameters(), *policy.vlm.parameters()]:
+            if parameter.numel() > 1:
+                parameter += 0.1 * parameter.std() * torch.randn_like(parameter)
     return policy
 
 
 def test_the_calibrated_log_prob_is_the_formula(folder):
-    """SPEC B.5 with its sum over pixels written out; masks have been sampled by other weights than these."""
+    """SPEC B.5 with its sum over pixels written out.
+
+    Masks have been sampled by other weights than these.
+    """
     options = SegOptions(calibration=0.7)
     policy = seg_policy(folder, options)
     (row,), media, _, asked = case()
@@ -149,10 +156,9 @@ def test_the_calibrated_log_prob_is_the_formula(folder):
             continue
         z = resize_logits(output.logits_Mhw[i : i + 1], 32, 32)[0].detach().double()
         y = torch.as_tensor(mask.sampled.bits)
-        loglik = sum(
-            float(torch.sigmoid(v if b else -v).log())
-            for v, b in zip(z.flatten(), y.flatten(), strict=True)
-        )
+        loglik = 0.0
+        for value, bit in zip(z.flatten(), y.flatten(), strict=True):
+            loglik += float(torch.sigmoid(value if bit else -value).log())
         expected[at.token_S[at.seg_M[i]]] += 0.7 * (loglik / 1024 - mask.sampled.loglik)
     change_N = output.logprob_N - output.text_logprob_N
     assert (output.logprob_N - expected).abs().max() < 1e-5
@@ -189,20 +195,19 @@ def test_with_weight_zero_everything_is_bit_identical_to_the_plain_policy(folder
     signs_N = torch.linspace(-1, 1, len(found.logprob_N))
     (signs_N * expected.logprob_N).sum().backward()
     (signs_N * found.logprob_N).sum().backward()
-    theirs = dict(plain.vlm.named_parameters())
-    assert all(
-        torch.equal(p.grad, theirs[n].grad)
-        for n, p in policy.vlm.named_parameters()
-        if p.grad is not None
-    )
-    assert sum(p.grad is not None for p in theirs.values()) == sum(
-        p.grad is not None for p in policy.vlm.parameters()
-    )
+    expected_gradients = gradients(plain.vlm)
+    found_gradients = gradients(policy.vlm)
+    assert set(found_gradients) == set(expected_gradients)
+    for name, gradient in found_gradients.items():
+        assert torch.equal(gradient, expected_gradients[name]), name
     assert all(p.grad is None for p in policy.head.parameters())
 
 
 def moved_samples(policy: SegPolicy, row, shown, asked):
-    """Samples of a policy that has since been updated: their log-likelihoods are no longer those of now."""
+    """Samples of a policy that has since been updated.
+
+    Their log-likelihoods are no longer those of now.
+    """
     return with_samples(moved(copy.deepcopy(policy)), row, shown, asked)
 
 
@@ -217,7 +222,10 @@ def test_with_a_weight_the_log_probs_differ_so_the_test_above_could_fail(qwen):
 
 
 def surrogate(policy: SegPolicy, row, shown, asked, advantage: float) -> torch.Tensor:
-    """GRPO's on-policy term on the calibrated part of the log-probs alone: the change of [SEG] by its mask."""
+    """GRPO's on-policy term on the calibrated part of the log-probs alone.
+
+    The change of [SEG] by its mask.
+    """
     output = policy(row, *shown, 1.0, asked, frames())
     change_N = output.logprob_N - output.text_logprob_N
     return -advantage * (change_N - change_N.detach()).exp().sum()
@@ -225,10 +233,11 @@ def surrogate(policy: SegPolicy, row, shown, asked, advantage: float) -> torch.T
 
 def seg_logliks(policy: SegPolicy, row, shown, asked) -> np.ndarray:
     logits_Mhw = policy.mask_logits(row, *shown, asked, frames()).logits_Mhw
-    kept = [(i, m.sampled) for i, m in enumerate(asked) if m.sampled is not None]
-    bits = torch.as_tensor(np.stack([s.bits for _, s in kept]))
+    index_C = [i for i, request in enumerate(asked) if request.sampled is not None]
+    bits = torch.as_tensor(np.stack([asked[i].sampled.bits for i in index_C]))
     assert 0.05 < bits.float().mean() < 0.95
-    return log_likelihood(resize_logits(logits_Mhw[[i for i, _ in kept]], 32, 32), bits).numpy()
+    small_Css = resize_logits(logits_Mhw[index_C], 32, 32)
+    return log_likelihood(small_Css, bits).numpy()
 
 
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
@@ -278,13 +287,15 @@ def test_gradients_reach_language_model_mlp_and_decoder_and_not_the_image_encode
             "vision tower": policy.vlm.model.visual,
         }
         for part, module in parts.items():
-            norms = [float(p.grad.norm()) for p in module.parameters() if p.grad is not None]
+            norms = [float(gradient.norm()) for gradient in gradients(module).values()]
             assert norms, (name, part)
             assert max(norms) > 0, (name, part)
-        assert all(p.grad is None and not p.requires_grad for p in policy.frozen.sam.parameters())
-        assert not {id(p) for p in policy.frozen.sam.parameters()} & {
-            id(p) for p in policy.parameters()
-        }
+
+        trained = {id(parameter) for parameter in policy.parameters()}
+        for parameter in policy.frozen.sam.parameters():
+            assert parameter.grad is None
+            assert not parameter.requires_grad
+            assert id(parameter) not in trained
     assert len(groups) == 1
     assert not any("image_encoder" in n or "memory" in n for n in policy.state_dict())
 
@@ -307,11 +318,11 @@ def test_the_auxiliary_loss_is_weighted_over_the_batch_whatever_the_rows(qwen):
     assert total[0] == pytest.approx(total[1], abs=1e-5)
     (row,), media, _, asked = case((0, 1))
     drawn = policy.mask_logits(row, *patches(qwen, row, media), asked, frames()).logits_Mhw
-    loss_M = mask_loss(drawn, torch.stack([shrink_truth(m.truth, drawn) for m in asked]), 2.0, 0.5)
-    key_M = torch.tensor([m.prompt.role == "keyframe" for m in asked])
-    assert total[0] == pytest.approx(
-        0.2 * float(loss_M[key_M].mean() + loss_M[~key_M].mean()), abs=1e-5
-    )
+    truth_Mhw = torch.stack([shrink_truth(request.truth, drawn) for request in asked])
+    loss_M = mask_loss(drawn, truth_Mhw, 2.0, 0.5)
+    key_M = torch.tensor([request.prompt.role == "keyframe" for request in asked])
+    expected = 0.2 * float(loss_M[key_M].mean() + loss_M[~key_M].mean())
+    assert total[0] == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_auxiliary_loss_may_be_taken_at_points(qwen):
@@ -325,14 +336,13 @@ def test_the_auxiliary_loss_may_be_taken_at_points(qwen):
     assert drawn[0].numel() > 40
     torch.manual_seed(3)
     loss_M = mask_loss(drawn, truth_Mhw, 2.0, 0.5, points=40)
-    expected = float((torch.tensor([m.weight for m in asked]) * loss_M).sum())
+    weight_M = torch.tensor([request.weight for request in asked])
+    expected = float((weight_M * loss_M).sum())
     assert float(auxiliary) == pytest.approx(expected, rel=1e-5)
-    assert expected != pytest.approx(
-        float(
-            (torch.tensor([m.weight for m in asked]) * mask_loss(drawn, truth_Mhw, 2.0, 0.5)).sum()
-        ),
-        rel=1e-3,
-    )
+
+    loss_of_all_pixels_M = mask_loss(drawn, truth_Mhw, 2.0, 0.5)
+    of_all_pixels = float((weight_M * loss_of_all_pixels_M).sum())
+    assert expected != pytest.approx(of_all_pixels, rel=1e-3)
     auxiliary.backward()
     assert any(p.grad is not None and p.grad.any() for p in policy.vlm.parameters())
 
@@ -348,10 +358,11 @@ def test_a_dummy_row_and_a_row_without_masks_run_the_head_and_add_nothing(qwen):
         assert float(output.auxiliary) == 0.0
         assert torch.equal(output.logprob_N, output.text_logprob_N)
         (output.logprob_N.sum() * 0.0 + output.auxiliary).backward()
-        trained = [p for p in policy.head.parameters() if p.requires_grad]
-        assert all(
-            p.grad is not None and not p.grad.any() for p in trained
-        )  # ranks reduce the same set
+        # Ranks must reduce the same set of gradients.
+        for parameter in policy.head.parameters():
+            if parameter.requires_grad:
+                assert parameter.grad is not None
+                assert not parameter.grad.any()
 
 
 def test_a_truth_is_shrink_truth_to_shares_of_the_decoders_cells():
@@ -378,26 +389,22 @@ def test_what_is_drawn_travels_as_rewards_calibration_and_segmenter_need_it(qwen
     policy = seg_policy(qwen)
     (row,), media, _, asked = case()
     shown = patches(qwen, row, media)
-    asked = [
-        replace(m, prompt=replace(m.prompt, role="final")) if i % 4 == 1 else m
-        for i, m in enumerate(asked)
-    ]
-    drawn, made = (draw(row, *shown, asked, frames()) for draw in (policy.mask_logits, policy.draw))
+    for i in range(1, len(asked), 4):
+        asked[i] = replace(asked[i], prompt=replace(asked[i].prompt, role="final"))
+    drawn = policy.mask_logits(row, *shown, asked, frames())
+    made = policy.draw(row, *shown, asked, frames())
     for i, (mask, one) in enumerate(zip(asked, made, strict=True)):
-        height, width = frames()[mask.digest].shape[:2]
-        expected_HW = (
-            F.interpolate(drawn.logits_Mhw[i][None, None], (height, width), mode="bilinear")[0, 0]
-            > 0
-        )
+        size = frames()[mask.digest].shape[:2]
+        logits_11hw = drawn.logits_Mhw[i][None, None]
+        expected_HW = F.interpolate(logits_11hw, size, mode="bilinear")[0, 0] > 0
         np.testing.assert_array_equal(decode(one.rle), expected_HW.numpy())
         assert (one.prompt is not None) == (i % 4 == 1)
         if one.prompt is not None:
             assert one.prompt.frame == mask.prompt.frame
             np.testing.assert_array_equal(one.prompt.logits_hw, drawn.logits_Mhw[i])
             np.testing.assert_array_equal(one.prompt.token_C, drawn.token_MC[i])
-    assert [one.sampled.loglik for one in made] == [
-        s.loglik for s in policy.sampled(drawn.logits_Mhw)
-    ]
+    expected_logliks = [sample.loglik for sample in policy.sampled(drawn.logits_Mhw)]
+    assert [one.sampled.loglik for one in made] == expected_logliks
     assert policy.draw(row, *shown, [], {}) == []
 
 
@@ -411,7 +418,9 @@ def test_a_policy_is_saved_and_attached_with_its_head(folder, tmp_path):
     again = attach(policy.policy, tmp_path, model, TINY, SEG, fresh=True)
     (row,), media, _, asked = case()
     ask = (row, *patches(folder, row, media), asked, frames())
-    expected, new, found = (p.mask_logits(*ask).logits_Mhw for p in (policy, fresh, again))
+    expected = policy.mask_logits(*ask).logits_Mhw
+    new = fresh.mask_logits(*ask).logits_Mhw
+    found = again.mask_logits(*ask).logits_Mhw
     assert torch.equal(found, expected)
     assert not torch.equal(new, expected)
 

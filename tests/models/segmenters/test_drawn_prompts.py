@@ -1,7 +1,8 @@
-"""SAM 2 goes on from a mask that the policy has drawn: alone, or redrawn from its language token on every frame."""
+"""SAM 2 goes on from a drawn mask: alone, or redrawn from its language token on every frame."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from models.segmenters import make, sam2_build, sam2_track
 from models.segmenters.sam2 import Sam2Segmenter
 from models.segmenters.sam2_build import OFFICIAL, TINY
 from tests.models.seg_cases import head, sam
-from tests.models.segmenters.test_sam2 import SHIPPED, noise, tracks
+from tests.models.segmenters.test_sam2 import SHIPPED, box_of, frame_ious, noise, tracks
 
 KEYFRAME = 2
 
@@ -27,8 +28,9 @@ KEYFRAME = 2
 @pytest.fixture(scope="module")
 def model() -> SAM2Base:
     made = sam()
+    # The memory must show in the masks.
     for parameter in made.memory_attention.parameters():
-        parameter.data *= 3  # what is remembered must show in the masks
+        parameter.data *= 3
     return made
 
 
@@ -70,30 +72,36 @@ def test_propagation_starts_from_the_drawn_mask_and_goes_both_ways(
     frames = noise()
     prompt = drawn(model, mask_head, frames, KEYFRAME)
     masks_FHW = segmenter.segment(frames, [prompt])[0]
-    expected_HW = resize_logits(torch.as_tensor(prompt.logits_hw)[None], *frames.shape[1:3])[0] > 0
+    logits_1hw = torch.as_tensor(prompt.logits_hw)[None]
+    height, width = frames.shape[1:3]
+    expected_HW = resize_logits(logits_1hw, height, width)[0] > 0
     assert (masks_FHW[KEYFRAME] != expected_HW.numpy()).mean() < 1e-3
     assert 0.1 < masks_FHW[KEYFRAME].mean() < 0.9
-    ahead = segmenter.segment(frames[KEYFRAME:], [drawn(model, mask_head, frames[KEYFRAME:], 0)])[0]
-    back = segmenter.segment(
-        frames[: KEYFRAME + 1][::-1].copy(), [drawn(model, mask_head, frames[KEYFRAME:], 0)]
-    )[0]
+
+    future = frames[KEYFRAME:]
+    past = frames[: KEYFRAME + 1][::-1].copy()
+    on_first = drawn(model, mask_head, future, 0)
+    ahead = segmenter.segment(future, [on_first])[0]
+    back = segmenter.segment(past, [on_first])[0]
     assert (masks_FHW[KEYFRAME:] != ahead).mean() < 1e-3
     assert (masks_FHW[: KEYFRAME + 1][::-1] != back).mean() < 1e-3
-    frames_asked = (
-        7 + 1 + 5 + 3
-    )  # of both directions, each with the keyframe; then of two clips of one direction
+
+    # Both directions, each with the keyframe; then two clips of one direction.
+    frames_asked = (7 + 1) + 5 + 3
     assert decode.asked == (frames_asked if redrawn else 0)
 
 
 def test_redrawing_changes_the_other_frames_and_follows_the_token(model, mask_head) -> None:
     frames = noise()
-    prompt, other = (drawn(model, mask_head, frames, KEYFRAME, seed) for seed in (0, 1))
+    prompt = drawn(model, mask_head, frames, KEYFRAME, seed=0)
+    other = drawn(model, mask_head, frames, KEYFRAME, seed=1)
     swapped = DrawnPrompt(KEYFRAME, prompt.logits_hw, other.token_C)
     plain = Sam2Segmenter(model, TINY).segment(frames, [prompt, swapped])
-    np.testing.assert_array_equal(plain[0], plain[1])  # the token is not looked at
-    redrawn = Sam2Segmenter(model, TINY, redraw=mask_head.decode).segment(
-        frames, [prompt, other, swapped]
-    )
+    # The token is not used.
+    np.testing.assert_array_equal(plain[0], plain[1])
+
+    redrawing = Sam2Segmenter(model, TINY, redraw=mask_head.decode)
+    redrawn = redrawing.segment(frames, [prompt, other, swapped])
     others = [f for f in range(7) if f != KEYFRAME]
     assert (redrawn[0, others] != plain[0, others]).any()
     assert (redrawn[0] != redrawn[1]).any()
@@ -105,25 +113,28 @@ def test_drawn_masks_and_boxes_share_a_batch_of_prompts(model, mask_head, redraw
     segmenter = Sam2Segmenter(model, TINY, redraw=mask_head.decode if redrawn else None)
     frames = noise()
     box = MaskPrompt(4, (10.0, 12.0, 55.0, 41.0))
-    prompts: list[Any] = [
+    prompts = [
         drawn(model, mask_head, frames, KEYFRAME),
         box,
         drawn(model, mask_head, frames, 6, seed=1),
     ]
     together = segmenter.segment(frames, prompts)
     for mask_FHW, prompt in zip(together, prompts, strict=True):
-        assert (mask_FHW != segmenter.segment(frames, [prompt])[0]).mean() < 1e-3
+        alone = segmenter.segment(frames, [prompt])[0]
+        assert (mask_FHW != alone).mean() < 1e-3
 
 
 def test_a_mask_prompt_of_an_official_shape_is_sam2s_own(mask_head) -> None:
-    """`begin` against `SAM2Base.track_step` with a mask prompt: the same memory and pointer. A small official-like
-    model, whose prompts are not drawn; the first mask stays as it was drawn, not cut to two values."""
-    shape = sam2_build.Shape(**{**TINY.__dict__, "dense_prompt": False})
+    """`begin` against `SAM2Base.track_step` with a mask prompt: the same memory and pointer.
+
+    On a small model without dense prompts, as the official ones. The first mask stays as it was
+    drawn, not cut to two values.
+    """
+    shape = replace(TINY, dense_prompt=False)
     torch.manual_seed(0)
     model = sam2_build.build(shape)
-    maps = sam2_track.encode(
-        model, sam2_track.normalise(torch.from_numpy(noise()[:1]), shape.image_size)
-    )
+    image = sam2_track.normalise(torch.from_numpy(noise()[:1]), shape.image_size)
+    maps = sam2_track.encode(model, image)
     low = torch.randn(1, 1, 32, 32)
     memory = sam2_track.new_memory()
     with torch.no_grad():
@@ -141,19 +152,22 @@ def test_a_mask_prompt_of_an_official_shape_is_sam2s_own(mask_head) -> None:
             sam2_track.new_memory(),
             num_frames=1 << 30,
         )
-    ours = memory["cond_frame_outputs"][0]
-    torch.testing.assert_close(ours["obj_ptr"], expected["obj_ptr"])
+    found = memory["cond_frame_outputs"][0]
+    torch.testing.assert_close(found["obj_ptr"], expected["obj_ptr"])
     assert not model.training
     assert OFFICIAL["hiera_t"].dense_prompt == shape.dense_prompt
-    binary = model._encode_new_memory(flat, sizes, mask * 20 - 10, torch.tensor([[10.0]]), True)[0]
-    torch.testing.assert_close(ours["maskmem_features"], binary)
+    score = torch.tensor([[10.0]])
+    binary, _ = model._encode_new_memory(flat, sizes, mask * 20 - 10, score, True)
+    torch.testing.assert_close(found["maskmem_features"], binary)
 
 
 def test_an_object_that_is_not_drawn_is_absent(model, mask_head) -> None:
     frames = noise()
-    nothing = DrawnPrompt(KEYFRAME, np.full((32, 32), -3.0, np.float32), np.zeros(64, np.float32))
+    logits_hw = np.full((32, 32), -3.0, np.float32)
+    nothing = DrawnPrompt(KEYFRAME, logits_hw, np.zeros(64, np.float32))
     for redraw in (None, mask_head.decode):
-        assert not Sam2Segmenter(model, TINY, redraw=redraw).segment(frames, [nothing]).any()
+        segmenter = Sam2Segmenter(model, TINY, redraw=redraw)
+        assert not segmenter.segment(frames, [nothing]).any()
 
 
 def test_what_cannot_follow_a_drawn_mask_says_so(model, mask_head) -> None:
@@ -174,16 +188,12 @@ def test_shipped_weights_follow_a_true_mask_about_as_well_as_a_box() -> None:
     later: dict[str, list[Any]] = {"box": [], "drawn": []}
     for made, thing, frame in tracks(12, seed=7):
         truth_FHW = made.owner_FHW == thing
-        small = F.interpolate(
-            torch.from_numpy(truth_FHW[frame])[None, None].float(), (32, 32), mode="area"
-        )[0, 0]
-        box = MaskPrompt(frame, tuple(float(v) for v in made.boxes_OF4[thing, frame]))  # type: ignore[arg-type]
-        prompts: list[Any] = [box, DrawnPrompt(frame, (20 * small - 10).numpy())]
+        full_11HW = torch.from_numpy(truth_FHW[frame])[None, None].float()
+        small_hw = F.interpolate(full_11HW, (32, 32), mode="area")[0, 0]
+        box = MaskPrompt(frame, box_of(made, thing, frame))
+        prompts = [box, DrawnPrompt(frame, (20 * small_hw - 10).numpy())]
         seen_F = made.areas_OF[thing] > 0
         seen_F[frame] = False
         for name, masks_FHW in zip(later, shipped.segment(made.frames_FHWC, prompts), strict=True):
-            either = (masks_FHW | truth_FHW).sum((1, 2))
-            later[name].extend(
-                ((masks_FHW & truth_FHW).sum((1, 2)) / np.maximum(either, 1))[seen_F]
-            )
+            later[name].extend(frame_ious(masks_FHW, truth_FHW)[seen_F])
     assert np.mean(later["drawn"]) >= max(0.4, np.mean(later["box"]) - 0.05)

@@ -1,4 +1,7 @@
-"""Mechanics of the SAM 2 segmenter with a random tiny model, and the quality of the shipped weights."""
+"""Mechanics of the SAM 2 segmenter with a random tiny model.
+
+And the quality of the shipped weights.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ SHIPPED = Path(__file__).parents[3] / "tiny" / "weights" / "segmenter"
 
 @pytest.fixture(scope="module")
 def untrained() -> SAM2Base:
-    """A random model whose masks depend on the frame and on what is remembered, or equal masks would prove nothing."""
+    """A random model with masks that depend on frame and memory.
+
+    Equal masks would prove nothing.
+    """
     torch.set_num_threads(1)
     torch.manual_seed(3)
     model = sam2_build.build(TINY)
@@ -41,11 +47,13 @@ def random_model(untrained: SAM2Base) -> Sam2Segmenter:
 
 
 def noise(frames: int = 7, height: int = 60, width: int = 90, seed: int = 0) -> np.ndarray:
-    small = np.random.default_rng(seed).integers(
-        0, 256, (frames, height // 10, width // 10, 3), dtype=np.uint8
-    )
+    rng = np.random.default_rng(seed)
+    shape = (frames, height // 10, width // 10, 3)
+    small = rng.integers(0, 256, shape, dtype=np.uint8)
     return small.repeat(10, 1).repeat(10, 2)
 
+
+Box = tuple[float, float, float, float]
 
 BOX = MaskPrompt(2, (10.0, 12.0, 55.0, 41.0))
 OTHER = MaskPrompt(4, (50.0, 5.0, 88.0, 58.0))
@@ -80,18 +88,22 @@ def test_a_batch_of_prompts_equals_one_by_one(random_model: Sam2Segmenter) -> No
     assert together.dtype == bool
     for mask_FHW, prompt in zip(together, prompts, strict=True):
         alone = random_model.segment(frames, [prompt])[0]
-        assert (mask_FHW != alone).mean() < 1e-3  # floating-point noise at the edges
+        # Floating-point noise at the edges.
+        assert (mask_FHW != alone).mean() < 1e-3
 
 
 def test_image_masks_equal_the_prompted_frame_of_the_video(random_model: Sam2Segmenter) -> None:
     frames = noise()
     wide = noise(height=40, width=120, seed=5)
-    prompts = [BOX, OTHER, POINTS, MaskPrompt(0, (5.0, 5.0, 60.0, 30.0))]
-    images = [*(frames[p.frame] for p in prompts[:3]), wide[0]]
+    on_wide = MaskPrompt(0, (5.0, 5.0, 60.0, 30.0))
+    prompts = [BOX, OTHER, POINTS, on_wide]
+    videos = [frames, frames, frames, wide]
+    images = [video[prompt.frame] for video, prompt in zip(videos, prompts, strict=True)]
     masks = random_model.image_masks(images, prompts)
-    assert [m.shape for m in masks] == [(60, 90)] * 3 + [(40, 120)]
-    for video, prompt, mask in zip([frames, frames, frames, wide], prompts, masks, strict=True):
-        assert (random_model.segment(video, [prompt])[0, prompt.frame] != mask).mean() < 1e-3
+    assert [mask.shape for mask in masks] == [(60, 90)] * 3 + [(40, 120)]
+    for video, prompt, mask in zip(videos, prompts, masks, strict=True):
+        of_video = random_model.segment(video, [prompt])[0, prompt.frame]
+        assert (of_video != mask).mean() < 1e-3
 
 
 def test_prompts_are_in_pixels_of_the_frames(random_model: Sam2Segmenter) -> None:
@@ -106,14 +118,16 @@ def test_prompts_are_in_pixels_of_the_frames(random_model: Sam2Segmenter) -> Non
 def test_a_box_is_drawn_where_it_is() -> None:
     coords = torch.tensor([[[0.25, 0.5], [0.5, 1.0], [0.9, 0.1]]])
     labels = torch.tensor([[2, 3, 1]])
-    drawn = sam2_track.prompt_logits(coords, labels, 16)[0, 0]
-    assert (
-        (drawn == 2).nonzero() == torch.cartesian_prod(torch.arange(8, 16), torch.arange(4, 8))
-    ).all()
-    assert drawn.argmax() == 1 * 16 + 14
-    assert drawn[12, 12] == -4
+    logits = sam2_track.prompt_logits(coords, labels, 16)[0, 0]
+    in_box = torch.cartesian_prod(torch.arange(8, 16), torch.arange(4, 8))
+    point = 1 * 16 + 14
+    assert torch.equal((logits == 2).nonzero(), in_box)
+    assert logits.argmax() == point
+    assert logits[12, 12] == -4
+
     labels[0, 2] = 0
-    assert sam2_track.prompt_logits(coords, labels, 16)[0, 0].argmin() == 1 * 16 + 14
+    logits = sam2_track.prompt_logits(coords, labels, 16)[0, 0]
+    assert logits.argmin() == point
 
 
 def test_frames_are_encoded_once_for_all_prompts_and_calls(random_model: Sam2Segmenter) -> None:
@@ -130,7 +144,8 @@ def test_a_small_cache_changes_the_work_but_not_the_masks(
 ) -> None:
     frames = noise(frames=20)
     tight = Sam2Segmenter(untrained, TINY, cache_bytes=1)
-    np.testing.assert_array_equal(tight.segment(frames, [BOX]), random_model.segment(frames, [BOX]))
+    expected = random_model.segment(frames, [BOX])
+    np.testing.assert_array_equal(tight.segment(frames, [BOX]), expected)
     tight.segment(frames, [BOX])
     assert tight.features.encoded > 20
     assert len(tight.features.kept) <= 2 * base.AHEAD
@@ -163,11 +178,15 @@ def test_a_video_read_in_pieces_has_the_same_masks_and_little_of_it_is_held(
     """Prompts in the middle: forward and backward."""
     made = random_scene(np.random.default_rng(5))
     video = made.frames_FHWC.repeat(2, 0)[:45]
-    boxes = [(thing, int(made.areas_OF[thing, 5:20].argmax()) + 5) for thing in (0, 1)]
-    prompts = [MaskPrompt(2 * f, tuple(float(v) for v in made.boxes_OF4[o, f])) for o, f in boxes]  # type: ignore[arg-type]
+    prompts = []
+    for thing in (0, 1):
+        largest = 5 + int(made.areas_OF[thing, 5:20].argmax())
+        prompts.append(MaskPrompt(2 * largest, box_of(made, thing, largest)))
 
     def fresh() -> Segmenter:
-        return Sam2Segmenter(untrained, TINY) if kind == "sam2" else make("grabcut", {})
+        if kind == "sam2":
+            return Sam2Segmenter(untrained, TINY)
+        return make("grabcut", {})
 
     at_once = fresh().segment(video, prompts)
     for masks_FHW, prompt in zip(at_once, prompts, strict=True):
@@ -177,7 +196,8 @@ def test_a_video_read_in_pieces_has_the_same_masks_and_little_of_it_is_held(
     pieces = Pieces(video)
     masks = np.zeros_like(at_once)
     for piece in fresh().track(pieces, prompts):
-        assert len(piece.places) == len(piece.masks_NHW) <= 5 + 2 * len(prompts)
+        assert len(piece.places) == len(piece.masks_NHW)
+        assert len(piece.places) <= 5 + 2 * len(prompts)
         for place, mask_HW in zip(piece.places, piece.masks_NHW, strict=True):
             masks[place] = mask_HW
     np.testing.assert_array_equal(masks, at_once)
@@ -191,12 +211,13 @@ def test_memory_does_not_grow_with_the_video(untrained: SAM2Base) -> None:
     memory = sam2_track.new_memory()
     with torch.inference_mode():
         for t in range(24):
-            sam2_track.step(untrained, maps, t, memory, None if t else points, True)
+            prompted = points if t == 0 else None
+            sam2_track.step(untrained, maps, t, memory, prompted, dense_prompt=True)
+
     kept = memory["non_cond_frame_outputs"]
+    with_features = [out for out in kept.values() if out["maskmem_features"] is not None]
     assert len(kept) == untrained.max_obj_ptrs_in_encoder
-    assert (
-        sum(out["maskmem_features"] is not None for out in kept.values()) == untrained.num_maskmem
-    )
+    assert len(with_features) == untrained.num_maskmem
 
 
 def test_a_prompt_with_nothing_in_it_has_no_mask(random_model: Sam2Segmenter) -> None:
@@ -212,8 +233,9 @@ def test_a_prompt_with_nothing_in_it_has_no_mask(random_model: Sam2Segmenter) ->
 def test_wrong_prompts_are_named(random_model: Sam2Segmenter) -> None:
     with pytest.raises(ValueError, match="frame 9 of a video of 7"):
         random_model.segment(noise(), [MaskPrompt(9, BOX.box)])
+    unequal = MaskPrompt(0, None, ((1.0, 2.0), (3.0, 4.0)), (1,))
     with pytest.raises(ValueError, match="2 points but 1 labels"):
-        random_model.segment(noise(), [MaskPrompt(0, None, ((1.0, 2.0), (3.0, 4.0)), (1,))])
+        random_model.segment(noise(), [unequal])
 
 
 def test_saved_and_loaded_models_agree(untrained: SAM2Base, tmp_path: Path) -> None:
@@ -223,42 +245,37 @@ def test_saved_and_loaded_models_agree(untrained: SAM2Base, tmp_path: Path) -> N
     assert (tmp_path / "seg" / "model.safetensors").stat().st_size < 3.5 * 2**20
     for name, value in untrained.state_dict().items():
         assert torch.equal(model.state_dict()[name], value.half().float()), name
-    assert make("sam2", {"path": str(tmp_path / "seg")}).segment(noise(), [BOX]).shape == (
-        1,
-        7,
-        60,
-        90,
-    )
+    loaded = make("sam2", {"path": str(tmp_path / "seg")})
+    assert loaded.segment(noise(), [BOX]).shape == (1, 7, 60, 90)
 
 
 def test_official_shapes_are_those_of_the_package() -> None:
     """The numbers of sam2/configs/sam2.1/*.yaml; keys that they leave out are Hiera's defaults."""
     defaults = inspect.signature(Hiera.__init__).parameters
-    ours = {
-        name: name
-        for name in ("embed_dim", "num_heads", "stages", "window_spec", "global_att_blocks")
+    key_of = {
+        "embed_dim": "embed_dim",
+        "num_heads": "num_heads",
+        "stages": "stages",
+        "window_spec": "window_spec",
+        "global_att_blocks": "global_att_blocks",
+        "window_background": "window_pos_embed_bkg_spatial_size",
     }
-    ours["window_background"] = "window_pos_embed_bkg_spatial_size"
+    folder = Path(inspect.getfile(SAM2Base)).parents[1] / "configs" / "sam2.1"
     for name, shape in OFFICIAL.items():
-        file = (
-            Path(inspect.getfile(SAM2Base)).parents[1]
-            / "configs"
-            / "sam2.1"
-            / f"sam2.1_{name}.yaml"
-        )
-        trunk = OmegaConf.load(file).model.image_encoder.trunk
-        for field, key in ours.items():
+        trunk = OmegaConf.load(folder / f"sam2.1_{name}.yaml").model.image_encoder.trunk
+        for field, key in key_of.items():
             official = trunk.get(key, defaults[key].default)
-            assert getattr(shape, field) == (
-                official if isinstance(official, int) else tuple(official)
-            ), (name, field)
+            if not isinstance(official, int):
+                official = tuple(official)
+            assert getattr(shape, field) == official, (name, field)
 
 
 def test_an_official_checkpoint_loads_and_another_one_is_refused(tmp_path: Path) -> None:
     """Names as in sam2.1_hiera_tiny.pt, which has 38.96 million parameters."""
     model = sam2_build.build(OFFICIAL["hiera_t"])
-    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == 38.96
-    assert {
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert round(count / 1e6, 2) == 38.96
+    some_names = {
         "image_encoder.trunk.patch_embed.proj.weight",
         "image_encoder.neck.convs.3.conv.bias",
         "memory_attention.layers.0.cross_attn_image.k_proj.weight",
@@ -268,7 +285,9 @@ def test_an_official_checkpoint_loads_and_another_one_is_refused(tmp_path: Path)
         "no_obj_embed_spatial",
         "obj_ptr_tpos_proj.weight",
         "maskmem_tpos_enc",
-    } <= set(model.state_dict())
+    }
+    assert some_names <= set(model.state_dict())
+
     torch.save({"model": model.state_dict()}, tmp_path / "sam2.1_hiera_tiny.pt")
     loaded, shape = sam2_build.load(tmp_path / "sam2.1_hiera_tiny.pt", "hiera_t")
     assert shape.image_size == 1024
@@ -307,6 +326,19 @@ def tracks(count: int, seed: int) -> list[tuple[Scene, int, int]]:
     return found
 
 
+def box_of(made: Scene, thing: int, frame: int) -> Box:
+    """The true box of a thing on a frame."""
+    x0, y0, x1, y1 = made.boxes_OF4[thing, frame].tolist()
+    return float(x0), float(y0), float(x1), float(y1)
+
+
+def frame_ious(masks_FHW: np.ndarray, truth_FHW: np.ndarray) -> np.ndarray:
+    """The IoU on each frame; 0 where both are empty."""
+    both_F = (masks_FHW & truth_FHW).sum((1, 2))
+    either_F = (masks_FHW | truth_FHW).sum((1, 2))
+    return both_F / np.maximum(either_F, 1)
+
+
 @pytest.mark.skipif(not SHIPPED.is_dir(), reason="no weights in tiny/weights/segmenter")
 def test_shipped_weights_segment_follow_and_know_absence() -> None:
     shipped = make("sam2", {"path": str(SHIPPED)})
@@ -315,13 +347,14 @@ def test_shipped_weights_segment_follow_and_know_absence() -> None:
     absent = []
     for made, thing, frame in tracks(60, seed=99):
         truth_FHW = made.owner_FHW == thing
-        box = tuple(float(v) for v in made.boxes_OF4[thing, frame])
-        masks_FHW = shipped.segment(made.frames_FHWC, [MaskPrompt(frame, box)])[0]  # type: ignore[arg-type]
-        either = (masks_FHW | truth_FHW).sum((1, 2))
-        j_F = (masks_FHW & truth_FHW).sum((1, 2)) / np.maximum(either, 1)
+        prompt = MaskPrompt(frame, box_of(made, thing, frame))
+        masks_FHW = shipped.segment(made.frames_FHWC, [prompt])[0]
+        j_F = frame_ious(masks_FHW, truth_FHW)
         first.append(j_F[frame])
+
+        is_absent_F = ~truth_FHW.any((1, 2))
+        absent.extend(~masks_FHW[is_absent_F].any((1, 2)))
         seen_F = made.areas_OF[thing] > 0
-        absent.extend(~masks_FHW[~truth_FHW.any((1, 2))].any((1, 2)))
         seen_F[frame] = False
         later.extend(j_F[seen_F])
     assert np.mean(first) >= 0.75

@@ -1,4 +1,7 @@
-"""The XMem adapter on a small checkout with the official interface; on an official one where RAYVOS_XMEM names it."""
+"""The XMem adapter on a small checkout with the official interface.
+
+The environment variable RAYVOS_XMEM may name an official checkout.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,10 @@ def where(video: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     return (video == np.array(colour)).all(-1)
 
 
-PROMPTS = [MaskPrompt(4, (20.0, 8.0, 30.0, 18.0)), MaskPrompt(0, (50.0, 20.0, 60.0, 30.0))]
+PROMPTS = [
+    MaskPrompt(4, (20.0, 8.0, 30.0, 18.0)),
+    MaskPrompt(0, (50.0, 20.0, 60.0, 30.0)),
+]
 
 
 @pytest.fixture
@@ -54,9 +60,8 @@ def test_objects_are_followed_both_ways_as_tracks_of_their_own(
     small: XMem, short_side: int
 ) -> None:
     video = clip()
-    masks_OFHW = XMemSegmenter(GrabCutSegmenter(), small, short_side=short_side).segment(
-        video, PROMPTS
-    )
+    segmenter = XMemSegmenter(GrabCutSegmenter(), small, short_side=short_side)
+    masks_OFHW = segmenter.segment(video, PROMPTS)
     for mask_FHW, colour in zip(masks_OFHW, (RED, BLUE), strict=True):
         truth = where(video, colour)
         iou = (mask_FHW & truth).sum((1, 2)) / (mask_FHW | truth).sum((1, 2))
@@ -65,13 +70,11 @@ def test_objects_are_followed_both_ways_as_tracks_of_their_own(
 
 def test_each_direction_has_a_fresh_memory_that_ends_with_its_last_frame(small: XMem) -> None:
     video = clip()
-    pieces = list(XMemSegmenter(GrabCutSegmenter(), small, short_side=0).track(video, PROMPTS))
+    segmenter = XMemSegmenter(GrabCutSegmenter(), small, short_side=0)
+    pieces = list(segmenter.track(video, PROMPTS))
     made = small.make_core.made  # type: ignore[attr-defined]  # the small one keeps a list
-    assert [core.steps for core in made] == [
-        5,
-        5,
-        9,
-    ]  # 4..8 and 4..0 of the first; nothing lies before the second
+    # Frames 4..8 and 4..0 of the first; nothing lies before the second.
+    assert [core.steps for core in made] == [5, 5, 9]
     assert all(core.ended for core in made)
     places = [place for piece in pieces for place in piece.places]
     assert sorted(places) == [(o, f) for o in range(2) for f in range(9)]
@@ -99,7 +102,8 @@ def test_long_videos_come_in_pieces_and_frames_are_read_a_few_at_a_time(
             return part
 
     frames = Slow()
-    pieces = list(XMemSegmenter(GrabCutSegmenter(), small, short_side=0).track(frames, PROMPTS[:1]))
+    segmenter = XMemSegmenter(GrabCutSegmenter(), small, short_side=0)
+    pieces = list(segmenter.track(frames, PROMPTS[:1]))
     assert max(len(piece.places) for piece in pieces) == 3
     assert frames.longest == base.AHEAD
     assert sorted(f for piece in pieces for _, f in piece.places) == list(range(20))
@@ -157,10 +161,9 @@ def test_the_official_code_runs_with_random_weights(tmp_path: Path) -> None:
     with without_download(resnet):
         torch.save(network.XMem(dict(SETTINGS)).state_dict(), tmp_path / "random.pth")
     xmem = load_xmem(checkout, tmp_path / "random.pth")
-    masks = XMemSegmenter(GrabCutSegmenter(), xmem, short_side=0).segment(
-        clip(60), PROMPTS
-    )  # long-term memory too
-    np.testing.assert_array_equal(
-        masks[0, 4], GrabCutSegmenter().image_masks([clip(60)[4]], PROMPTS[:1])[0]
-    )
+    # Long enough for the long-term memory.
+    video = clip(60)
+    masks = XMemSegmenter(GrabCutSegmenter(), xmem, short_side=0).segment(video, PROMPTS)
+    expected = GrabCutSegmenter().image_masks([video[4]], PROMPTS[:1])[0]
+    np.testing.assert_array_equal(masks[0, 4], expected)
     assert masks.shape == (2, 60, 48, 64)
