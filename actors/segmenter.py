@@ -64,14 +64,13 @@ def load_segmenter(cfg: Config, device: str) -> Segmenter:
 
 def attach_redrawing(cfg: Config, segmenter: Segmenter) -> MaskHead:
     """Let the segmenter draw every frame anew with the policy's mask head; return the head."""
-    from transformers import AutoConfig
-
+    from models.families import family_of
     from models.policy import mask_head
     from models.segmenters.sam2 import Sam2Segmenter
 
     assert isinstance(segmenter, Sam2Segmenter), "checked by configs.load"
     folder = resolve(cfg.policy.path)
-    width = AutoConfig.from_pretrained(folder).get_text_config().hidden_size
+    width = family_of(folder).hidden_size
     head = mask_head.load(folder, segmenter.model, width).to(segmenter.device).eval()
     segmenter.redraw = head.decode
     return head

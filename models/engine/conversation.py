@@ -146,7 +146,7 @@ class Conversation:
     async def _add_user_turn(
         self, content: Sequence[str | View]
     ) -> tuple[list[int], tuple[Media, ...]]:
-        """Add a user turn to the dialogue; return its ids, as the model sees them, and its media."""
+        """Add a user turn to the dialogue; return its expanded ids and its media."""
         views = [piece for piece in content if isinstance(piece, View)]
         media = await self.gallery.show(views)
         self.media += media

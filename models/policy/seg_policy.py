@@ -290,7 +290,7 @@ def attach(
     Raises:
         ValueError: as `mask_head.load`.
     """
-    width = policy.vlm.config.get_text_config().hidden_size
+    width = policy.family.hidden_size
     if fresh and not (folder / mask_head.FOLDER).is_dir():
         head = MaskHead(sam, width)
     else:

@@ -72,7 +72,7 @@ class Bench:
     def gaps(
         self, turns: Sequence[Turn], gallery: Gallery, temperature: float = 1.0
     ) -> torch.Tensor:
-        """Differences of log-probs to one teacher-forced forward over the whole dialogue, absolute."""
+        """Absolute differences of log-probs to one teacher-forced forward over the dialogue."""
         from PIL import Image
         from transformers import AutoImageProcessor
 
