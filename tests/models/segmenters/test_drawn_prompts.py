@@ -17,6 +17,7 @@ from core.drawing.requests import DrawnPrompt
 from core.types import MaskPrompt
 from models.policy.mask_head import FrameFeatures, MaskHead, resize_logits
 from models.segmenters import make, sam2_build, sam2_track
+from models.segmenters.base import Prompt
 from models.segmenters.sam2 import Sam2Segmenter
 from models.segmenters.sam2_build import OFFICIAL, TINY
 from tests.models.seg_cases import head, sam
@@ -113,7 +114,7 @@ def test_drawn_masks_and_boxes_share_a_batch_of_prompts(model, mask_head, redraw
     segmenter = Sam2Segmenter(model, TINY, redraw=mask_head.decode if redrawn else None)
     frames = noise()
     box = MaskPrompt(4, (10.0, 12.0, 55.0, 41.0))
-    prompts = [
+    prompts: list[Prompt] = [
         drawn(model, mask_head, frames, KEYFRAME),
         box,
         drawn(model, mask_head, frames, 6, seed=1),
@@ -191,7 +192,7 @@ def test_shipped_weights_follow_a_true_mask_about_as_well_as_a_box() -> None:
         full_11HW = torch.from_numpy(truth_FHW[frame])[None, None].float()
         small_hw = F.interpolate(full_11HW, (32, 32), mode="area")[0, 0]
         box = MaskPrompt(frame, box_of(made, thing, frame))
-        prompts = [box, DrawnPrompt(frame, (20 * small_hw - 10).numpy())]
+        prompts: list[Prompt] = [box, DrawnPrompt(frame, (20 * small_hw - 10).numpy())]
         seen_F = made.areas_OF[thing] > 0
         seen_F[frame] = False
         for name, masks_FHW in zip(later, shipped.segment(made.frames_FHWC, prompts), strict=True):
