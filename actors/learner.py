@@ -16,15 +16,16 @@ import numpy as np
 import ray
 
 from actors.drawing import DrawBatch, DrawnMasks
+from actors.objective import StepReport
 from cluster.placement import Device
 from cluster.refs import MediaRef
 from cluster.weights import WeightVersion
 from configs.schema import Config
 from core.batch import GroupBatch, ImageLayout
 
-# Importing the trainer imports DeepSpeed, which the driver does not need.
+# The trainer imports DeepSpeed. The driver, which imports this file too, does not need it.
 if TYPE_CHECKING:
-    from actors.trainer import StepReport, TrainerRank
+    from actors.trainer import TrainerRank
 
 
 @dataclass(frozen=True)

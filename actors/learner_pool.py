@@ -10,24 +10,19 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from actors.drawer import DrawingPool, media_of_rows
 from actors.drawing import DrawBatch
 from actors.learner import LearnerActor, RankPlace
-from actors.objective import RowStats, batch_metrics
+from actors.objective import RowStats, StepReport, batch_metrics
 from cluster.placement import Device, Placement
 from cluster.refs import Handle, MediaRef, call_all, results, start_actor
 from cluster.weights import WeightVersion
 from configs.schema import Config
 from core import batch, grpo
 from core.types import Group, Update
-
-# The driver does not need DeepSpeed.
-if TYPE_CHECKING:
-    from actors.trainer import StepReport
 
 # Advantages of a group: of each turn of each episode.
 Credit = Sequence[Sequence[float]]

@@ -98,6 +98,21 @@ class RowStats:
         )
 
 
+@dataclass(frozen=True)
+class StepReport:
+    """Report of one rank on one optimizer step.
+
+    Attributes:
+        stats: statistics of this rank's rows.
+        grad_norm: norm of the gradients before clipping; None if the step was skipped.
+        lr: learning rate.
+    """
+
+    stats: RowStats
+    grad_norm: float | None
+    lr: float
+
+
 def grpo_loss(
     logprob_N: Tensor,
     entropy_N: Tensor,

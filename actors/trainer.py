@@ -20,7 +20,14 @@ from torch import Tensor
 from actors import learner_state, optimizer, policies, whole_weights
 from actors.drawing import DrawBatch, DrawnMasks, draw_rows
 from actors.learning_rate import learning_rate
-from actors.objective import RowStats, add_mask_loss, grpo_loss, imitation_loss, spread_failure
+from actors.objective import (
+    RowStats,
+    StepReport,
+    add_mask_loss,
+    grpo_loss,
+    imitation_loss,
+    spread_failure,
+)
 from cluster import weights
 from cluster.placement import Device
 from cluster.refs import MediaRef, load_media
@@ -32,21 +39,6 @@ from models.engine import weight_senders
 from models.engine.weight_senders import IpcSender, NcclSender
 from models.policy.pixels import Pixels
 from models.policy.policy import PolicyOutput
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """Report of one rank on one optimizer step.
-
-    Attributes:
-        stats: statistics of this rank's rows.
-        grad_norm: norm of the gradients before clipping; None if the step was skipped.
-        lr: learning rate.
-    """
-
-    stats: RowStats
-    grad_norm: float | None
-    lr: float
 
 
 @dataclass
