@@ -109,15 +109,26 @@ def ablate(
         state = "finished before" if found else folder
         print(f"[{number}/{len(runs)}] {variant}, seed {seed}: {state}", flush=True)
         if found is None:
-            code = start(ablation.job, arguments)
-            found = outcome(ablation, cfg)
-            if code != 0 or found is None:
-                raise RuntimeError(
-                    f"{folder}: ended with exit code {code}; see above, then start again to go on"
-                )
+            found = run_variant(ablation, cfg, arguments, start)
         outcomes.setdefault(variant, {})[seed] = found
         write_atomic(table, markdown(name, ablation, outcomes))
     return table
+
+
+def run_variant(ablation: Ablation, cfg: Config, arguments: Sequence[str], start: Start) -> Outcome:
+    """Run one variant with one seed, and return its measures.
+
+    Raises:
+        RuntimeError: The run ended badly.
+    """
+    code = start(ablation.job, arguments)
+    found = outcome(ablation, cfg)
+    if code != 0 or found is None:
+        folder = Path(cfg.runs) / cfg.name
+        raise RuntimeError(
+            f"{folder}: ended with exit code {code}; see above, then start again to go on"
+        )
+    return found
 
 
 def plan(

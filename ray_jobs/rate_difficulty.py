@@ -202,19 +202,26 @@ def rate_split(
     ):
         phase.advance(journal.found)
         rate(samples, rater, cfg.difficulty.attempts, journal, phase.advance)
-        rated = {}
-        for sample in samples:
-            if sample.uid in journal.done:
-                rated[sample.uid] = journal.done[sample.uid]
-        missing = len(samples) - len(rated)
-        if missing:
-            raise RuntimeError(
-                f"{split}: {missing} of {len(samples)} could not be rated; run again"
-            )
-        content["samples"] = rated
+        content["samples"] = rated_samples(split, samples, journal)
         write_json(file, content)
         journal.remove()
     return file, content
+
+
+def rated_samples(split: str, samples: Sequence[Sample], journal: Journal) -> dict[str, Any]:
+    """Return the entry of each sample in the journal.
+
+    Raises:
+        RuntimeError: A sample has none.
+    """
+    rated = {}
+    for sample in samples:
+        if sample.uid in journal.done:
+            rated[sample.uid] = journal.done[sample.uid]
+    missing = len(samples) - len(rated)
+    if missing:
+        raise RuntimeError(f"{split}: {missing} of {len(samples)} could not be rated; run again")
+    return rated
 
 
 def rate(

@@ -205,12 +205,7 @@ def write_results(
     overlay = out / "overlay.mp4"
     files["overlay"] = overlay_video(overlay, sample, episode, masks_F, None, rate)
 
-    pictures = keyframe_pictures(sample, episode, masks_F)
-    for frame, image_HWC in pictures.items():
-        name = "keyframe" if len(pictures) == 1 else f"keyframe_{frame}"
-        files[name] = out / f"{name}.png"
-        Image.fromarray(image_HWC).save(files[name])
-
+    files |= write_keyframes(out, sample, episode, masks_F)
     video = sample.video
     masks = {
         "video": video.path,
@@ -218,15 +213,30 @@ def write_results(
         "width": video.width,
         "masks": masks_F,
     }
-    files["masks"] = out / "masks.json"
-    files["masks"].write_text(json.dumps(masks), encoding="utf-8")
-    found = json.dumps(answer(cfg, sample, episode, masks_F), indent=2) + "\n"
-    files["answer"] = out / "answer.json"
-    files["answer"].write_text(found, encoding="utf-8")
-    files["reasoning"] = out / "reasoning.txt"
-    files["reasoning"].write_text(dialogue(sample, episode), encoding="utf-8")
+    files["masks"] = write_text(out / "masks.json", json.dumps(masks))
+    found = json.dumps(answer(cfg, sample, episode, masks_F), indent=2)
+    files["answer"] = write_text(out / "answer.json", found + "\n")
+    files["reasoning"] = write_text(out / "reasoning.txt", dialogue(sample, episode))
     if png:
         files["mask PNGs"] = write_pngs(out / "masks", sample, masks_F)
+    return files
+
+
+def write_text(file: Path, text: str) -> Path:
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def write_keyframes(
+    out: Path, sample: Sample, episode: Episode, masks_F: tuple[Rle | None, ...]
+) -> dict[str, Path]:
+    """Write a picture of each keyframe; return the files by their content."""
+    files = {}
+    pictures = keyframe_pictures(sample, episode, masks_F)
+    for frame, image_HWC in pictures.items():
+        name = "keyframe" if len(pictures) == 1 else f"keyframe_{frame}"
+        files[name] = out / f"{name}.png"
+        Image.fromarray(image_HWC).save(files[name])
     return files
 
 

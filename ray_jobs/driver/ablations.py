@@ -196,12 +196,7 @@ def markdown(
         outcomes: Outcomes by variant and seed.
     """
     first = outcomes.get(ablation.variants[0].name, {})
-    measured: set[str] = set()
-    for runs in outcomes.values():
-        for run in runs.values():
-            measured.update(run)
-    measures = [measure for measure in MEASURES if measure in measured]
-
+    measures = measures_of(outcomes)
     head = ["variant", "settings", "published", "seeds", *measures]
     rows = [head, ["---"] * len(head)]
     for variant in ablation.variants:
@@ -220,6 +215,15 @@ def markdown(
     if ablation.note:
         lines.append(ablation.note)
     return "\n".join(lines) + "\n"
+
+
+def measures_of(outcomes: Mapping[str, OutcomeBySeed]) -> list[str]:
+    """Return the measures of at least one run, in the order of the table."""
+    measured: set[str] = set()
+    for runs in outcomes.values():
+        for run in runs.values():
+            measured.update(run)
+    return [measure for measure in MEASURES if measure in measured]
 
 
 def spread(values: Sequence[float]) -> float:

@@ -61,14 +61,9 @@ def blind_temporal(samples: Sequence[Sample], num_frames: int) -> dict[str, floa
     rewards = []
     visibles = []
     for sample in samples:
-        frames = uniform_frames(sample.video.num_frames, num_frames)
-        boxes_F4, areas_F = boxes_areas(sample)
-        sides = boxes_F4[frames, 2:] - boxes_F4[frames, :2]
-        visible = torch.as_tensor(np.asarray(areas_F)[frames] > 0)
-        box_areas = torch.as_tensor(sides.prod(1))
-        reward = keyframe_size(torch.arange(len(frames)), visible, box_areas)
-        rewards.append(reward.numpy())
-        visibles.append(visible.numpy())
+        reward_F, visible_F = _reward_of_frames(sample, num_frames)
+        rewards.append(reward_F)
+        visibles.append(visible_F)
     reward_SF = np.stack(rewards)
     visible_SF = np.stack(visibles)
 
@@ -86,6 +81,17 @@ def blind_temporal(samples: Sequence[Sample], num_frames: int) -> dict[str, floa
         "best frame (needs the target)": float(reward_SF.max(1).mean()),
         "share of frames in which the target is visible": float(visible_SF.mean()),
     }
+
+
+def _reward_of_frames(sample: Sample, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the reward of each sampled frame as a keyframe, and whether the target is visible."""
+    frames = uniform_frames(sample.video.num_frames, num_frames)
+    boxes_F4, areas_F = boxes_areas(sample)
+    sides_F2 = boxes_F4[frames, 2:] - boxes_F4[frames, :2]
+    visible_F = torch.as_tensor(np.asarray(areas_F)[frames] > 0)
+    box_areas_F = torch.as_tensor(sides_F2.prod(1))
+    reward_F = keyframe_size(torch.arange(len(frames)), visible_F, box_areas_F)
+    return reward_F.numpy(), visible_F.numpy()
 
 
 def _truth_FHW(sample: Sample) -> np.ndarray:

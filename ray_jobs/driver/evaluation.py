@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from actors.drawing import Drawn, tracking_prompts
 from actors.reward import Scoring
 from actors.rollout import Played
+from actors.segmenter import VideoMasks
 from core.evaluation.protocols import measure
 from core.types import End, Episode, Reward, Sample
 from ray_jobs.driver.masking import Masking
@@ -136,13 +137,7 @@ def measure_chunk(groups: Sequence[ScoredGroup], pools: Pools) -> list[Result]:
     """Segment the episodes of some groups and measure their masks; in the order of the samples."""
     # Arrival differs from run to run; the order of the samples does not.
     groups = sorted(groups, key=lambda group: group.played.index)
-    jobs = []
-    for group in groups:
-        video = group.played.sample.video
-        for number, episode in enumerate(group.played.episodes):
-            drawn = () if group.drawn is None else group.drawn[number]
-            jobs.append((video, tracking_prompts(episode, drawn)))
-    masks = iter(pools.segmenters.segment(jobs))
+    masks = iter(segment_groups(groups, pools))
 
     results = []
     for group in groups:
@@ -158,6 +153,17 @@ def measure_chunk(groups: Sequence[ScoredGroup], pools: Pools) -> list[Result]:
                 scores = measure(sample, masks_F, keyframes_of(episode)).scores
             results.append(Result(sample, episode, masks_F, reward, scores))
     return results
+
+
+def segment_groups(groups: Sequence[ScoredGroup], pools: Pools) -> list[VideoMasks]:
+    """Return the masks of each episode of each group, in order."""
+    jobs = []
+    for group in groups:
+        video = group.played.sample.video
+        for number, episode in enumerate(group.played.episodes):
+            drawn = () if group.drawn is None else group.drawn[number]
+            jobs.append((video, tracking_prompts(episode, drawn)))
+    return pools.segmenters.segment(jobs)
 
 
 def evaluate(

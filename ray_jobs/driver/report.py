@@ -59,9 +59,7 @@ def report(
     overlays = write_overlays(folder, best_and_worst(after["greedy"].results, OVERLAYS))
 
     # A gain above the best blind guess shows that the policy reads the sentence.
-    split = cfg.data.test_split
-    objects = video_objects(cfg.data.format, cfg.data.root, split)
-    blind = blind_jf(run.measured_samples(split), objects)
+    blind = blind_guesses(run)
     values_after = {how: values_of(evaluation) for how, evaluation in after.items()}
     summary = summarise(run, before, values_after, max(blind.values()), start_seconds)
     summary["weights_sha256"] = weights_hash
@@ -81,6 +79,13 @@ def report(
     return summary
 
 
+def blind_guesses(run: Run) -> dict[str, float]:
+    """Return the J&F of each blind guess on the measured samples of the test split."""
+    data = run.cfg.data
+    objects = video_objects(data.format, data.root, data.test_split)
+    return blind_jf(run.measured_samples(data.test_split), objects)
+
+
 def summarise(
     run: Run,
     before: Measurement,
@@ -91,19 +96,7 @@ def summarise(
     """Return the figures of summary.json. Those of before training are left out if not measured."""
     cfg = run.cfg
     steps = run.record.steps()
-    # Every system has the key "mask", also if no step had that stage.
-    seconds: dict[str, float] = {"start": start_seconds, "mask": 0.0}
-    for line in steps:
-        for stage, spent in line["seconds"].items():
-            seconds[stage] = seconds.get(stage, 0.0) + spent
-
-    # Pairing takes the difficulty of each expression out of the standard error.
-    paired = {}
-    for how, values in before.items():
-        for figure in after[how]:
-            mean, error = paired_gain(values[figure], after[how][figure])
-            paired[f"{how}_{figure}"] = {"mean": mean, "standard_error": error}
-
+    seconds = {"start": start_seconds} | stage_seconds(steps)
     tokens = sum(_column(steps, "completion_tokens"))
     return _means(before, after) | {
         "system": cfg.system.name,
@@ -112,7 +105,7 @@ def summarise(
         "reward_first": steps[0]["reward"],
         "reward_last": steps[-1]["reward"],
         "blind_jf": blind,
-        "paired": paired,
+        "paired": paired_gains(before, after),
         "logprob_gap_mean": float(np.mean(_column(steps, "logprob_gap_mean"))),
         "logprob_gap_max": max(_column(steps, "logprob_gap_max")),
         "groups": len(steps) * cfg.rollout.prompts_per_step,
@@ -120,6 +113,29 @@ def summarise(
         "seconds": seconds,
         "tokens_per_second": tokens / max(seconds.get("play", 0.0), 1e-9),
     }
+
+
+def stage_seconds(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the seconds of each stage, summed over the lines of metrics.jsonl."""
+    # Every system has the key "mask", also if no step had that stage.
+    seconds = {"mask": 0.0}
+    for line in steps:
+        for stage, spent in line["seconds"].items():
+            seconds[stage] = seconds.get(stage, 0.0) + spent
+    return seconds
+
+
+def paired_gains(before: Measurement, after: Measurement) -> dict[str, dict[str, float]]:
+    """Return mean and standard error of each gain, paired by expression.
+
+    Pairing takes the difficulty of each expression out of the standard error.
+    """
+    gains = {}
+    for how, values in before.items():
+        for figure in after[how]:
+            mean, error = paired_gain(values[figure], after[how][figure])
+            gains[f"{how}_{figure}"] = {"mean": mean, "standard_error": error}
+    return gains
 
 
 def table_rows(
