@@ -60,6 +60,7 @@ class DrawBatch:
             video, frame = self.frames[name]
             names_by_video.setdefault(video, {})[name] = frame
 
+        # All frames of a video are read in one go.
         pixels: MediaTable = {}
         for video, numbers in names_by_video.items():
             frames = read_frames(video, list(numbers.values()))
@@ -68,6 +69,7 @@ class DrawBatch:
 
     def share(self, rows: Sequence[GroupBatch]) -> DrawBatch:
         """Return the part of these rows."""
+        # By identity: a dummy row repeats the requests of another row.
         own: dict[int, DrawRequest] = {}
         for row in rows:
             for request in requests_of_row(self.requests, row):
@@ -98,6 +100,7 @@ def draw_batch(
             names[frame] = f"{video.path}/{video.frame_names[frame]}"
             frames[names[frame]] = (video, frame)
 
+        # Requests know their episode by its number in the whole batch.
         for request in draw_requests(group, first, names):
             if not kept_roles or request.prompt.role in kept_roles:
                 requests.append(request)

@@ -119,6 +119,7 @@ class LearnerPool(DrawingPool[LearnerActor]):
             counts += grpo.trained_tokens(group)
         weights = grpo.token_weights(counts, aggregation, max_tokens=self.cfg.rollout.max_model_len)
 
+        # A group left out still takes its numbers of episodes, which name them in the batch.
         forest: list[batch.Tree] = []
         first = 0
         for number, group in enumerate(groups):

@@ -38,6 +38,7 @@ def save(engine: DeepSpeedEngine, folder: Path, source: Path, updates: int) -> N
         source: folder of the policy before training.
         updates: number of optimizer steps done.
     """
+    # All ranks gather, and the first one writes.
     state = whole_state(engine)
     adapter = adapter_state(engine)
     rank = torch.distributed.get_rank()
@@ -61,6 +62,7 @@ def save(engine: DeepSpeedEngine, folder: Path, source: Path, updates: int) -> N
             if rank == 0:
                 head.save(folder / "policy")
 
+    # Optimizer and random states: each rank has its own.
     engine.save_checkpoint(str(folder / "deepspeed"), tag=_TAG)
     torch.save(random_states(), folder / f"rng_{rank}.pt")
     torch.distributed.barrier()

@@ -20,9 +20,10 @@ import ray
 
 from cluster.refs import Handle, Ref, get
 
-A = TypeVar("A")  # class of the actors
-T = TypeVar("T")  # a task
-R = TypeVar("R")  # its result
+# Class of the actors, a task, and its result.
+A = TypeVar("A")
+T = TypeVar("T")
+R = TypeVar("R")
 
 # Errors of Ray that mean: the process that worked on this task is gone.
 LOST = (
@@ -122,25 +123,15 @@ class Pool(ABC, Generic[A, T, R]):
             Errors of the tasks, and of `give_up`.
         """
         fresh = iter(tasks)
+        # Tasks to hand out before fresh ones, with the number of their next attempt.
         waiting: deque[tuple[T, int]] = deque()
         flying: dict[Ref[R], Flight[T, R]] = {}
         while True:
-            # Hand out as much as the workers have room for.
-            while True:
-                if not waiting:
-                    waiting.extend((task, 1) for task in itertools.islice(fresh, 1))
-                if not waiting:
-                    break
-                task, attempt = waiting[0]
-                flight = self._send(task, attempt, flying.values(), in_flight)
-                if flight is None:
-                    break
-                waiting.popleft()
-                flying[flight.ref] = flight
-
+            self._fill(flying, waiting, fresh, in_flight)
             if not flying:
                 return
 
+            # One result at a time, so that its worker gets the next task at once.
             [ref], _ = ray.wait(list(flying), num_returns=1)
             done = flying.pop(ref)
             try:
@@ -181,6 +172,27 @@ class Pool(ABC, Generic[A, T, R]):
             with self._lock:
                 self._submitted.pop(flight.ref, None)
         return self.wait_for(self.hand_out(flight.task, flight.attempt + 1))
+
+    def _fill(
+        self,
+        flying: dict[Ref[R], Flight[T, R]],
+        waiting: deque[tuple[T, int]],
+        fresh: Iterator[T],
+        in_flight: int,
+    ) -> None:
+        """Hand out waiting tasks, then fresh ones, while a worker has room."""
+        while True:
+            if not waiting:
+                for task in itertools.islice(fresh, 1):
+                    waiting.append((task, 1))
+            if not waiting:
+                return
+            task, attempt = waiting[0]
+            flight = self._send(task, attempt, flying.values(), in_flight)
+            if flight is None:
+                return
+            waiting.popleft()
+            flying[flight.ref] = flight
 
     def _start_next(self) -> None:
         number = next(self._numbers)

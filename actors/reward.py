@@ -1,4 +1,4 @@
-"""Reward actors, with the ground truth, score whole groups as they finish; and their pool.
+"""Reward actors and their pool. They hold the ground truth and score groups as they finish.
 
 A reward actor reads the data set itself and looks a sample up by its uid, so ground truth never
 comes from the prompt or from the rollout.
@@ -88,6 +88,7 @@ class RewardActor:
         if not alive:
             return tuple(rewards)
 
+        # Masks drawn by the policy come with the group. Others are made here.
         finished = [episodes[number] for number in alive]
         if drawn is None:
             masks = self._masks(sample, finished)

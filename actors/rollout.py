@@ -1,4 +1,4 @@
-"""Rollout actors play whole groups with one vLLM engine each; and their pool.
+"""Rollout actors, with one vLLM engine each, and their pool. They play whole groups.
 
 The pool keeps every engine filled. A dead actor is replaced by one with the current weights, and
 its groups are played again. Seeds come from the run, step, sample and turn, so the

@@ -1,9 +1,9 @@
-"""Segmenter actors, from prompts to masks of whole videos; and their pool.
+"""Segmenter actors and their pool: from prompts to masks of whole videos.
 
-An actor reads the frames itself, so only prompts and encoded masks travel. All jobs of a
-video go to one actor together: its frames are decoded and encoded once, equal prompts are tracked
-once, and all in one batch. A long video is read in pieces and its masks are encoded as they come,
-so an array of all its frames never exists.
+An actor reads the frames itself, so only prompts and encoded masks travel. All jobs of a video go
+to one actor together: its frames are decoded and encoded once, equal prompts are tracked once, and
+all in one batch. A long video is read in pieces and its masks are encoded as they come, so an array
+of all its frames never exists.
 """
 
 from __future__ import annotations
@@ -118,6 +118,7 @@ def masks_on_all_frames(
     tracks: dict[Prompt, list[Rle | None]] = {}
     for prompt in prompts:
         tracks[prompt] = [None] * video.num_frames
+    # Masks come in pieces, in any order, and are encoded at once.
     for start in range(0, len(prompts), together):
         batch = prompts[start : start + together]
         for piece in segmenter.track(frames, batch):

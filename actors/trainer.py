@@ -81,6 +81,7 @@ class TrainerRank:
         self.total_updates = total_updates
         self.updates = 0
 
+        # A backend that cannot work is refused before the ranks wait for each other.
         self.sender: NcclSender | IpcSender | None = None
         if cfg.cluster.weight_backend != "object_store":
             self.sender = weight_senders.make(cfg.cluster.weight_backend)
@@ -122,6 +123,7 @@ class TrainerRank:
         """
         temperature = 1.0 if imitate else self.cfg.rollout.temperature
         batch = self._prepare(rows, media, targets)
+        # The reference never changes, so its log-probs serve all steps on this batch.
         if self.reference is not None and not imitate:
             patches = [prepared.patches for prepared in batch]
             references = self.reference.logprobs(rows, patches, temperature)

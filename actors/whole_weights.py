@@ -42,6 +42,7 @@ def whole_state(engine: DeepSpeedEngine) -> dict[str, Tensor]:
     """
     is_first = torch.distributed.get_rank() == 0
     state: dict[str, Tensor] = {}
+    # By identity of the parameter: a tied head is gathered and copied once.
     copies: dict[int, Tensor] = {}
     for name, weight in lora.weights(engine.module.vlm).items():
         key = id(weight.base)
