@@ -4,8 +4,7 @@ A multimodal model rates five aspects from 1 to 10; D is their mean. `rewards.le
 budget of reasoning tokens. The paper does not publish its question; this one is chosen by this
 project.
 
-This file stands in core because the data readers, the rater, the jobs and the synthetic world share
-it.
+The system, the job that rates samples and the synthetic world share this file.
 """
 
 from __future__ import annotations

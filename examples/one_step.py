@@ -145,7 +145,9 @@ def one_step(
     judged = [grpo.judge(group) for group in scored]
 
     # 5. Learn: all groups in one row, one optimizer step on its trained tokens.
-    counts = [count for group in judged for count in grpo.trained_tokens(group)]
+    counts: list[int] = []
+    for group in judged:
+        counts += grpo.trained_tokens(group)
     weights = grpo.token_weights(counts, "token_mean", max_tokens=2)
     forest: list[batch.Tree] = []
     for index, group in enumerate(judged):
@@ -168,7 +170,9 @@ def one_step(
     optimizer.step()
 
     # 6. Publish: the toy engine and the learner share their weights.
-    totals = [reward.total for group in judged for reward in group.rewards if reward]
+    totals: list[float] = []
+    for group in judged:
+        totals += [reward.total for reward in group.rewards if reward]
     return float(np.mean(totals))
 
 

@@ -7,11 +7,9 @@ import torch
 
 from core.drawing.losses import at_points, bce, dice, draw_points, mask_loss
 
-HALF = torch.tensor([[[0.0, 0.0], [0.0, 0.0]]], dtype=torch.float64)  # p = .5 everywhere
-LOGITS = torch.tensor(
-    [[[math.log(3), -math.log(3)], [0.0, 0.0]]],
-    dtype=torch.float64,
-)  # p = .75, .25, .5, .5
+# Logits of the probabilities .5 everywhere, and .75, .25, .5, .5.
+HALF = torch.zeros(1, 2, 2, dtype=torch.float64)
+LOGITS = torch.tensor([[[math.log(3), -math.log(3)], [0.0, 0.0]]], dtype=torch.float64)
 TRUTH = torch.tensor([[[True, False], [True, False]]])
 
 
