@@ -129,7 +129,7 @@ def accuracy(text: str, truth: Truth) -> float:
     squares_MN2 = (points_M2[:, None] - truth.points_N2[None]) ** 2
     near_MN = np.sqrt(squares_MN2.sum(axis=2)) < 30
     inside_M2 = (points_M2 >= boxes_M4[:, :2]) & (points_M2 <= boxes_M4[:, 2:])
-    inside_M1 = np.asarray(inside_M2).all(axis=1)[:, None]
+    inside_M1 = np.all(inside_M2, axis=1, keepdims=True)
     scores_MN = (pairwise_iou(boxes_M4, truth_N4) > 0.5).astype(float)
     scores_MN = scores_MN + (l1_MN < 10) + (near_MN & inside_M1)
     matching = linear_sum_assignment(3 - scores_MN)

@@ -20,7 +20,11 @@ Weights = Mapping[str, torch.Tensor]
 
 
 def config(
-    policy_folder: Path, ranks: int = 1, stage: int = 1, row_tokens: int = 4096, **learner: Any
+    policy_folder: Path | str,
+    ranks: int = 1,
+    stage: Any = 1,
+    row_tokens: int = 4096,
+    **learner: Any,
 ) -> Config:
     """Return the configuration of some ranks, with further settings of the section `learner`."""
     cfg = Config()

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-import systems
 from configs.load import load
 from systems.videoseg_o3 import VideoSegO3
 from systems.videoseg_o3.options import BUDGETS, TERMS
@@ -66,7 +65,7 @@ def test_options_that_do_not_fit(options, message):
 @pytest.mark.parametrize("preset", ["videoseg_o3_2b", "videoseg_o3_4b"])
 def test_presets_have_the_released_numbers(preset):
     cfg = load([preset])
-    options = systems.make(cfg.system.name, cfg.system.options).options
+    options = VideoSegO3.make(cfg.system.options).options
     assert options.frames == BUDGETS["rl"]
     assert (options.max_turns, options.rewards) == (3, "as_released")
     assert options.all_weights == TERMS
@@ -92,5 +91,5 @@ def test_presets_have_the_released_numbers(preset):
 
 def test_evaluation_has_its_own_budget():
     cfg = load(["videoseg_o3_2b", "system.options.budget=evaluation"])
-    frames = systems.make(cfg.system.name, cfg.system.options).options.frames
+    frames = VideoSegO3.make(cfg.system.options).options.frames
     assert (frames.temporal_frames, frames.spatial_frames, frames.max_tokens) == (20, 8, 1024)

@@ -53,7 +53,10 @@ def test_no_answer_tags():
 
 def test_at_most_120_objects():
     many = "[" + ", ".join([ROW] * 150) + "]"
-    assert len(read_objects(answer(many))) == len(coordinates(strict_answer(answer(many)))) == 120
+    objects = read_objects(answer(many))
+    assert objects is not None
+    assert len(objects) == 120
+    assert len(coordinates(strict_answer(answer(many)))) == 120
 
 
 @pytest.mark.parametrize(
@@ -65,6 +68,7 @@ def test_only_strict_json_earns(body):
 
 def test_one_bad_object_makes_the_answer_worth_nothing():
     good = strict_answer(answer(f"[{ROW}]"))
+    assert good is not None
     assert coordinates(good) == [(1, 2, 30, 40, 5, 6)]
     for bad in ({"bbox_2d": [1, 2, 3, 4]}, {"bbox_2d": [1, 2, 3], "point_2d": [1, 2]}, "x", {}):
         assert coordinates([*good, bad]) == []
@@ -78,10 +82,9 @@ def test_negative_points_of_all_objects():
         (3, 4),
         (5, 6),
     ]
-    assert strict_answer('<answer>[{"neg_points_2d": [[3, 4]]}]</answer>')[0]["neg_point_2d"] == [
-        3,
-        4,
-    ]
+    only_negative = strict_answer('<answer>[{"neg_points_2d": [[3, 4]]}]</answer>')
+    assert only_negative is not None
+    assert only_negative[0]["neg_point_2d"] == [3, 4]
 
 
 def test_reasoning_is_all_before_the_answer():

@@ -9,6 +9,7 @@ import math
 import os
 import re
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from tests.systems.scripted import ScriptedAsk
 
 FUZZ = int(os.environ.get("RAYVOS_FUZZ", "400"))
 
-VISION_REASONER = {
+VISION_REASONER: dict[str, Any] = {
     "answer": "box_point",
     "length_penalty": "none",
     "target_height": 840,
@@ -193,11 +194,11 @@ def many(seed: int) -> tuple[Sample, list[dict[str, list[int]]]]:
     rng = np.random.default_rng(seed)
     boxes = []
     for _ in range(int(rng.integers(1, 5))):
-        x = rng.integers(0, 45)
-        y = rng.integers(0, 25)
-        w = 2 * rng.integers(1, 8) + 1
-        h = 2 * rng.integers(1, 8) + 1
-        boxes.append((int(x), int(y), int(min(x + w, 60)), int(min(y + h, 40))))
+        x = int(rng.integers(0, 45))
+        y = int(rng.integers(0, 25))
+        w = 2 * int(rng.integers(1, 8)) + 1
+        h = 2 * int(rng.integers(1, 8)) + 1
+        boxes.append((x, y, min(x + w, 60), min(y + h, 40)))
     one = sample(1, boxes)
     truth = truth_in(one, 0, (840, 840))
     pairs = zip(

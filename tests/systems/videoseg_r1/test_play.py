@@ -3,6 +3,7 @@
 import asyncio
 import json
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 import systems
 from configs.load import load
-from core.types import End, Hints, Notes, Target, View
+from core.types import End, Hints, Notes, Sample, Target, View
 from rewards.negative_points import taxicab_distance
 from systems.videoseg_r1 import VideoSegR1
 from systems.videoseg_r1.score import difficulty
@@ -138,14 +139,25 @@ def test_prompts_of_a_segmenter_stay_inside_the_video():
 # --- what training shows
 
 
+def target_frame(system: VideoSegR1, of: Sample, seed: int) -> int | None:
+    """Return the target frame that training shows."""
+    hints = system.shown(of, np.random.default_rng(seed)).hints
+    assert hints is not None
+    return hints.target_frame
+
+
 def test_training_shows_a_large_target_and_no_truth():
     masks = tuple(rectangle(0, 0, 4 + f, 4 + f) if f % 2 else None for f in range(20))
     grows = replace(sample(20), targets=(Target("a", masks),), notes=Notes(thought="t"))
     frames = set()
     for seed in range(60):
         shown = VideoSegR1.make(TINY).shown(grows, np.random.default_rng(seed))
+        assert shown.hints is not None
         frame = shown.hints.target_frame
-        (start, stop) = shown.hints.key_segment
+        segment = shown.hints.key_segment
+        assert frame is not None
+        assert segment is not None
+        start, stop = segment
         assert shown.targets == ()
         assert shown.notes == Notes()
         assert 0 <= start <= frame < stop <= 20
@@ -153,25 +165,18 @@ def test_training_shows_a_large_target_and_no_truth():
         frames.add(frame)
     assert frames == {11, 13, 15, 17, 19}
     any_visible = VideoSegR1.make(TINY | {"training_frame": "visible"})
-    assert {
-        any_visible.shown(grows, np.random.default_rng(s)).hints.target_frame for s in range(200)
-    } == set(range(1, 20, 2))
-    assert (
-        VideoSegR1.make(TINY | {"training_frame": "sampler"})
-        .shown(grows, np.random.default_rng(0))
-        .hints
-        is None
-    )
+    found = {target_frame(any_visible, grows, seed) for seed in range(200)}
+    assert found == set(range(1, 20, 2))
+    by_sampler = VideoSegR1.make(TINY | {"training_frame": "sampler"})
+    assert by_sampler.shown(grows, np.random.default_rng(0)).hints is None
 
 
 def test_training_without_a_target_takes_any_frame():
-    shown = [
-        VideoSegR1.make(TINY).shown(sample(boxes=()), np.random.default_rng(s)) for s in range(80)
-    ]
-    assert {s.hints.target_frame for s in shown} == set(range(8))
+    system = VideoSegR1.make(TINY)
     unseen = sample(seen=())
-    shown = [VideoSegR1.make(TINY).shown(unseen, np.random.default_rng(s)) for s in range(80)]
-    assert {s.hints.target_frame for s in shown} == set(range(8))
+    for nothing in (sample(boxes=()), unseen):
+        found = {target_frame(system, nothing, seed) for seed in range(80)}
+        assert found == set(range(8))
     with pytest.raises(ValueError, match="'v/0': its targets are in none of the 8 frames"):
         VideoSegR1.make(TINY).demonstrate(unseen, np.random.default_rng(0))
 
@@ -294,7 +299,7 @@ def test_length_and_difficulty():
     with pytest.raises(
         ValueError, match="'v/0': difficulty = 'hard': expected a number from 1 to 10"
     ):
-        difficulty(sample(notes=Notes(difficulty="hard")))
+        difficulty(sample(notes=Notes(difficulty=cast(Any, "hard"))))
 
 
 def test_without_a_chain_of_thought():
@@ -385,6 +390,7 @@ def test_options_that_do_not_fit(options, message):
 
 def test_system_by_name():
     system = systems.make("videoseg_r1", {"reference_frames": 0, "sampler_samples": 4})
+    assert isinstance(system, VideoSegR1)
     assert system.name == "videoseg_r1"
     assert system.options.plan.samples == 4
     assert system.options.plan.mode == "full"
@@ -393,7 +399,7 @@ def test_system_by_name():
 @pytest.mark.parametrize("preset", ["videoseg_r1_7b", "videoseg_r1_3b"])
 def test_presets_fit_the_system(preset):
     cfg = load([preset])
-    options = systems.make(cfg.system.name, cfg.system.options).options
+    options = VideoSegR1.make(cfg.system.options).options
     assert (options.target_hw, options.negative_limit, options.answer) == ((840, 840), 40, "all")
     assert (cfg.rollout.prompts_per_step, cfg.rollout.group_size, cfg.learner.lr) == (16, 8, 1e-6)
     assert cfg.policy.path.endswith(f"{preset[-2:].upper()}-Instruct")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def play(text: str, complete: bool = True):
         return Turn((), (1,), (0.0,), text, (), complete, 0)
 
     rater = make("difficulty_rater", {"num_frames": 2, "frame_side": 56, "max_tokens": 40})
-    return asyncio.run(rater.play(SAMPLE, ask))
+    return asyncio.run(rater.play(SAMPLE, cast(Any, ask)))
 
 
 def test_an_episode_ends_well_only_with_five_ratings() -> None:
