@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -33,7 +34,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[Piece]:
     return pieces(load_samples("mevis", str(root), "train", "keep"))
 
 
-def by_video(results: Iterable[tuple[Piece, Result]]) -> dict[str, Result]:
+def by_video(results: Iterable[tuple[Piece, Result]]) -> dict[str, Any]:
     """Return results by the uid of their video."""
     return {piece.video.uid: result for piece, result in results}
 

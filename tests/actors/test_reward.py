@@ -8,6 +8,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -149,14 +150,17 @@ def test_tracked_masks_are_those_of_the_segmenter_actor(setting):
     failed = Episode(sample.uid, (), End.FAILED, error="boom")
 
     actor = RewardActor(cfg, "cpu", ["train"])
-    actor.system = PaidForTracks()
+    system = PaidForTracks()
+    actor.system = cast(Any, system)
     rewards = actor.score("train", sample.uid, [episodes[0], failed, *episodes[1:]])
     wanted = SegmenterActor(cfg, "cpu").segment(sample.video, prompts)
 
     assert rewards[1] is None
+    assert rewards[0] is not None
     assert rewards[0].total > 0
+    assert rewards[2] is not None
     assert rewards[2].total == 0
-    for masks_F, rles_F in zip(actor.system.masks, wanted, strict=True):
+    for masks_F, rles_F in zip(system.masks, wanted, strict=True):
         assert len(masks_F) == sample.video.num_frames
         for mask_HW, rle in zip(masks_F, rles_F, strict=True):
             assert (mask_HW is None) == (rle is None)
@@ -183,6 +187,7 @@ def test_masks_of_the_segmenter_are_made_only_for_a_reward_that_needs_them(setti
     differing = 0
     for sample in samples:
         shown = actors["mask"].system.shown(sample, np.random.default_rng(0))
+        assert shown.hints is not None
         frame = shown.hints.target_frame
         group = []
         for grow in (0, 14, 14):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -27,9 +28,9 @@ class ScriptedAsk:
     def __init__(self, *texts: str, auxiliary: Sequence[str] = ()) -> None:
         self.texts = texts
         self.auxiliary_texts = auxiliary
-        self.contents: list[list[str | View]] = []
+        self.contents: list[list[Any]] = []
         self.budgets: list[int] = []
-        self.auxiliary_contents: list[list[str | View]] = []
+        self.auxiliary_contents: list[list[Any]] = []
 
     async def __call__(
         self, content: Sequence[str | View], *, max_tokens: int, trainable: bool = True

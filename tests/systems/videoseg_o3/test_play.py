@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import systems
 from core.types import End, Notes, SegPrompt, View
 from systems.videoseg_o3 import VideoSegO3
 from systems.videoseg_o3.answers import keeps_form
@@ -188,7 +187,7 @@ def test_full_prompts_say_what_is_needed():
 
 
 def test_a_budget_of_the_release():
-    options = systems.make("videoseg_o3", {}).options
+    options = VideoSegO3.make({}).options
     assert (
         options.frames.temporal_frames,
         options.frames.key_pixels,

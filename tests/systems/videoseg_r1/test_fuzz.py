@@ -250,7 +250,8 @@ def test_no_completion_breaks_parser_or_reward(iou_source):
             assert all(p.box or 1 in p.labels for p in episode.answer.prompts)
             asked += len(episode.answer.prompts)
         for of in (one, none):
-            masks = drawn(of, *(e.answer.prompts and [LEFT] * len(e.answer.prompts) for e in group))
+            boxes = [[LEFT] * len(episode.answer.prompts) for episode in group]
+            masks = drawn(of, *boxes)
             for reward in system.score(of, group, masks if iou_source == "mask" else None):
                 assert all(math.isfinite(v) for v in (reward.total, *reward.parts.values()))
                 assert all(0 <= v <= 3 for name, v in reward.parts.items() if name != "length")

@@ -212,6 +212,8 @@ def test_short_questions_and_their_answers():
     for start, stop in ((0, 24), (3, 11), (7, 8)):
         assert read_interval(interval_answer(start, stop), 0, 24) == (start, stop)
         for frame in range(start, stop):
-            told = frame_at(start, stop, read_position(position_answer(start, stop, frame)))
+            share = read_position(position_answer(start, stop, frame))
+            assert share is not None
+            told = frame_at(start, stop, share)
             assert start <= told < stop
             assert abs(told - frame) <= (stop - start) / 20 + 1
