@@ -191,7 +191,7 @@ def test_masks_of_the_segmenter_are_made_only_for_a_reward_that_needs_them(setti
         frame = shown.hints.target_frame
         group = []
         for grow in (0, 14, 14):
-            says = Says(boxes(sample, frame, grow))
+            says = cast(Any, Says(boxes(sample, frame, grow)))
             group.append(asyncio.run(actors["mask"].system.play(shown, says)))
         failed = Episode(sample.uid, (), End.FAILED, error="boom")
         episodes = (*group[:2], failed, group[2])
