@@ -1,4 +1,4 @@
-"""What the tiny policy is taught is what the system would reward, and all questions of a lesson share their images."""
+"""Taught answers earn the full reward, and all questions of a lesson share their images."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from models.dialogue import load_dialogue
 from systems.videoseg_r1 import VideoSegR1
 from systems.videoseg_r1.answers import read_objects
 from systems.videoseg_r1.sampler import read_interval, read_position
-from tiny import teach as teach_tiny
 from tiny.school.extend import extend
 from tiny.school.object_lessons import Lessons
 from tiny.school.object_losses import Marker
 from tiny.school.rows import pack
+from tiny.teach import teach
 from tiny.world.scene import COLOURS, random_scene
 
 ROOT = Path(__file__).parents[2]
@@ -51,9 +51,8 @@ def test_lessons_share_their_images_and_are_read(start: Path) -> None:
     kinds = set()
     for dialogues, images in taken:
         views = [piece for piece in dialogues[0][0] if isinstance(piece, View)]
-        assert [image.shape[:2] for image in images] == [
-            (view.height, view.width) for view in views
-        ]
+        sizes = [(view.height, view.width) for view in views]
+        assert [image.shape[:2] for image in images] == sizes
         for content, answer in dialogues:
             assert [piece for piece in content if isinstance(piece, View)] == views
             ask = str(content[-1])
@@ -80,8 +79,8 @@ def test_the_taught_answer_earns_what_can_be_earned() -> None:
     rng = np.random.default_rng(1)
     lessons = Lessons(system, rng)
     for _ in range(12):
-        made = random_scene(rng)
-        sample = lessons.sample(made, lessons.query(made))
+        scene = random_scene(rng)
+        sample = lessons.sample(scene, lessons.query(scene))
         shown = system.shown(sample, rng)
         assert shown.hints is not None
         hinted = replace(sample, hints=shown.hints)
@@ -114,13 +113,13 @@ def test_teaching_changes_the_policy_and_writes_a_folder(start: Path, tmp_path: 
         save_seconds=1e9,
         log_seconds=1e9,
     )
-    teach_tiny.teach(options)
-    before, after = (AutoModelForImageTextToText.from_pretrained(f) for f in (start, out))
-    changed = {
-        n
-        for (n, a), b in zip(before.named_parameters(), after.parameters(), strict=True)
-        if not a.equal(b)
-    }
+    teach(options)
+    before = AutoModelForImageTextToText.from_pretrained(start)
+    after = AutoModelForImageTextToText.from_pretrained(out)
+    changed = set()
+    for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True):
+        if not old.equal(new):
+            changed.add(name)
     assert changed
     assert not any("visual" in name for name in changed)
     assert after.dtype == before.dtype
@@ -132,11 +131,12 @@ def test_several_objects_come_in_one_order() -> None:
     seen = 0
     lessons = Lessons(VideoSegR1.make(OPTIONS), rng)
     while seen < 5:
-        made = random_scene(rng)
-        query = lessons.query(made)
+        scene = random_scene(rng)
+        query = lessons.query(scene)
         if query.kind == "several":
             seen += 1
-            things = [made.things[i] for i in query.objects]
+            things = [scene.things[i] for i in query.objects]
             colours = [list(COLOURS).index(thing.colour) for thing in things]
+            names = " and ".join(f"the {thing.name}" for thing in things)
             assert colours == sorted(colours)
-            assert query.thought.startswith(" and ".join(f"the {thing.name}" for thing in things))
+            assert query.thought.startswith(names)

@@ -1,4 +1,4 @@
-"""The training of the tiny segmenter: what it draws, what it asks for, and one short run of it for real."""
+"""Training of the tiny segmenter: clips, tracks, prompts, loss, and one short real run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Qwen2.5-VL's forward over whole batches, on the parameters of the Hugging Face module.
 
-The Hugging Face forward walks over images and packs rows. With images of one size and rows of one
-layout all of that is a few batched matrix products. Equal to it within rounding (tested). Qwen3-VL
+The Hugging Face forward walks over images and packs rows. Images of one size and rows of one
+layout need only a few batched matrix products. Equal to it within rounding (tested). Qwen3-VL
 is in `tiny.school.batched_qwen3`.
 """
 
@@ -55,7 +55,7 @@ def attend_with_past(
     v: torch.Tensor,
     seen: torch.Tensor,
 ) -> torch.Tensor:
-    """Return attention outputs of rows after a past, which all of them see whole.
+    """Return attention outputs of rows after a past; all rows see the whole past.
 
     Each row of the past belongs to several neighbouring rows. On a CPU it is not repeated for them.
     """
@@ -129,7 +129,7 @@ class Batched(torch.nn.Module):
         self.register_buffer("axis_D", axes, persistent=False)
 
     def axes(self, sections: list[int]) -> list[int]:
-        """Return for each frequency which of a position's three numbers turns it."""
+        """Return the axis of each frequency: time, height or width."""
         axes: list[int] = []
         for axis, count in enumerate(sections):
             axes += [axis] * count
@@ -202,7 +202,7 @@ class Batched(torch.nn.Module):
 
         Args:
             past: Seen by every row; it has the rows of `x`, or one for each of several rows.
-            tap: Index of a layer whose output is returned, too.
+            tap: Index of a layer; its output is returned, too.
             seen_BTT: True if a token (second to last axis) may look at another; without it a token
                 looks at itself and all before it.
 
@@ -285,7 +285,7 @@ class Batched(torch.nn.Module):
 
 
 def _in_blocks(at_HW: torch.Tensor) -> torch.Tensor:
-    """Order a grid by blocks of 2 x 2, which the merger joins; (H * W, 1)."""
+    """Order a grid by the merger's blocks of 2 x 2; (H * W, 1)."""
     half = len(at_HW) // 2
     blocks = at_HW.reshape(half, 2, half, 2).permute(0, 2, 1, 3)
     return blocks.reshape(-1, 1)

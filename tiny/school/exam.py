@@ -1,4 +1,4 @@
-"""Examination of a policy that chooses a keyframe: whole dialogues on held-out scenes.
+"""Examination in choosing a keyframe and drawing a box: whole dialogues on held-out scenes.
 
 Answers are greedy or sampled, and must have the taught layout exactly. Each step reads the whole
 (short) dialogue again after the cached frames: simple, and fast enough because all dialogues

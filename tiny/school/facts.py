@@ -1,4 +1,4 @@
-"""Facts that pretraining teaches beside the dialogues, and the small heads that read them.
+"""Facts taught beside the dialogues in pretraining, and the small heads for them.
 
 The heads read facts off hidden states and are thrown away afterwards: off each image token its
 colours, their boxes and shapes; off the end of each frame, in the middle of the decoder, the
@@ -22,7 +22,7 @@ class Heads(torch.nn.Module):
     """Readers of facts, used in pretraining only.
 
     Args:
-        search: True for lessons of searches, whose dialogues draw masks.
+        search: True for lessons of searches; their dialogues draw masks.
     """
 
     def __init__(self, width: int, search: bool = False) -> None:
@@ -51,7 +51,7 @@ class Facts:
         self.labels = torch.tensor(teacher.numbers, device=device)[teacher.labels]
 
     def align(self, states_NTD: torch.Tensor, shows_NTC: torch.Tensor) -> torch.Tensor:
-        """Pull states that show a colour towards the embedding of its word.
+        """Pull the states of a colour towards the embedding of its word.
 
         As with a projector's alignment, attention from a word to its object is then nearly the
         identity, instead of a circuit that takes hours to form.

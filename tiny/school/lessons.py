@@ -1,4 +1,4 @@
-"""Lessons for a policy that chooses a keyframe and draws a box on it.
+"""Lessons in choosing a keyframe and drawing a box on it.
 
 A lesson is one scene: its shown frames (a prefix with the same tokens in every lesson), QUERIES
 two-turn dialogues that continue the prefix, and a grounding dialogue about each keyframe.
@@ -59,7 +59,7 @@ class Teacher:
         shown: Index among them of each image of the prefix.
         prefix: The first turn up to the question, the same in every dialogue.
         numbers: The token of each number, from 0 to the side of a keyframe.
-        labels: The number by which each shown frame is called.
+        labels: The number of each shown frame in the dialogue.
     """
 
     sampled = SAMPLED
@@ -86,11 +86,11 @@ class Teacher:
         self.prefix = self._prefix()
 
     def frame_labels(self) -> list[int]:
-        """Return the number by which each shown frame is called."""
+        """Return the number of each shown frame in the dialogue."""
         return list(range(SHOWN))
 
     def token(self, text: str) -> int:
-        """Return the id of a text that is one token."""
+        """Return the id of a text of one token."""
         ids = self.text(text)
         assert len(ids) == 1, f"{text} is not one token"
         return ids[0]
@@ -192,7 +192,7 @@ class Teacher:
         return script, place
 
     def grounding(self, names_boxes: list[tuple[str, np.ndarray]]) -> Script:
-        """Return a dialogue about one keyframe that asks for the box of each name."""
+        """Return a dialogue about one keyframe, with a question for the box of each name."""
         script = Script()
         for i, (name, box) in enumerate(names_boxes):
             if i == 0:

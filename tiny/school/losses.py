@@ -78,7 +78,7 @@ class Tutor:
     def losses(self, lesson: Tensors, dialogues: bool) -> Tensors:
         """Return the weighted parts of the loss, to be added up.
 
-        Parts with a name that begins with "_" are figures to log, detached.
+        Parts named "_..." are figures to log, detached.
 
         Args:
             dialogues: False teaches images and single boxes alone.
@@ -137,7 +137,7 @@ class Tutor:
         images: torch.Tensor,
         past: Cache | None = None,
     ) -> Reading:
-        """Read dialogues with their images, after a prefix that was read before."""
+        """Read dialogues with their images, after the cached prefix."""
         # A dialogue left empty has no image tokens; its image must not slide into the next row.
         used = (ids_RT == self.net.image_id).any(1)
         embedded = self.net.embed(ids_RT, images[used].flatten(0, 1))
@@ -153,7 +153,7 @@ class Tutor:
         at_N: torch.Tensor,
         means_N: torch.Tensor,
     ) -> torch.Tensor:
-        """Make one attention head look at the image cells that show the meant colours.
+        """Make one attention head look at the image cells of the meant colours.
 
         Args:
             cells_RSC: The colours shown by each of a row's S image tokens.
@@ -223,7 +223,7 @@ class Tutor:
     def dialogue_losses(
         self, images: torch.Tensor, cells: torch.Tensor, cache: Cache, lesson: Tensors
     ) -> Tensors:
-        """Return the losses of the dialogues after the prefix, whose cache is given."""
+        """Return the losses of the dialogues; `cache` is that of the prefix."""
         ids = lesson["ids"].flatten(0, 1)
         reading = self._read(ids, lesson["positions"].flatten(0, 1), images, past=cache)
         weight = lesson["weight"].flatten(0, 1)

@@ -128,7 +128,7 @@ class Lessons:
         return "; ".join([query.thought, *(others[i] for i in picked)])
 
     def _about_objects(self, scene: Scene) -> Dialogues:
-        """Return several sentences about one target frame, which shows an object of each."""
+        """Return several sentences about one target frame; it shows an object of each."""
         first = self.query(scene)
         chooser = self.by_visible if self.rng.random() < 0.3 else self.by_largest
         shown = chooser.shown(self.sample(scene, first), self.rng)
@@ -154,7 +154,7 @@ class Lessons:
         return dialogues
 
     def _about_time(self, scene: Scene, part: bool) -> Dialogues:
-        """Return, for several sentences, their span in the video and the frame that shows them best.
+        """Return, for several sentences, their span in the video and their best frame.
 
         Args:
             part: True asks about a part of the video instead of the whole.

@@ -73,7 +73,7 @@ class ObjectTutor:
         self.soft_VV = soft_VV / soft_VV.sum(1, keepdim=True)
 
     def losses(self, rows: Rows, images: list[np.ndarray]) -> dict[str, torch.Tensor]:
-        """Return "loss" and, with names that begin with "_", figures to log.
+        """Return "loss", and figures to log, named "_...".
 
         The loss is the sum of weighted token losses over ten times the number of dialogues.
         """

@@ -31,7 +31,7 @@ class OneTurn:
         prompt_ids: Tokens, image placeholders expanded.
         answer_ids: Tokens.
         weights: Weight of each answer token in the loss.
-        values: Number of each answer token that is a coordinate; -1 elsewhere.
+        values: Number of each coordinate token of the answer; -1 elsewhere.
     """
 
     prompt_ids: Sequence[int]

@@ -1,4 +1,4 @@
-"""Examination of a policy that searches: whole searches on held-out scenes.
+"""Examination in searching: whole searches on held-out scenes.
 
 Answers are greedy or sampled, and must have the taught form exactly.
 """

@@ -64,7 +64,7 @@ class SearchTutor(Tutor):
     def dialogue_losses(
         self, images: torch.Tensor, cells: torch.Tensor, cache: Cache, lesson: Tensors
     ) -> Tensors:
-        """Read the dialogues of two turns, then the short ones, whose rows need less room."""
+        """Read the dialogues of two turns, then the short ones: their rows need less room."""
         long: Tensors = {}
         short: Tensors = {}
         for name in lesson.keys() - ABOUT_SCENE:

@@ -1,4 +1,4 @@
-"""The training loop that `tiny.pretrain` and `tiny.teach` share: schedule, steps, log, folder.
+"""The training loop of `tiny.pretrain` and `tiny.teach`: schedule, steps, log, folder.
 
 A training lasts a given time, not a given number of steps. On a GPU the clock is the wall's. On a
 CPU it is the time that the main thread computed, so that sharing the machine costs nothing.
@@ -24,7 +24,7 @@ Parts = dict[str, torch.Tensor]
 
 
 def training_parser(description: str | None, minutes: float, lr: float) -> argparse.ArgumentParser:
-    """Return a parser with the options that both commands have."""
+    """Return a parser with the common options of both commands."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -48,7 +48,7 @@ class Training:
     Attributes:
         options: lr, warm_steps, precision, log_seconds and save_seconds of the command line.
         optimizer: Optimizer of `parameters`.
-        parameters: All parameters whose gradients are clipped.
+        parameters: All trained parameters; their gradients are clipped together.
         lowest: Share of the learning rate at the end.
         device: Device of the parameters.
         step: Steps taken.

@@ -1,7 +1,7 @@
 """Videos with masks to train the tiny segmenter on: synthetic scenes and harder textured ones.
 
-Textured scenes have patterns, look-alikes, a moving camera and rotation, which flat shapes lack. So
-the model learns to segment and not just to read a palette. Worker processes write clips into one
+Unlike flat shapes, textured scenes have patterns, look-alikes, a moving camera and rotation. So the
+model learns to segment and not just to read a palette. Worker processes write clips into one
 memory-mapped file, without torch.
 """
 

@@ -69,7 +69,7 @@ def track_batch(
 
 
 def held_out(seed: int, count: int, textured: float) -> list[Held]:
-    """Return clips that training never sees."""
+    """Return clips from seeds that no worker uses."""
     held = []
     for i in range(count):
         rng = np.random.default_rng((seed, 1_000_003, i))

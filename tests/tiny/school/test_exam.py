@@ -1,4 +1,4 @@
-"""The examination reads the very answers that lessons teach."""
+"""The examination reads the answers of the lessons."""
 
 from __future__ import annotations
 

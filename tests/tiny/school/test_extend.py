@@ -1,4 +1,4 @@
-"""New tokens shorten an answer, keep every text, and start as the mean of what spelled them."""
+"""New tokens shorten an answer, keep every text, and start as the mean of their spelling."""
 
 from __future__ import annotations
 

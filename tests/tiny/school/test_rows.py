@@ -1,4 +1,4 @@
-"""A row of several dialogues equals the dialogues one by one; a policy that speaks, the engine's dialogue."""
+"""A row of several dialogues equals the dialogues one by one; the speaker is greedy."""
 
 from __future__ import annotations
 
@@ -116,9 +116,7 @@ def test_it_speaks_as_hugging_face_generates(policy: tuple[Batched, Dialogue]) -
         ids.append(token)
     assert turn.complete == (turn.completion_ids[-1] == dialogue.end_id)
     assert 0 < len(turn.completion_ids) <= 6
-    aside = Speaker(net, dialogue, pixels).auxiliary(
-        content, max_tokens=3, temperature=0.7, top_p=1e-9
-    )
-    assert (
-        asyncio.run(aside).completion_ids == turn.completion_ids[:3]
-    )  # only the likeliest token is left
+    # With a small top_p only the likeliest token is left.
+    speaker = Speaker(net, dialogue, pixels)
+    auxiliary = speaker.auxiliary(content, max_tokens=3, temperature=0.7, top_p=1e-9)
+    assert asyncio.run(auxiliary).completion_ids == turn.completion_ids[:3]
