@@ -138,7 +138,7 @@ def moved(policy: SegPolicy, seed: int = 2) -> SegPolicy:
 
 
 def test_the_calibrated_log_prob_is_the_formula(folder):
-    """SPEC B.5 with its sum over pixels written out.
+    """The formula of docs/spec/videoseg_o3.md, with its sum over pixels written out.
 
     Masks have been sampled by other weights than these.
     """
