@@ -9,6 +9,7 @@ from core.settings import unknown_name
 from core.types import System, Vision
 from systems.base import DEFAULT_VISION, BaseSystem
 from systems.revseg import ReVSeg
+from systems.veason_r1 import VeasonR1
 from systems.videoseg_o3 import VideoSegO3
 from systems.videoseg_r1 import VideoSegR1
 from systems.videoseg_r1.rater import DifficultyRater
@@ -17,6 +18,7 @@ SYSTEMS: dict[str, type[BaseSystem[Any]]] = {
     "revseg": ReVSeg,
     "videoseg_r1": VideoSegR1,
     "videoseg_o3": VideoSegO3,
+    "veason_r1": VeasonR1,
     "difficulty_rater": DifficultyRater,
 }
 
