@@ -71,7 +71,7 @@ def rewards_of(episodes: Sequence[Episode], truth: Truth, options: ReVSegOptions
 def terms_of_rounds(
     episodes: Sequence[Episode], truth: Truth, options: ReVSegOptions
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the terms that round 1 and round 2 earn, (G,) each; one in both counts as their sum."""
+    """Return the terms of round 1 and of round 2, (G,) each; one in both counts as their sum."""
     format_G2 = _format_of_rounds(episodes)
     temporal_G, spatial_G = _temporal_and_spatial(episodes, truth, options)
     first = {"format": format_G2[:, 0], "temporal": temporal_G}

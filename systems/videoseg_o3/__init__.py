@@ -113,7 +113,7 @@ class VideoSegO3(BaseSystem[VideoSegO3Options]):
     def score(
         self, sample: Sample, episodes: Sequence[Episode], masks: EpisodeMasks | None = None
     ) -> list[Reward]:
-        """Return the weighted sum of the terms for each episode; see `systems.videoseg_o3.score`."""
+        """Return the weighted sum of each episode's terms; see `systems.videoseg_o3.score`."""
         check_group(sample, episodes)
         return rewards_of(sample, episodes, masks, self.options)
 

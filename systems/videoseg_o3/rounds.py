@@ -1,4 +1,4 @@
-"""The turns of an episode as rounds: their readings, the frames of their masks, and [SEG] tokens."""
+"""The turns of an episode as rounds: readings, frames of their masks, and [SEG] tokens."""
 
 from __future__ import annotations
 

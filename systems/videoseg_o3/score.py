@@ -145,7 +145,7 @@ def mask_terms(
 def _iou_tables(
     episodes: Sequence[Episode], rewarded: Sequence[RewardedMask], ious: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
-    """IoU on the keyframe of each turn, (G, T), and on the larger frames, (G, F); 0 without a mask."""
+    """IoU on each turn's keyframe, (G, T), and on the larger frames, (G, F); 0 without a mask."""
     spatial = episodes[0].answer.facts["spatial"]
     most_turns = max(len(episode.turns) for episode in episodes)
     key_GT = torch.zeros(len(episodes), most_turns, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The question of VideoSeg-R1. The wording is this project's: the paper's appendix is not public."""
+"""The question of VideoSeg-R1, in this project's words: the paper's appendix is not public."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Choice:
-    """A key segment [start, stop), the target frame in it, and the turns in which they were found."""
+    """A key segment [start, stop), the target frame in it, and the turns that found them."""
 
     start: int
     stop: int

@@ -1,4 +1,4 @@
-"""VideoSeg-R1 played by a scripted policy about hand-made rectangles; for the tests of its parts."""
+"""VideoSeg-R1 played by a scripted policy about hand-made rectangles, for the tests."""
 
 from __future__ import annotations
 

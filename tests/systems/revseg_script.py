@@ -30,7 +30,7 @@ GOOD_2 = '<answer>[{"bbox_2d":[0,0,112,112],"label":"red square"}]</answer>'
 def sample(
     sides: Mapping[int, int] = SIDES, height: int = 40, width: int = 60, **changes: Any
 ) -> Sample:
-    """8 frames with a square in the upper left corner. A keyframe is shown at 2.8 times its size."""
+    """8 frames with a square in the upper left corner; a keyframe is shown 2.8 times enlarged."""
     masks_F = []
     for frame in range(8):
         side = sides.get(frame, 0)

@@ -1,4 +1,4 @@
-"""Losses of pretraining: next tokens, softened coordinates, attention, and facts about each frame."""
+"""Losses of pretraining: next tokens, softened coordinates, attention, facts of each frame."""
 
 from __future__ import annotations
 

@@ -227,7 +227,7 @@ def counters_path(path: Path) -> Path:
 
 
 def create_ring(path: Path, workers: int, ring: int) -> tuple[np.memmap, np.memmap]:
-    """Create the empty file and its counters: clips (workers, ring), written and read (workers, 2)."""
+    """Create the empty file and its counters: clips (workers, ring), written, read (workers, 2)."""
     slots = np.memmap(path, CLIP, "w+", shape=(workers, ring))
     counters = np.memmap(counters_path(path), np.int64, "w+", shape=(workers, 2))
     return slots, counters

@@ -1,4 +1,4 @@
-"""Training tracks for the tiny segmenter: an object, its frames from a prompted one on, and prompts.
+"""Training tracks for the tiny segmenter: an object, frames from a prompted one on, prompts.
 
 The store keeps thousands of clips on the training device and gives out many tracks of each, so the
 speed at which clips are made does not bound the training.

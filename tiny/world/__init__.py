@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from core.types import Sample
 
-# The modules behind the door are imported inside the functions: the schools import `tiny.world.scene` alone and need
+# The modules behind the door are imported inside the functions: the schools import
+# `tiny.world.scene` alone and need
 # neither video encoders nor the readers of data sets.
 
 
@@ -30,7 +31,7 @@ def make(root: Path, length: str = "short") -> None:
 
 
 def make_ratings(root: Path, folder: Path) -> None:
-    """Make the missing files <folder>/<split>.json: difficulty ratings of the data set below `root`."""
+    """Make the missing <folder>/<split>.json: difficulty ratings of the data set below `root`."""
     from tiny.world.ratings import write_ratings
 
     write_ratings(root, folder)

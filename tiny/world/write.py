@@ -1,8 +1,8 @@
 """Synthetic videos on disk in MeViS' own format, so that the ordinary reader reads them.
 
     <root>/<split>/JPEGImages/<video>/00000.jpg ...     (or Videos/<video>.mp4)
-    <root>/<split>/meta_expressions.json                {"videos": {video: {"vid_id", "frames", "expressions"}}}
-    <root>/<split>/mask_dict.json                       {anno_id: [COCO run-length encoding or null, one a frame]}
+    <root>/<split>/meta_expressions.json  {"videos": {video: {"vid_id", "frames", "expressions"}}}
+    <root>/<split>/mask_dict.json         {anno_id: [COCO run-length encoding or null, one a frame]}
 
 Beyond MeViS, an expression has "kind", "thought", "names" and "description", and a video lists all
 its objects in "anno_id".

@@ -80,7 +80,7 @@ def test_presets_of_weights() -> None:
 def test_the_curve_preset_is_twice_the_published_curve(
     form: float, temporal: float, spatial: float, total: float
 ) -> None:
-    """Steps 100, 200, 400 and 500 of the digitised training curves, which are read to about .003."""
+    """Steps 100, 200, 400 and 500 of the digitised training curves, read to about .003."""
     weights = ReVSegOptions(weights="curve").all_weights
     twice = weights["format"] * form + weights["temporal"] * temporal + weights["spatial"] * spatial
     assert twice / 2 == pytest.approx(total, abs=0.004)

@@ -1,4 +1,4 @@
-"""What is read in a turn of VideoSEG-O3, by the system's parser and by the rewards of the release."""
+"""Readings of a turn of VideoSEG-O3, by the system's parser and by the release's rewards."""
 
 import pytest
 

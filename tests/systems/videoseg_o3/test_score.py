@@ -62,7 +62,7 @@ def test_parts_by_hand(texts, released, intended):
 
 
 def test_rewards_of_masks_by_hand():
-    """On keyframes IoU .5 in turn 1 and 1 in turn 2; on frames 0 and 11, where the target is not, empty masks."""
+    """IoU .5 on turn 1's keyframe, 1 on turn 2's; empty masks on 0 and 11, without the target."""
 
     def draw(seg: SegPrompt):
         if seg.role == "final":
@@ -90,7 +90,7 @@ def test_rewards_of_masks_by_hand():
 
 @pytest.mark.parametrize(("mode", "gain"), [("as_released", -1), ("as_intended", 0)])
 def test_empty_masks_on_a_keyframe_without_the_target(mode, gain):
-    """No gain while the target is elsewhere; in the intended form they are right where it is nowhere."""
+    """No gain while the target is elsewhere; as intended, they are right where it is nowhere."""
     empty = np.zeros((HEIGHT, WIDTH), bool)
     texts = (say("select", 0, 3, 1), ANSWER)
     elsewhere = score(*texts, draw=lambda seg: empty, rewards=mode).parts

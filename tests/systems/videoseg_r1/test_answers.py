@@ -1,4 +1,4 @@
-"""Two readings of the same answers: fences, quotes, reversed boxes, missing keys, too many objects."""
+"""Two readings of the same answers: fences, quotes, reversed boxes, missing keys, many objects."""
 
 import pytest
 

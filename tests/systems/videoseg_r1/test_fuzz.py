@@ -31,7 +31,7 @@ VISION_REASONER: dict[str, Any] = {
 
 
 def reference(text: str, truth: list[dict[str, list[int]]]) -> float:
-    """Format (0 to 3), accuracy (0 to 3) and non-repeat (0 or 1) of an answer about an image of 840 x 840."""
+    """Format (0 to 3), accuracy (0 to 3), non-repeat (0 or 1) of an answer at 840 x 840."""
     total = float(bool(re.fullmatch(r"<think>.*?</think>\s*<answer>.*?</answer>", text, re.DOTALL)))
     found = re.search(r"<answer>(.*?)</answer>", text, re.DOTALL)
     try:
@@ -56,7 +56,12 @@ def reference(text: str, truth: list[dict[str, list[int]]]) -> float:
 
 
 def accuracy(rows, truth) -> float:
-    whole = lambda v, n: type(v) is list and len(v) == n and all(type(x) in (int, float) for x in v)
+
+    def whole(values, count):
+        if type(values) is not list or len(values) != count:
+            return False
+        return all(type(value) in (int, float) for value in values)
+
     if not all(
         isinstance(r, dict) and whole(r.get("bbox_2d"), 4) and whole(r.get("point_2d"), 2)
         for r in rows
@@ -79,7 +84,10 @@ def accuracy(rows, truth) -> float:
 
 
 def pair(box, point, true_box, true_point) -> int:
-    wide = lambda b: (b[2] - b[0] + 1) * (b[3] - b[1] + 1)
+
+    def wide(b):
+        return (b[2] - b[0] + 1) * (b[3] - b[1] + 1)
+
     across = max(0, min(box[2], true_box[2]) - max(box[0], true_box[0]) + 1)
     down = max(0, min(box[3], true_box[3]) - max(box[1], true_box[1]) + 1)
     shared = across * down
@@ -117,7 +125,7 @@ HOSTILE = (
 
 
 class Fuzz:
-    """Answers about a truth: near misses, wrong counts, broken rows, repeated sentences, missing tags."""
+    """Answers about a truth: near misses, wrong counts, broken rows, repetitions, missing tags."""
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -133,7 +141,8 @@ class Fuzz:
             self.pick("a dog", "a cat", "left", "right", " left ")
             for _ in range(self.rng.integers(5))
         )
-        text = f"<think>{thought}</think>{self.pick('', ' ', chr(10))}<answer>{json.dumps(rows)}</answer>"
+        gap = self.pick("", " ", chr(10))
+        text = f"<think>{thought}</think>{gap}<answer>{json.dumps(rows)}</answer>"
         return self.damage(text) if self.rng.random() < 0.25 else text
 
     def row(self, true) -> object:
@@ -190,7 +199,7 @@ class Fuzz:
 
 
 def many(seed: int) -> tuple[Sample, list[dict[str, list[int]]]]:
-    """A video of one frame with up to four rectangles, and the truth in a view of 840 x 840 (14 and 21 times)."""
+    """A video of one frame with up to four rectangles, and the truth at 840 x 840."""
     rng = np.random.default_rng(seed)
     boxes = []
     for _ in range(int(rng.integers(1, 5))):

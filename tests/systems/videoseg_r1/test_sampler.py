@@ -163,7 +163,9 @@ def test_a_choice_is_made_once_for_each_video_query_and_version():
         helper = Helper("0%", "0%", "100%", "100%")
 
         async def get(version: int) -> Choice:
-            make = lambda: choose("v", 100, "the dog", helper, replace(PLAN, mode="direct"))
+            async def make() -> Choice:
+                return await choose("v", 100, "the dog", helper, replace(PLAN, mode="direct"))
+
             return await choices.get(("v", "the dog", version), make)
 
         return [*await asyncio.gather(get(0), get(0)), await get(0), await get(1)]

@@ -1,4 +1,4 @@
-"""The batched forward against Hugging Face's, on whole lessons as pretraining builds them, for both families."""
+"""The batched forward against Hugging Face's, on pretraining's lessons, for both families."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def tensors(lessons: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
 def inputs(
     school: School, ids: list[int], lesson: dict[str, torch.Tensor], i: int
 ) -> dict[str, torch.Tensor]:
-    """What transformers takes for dialogue `i` of the only lesson, patches by the folder's own processor."""
+    """Inputs of transformers for dialogue `i` of the only lesson, patches by its processor."""
     small = lesson["small"][0].numpy()
     part = small[lesson["part"][0, i]] if school.search else []
     prefix = small[list(school.teacher.shown)]
