@@ -1,7 +1,7 @@
 """What all systems share: the base class with its defaults, weighted rewards, and small helpers.
 
-A system is a folder: `options.py`, `prompts.py`, `answers.py`, `score.py`, `demonstrate.py`, and the
-class itself in `__init__.py`. `docs/extending.md` walks through a new one.
+A system is a folder: `options.py`, `prompts.py`, `answers.py`, `score.py`, `demonstrate.py`, and
+the class itself in `__init__.py`. `docs/extending.md` walks through a new one.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ ENV = cpu_env() | offline_env()
 # Set before torch, transformers, deepspeed or vLLM are imported.
 os.environ.update(ENV)
 
-import pytest
+import pytest  # noqa: E402
 
 # Folders in running order: the first three start processes and take longest.
 LONGEST_FIRST = ("tests/ray_jobs/", "tests/actors/", "tests/models/", "")

@@ -1,6 +1,6 @@
 """Answers of Veason-R1: a keyframe and the boxes of the objects in it.
 
-full   <think>...</think><answer>{"keyframe_timestamp": 3, "bbox_2d_list": [[4, 8, 31, 42]]}</answer>
+full   <think>...</think><answer>{"keyframe_timestamp": 3, "bbox_2d_list": [[4,8,31,42]]}</answer>
 short  <think>...</think><answer>[{"frame_idx": 3,"boxes":[[4,8,31,42]]}]</answer>
 """
 

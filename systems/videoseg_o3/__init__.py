@@ -64,8 +64,8 @@ class VideoSegO3(BaseSystem[VideoSegO3Options]):
         """Play turns until one does not select, not readably, or is the last.
 
         Facts of the answer: `rounds`, the look of each turn and the `frame` of its mask; `spatial`,
-        the other frames on which masks are rewarded. The answer's keyframe is the start of tracking.
-        It has no `segs` if the policy does not give the id of [SEG].
+        the other frames on which masks are rewarded. The answer's keyframe is the start of
+        tracking. It has no `segs` if the policy does not give the id of [SEG].
         """
         options = self.options
         question = ask_first(sample, options, self.vision)

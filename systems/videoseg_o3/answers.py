@@ -3,8 +3,8 @@
     <think>...</think><select><VTG>{"start": 3, "end": 9, "keyframe": 5}</VTG><RefSeg>[SEG]</RefSeg>
     </select>
 
-or the same body in <answer>. Frame numbers are those of the video. `end` is inclusive in the text; a
-`Look` is half-open. Every function takes any text, and none raises.
+or the same body in <answer>. Frame numbers are those of the video. `end` is inclusive in the text;
+a `Look` is half-open. Every function takes any text, and none raises.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The terms of VideoSEG-O3's reward (docs/spec/videoseg_o3.md, Rewards).
 
 as_released reads the last turn as the release's rewards do (`read_last`): its part is [start, end),
-although frames up to and with `end` were shown, so a part of one frame is empty. Two empty masks on a
-keyframe have IoU 0, and an episode may end with a <select>.
+although frames up to and with `end` were shown, so a part of one frame is empty. Two empty masks on
+a keyframe have IoU 0, and an episode may end with a <select>.
 
 as_intended reads the last turn as the rollout does, with `end` inside. The last turn must answer to
 keep its form. Two empty masks on a keyframe have IoU 1 where the target is in no frame at all, else

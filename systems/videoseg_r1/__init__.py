@@ -1,9 +1,9 @@
 """VideoSeg-R1 (AAAI 2026): one round of reasoning about a frame, with a box and points per object.
 
-A frozen frame sampler picks a key segment and a target frame. The policy sees frames of the segment,
-a few of the whole video and the target frame at high resolution, thinks, and lists the objects. A
-segmenter makes masks of boxes and points after the episode. A video of one frame is an image. See
-docs/spec/videoseg_r1.md.
+A frozen frame sampler picks a key segment and a target frame. The policy sees frames of the
+segment, a few of the whole video and the target frame at high resolution, thinks, and lists the
+objects. A segmenter makes masks of boxes and points after the episode. A video of one frame is an
+image. See docs/spec/videoseg_r1.md.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Answers that list objects as boxes and points: one reading for masks, one for rewards.
 
 A mask takes whatever can be read. A reward counts only what the published definitions count: strict
-JSON with every key of every object. Coordinates are pixels of the target image. Every function takes
-any text, and none raises.
+JSON with every key of every object. Coordinates are pixels of the target image. Every function
+takes any text, and none raises.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def mask_prompt(
 ) -> MaskPrompt | None:
     """Return the segmenter's prompt for one object, in pixels of the video.
 
-    The box is cut at the frame's edges and points outside are dropped. None if neither a box with an
-    area nor a point on the object is left.
+    The box is cut at the frame's edges and points outside are dropped. None if neither a box with
+    an area nor a point on the object is left.
     """
     height, width = video_hw
     target_height, target_width = target_hw

@@ -1,7 +1,7 @@
 """Rates how hard a query about a video is, for VideoSeg-R1's length budget.
 
-`ray_jobs.rate_difficulty` plays it with any policy. Where the notes of a sample hold ratings, it can
-be scored and demonstrated as well, so that a small rater can be taught on synthetic data.
+`ray_jobs.rate_difficulty` plays it with any policy. Where the notes of a sample hold ratings, it
+can be scored and demonstrated as well, so that a small rater can be taught on synthetic data.
 """
 
 from __future__ import annotations

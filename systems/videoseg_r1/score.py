@@ -106,8 +106,8 @@ def terms_of(
     """Return the terms of the reward, float64 (G,) each.
 
     Without targets the empty list earns full format and accuracy, and objects earn no accuracy. If
-    the target frame shows no target but another frame does, nothing earns accuracy: "no such object"
-    would be the wrong answer.
+    the target frame shows no target but another frame does, nothing earns accuracy: "no such
+    object" would be the wrong answer.
     """
     texts_G = [said(episode.turns[-1]) for episode in episodes]
     answers_G = [strict_answer(text) for text in texts_G]

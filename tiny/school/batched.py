@@ -101,7 +101,7 @@ def _repeat_rows(past: torch.Tensor, rows: int) -> torch.Tensor:
 
 
 class Batched(torch.nn.Module):
-    """Wraps, and shares, a `Qwen2_5_VLForConditionalGeneration` with full attention in its tower."""
+    """Wraps, and shares, a Qwen2.5-VL of Hugging Face with full attention in its tower."""
 
     def __init__(self, hf: Any) -> None:
         super().__init__()

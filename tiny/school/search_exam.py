@@ -21,8 +21,10 @@ from tiny.school.search_losses import SearchTutor
 from tiny.world.scene import NUM_FRAMES, SIDE
 
 TURN = re.compile(
-    r"<think>Step 1: .+, seen from \d+ to \d+\. Step 2: (.+)\. Step 3: .+\. Action: [a-z ]+\.</think>"
-    r'<(select|answer)><VTG>\{"start":(\d+),"end":(\d+),"keyframe":(\d+)\}</VTG><RefSeg>\[SEG\]</RefSeg></\2>'
+    r"<think>Step 1: .+, seen from \d+ to \d+\. Step 2: (.+)\. Step 3: .+\. "
+    r"Action: [a-z ]+\.</think>"
+    r'<(select|answer)><VTG>\{"start":(\d+),"end":(\d+),"keyframe":(\d+)\}</VTG>'
+    r"<RefSeg>\[SEG\]</RefSeg></\2>"
 )
 # box_px is the mean error of a box's sides in pixels, read at [SEG].
 FIGURES = ("format", "name", "visible", "tiou", "turns", "box_px")

@@ -76,7 +76,8 @@ class Training:
         save: Callable[[], None],
         figures: Callable[[int, float], dict[str, float]],
     ) -> None:
-        """Take steps until the clock shows `end`; log and save from time to time, but not at the end.
+        """Take steps until the clock shows `end`; log and save from time to time, but not at the
+        end.
 
         Args:
             losses: Returns the parts of the next batch's loss, for the share of time that has
@@ -155,7 +156,8 @@ def save_policy(out: Path, init: Path, hf: Any) -> None:
     """Write the policy as a bf16 Hugging Face folder, with the other files of `init`.
 
     Each file appears whole or not at all, so the folder of an interrupted training is usable.
-    Folders inside `init` are left out: a mask head there belongs to the weights it was trained with.
+    Folders inside `init` are left out: a mask head there belongs to the weights it was trained
+    with.
     """
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)

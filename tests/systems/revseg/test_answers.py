@@ -28,7 +28,8 @@ WANTED = (3, "a cat")
         '{"frame_idx": 3, "object description": "a cat"}',
         '```json\n[{"frame_idx": 3, "object description": "a cat"}]\n```',
         '[{"frame_idx": 3.0, "object description": " a  cat "}]',
-        '[{"frame_idx": 3, "object description": "a cat"}, {"frame_idx": 5, "object description": "a dog"}]',
+        '[{"frame_idx": 3, "object description": "a cat"}, '
+        '{"frame_idx": 5, "object description": "a dog"}]',
     ],
 )
 def test_keyframe_is_read(body: str) -> None:

@@ -50,6 +50,7 @@ def test_how_it_is_written():
         "<think>Step 1: it grows, seen from 2 to 8. Step 2: red circle. Step 3: it grows. "
         "Action: see new segment.</think>"
         '<select><VTG>{"start":2,"end":8,"keyframe":3}</VTG><RefSeg>[SEG]</RefSeg></select>',
-        "<think>Step 1: it grows, seen from 3 to 5. Step 2: red circle. Step 3: it grows. Action: confirmed.</think>"
+        "<think>Step 1: it grows, seen from 3 to 5. Step 2: red circle. Step 3: it grows. "
+        "Action: confirmed.</think>"
         '<answer><VTG>{"start":3,"end":5,"keyframe":4}</VTG><RefSeg>[SEG]</RefSeg></answer>',
     ]

@@ -148,9 +148,10 @@ class Fuzz:
     def row(self, true) -> object:
         spread = self.pick(0, 3, 10, 30, 200)
         step = self.pick(1, 1, 0.25)
-        move = lambda values: [
-            v + step * int(self.rng.integers(-spread, spread + 1)) for v in values
-        ]
+
+        def move(values: list[int]) -> list[float]:
+            return [v + step * int(self.rng.integers(-spread, spread + 1)) for v in values]
+
         row = {"bbox_2d": move(true["bbox_2d"]), "point_2d": move(true["point_2d"])}
         if self.rng.random() < 0.15:
             odd = self.pick(

@@ -12,7 +12,8 @@ from tiny.school.extend import OBJECT_PIECES, extend
 
 SOURCE = Path(__file__).parents[3] / "tiny" / "weights" / "revseg"
 ANSWER = (
-    '<think>the red circle</think><answer>[{"bbox_2d":[12,30,50,70],"point_2d":[30,50],"neg_point_2d":[55,50]},'
+    '<think>the red circle</think><answer>[{"bbox_2d":[12,30,50,70],"point_2d":[30,50],'
+    '"neg_point_2d":[55,50]},'
     '{"bbox_2d":[1,2,3,4],"point_2d":[3,4],"neg_point_2d":[3,9]}]</answer>'
 )
 
