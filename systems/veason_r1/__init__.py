@@ -61,7 +61,7 @@ class VeasonR1(BaseSystem[VeasonR1Options]):
         """Play one episode: a single turn.
 
         Facts of the answer: `frame_idx`, the keyframe's index among the shown frames; `boxes` in
-        pixels of a shown frame; `tags` and `json`, whether the answer has both tags and is readable.
+        pixels of a shown frame; `tags` and `json`: the answer has both tags, and is readable.
         """
         options = self.options
         frames = self.frames(sample)
