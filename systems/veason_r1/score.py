@@ -68,7 +68,8 @@ def true_boxes(sample: Sample, frame: int | None, hw: tuple[int, int]) -> Tensor
 
 def _matched_iou(boxes_M4: Tensor, truth_N4: Tensor) -> float:
     """Sum of the IoUs of the best one-to-one matching, over max(M, N); 0 without boxes."""
-    count, true_count = len(boxes_M4), len(truth_N4)
+    count = len(boxes_M4)
+    true_count = len(truth_N4)
     if not count or not true_count:
         return 0.0
     pairs = box_iou(boxes_M4.repeat_interleave(true_count, 0), truth_N4.repeat(count, 1))
