@@ -13,7 +13,7 @@ from torch import Tensor
 from configs.schema import GrpoConfig
 from core import grpo
 from core.batch import GroupBatch
-from core.losses import LOSSES, Bounds, Surrogate
+from core.losses import LOSSES, ClipBounds, Surrogate
 
 # Bound that the metric "importance_above_cap" counts by while grpo.importance_cap is off.
 WATCHED_CAP = 2.0
@@ -142,7 +142,7 @@ def grpo_loss(
     episode_N = torch.as_tensor(row.episode_N, device=logprob_N.device)
 
     # The policy-gradient loss.
-    bounds = Bounds(cfg.clip_low, cfg.clip_high, cfg.dual_clip)
+    bounds = ClipBounds(cfg.clip_low, cfg.clip_high, cfg.dual_clip)
     surrogate = LOSSES[cfg.loss](logprob_N, old_N, advantage_N, episode_N, bounds)
     loss_N = surrogate.loss_N
 

@@ -1,11 +1,10 @@
 """Groups of episodes become prefix-tree rows, the input of one learner forward.
 
 A row is [prompt | branch 1 | ... | branch G] of one or more groups. A branch is an episode after
-the
-shared prompt: completion 0, prompt 1, completion 1, and so on. Branches attend to the prompt and to
-themselves, never to each other (the attention reads `segments`), and their M-RoPE positions all
-restart after the prompt. So a row equals the row-per-episode computation, while the prompt and the
-vision tower run once.
+the shared prompt: completion 0, prompt 1, completion 1, and so on. Branches attend to the prompt
+and to themselves, never to each other (the attention reads `segments`), and their M-RoPE positions
+all restart after the prompt. So a row gives the same result as one row for each episode, while the
+prompt and the vision tower run once.
 
 Images are named by digest; no pixels are needed here.
 """
@@ -19,8 +18,7 @@ import numpy as np
 
 from core.types import End, Episode, Group, Media
 
-# For each tree: start and stop of the prompt, and (start, stop) of each branch, in tokens of the
-# row.
+# For each tree: start and stop of its prompt, and (start, stop) of each branch, in the row's tokens.
 Segments = tuple[tuple[int, int, tuple[tuple[int, int], ...]], ...]
 
 

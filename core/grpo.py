@@ -24,7 +24,7 @@ IMPORTANCE_LEVELS = ("token", "sequence")
 
 # Bound of an importance ratio's logarithm: a product over a long episode must stay a finite number.
 _LARGEST_LOG = 20.0
-# Returns closer than this count as equal: sums of the same parts in another order differ by
+# Returns closer than this count as equal, because the same parts added in another order differ by
 # rounding.
 _SAME = 1e-9
 
@@ -72,8 +72,8 @@ def turn_advantages(
     """Return an advantage for each turn of each episode.
 
     Turn t is credited with the rewards earned from turn t on, normalised over the episodes with a
-    turn t. A reward without `per_turn` counts whole in every turn. This scheme is
-    chosen by this project.
+    turn t. A reward without `per_turn` counts whole in every turn. This scheme is chosen by this
+    project.
 
     Args:
         rewards_G: None for a FAILED episode.
@@ -152,8 +152,7 @@ def token_weights(counts: Sequence[int], aggregation: str, *, max_tokens: int) -
 
     token_mean: 1 / all tokens (DAPO, Eq. 8).
     sequence_mean: mean over episodes of the mean over their tokens (GRPO).
-    dr_grpo: 1 / (episodes * max_tokens), so that long answers are not discounted (Dr. GRPO, Sec.
-    3).
+    dr_grpo: 1 / (episodes * max_tokens); long answers are not discounted (Dr. GRPO, Sec. 3).
 
     An episode without trained tokens does not count as an episode.
 

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
+from core.geometry import Box
 from core.types import Rle, Sample
-
-Box = tuple[float, float, float, float]
 
 
 def encode(mask_HW: np.ndarray) -> Rle:

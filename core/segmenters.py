@@ -15,8 +15,7 @@ class SegmenterKind:
     """Facts about one kind of segmenter.
 
     Attributes:
-        files: settings (`segmenter.<name>`) whose file or folder must exist, with what to give
-            there.
+        files: settings (`segmenter.<name>`) that name a file or folder, and what to give there.
         settings: the kind's other settings.
         follows_drawn: whether it tracks a mask drawn by the policy.
     """

@@ -20,7 +20,8 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 
 T = TypeVar("T")
 
-_DECLARED = "rayvos"  # key of our entry in a field's metadata
+# Key of the entry in a field's metadata.
+_DECLARED = "rayvos"
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def setting(
 def section(schema: type[T], *, identifies: Iterable[str] | None = None) -> T:
     """Declare a field that is a settings dataclass of its own.
 
-    `identifies` holds for each of its settings without an own one.
+    `identifies` applies to each of its settings that declares none of its own.
     """
     kinds = None if identifies is None else frozenset(identifies)
     metadata = {_DECLARED: Declared(identifies=kinds)}
@@ -177,7 +178,7 @@ def bound_problems(tree: Any, where: str = "") -> Iterator[str]:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """True if `value` is of the declared type. An int is a float; a bool is no number."""
+    """Return whether `value` is of the declared type. An int is a float; a bool is no number."""
     origin = get_origin(hint)
     if hint is Any:
         return True

@@ -76,7 +76,7 @@ class Hints:
 
     Attributes:
         target_frame: frame number of the video.
-        key_segment: the part [start, stop) of the video to show; None is all of it.
+        key_segment: span [start, stop) of the video to show; None is all of it.
     """
 
     target_frame: int
@@ -96,18 +96,23 @@ class Notes:
 
     A fact without a value in the data set keeps its default.
 
-    Attributes: hidden: True if the ground truth is not public; empty targets then do not mean
-        "none". object: name of the object, in data sets with one object for each expression.
-        category: category of that object (Ref-YouTube-VOS). source: data set of the video's origin
-        (ReasonVOS). annotator: number of the annotator, from 0 to 3 (Ref-DAVIS17). frames_listed:
-        names of the frames to evaluate; None is all (ReasonVOS). foreground_F: masks of everything
-        annotated in the video, frame by frame (ReVOS). ignore_F: masks of the pixels without a say
-        in the evaluation, frame by frame (ReasonSeg). thought: reasoning for a demonstration.
-        description: looks of the targets, for a demonstration. names: names of the targets, for a
-        demonstration without a description. conversations: turns of a published dialogue, each with
-        "from" and "value" (VTS-CoT). sample_frame_indice: frames at the start of the published
-        dialogue (VTS-CoT). difficulty: D of the query, from 1 to 10, if the data set gives it
-        (docs/spec/videoseg_r1.md). ratings: ratings by aspect; D is their mean.
+    Attributes:
+        hidden: True if the ground truth is not public; empty targets then do not mean "none".
+        object: name of the object, in data sets with one object for each expression.
+        category: category of that object (Ref-YouTube-VOS).
+        source: data set of the video's origin (ReasonVOS).
+        annotator: number of the annotator, from 0 to 3 (Ref-DAVIS17).
+        frames_listed: names of the frames to evaluate; None is all (ReasonVOS).
+        foreground_F: masks of everything annotated in the video, frame by frame (ReVOS).
+        ignore_F: masks of the pixels left out of the evaluation, frame by frame (ReasonSeg).
+        thought: reasoning for a demonstration.
+        description: looks of the targets, for a demonstration.
+        names: names of the targets, for a demonstration without a description.
+        conversations: turns of a published dialogue, each with "from" and "value" (VTS-CoT).
+        sample_frame_indice: frames at the start of the published dialogue (VTS-CoT).
+        difficulty: D of the query, from 1 to 10, if the data set gives it
+            (docs/spec/videoseg_r1.md, Rewards).
+        ratings: ratings by aspect; D is their mean.
     """
 
     hidden: bool = False
@@ -218,6 +223,7 @@ class Turn:
 class End(enum.Enum):
     """How an episode ended."""
 
+    # The last answer was read.
     DONE = "done"
     # An answer did not parse: an ordinary outcome with a reward.
     UNREADABLE = "unreadable"
@@ -268,7 +274,7 @@ class Answer:
 
     Attributes:
         prompts: mask prompts for the segmenter, one for each object.
-        facts: the system's own, for its reward and the log; JSON-able.
+        facts: what one system alone reads, for its reward and the log; JSON-able.
         segs: [SEG] tokens to draw masks at; `score` gets the masks in this order.
         keyframe: the frame with the located object, if the answer names one.
         reasoning_tokens: length of the thought, if the system counts it.
@@ -339,7 +345,7 @@ class Group:
 
 # Pixels by digest, uint8 (height, width, 3).
 MediaTable = dict[str, np.ndarray]
-# Masks of a reward, episode by episode: bool (H, W), or None, as its `MaskMaker` says.
+# Masks for a reward, episode by episode: bool (H, W) or None. `MaskMaker` says which masks.
 EpisodeMasks = Sequence[Sequence[np.ndarray | None]]
 
 
@@ -396,7 +402,7 @@ class System(Protocol):
     def shown(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Return the sample as training shows it to `play`.
 
-        That is `sample.bare`, with hints if a method finds their values for itself at inference.
+        That is `sample.bare`, with hints for values that the method itself finds at inference.
         Evaluation always shows `sample.bare`.
         """
         ...

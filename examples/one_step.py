@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from core import batch, grpo
-from core.losses import LOSSES, Bounds
+from core.losses import LOSSES, ClipBounds
 from core.masks import encode
 from core.types import Group, Sample, System, Target, Turn, Video, View
 from systems import make
@@ -162,7 +162,7 @@ def one_step(
         torch.tensor(row.engine_logprob_N),
         torch.tensor(row.advantage_N),
         torch.tensor(row.episode_N),
-        Bounds(low=0.2, high=0.2),
+        ClipBounds(low=0.2, high=0.2),
     )
     loss = (torch.tensor(row.weight_N) * surrogate.loss_N).sum()
     optimizer.zero_grad()

@@ -14,8 +14,8 @@ Mask = np.ndarray | None
 def clip_iou(masks_GF: Sequence[Sequence[Mask]], truth_F: Sequence[Mask]) -> Tensor:
     """Return the mean IoU of each episode's masks over the frames of the video.
 
-    Frames without a mask on either side do not count: an answer earns nothing for frames in which
-    there is nothing to find. If that leaves no frame the result is 1.
+    Frames without a mask on either side do not count: an answer earns nothing for frames without
+    anything to find. If that leaves no frame, the result is 1.
 
     Source: Veason-R1 (docs/spec/veason_r1.md, Rewards).
 

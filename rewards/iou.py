@@ -50,8 +50,7 @@ def inclusive_box_iou(boxes_R4: Table, truth_N4: Table) -> Table:
         width = x1 - x0 + 1, height = y1 - y0 + 1, also of the intersection (at least 0)
 
     Source: VisionReasoner. A box of one point has area 1. The sides of a reversed box keep their
-    sign,
-    as published: the union can be 0 or below, and a negative result, or one that is not a number,
+    sign, as published: the union can be 0 or below, and a result that is negative or not a number
     is no hit.
     """
     # With R, the long side, as the last dimension the operations run over contiguous memory.

@@ -1,4 +1,4 @@
-"""A reward for the choice of a keyframe: how large the targets stand in it."""
+"""A reward for the choice of a keyframe: how large the targets are in it."""
 
 from __future__ import annotations
 

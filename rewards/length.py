@@ -42,7 +42,7 @@ def soft_length(used_G: Tensor, budget: float, beta: float, clamp: bool = True) 
         R_final = R s                                           (VideoSeg-R1, Eq. 7 and 8)
 
     The paper sets no floor: below 0 a better answer earns less than a worse one of the same length.
-    With `clamp`, chosen by this project, s ends at 0; `clamp=False` is the paper's formula.
+    With `clamp`, chosen by this project, s stops at 0; `clamp=False` is the paper's formula.
     """
     s_G = 1 - beta * (used_G.double() - budget).clamp(min=0)
     if clamp:

@@ -44,11 +44,10 @@ def negative_points(
 ) -> Tensor:
     """Return the share of points off all objects but within `limit` of one; float64 (G,).
 
-        r = 1/K sum_k 1[0 < d(p_k) <= limit]         d: taxicab distance to the union of all true
-        masks
+        r = 1/K sum_k 1[0 < d(p_k) <= limit]
 
-    A point counts as its pixel. A point outside the image earns 0, and so does an
-    episode without points.
+    d is the taxicab distance to the union of all true masks. A point counts as its pixel. A point
+    outside the image earns 0, and so does an episode without points.
 
     Source: VideoSeg-R1's negative-point reward, with a limit of 40 pixels at 840 x 840
     (docs/spec/videoseg_r1.md, Rewards).

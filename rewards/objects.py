@@ -64,7 +64,7 @@ def pair_scores(
     thresholds: Thresholds,
     iou_RN: Tensor | None = None,
 ) -> Tensor:
-    """Return the worth of each pair of a predicted and a true object, float64 (R, N).
+    """Return the score of each pair of a predicted and a true object, float64 (R, N).
 
         1[IoU > .5] + 1[L1 < 10] + 1[distance of points < 30 and the point lies in its own box]
 
@@ -85,7 +85,7 @@ def pair_scores(
 
 
 def _pair_scores(
-    at: Thresholds,
+    thresholds: Thresholds,
     boxes_R4: Table | None,
     points_R2: Table | None,
     truth_N4: Table,
@@ -96,10 +96,10 @@ def _pair_scores(
     if boxes_R4 is not None:
         if iou_RN is None:
             iou_RN = inclusive_box_iou(boxes_R4, truth_N4)
-        terms.append(iou_RN > at.iou)
-        terms.append(box_l1(boxes_R4, truth_N4) < at.box_l1)
+        terms.append(iou_RN > thresholds.iou)
+        terms.append(box_l1(boxes_R4, truth_N4) < thresholds.box_l1)
     if points_R2 is not None:
-        near_RN = point_distance(points_R2, truth_N2) < at.point
+        near_RN = point_distance(points_R2, truth_N2) < thresholds.point
         if boxes_R4 is not None:
             near_RN = near_RN & inside_own_box(points_R2, boxes_R4)[:, None]
         terms.append(near_RN)
@@ -113,11 +113,11 @@ def _pair_scores(
 def matched_mean(scores_RN: Tensor, counts_G: Sequence[int]) -> Tensor:
     """Return the sum of each episode's best one-to-one matching over max(M, N); float64 (G,).
 
-    The denominator makes an object too many cost as much as one too few. An episode without objects
+    The denominator makes an extra object cost as much as a missing one. An episode without objects
     earns 0. Source: VisionReasoner; the matching is found by the Hungarian method.
 
     Args:
-        scores_RN: worth of each pair; the rows of all episodes, one after the other.
+        scores_RN: `pair_scores`; the rows of all episodes, one after the other.
         counts_G: number of rows of each episode (M).
     """
     assert scores_RN.shape[1] > 0, "no true object"

@@ -1,19 +1,16 @@
 """Rewards of VideoSEG-O3 for the masks of an episode's turns.
 
-Source: the released code (docs/spec/videoseg_o3.md, Rewards). In mode "as_released" the formulas
-are those of the code, in mode "as_intended" those of its doc-strings.
+Source: the released code (docs/spec/videoseg_o3.md, Rewards).
 
 Letters: G episodes, T turns, F the judged frames of a turn besides its keyframe.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-Mode = Literal["as_released", "as_intended"]
+from rewards.reward_mode import RewardMode
 
 
 def iou_reward(iou_GF: Tensor) -> Tensor:
@@ -33,7 +30,7 @@ def iou_reward(iou_GF: Tensor) -> Tensor:
     return g_GF.mean(dim=1)
 
 
-def gain_over_video(key_G: Tensor, video_G: Tensor, turns_G: Tensor, mode: Mode) -> Tensor:
+def gain_over_video(key_G: Tensor, video_G: Tensor, turns_G: Tensor, mode: RewardMode) -> Tensor:
     """Return `lr_keyframe_vs_mask_dense`, the lead of the last keyframe's mask over the video's.
 
         d = IoU of the last keyframe - mean IoU of the last turn's other frames
@@ -46,17 +43,17 @@ def gain_over_video(key_G: Tensor, video_G: Tensor, turns_G: Tensor, mode: Mode)
     return _ladder(gain_G, turns_G, upper=0.2, slope=5, middle=0.1, mode=mode)
 
 
-def gain_over_turns(key_GT: Tensor, turns_G: Tensor, mode: Mode) -> Tensor:
+def gain_over_turns(key_GT: Tensor, turns_G: Tensor, mode: RewardMode) -> Tensor:
     """Return `lr_progressive_keyframe_dense`, the last keyframe's lead over the best one before it.
 
         d = IoU of the last keyframe - largest IoU of an earlier turn's
         d > .1: min(10 (d - .05), 2);   d > .05: .5;   d > -.05: 0;   else -1          (as_intended)
 
-    Float64 (G,); 0 for an episode of one turn. as_released: the slip of `gain_over_video`.
+    Float64 (G,); 0 for an episode of one turn. as_released: the same slip as in `gain_over_video`.
 
-    Args: key_GT: IoU of each turn's keyframe, 0 for a turn without a mask; columns from turns_G on
-        are
-            not read.
+    Args:
+        key_GT: IoU of each turn's keyframe, 0 for a turn without a mask; columns from turns_G on
+            are not read.
         turns_G: number of turns of each episode.
     """
     key_GT = key_GT.double()
@@ -75,7 +72,7 @@ def _ladder(
     upper: float,
     slope: float,
     middle: float,
-    mode: Mode,
+    mode: RewardMode,
 ) -> Tensor:
     low_G = torch.where(gain_G > -0.05, 0.0, -1.0)
     reward_G = torch.where(gain_G > middle, 0.5, low_G).double()

@@ -1,38 +1,35 @@
-"""Rewards of VideoSEG-O3 for the last part of the video and the last keyframe of an episode.
+"""Rewards of VideoSEG-O3 for the last span and the last keyframe of an episode.
 
-A part is half-open, [start, stop); a part with start >= stop is empty. `visible_F` is True on
+A span is half-open, [start, stop); a span with start >= stop is empty. `visible_F` is True on
 frames with a mask of the target.
 
-Source: the released code (docs/spec/videoseg_o3.md, Rewards). In mode "as_released" the formulas
-are those of the code, in mode "as_intended" those of its names and doc-strings.
+Source: the released code (docs/spec/videoseg_o3.md, Rewards).
 """
 
 from __future__ import annotations
-
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Mode = Literal["as_released", "as_intended"]
+from rewards.reward_mode import RewardMode
 
-# A part earns from this quality on.
+# A span earns from this quality on.
 HIT = 0.5
 
 
 def span_precision(spans_G2: Tensor, visible_F: Tensor) -> Tensor:
-    """Return |part and truth| / |part|, the share of frames with the target; float64 (G,).
+    """Return |span and truth| / |span|, the share of frames with the target; float64 (G,).
 
-    The release calls it IoU; it is highest for a part of one frame. With a target never in sight
-    every part gives 1; otherwise an empty part gives 0.
+    The release calls it IoU; it is highest for a span of one frame. With a target never in sight
+    every span gives 1; otherwise an empty span gives 0.
     """
     hits_G, lengths_G = _overlap(spans_G2, visible_F)
     return _or_one(hits_G / lengths_G.clamp(min=1), visible_F)
 
 
 def span_iou(spans_G2: Tensor, visible_F: Tensor) -> Tensor:
-    """Return the temporal IoU, |part and truth| / |part or truth| as sets of frames; float64 (G,).
+    """Return the temporal IoU, |span and truth| / |span or truth| as sets of frames; float64 (G,).
 
     Edge cases as in `span_precision`.
     """
@@ -41,21 +38,21 @@ def span_iou(spans_G2: Tensor, visible_F: Tensor) -> Tensor:
     return _or_one(hits_G / either_G.clamp(min=1), visible_F)
 
 
-def span_reward(spans_G2: Tensor, visible_F: Tensor, mode: Mode) -> Tensor:
+def span_reward(spans_G2: Tensor, visible_F: Tensor, mode: RewardMode) -> Tensor:
     """Return `lr_vtg_iou_dense`: q / 2 if q >= .5, else -.5; float64 (G,) in [-.5, .5].
 
-    q is the precision (as_released) or the temporal IoU (as_intended). An empty part earns -.5.
-    With a target never in sight, any other part earns .5, in both modes.
+    q is the precision (as_released) or the temporal IoU (as_intended). An empty span earns -.5.
+    With a target never in sight, any other span earns .5, in both modes.
 
-    The release reads `end` as the first frame *after* the part, although it shows frames up to and
-    including it; the caller decides on the part.
+    The release reads `end` as the first frame *after* the span, although it shows frames up to and
+    including it; the caller decides on the span.
     """
     if mode == "as_released":
         q_G = span_precision(spans_G2, visible_F)
     else:
         q_G = span_iou(spans_G2, visible_F)
-    is_part_G = spans_G2[:, 0] < spans_G2[:, 1]
-    return torch.where(is_part_G & (q_G >= HIT), HIT * q_G, -0.5)
+    is_span_G = spans_G2[:, 0] < spans_G2[:, 1]
+    return torch.where(is_span_G & (q_G >= HIT), HIT * q_G, -0.5)
 
 
 def keyframe_hit(frames_G: Tensor, visible_F: Tensor) -> Tensor:
@@ -70,9 +67,9 @@ def keyframe_hit(frames_G: Tensor, visible_F: Tensor) -> Tensor:
 
 
 def _overlap(spans_G2: Tensor, visible_F: Tensor) -> tuple[Tensor, Tensor]:
-    """Frames with the target in each part, and all frames of each part."""
+    """Frames with the target in each span, and all frames of each span."""
     inside = bool(((spans_G2 >= 0) & (spans_G2 <= len(visible_F))).all())
-    assert inside, f"a part outside of the video: {spans_G2}"
+    assert inside, f"a span outside of the video: {spans_G2}"
     starts_G = spans_G2[:, 0]
     stops_G = torch.maximum(spans_G2[:, 0], spans_G2[:, 1])
     # visible_before[i]: visible frames before frame i, for i from 0 to F.

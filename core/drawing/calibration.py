@@ -2,7 +2,7 @@
 
 A [SEG] is one action, "say [SEG], and draw this mask"; its pixels are independent coin tosses. A
 good advantage moves the decoder towards the drawn mask, a bad one away from it
-(docs/spec/videoseg_o3.md, Calibration). The term is added to the log-prob of one token; despite its
+(docs/spec/videoseg_o3.md, Logit calibration). The term is added to the log-prob of one token; despite its
 name it is no bias on the vocabulary's logits. It belongs to the policy gradient only: the KL stays
 a matter of text.
 

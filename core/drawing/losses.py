@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Points tried for each one taken, and the share of the taken ones that are the least sure
-# (docs/spec/videoseg_o3.md, Supervised stages).
+# (docs/spec/videoseg_o3.md, Training).
 OVERSAMPLE = 3
 UNSURE = 0.75
 
@@ -53,22 +53,26 @@ def mask_loss(
     Reinforcement learning in VideoSEG-O3 adds the mean over a turn's frames and the mean over
     keyframes, each with weight 0.2. Supervised fine-tuning takes 2.0 and 0.5, at 12,544 points.
 
-    Args: points: number of points of each mask (`draw_points`) to take the loss at. All pixels if
-        0, or
-            if a mask has no more pixels.
-        generator: of the masks' device, for the points; None is torch's own.
+    Args:
+        points: number of points of each mask (`sample_points`) at which the loss is taken; all
+            pixels if 0, or if a mask has no more pixels.
+        generator: random numbers for the points, on the masks' device; None is torch's own.
     """
     pixels = logits_Mhw.shape[1:].numel()
     if 0 < points < pixels:
-        point_MP2 = draw_points(logits_Mhw, points, generator)
+        point_MP2 = sample_points(logits_Mhw, points, generator)
         logits_Mhw = at_points(logits_Mhw, point_MP2)[:, None]
         truth_Mhw = at_points(truth_Mhw, point_MP2)[:, None]
     return by_bce * bce(logits_Mhw, truth_Mhw) + by_dice * dice(logits_Mhw, truth_Mhw)
 
 
 @torch.no_grad()
-def draw_points(logits_Mhw: Tensor, count: int, generator: torch.Generator | None = None) -> Tensor:
-    """Draw the points of each mask, (M, count, 2): x, y as shares of width and height.
+def sample_points(
+    logits_Mhw: Tensor,
+    count: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Sample points of each mask, (M, count, 2): x, y as shares of width and height.
 
     Of OVERSAMPLE * count random points, those with logits nearest to 0 are taken, up to a share
     UNSURE of all; the rest are random again. So the few pixels of the outline count, and sure but

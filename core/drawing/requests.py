@@ -107,7 +107,7 @@ def draw_requests(
     FAILED episodes are left out; they are in no row.
 
     Args:
-        episodes: the group's.
+        episodes: of one group.
         first: number of the group's first episode in the batch.
         digests: of the video's frames, by frame number.
     """
@@ -148,7 +148,7 @@ def seg_tokens(row: GroupBatch, requests: Sequence[DrawRequest], seg_id: int) ->
     """Find the tokens of the requests in the row.
 
     Raises:
-        ValueError: a request's token is not trained in the row, or is no [SEG] (`seg_id`).
+        ValueError: a request's token is not trained in the row, or is not [SEG] (`seg_id`).
     """
     tokens = [_seg_token(row, request, seg_id) for request in requests]
     token_M = np.array(tokens, dtype=np.int64)
@@ -179,7 +179,7 @@ def with_loss_weights(requests: Sequence[DrawRequest], weight: float) -> list[Dr
 
         weight * sum over roles of the mean over that role's masks
 
-    One mean over keyframes, one over the other frames (docs/spec/videoseg_o3.md, Calibration).
+    One mean over keyframes, one over the other frames (docs/spec/videoseg_o3.md, Logit calibration).
     Counting over the batch makes the loss independent of the dealing of episodes to rows and ranks.
     All requests must have a truth.
     """

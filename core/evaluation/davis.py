@@ -1,10 +1,9 @@
 """Ref-DAVIS17 by its authors ("davis_4_annotators"): all objects of a video in one label map.
 
 Each of the four annotators has one expression for each object. The masks of one annotator's
-expressions
-are merged into one label map and measured as in the unsupervised task of DAVIS 2017: all frames,
-labels matched to true objects so that J&F is largest, mean over the objects of all videos, mean
-over the annotators.
+expressions are merged into one label map and measured as in the unsupervised task of DAVIS 2017:
+all frames, labels matched to true objects so that J&F is largest, mean over the objects of all
+videos, mean over the annotators.
 
 Source: ReferFormer, inference_davis.py and eval_davis.py; davis2017-evaluation, evaluation.py,
 _evaluate_unsupervised. The matching can mend swapped objects, and merging takes pixels away from

@@ -3,8 +3,8 @@
 A protocol is a function from all expressions of a split to named figures in percent. `PROTOCOLS`
 names them, and `OF_FORMAT` names the published one of each data set. Common rules:
 
-- the truth of an expression is the union of its objects: joined, not added as in MeViS, where
-  overlaps become twos;
+- the truth of an expression is the union of its objects (MeViS's script adds them, so that an
+  overlap becomes 2);
 - all frames count, the first and the last too, or those in the notes' `frames_listed` (ReasonVOS:
   the frames with a true mask); an expression's value is the mean over its frames;
 - a missing prediction is 0 in every figure and stays in every mean (MeViS's script drops it,

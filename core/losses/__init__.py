@@ -6,9 +6,9 @@ Each gives the per-token terms of the global sum (`core.grpo`).
 from __future__ import annotations
 
 from core.losses import cispo, dual_clip, grpo, gspo
-from core.losses.surrogate import Bounds, Loss, Surrogate
+from core.losses.surrogate import ClipBounds, Loss, Surrogate
 
-__all__ = ["LOSSES", "Bounds", "Loss", "Surrogate"]
+__all__ = ["LOSSES", "ClipBounds", "Loss", "Surrogate"]
 
 LOSSES: dict[str, Loss] = {
     "grpo": grpo.loss,

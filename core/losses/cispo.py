@@ -1,14 +1,13 @@
 """CISPO (MiniMax-M1, arXiv 2506.13585, Eq. 4 and 5): the clipped ratio is a weight.
 
-No token loses its gradient. The authors leave the lower bound open (`clip_low=1`) and set the
-upper.
+No token loses its gradient. The authors set the upper bound alone (`clip_low=1` is no lower bound).
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from core.losses.surrogate import Bounds, Surrogate
+from core.losses.surrogate import ClipBounds, Surrogate
 
 
 def loss(
@@ -16,7 +15,7 @@ def loss(
     old_N: Tensor,
     advantage_N: Tensor,
     episode_N: Tensor,
-    bounds: Bounds,
+    bounds: ClipBounds,
 ) -> Surrogate:
     """Return -sg(clip(r, 1 - low, 1 + high)) A logprob; sg stops the gradient."""
     ratio_N = (logprob_N - old_N).exp()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from core.losses import grpo
-from core.losses.surrogate import Bounds, Surrogate
+from core.losses.surrogate import ClipBounds, Surrogate
 
 
 def loss(
@@ -17,7 +17,7 @@ def loss(
     old_N: Tensor,
     advantage_N: Tensor,
     episode_N: Tensor,
-    bounds: Bounds,
+    bounds: ClipBounds,
 ) -> Surrogate:
     """Return -max(min(r A, clip(r) A), dual A) where A < 0, else the clipped surrogate."""
     clipped = grpo.loss(logprob_N, old_N, advantage_N, episode_N, bounds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from core.losses.surrogate import Bounds, Surrogate
+from core.losses.surrogate import ClipBounds, Surrogate
 
 
 def loss(
@@ -13,7 +13,7 @@ def loss(
     old_N: Tensor,
     advantage_N: Tensor,
     episode_N: Tensor,
-    bounds: Bounds,
+    bounds: ClipBounds,
 ) -> Surrogate:
     """Return -min(r A, clip(r, 1 - low, 1 + high) A) with r = exp(logprob - old) (PPO, Eq. 7)."""
     ratio_N = (logprob_N - old_N).exp()

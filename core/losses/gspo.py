@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from core.losses import grpo
-from core.losses.surrogate import Bounds, Surrogate, episode_mean
+from core.losses.surrogate import ClipBounds, Surrogate, episode_mean
 
 
 def loss(
@@ -16,7 +16,7 @@ def loss(
     old_N: Tensor,
     advantage_N: Tensor,
     episode_N: Tensor,
-    bounds: Bounds,
+    bounds: ClipBounds,
 ) -> Surrogate:
     """Return -min(s A, clip(s, 1 - low, 1 + high) A) with the sequence's ratio s.
 

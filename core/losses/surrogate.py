@@ -1,6 +1,6 @@
 """The common parts of the losses: bounds, result, and sums over the tokens of an episode.
 
-N trained tokens of one row. A row holds whole episodes (`core.batch`), so a sum over an episode
+N counts the trained tokens of one row. A row holds whole episodes (`core.batch`), so a sum over an episode
 needs no other row.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Bounds:
+class ClipBounds:
     """Limits of the ratio.
 
     Attributes:
@@ -44,7 +44,7 @@ class Surrogate:
 
 # (logprob_N, old_N, advantage_N, episode_N, bounds); `episode_N` is the int64 number of each
 # token's episode.
-Loss = Callable[[Tensor, Tensor, Tensor, Tensor, Bounds], Surrogate]
+Loss = Callable[[Tensor, Tensor, Tensor, Tensor, ClipBounds], Surrogate]
 
 
 def episode_sum(x_N: Tensor, episode_N: Tensor) -> Tensor:

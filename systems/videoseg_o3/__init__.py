@@ -86,9 +86,9 @@ class VideoSegO3(BaseSystem[VideoSegO3Options]):
         """Return the episode of these turns, which may also be those of a demonstration.
 
         Args:
-            sample: The sample.
-            turns: At least one.
-            seg_id: The id of the [SEG] token; without it nothing is drawn.
+            sample: the sample.
+            turns: at least one.
+            seg_id: the id of the [SEG] token; without it nothing is drawn.
         """
         options = self.options
         rounds = read_rounds(sample, turns, options)
@@ -121,7 +121,7 @@ class VideoSegO3(BaseSystem[VideoSegO3Options]):
         """Return a dialogue that answers right; every turn is to be learned.
 
         Raises:
-            ValueError: The targets are in no frame, or this system cannot play the dialogue.
+            ValueError: the targets are in no frame, or this system cannot play the dialogue.
         """
         texts = completions(sample, self.options.max_turns, rng)
         return dialogue(sample, texts, self.options, self.vision)

@@ -24,7 +24,7 @@ def completions(sample: Sample, max_turns: int, rng: np.random.Generator) -> lis
     `max_turns` turns.
 
     Raises:
-        ValueError: The targets are in no frame.
+        ValueError: the targets are in no frame.
     """
     conversations = sample.notes.conversations
     if conversations is not None:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from core.settings import setting
 from core.types import Vision
-from rewards.temporal_search import Mode
+from rewards.reward_mode import RewardMode
 from systems.base import WHERE, check_weights
 
 # Pixels of a token of Qwen2.5-VL, in which the release counts its budgets.
@@ -94,7 +94,9 @@ class VideoSegO3Options:
         help="[SEG] tokens of a turn that are drawn, the last ones (release: 3 an episode)",
         least=1,
     )
-    rewards: Mode = setting("as_released", help="formulas of the released code, or as documented")
+    rewards: RewardMode = setting(
+        "as_released", help="formulas of the released code, or as documented"
+    )
     weights: Mapping[str, float] = setting({}, help="of the terms, by name; others keep theirs")
 
     def __post_init__(self) -> None:
@@ -104,7 +106,7 @@ class VideoSegO3Options:
         """Check that every image has room for a token.
 
         Raises:
-            ValueError: A pixel budget below one image token.
+            ValueError: a pixel budget below one image token.
         """
         smallest = vision.cell**2
         for name in ("temporal_pixels", "spatial_pixels", "key_pixels"):

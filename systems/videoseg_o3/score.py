@@ -1,7 +1,7 @@
 """The terms of VideoSEG-O3's reward (docs/spec/videoseg_o3.md, Rewards).
 
-as_released reads the last turn as the release's rewards do (`read_last`): its part is [start, end),
-although frames up to and with `end` were shown, so a part of one frame is empty. Two empty masks on
+as_released reads the last turn as the release's rewards do (`read_last`): its span is [start, end),
+although frames up to and with `end` were shown, so a span of one frame is empty. Two empty masks on
 a keyframe have IoU 0, and an episode may end with a <select>.
 
 as_intended reads the last turn as the rollout does, with `end` inside. The last turn must answer to
@@ -23,8 +23,9 @@ from core.masks import area, decode, union_of_targets
 from core.points import resize_mask
 from core.types import Episode, EpisodeMasks, Reward, Rle, Sample, SegPrompt
 from rewards.iou import mask_iou
+from rewards.reward_mode import RewardMode
 from rewards.segments import gain_over_turns, gain_over_video, iou_reward
-from rewards.temporal_search import Mode, keyframe_hit, span_iou, span_reward
+from rewards.temporal_search import keyframe_hit, span_iou, span_reward
 from rewards.turn_form import all_in_form, share_of_steps
 from systems.base import said, weighted_rewards
 from systems.videoseg_o3.answers import is_answer, keeps_form, named_steps, read_last, read_turn
@@ -71,14 +72,14 @@ def rewards_of(
         needed = [name for name in MASK_TERMS if weights[name]]
         if needed:
             raise ValueError(
-                f"the rewards {', '.join(needed)} need masks, and there are none: give their "
+                f"the rewards {', '.join(needed)} need masks, and this policy draws none: give their "
                 "system.options.weights 0, or run with a policy that has a mask head"
             )
     return weighted_rewards(terms, weights)
 
 
 def text_terms(
-    texts_GT: Sequence[Sequence[str]], visible_F: Tensor, mode: Mode, bare_json: bool = False
+    texts_GT: Sequence[Sequence[str]], visible_F: Tensor, mode: RewardMode, bare_json: bool = False
 ) -> dict[str, Tensor]:
     """Return the terms that need no mask, float64 (G,) each; "tiou" is the true temporal IoU.
 
@@ -114,7 +115,7 @@ def mask_terms(
     masks: EpisodeMasks,
     rles_F: Sequence[Rle | None],
     visible_F: Tensor,
-    mode: Mode,
+    mode: RewardMode,
 ) -> dict[str, Tensor]:
     """Return the terms of masks, float64 (G,) each.
 
@@ -212,9 +213,9 @@ def _true_mask(rle: Rle | None, size: tuple[int, ...]) -> np.ndarray:
 
 
 def _last_looks(
-    texts_G: Sequence[str], num_frames: int, mode: Mode, bare_json: bool
+    texts_G: Sequence[str], num_frames: int, mode: RewardMode, bare_json: bool
 ) -> tuple[Tensor, Tensor]:
-    """The last part of each episode, half-open, (0, 0) for none, and its keyframe, -1 for none."""
+    """The last span of each episode, half-open, (0, 0) for none, and its keyframe, -1 for none."""
     rows = []
     for text in texts_G:
         span = (0, 0)

@@ -133,7 +133,7 @@ class VideoSegR1(BaseSystem[VideoSegR1Options]):
         The target frame is chosen as in training, unless the hints give it.
 
         Raises:
-            ValueError: The targets are in no frame.
+            ValueError: the targets are in no frame.
         """
         choice = _choice_from_hints(sample)
         if choice is None:

@@ -33,11 +33,11 @@ def _spell(
 ) -> dict[str, list[int]]:
     """Target i in the form of an answer."""
     row: dict[str, list[int]] = {}
-    if options.wants_box:
+    if options.asks_box:
         row["bbox_2d"] = [int(x) for x in truth.boxes_N4[i]]
-    if options.wants_point:
+    if options.asks_point:
         row["point_2d"] = [int(x) for x in truth.points_N2[i]]
-    if options.wants_negative:
+    if options.asks_negative:
         own_HW = resize_mask(truth.own_NHW[i], options.target_hw)
         union_HW = resize_mask(truth.union_HW, options.target_hw)
         beside = point_beside(own_HW, union_HW, options.negative_limit, rng)

@@ -80,7 +80,7 @@ class VideoSegR1Options:
 
     def __post_init__(self) -> None:
         check_weights(self.weights, TERMS)
-        if self.iou_source == "mask" and not self.wants_box:
+        if self.iou_source == "mask" and not self.asks_box:
             raise ValueError(
                 f"{WHERE}.iou_source = 'mask': answer = 'point' has no IoU; "
                 "choose iou_source = 'box'"
@@ -106,26 +106,26 @@ class VideoSegR1Options:
         return {**TERMS, **self.weights}
 
     @property
-    def wants_box(self) -> bool:
+    def asks_box(self) -> bool:
         return self.answer != "point"
 
     @property
-    def wants_point(self) -> bool:
+    def asks_point(self) -> bool:
         return self.answer in ("point", "box_point", "all")
 
     @property
-    def wants_negative(self) -> bool:
+    def asks_negative(self) -> bool:
         return self.answer in ("box_negative", "all")
 
     @property
     def lengths(self) -> dict[str, int]:
         """The keys of an object, and how many numbers each holds."""
         lengths = {}
-        if self.wants_box:
+        if self.asks_box:
             lengths["bbox_2d"] = 4
-        if self.wants_point:
+        if self.asks_point:
             lengths["point_2d"] = 2
-        if self.wants_negative:
+        if self.asks_negative:
             lengths["neg_point_2d"] = 2
         return lengths
 

@@ -58,7 +58,7 @@ class DifficultyRater(BaseSystem[RaterOptions]):
         """Return r = share of readable ratings + 1 - |D - D*| / 9, D* the known difficulty.
 
         Raises:
-            ValueError: The notes of the sample hold no ratings.
+            ValueError: the notes of the sample hold no ratings.
         """
         truth = difficulty(_known_ratings(sample))
         rewards = []
@@ -75,7 +75,7 @@ class DifficultyRater(BaseSystem[RaterOptions]):
         """Return the question and the known ratings.
 
         Raises:
-            ValueError: The notes of the sample hold no ratings.
+            ValueError: the notes of the sample hold no ratings.
         """
         return ((self.question(sample), rating_answer(_known_ratings(sample))),)
 

@@ -144,7 +144,7 @@ def difficulty(sample: Sample) -> float:
     """Return D of a sample, from 1 to 10: the mean of its ratings, or D of the data set, or 5.5.
 
     Raises:
-        ValueError: The data set gives something else.
+        ValueError: the data set gives something else.
     """
     notes = sample.notes
     if notes.ratings is not None:
@@ -193,7 +193,7 @@ def _accuracy(
     counts_G = []
     counted = []
     for answer in answers_G:
-        found = coordinates(answer, options.wants_box, options.wants_point)
+        found = coordinates(answer, options.asks_box, options.asks_point)
         objects_R6 += found
         counts_G.append(len(found))
         if found:
@@ -206,8 +206,8 @@ def _accuracy(
         iou_RN = mask_iou_table(made, torch.tensor(truth.own_NHW))
     limits = Thresholds(options.iou_threshold, options.box_l1_threshold, options.point_threshold)
     scores_RN = pair_scores(
-        rows_R6[:, :4] if options.wants_box else None,
-        rows_R6[:, 4:] if options.wants_point else None,
+        rows_R6[:, :4] if options.asks_box else None,
+        rows_R6[:, 4:] if options.asks_point else None,
         _table(truth.boxes_N4, 4),
         _table(truth.points_N2, 2),
         limits,
@@ -221,7 +221,7 @@ def _negative(answers_G: Sequence[Any], truth: Truth, options: VideoSegR1Options
     points = []
     counts_G = []
     for answer in answers_G:
-        found = negatives(answer) if options.wants_negative else []
+        found = negatives(answer) if options.asks_negative else []
         points += found
         counts_G.append(len(found))
     if not points:
@@ -233,7 +233,7 @@ def _negative(answers_G: Sequence[Any], truth: Truth, options: VideoSegR1Options
 
 def _most_accuracy(options: VideoSegR1Options) -> float:
     """The accuracy of a perfect answer."""
-    return 2.0 * options.wants_box + 1.0 * options.wants_point
+    return 2.0 * options.asks_box + 1.0 * options.asks_point
 
 
 def _mask_table(episodes: Sequence[Episode], masks: EpisodeMasks | None) -> MaskTable:

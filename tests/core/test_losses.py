@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from core.losses import LOSSES, Bounds
+from core.losses import LOSSES, ClipBounds
 
 # Tokens of the episodes, and the number of each token's episode: any numbers, in any order.
 LENGTHS = (5, 1, 9, 12)
 EPISODE = torch.tensor([3] * 5 + [0] * 1 + [8] * 9 + [4] * 12)
-BOUNDS = Bounds(0.2, 0.28, 1.5)
+BOUNDS = ClipBounds(0.2, 0.28, 1.5)
 
 
 def sample(
@@ -28,18 +28,18 @@ def sample(
     return new, old, of_episode.repeat_interleave(torch.tensor(LENGTHS))
 
 
-def clip(x: float, bounds: Bounds) -> float:
+def clip(x: float, bounds: ClipBounds) -> float:
     return min(max(x, 1 - bounds.low), 1 + bounds.high)
 
 
-def grpo(r: float, a: float, bounds: Bounds) -> tuple[float, float]:
+def grpo(r: float, a: float, bounds: ClipBounds) -> tuple[float, float]:
     """(loss, its derivative in the log-prob)."""
     free = r * a
     bound = clip(r, bounds) * a
     return (-bound, 0.0) if bound < free else (-free, -r * a)
 
 
-def dual_clip(r: float, a: float, bounds: Bounds) -> tuple[float, float]:
+def dual_clip(r: float, a: float, bounds: ClipBounds) -> tuple[float, float]:
     value, slope = grpo(r, a, bounds)
     if a < 0 and -value < bounds.dual * a:
         return -bounds.dual * a, 0.0
@@ -68,11 +68,11 @@ def test_token_ratios(name, formula):
 
 def test_dual_clip_is_the_clipped_surrogate_until_its_bound() -> None:
     new, old, advantage = sample(3, per_token=True)
-    far = LOSSES["dual_clip"](new, old, advantage, EPISODE, Bounds(0.2, 0.28, 1e9))
+    far = LOSSES["dual_clip"](new, old, advantage, EPISODE, ClipBounds(0.2, 0.28, 1e9))
     assert torch.equal(far.loss_N, LOSSES["grpo"](new, old, advantage, EPISODE, BOUNDS).loss_N)
 
 
-def gspo_of_paper(new, old, advantage, bounds: Bounds, length_weights: bool) -> torch.Tensor:
+def gspo_of_paper(new, old, advantage, bounds: ClipBounds, length_weights: bool) -> torch.Tensor:
     """GSPO's objective itself: one ratio and one term for each sequence, weighted by its length if
     all tokens weigh the same.
     """
@@ -88,7 +88,7 @@ def gspo_of_paper(new, old, advantage, bounds: Bounds, length_weights: bool) -> 
 
 @pytest.mark.parametrize("length_weights", [True, False], ids=["token_mean", "sequence_mean"])
 def test_gspo_has_the_value_and_the_gradient_of_the_papers_objective(length_weights):
-    close = Bounds(0.05, 0.08)
+    close = ClipBounds(0.05, 0.08)
     clipped = 0
     counts = torch.tensor(LENGTHS, dtype=torch.float64).repeat_interleave(torch.tensor(LENGTHS))
     weight = torch.ones_like(counts) if length_weights else 1 / counts
@@ -107,7 +107,7 @@ def test_gspo_has_the_value_and_the_gradient_of_the_papers_objective(length_weig
 
 def test_gspo_moves_each_token_by_its_own_advantage() -> None:
     new, old, advantage = sample(1, per_token=True)
-    found = LOSSES["gspo"](new, old, advantage, EPISODE, Bounds(1.0, 1e9))  # nothing is clipped
+    found = LOSSES["gspo"](new, old, advantage, EPISODE, ClipBounds(1.0, 1e9))  # nothing is clipped
     (gradient,) = torch.autograd.grad(found.loss_N.sum(), new)
     for i, number in enumerate(EPISODE.tolist()):
         of = number == EPISODE

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from rewards.segments import Mode, gain_over_turns, gain_over_video, iou_reward
+from rewards.reward_mode import RewardMode
+from rewards.segments import gain_over_turns, gain_over_video, iou_reward
 
-MODES: tuple[Mode, Mode] = ("as_released", "as_intended")
+MODES: tuple[RewardMode, RewardMode] = ("as_released", "as_intended")
 
 
 def f64(values: object) -> torch.Tensor:
@@ -67,7 +68,7 @@ def test_gain_over_turns(gain: float, released: float, intended: float) -> None:
         assert rewards_G.tolist() == pytest.approx([worth, worth, 0])
 
 
-def ladder(gain: float, upper: float, slope: float, middle: float, mode: Mode) -> float:
+def ladder(gain: float, upper: float, slope: float, middle: float, mode: RewardMode) -> float:
     """The released code line by line; its slip is the second `if`."""
     if gain > upper:
         score = min(slope * (gain - middle), 2)
@@ -95,7 +96,7 @@ def plain_iou_reward(ious: list[float]) -> float:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_against_a_plain_implementation(mode: Mode) -> None:
+def test_against_a_plain_implementation(mode: RewardMode) -> None:
     rng = np.random.default_rng(1)
     for _ in range(50):
         groups, turns, frames = (int(n) for n in rng.integers(1, 6, 3))

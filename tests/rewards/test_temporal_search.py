@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from rewards.temporal_search import Mode, keyframe_hit, span_iou, span_precision, span_reward
+from rewards.reward_mode import RewardMode
+from rewards.temporal_search import keyframe_hit, span_iou, span_precision, span_reward
 
 MODES = ["as_released", "as_intended"]
 # Visible in [2, 6) of ten frames.
@@ -30,13 +31,13 @@ def test_the_released_reward_pays_a_single_frame_in_full() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_empty_part(mode: Mode) -> None:
+def test_an_empty_part(mode: RewardMode) -> None:
     empty = spans((4, 4), (5, 3), (0, 0), (10, 10))
     assert span_reward(empty, VISIBLE, mode).tolist() == [-0.5] * 4
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_target_that_is_never_visible(mode: Mode) -> None:
+def test_a_target_that_is_never_visible(mode: RewardMode) -> None:
     nowhere_F = torch.zeros(10, dtype=torch.bool)
     assert span_reward(spans((1, 9), (2, 2)), nowhere_F, mode).tolist() == [0.5, -0.5]
 
@@ -51,7 +52,7 @@ def test_keyframe() -> None:
     assert keyframe_hit(frames_G, VISIBLE).tolist() == [1, 1, -1, -1, -1, -1]
 
 
-def plain_reward(start: int, stop: int, visible: list[bool], mode: Mode) -> float:
+def plain_reward(start: int, stop: int, visible: list[bool], mode: RewardMode) -> float:
     if start >= stop:
         return -0.5
     part = set(range(start, stop))
@@ -64,7 +65,7 @@ def plain_reward(start: int, stop: int, visible: list[bool], mode: Mode) -> floa
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_against_sets_of_frames(mode: Mode) -> None:
+def test_against_sets_of_frames(mode: RewardMode) -> None:
     rng = np.random.default_rng(0)
     earned = set()
     for _ in range(100):

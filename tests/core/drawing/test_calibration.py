@@ -13,7 +13,7 @@ from core.drawing.calibration import (
     shrink,
 )
 from core.losses import LOSSES
-from core.losses.surrogate import Bounds
+from core.losses.surrogate import ClipBounds
 
 
 def f64(values: object) -> torch.Tensor:
@@ -84,7 +84,7 @@ def loss_of(
     at_N = calibrate_change(text_N, torch.tensor([1]), now_C, log_likelihood(then_Css, bits_Css))
     advantage_N = f64([advantage, advantage])
     one_N = torch.zeros(2, dtype=torch.int64)
-    return LOSSES[loss](at_N, text_N, advantage_N, one_N, Bounds(0.2, 0.2)).loss_N.sum()
+    return LOSSES[loss](at_N, text_N, advantage_N, one_N, ClipBounds(0.2, 0.2)).loss_N.sum()
 
 
 @pytest.mark.parametrize("loss", sorted(LOSSES))

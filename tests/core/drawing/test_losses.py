@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from core.drawing.losses import at_points, bce, dice, draw_points, mask_loss
+from core.drawing.losses import at_points, bce, dice, mask_loss, sample_points
 
 # Logits of the probabilities .5 everywhere, and .75, .25, .5, .5.
 HALF = torch.zeros(1, 2, 2, dtype=torch.float64)
@@ -95,7 +95,7 @@ def test_all_pixels_are_taken_where_there_are_no_more_than_points() -> None:
 
 
 def test_three_quarters_of_the_points_are_where_the_mask_is_least_sure() -> None:
-    points = draw_points(half(), 100, seeded())
+    points = sample_points(half(), 100, seeded())
     assert points.shape == (1, 100, 2)
     assert points.min() >= 0
     assert points.max() < 1
@@ -109,9 +109,9 @@ def test_three_quarters_of_the_points_are_where_the_mask_is_least_sure() -> None
 def test_points_repeat_under_a_generator_and_are_each_masks_own() -> None:
     # Equally sure everywhere: any point will do.
     many = torch.zeros(3, 8, 8)
-    assert torch.equal(draw_points(many, 20, seeded()), draw_points(many, 20, seeded()))
-    points = draw_points(many, 20, seeded())
-    assert not torch.equal(points, draw_points(many, 20, seeded(1)))
+    assert torch.equal(sample_points(many, 20, seeded()), sample_points(many, 20, seeded()))
+    points = sample_points(many, 20, seeded())
+    assert not torch.equal(points, sample_points(many, 20, seeded(1)))
     assert not torch.equal(points[0], points[1])
     logits = half().repeat(2, 1, 1)
     truth = torch.rand(2, 24, 32, generator=seeded()) > 0.5

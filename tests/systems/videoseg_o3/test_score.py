@@ -167,7 +167,7 @@ def test_the_span_reward_is_that_of_the_release():
 def test_masks_that_are_paid_for_must_be_there():
     episode, _, system = play(ANSWER, weights={"progress": 0})
     with pytest.raises(
-        ValueError, match="mask, keyframe_gain need masks, and there are none: .*weights 0"
+        ValueError, match="mask, keyframe_gain need masks, and this policy draws none: .*weights 0"
     ):
         system.score(sample(), [episode])
     assert system.masks_by == "policy"
