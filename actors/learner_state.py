@@ -72,8 +72,8 @@ def load(engine: DeepSpeedEngine, folder: Path) -> int:
     """Restore a checkpoint; return the number of optimizer steps done.
 
     Raises:
-        ValueError: the checkpoint has another architecture, number of ranks, ZeRO stage or
-            adapter.
+        ValueError: the checkpoint has another architecture, number of ranks, ZeRO stage or LoRA
+            rank.
     """
     check_architecture(engine.module.vlm.config, folder / "policy")
     facts = json.loads((folder / "learner.json").read_text())

@@ -1,8 +1,8 @@
 """Rollout actors, with one vLLM engine each, and their pool. They play whole groups.
 
 The pool keeps every engine filled. A dead actor is replaced by one with the current weights, and
-its groups are played again. Seeds come from the run, step, sample and turn, so the
-tokens are the same whichever actor plays. Ground truth is taken out of a sample before it is sent.
+its groups are played again. Seeds come from the run, step, sample and turn, so the tokens are the
+same on any actor. Ground truth is taken out of a sample before it is sent.
 """
 
 from __future__ import annotations
@@ -232,7 +232,7 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
         if backend != BACKEND:
             raise RuntimeError(
                 "rollout actors cannot join or leave a running "
-                f"cluster.weight_backend={backend}: who gets weights is fixed at its start; "
+                f"cluster.weight_backend={backend}: the receivers are fixed at its start; "
                 "start again from the last checkpoint, or use object_store"
             )
 

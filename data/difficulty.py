@@ -4,8 +4,7 @@
         {"rater": "Qwen2.5-VL-7B-Instruct", "prompt": 1, "samples": {uid:
             {"query": "...", "ratings": {"scene_complexity": 3, ..}, "attempts": 1}}}
 
-`ray_jobs.rate_difficulty` writes these files. The system computes the difficulty D from the
-ratings.
+`ray_jobs.rate_difficulty` writes these files. A system computes the difficulty D from them.
 """
 
 from __future__ import annotations

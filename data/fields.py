@@ -1,8 +1,7 @@
 """Fields of other people's JSON files, with the file and the field in every error.
 
 Every `where` is a text such as "…/meta_expressions.json: video 'v1'" and begins the message.
-`Faults` decides what an error does: stop the reading, or be collected while the reading goes on
-(`data.prepare.check`).
+`Faults` either raises an error, or collects it while the reading goes on (`data.prepare.check`).
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ class Faults:
 
     Attributes:
         collect: True to collect errors.
-        frames_later: True if `data.prepare.verify` will look at every frame: some may be missing
-            now.
+        frames_later: True if `data.prepare.verify` looks at every frame later, so that some may be
+            missing now.
         found: The collected messages in order, each once.
     """
 

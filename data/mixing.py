@@ -1,7 +1,9 @@
 """How often each of several data sets is drawn when training mixes them.
 
-weights_D = by_temperature([5000, 200], temperature=0.5)
-weights_D = shares([3, 1])
+    weights_D = by_temperature([5000, 200], temperature=0.5)
+    weights_D = shares([3, 1])
+
+D is the number of data sets.
 """
 
 from __future__ import annotations

@@ -87,9 +87,9 @@ def ablate(
         extra: Settings of every run.
         start: Starts a job and waits for it.
 
-    Raises: ValueError: An impossible setting, or a run with other settings in the same place;
-        before the first
-            run starts.
+    Raises:
+        ValueError: An impossible setting, or a run with other settings in the same place; before
+            the first run starts.
         RuntimeError: A run ended badly; start again to continue.
     """
     runs_folder = load_config([ablation.preset, *ablation.settings, *extra]).runs

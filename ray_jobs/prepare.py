@@ -3,18 +3,19 @@
     python -m ray_jobs.prepare data.format=mevis data.root=/data/mevis valid_u
     python -m ray_jobs.prepare revseg_tiny "prepare.steps=[filter]" train
 
-Words without `=` after the preset are splits; without any, the present ones of the configuration.
+Words without `=` after the preset are splits. Without any, all splits of the configuration with a
+folder are prepared.
 Steps, by `prepare.steps`:
 
-    check        annotations, every frame, every mask                    report.json tables
-    boxes, areas, centre points                             tables.npz filter       the segmenter's
-    IoU with the labels, from their boxes     keep.json, for data.keep_file statistics
-    statistics.json sheet        some sentences with their frames and masks
-    contact_sheet.jpg mixing       probabilities of several prepared splits
-    mixing.json
+    check        annotations, every frame, every mask                 report.json
+    tables       boxes, areas, centre points                          tables.npz
+    filter       IoU of the labels with masks segmented from boxes    keep.json (data.keep_file)
+    statistics   counts, sizes, visibility, words                     statistics.json
+    sheet        some sentences with their frames and masks           contact_sheet.jpg
+    mixing       probabilities of several prepared splits             mixing.json
 
 Files go to <data.root>/prepared/<split>/, or below `prepare.output`. A killed job continues. The
-exit code is 1 if anything is wrong, and 0 if not, also if something is odd.
+exit code is 1 if anything is wrong. Oddities alone leave it 0.
 """
 
 from __future__ import annotations

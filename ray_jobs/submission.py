@@ -1,16 +1,16 @@
 """Make the zip for a benchmark's server from the predictions of an evaluation.
 
-    python -m ray_jobs.submission runs/<name>/evaluate                       layout by the data's
-    format python -m ray_jobs.submission runs/<name>/evaluate ref_youtube_vos out.zip
+    python -m ray_jobs.submission runs/<name>/evaluate
+    python -m ray_jobs.submission runs/<name>/evaluate ref_youtube_vos out.zip
 
-Layouts:
+Without a layout it is that of the data's format. Layouts:
 
     ref_youtube_vos    Annotations/<video>/<expression>/<frame>.png    with a top folder
     mevis              <video>/<expression>/<frame>.png                without one
 
 Images are 8-bit grey, 0 and 255, at the size of the video, for the frames listed by the data set
-and no others. Without public truth, evaluate with data.no_target=keep first. The same
-predictions give the same bytes.
+and no others. Without public truth, evaluate with data.no_target=keep first. The same predictions
+give the same bytes.
 """
 
 from __future__ import annotations
@@ -92,10 +92,10 @@ def _png(mask_HW: np.ndarray) -> bytes:
 
 
 def main(argv: Sequence[str]) -> None:
-    wants_help = "-h" in argv or "--help" in argv
-    if wants_help or not 1 <= len(argv) <= 3:
+    asks_help = "-h" in argv or "--help" in argv
+    if asks_help or not 1 <= len(argv) <= 3:
         print(__doc__)
-        sys.exit(0 if wants_help else 2)
+        sys.exit(0 if asks_help else 2)
 
     layout = argv[1] if len(argv) > 1 else ""
     target = Path(argv[2]) if len(argv) > 2 else None

@@ -5,7 +5,7 @@
 A qwen2_5_vl learns dialogues that choose a frame and draw a box. A qwen3_vl learns searches that
 choose a part of the video and a keyframe and end in [SEG].
 
-Needs torch, transformers, numpy and OpenCV; neither Ray nor vLLM nor DeepSpeed. `--out` becomes a
+Needs torch, transformers, numpy and OpenCV, but not Ray, vLLM or DeepSpeed. `--out` becomes a
 Hugging Face folder (bf16). Beside it DIR.state.pt holds fp32 weights and pretraining heads, from
 which `--init DIR` goes on. `--minutes` is the time from the start of the process to its end,
 including saving and the final examination. On a CPU it is the time that the main thread computed.
@@ -163,7 +163,7 @@ class Batches:
         self.workers = workers
         self.chunks = chunks
         self.device = device
-        # Seconds in which the model stood still for want of lessons.
+        # Seconds in which the model waited for lessons.
         self.waited = 0.0
         self._ready: Queue[Any] = Queue(maxsize=2)
         threading.Thread(target=self._fetch, daemon=True).start()
@@ -214,7 +214,7 @@ class Batches:
 
 
 def _optimizer(net: Batched, heads: Heads, rate: float) -> torch.optim.Optimizer:
-    """Decay matrices only; the embedding is none."""
+    """Return AdamW with weight decay on matrices only, the embedding excepted."""
     embedding = net.decoder.embed_tokens.weight
     matrices: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []

@@ -5,7 +5,7 @@
 
 `ray_jobs.warm_start` does the same for any system and any data set. This is several times as fast:
 endless synthetic scenes instead of a data set, the system's own demonstrations, all questions about
-one frame in one row, softened coordinates. One process on one core; neither Ray nor vLLM nor
+one frame in one row, softened coordinates. It runs as one process on one core, without Ray, vLLM or
 DeepSpeed.
 """
 

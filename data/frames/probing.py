@@ -1,6 +1,8 @@
 """Videos as files hold them: the true size and number of frames, for videos without annotations.
 
-video = probe("clips/kitchen.mp4")      # a video file, an image, or a folder of images
+    video = probe("clips/kitchen.mp4")
+
+The path names a video file, an image, or a folder of images.
 """
 
 from __future__ import annotations
@@ -22,8 +24,7 @@ def probe(path: str | Path) -> Video:
     comes before frame 10.
 
     Raises:
-        ValueError: The path is missing, empty, without pictures, or not
-            readable.
+        ValueError: The path is missing, empty, unreadable, or without pictures.
     """
     return probe_with_rate(path)[0]
 

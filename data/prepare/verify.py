@@ -1,8 +1,8 @@
 """Look at every frame and every mask of a video, and list everything missing, broken or odd.
 
 This is stricter than reading for training: OpenCV returns a picture with a grey half for an
-incomplete JPEG, and pycocotools fills a mask with too few runs from memory. Bad data never raises
-here.
+incomplete JPEG, and pycocotools fills a mask with too few runs from memory. Bad data becomes a
+`Problem` and never an exception.
 """
 
 from __future__ import annotations

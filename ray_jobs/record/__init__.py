@@ -1,4 +1,4 @@
 """The record of a job and its display: folders, predictions, tables, pictures, MLflow.
 
-Files here are written and read; jobs, actors and the driver are not known.
+These modules write and read files. They do not depend on jobs, actors or the driver.
 """

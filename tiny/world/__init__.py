@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from core.types import Sample
 
 # The modules behind the door are imported inside the functions: the schools import
-# `tiny.world.scene` alone and need
-# neither video encoders nor the readers of data sets.
+# `tiny.world.scene` alone, and need neither video encoders nor the readers of data sets.
 
 
 def make(root: Path, length: str = "short") -> None:
