@@ -53,8 +53,14 @@ class DataConfig:
         "vts_cot",
         "o3_rl",
         "own",
-    ] = setting("mevis", help="reader in data/load.py", identifies=(RUN, PREDICTIONS))
-    root: str = setting("datasets/synthetic", help="folder with one folder for each split")
+    ] = setting(
+        "mevis",
+        help="format of the files, each with a reader in data/readers",
+        identifies=(RUN, PREDICTIONS),
+    )
+    root: str = setting(
+        "datasets/synthetic", help="folder of the data set; docs/data.md lists the layouts"
+    )
     synthetic: bool = setting(False, help="make the synthetic data set if `data.root` is absent")
     length: Literal["short", "long"] = setting(
         "short",
@@ -68,9 +74,9 @@ class DataConfig:
         identifies=(RUN, PREDICTIONS),
     )
     no_target: Literal["skip", "keep"] = setting(
-        "skip", help="samples without a target", identifies=(RUN, PREDICTIONS)
+        "skip", help="leave out or keep samples without a target", identifies=(RUN, PREDICTIONS)
     )
-    hints: str = setting("", help="folder of cached hints; empty: the run's own, made when needed")
+    hints: str = setting("", help="folder of stored hints; empty: the run's own, made when needed")
     keep_file: str = setting(
         "", help="keep.json of ray_jobs.prepare: train on its videos only; empty: on all"
     )
@@ -80,7 +86,9 @@ class DataConfig:
 class SystemConfig:
     """The published method: how an episode is played and rewarded."""
 
-    name: str = setting("revseg", help="system in systems/", identifies=(RUN, PREDICTIONS))
+    name: str = setting(
+        "revseg", help="system, a folder of systems/", identifies=(RUN, PREDICTIONS)
+    )
     options: dict[str, Any] = setting(
         {},
         help="fields of the system's own options dataclass",
@@ -103,11 +111,14 @@ class RolloutConfig:
         2048, help="most tokens of a dialogue", least=1, identifies=(RUN, PREDICTIONS)
     )
     max_num_seqs: int = setting(64, help="dialogues that an engine decodes at once", least=1)
-    kv_cache_bytes: int = setting(268435456, help="KV cache of an engine; CPU only")
+    kv_cache_bytes: int = setting(268435456, help="bytes of an engine's KV cache; CPU only")
     gpu_memory_utilization: float = setting(0.6, help="share of a GPU for an engine; GPU only")
     tensor_parallel: int = setting(1, help="GPUs of an engine", least=1)
     max_failed_share: float = setting(
-        0.05, help="failed episodes of a step; above it the run stops", least=0, below=1
+        0.05,
+        help="largest share of failed episodes in a step; above it the run stops",
+        least=0,
+        below=1,
     )
     max_staleness: Literal[0, 1] = setting(
         0, help="0: strictly on policy; 1: play the next step while learning this one"
@@ -124,9 +135,10 @@ class GrpoConfig:
     advantage_std: bool = setting(True, help="divide by the group's standard deviation")
     advantage_eps: float = setting(1e-6, help="added to that standard deviation")
     clip_low: float = setting(
-        0.2, help="clip of a token's ratio; for gspo of an episode's, whose authors take 3e-4"
+        0.2,
+        help="lower clip range of the ratio, of a token or (gspo) an episode; gspo's authors: 3e-4",
     )
-    clip_high: float = setting(0.2, help="the same above 1; the authors of gspo take 4e-4")
+    clip_high: float = setting(0.2, help="upper clip range of the ratio; gspo's authors: 4e-4")
     dual_clip: float = setting(
         3.0, help="loss dual_clip: bound of the ratio where the advantage is negative; above 1"
     )
@@ -139,11 +151,11 @@ class GrpoConfig:
         "token", help="level of the importance weights learner / engine"
     )
     importance_cap: float = setting(
-        2.0, help="largest importance weight, applied off policy only, always reported; 0: off"
+        2.0, help="largest importance weight; applied off policy only, always reported; 0: off"
     )
     entropy_coef: float = setting(0.0, help="weight of the entropy bonus")
     per_turn_credit: bool = setting(
-        False, help="credit a turn only with the reward that comes after it; no paper's rule"
+        False, help="credit a turn only with the reward earned from it on; chosen by this project"
     )
 
 
@@ -167,7 +179,8 @@ class LearnerConfig:
         False, help="optimizer states and steps on the CPU (DeepSpeed's CPU AdamW)"
     )
     offload_reference: bool = setting(
-        False, help="KL without LoRA: keep the frozen copy in CPU memory between batches"
+        False,
+        help="keep the reference of the KL term in CPU memory between batches; without LoRA only",
     )
     lora_rank: int = setting(
         0, help="above 0: train low-rank adapters only; engines get merged weights", least=0
@@ -212,10 +225,10 @@ class SegmenterConfig:
     )
     workers: int = setting(1, help="segmenter actors", least=1, identifies=())
     xmem_path: str = setting("", help="kind sam2_xmem: local checkout of hkchengrex/XMem")
-    xmem_weights: str = setting("", help="kind sam2_xmem: its weights, XMem.pth")
+    xmem_weights: str = setting("", help="kind sam2_xmem: weights of XMem, XMem.pth")
     xmem_size: int = setting(
         480,
-        help="kind sam2_xmem: short side of its frames in pixels, 96 or more; 0: as they are",
+        help="kind sam2_xmem: short side of XMem's frames in pixels, 96 or more; 0: as they are",
         least=0,
     )
 
@@ -232,10 +245,12 @@ class MaskConfig:
     loss: float = setting(
         0.2, help="weight of the supervised mask losses beside the policy loss; 0: off", least=0
     )
-    bce: float = setting(1.0, help="weight of the binary cross-entropy in them", least=0)
-    dice: float = setting(1.0, help="weight of the Dice loss in them", least=0)
+    bce: float = setting(1.0, help="weight of binary cross-entropy in the mask losses", least=0)
+    dice: float = setting(1.0, help="weight of the Dice loss in the mask losses", least=0)
     points: int = setting(
-        0, help="pixels of a mask they use, three quarters of them uncertain; 0: all", least=0
+        0,
+        help="pixels of a mask in the mask losses, three quarters of them uncertain; 0: all",
+        least=0,
     )
     redraw: bool = setting(
         False, help="draw on every frame instead of tracking the first mask with SAM 2"
@@ -256,25 +271,28 @@ class TrainConfig:
     keep_checkpoints: int = setting(
         0, help="newest checkpoints to keep, beside `best`; 0: all", least=0
     )
-    eval_every: int = setting(0, help="steps between evaluations; 0: before and after", least=0)
+    eval_every: int = setting(0, help="steps between evaluations; 0: none", least=0)
     eval_before: bool = setting(True, help="evaluate before the first step")
     eval_samples: int = setting(
-        200, help="expressions of the test split, before and after", least=1
+        200, help="number of expressions in each evaluation of a training run", least=1
     )
     sampled_repeats: int = setting(
         1, help="episodes of an expression in the evaluation at temperature 1", least=1
     )
     max_logprob_gap: float = setting(
-        1e-4, help="mean |engine - learner| of log-probs; above it the run stops"
+        1e-4,
+        help="largest mean |log-prob difference| of engine and learner; above it the run stops",
     )
-    resume: str = setting("auto", help="auto | never | a checkpoint folder")
+    resume: str = setting(
+        "auto", help="auto: from the newest checkpoint; never: start over; or a checkpoint folder"
+    )
 
 
 @dataclass
 class EvaluateConfig:
     """Measuring a policy on `data.test_split` (`ray_jobs.evaluate`)."""
 
-    samples: int = setting(0, help="first expressions of the split; 0: all", least=0)
+    samples: int = setting(0, help="number of expressions, from the first on; 0: all", least=0)
     protocol: Literal[
         "auto",
         "mean",
@@ -283,11 +301,15 @@ class EvaluateConfig:
         "images",
         "binary_per_expression",
         "davis_4_annotators",
-    ] = setting("auto", help="which figures, in core/evaluation; auto: by data.format")
+    ] = setting(
+        "auto", help="protocol of the figures (core/evaluation/protocols.py); auto: by data.format"
+    )
     chunk: int = setting(
         32, help="expressions segmented and written together, the most that a kill costs", least=1
     )
-    resume: Literal["auto", "never"] = setting("auto", help="auto: keep finished predictions")
+    resume: Literal["auto", "never"] = setting(
+        "auto", help="auto: keep finished predictions; never: start over"
+    )
 
 
 @dataclass
@@ -302,10 +324,12 @@ class TrackingConfig:
 class ClusterConfig:
     """Ray and the devices."""
 
-    address: str = setting("", help="Ray head; empty: a local one, or the job's own cluster")
-    use_gpu: Literal["auto", "yes", "no"] = setting("auto", help="auto: if Ray has GPUs")
+    address: str = setting("", help="address of the Ray head; empty: a local one, or the job's own")
+    use_gpu: Literal["auto", "yes", "no"] = setting(
+        "auto", help="use GPUs; auto: if the Ray cluster has any"
+    )
     weight_backend: Literal["object_store", "nccl", "ipc"] = setting(
-        "object_store", help="way of the weights to the engines; nccl and ipc need GPUs"
+        "object_store", help="transfer of weights to the engines; nccl and ipc need GPUs"
     )
 
 
@@ -317,11 +341,11 @@ class WarmStartConfig:
     batch_size: int = setting(32, help="demonstrations of a step", least=1)
     output: str = setting("runs/warm_start/policy", help="folder for the policy")
     bf16: bool = setting(False, help="write the policy in bfloat16: half the size")
-    mask_loss: float = setting(1.0, help="takes the place of mask.loss", least=0)
-    mask_bce: float = setting(2.0, help="takes the place of mask.bce", least=0)
-    mask_dice: float = setting(0.5, help="takes the place of mask.dice", least=0)
+    mask_loss: float = setting(1.0, help="mask.loss during the warm start", least=0)
+    mask_bce: float = setting(2.0, help="mask.bce during the warm start", least=0)
+    mask_dice: float = setting(0.5, help="mask.dice during the warm start", least=0)
     mask_points: int = setting(
-        12544, help="takes the place of mask.points; small masks use all their pixels", least=0
+        12544, help="mask.points during the warm start; small masks use all their pixels", least=0
     )
 
 
@@ -330,7 +354,7 @@ class PrepareConfig:
     """Checking and preparing a data set (`ray_jobs.prepare`)."""
 
     steps: list[Literal["check", "tables", "filter", "statistics", "sheet", "mixing"]] = setting(
-        ["check", "tables", "statistics", "sheet"], help="what to do"
+        ["check", "tables", "statistics", "sheet"], help="steps to run (see ray_jobs.prepare)"
     )
     output: str = setting(
         "", help="folder with one folder for each split; empty: <data.root>/prepared"
@@ -339,7 +363,10 @@ class PrepareConfig:
         4, help="processes that decode; step filter uses segmenter.workers", least=1
     )
     filter_iou: float = setting(
-        0.6, help="step filter: least IoU of segmenter and labels; worse videos go", least=0, most=1
+        0.6,
+        help="step filter: least mean IoU of segmenter and labels; videos below are dropped",
+        least=0,
+        most=1,
     )
     sheet_rows: int = setting(8, help="step sheet: sentences on the contact sheet", least=1)
     sheet_frames: int = setting(6, help="step sheet: frames of each sentence", least=1)
@@ -347,7 +374,7 @@ class PrepareConfig:
         [], help="step mixing: folders of prepared splits, such as <root>/prepared/train"
     )
     mix_weights: list[float] = setting(
-        [], help="step mixing: one for each folder; empty: by size and temperature"
+        [], help="step mixing: a weight for each folder; empty: by size and temperature"
     )
     mix_temperature: float = setting(
         1.0,
@@ -361,7 +388,7 @@ class DifficultyConfig:
     """Ratings of how hard each sentence is (`ray_jobs.rate_difficulty`), for length budgets."""
 
     folder: str = setting(
-        "", help="folder of ratings; empty: training reads none, the job writes below data.root"
+        "", help="folder of ratings; empty: training reads none, and the job writes below data.root"
     )
     rater: Literal["policy", "generator"] = setting(
         "policy",
