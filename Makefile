@@ -39,7 +39,7 @@ lint: $(STAMP)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
-	$(RUN) -m pytest -q tests/test_imports.py
+	$(RUN) -m pytest -q tests/test_imports.py tests/test_texture.py
 
 bench: $(STAMP)
 	@for b in $$(ls benchmarks | grep -v -e __init__ -e measuring | sed -n 's/\.py$$//p'); do \

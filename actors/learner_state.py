@@ -83,10 +83,10 @@ def load(engine: DeepSpeedEngine, folder: Path) -> int:
         "lora_rank": ("learner.lora_rank", lora.rank(engine.module.vlm)),
     }
     for name, (setting, value) in here.items():
-        if facts.get(name, 0) != value:
+        written = facts.get(name, 0)
+        if written != value:
             raise ValueError(
-                f"checkpoint {folder} was written with {setting}={facts[name]}, "
-                f"this run has {value}"
+                f"checkpoint {folder} was written with {setting}={written}, this run has {value}"
             )
     engine.load_checkpoint(str(folder / "deepspeed"), tag=_TAG)
     rank = torch.distributed.get_rank()

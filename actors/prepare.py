@@ -33,7 +33,7 @@ FRAMES = 16
 
 
 @dataclass(frozen=True)
-class Piece:
+class VideoPiece:
     """One video with its samples."""
 
     video: Video
@@ -49,7 +49,7 @@ class Piece:
         return found
 
 
-class Result(NamedTuple):
+class VideoResult(NamedTuple):
     """The outcome of the work on one video.
 
     Attributes:
@@ -61,27 +61,27 @@ class Result(NamedTuple):
     problems: list[Problem]
 
 
-Work = Callable[[Piece], Result]
+VideoWork = Callable[[VideoPiece], VideoResult]
 
 
-def pieces(samples: Sequence[Sample]) -> list[Piece]:
+def pieces(samples: Sequence[Sample]) -> list[VideoPiece]:
     """Group samples by their video, in the order of the data set."""
     by_video: dict[str, list[Sample]] = {}
     for sample in samples:
         by_video.setdefault(sample.video.uid, []).append(sample)
 
-    found: list[Piece] = []
+    found: list[VideoPiece] = []
     for group in by_video.values():
-        found.append(Piece(group[0].video, tuple(group)))
+        found.append(VideoPiece(group[0].video, tuple(group)))
     return found
 
 
-def check(piece: Piece) -> Result:
+def check(piece: VideoPiece) -> VideoResult:
     """Check every frame and every mask of a video."""
-    return Result(None, problems_of_video(piece.video, piece.samples))
+    return VideoResult(None, problems_of_video(piece.video, piece.samples))
 
 
-def tables(piece: Piece) -> Result:
+def tables(piece: VideoPiece) -> VideoResult:
     """Make the tables of all objects of a video, except those with broken masks."""
     made: list[TargetTable] = []
     problems: list[Problem] = []
@@ -91,7 +91,7 @@ def tables(piece: Piece) -> Result:
             problems.append(Problem(piece.video.uid, text))
         if not broken:
             made.append(target_table(piece.video.uid, target))
-    return Result(made, problems)
+    return VideoResult(made, problems)
 
 
 class JudgeActor:
@@ -103,7 +103,7 @@ class JudgeActor:
     def ready(self) -> None:
         """Return once the weights are loaded."""
 
-    def judge(self, piece: Piece) -> Result:
+    def judge(self, piece: VideoPiece) -> VideoResult:
         """Return the mean IoU (`Judged`) over all objects of a video and all frames with them.
 
         The segmenter sees one frame and one box at a time, as an image, so the label is judged
@@ -115,7 +115,7 @@ class JudgeActor:
             for text in broken_masks(piece.video, target):
                 problems.append(Problem(uid, text))
         if problems:
-            return Result(None, problems)
+            return VideoResult(None, problems)
 
         ious: list[float] = []
         try:
@@ -123,13 +123,13 @@ class JudgeActor:
                 stop = min(start + FRAMES, piece.video.num_frames)
                 ious += self._ious(piece, range(start, stop))
         except ValueError as unreadable_frames:
-            return Result(None, [Problem(uid, str(unreadable_frames))])
+            return VideoResult(None, [Problem(uid, str(unreadable_frames))])
         mean: float | None = None
         if ious:
             mean = sum(ious) / len(ious)
-        return Result(Judged(uid, len(ious), mean), [])
+        return VideoResult(Judged(uid, len(ious), mean), [])
 
-    def _ious(self, piece: Piece, frames: range) -> list[float]:
+    def _ious(self, piece: VideoPiece, frames: range) -> list[float]:
         """Return the IoU of every visible object on every one of these frames."""
         labels: list[tuple[int, Rle]] = []
         for target in piece.targets.values():
@@ -152,10 +152,10 @@ class JudgeActor:
         return ious
 
 
-class TaskPool(Pool[Work, Piece, Result]):
+class TaskPool(Pool[VideoWork, VideoPiece, VideoResult]):
     """Ray tasks, `prepare.workers` at a time. A worker is only a place for one task."""
 
-    def __init__(self, cfg: Config, placement: Placement, work: Work) -> None:
+    def __init__(self, cfg: Config, placement: Placement, work: VideoWork) -> None:
         self.task = ray.remote(work).options(
             num_cpus=1,
             max_retries=MAX_ATTEMPTS - 1,
@@ -165,24 +165,24 @@ class TaskPool(Pool[Work, Piece, Result]):
         # Ray itself retries tasks.
         super().__init__(cfg.prepare.workers, attempts=1)
 
-    def start(self, number: int) -> Handle[Work]:
+    def start(self, number: int) -> Handle[VideoWork]:
         return TaskPlace(None)
 
-    def send(self, worker: Handle[Work], task: Piece) -> Ref[Result]:
+    def send(self, worker: Handle[VideoWork], task: VideoPiece) -> Ref[VideoResult]:
         return self.task.remote(task)
 
-    def give_up(self, task: Piece, error: Exception) -> Result:
+    def give_up(self, task: VideoPiece, error: Exception) -> VideoResult:
         return _died(task)
 
 
-class TaskPlace(Handle[Work]):
+class TaskPlace(Handle[VideoWork]):
     """A place for one Ray task at a time."""
 
     def kill(self) -> None:
         """Do nothing: a place has no process."""
 
 
-class JudgePool(Pool[JudgeActor, Piece, Result]):
+class JudgePool(Pool[JudgeActor, VideoPiece, VideoResult]):
     """The actors of the label filter, `segmenter.workers` of them.
 
     Raises:
@@ -208,10 +208,10 @@ class JudgePool(Pool[JudgeActor, Piece, Result]):
             self._wait_until_ready([judge])
         return judge
 
-    def send(self, worker: Handle[JudgeActor], task: Piece) -> Ref[Result]:
+    def send(self, worker: Handle[JudgeActor], task: VideoPiece) -> Ref[VideoResult]:
         return worker.call(JudgeActor.judge, task)
 
-    def give_up(self, task: Piece, error: Exception) -> Result:
+    def give_up(self, task: VideoPiece, error: Exception) -> VideoResult:
         return _died(task)
 
     def _wait_until_ready(self, judges: Sequence[Handle[JudgeActor]]) -> None:
@@ -226,17 +226,17 @@ class JudgePool(Pool[JudgeActor, Piece, Result]):
 def in_tasks(
     cfg: Config,
     placement: Placement,
-    work: Work,
-    waiting: Sequence[Piece],
-) -> Iterator[tuple[Piece, Result]]:
+    work: VideoWork,
+    waiting: Sequence[VideoPiece],
+) -> Iterator[tuple[VideoPiece, VideoResult]]:
     """Do some work on every video in Ray tasks; yield results as they arrive."""
     with closing(TaskPool(cfg, placement, work)) as pool:
         yield from pool.run(waiting)
 
 
 def in_judges(
-    cfg: Config, placement: Placement, waiting: Sequence[Piece]
-) -> Iterator[tuple[Piece, Result]]:
+    cfg: Config, placement: Placement, waiting: Sequence[VideoPiece]
+) -> Iterator[tuple[VideoPiece, VideoResult]]:
     """Judge the labels of every video in actors; yield results as they arrive.
 
     Raises:
@@ -250,9 +250,9 @@ def _is_empty(rle: Rle) -> bool:
     return box(rle)[2] <= 0
 
 
-def _died(piece: Piece) -> Result:
+def _died(piece: VideoPiece) -> VideoResult:
     text = (
         f"{piece.video.path}: its process died {MAX_ATTEMPTS} times "
         "(a file that crashes its decoder, or no memory)"
     )
-    return Result(None, [Problem(piece.video.uid, text)])
+    return VideoResult(None, [Problem(piece.video.uid, text)])

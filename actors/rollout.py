@@ -27,7 +27,7 @@ from cluster.weights import WeightVersion
 from configs.schema import Config
 from core.types import End, Episode, MediaTable, Sample
 from data.frames.reading import show_views
-from models.engine.conversation import Key
+from models.engine.conversation import SeedKey
 from models.engine.engine import Engine
 from models.engine.gallery import Gallery
 from models.engine.settings import EngineSettings
@@ -64,7 +64,7 @@ class RolloutActor:
             await self.take(weights)
 
     async def play_group(
-        self, sample: Sample, group_size: int, temperature: float, key: Key
+        self, sample: Sample, group_size: int, temperature: float, key: SeedKey
     ) -> tuple[tuple[Episode, ...], MediaTable]:
         """Play the G episodes of one sample; return them and the pixels they were shown.
 
@@ -80,7 +80,7 @@ class RolloutActor:
         return tuple(episodes), gallery.pixels
 
     async def _play(
-        self, sample: Sample, gallery: Gallery, temperature: float, key: Key
+        self, sample: Sample, gallery: Gallery, temperature: float, key: SeedKey
     ) -> Episode:
         """Play one episode.
 
@@ -153,7 +153,7 @@ class GroupTask:
     sample: Sample
     group_size: int
     temperature: float
-    key: Key
+    key: SeedKey
     media_ref: MediaRef | None = None
 
 

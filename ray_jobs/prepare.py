@@ -37,7 +37,7 @@ from core.segmenters import KINDS
 from data.generators import generator
 from data.mixing import by_temperature, epochs_of, shares
 from ray_jobs.driver.entry import run_job
-from ray_jobs.driver.prepare_steps import STEPS, Split
+from ray_jobs.driver.prepare_steps import STEPS, PreparedSplit
 from ray_jobs.record.progress import Progress
 
 # Problems that are printed; report.json has all.
@@ -114,7 +114,7 @@ def prepare_splits(cfg: Config, names: Sequence[str], progress: Progress) -> int
 
 def prepare_split(cfg: Config, placement: Placement, name: str, progress: Progress) -> int:
     """Run all steps on a split; return the number of errors in it."""
-    split = Split(cfg, placement, name, output_folder(cfg) / name, progress)
+    split = PreparedSplit(cfg, placement, name, output_folder(cfg) / name, progress)
     split.folder.mkdir(parents=True, exist_ok=True)
     with progress.phase(f"{name}: annotations"):
         split.read()
@@ -129,7 +129,7 @@ def prepare_split(cfg: Config, placement: Placement, name: str, progress: Progre
     return report(split)
 
 
-def report(split: Split) -> int:
+def report(split: PreparedSplit) -> int:
     """Write report.json and print the problems; return the number of errors, without oddities."""
     wrong = [problem for problem in split.problems if not problem.odd]
     odd = [problem for problem in split.problems if problem.odd]

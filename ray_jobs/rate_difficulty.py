@@ -26,7 +26,7 @@ from cluster.start import joined
 from configs.load import load as load_config
 from configs.load import resolve, validate_values
 from configs.schema import Config, SystemConfig
-from core.difficulty import PROMPT_VERSION, difficulty, is_complete
+from core.difficulty import PROMPT_VERSION, Ratings, difficulty, is_complete
 from core.files import write_json
 from core.types import End, Episode, Sample
 from data.difficulty import ratings_file
@@ -41,7 +41,6 @@ from ray_jobs.record.progress import Progress
 # The value of `difficulty.rater` for the generator of the synthetic data set.
 GENERATOR = "generator"
 
-Ratings = Mapping[str, int]
 # From samples and the number of the attempt (from 1) to samples with their ratings, in any order.
 RatedSamples = Iterator[tuple[Sample, Ratings]]
 Rater = Callable[[Sequence[Sample], int], RatedSamples]

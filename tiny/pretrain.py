@@ -234,7 +234,7 @@ def _state_file(folder: Path) -> Path:
 
 
 def _restore(init: Path, hf: torch.nn.Module, heads: Heads) -> bool:
-    """Load fp32 weights and heads of an earlier pretraining; return whether there are any."""
+    """Load fp32 weights and heads of an earlier pretraining; return False if it left none."""
     state = _state_file(init)
     if not state.exists():
         return False

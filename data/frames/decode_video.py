@@ -9,9 +9,9 @@
 Frame numbers count pictures in the order of display, whatever their times. They must be ascending
 and distinct. A picture that is marked as lying on its side, as phones do, is turned upright.
 
-decord can dead-lock in native code (decord#373), and then only killing its process helps; and its
-prefetched frames are never given back (decord#157). `data.frames.decoders` starts the process with
-a time-out. This file imports nothing of rayvos, so that it starts in a tenth of a second, and holds
+decord can dead-lock in native code (decord#373), and then only killing its process helps. It never
+frees the frames that it prefetched (decord#157). `data.frames.decoders` starts the process with a
+time-out. This file imports nothing of rayvos, so that it starts in a tenth of a second, and holds
 one frame at a time.
 """
 
@@ -35,7 +35,7 @@ Give = Callable[[int, np.ndarray], None]
 
 @dataclass(frozen=True)
 class Timeline:
-    """The frames of a file, as its packets tell. Empty if they do not, as in bare H.264.
+    """The frames of a file by its packets; empty if packets have no times, as in bare H.264.
 
     Attributes:
         times: Time of each frame in the order of display.
@@ -102,10 +102,10 @@ def _decoded(
 ) -> Iterator[tuple[int, Any]]:
     """Yield pictures with their numbers: the wanted ones, and those decoded on the way to them."""
     numbers = {time: number for number, time in enumerate(timeline.times)}
-    for run in _runs(timeline.keys, wanted):
-        missing = set(run.numbers)
+    for stretch in _stretches(timeline.keys, wanted):
+        missing = set(stretch.numbers)
         # If a seek lands behind the key frame, read once more from the start.
-        for begin in dict.fromkeys([run.start, 0]):
+        for begin in dict.fromkeys([stretch.start, 0]):
             with _open(path) as (container, stream):
                 if begin:
                     container.seek(timeline.times[begin], stream=stream)
@@ -116,33 +116,33 @@ def _decoded(
                     if number >= 0:
                         missing.discard(number)
                         yield number, frame
-                    if number >= run.numbers[-1]:
+                    if number >= stretch.numbers[-1]:
                         break
             if not missing:
                 break
 
 
 @dataclass
-class Run:
+class Stretch:
     """Frames to decode in one go, from the key frame `start` on."""
 
     start: int
     numbers: list[int]
 
 
-def _runs(keys: list[int], wanted: list[int]) -> list[Run]:
-    """Return wanted frames in runs. A seek inside a run would skip nothing."""
-    runs: list[Run] = []
+def _stretches(keys: list[int], wanted: list[int]) -> list[Stretch]:
+    """Return wanted frames in stretches. A seek inside a stretch would skip nothing."""
+    stretches: list[Stretch] = []
     for number in wanted:
         key = 0
         if keys:
             before = bisect_right(keys, number) - 1
             key = keys[max(before, 0)]
-        if runs and key <= runs[-1].numbers[-1] + 1:
-            runs[-1].numbers.append(number)
+        if stretches and key <= stretches[-1].numbers[-1] + 1:
+            stretches[-1].numbers.append(number)
         else:
-            runs.append(Run(min(key, number), [number]))
-    return runs
+            stretches.append(Stretch(min(key, number), [number]))
+    return stretches
 
 
 def facts(path: str) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Preparation of a data set: check it, tabulate it, and keep the videos worth training on."""
+"""Preparation of a data set: check it, tabulate it, and choose the videos to train on."""

@@ -1,4 +1,4 @@
-"""The videos of a data set worth training on: the file of the label filter.
+"""The videos of a data set to train on: the file of the label filter.
 
 ReVSeg (section 4.1) prompts SAM 2 on every frame with the true box, and drops all queries of a
 video if the mean IoU with the true masks is below 0.6. If the segmenter misses a mask from a

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from core.types import Sample, Video
-from data.prepare.tables import Key, TargetTable
+from data.prepare.tables import TableKey, TargetTable
 
 PERCENTILES = (5, 25, 50, 75, 95)
 NO_KIND = "(none)"
@@ -20,7 +20,7 @@ NO_KIND = "(none)"
 SHOWN = 8
 
 
-def statistics(samples: Sequence[Sample], tables: Mapping[Key, TargetTable]) -> dict[str, Any]:
+def statistics(samples: Sequence[Sample], tables: Mapping[TableKey, TargetTable]) -> dict[str, Any]:
     """Return the figures of a split, ready for JSON.
 
     Objects, visible shares and areas count each object of a video once, however many sentences
@@ -80,9 +80,11 @@ def _by_number(counts: Mapping[int, int]) -> dict[str, int]:
     return {str(number): count for number, count in sorted(counts.items())}
 
 
-def _tables_of(samples: Sequence[Sample], tables: Mapping[Key, TargetTable]) -> list[TargetTable]:
+def _tables_of(
+    samples: Sequence[Sample], tables: Mapping[TableKey, TargetTable]
+) -> list[TargetTable]:
     """The tables of all objects of the samples, each once."""
-    keys: dict[Key, None] = {}
+    keys: dict[TableKey, None] = {}
     for sample in samples:
         for target in sample.targets:
             keys[sample.video.uid, target.uid] = None

@@ -25,7 +25,7 @@ from core.points import squared_depth
 from core.types import Target
 
 # (video uid, target uid)
-Key = tuple[str, str]
+TableKey = tuple[str, str]
 # Version of the file format.
 VERSION = 1
 # Both coordinates of a point in a frame that does not show the object.
@@ -52,7 +52,7 @@ class TargetTable:
     centroids_F2: np.ndarray
 
     @property
-    def key(self) -> Key:
+    def key(self) -> TableKey:
         return self.video, self.target
 
 
@@ -165,7 +165,7 @@ def _columns(tables: Iterable[TargetTable]) -> dict[str, np.ndarray]:
     }
 
 
-def load_tables(file: Path) -> dict[Key, TargetTable]:
+def load_tables(file: Path) -> dict[TableKey, TargetTable]:
     """Return all tables of a file, by video uid and target uid.
 
     Raises:

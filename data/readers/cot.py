@@ -23,7 +23,7 @@ from typing import Any
 from core.types import Notes, Sample
 from data.fields import Faults, load_json, value
 from data.masks.stores import RleStore
-from data.readers.expressions import Family, Meta, find_images, notes_of, read_videos
+from data.readers.expressions import Format, Meta, find_images, notes_of, read_videos
 
 # Folder of the videos and file of the masks by split, as VideoSEG-O3's authors converted them.
 SOURCES = {
@@ -74,7 +74,7 @@ def _read_items(
         folders = (folder / "JPEGImages" / uid, folder / uid)
         return find_images(folders, file, uid)
 
-    family = Family(
+    format = Format(
         file, path_of, RleStore(root / masks_name), kind=lambda item: split, notes=_notes
     )
     samples: list[Sample] = []
@@ -85,7 +85,7 @@ def _read_items(
             check(record, where)
             # A record is a video with one expression.
             video = {"frames": record["frames"], "expressions": {str(i): record}}
-            samples += read_videos(family, {record["video_name"]: video}, faults)
+            samples += read_videos(format, {record["video_name"]: video}, faults)
     return samples
 
 

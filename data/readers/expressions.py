@@ -1,7 +1,7 @@
-"""The family of formats with {"videos": {video: {"frames": [..], "expressions": {id: {..}}}}}.
+"""Formats with {"videos": {video: {"frames": [..], "expressions": {id: {..}}}}}.
 
-A `Family` describes one member: the places of images and masks, and the names of its fields. No
-pixel is decoded here: sizes come from the header of the first frame, and masks stay on disk.
+A `Format` holds the differences between them: the places of images and masks, and the names of
+fields. No pixel is decoded here: sizes come from the header of the first frame, and masks stay on disk.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def anno_ids(expression: Meta, key: str = "anno_id") -> list[str] | None:
 
 
 def notes_of(expression: Meta) -> Notes:
-    """Return the notes of an expression, of whatever member of the family."""
+    """Return the notes that an expression of any format may carry."""
     names = expression.get("names")
     if not isinstance(names, list):
         names = []
@@ -58,8 +58,8 @@ def _default_kind(expression: Meta) -> str:
 
 
 @dataclass(frozen=True)
-class Family:
-    """One member of the family.
+class Format:
+    """One format.
 
     Attributes:
         file: The JSON file, for messages.
@@ -84,7 +84,7 @@ class Family:
     min_frames: int = 1
 
 
-def read_videos(family: Family, videos: Meta, faults: Faults) -> list[Sample]:
+def read_videos(format: Format, videos: Meta, faults: Faults) -> list[Sample]:
     """Return all expressions in the order of the file; `uid` is "<video>/<expression id>".
 
     An expression without public ground truth has the note `hidden`. Its empty `targets` do not mean
@@ -93,7 +93,7 @@ def read_videos(family: Family, videos: Meta, faults: Faults) -> list[Sample]:
     samples: list[Sample] = []
     for uid, meta in videos.items():
         with faults.noted():
-            samples += _read_video(family, uid, meta, faults)
+            samples += _read_video(format, uid, meta, faults)
     return samples
 
 
@@ -163,14 +163,14 @@ def find_images(folders: Iterable[Path], file: Path, uid: str) -> str:
     )
 
 
-def _read_video(family: Family, uid: str, meta: Any, faults: Faults) -> list[Sample]:
-    where = f"{family.file}: video {uid!r}"
+def _read_video(format: Format, uid: str, meta: Any, faults: Faults) -> list[Sample]:
+    where = f"{format.file}: video {uid!r}"
     names = frame_names(meta, where)
     expressions = value(meta, "expressions", dict, where)
-    if len(names) < family.min_frames:
+    if len(names) < format.min_frames:
         return []
 
-    path = family.path_of(uid)
+    path = format.path_of(uid)
     present = present_frames(path, names, where, faults)
     size: Size | None = None
     with faults.noted():
@@ -181,16 +181,16 @@ def _read_video(family: Family, uid: str, meta: Any, faults: Faults) -> list[Sam
     for key, expression in expressions.items():
         its = f"{where}: expression {key!r}"
         with faults.noted():
-            targets, size = _targets(family, ListedFrames(uid, names, size), expression, its)
-            value(expression, family.text, str, its)
-            kind = family.kind(expression)
+            targets, size = _targets(format, ListedFrames(uid, names, size), expression, its)
+            value(expression, format.text, str, its)
+            kind = format.kind(expression)
             found.append(_Found(key, expression, targets, kind))
     if not found:
         return []
 
     height, width = size or frame_size(path, names)
     video = Video(uid, path, names, height, width)
-    return [_sample(family, video, meta, one) for one in found]
+    return [_sample(format, video, meta, one) for one in found]
 
 
 @dataclass(frozen=True)
@@ -203,27 +203,27 @@ class _Found:
     kind: str
 
 
-def _sample(family: Family, video: Video, meta: Meta, found: _Found) -> Sample:
+def _sample(format: Format, video: Video, meta: Meta, found: _Found) -> Sample:
     expression = found.expression
-    notes = family.notes(video.uid, meta, expression)
-    if family.store is None or family.ids(expression) is None:
+    notes = format.notes(video.uid, meta, expression)
+    if format.store is None or format.ids(expression) is None:
         notes = replace(notes, hidden=True)
-    query = family.clean(expression[family.text])
+    query = format.clean(expression[format.text])
     uid = f"{video.uid}/{found.key}"
     return Sample(uid, video, query, found.targets, found.kind, notes)
 
 
 def _targets(
-    family: Family, frames: ListedFrames, expression: Any, where: str
+    format: Format, frames: ListedFrames, expression: Any, where: str
 ) -> tuple[tuple[Target, ...], Size | None]:
     """Return the objects of an expression, and the size of the video as far as it is known now."""
-    ids = family.ids(expression) if isinstance(expression, dict) else None
-    if not ids or family.store is None:
+    ids = format.ids(expression) if isinstance(expression, dict) else None
+    if not ids or format.store is None:
         return (), frames.size
 
     targets: list[Target] = []
     for anno in ids:
-        targets.append(family.store.target(frames, anno, where))
+        targets.append(format.store.target(frames, anno, where))
         if frames.size is None:
-            frames = replace(frames, size=family.store.size(anno))
+            frames = replace(frames, size=format.store.size(anno))
     return tuple(targets), frames.size

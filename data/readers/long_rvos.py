@@ -22,7 +22,7 @@ from core.types import Notes, Sample
 from data.fields import Faults, load_videos
 from data.masks.stores import ObjectStore, RleStore, Store
 from data.readers.expressions import (
-    Family,
+    Format,
     Meta,
     anno_ids,
     find_images,
@@ -44,7 +44,7 @@ def read_long_rvos(
     file = folder / "meta_expressions.json"
     videos = load_videos(file)
     store, ids_field = _masks(folder)
-    family = Family(
+    format = Format(
         file,
         lambda uid: find_images((folder / "JPEGImages" / uid,), file, uid),
         store,
@@ -53,7 +53,7 @@ def read_long_rvos(
         notes=_notes,
         min_frames=2,
     )
-    return read_videos(family, videos, faults or Faults())
+    return read_videos(format, videos, faults or Faults())
 
 
 def _masks(folder: Path) -> tuple[Store | None, str]:

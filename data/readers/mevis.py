@@ -20,7 +20,7 @@ from pathlib import Path
 from core.types import Sample, Target
 from data.fields import Faults, load_videos, splits_found, value
 from data.masks.stores import ListedFrames, RleStore
-from data.readers.expressions import Family, anno_ids, find_images, frame_names, read_videos
+from data.readers.expressions import Format, anno_ids, find_images, frame_names, read_videos
 
 EXPRESSIONS = "meta_expressions.json"
 MASKS = "mask_dict.json"
@@ -37,8 +37,8 @@ def read_mevis(
     """
     folder = split_folder(Path(root), split, EXPRESSIONS)
     file = folder / EXPRESSIONS
-    family = Family(file, _images_of(folder), RleStore(folder / MASKS))
-    return read_videos(family, load_videos(file), faults or Faults())
+    format = Format(file, _images_of(folder), RleStore(folder / MASKS))
+    return read_videos(format, load_videos(file), faults or Faults())
 
 
 def read_lvvis(
@@ -49,14 +49,14 @@ def read_lvvis(
     """Return all expressions of a split of LV-VIS. Videos of one frame are left out."""
     folder = split_folder(Path(root), split, EXPRESSIONS)
     file = folder / EXPRESSIONS
-    family = Family(
+    format = Format(
         file,
         _images_of(folder),
         RleStore(folder / MASKS),
         clean=lambda text: text.replace("_", " "),
         min_frames=2,
     )
-    return read_videos(family, load_videos(file), faults or Faults())
+    return read_videos(format, load_videos(file), faults or Faults())
 
 
 def mevis_video_objects(root: Path, split: str) -> dict[str, tuple[Target, ...]]:

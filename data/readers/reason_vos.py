@@ -28,7 +28,7 @@ from data.frames.images import stems_in
 from data.masks.png_masks import PngMasks
 from data.masks.stores import ObjectStore
 from data.readers.expressions import (
-    Family,
+    Format,
     Meta,
     anno_ids,
     find_images,
@@ -67,7 +67,7 @@ def read_reason_vos(
             folders.append(root / "Annotations" / f"{name}_{uid}_{obj}")
         return folders
 
-    family = Family(
+    format = Format(
         file,
         lambda uid: find_images((root / "JPEGImages" / uid,), file, uid),
         ObjectStore(mask_folders),
@@ -76,7 +76,7 @@ def read_reason_vos(
         kind=lambda expression: "sentence" if expression.get("is_sent") else "phrase",
         notes=_notes,
     )
-    return [_with_frames_listed(sample) for sample in read_videos(family, videos, faults)]
+    return [_with_frames_listed(sample) for sample in read_videos(format, videos, faults)]
 
 
 def _with_expressions_by_id(meta: Any, where: str) -> Meta:

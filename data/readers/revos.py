@@ -25,7 +25,7 @@ from data.fields import Faults, load_videos, splits_found, value
 from data.masks.rle_entries import Entry
 from data.masks.rle_index import RleMasks, entries
 from data.masks.stores import RELEASE, RleStore
-from data.readers.expressions import Family, Meta, find_images, notes_of, read_videos
+from data.readers.expressions import Format, Meta, find_images, notes_of, read_videos
 
 KINDS = {0: "referring", 1: "reasoning", 2: "no_target"}
 PREFIX = "meta_expressions_"
@@ -58,7 +58,7 @@ def read_revos(
     def notes(uid: str, meta: Meta, expression: Meta) -> Notes:
         return replace(notes_of(expression), foreground_F=foreground_of(uid, meta))
 
-    family = Family(
+    format = Format(
         file,
         path_of,
         RleStore(root / "mask_dict.json"),
@@ -66,7 +66,7 @@ def read_revos(
         notes=notes,
         min_frames=2,
     )
-    return read_videos(family, videos, faults)
+    return read_videos(format, videos, faults)
 
 
 def _kind(expression: dict[str, Any], file: Path) -> str:

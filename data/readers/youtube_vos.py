@@ -10,8 +10,9 @@
 
 Splits of Ref-YouTube-VOS: train has ground truth; valid and test have none. The JSON file of valid
 also lists the videos of the competition's test set. They are left out, so the file of test must
-exist. The server wants the listed frames, so these are the video's. A frame without its PNG is an
-error, as in the published readers. VISA's mask_dict.pkl with its running count of keys is not used.
+exist. The frames of a video are the listed ones, as the server expects. A frame without its PNG is
+an error, as in the published readers. VISA's mask_dict.pkl with its running count of keys is not
+used.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from core.types import Notes, Sample
 from data.fields import Faults, load_videos, splits_found
 from data.masks.stores import PaletteStore
 from data.readers.expressions import (
-    Family,
+    Format,
     Meta,
     anno_ids,
     find_images,
@@ -97,14 +98,14 @@ def read_layout(
         images: Folders to look for a folder <video> in.
         annotations: Folder of the palette PNGs; None if the ground truth is not public.
     """
-    family = Family(
+    format = Format(
         file,
         lambda uid: find_images([folder / uid for folder in images], file, uid),
         PaletteStore(annotations) if annotations else None,
         ids=lambda expression: anno_ids(expression, "obj_id"),
         notes=lambda uid, meta, expression: _notes(uid, expression, categories),
     )
-    return read_videos(family, videos, faults)
+    return read_videos(format, videos, faults)
 
 
 def _notes(uid: str, expression: Meta, categories: Meta) -> Notes:
@@ -129,7 +130,6 @@ def _videos_of_test(root: Path, file: Path) -> Meta:
     if not other.is_file():
         raise ValueError(
             f"{other} is missing: {file} lists the videos of valid and of test, and only this file "
-            "tells "
-            'which are which; put it there (or {"videos": {}}, if yours lists valid alone)'
+            'tells which are which; put it there (or {"videos": {}}, if yours lists valid alone)'
         )
     return load_videos(other)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from models.engine.engine import Engine
 
 # Names an episode.
-Key = tuple[int | str, ...]
+SeedKey = tuple[int | str, ...]
 
 
 def seed_of(*key: int | str) -> int:
@@ -34,7 +34,7 @@ class Conversation:
         self,
         engine: Engine,
         gallery: Gallery,
-        key: Key,
+        key: SeedKey,
         temperature: float,
         top_p: float,
     ) -> None:

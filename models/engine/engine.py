@@ -13,7 +13,7 @@ from PIL import Image
 from core.types import Ask
 from models.dialogue import load_dialogue
 from models.engine import weight_transfer
-from models.engine.conversation import Conversation, Key
+from models.engine.conversation import Conversation, SeedKey
 from models.engine.gallery import Gallery
 from models.engine.settings import EngineSettings, ban, engine_args
 
@@ -50,7 +50,7 @@ class Engine:
     def ask(
         self,
         gallery: Gallery,
-        key: Key,
+        key: SeedKey,
         *,
         temperature: float = 1.0,
         top_p: float = 1.0,

@@ -40,7 +40,7 @@ class Frames(Protocol):
 
 
 @dataclass(frozen=True)
-class Piece:
+class MaskPiece:
     """Finished masks.
 
     Attributes:
@@ -61,7 +61,7 @@ class Segmenter(Protocol):
 
     kind: ClassVar[str]
 
-    def track(self, frames: Frames, prompts: Sequence[Prompt]) -> Iterator[Piece]:
+    def track(self, frames: Frames, prompts: Sequence[Prompt]) -> Iterator[MaskPiece]:
         """Yield the masks of each prompt's object on every frame, in pieces and in any order.
 
         A frame without a mask, or with an empty one, does not show the object.

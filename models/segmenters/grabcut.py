@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 from core.types import MaskPrompt
 from models.segmenters.base import (
     Frames,
-    Piece,
+    MaskPiece,
     Prompt,
     Segmenter,
     check_prompts,
@@ -53,14 +53,14 @@ class GrabCutSegmenter(Segmenter):
 
     kind = "grabcut"
 
-    def track(self, frames: Frames, prompts: Sequence[Prompt]) -> Iterator[Piece]:
+    def track(self, frames: Frames, prompts: Sequence[Prompt]) -> Iterator[MaskPiece]:
         """As `Segmenter.track`, one prompt after the other."""
         num_frames = frames.shape[0]
         check_prompts(prompts, num_frames, self.kind)
         for index, prompt in enumerate(mask_prompts(prompts)):
             frame_HWC = frames[prompt.frame : prompt.frame + 1][0]
             first_HW = self.image_masks([frame_HWC], [prompt])[0]
-            yield Piece(((index, prompt.frame),), first_HW[None])
+            yield MaskPiece(((index, prompt.frame),), first_HW[None])
 
             colours = _colours(frame_HWC, first_HW)
             if colours is None:
@@ -105,14 +105,14 @@ def _track_one_way(
     way: range,
     first_HW: np.ndarray,
     colours: _Colours,
-) -> Iterator[Piece]:
+) -> Iterator[MaskPiece]:
     """Yield the masks of one object along `way`."""
     size = flush_size(*first_HW.shape)
     masks = _follow(frames_along(frames, way), first_HW, colours)
     for start in range(0, len(way), size):
         part = way[start : start + size]
         places = tuple((index, frame) for frame in part)
-        yield Piece(places, np.stack([next(masks) for _ in part]))
+        yield MaskPiece(places, np.stack([next(masks) for _ in part]))
 
 
 def _first_mask(frame_HWC: np.ndarray, prompt: MaskPrompt | None) -> np.ndarray:

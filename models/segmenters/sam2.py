@@ -25,7 +25,7 @@ from models.segmenters import sam2_build, sam2_track
 from models.segmenters.base import (
     AHEAD,
     Frames,
-    Piece,
+    MaskPiece,
     Prompt,
     Segmenter,
     check_prompts,
@@ -41,7 +41,7 @@ from models.segmenters.sam2_track import Maps, Memory
 Decode = Callable[[Maps, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 # Returns the mask logits of frame t of some tracks, and remembers them.
-Step = Callable[[Maps, int, Memory], Tensor]
+TrackStep = Callable[[Maps, int, Memory], Tensor]
 
 
 def load(device: str, path: str, config: str = "") -> Sam2Segmenter:
@@ -102,7 +102,7 @@ class Sam2Segmenter(Segmenter):
         self.half = self.device.type == "cuda" and not shape.dense_prompt
 
     @torch.inference_mode()
-    def track(self, frames: Frames, prompts: Sequence[Prompt]) -> Iterator[Piece]:
+    def track(self, frames: Frames, prompts: Sequence[Prompt]) -> Iterator[MaskPiece]:
         """As `Segmenter.track`. Prompts with equally many points run in one batch."""
         num_frames, height, width = frames.shape[:3]
         check_prompts(prompts, num_frames, self.kind)
@@ -122,7 +122,7 @@ class Sam2Segmenter(Segmenter):
         frames: Frames,
         digests: dict[int, str],
         tracks: Sequence[_Track],
-    ) -> Iterator[Piece]:
+    ) -> Iterator[MaskPiece]:
         """Run tracks, longest first; those at their end leave the batch."""
         height, width = frames.shape[1:3]
         step = self._step_of(tracks, height, width)
@@ -143,7 +143,7 @@ class Sam2Segmenter(Segmenter):
 
             if len(waiting) >= size or t == last:
                 masks_NHW = _enlarge(torch.stack(waiting), height, width)
-                yield Piece(tuple(places), masks_NHW)
+                yield MaskPiece(tuple(places), masks_NHW)
                 places = []
                 waiting = []
 
@@ -152,7 +152,7 @@ class Sam2Segmenter(Segmenter):
         tracks: Sequence[_Track],
         height: int,
         width: int,
-    ) -> Step:
+    ) -> TrackStep:
         """Return the step of a batch of tracks, all of one kind of prompt."""
         drawn = [track.prompt for track in tracks if isinstance(track.prompt, DrawnPrompt)]
         if not drawn:
@@ -166,7 +166,7 @@ class Sam2Segmenter(Segmenter):
         self,
         prompts: Sequence[Prompt],
         sizes: Sequence[tuple[int, int]],
-    ) -> Step:
+    ) -> TrackStep:
         points = self._points(mask_prompts(prompts), sizes)
         dense = self.shape.dense_prompt
 
@@ -176,7 +176,7 @@ class Sam2Segmenter(Segmenter):
 
         return step
 
-    def _step_from_masks(self, prompts: Sequence[DrawnPrompt]) -> Step:
+    def _step_from_masks(self, prompts: Sequence[DrawnPrompt]) -> TrackStep:
         low_B1hw = self._stacked([prompt.logits_hw for prompt in prompts])[:, None]
         dense = self.shape.dense_prompt
 
@@ -187,7 +187,7 @@ class Sam2Segmenter(Segmenter):
 
         return step
 
-    def _step_by_redrawing(self, prompts: Sequence[DrawnPrompt], decode: Decode) -> Step:
+    def _step_by_redrawing(self, prompts: Sequence[DrawnPrompt], decode: Decode) -> TrackStep:
         """Raise ValueError if a prompt lacks the language token to redraw it from."""
         tokens = []
         for prompt in prompts:

@@ -17,7 +17,7 @@ from core.types import MaskPrompt
 from models.segmenters import sam2
 from models.segmenters.base import (
     Frames,
-    Piece,
+    MaskPiece,
     Prompt,
     Segmenter,
     check_prompts,
@@ -93,14 +93,14 @@ class XMemSegmenter(Segmenter):
         return self.first.image_masks(frames, prompts)
 
     @torch.inference_mode()
-    def track(self, frames: Frames, prompts: Sequence[Prompt]) -> Iterator[Piece]:
+    def track(self, frames: Frames, prompts: Sequence[Prompt]) -> Iterator[MaskPiece]:
         """As `Segmenter.track`, one prompt after the other."""
         num_frames = frames.shape[0]
         check_prompts(prompts, num_frames, self.kind)
         for index, prompt in enumerate(mask_prompts(prompts)):
             frame_HWC = frames[prompt.frame : prompt.frame + 1][0]
             mask_HW = self.image_masks([frame_HWC], [prompt])[0]
-            yield Piece(((index, prompt.frame),), mask_HW[None])
+            yield MaskPiece(((index, prompt.frame),), mask_HW[None])
             if not mask_HW.any():
                 continue
             forward = range(prompt.frame, num_frames)
@@ -115,7 +115,7 @@ class XMemSegmenter(Segmenter):
         index: int,
         way: range,
         mask_HW: np.ndarray,
-    ) -> Iterator[Piece]:
+    ) -> Iterator[MaskPiece]:
         """Yield the masks along `way`, after its first frame with the mask `mask_HW`."""
         core = self.xmem.start(len(way))
         height, width = mask_HW.shape
@@ -134,7 +134,7 @@ class XMemSegmenter(Segmenter):
             if len(masks) == flush_size(height, width) or t == last:
                 done = way[t + 1 - len(masks) : t + 1]
                 places = tuple((index, frame) for frame in done)
-                yield Piece(places, np.stack(masks))
+                yield MaskPiece(places, np.stack(masks))
                 masks = []
 
     def _image(self, frame_HWC: np.ndarray) -> torch.Tensor:

@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from actors.prepare import Piece, Result, check, in_judges, in_tasks, pieces, tables
+from actors.prepare import VideoPiece, VideoResult, check, in_judges, in_tasks, pieces, tables
 from cluster.placement import Placement
 from configs.schema import Config
 from core.files import write_json
@@ -26,7 +26,7 @@ from data.prepare.keep import Judged, keep_content
 from data.prepare.statistics import rows, statistics
 from data.prepare.tables import (
     VERSION,
-    Key,
+    TableKey,
     TargetTable,
     load_tables,
     made_from,
@@ -40,7 +40,7 @@ from ray_jobs.record.journal import Journal, fingerprint_of
 from ray_jobs.record.progress import Progress
 
 # A function that works on every piece and yields results as they arrive.
-Work = Callable[[Sequence[Piece]], Iterator[tuple[Piece, Result]]]
+WorkOnVideos = Callable[[Sequence[VideoPiece]], Iterator[tuple[VideoPiece, VideoResult]]]
 
 # Seconds between two lines about a long step.
 SAY_S = 30.0
@@ -54,7 +54,7 @@ ANNOTATIONS = (
 
 
 @dataclass
-class Split:
+class PreparedSplit:
     """One split while it is prepared.
 
     Attributes:
@@ -73,7 +73,7 @@ class Split:
     folder: Path
     progress: Progress
     samples: list[Sample] = field(default_factory=list)
-    tables: dict[Key, TargetTable] | None = None
+    tables: dict[TableKey, TargetTable] | None = None
     # By their text, in the order in which they were found.
     _problems: dict[str, Problem] = field(default_factory=dict)
 
@@ -94,7 +94,7 @@ class Split:
             self._problems.setdefault(problem.text, problem)
 
     @property
-    def good(self) -> list[Piece]:
+    def good(self) -> list[VideoPiece]:
         """The videos without a known problem; oddities do not count."""
         bad = {problem.video for problem in self.problems if not problem.odd}
         return [piece for piece in pieces(self.samples) if piece.video.uid not in bad]
@@ -124,7 +124,7 @@ class Split:
         return fingerprint_of([more, sorted(states), *videos])
 
 
-def check_step(split: Split) -> None:
+def check_step(split: PreparedSplit) -> None:
     """Decode every frame and every mask. Once it is through, the next run starts again.
 
     Without any readable annotation the images and videos of the split's folder are decoded.
@@ -132,21 +132,21 @@ def check_step(split: Split) -> None:
     waiting = pieces(split.samples)
     if not split.samples:
         videos = media_under(Path(split.cfg.data.root) / split.name)
-        waiting = [Piece(video, ()) for video in videos]
+        waiting = [VideoPiece(video, ()) for video in videos]
     work = partial(in_tasks, split.cfg, split.placement, check)
     with Journal.open(split.folder / "check.jsonl", split.fingerprint("check")) as journal:
         work_through(split, journal, work, waiting, "frames and masks")
         journal.remove()
 
 
-def tables_step(split: Split) -> dict[Key, TargetTable]:
+def tables_step(split: PreparedSplit) -> dict[TableKey, TargetTable]:
     """Return the tables of tables.npz, made anew if the file is missing or outdated."""
     if split.tables is None:
         split.tables = _load_or_make_tables(split)
     return split.tables
 
 
-def _load_or_make_tables(split: Split) -> dict[Key, TargetTable]:
+def _load_or_make_tables(split: PreparedSplit) -> dict[TableKey, TargetTable]:
     file = split.folder / "tables.npz"
     fingerprint = split.fingerprint("tables", VERSION)
     if file.exists() and made_from(file) == fingerprint:
@@ -168,7 +168,7 @@ def _load_or_make_tables(split: Split) -> dict[Key, TargetTable]:
     return {table.key: table for table in made}
 
 
-def filter_step(split: Split) -> None:
+def filter_step(split: PreparedSplit) -> None:
     """Write keep.json. Judgements stay in filter.jsonl, so another threshold costs nothing."""
     cfg = split.cfg
     chosen = cfg.segmenter
@@ -200,14 +200,14 @@ def filter_step(split: Split) -> None:
         split.add_problems([Problem("", text)])
 
 
-def statistics_step(split: Split) -> None:
+def statistics_step(split: PreparedSplit) -> None:
     """Write statistics.json and show it."""
     found = statistics(split.samples, tables_step(split))
     write_json(split.folder / "statistics.json", found)
     split.progress.table(f"{split.name} of {split.cfg.data.root}", rows(found))
 
 
-def sheet_step(split: Split) -> None:
+def sheet_step(split: PreparedSplit) -> None:
     """Write contact_sheet.jpg, without broken videos."""
     prepare = split.cfg.prepare
     made = tables_step(split)
@@ -229,7 +229,7 @@ def sheet_step(split: Split) -> None:
 
 
 # In this order.
-STEPS: dict[str, Callable[[Split], Any]] = {
+STEPS: dict[str, Callable[[PreparedSplit], Any]] = {
     "check": check_step,
     "tables": tables_step,
     "filter": filter_step,
@@ -239,9 +239,13 @@ STEPS: dict[str, Callable[[Split], Any]] = {
 
 
 def work_through(
-    split: Split, journal: Journal, work: Work, waiting: Sequence[Piece], title: str
+    split: PreparedSplit,
+    journal: Journal,
+    work: WorkOnVideos,
+    waiting: Sequence[VideoPiece],
+    title: str,
 ) -> None:
-    """Work on every piece without a result in the journal, or with problems there.
+    """WorkOnVideos on every piece without a result in the journal, or with problems there.
 
     Results go to the journal, problems to the split.
     """

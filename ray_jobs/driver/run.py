@@ -170,7 +170,7 @@ def check_mask_token(cfg: Config, system: System) -> None:
     """
     if system.masks_by == "policy" and not cfg.mask.token:
         raise ValueError(
-            f"mask.token is empty, but {system.name} is paid for masks that the policy draws "
+            f"mask.token is empty, but {system.name} rewards masks that the policy draws "
             'itself: give the token at which it draws, mask.token="[SEG]", or give those rewards '
             "the weight 0"
         )

@@ -1,7 +1,7 @@
 """One picture of a data set: rows of sentences with frames, outlines, boxes and points.
 
 It answers a question before a night of training: do sentences, frames and masks belong together?
-Each object of a sentence has its colour. Box and point are those of `data.prepare.tables`, so the
+Each object of a sentence has its own colour. Box and point are those of `data.prepare.tables`, so the
 tables are seen as well.
 """
 
@@ -17,10 +17,8 @@ from core.geometry import uniform_frames
 from core.masks import decode
 from core.types import Sample, Target
 from data.frames.reading import read_frames
-from data.prepare.tables import Key, TargetTable
-from ray_jobs.record.overlay import FAINT, INK, PAPER, TRUE, wrap
-
-Colour = tuple[int, int, int]
+from data.prepare.tables import TableKey, TargetTable
+from ray_jobs.record.overlay import FAINT, INK, PAPER, TRUE, Colour, wrap
 
 # Pixels: width of a frame, width of the text, the gap between them, least height of a row.
 CELL = 224
@@ -49,12 +47,16 @@ def choose_samples(samples: Sequence[Sample], count: int, seed: int) -> list[Sam
     while left and len(picked) < count:
         videos = {sample.video.uid for sample in picked}
         kinds = [sample.kind for sample in picked]
-        ranks = [(sample.video.uid in videos, kinds.count(sample.kind)) for sample in left]
-        picked.append(left.pop(ranks.index(min(ranks))))
+        # A new video first, then the rarest kind; of equal ones the first.
+        costs = [(sample.video.uid in videos, kinds.count(sample.kind)) for sample in left]
+        best = costs.index(min(costs))
+        picked.append(left.pop(best))
     return picked
 
 
-def sheet_row(sample: Sample, tables: Mapping[Key, TargetTable], num_frames: int) -> np.ndarray:
+def sheet_row(
+    sample: Sample, tables: Mapping[TableKey, TargetTable], num_frames: int
+) -> np.ndarray:
     """Return the row of one sentence: text, then `num_frames` frames spread over the video.
 
     Returns:
@@ -84,7 +86,7 @@ def stack_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _cell(
-    image_HWC: np.ndarray, sample: Sample, frame: int, tables: Mapping[Key, TargetTable]
+    image_HWC: np.ndarray, sample: Sample, frame: int, tables: Mapping[TableKey, TargetTable]
 ) -> np.ndarray:
     """Return a frame at the width of a cell, with its objects and its number."""
     scale = CELL / image_HWC.shape[1]

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from actors.prepare import Piece, Result, check, in_judges, in_tasks, pieces, tables
+from actors.prepare import VideoPiece, VideoResult, check, in_judges, in_tasks, pieces, tables
 from cluster.placement import decide
 from configs.schema import ClusterConfig, Config, PrepareConfig, SegmenterConfig
 from data.load import load_samples
@@ -28,24 +28,24 @@ PLACEMENT = decide(CONFIG, gpus=0)
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[Piece]:
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[VideoPiece]:
     root = tmp_path_factory.mktemp("data")
     write_split(root, "train", seed=5, num_videos=4, expressions_per_video=2)
     return pieces(load_samples("mevis", str(root), "train", "keep"))
 
 
-def by_video(results: Iterable[tuple[Piece, Result]]) -> dict[str, Any]:
+def by_video(results: Iterable[tuple[VideoPiece, VideoResult]]) -> dict[str, Any]:
     """Return results by the uid of their video."""
     return {piece.video.uid: result for piece, result in results}
 
 
-def test_pieces_hold_all_samples_of_a_video_and_each_object_once(found: list[Piece]) -> None:
+def test_pieces_hold_all_samples_of_a_video_and_each_object_once(found: list[VideoPiece]) -> None:
     assert [len(piece.samples) for piece in found] == [2] * 4
     for piece in found:
         assert set(piece.targets) == {t.uid for s in piece.samples for t in s.targets}
 
 
-def test_tasks_do_what_the_functions_do(ray_env: dict[str, str], found: list[Piece]) -> None:
+def test_tasks_do_what_the_functions_do(ray_env: dict[str, str], found: list[VideoPiece]) -> None:
     made = by_video(in_tasks(CONFIG, PLACEMENT, tables, found))
     assert list(made) != []
     assert set(made) == {piece.video.uid for piece in found}
@@ -60,21 +60,21 @@ def test_tasks_do_what_the_functions_do(ray_env: dict[str, str], found: list[Pie
 
 
 def test_a_video_that_kills_its_process_is_a_result(
-    ray_env: dict[str, str], found: list[Piece]
+    ray_env: dict[str, str], found: list[VideoPiece]
 ) -> None:
     victim = found[1].video.uid
 
-    def die_at_one(piece: Piece) -> Result:
+    def die_at_one(piece: VideoPiece) -> VideoResult:
         if piece.video.uid == victim:
             os._exit(1)
-        return Result(None, [])
+        return VideoResult(None, [])
 
     results = by_video(in_tasks(CONFIG, PLACEMENT, die_at_one, found))
     assert "its process died" in results.pop(victim).problems[0].text
     assert [result.problems for result in results.values()] == [[]] * 3
 
 
-def test_judges(ray_env: dict[str, str], found: list[Piece], tmp_path: Path) -> None:
+def test_judges(ray_env: dict[str, str], found: list[VideoPiece], tmp_path: Path) -> None:
     """Good masks are met, and masks of other frames are not. Lost frames are a problem."""
     right, wrong, lost = found[:3]
     sample = next(sample for sample in wrong.samples if sample.targets)
@@ -104,7 +104,9 @@ def test_judges(ray_env: dict[str, str], found: list[Piece], tmp_path: Path) -> 
     assert problem.video == lost.video.uid
 
 
-def test_the_death_of_a_judge_costs_no_video(ray_env: dict[str, str], found: list[Piece]) -> None:
+def test_the_death_of_a_judge_costs_no_video(
+    ray_env: dict[str, str], found: list[VideoPiece]
+) -> None:
     results = in_judges(
         replace(CONFIG, segmenter=replace(CONFIG.segmenter, workers=1)), PLACEMENT, found
     )
@@ -119,7 +121,7 @@ def test_the_death_of_a_judge_costs_no_video(ray_env: dict[str, str], found: lis
 
 
 def test_judges_that_cannot_start_say_why(
-    ray_env: dict[str, str], found: list[Piece], tmp_path: Path
+    ray_env: dict[str, str], found: list[VideoPiece], tmp_path: Path
 ) -> None:
     cfg = replace(CONFIG, segmenter=SegmenterConfig(path=str(tmp_path / "none.pt")))
     with pytest.raises(RuntimeError, match="(?s)does not start.*none.pt"):

@@ -23,7 +23,7 @@ from data.prepare.keep import keep_samples
 from data.prepare.tables import load_tables
 from data.prepare.verify import Problem
 from ray_jobs import prepare
-from ray_jobs.driver.prepare_steps import Split
+from ray_jobs.driver.prepare_steps import PreparedSplit
 from ray_jobs.prepare import expressions_of, parse_arguments, present_splits
 from ray_jobs.record.progress import Progress
 from tests.data.fixtures import FIXTURES
@@ -106,17 +106,17 @@ def test_mixing_of_prepared_splits(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.fixture
-def split(tmp_path: Path) -> Split:
+def split(tmp_path: Path) -> PreparedSplit:
     write_split(tmp_path, "train", seed=3, num_videos=FEW, expressions_per_video=2)
     cfg = load(["prepare", f"data.root={tmp_path}"])
-    found = Split(
+    found = PreparedSplit(
         cfg, decide(cfg, gpus=0), "train", tmp_path / "prepared", Progress.open(0, "test")
     )
     found.read()
     return found
 
 
-def test_a_broken_video_is_known_once_and_left_out(split: Split) -> None:
+def test_a_broken_video_is_known_once_and_left_out(split: PreparedSplit) -> None:
     assert not split.problems
     assert len(split.good) == FEW
     uid = split.samples[0].video.uid
@@ -128,7 +128,7 @@ def test_a_broken_video_is_known_once_and_left_out(split: Split) -> None:
     assert good == [sample.video.uid for sample in split.samples[2::2]]
 
 
-def test_what_is_odd_costs_no_video(split: Split) -> None:
+def test_what_is_odd_costs_no_video(split: PreparedSplit) -> None:
     split.add_problems(
         [Problem(split.samples[0].video.uid, "a sentence without words", odd=True)] * 2
     )
@@ -136,7 +136,7 @@ def test_what_is_odd_costs_no_video(split: Split) -> None:
     assert len(split.good) == FEW
 
 
-def test_a_fingerprint_follows_the_annotations(split: Split) -> None:
+def test_a_fingerprint_follows_the_annotations(split: PreparedSplit) -> None:
     before = split.fingerprint("tables")
     assert split.fingerprint("tables") == before != split.fingerprint("filter")
     file = Path(split.cfg.data.root) / "train" / "mask_dict.json"

@@ -3,7 +3,7 @@
 A lesson is about one target frame (which objects does each of several sentences refer to?) or
 about time (in which part of the video is each of them, and in which frame best?). Every form of
 question of the system comes up: with and without reasoning, with boxes, points or both. Thoughts
-vary in length, so that reinforcement learning can find the length that pays.
+vary in length, so that reinforcement learning can find the best length.
 """
 
 from __future__ import annotations
