@@ -75,7 +75,7 @@ class Conversation:
         temperature: float,
         top_p: float,
     ) -> Turn:
-        """As `core.types.Ask`. Answers are seeded by the order of the calls, whatever is first."""
+        """As `core.types.Ask`. The order of the calls decides an answer's seed."""
         # "aside" is part of the seed: another word would change every run.
         key = (*self.key, "aside", self.auxiliary_questions)
         # Counted before anything is awaited: concurrent calls must differ, and repeat.

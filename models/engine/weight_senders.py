@@ -112,8 +112,8 @@ class IpcSender:
     def messages(self, tensors: Tensors, largest: int) -> Iterator[dict[str, Any]]:
         """Yield arguments of the engine's `update_weights`, one buffer each.
 
-        The buffer is used again: ask for the next message only after the engine has loaded the
-            last.
+        The buffer is used again: ask for the next message only after the engine has loaded the last
+        one.
 
         Args:
             tensors: the weights.

@@ -73,7 +73,7 @@ class SharedMemoryTransfer(WeightTransferEngine[SharedInit, SharedUpdate]):
         """
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
-        # Mode "c" is writable without touching the file; torch wants to be able to write.
+        # torch needs a writable array; mode "c" is one and leaves the file alone.
         flat = np.memmap(update_info.path, dtype=np.uint8, mode="c")
         if checksum(flat) != update_info.checksum:
             raise ValueError(

@@ -164,7 +164,7 @@ class MaskHead(nn.Module):
 def _trained_decoder(sam: SAM2Base) -> Any:
     """Return a copy of SAM 2's mask decoder, ready for training."""
     decoder = copy.deepcopy(sam.sam_mask_decoder).requires_grad_(True)
-    # It would make training and evaluation differ.
+    # This option would make training and evaluation differ.
     decoder.dynamic_multimask_via_stability = False
     # These two are applied with the image encoder and frozen with it.
     del decoder.conv_s0
@@ -262,7 +262,7 @@ def fingerprint(sam: SAM2Base) -> str:
 class FrameFeatures:
     """SAM 2's image features of frames, without gradients, cached by digest.
 
-    No nn.Module: the frozen encoder must not be trained, sharded and saved with the policy.
+    Not an nn.Module: the frozen encoder must not be trained, sharded and saved with the policy.
     """
 
     def __init__(

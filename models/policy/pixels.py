@@ -1,4 +1,4 @@
-"""Images to patches, by the image processor of the policy's folder: the engine's too."""
+"""Images to patches, by the image processor of the policy's folder, as in the engine."""
 
 from __future__ import annotations
 

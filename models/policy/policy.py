@@ -1,7 +1,7 @@
 """The learner's policy: a vision-language model from tree rows to log-probs and entropies.
 
-Everything from pixels to log-probs is one module's forward, as ZeRO-3 needs it. What differs
-between models is asked of the family (`models.families`).
+Everything from pixels to log-probs is one module's forward, as ZeRO-3 needs it. The family
+(`models.families`) holds the differences between models.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class PolicyOutput(NamedTuple):
     """Results of one forward over a row. The last four are set by a policy with a mask head.
 
-    A tuple and no dataclass: ZeRO-3 finds the tensors of an output in tuples and dicts only.
+    A tuple instead of a dataclass: ZeRO-3 finds the tensors of an output in tuples and dicts only.
 
     Attributes:
         logprob_N: log-probs of the trained tokens; calibrated by sampled masks.
@@ -213,7 +213,7 @@ def load_vlm(folder: str | Path, dtype: str) -> Any:
     is_linear = type(vlm.lm_head) is nn.Linear
     if not is_linear or vlm.lm_head.bias is not None:
         raise ValueError(
-            f"policy.path={str(folder)!r}: its lm_head is no plain linear layer; "
+            f"policy.path={str(folder)!r}: its lm_head is not a plain linear layer; "
             "use a Qwen-VL model"
         )
     vlm.lm_head.__class__ = LogprobHead

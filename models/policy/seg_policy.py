@@ -81,8 +81,8 @@ class MaskLogits:
 class SegPolicy(nn.Module):
     """A policy with a mask head.
 
-    The frozen image encoder of SAM 2 is no submodule: it must not be trained, sharded or saved with
-    the policy.
+    The frozen image encoder of SAM 2 is not a submodule: it must not be trained, sharded or saved
+    with the policy.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """A segmenter without weights: OpenCV's GrabCut, with the same colours on every frame.
 
-On videos with objects of their own colour it equals a small trained network; on others it fails
-altogether. An object is reported absent if its colours, as against those around it, are not found.
+On videos with objects of their own colour it is as good as a small trained network; on others it
+fails altogether. An object is absent if its colours, as against those around it, are not found.
 Points without a box stand for the even colour around them.
 """
 

@@ -2,8 +2,8 @@
 
 An object is followed by two tracks with a memory of their own, forward and backward: SAM 2's own
 backward pass would read the memory of the forward pass, and depend on the order of calls. A track
-starts from a box and points, or from a mask drawn by the policy (`DrawnPrompt`). Image
-features depend on the frame alone, so all tracks share them, also those of later calls.
+starts from a box and points, or from a mask drawn by the policy (`DrawnPrompt`). Image features
+depend on the frame alone, so all tracks share them, also those of later calls.
 """
 
 from __future__ import annotations
@@ -345,7 +345,7 @@ def _batches(tracks: Sequence[_Track]) -> Iterator[list[_Track]]:
 
 
 def _point_count(prompt: Prompt) -> tuple[int, bool]:
-    """Return the number of points, and if it has a box; drawn masks come first."""
+    """Return the number of points, and whether it has a box; drawn masks come first."""
     if isinstance(prompt, DrawnPrompt):
         return -1, False
     return len(prompt.points), prompt.box is not None

@@ -44,14 +44,14 @@ class Shape:
         window_spec: side of the attention windows of each stage.
         window_background: size of the position embedding's background.
         image_size: side of the square input, in pixels.
-        hidden: D.
+        hidden: D, width of all parts after the image encoder.
         memory: channels of a frame's memory.
         memory_layers: layers of the memory attention.
         memory_mlp, decoder_mlp: widths of their MLPs.
         decoder_heads: attention heads of the mask decoder.
         num_maskmem: remembered frames.
         multimask: three masks for an ambiguous prompt and for tracked frames; else always one mask.
-        dense_prompt: draw prompts into the low-resolution mask input as well (this project's tiny
+        dense_prompt: write prompts into the low-resolution mask input as well (this project's tiny
             model).
     """
 
@@ -315,7 +315,7 @@ def _read_shape(path: Path) -> Shape:
 def _official_shape(name: str) -> Shape:
     if name not in OFFICIAL:
         raise ValueError(
-            f"segmenter.config: {name!r} is no official SAM 2.1 shape; "
+            f"segmenter.config: {name!r} is not an official SAM 2.1 shape; "
             f"choose one of {sorted(OFFICIAL)}"
         )
     return OFFICIAL[name]

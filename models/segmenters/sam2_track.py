@@ -81,7 +81,7 @@ def step(
         t: time since the prompted frame.
         memory: the tracks' memory; frame t is added.
         points: prompts from `point_inputs`, at t = 0 only.
-        dense_prompt: draw the prompts into the mask input as well.
+        dense_prompt: write the prompts into the mask input as well.
         remember: add frame t to `memory`.
     """
     prompted = points is not None

@@ -1,6 +1,6 @@
 """XMem (arXiv 2207.07115) from a local, unchanged checkout of its official repository.
 
-XMem is no package: `load_xmem` imports the checkout's modules.
+XMem is not a package: `load_xmem` imports the checkout's modules.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def without_download(resnet: Any) -> Iterator[None]:
 
 
 def _untrained(make: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the constructor of a ResNet, deaf to `pretrained`."""
+    """Return a ResNet's constructor without its pretrained weights."""
 
     def make_untrained(pretrained: bool = True, extra_dim: int = 0) -> Any:
         return make(pretrained=False, extra_dim=extra_dim)
