@@ -18,7 +18,7 @@ import numpy as np
 
 from core.types import End, Episode, Group, Media
 
-# For each tree: start and stop of its prompt, and (start, stop) of each branch, in the row's tokens.
+# For each tree of a row: start and stop of its prompt, and (start, stop) of each branch.
 Segments = tuple[tuple[int, int, tuple[tuple[int, int], ...]], ...]
 
 

@@ -22,7 +22,7 @@ ASPECTS = (
 )
 LEAST = 1
 MOST = 10
-# The value of an aspect without a readable rating: the middle of the scale.
+# The value of an aspect without a readable rating, and D without any: the middle of the scale.
 UNKNOWN = 5.5
 # To be raised with every change of `rating_question`.
 PROMPT_VERSION = 1

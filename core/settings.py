@@ -1,12 +1,14 @@
 """Settings declared once: the dataclass field holds type, default, help, bounds and identity.
 
-@dataclass(frozen=True)
-class Options:
-    prompt: Literal["full", "short"] = setting("full", help="wording of the questions")
-    num_frames: int = setting(16, help="frames shown to the policy", least=1)
+Example:
 
-make_settings(Options, {"num_frames": 0}, "system.options")
-# ValueError: system.options.num_frames=0: must be at least 1
+    @dataclass(frozen=True)
+    class Options:
+        prompt: Literal["full", "short"] = setting("full", help="wording of the questions")
+        num_frames: int = setting(16, help="frames shown to the policy", least=1)
+
+    make_settings(Options, {"num_frames": 0}, "system.options")
+    # ValueError: system.options.num_frames=0: must be at least 1
 """
 
 from __future__ import annotations

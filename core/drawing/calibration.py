@@ -1,10 +1,11 @@
 """SEG-aware logit calibration of VideoSEG-O3: a [SEG] token's log-prob counts the mask drawn at it.
 
 A [SEG] is one action, "say [SEG], and draw this mask"; its pixels are independent coin tosses. A
-good advantage moves the decoder towards the drawn mask, a bad one away from it
-(docs/spec/videoseg_o3.md, Logit calibration). The term is added to the log-prob of one token; despite its
-name it is no bias on the vocabulary's logits. It belongs to the policy gradient only: the KL stays
-a matter of text.
+good advantage moves the decoder towards the drawn mask, a bad one away from it. The term is added
+to the log-prob of one token; despite its name it does not shift the vocabulary's logits. It belongs
+to the policy gradient only: the KL compares text alone.
+
+Source: docs/spec/videoseg_o3.md, Logit calibration.
 
 Letters: N trained tokens, C calibrated masks, s side of the judging grid.
 """

@@ -179,9 +179,10 @@ def with_loss_weights(requests: Sequence[DrawRequest], weight: float) -> list[Dr
 
         weight * sum over roles of the mean over that role's masks
 
-    One mean over keyframes, one over the other frames (docs/spec/videoseg_o3.md, Logit calibration).
-    Counting over the batch makes the loss independent of the dealing of episodes to rows and ranks.
-    All requests must have a truth.
+    One mean over keyframes, one over the other frames. Counting over the batch makes the loss
+    independent of the rows and ranks of the episodes. All requests must have a truth.
+
+    Source: docs/spec/videoseg_o3.md, Logit calibration.
     """
     counts = Counter(request.prompt.role for request in requests)
     weighted = []

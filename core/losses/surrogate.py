@@ -1,7 +1,7 @@
 """The common parts of the losses: bounds, result, and sums over the tokens of an episode.
 
-N counts the trained tokens of one row. A row holds whole episodes (`core.batch`), so a sum over an episode
-needs no other row.
+N counts the trained tokens of one row. A row holds whole episodes (`core.batch`), so a sum over an
+episode needs no other row.
 """
 
 from __future__ import annotations

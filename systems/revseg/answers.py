@@ -1,7 +1,9 @@
 """Answers of ReVSeg: a keyframe with a description, then a box. No function here ever raises.
 
-round 1   <think>...</think><answer>[{"frame_idx": 3, "object description": "red car"}]</answer>
-round 2   <answer>[{"bbox_2d": [104, 88, 331, 420], "label": "red car"}]</answer>
+The ideal answers:
+
+    round 1   <think>...</think><answer>[{"frame_idx": 3, "object description": "red car"}]</answer>
+    round 2   <answer>[{"bbox_2d": [104, 88, 331, 420], "label": "red car"}]</answer>
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """VideoSEG-O3: segmentation by looking again, coarse to fine, with masks that the policy draws.
 
 Turn 1 sees small frames of the whole video and a few larger ones. It thinks, and either selects a
-part and a keyframe to see more of in the next turn, or answers with a part and a keyframe. Every
+span and a keyframe to see more of in the next turn, or answers with a span and a keyframe. Every
 turn writes [SEG]; the policy's mask head draws masks at these tokens after the episode. See
 docs/spec/videoseg_o3.md.
 """

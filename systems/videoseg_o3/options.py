@@ -40,7 +40,7 @@ class Budget:
     Attributes:
         temporal_frames: small frames of the whole video, in turn 1.
         spatial_frames: larger frames of the whole video, in turn 1.
-        round_frames: small frames of the selected part, in each later turn.
+        round_frames: small frames of the selected span, in each later turn.
         temporal_pixels: most pixels of a small frame.
         spatial_pixels: most pixels of a larger frame.
         key_pixels: most pixels of the selected keyframe.
@@ -73,7 +73,7 @@ class VideoSegO3Options:
     )
     temporal_frames: int = setting(0, help="small frames of the whole video, in turn 1", least=0)
     spatial_frames: int = setting(0, help="larger frames of the whole video, in turn 1", least=0)
-    round_frames: int = setting(0, help="small frames of the selected part, later", least=0)
+    round_frames: int = setting(0, help="small frames of the selected span, later", least=0)
     temporal_pixels: int = setting(0, help="most pixels of a small frame", least=0)
     spatial_pixels: int = setting(0, help="most pixels of a larger frame", least=0)
     key_pixels: int = setting(0, help="most pixels of the selected keyframe", least=0)

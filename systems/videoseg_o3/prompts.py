@@ -30,13 +30,14 @@ def ask_first(sample: Sample, options: VideoSegO3Options, vision: Vision) -> Con
 def ask_more(
     sample: Sample, look: Look, options: VideoSegO3Options, vision: Vision, last: bool
 ) -> Content:
-    """Return the message of a later turn: the selected part, its keyframe, large, and the task."""
+    """Return the message of a later turn: the selected span, its keyframe (large), the task."""
     budget = options.frames
-    part = [look.start + frame for frame in spread(look.stop - look.start, budget.round_frames)]
+    steps = spread(look.stop - look.start, budget.round_frames)
+    frames = [look.start + step for step in steps]
     small_hw = fit(*video_hw(sample), budget.temporal_pixels, vision.cell)
     key_hw = fit(*video_hw(sample), budget.key_pixels, vision.cell)
 
-    content = _titled(f"Frames {look.start} to {look.stop - 1}:", part, small_hw, options)
+    content = _titled(f"Frames {look.start} to {look.stop - 1}:", frames, small_hw, options)
     content += _titled("The keyframe:", [look.keyframe], key_hw, options)
     if options.prompt == "short":
         verb = "Answer" if last else "Find"

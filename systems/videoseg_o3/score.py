@@ -72,8 +72,8 @@ def rewards_of(
         needed = [name for name in MASK_TERMS if weights[name]]
         if needed:
             raise ValueError(
-                f"the rewards {', '.join(needed)} need masks, and this policy draws none: give their "
-                "system.options.weights 0, or run with a policy that has a mask head"
+                f"the rewards {', '.join(needed)} need masks, and this policy draws none: "
+                "give their system.options.weights 0, or run with a policy that has a mask head"
             )
     return weighted_rewards(terms, weights)
 

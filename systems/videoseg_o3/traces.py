@@ -1,6 +1,6 @@
 """Search traces: the text of a dialogue that narrows a video down and then answers.
 
-Each turn names a part of the video and a keyframe in it, and asks for a mask with the [SEG] token.
+Each turn names a span of the video and a keyframe in it, and asks for a mask with the [SEG] token.
 All turns but the last also ask for more frames. The text is that of the VTS-CoT data
 (docs/spec/videoseg_o3.md, Data): frame numbers of the video, with an *inclusive* `end` in the text.
 A `Look` is half-open.
@@ -27,7 +27,7 @@ Action = Literal["select", "answer"]
 
 @dataclass(frozen=True)
 class Look:
-    """A part [start, stop) of a video, and a keyframe."""
+    """A span [start, stop) of a video, and a keyframe."""
 
     start: int
     stop: int
@@ -37,7 +37,7 @@ class Look:
 def plan_search(areas_F: np.ndarray, turns: int, rng: np.random.Generator) -> list[Look]:
     """Plan a coarse-to-fine search of `turns` looks.
 
-    The last look is the part from the first to the last frame with the target; its keyframe is one
+    The last look is the span from the first to the last frame with the target; its keyframe is one
     of the five largest. Each look before it is at least as wide as the next, with any visible frame
     as its keyframe.
 
@@ -56,7 +56,7 @@ def plan_search(areas_F: np.ndarray, turns: int, rng: np.random.Generator) -> li
     keyframe = int(rng.choice(by_size[:LARGEST]))
     looks = [Look(int(visible[0]), int(visible[-1]) + 1, keyframe)]
 
-    # From the last look back to the first: the part grows on both sides, by up to half of the rest.
+    # From the last look back to the first: the span grows on both sides, by up to half of the rest.
     for _ in range(turns - 1):
         start = looks[0].start
         stop = looks[0].stop
@@ -96,7 +96,7 @@ def write_turn(action: Action, look: Look, steps: Sequence[str]) -> str:
 
     Args:
         action: select or answer.
-        look: the part and the keyframe.
+        look: the span and the keyframe.
         steps: when, what the target looks like, what the query says; a short text each.
     """
     parts = []

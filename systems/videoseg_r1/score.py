@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.difficulty import LEAST, MOST, UNKNOWN
 from core.difficulty import difficulty as mean_rating
 from core.masks import area, box, decode
 from core.points import inner_point, resize_mask, scale_pixel
@@ -29,9 +30,6 @@ from systems.videoseg_r1.answers import (
     strict_answer,
 )
 from systems.videoseg_r1.options import VideoSegR1Options
-
-# Difficulty of a sample without ratings: the middle of 1 to 10.
-UNRATED = 5.5
 
 # The segmenter's mask of each mask prompt; None where it made none.
 MaskTable = Mapping[MaskPrompt, np.ndarray | None]
@@ -149,8 +147,9 @@ def difficulty(sample: Sample) -> float:
     notes = sample.notes
     if notes.ratings is not None:
         return mean_rating(notes.ratings)
-    note = UNRATED if notes.difficulty is None else notes.difficulty
-    if isinstance(note, bool) or not isinstance(note, int | float) or not 1 <= note <= 10:
+    note = UNKNOWN if notes.difficulty is None else notes.difficulty
+    is_number = isinstance(note, int | float) and not isinstance(note, bool)
+    if not is_number or not LEAST <= note <= MOST:
         raise ValueError(
             f"sample {sample.uid!r}: difficulty = {note!r}: expected a number from 1 to 10"
         )
