@@ -1,9 +1,9 @@
 """Segmenter actors and their pool: from prompts to masks of whole videos.
 
-An actor reads the frames itself, so only prompts and encoded masks travel. All jobs of a video go
-to one actor together: its frames are decoded and encoded once, equal prompts are tracked once, and
-all in one batch. A long video is read in pieces and its masks are encoded as they come, so an array
-of all its frames never exists.
+An actor reads the frames itself, so only prompts and encoded masks travel. All episodes on a video
+go to one actor together: its frames are decoded and encoded once, and equal prompts are tracked
+once, all in one batch. A long video is read in pieces and its masks are encoded as they come, so an
+array of all its frames never exists.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ T = TypeVar("T")
 Prompt = MaskPrompt | DrawnPrompt
 Prompts = tuple[Prompt, ...]
 
-# Masks of one job, a union over its prompts for each frame; None where there is none.
+# Masks of one episode, a union over its prompts for each frame; None where there is none.
 VideoMasks = tuple[Rle | None, ...]
 
 # A video up to this size is decoded at once: 50 frames of 480 x 854.
@@ -45,7 +45,7 @@ WHOLE_BYTES = 64 << 20
 TOGETHER = 16
 # The same of a longer video, where every prompt holds frames that were read ahead at two places.
 TOGETHER_LONG = 4
-# Actors that a video may cost before the job stops.
+# Actors that a video may cost before the pool gives up.
 MAX_ATTEMPTS = 2
 
 
@@ -77,36 +77,42 @@ def attach_redrawing(cfg: Config, segmenter: Segmenter) -> MaskHead:
 
 
 def masks_on_own_frames(
-    segmenter: Segmenter, video: Video, jobs: Sequence[tuple[MaskPrompt, ...]]
+    segmenter: Segmenter, video: Video, episodes: Sequence[tuple[MaskPrompt, ...]]
 ) -> list[list[np.ndarray]]:
-    """Return the mask of each prompt on its own frame alone, bool (H, W), job by job.
+    """Return the mask of each prompt on its own frame alone, bool (H, W), by episode.
 
     Equal prompts are segmented once.
+
+    Args:
+        episodes: the prompts of each episode.
     """
     from data.frames.reading import read_frames
 
-    prompts = _distinct(jobs)
+    prompts = _distinct(episodes)
     numbers = sorted({prompt.frame for prompt in prompts})
     frames = dict(zip(numbers, read_frames(video, numbers), strict=True))
     shown = [frames[prompt.frame] for prompt in prompts]
     masks = dict(zip(prompts, segmenter.image_masks(shown, prompts), strict=True))
 
     found: list[list[np.ndarray]] = []
-    for job in jobs:
-        found.append([masks[prompt] for prompt in job])
+    for own_prompts in episodes:
+        found.append([masks[prompt] for prompt in own_prompts])
     return found
 
 
 def masks_on_all_frames(
-    segmenter: Segmenter, video: Video, jobs: Sequence[Prompts]
+    segmenter: Segmenter, video: Video, episodes: Sequence[Prompts]
 ) -> list[VideoMasks]:
-    """Track each job's prompts through the video; return its masks on every frame, job by job.
+    """Track each episode's prompts through the video; return its masks on every frame.
 
     Equal prompts are tracked once.
+
+    Args:
+        episodes: the prompts of each episode.
     """
     from data.frames.reading import Clip
 
-    prompts = _distinct(jobs)
+    prompts = _distinct(episodes)
     clip = Clip(video)
     # A short video is decoded at once. A long one is read in pieces, for fewer prompts at a time.
     frames: Frames = clip
@@ -129,8 +135,8 @@ def masks_on_all_frames(
                     tracks[batch[index]][frame] = rle
 
     found: list[VideoMasks] = []
-    for job in jobs:
-        of_prompts = [tracks[prompt] for prompt in job]
+    for own_prompts in episodes:
+        of_prompts = [tracks[prompt] for prompt in own_prompts]
         found.append(_unions(of_prompts, video.num_frames))
     return found
 
@@ -160,23 +166,23 @@ class SegmenterActor:
         state = {name: torch.from_numpy(array.copy()) for name, array in weights.items()}
         self.head.load_state_dict(state)
 
-    def segment(self, video: Video, jobs: Sequence[Prompts]) -> list[VideoMasks]:
-        """As `masks_on_all_frames`."""
-        return masks_on_all_frames(self.segmenter, video, jobs)
+    def segment(self, video: Video, episodes: Sequence[Prompts]) -> list[VideoMasks]:
+        """Return masks as `masks_on_all_frames` does."""
+        return masks_on_all_frames(self.segmenter, video, episodes)
 
 
 @dataclass(frozen=True)
 class VideoTask:
-    """All jobs of one video.
+    """All episodes on one video.
 
     Attributes:
-        indices: positions of the jobs in the list given to `SegmenterPool.segment`.
-        jobs: prompts of each of them.
+        indices: positions of the episodes in the list given to `SegmenterPool.segment`.
+        episodes: the prompts of each of them.
     """
 
     video: Video
     indices: tuple[int, ...]
-    jobs: tuple[Prompts, ...]
+    episodes: tuple[Prompts, ...]
 
 
 class SegmenterPool(Pool[SegmenterActor, VideoTask, list[VideoMasks]]):
@@ -197,7 +203,7 @@ class SegmenterPool(Pool[SegmenterActor, VideoTask, list[VideoMasks]]):
         return worker
 
     def send(self, worker: Handle[SegmenterActor], task: VideoTask) -> Ref[list[VideoMasks]]:
-        return worker.call(SegmenterActor.segment, task.video, task.jobs)
+        return worker.call(SegmenterActor.segment, task.video, task.episodes)
 
     def give_up(self, task: VideoTask, error: Exception) -> list[VideoMasks]:
         settings = self.cfg.segmenter
@@ -211,37 +217,37 @@ class SegmenterPool(Pool[SegmenterActor, VideoTask, list[VideoMasks]]):
         self.head_ref = ray.put(weights)
         ray.get([worker.actor.take_head.remote(self.head_ref) for worker in self.workers.values()])
 
-    def segment(self, jobs: Sequence[tuple[Video, Prompts]]) -> list[VideoMasks]:
-        """Return the masks of each job, in order; all None for a job without prompts.
+    def segment(self, episodes: Sequence[tuple[Video, Prompts]]) -> list[VideoMasks]:
+        """Return the masks of each episode, in order; all None for one without prompts.
 
         Args:
-            jobs: a video, and the prompts of one episode.
+            episodes: the video and the prompts of each episode.
 
         Raises:
             RuntimeError: a video lost its actor MAX_ATTEMPTS times.
             Errors of the segmenter.
         """
-        masks: list[VideoMasks] = [(None,) * video.num_frames for video, _ in jobs]
-        for task, found in self.run(_tasks_by_video(jobs)):
+        masks: list[VideoMasks] = [(None,) * video.num_frames for video, _ in episodes]
+        for task, found in self.run(_tasks_by_video(episodes)):
             for index, masks_F in zip(task.indices, found, strict=True):
                 masks[index] = masks_F
         return masks
 
 
-def _tasks_by_video(jobs: Sequence[tuple[Video, Prompts]]) -> list[VideoTask]:
+def _tasks_by_video(episodes: Sequence[tuple[Video, Prompts]]) -> list[VideoTask]:
     """Return a task for each video with prompts, in the order of first appearance."""
     indices: dict[Video, list[int]] = {}
-    for index, (video, prompts) in enumerate(jobs):
+    for index, (video, prompts) in enumerate(episodes):
         if prompts:
             indices.setdefault(video, []).append(index)
 
     tasks: list[VideoTask] = []
     for video, found in indices.items():
-        of_video = tuple(jobs[index][1] for index in found)
+        of_video = tuple(episodes[index][1] for index in found)
         tasks.append(VideoTask(video, tuple(found), of_video))
     return tasks
 
 
-def _distinct(jobs: Sequence[tuple[T, ...]]) -> list[T]:
-    """Return every prompt of some jobs once, in the order of first appearance."""
-    return list(dict.fromkeys(itertools.chain.from_iterable(jobs)))
+def _distinct(episodes: Sequence[tuple[T, ...]]) -> list[T]:
+    """Return every prompt of some episodes once, in the order of first appearance."""
+    return list(dict.fromkeys(itertools.chain.from_iterable(episodes)))

@@ -28,7 +28,7 @@ class Handle(Generic[A_co]):
     """A running actor of class A.
 
         worker = start_actor(SegmenterActor, placement.options("segmenter"), cfg, device)
-        ref = worker.call(SegmenterActor.segment, video, jobs)
+        ref = worker.call(SegmenterActor.segment, video, prompts)
 
     `call` names the method through its class, so a type checker sees arguments and result.
     """

@@ -1,7 +1,8 @@
 """Formats with {"videos": {video: {"frames": [..], "expressions": {id: {..}}}}}.
 
 A `Format` holds the differences between them: the places of images and masks, and the names of
-fields. No pixel is decoded here: sizes come from the header of the first frame, and masks stay on disk.
+fields. No pixel is decoded here: sizes come from the header of the first frame, and masks stay on
+disk.
 """
 
 from __future__ import annotations
@@ -131,8 +132,7 @@ def present_frames(
         more = f", as it does {len(missing) - 1} more that are"
     raise ValueError(
         f'{path}/{missing[0]}{FRAME_SUFFIXES[0]} is missing: {where}: "frames" lists it{more}: '
-        "download it "
-        "again"
+        "download it again"
     )
 
 

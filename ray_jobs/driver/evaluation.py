@@ -157,13 +157,13 @@ def measure_chunk(groups: Sequence[ScoredGroup], pools: Pools) -> list[Result]:
 
 def segment_groups(groups: Sequence[ScoredGroup], pools: Pools) -> list[VideoMasks]:
     """Return the masks of each episode of each group, in order."""
-    jobs = []
+    prompts = []
     for group in groups:
         video = group.played.sample.video
         for number, episode in enumerate(group.played.episodes):
             drawn = () if group.drawn is None else group.drawn[number]
-            jobs.append((video, tracking_prompts(episode, drawn)))
-    return pools.segmenters.segment(jobs)
+            prompts.append((video, tracking_prompts(episode, drawn)))
+    return pools.segmenters.segment(prompts)
 
 
 def evaluate(

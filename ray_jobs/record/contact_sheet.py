@@ -1,8 +1,8 @@
 """One picture of a data set: rows of sentences with frames, outlines, boxes and points.
 
 It answers a question before a night of training: do sentences, frames and masks belong together?
-Each object of a sentence has its own colour. Box and point are those of `data.prepare.tables`, so the
-tables are seen as well.
+Each object of a sentence has its own colour. Box and point are those of `data.prepare.tables`, so
+the sheet shows errors of the tables as well.
 """
 
 from __future__ import annotations

@@ -90,11 +90,11 @@ def test_masks_come_back_in_order_and_as_the_segmenter_alone_makes_them(
     without = [(video, ()) for video, _, _ in videos]
     with_one = [(video, (first,)) for video, first, _ in videos]
     with_both = [(video, (first, last)) for video, first, last in videos]
-    jobs: list[tuple[Video, tuple[MaskPrompt, ...]]] = [*without, *with_one, *with_both]
-    masks = segmenters.segment(jobs)
+    episodes: list[tuple[Video, tuple[MaskPrompt, ...]]] = [*without, *with_one, *with_both]
+    masks = segmenters.segment(episodes)
     assert len(masks) == 9
     alone = make("sam2", {"path": str(folder)})
-    for (video, prompts), rles_F in zip(jobs, masks, strict=True):
+    for (video, prompts), rles_F in zip(episodes, masks, strict=True):
         assert len(rles_F) == 10
         if not prompts:
             assert rles_F == (None,) * 10
@@ -135,12 +135,12 @@ def test_grabcut_survives_the_death_of_its_actor(
     ray_env: dict[str, str], videos: list[Prompted]
 ) -> None:
     segmenters = start(config("grabcut"))
-    jobs = [(video, (first,)) for video, first, _ in videos]
-    before = segmenters.segment(jobs)
+    episodes = [(video, (first,)) for video, first, _ in videos]
+    before = segmenters.segment(episodes)
     for masks_F, (_, first, _) in zip(before, videos, strict=True):
         assert masks_F[first.frame] is not None
     segmenters.workers[0].kill()
-    assert segmenters.segment(jobs) == before
+    assert segmenters.segment(episodes) == before
     segmenters.close()
 
 
@@ -170,9 +170,9 @@ def test_a_long_video_file_is_read_in_pieces_with_the_same_masks(
 
     thing = int(scene.areas_OF[:, 12].argmax())
     prompts = [box_prompt(frame, scene.boxes_OF4[thing, 12]) for frame in (0, 36, 38)]
-    jobs = [(prompts[1],), (prompts[2], prompts[0])]
+    episodes = [(prompts[1],), (prompts[2], prompts[0])]
     cfg = config(kind, str(tmp_path))
-    whole = segmenter.SegmenterActor(cfg, "cpu").segment(video, jobs)
+    whole = segmenter.SegmenterActor(cfg, "cpu").segment(video, episodes)
     assert whole[0][36] is not None
     assert whole[0][30] is not None
     assert whole[0][42] is not None
@@ -182,5 +182,5 @@ def test_a_long_video_file_is_read_in_pieces_with_the_same_masks(
     # With another time stamp it is another file, unknown to the store of frames.
     os.utime(file, (1, 1))
     before = node_store().added
-    assert segmenter.SegmenterActor(cfg, "cpu").segment(video, jobs) == whole
+    assert segmenter.SegmenterActor(cfg, "cpu").segment(video, episodes) == whole
     assert node_store().added == before + 72
