@@ -15,7 +15,7 @@ def check_architecture(config: PretrainedConfig, folder: Path) -> None:
     """Compare the policy in `folder` with a configuration.
 
     Raises:
-        ValueError: the policy has weights of other shapes. Names the first differences.
+        ValueError: the policy has weights of other shapes; with the first differences.
     """
     here = _shapes(config.to_dict())
     there = _shapes(AutoConfig.from_pretrained(folder).to_dict())

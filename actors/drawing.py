@@ -68,7 +68,7 @@ class DrawBatch:
         return requests, pixels
 
     def share(self, rows: Sequence[GroupBatch]) -> DrawBatch:
-        """Return the part of these rows."""
+        """Return the requests of these rows, with the places of their frames."""
         # By identity: a dummy row repeats the requests of another row.
         own: dict[int, DrawRequest] = {}
         for row in rows:
@@ -225,7 +225,7 @@ def draw_rows(
 ) -> DrawnMasks:
     """Draw the masks of some rows, on a rank.
 
-    Those of a dummy row are drawn once more and are the same.
+    The masks of a dummy row are drawn a second time, with the same result.
 
     Args:
         shown: pixels of the images in the rows.

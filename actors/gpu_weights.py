@@ -49,7 +49,7 @@ def connect(
     """Do the handshake, once, before the first version is sent.
 
     Raises:
-        The first error of a process in it.
+        The first error of a process in the handshake.
     """
     joining: list[Ref[None]] = []
     if backend == "ipc":

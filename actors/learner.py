@@ -36,7 +36,7 @@ class RankPlace:
         rank: number of this rank among all.
         ranks: number of all ranks.
         local_rank: number of this rank among those of its node.
-        local_ranks: number of those.
+        local_ranks: number of ranks on its node.
         master: address and port of the first rank.
     """
 

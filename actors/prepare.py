@@ -2,7 +2,7 @@
 
 Checks and tables run in Ray tasks, the label filter in actors. Results arrive as they are finished
 and the caller keeps them, so a kill costs only the videos in flight. A damaged file may crash its
-decoder and with it the process; this is a result, too.
+decoder and with it the process; this becomes a problem of the video.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FRAMES = 16
 
 @dataclass(frozen=True)
 class VideoPiece:
-    """One video with its samples."""
+    """A piece of the work: one video with its samples."""
 
     video: Video
     samples: tuple[Sample, ...]

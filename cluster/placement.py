@@ -55,7 +55,7 @@ class Placement:
         """Return the Ray options of one actor.
 
         Args:
-            number: of a rollout actor or learner rank. With ipc it decides on the GPU.
+            number: number of the rollout actor or learner rank; with ipc it decides on the GPU.
         """
         options: dict[str, Any] = {"runtime_env": self.runtime_env, **self.resources[kind]}
         if self.gpu_pairs and kind in ("rollout", "learner") and number is not None:
@@ -66,14 +66,14 @@ class Placement:
 
 
 def place(cfg: Config) -> Placement:
-    """Decide on the placement of a run in the joined cluster. Errors as `decide`."""
+    """Decide on the placement of a run in the joined cluster. Raises errors as `decide`."""
     alive = [node for node in ray.nodes() if node["Alive"]]
     gpus = ray.cluster_resources().get("GPU", 0)
     return decide(cfg, gpus, len(alive))
 
 
 def decide(cfg: Config, gpus: float, nodes: int = 1) -> Placement:
-    """Decide on the placement of a run in a cluster with so many GPUs and nodes.
+    """Decide on the placement of a run in a cluster with these numbers of GPUs and nodes.
 
     Raises:
         ValueError: settings beyond this cluster. No engine has started by then.

@@ -35,7 +35,7 @@ _library: Any = None
 
 
 def torch_is_cpu_only() -> bool:
-    """Look at the installed libraries, without importing torch."""
+    """Return True for a torch without CUDA, by its installed libraries: nothing is imported."""
     lib = os.path.join(sysconfig.get_paths()["platlib"], "torch", "lib")
     has_cpu = os.path.exists(os.path.join(lib, "libtorch_cpu.so"))
     has_cuda = os.path.exists(os.path.join(lib, "libtorch_cuda.so"))
@@ -43,7 +43,7 @@ def torch_is_cpu_only() -> bool:
 
 
 class _DeclareOperators(importlib.abc.MetaPathFinder):
-    """Declares torchvision's operators just before torchvision first uses them."""
+    """Finder of modules: declares torchvision's operators just before their first use."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         global _library

@@ -1,10 +1,10 @@
-"""Measure answers without reading the sentence: the floor below every learning figure.
+"""Measure blind guesses, without reading the sentence: the floor of every learning figure.
 
     python -m ray_jobs.blind_baselines revseg_tiny [data.root=...]
 
-Shows the soft temporal reward of blind keyframes (ReVSeg, Eq. 7) and the J&F of blind masks. An
-answer shows reasoning only above the best of them. Without this table a collapse to one frame looks
-like learning.
+The table shows the soft temporal reward of blind keyframes (ReVSeg, Eq. 7) and the J&F of blind
+masks. A policy shows reasoning only above the best of them. Without this table a collapse to one
+frame looks like learning.
 """
 
 from __future__ import annotations

@@ -116,13 +116,14 @@ def settings(words: Sequence[str]) -> Config:
             f"two presets, {named[0]!r} and {named[1]!r}; give one of {', '.join(presets())}"
         )
 
-    cfg = load_config([*(named or [PRESET]), *assignments])
+    preset = named[0] if named else PRESET
+    cfg = load_config([preset, *assignments])
     cfg.data = replace(cfg.data, root=".", synthetic=False)
     cfg.rollout = replace(cfg.rollout, workers=1)
     cfg.segmenter = replace(cfg.segmenter, workers=1)
     cfg.cluster = replace(cfg.cluster, weight_backend="object_store")
     validate(cfg)
-    # Set after the check, which asks for a learner: one that asks for no GPU.
+    # Set after the check, which asks for at least one rank. No learner asks for a GPU here.
     cfg.learner = replace(cfg.learner, world_size=0)
     policy = resolve(cfg.policy.path)
     if policy.is_dir():

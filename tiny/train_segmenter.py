@@ -65,8 +65,8 @@ class Options:
         pool: Clips kept on the device.
         textured: Share of textured clips.
         begin: Share of the schedule to leave out when going on from `init`.
-        log_every: Seconds.
-        save_every: Seconds.
+        log_every: Seconds between reports.
+        save_every: Seconds between saved models.
     """
 
     out: Path

@@ -1,8 +1,8 @@
 """Decoded frames, shared by the processes of a node: one raw file each, in /dev/shm if it has room.
 
 A frame is decoded once on a node. The first process to miss it decodes it under a lock, while
-others wait, and files appear whole or not at all. The store is bounded: the least recently
-read frames go first. The last process to leave empties it.
+others wait, and files appear whole or not at all. The store is bounded: the least recently read
+frames go first. The last process to leave empties it.
 """
 
 from __future__ import annotations
@@ -83,10 +83,9 @@ class FrameStore:
         self.folder = folder
         self.capacity = capacity
         self.added = 0
-        # Bytes put since the last check of the size; so many that the first check comes soon.
+        # Bytes put since the last check of the size. It starts full, so the first check comes soon.
         self._unchecked = capacity
-        # The shared lock on this file, held as long as it is open, says that this process uses the
-        # store.
+        # This process holds a shared lock on this file while it uses the store.
         self._user = open(folder / "users", "w")  # noqa: SIM115
         fcntl.flock(self._user, fcntl.LOCK_SH)
         atexit.register(self.close)

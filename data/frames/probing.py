@@ -45,8 +45,11 @@ def probe_with_rate(path: str | Path) -> tuple[Video, Fraction | None]:
 
 def _probe_images(path: Path, folder: Path) -> Video:
     """Return the video of one image, or of all images of a folder."""
+    files = [path]
+    if path.is_dir():
+        files = list(folder.iterdir())
     names = []
-    for file in folder.iterdir() if path.is_dir() else [path]:
+    for file in files:
         if file.suffix.lower() in IMAGE_SUFFIXES:
             names.append(file.name)
     if not names:

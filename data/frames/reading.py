@@ -225,7 +225,7 @@ def _store_decoded(
 
 
 def _names_in_video_file(video: Video, indices: Sequence[int]) -> dict[int, str]:
-    """Names in the store for frames of a video file."""
+    """Return the names in the store for frames of a video file."""
     if not Path(video.path).is_file():
         raise ValueError(
             f"{video.path}: neither a folder of frames nor a video file: needed for frame "

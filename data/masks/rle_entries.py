@@ -153,8 +153,7 @@ def _checked(masks: Any, where: str) -> tuple[list[str | None], tuple[int, int]]
         if its_size != size:
             raise ValueError(
                 f'{where}: frame {frame}: "size" is {_by(its_size)}, but that of most frames '
-                f"{_by(size)} "
-                "(height x width): the masks of an annotation have one size"
+                f"{_by(size)} (height x width): the masks of an annotation have one size"
             )
     _check_coverage(counts_F, size, where)
     return counts_F, size
@@ -178,8 +177,8 @@ def _check_coverage(
         if covered != pixels:
             raise ValueError(
                 f'{where}: frame {frame}: "counts" cover {covered} pixels, but "size" is '
-                f"{_by(size)} "
-                f"(height x width) = {pixels}: the encoding is damaged or its size wrong"
+                f"{_by(size)} (height x width) = {pixels}: the encoding is damaged or its size "
+                "wrong"
             )
 
 

@@ -82,10 +82,9 @@ class RleStore:
         size = self.size(anno)
         if size is not None and frames.size is not None and size != frames.size:
             raise ValueError(
-                f'{where}: masks of annotation {anno!r} in {self.file} have "size" {size[0]} x '
-                f"{size[1]} "
-                f"(height x width), but its video or its other masks {frames.size[0]} x "
-                f"{frames.size[1]}: {RELEASE}"
+                f'{where}: masks of annotation {anno!r} in {self.file} have "size" '
+                f"{size[0]} x {size[1]} (height x width), but its video or its other masks "
+                f"{frames.size[0]} x {frames.size[1]}: {RELEASE}"
             )
         if anno not in self._targets:
             masks_F = RleMasks(str(self.file), anno, self.kind, entry.num_frames)
@@ -147,8 +146,8 @@ class PaletteStore:
 class ObjectStore:
     """A folder of PNGs for each object.
 
-    A missing PNG means an invisible object, as in the published evaluations. A missing
-    folder is an error.
+    A missing PNG means an invisible object, as in the published evaluations. A missing folder is an
+    error.
 
     Attributes:
         folders: Returns the possible folders of (uid of the video, object).

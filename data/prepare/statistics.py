@@ -83,7 +83,7 @@ def _by_number(counts: Mapping[int, int]) -> dict[str, int]:
 def _tables_of(
     samples: Sequence[Sample], tables: Mapping[TableKey, TargetTable]
 ) -> list[TargetTable]:
-    """The tables of all objects of the samples, each once."""
+    """Return the tables of all objects of the samples, each once."""
     keys: dict[TableKey, None] = {}
     for sample in samples:
         for target in sample.targets:
@@ -92,7 +92,7 @@ def _tables_of(
 
 
 def _visible_shares(objects: Sequence[TargetTable]) -> list[float]:
-    """The share of its frames that shows each object."""
+    """Return each object's share of frames with it in sight."""
     shares = []
     for table in objects:
         if len(table.areas_F):
@@ -118,7 +118,7 @@ def _counts_text(counts: Mapping[str, int]) -> str:
 
 
 def _spread(values: Sequence[float] | np.ndarray) -> dict[str, float]:
-    """Mean, extremes and percentiles of some values; empty without values."""
+    """Return mean, extremes and percentiles of some values; empty without values."""
     if not len(values):
         return {}
     array = np.asarray(values, dtype=np.float64)

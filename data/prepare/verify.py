@@ -95,7 +95,7 @@ def broken_masks(video: Video, target: Target) -> list[str]:
     """
     where = f"{video.path}: object {target.uid!r} of video {video.uid!r}"
     try:
-        # Lazy masks are read now, and their store names what is wrong with it.
+        # Lazy masks are read now; an error names their file.
         masks_F = tuple(target.masks_F)
     except ValueError as error:
         return [str(error)]
@@ -163,7 +163,7 @@ def runs_of(counts: str) -> list[int]:
 
 
 def _targets_of(samples: Sequence[Sample]) -> list[Target]:
-    """The objects of the samples, each once."""
+    """Return the objects of the samples, each once."""
     targets: dict[str, Target] = {}
     for sample in samples:
         for target in sample.targets:

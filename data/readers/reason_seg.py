@@ -100,8 +100,10 @@ def _read_image(folder: Path, name: str, first_only: bool) -> list[Sample]:
     if any("ignore" in label for label, _ in shapes):
         notes = _notes_of_ignored(str(file), height, width)
 
+    if first_only:
+        texts = texts[:1]
     samples = []
-    for i, text in enumerate(texts[:1] if first_only else texts):
+    for i, text in enumerate(texts):
         samples.append(Sample(f"{name}/{i}", video, text, targets, kind, notes))
     return samples
 

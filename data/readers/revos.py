@@ -100,9 +100,8 @@ def _foregrounds(
             raise ValueError(f'{file}: "masks_rle" of {entry.problem}')
         if entry.num_frames != num_frames:
             raise ValueError(
-                f'{file}: key {uid!r}: "masks_rle" holds {entry.num_frames} masks for {num_frames} '
-                "frames: "
-                f"{RELEASE}"
+                f'{file}: key {uid!r}: "masks_rle" holds {entry.num_frames} masks for '
+                f"{num_frames} frames: {RELEASE}"
             )
         return RleMasks(str(file), uid, "foreground", num_frames)
 

@@ -1,4 +1,4 @@
-"""Figures within reach without reading the sentence."""
+"""Figures of blind guesses, made without reading the sentence."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CENTRE = 0.5
 def blind_jf(
     samples: Sequence[Sample], objects: Mapping[str, Sequence[Target]]
 ) -> dict[str, float]:
-    """Return the mean J&F, in percent, of answers without reading the sentence.
+    """Return the mean J&F of blind guesses, in percent.
 
     Args:
         samples: The expressions.

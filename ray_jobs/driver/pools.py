@@ -63,7 +63,7 @@ class Pools:
     def close(self) -> None:
         """Kill the actors of all pools but the learner.
 
-        The learner's ranks leave their process group in an orderly way, impossible after an error.
+        The learner's ranks leave their process group together, which may not work after an error.
         `close_learner` ends them; without it they end with Ray.
         """
         for name in ("rollouts", "rewards", "segmenters", "drawers"):

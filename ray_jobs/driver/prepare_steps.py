@@ -89,7 +89,7 @@ class PreparedSplit:
         self.add_problems([Problem("", text) for text in texts])
 
     def add_problems(self, problems: Sequence[Problem]) -> None:
-        """Add the unknown ones of some problems."""
+        """Add problems; known ones are not added again."""
         for problem in problems:
             self._problems.setdefault(problem.text, problem)
 
@@ -125,7 +125,7 @@ class PreparedSplit:
 
 
 def check_step(split: PreparedSplit) -> None:
-    """Decode every frame and every mask. Once it is through, the next run starts again.
+    """Decode every frame and every mask. After a complete check the next run starts from nothing.
 
     Without any readable annotation the images and videos of the split's folder are decoded.
     """
@@ -228,7 +228,7 @@ def sheet_step(split: PreparedSplit) -> None:
         image.save(split.folder / "contact_sheet.jpg", quality=90)
 
 
-# In this order.
+# The steps by their word in `prepare.steps`, in the order in which they run.
 STEPS: dict[str, Callable[[PreparedSplit], Any]] = {
     "check": check_step,
     "tables": tables_step,

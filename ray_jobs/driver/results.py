@@ -107,8 +107,7 @@ class Evaluation:
 
         # Differences between expressions say how hard they are, so each is compared with itself.
         deviations = []
-        for uid in pairs:
-            repeats = pairs[uid]
+        for repeats in pairs.values():
             repeats_N2 = np.array(repeats)
             deviations.extend(repeats_N2 - repeats_N2.mean(axis=0))
         deviations_N2 = np.array(deviations)

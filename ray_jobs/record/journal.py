@@ -42,7 +42,7 @@ class Journal:
 
     @classmethod
     def open(cls, file: Path, fingerprint: str) -> Journal:
-        """Continue a journal of the same fingerprint, or replace an other or unreadable one."""
+        """Continue a journal of the same fingerprint, or replace a foreign or unreadable one."""
         file.parent.mkdir(parents=True, exist_ok=True)
         repair_lines(file)
         try:

@@ -2,9 +2,9 @@
 
 Every record first goes to `mlflow_outbox.jsonl` in the run folder, a file append in the caller's
 thread. Another thread reads that file, sends it, and backs off while MLflow does not answer.
-`mlflow.json` holds, for each tracking URI, the MLflow run and its number of bytes of the outbox. A
-later process continues there, and another URI gets the whole history. Points carry the time of
-their step, so sending one twice changes nothing. Files are named in the outbox, read on sending.
+`mlflow.json` holds, for each tracking URI, the MLflow run and the number of bytes sent to it.
+A later process continues there, and another URI gets the whole history. Points carry the time of
+their step, so sending one twice changes nothing. The outbox names files; they are read on sending.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class MlflowWriter:
             self._news.set()
 
     def _work(self) -> None:
-        """The thread: send records as they come, until closed and tried once more."""
+        """Run the thread: send records as they come, until closed and tried once more."""
         wait = FIRST_WAIT_S
         down = False
         while True:

@@ -35,7 +35,7 @@ class Predictions:
     Attributes:
         _places: uid -> first byte of its newest line.
         _failed: uids of failed episodes.
-        _read: bytes of the file that are in these two.
+        _read: number of bytes of the file scanned so far.
     """
 
     folder: Path

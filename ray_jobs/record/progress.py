@@ -145,7 +145,7 @@ class Progress:
         self.close()
 
     def close(self) -> None:
-        """Leave the last screen standing and give the terminal back; twice is allowed."""
+        """Leave the last screen standing and give the terminal back. It may be called twice."""
         self._rest.set()
         if self._refresher is not None:
             self._refresher.join()

@@ -4,7 +4,7 @@
     checkpoints/step_N/  best -> checkpoints/step_K  evaluation/step_N/
     hints/<split>.json (of a system with auxiliary questions: `data.hints`)
 
-Every step is written here before anything else hears of it.
+Every step is written here before it goes to the tracker or the display.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def _episode(episode: Episode, reward: Reward | None, advantage: float | None) -
 
 
 def environment(repository: Path | None = None) -> dict[str, Any]:
-    """Return what the numbers depend on: versions, commit, machine shape.
+    """Return the conditions of the figures: versions, commit, kind of machine.
 
     Host name, user and paths are left out.
     """

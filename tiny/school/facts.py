@@ -101,12 +101,12 @@ class Facts:
         }
 
     def number(self, states_BFD: torch.Tensor) -> torch.Tensor:
-        """At the end of each frame: its own number, by the model's own head. Answers copy it."""
+        """Return the loss of saying each frame's number at its end, which answers copy."""
         said = self.net.logits(self.net.decoder.norm(states_BFD)).float()
         return 0.3 * F.cross_entropy(said.flatten(0, 1), self.labels.repeat(len(said)))
 
     def story(self, states_BFD: torch.Tensor, lesson: Tensors) -> Tensors:
-        """At the end of each frame: is a colour here, was it here before, how does it behave?
+        """Return the losses at each frame's end: colours here, colours so far, motion and trend.
 
         Motion and trend are asked after 3 frames of the colour.
         """

@@ -22,7 +22,7 @@ class SearchFacts(Facts):
     """Adds the first frame of each colour and the end of its visit."""
 
     def story(self, states_BFD: torch.Tensor, lesson: Tensors) -> Tensors:
-        """At the end of each frame, also: does a colour come for the first time, has it just left?
+        """Return also the losses at each frame's end of colours that just came or just left.
 
         In the last frame a colour that is still there counts as leaving.
         """
@@ -52,7 +52,7 @@ class SearchTutor(Tutor):
     facts_type = SearchFacts
 
     def where_to_look(self, share_NF: torch.Tensor, column: int) -> torch.Tensor:
-        """The end is seen one frame later, when the target is gone: nothing tells it before."""
+        """Return the frames to look at: the end is known one frame later, without the target."""
         if column != 1:
             return share_NF
 
@@ -96,7 +96,7 @@ class SearchTutor(Tutor):
     def spatial(
         self, lesson: Tensors, cells: torch.Tensor, reading: Reading, loss: torch.Tensor
     ) -> Tensors:
-        """At [SEG] the last state must show the target's colours and box.
+        """Return the losses at [SEG]: the last state must show the target's colours and box.
 
         In the second turn, which shows the keyframe large, one head must also look at its cells.
         """

@@ -185,7 +185,7 @@ def _order(scene: Scene) -> list[Query]:
 
 
 def _biggest(scene: Scene) -> list[Query]:
-    """A thing must win by its largest box and by its largest number of pixels."""
+    """Return size queries: a thing must win by its largest box and its largest pixel count."""
     sides_OF2 = scene.boxes_OF4[..., 2:] - scene.boxes_OF4[..., :2]
     box_O = sides_OF2.prod(-1).max(1)
     area_O = scene.areas_OF.max(1).astype(np.float64)
@@ -205,9 +205,9 @@ def _biggest(scene: Scene) -> list[Query]:
 
 
 def _relations(scene: Scene) -> list[Query]:
-    """Compare centres in every frame with both things visible; at least 3 frames must be.
+    """Return relation queries, by the centres in every frame with both things visible.
 
-    "left of" holds if the gap is RELATION_MARGIN or more in all of them.
+    "left of" holds if the gap is RELATION_MARGIN or more in all of them, and they are at least 3.
     """
     visible_OF = scene.areas_OF > 0
     centre_OF2 = (scene.boxes_OF4[..., :2] + scene.boxes_OF4[..., 2:]) / 2
