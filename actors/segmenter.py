@@ -30,11 +30,10 @@ from core.types import MaskPrompt, Rle, Video
 # Only the actors need torch. A driver that hands out work starts faster without it.
 if TYPE_CHECKING:
     from models.policy.mask_head import MaskHead
-    from models.segmenters.base import Frames, Segmenter
+    from models.segmenters.base import Frames, Prompt, Segmenter
 
 T = TypeVar("T")
-Prompt = MaskPrompt | DrawnPrompt
-Prompts = tuple[Prompt, ...]
+Prompts = tuple[MaskPrompt | DrawnPrompt, ...]
 
 # Masks of one episode, a union over its prompts for each frame; None where there is none.
 VideoMasks = tuple[Rle | None, ...]

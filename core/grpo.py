@@ -53,7 +53,10 @@ def normalise(
     if std:
         squares = math.fsum((r - mean) ** 2 for r in valid)
         scale = math.sqrt(squares / (len(valid) - int(unbiased))) + eps
-    return tuple(0.0 if r is None else (r - mean) / scale for r in returns_G)
+    advantages_G = []
+    for r in returns_G:
+        advantages_G.append(0.0 if r is None else (r - mean) / scale)
+    return tuple(advantages_G)
 
 
 def judge(group: Group, *, std: bool = True, eps: float = 1e-6) -> Group:
@@ -83,7 +86,8 @@ def turn_advantages(
     for turn in range(max(turns_G, default=0)):
         returns_G = []
         for reward, count in zip(rewards_G, turns_G, strict=True):
-            returns_G.append(_return_from(reward, turn) if turn < count else None)
+            has_turn = turn < count
+            returns_G.append(_return_from(reward, turn) if has_turn else None)
         column_G = normalise(returns_G, std=std, eps=eps)
         for advantages, count, advantage in zip(advantages_G, turns_G, column_G, strict=True):
             if turn < count:
@@ -127,12 +131,17 @@ def credit(
 
 
 def _credit_per_turn(group: Group, *, std: bool, eps: float) -> list[tuple[float, ...]]:
-    trainable_G = [sum(turn.trainable for turn in episode.turns) for episode in group.episodes]
+    trainable_G = []
+    for episode in group.episodes:
+        trainable_G.append(sum(turn.trainable for turn in episode.turns))
     advantages_G = turn_advantages(group.rewards, trainable_G, std=std, eps=eps)
     credits = []
     for episode, advantages in zip(group.episodes, advantages_G, strict=True):
         remaining = iter(advantages)
-        credits.append(tuple(next(remaining) if t.trainable else 0.0 for t in episode.turns))
+        per_turn = []
+        for turn in episode.turns:
+            per_turn.append(next(remaining) if turn.trainable else 0.0)
+        credits.append(tuple(per_turn))
     return credits
 
 

@@ -1,6 +1,7 @@
 """Stored hints: a frozen policy's answers to auxiliary questions about the samples of a split.
 
-<folder>/<split>.json
+The file of a split, <folder>/<split>.json:
+
     {uid: {"query": "...", "hints": {"target_frame": 12, "key_segment": [8, 15]}}}
 """
 

@@ -1,4 +1,4 @@
-"""How often each of several data sets is drawn when training mixes them.
+"""How often each of several data sets is picked when training mixes them.
 
     weights_D = by_temperature([5000, 200], temperature=0.5)
     weights_D = shares([3, 1])

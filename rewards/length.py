@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Budget:
+class LengthBudget:
     """Reasoning tokens allowed at each difficulty.
 
     The paper does not give its values; these are chosen by this project. Published mean lengths are

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# Steps that a thought should name.
-STEPS = 4
+# Number of steps that a thought should name.
+NUM_STEPS = 4
 
 
 def all_in_form(kept_GT: Sequence[Sequence[bool]]) -> Tensor:
@@ -29,5 +29,5 @@ def share_of_steps(named_GT: Sequence[Sequence[int]]) -> Tensor:
     Args:
         named_GT: number of the four steps in each turn's thought; at least one turn.
     """
-    rewards_G = [sum(named_T) / (STEPS * len(named_T)) for named_T in named_GT]
+    rewards_G = [sum(named_T) / (NUM_STEPS * len(named_T)) for named_T in named_GT]
     return torch.tensor(rewards_G, dtype=torch.float64)

@@ -165,10 +165,8 @@ def parts_of_episodes(terms: Mapping[str, Tensor]) -> list[dict[str, float]]:
 def weighted_rewards(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> list[Reward]:
     """Return the reward of each episode: the weighted sum of its terms."""
     totals_G = weighted_sum(terms, weights)
-    return [
-        Reward(total, parts)
-        for total, parts in zip(totals_G, parts_of_episodes(terms), strict=True)
-    ]
+    parts_G = parts_of_episodes(terms)
+    return [Reward(total, parts) for total, parts in zip(totals_G, parts_G, strict=True)]
 
 
 def check_group(sample: Sample, episodes: Sequence[Episode]) -> None:

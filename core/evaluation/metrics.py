@@ -21,8 +21,8 @@ import numpy as np
 # Share of the image diagonal (davis2017/metrics.py, bound_th).
 TOLERANCE = 0.008
 
-# The weight of predicted foreground in A and R: 1, or 255 (see `robustness`).
-Variant = Literal["binary", "visa255"]
+# The weight of predicted foreground in A and R: 1 (binary), or 255 (see `robustness`).
+ForegroundWeight = Literal["binary", "visa255"]
 
 _CORNERS = np.ones((2, 2), dtype=np.uint8)
 
@@ -96,7 +96,7 @@ def accuracy(
     inter_F: np.ndarray,
     union_F: np.ndarray,
     area: int,
-    variant: Variant = "binary",
+    variant: ForegroundWeight = "binary",
 ) -> np.ndarray:
     """Return A of each frame, float64 (F,): the share of pixels with equal labels.
 
@@ -116,7 +116,7 @@ def accuracy(
 def robustness(
     wrong_F: np.ndarray,
     foreground_F: np.ndarray,
-    variant: Variant = "binary",
+    variant: ForegroundWeight = "binary",
 ) -> np.ndarray:
     """Return R of each frame, float64 (F,): max(0, 1 - wrong / (foreground + 1e-6)).
 

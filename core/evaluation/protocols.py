@@ -200,7 +200,9 @@ def no_target(rows: Sequence[Scored]) -> dict[str, float]:
     N-acc is the share of expressions with no mask at all in the prediction. J and F are 1 on a
     frame without a mask here, so they only say how many frames were left alone.
     """
-    is_right = [0 if row.missing else 1 - row.scores[ANSWERED] for row in rows]
+    is_right = []
+    for row in rows:
+        is_right.append(0 if row.missing else 1 - row.scores[ANSWERED])
     n_acc = 100 * float(np.mean(is_right))
     return {"N-acc": n_acc} | _means(rows, ("J", "F", "J&F", "R@binary", "R@visa255"))
 

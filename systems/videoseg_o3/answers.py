@@ -18,7 +18,6 @@ from core.parsing import block, json_value, search_records, value
 from systems.videoseg_o3.traces import SEG, STEPS, Look
 
 KEYS = ("start", "end", "keyframe")
-ACTIONS = ("select", "answer")
 
 
 @dataclass(frozen=True)

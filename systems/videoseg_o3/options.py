@@ -34,7 +34,7 @@ MASK_TERMS = ("mask", "keyframe_gain", "progress")
 
 
 @dataclass(frozen=True)
-class Budget:
+class FrameBudget:
     """How many frames are shown, and how large.
 
     Attributes:
@@ -58,9 +58,9 @@ class Budget:
 
 # The release has three sets in three files.
 BUDGETS = {
-    "rl": Budget(10, 5, 5, 32 * PATCH, 128 * PATCH, 256 * PATCH, 512),
-    "evaluation": Budget(20, 8, 5, 32 * PATCH, 256 * PATCH, 512 * PATCH, 1024),
-    "cold_start": Budget(20, 5, 10, 32 * PATCH, 128 * PATCH, 512 * PATCH, 1024),
+    "rl": FrameBudget(10, 5, 5, 32 * PATCH, 128 * PATCH, 256 * PATCH, 512),
+    "evaluation": FrameBudget(20, 8, 5, 32 * PATCH, 256 * PATCH, 512 * PATCH, 1024),
+    "cold_start": FrameBudget(20, 5, 10, 32 * PATCH, 128 * PATCH, 512 * PATCH, 1024),
 }
 
 
@@ -117,10 +117,10 @@ class VideoSegO3Options:
                 )
 
     @property
-    def frames(self) -> Budget:
+    def frames(self) -> FrameBudget:
         """The budget, with the numbers that are set one by one."""
         own = {}
-        for each in fields(Budget):
+        for each in fields(FrameBudget):
             number = getattr(self, each.name)
             if number:
                 own[each.name] = number

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from core.settings import setting
-from rewards.length import Budget
+from rewards.length import LengthBudget
 from systems.base import WHERE, check_weights
 from systems.videoseg_r1.sampler import Plan, SamplerMode
 
@@ -148,9 +148,9 @@ class VideoSegR1Options:
         )
 
     @property
-    def budget(self) -> Budget:
+    def budget(self) -> LengthBudget:
         """Reasoning tokens by difficulty."""
-        return Budget(
+        return LengthBudget(
             easy=self.budget_easy,
             medium=self.budget_medium,
             hard=self.budget_hard,

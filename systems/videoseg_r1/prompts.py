@@ -72,7 +72,8 @@ def _context_frames(
 ) -> tuple[list[int], list[int]]:
     """Frames of the key segment and of the whole video, without the target frame and repeats."""
     in_segment = uniform_frames(choice.stop - choice.start, options.key_frames)
-    key = [choice.start + frame for frame in in_segment if choice.start + frame != choice.frame]
+    key = [choice.start + step for step in in_segment]
+    key = [frame for frame in key if frame != choice.frame]
     if not options.reference_frames:
         return key, []
     in_video = uniform_frames(num_frames, options.reference_frames)

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.difficulty import LEAST, MOST, UNKNOWN
-from core.difficulty import difficulty as mean_rating
+from core.difficulty import LEAST, MOST, UNKNOWN, difficulty
 from core.masks import area, box, decode
 from core.points import inner_point, resize_mask, scale_pixel
 from core.types import Episode, EpisodeMasks, MaskPrompt, Reward, Rle, Sample
@@ -133,12 +132,12 @@ def length_factor(
     if options.length_penalty == "none" or not options.think:
         return torch.ones(len(episodes), dtype=torch.float64)
     used_G = torch.tensor([float(episode.answer.reasoning_tokens or 0) for episode in episodes])
-    budget = options.budget.of(difficulty(sample))
+    budget = options.budget.of(difficulty_of(sample))
     clamp = options.length_penalty == "clamped"
     return soft_length(used_G, budget, options.length_beta, clamp=clamp)
 
 
-def difficulty(sample: Sample) -> float:
+def difficulty_of(sample: Sample) -> float:
     """Return D of a sample, from 1 to 10: the mean of its ratings, or D of the data set, or 5.5.
 
     Raises:
@@ -146,7 +145,7 @@ def difficulty(sample: Sample) -> float:
     """
     notes = sample.notes
     if notes.ratings is not None:
-        return mean_rating(notes.ratings)
+        return difficulty(notes.ratings)
     note = UNKNOWN if notes.difficulty is None else notes.difficulty
     is_number = isinstance(note, int | float) and not isinstance(note, bool)
     if not is_number or not LEAST <= note <= MOST:

@@ -13,7 +13,7 @@ from core.difficulty import ASPECTS, difficulty, is_complete
 from core.types import Sample
 from data.difficulty import ratings_file, with_ratings
 from data.load import load_samples, video_objects
-from rewards.length import Budget
+from rewards.length import LengthBudget
 from tiny.world.difficulty import LANGUAGE, true_ratings
 from tiny.world.queries import KINDS
 from tiny.world.write import write_split
@@ -73,7 +73,7 @@ def test_stored_ratings_become_difficulty_and_budget(tmp_path: Path, samples: li
     noted = with_ratings(samples, str(tmp_path), "train")
     found = [difficulty(sample.notes.ratings or {}) for sample in noted]
     assert found == [5.5, *scale[1:]]
-    budgets = [Budget().of(d) for d in found[1:10]]
+    budgets = [LengthBudget().of(d) for d in found[1:10]]
     assert budgets == [48, 48, 48, 64, 64, 64, 96, 96, 96]
     assert noted[3].notes.thought == samples[3].notes.thought
     assert samples[3].notes.ratings is None

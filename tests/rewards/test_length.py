@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rewards.length import Budget, soft_length
+from rewards.length import LengthBudget, soft_length
 
 
 def test_penalty_starts_above_the_budget() -> None:
@@ -15,6 +15,6 @@ def test_penalty_starts_above_the_budget() -> None:
 
 
 def test_budget_by_difficulty() -> None:
-    budget = Budget()
+    budget = LengthBudget()
     tokens = [budget.of(difficulty) for difficulty in (1, 4, 4.2, 7, 7.2, 10)]
     assert tokens == [48, 48, 64, 64, 96, 96]

@@ -153,7 +153,9 @@ def test_ignored_pixels_count_nowhere() -> None:
 
 
 @pytest.mark.parametrize(("variant", "value"), [("binary", 1), ("visa255", 255)])
-def test_accuracy_and_robustness_pixel_by_pixel(variant: metrics.Variant, value: int) -> None:
+def test_accuracy_and_robustness_pixel_by_pixel(
+    variant: metrics.ForegroundWeight, value: int
+) -> None:
     pred_FHW, gt_FHW = masks_of(4)
     foreground_FHW = gt_FHW | (np.random.default_rng(5).random(gt_FHW.shape) < 0.5)
     # Nothing to see in the last frame.

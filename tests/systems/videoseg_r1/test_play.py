@@ -14,7 +14,7 @@ from configs.load import load
 from core.types import End, Hints, Notes, Sample, Target, View
 from rewards.negative_points import taxicab_distance
 from systems.videoseg_r1 import VideoSegR1
-from systems.videoseg_r1.score import difficulty
+from systems.videoseg_r1.score import difficulty_of
 from tests.systems.r1_script import (
     LEFT,
     PERFECT,
@@ -299,7 +299,7 @@ def test_length_and_difficulty():
     with pytest.raises(
         ValueError, match="'v/0': difficulty = 'hard': expected a number from 1 to 10"
     ):
-        difficulty(sample(notes=Notes(difficulty=cast(Any, "hard"))))
+        difficulty_of(sample(notes=Notes(difficulty=cast(Any, "hard"))))
 
 
 def test_without_a_chain_of_thought():
