@@ -186,7 +186,7 @@ class JudgePool(Pool[JudgeActor, VideoPiece, VideoResult]):
     """The actors of the label filter, `segmenter.workers` of them.
 
     Raises:
-        RuntimeError: an actor cannot start; the message says why.
+        RuntimeError: an actor cannot start; with the reason.
     """
 
     def __init__(self, cfg: Config, placement: Placement) -> None:
@@ -240,7 +240,7 @@ def in_judges(
     """Judge the labels of every video in actors; yield results as they arrive.
 
     Raises:
-        RuntimeError: an actor cannot start; the message says why.
+        RuntimeError: an actor cannot start; with the reason.
     """
     with closing(JudgePool(cfg, placement)) as pool:
         yield from pool.run(waiting)

@@ -49,7 +49,7 @@ ARTIFACTS = ("config.yaml", "evaluation.json", "summary.json", "per_expression.c
 
 
 def main(argv: Sequence[str]) -> dict[str, Any]:
-    """Evaluate as the command line says; return the contents of summary.json."""
+    """Evaluate as configured; return the contents of summary.json."""
     if "-h" in argv or "--help" in argv:
         # Loading the configuration prints its keys below this, and exits.
         print(__doc__)
@@ -138,7 +138,7 @@ def predict(
     for results in chunks:
         lines = []
         for result in results:
-            # A failed episode says nothing about the policy: it is not scored, and played again.
+            # A failed episode is not the policy's fault: it is not scored, and played again.
             failed = result.episode.end is End.FAILED
             scores = {} if failed else result.scores
             line = line_of(result.sample, result.episode, result.masks_F, result.reward, scores)

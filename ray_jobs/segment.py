@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     keys = text[text.index("presets:") :]
     found = argparse.ArgumentParser(
         "python -m ray_jobs.segment",
-        description="Segments what a sentence says in a video of your own.",
+        description="Segment the object of a sentence in a video of your own.",
         epilog=keys,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

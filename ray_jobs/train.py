@@ -335,7 +335,7 @@ def due(step: int, every: int) -> bool:
 
 
 def train(argv: Sequence[str]) -> dict[str, Any]:
-    """Train as the configuration says; return the contents of summary.json.
+    """Train as configured; return the contents of summary.json.
 
     Raises:
         ValueError: An impossible setting or file; before any engine starts.

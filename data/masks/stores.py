@@ -32,7 +32,7 @@ class ListedFrames:
     """The frames of a target's video.
 
     Attributes:
-        uid: uid of the video.
+        uid: Uid of the video.
         size: None if only the masks can tell it.
     """
 

@@ -89,7 +89,7 @@ def centre(mask_HW: np.ndarray) -> tuple[int, int]:
     a bar, it is the one nearest to their mean, in the middle of the mask.
 
     Args:
-        mask_HW: bool, not empty.
+        mask_HW: A bool mask, not empty.
     """
     assert mask_HW.any(), "an empty mask has no centre"
     depth_HW = squared_depth(mask_HW)

@@ -27,7 +27,7 @@ class Problem:
     """A problem of a video.
 
     Attributes:
-        video: uid of the video; "" for a problem of the data set.
+        video: Uid of the video; "" for a problem of the data set.
         odd: True if the video can be used, but a person should look at it.
     """
 
@@ -143,7 +143,7 @@ def runs_of(counts: str) -> list[int]:
             raise ValueError(f"{chr(letter)!r} is no letter of a run-length encoding")
         value |= (code & 31) << shift
         shift += 5
-        # Bit 6 says that the number goes on.
+        # Bit 6: the number goes on.
         if code & 32:
             continue
         # Bit 5 of the last letter is the sign.

@@ -43,8 +43,10 @@ def read_vts_cot(
 
     `uid` is "<video>/<place in the file>", `kind` the source.
     """
-    folders = [Path(root) / name for name in ("VTG-CoT", "VTS-CoT")]
-    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
+    folder = Path(root) / "VTG-CoT"
+    other = Path(root) / "VTS-CoT"
+    if other.is_dir() and not folder.is_dir():
+        folder = other
     file = folder / f"{split}.json"
     return _read_items(Path(root), split, file, _check_dialogue, faults or Faults())
 

@@ -35,7 +35,7 @@ TARGET = 1
 IGNORED = 255
 
 # (label in small letters, corner points (N, 2) int32)
-Shape = tuple[str, np.ndarray]
+LabelledPolygon = tuple[str, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +113,7 @@ def _notes_of_ignored(file: str, height: int, width: int) -> Notes:
     return Notes(ignore_F=None if ignored is None else (ignored,))
 
 
-def _shapes(content: Any, where: str) -> list[Shape]:
+def _shapes(content: Any, where: str) -> list[LabelledPolygon]:
     """Return the polygons to draw."""
     shapes = []
     for i, shape in enumerate(value(content, "shapes", list, where)):

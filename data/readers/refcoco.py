@@ -99,7 +99,10 @@ def references(file: Path) -> list[Any]:
 
 
 def _refs_file(root: Path, partition: str) -> Path:
-    for name in (partition,) if partition else PARTITIONS:
+    partitions: tuple[str, ...] = PARTITIONS
+    if partition:
+        partitions = (partition,)
+    for name in partitions:
         file = root / f"refs({name}).p"
         if file.is_file():
             return file

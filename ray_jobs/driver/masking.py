@@ -179,7 +179,7 @@ def make_masking(cfg: Config, pools: Pools, training: bool = False) -> Masking:
     """Return the strategy for the configured policy.
 
     Args:
-        cfg: The configuration; `mask.token` says whether the policy draws.
+        cfg: The configuration; the policy draws if `mask.token` is set.
         pools: The actors of the run.
         training: Draw with the learner's ranks instead of an actor with the finished policy.
     """

@@ -11,7 +11,7 @@ class Sizes:
     """Image sizes of a tiny policy, in pixels.
 
     Attributes:
-        model_type: transformers' name of the family.
+        model_type: Name of the family in transformers.
         patch: Side of a patch of the vision tower; 2 x 2 patches make a token.
     """
 

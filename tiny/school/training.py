@@ -46,7 +46,7 @@ class Training:
     """One training: a loss of parts, an optimizer and a cosine schedule.
 
     Attributes:
-        options: lr, warm_steps, precision, log_seconds and save_seconds of the command line.
+        options: The command line's lr, warm_steps, precision, log_seconds and save_seconds.
         optimizer: Optimizer of `parameters`.
         parameters: All trained parameters; their gradients are clipped together.
         lowest: Share of the learning rate at the end.

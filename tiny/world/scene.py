@@ -91,7 +91,7 @@ class Scene:
             without any.
         areas_OF: int32 visible pixels; 0 below MIN_AREA.
         hides_OO: float32; [i, j] is the largest share of j's outline that i ever covers.
-        things: The shapes, in random order.
+        things: the shapes, in random order.
     """
 
     frames_FHWC: np.ndarray
