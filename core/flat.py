@@ -1,7 +1,7 @@
 """Named tensors laid out in one flat array of bytes, and its checksum.
 
 Weights travel from learner to rollout actors in this layout: a contiguous array can be placed in
-shared memory or in an object store and be read there without a copy. The layout stands in core
+shared memory or in an object store and be read there without a copy. The layout is in core
 because both ends need it, `cluster.weights` and `models.engine.weight_transfer`.
 """
 

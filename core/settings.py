@@ -145,13 +145,13 @@ def make_settings(schema: type[T], values: Mapping[str, Any], where: str) -> T:
     Raises:
         ValueError: an unknown key, a value of the wrong type, or one out of bounds.
     """
-    hints = get_type_hints(schema)
+    annotations = get_type_hints(schema)
     names = [each.name for each in fields(cast(Any, schema))]
     for key, value in values.items():
         if key not in names:
             raise ValueError(unknown_name(f"{where}.{key}", key, names))
-        if not fits(value, hints[key]):
-            raise ValueError(mismatch(f"{where}.{key}", value, hints[key]))
+        if not fits(value, annotations[key]):
+            raise ValueError(mismatch(f"{where}.{key}", value, annotations[key]))
     made = schema(**values)
     check_bounds(made, where)
     return made
@@ -179,56 +179,56 @@ def bound_problems(tree: Any, where: str = "") -> Iterator[str]:
             yield f"{each.key}={each.value}: must be {each.bounds}"
 
 
-def fits(value: Any, hint: Any) -> bool:
+def fits(value: Any, annotation: Any) -> bool:
     """Return whether `value` is of the declared type. An int is a float; a bool is no number."""
-    origin = get_origin(hint)
-    if hint is Any:
+    origin = get_origin(annotation)
+    if annotation is Any:
         return True
     if origin is Literal:
-        return any(value == word and type(value) is type(word) for word in get_args(hint))
+        return any(value == word and type(value) is type(word) for word in get_args(annotation))
     if origin in (Union, types.UnionType):
-        return any(fits(value, option) for option in get_args(hint))
+        return any(fits(value, option) for option in get_args(annotation))
     if origin is tuple:
-        return _fits_tuple(value, get_args(hint))
+        return _fits_tuple(value, get_args(annotation))
     if origin is not None and issubclass(origin, Mapping):
-        key_hint, item_hint = get_args(hint)
+        key_type, item_type = get_args(annotation)
         if not isinstance(value, Mapping):
             return False
-        return all(fits(key, key_hint) and fits(value[key], item_hint) for key in value)
+        return all(fits(key, key_type) and fits(value[key], item_type) for key in value)
     if origin is not None and issubclass(origin, Sequence):
         if not isinstance(value, (list, tuple)):
             return False
-        return all(fits(item, get_args(hint)[0]) for item in value)
-    if hint in (int, float) and isinstance(value, bool):
+        return all(fits(item, get_args(annotation)[0]) for item in value)
+    if annotation in (int, float) and isinstance(value, bool):
         return False
-    if hint is float:
+    if annotation is float:
         return isinstance(value, (int, float))
-    return isinstance(value, hint)
+    return isinstance(value, annotation)
 
 
-def spell(hint: Any) -> str:
+def spell(annotation: Any) -> str:
     """Return a declared type in words, for messages and `--help`."""
-    origin = get_origin(hint)
+    origin = get_origin(annotation)
     if origin is Literal:
-        return "one of " + " | ".join(str(word) for word in get_args(hint))
+        return "one of " + " | ".join(str(word) for word in get_args(annotation))
     if origin in (Union, types.UnionType):
-        return " or ".join(spell(option) for option in get_args(hint))
+        return " or ".join(spell(option) for option in get_args(annotation))
     if origin is tuple:
-        return "a list of " + " and ".join(spell(item) for item in get_args(hint))
+        return "a list of " + " and ".join(spell(item) for item in get_args(annotation))
     if origin is not None and issubclass(origin, Mapping):
-        return "a mapping to " + spell(get_args(hint)[1])
+        return "a mapping to " + spell(get_args(annotation)[1])
     if origin is not None and issubclass(origin, Sequence):
-        return "a list, each item " + spell(get_args(hint)[0])
+        return "a list, each item " + spell(get_args(annotation)[0])
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-    return names.get(hint, "any value")
+    return names.get(annotation, "any value")
 
 
-def mismatch(key: str, value: Any, hint: Any) -> str:
+def mismatch(key: str, value: Any, annotation: Any) -> str:
     """Return the message for a value of the wrong type, with the nearest word if one is near."""
-    message = f"{key}={value!r} ({type(value).__name__}): expected {spell(hint)}"
+    message = f"{key}={value!r} ({type(value).__name__}): expected {spell(annotation)}"
     items = value if isinstance(value, (list, tuple)) else [value]
     for item in items:
-        near = nearest(item, words_of(hint))
+        near = nearest(item, words_of(annotation))
         if near and near != item:
             return f"{message} (did you mean {near}?)"
     return message
@@ -238,8 +238,8 @@ def unknown_name(what: str, name: object, names: Iterable[str]) -> str:
     """Return the message for a name that does not exist, with the nearest one if one is near."""
     names = list(names)
     near = nearest(name, names)
-    hint = f"; did you mean {near!r}?" if near else "."
-    return f"{what} is unknown{hint} Choose from: {', '.join(names)}"
+    suggestion = f"; did you mean {near!r}?" if near else "."
+    return f"{what} is unknown{suggestion} Choose from: {', '.join(names)}"
 
 
 def nearest(name: object, names: Iterable[str]) -> str:
@@ -248,18 +248,18 @@ def nearest(name: object, names: Iterable[str]) -> str:
     return matches[0] if matches else ""
 
 
-def words_of(hint: Any) -> list[str]:
+def words_of(annotation: Any) -> list[str]:
     """Return all words that a type allows: those of its Literals."""
-    if get_origin(hint) is Literal:
-        return [str(word) for word in get_args(hint)]
+    if get_origin(annotation) is Literal:
+        return [str(word) for word in get_args(annotation)]
     words = []
-    for part in get_args(hint):
+    for part in get_args(annotation):
         words += words_of(part)
     return words
 
 
 def _walk(tree: Any, prefix: str, inherited: frozenset[str]) -> Iterator[Setting]:
-    hints = get_type_hints(type(tree))
+    annotations = get_type_hints(type(tree))
     for each in fields(tree):
         value = getattr(tree, each.name)
         declared = each.metadata.get(_DECLARED, Declared())
@@ -268,7 +268,7 @@ def _walk(tree: Any, prefix: str, inherited: frozenset[str]) -> Iterator[Setting
         if is_dataclass(value):
             yield from _walk(value, f"{key}.", kinds)
         else:
-            yield Setting(key, value, hints[each.name], declared.help, declared.bounds, kinds)
+            yield Setting(key, value, annotations[each.name], declared.help, declared.bounds, kinds)
 
 
 def _flat(key: str, value: Any) -> dict[str, Any]:
@@ -280,7 +280,7 @@ def _flat(key: str, value: Any) -> dict[str, Any]:
     return values
 
 
-def _fits_tuple(value: Any, hints: tuple[Any, ...]) -> bool:
-    if not isinstance(value, (list, tuple)) or len(value) != len(hints):
+def _fits_tuple(value: Any, annotations: tuple[Any, ...]) -> bool:
+    if not isinstance(value, (list, tuple)) or len(value) != len(annotations):
         return False
-    return all(fits(item, hint) for item, hint in zip(value, hints, strict=True))
+    return all(fits(item, annotation) for item, annotation in zip(value, annotations, strict=True))

@@ -76,8 +76,8 @@ class FirstFrame(BaseSystem[FirstFrameOptions]):
         return ((self.question(sample), f"<answer>{corners}</answer>"),)
 
     def question(self, sample: Sample) -> Content:
-        task = f'Give the box of "{sample.query}" as <answer>[x0, y0, x1, y1]</answer>.'
-        return [View(0, *self.frame_hw), task]
+        instruction = f'Give the box of "{sample.query}" as <answer>[x0, y0, x1, y1]</answer>.'
+        return [View(0, *self.frame_hw), instruction]
 
     def true_box(self, sample: Sample) -> Tensor:
         x0, y0, x1, y1 = boxes_areas(sample)[0][0].tolist()

@@ -42,10 +42,10 @@ Content = list[str | View]
 # A dialogue from the ground truth: for each turn the user message and the ideal completion.
 Demonstration = tuple[tuple[Content, str], ...]
 
-O = TypeVar("O")  # noqa: E741
+OptionsT = TypeVar("OptionsT")
 
 
-class BaseSystem(Generic[O]):
+class BaseSystem(Generic[OptionsT]):
     """A system without auxiliary questions, with a reward that needs no masks, unless overridden.
 
     A subclass gives `name`, `schema`, `play`, `demonstrate`, and either `weights` and `terms` or a
@@ -57,11 +57,11 @@ class BaseSystem(Generic[O]):
     """
 
     name: str
-    schema: type[O]
+    schema: type[OptionsT]
 
-    def __init__(self, options: O | None = None, vision: Vision = DEFAULT_VISION) -> None:
+    def __init__(self, options: OptionsT | None = None, vision: Vision = DEFAULT_VISION) -> None:
         self.vision = vision
-        self.options: O = round_sizes(options or self.schema(), vision)
+        self.options: OptionsT = round_sizes(options or self.schema(), vision)
 
     @classmethod
     def make(cls, options: Mapping[str, Any], vision: Vision = DEFAULT_VISION) -> Self:
@@ -114,7 +114,7 @@ class BaseSystem(Generic[O]):
 # --- options
 
 
-def round_sizes(options: O, vision: Vision) -> O:
+def round_sizes(options: OptionsT, vision: Vision) -> OptionsT:
     """Round every pair `x_height`, `x_width` of the options to whole image tokens."""
     rounded = {}
     for each in fields(options):  # type: ignore[arg-type]

@@ -234,8 +234,8 @@ def _frame_f(pred_HW: np.ndarray, gt_HW: np.ndarray, radius: int) -> float:
 def _boundary(mask_HW: np.ndarray) -> np.ndarray:
     """Pixels unlike their right, lower or lower right neighbour.
 
-    There the largest of the four is not the smallest; beyond the border lies a copy of it. Source:
-    davis2017/metrics.py, _seg2bmap.
+    At such a pixel the maximum of the four differs from their minimum. Beyond the border the last
+    row and column are repeated. Source: davis2017/metrics.py, _seg2bmap.
     """
     return cv2.morphologyEx(
         mask_HW,

@@ -2,7 +2,7 @@
 
 On videos with objects of their own colour it is as good as a small trained network; on others it
 fails altogether. An object is absent if its colours, as against those around it, are not found.
-Points without a box stand for the even colour around them.
+Points without a box select the area of even colour around them.
 """
 
 from __future__ import annotations

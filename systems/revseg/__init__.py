@@ -75,7 +75,7 @@ class ReVSeg(BaseSystem[ReVSegOptions]):
         return rewards_of(episodes, self.truth(sample), self.options)
 
     def demonstrate(self, sample: Sample, rng: np.random.Generator) -> Demonstration:
-        """Return a dialogue that answers right; see `systems.revseg.demonstrate`."""
+        """Return a dialogue with the right answers; see `systems.revseg.demonstrate`."""
         return dialogue(sample, self.frames(sample), self.truth(sample), self.options, rng)
 
     def frames(self, sample: Sample) -> list[int]:

@@ -13,15 +13,15 @@ FPS = 2
 
 
 def ask_keyframe(query: str, frames: Sequence[int], options: ReVSegOptions) -> Content:
-    """Return the message of round 1: every sampled frame after its index, then the task."""
+    """Return the message of round 1: every sampled frame after its index, then the instruction."""
     indices = range(len(frames))
     if options.prompt == "short":
         names = [f"{index}" for index in indices]
         verb = "Find" if options.decompose else "Find and locate"
         return [*show_frames(names, frames, options.frame_hw), f" {verb} {query}."]
     names = [f"Frame {index}:" for index in indices]
-    task = _keyframe_task(query, len(frames), options)
-    return [*show_frames(names, frames, options.frame_hw), task]
+    instruction = _keyframe_instruction(query, len(frames), options)
+    return [*show_frames(names, frames, options.frame_hw), instruction]
 
 
 def ask_box(frame: int, description: str, options: ReVSegOptions) -> Content:
@@ -29,10 +29,10 @@ def ask_box(frame: int, description: str, options: ReVSegOptions) -> Content:
     view = View(frame, options.keyframe_height, options.keyframe_width)
     if options.prompt == "short":
         return [view, f"Locate the {description}."]
-    return [view, _box_task(description, options)]
+    return [view, _box_instruction(description, options)]
 
 
-def _keyframe_task(query: str, count: int, options: ReVSegOptions) -> str:
+def _keyframe_instruction(query: str, count: int, options: ReVSegOptions) -> str:
     """The full prompt of round 1; without rounds (the ablation) it asks for the box as well."""
     keys = '"frame_idx": 5, "object description": "brown dog lying to the left of the sofa"'
     also_find = ""
@@ -62,7 +62,7 @@ def _keyframe_task(query: str, count: int, options: ReVSegOptions) -> str:
     )
 
 
-def _box_task(description: str, options: ReVSegOptions) -> str:
+def _box_instruction(description: str, options: ReVSegOptions) -> str:
     """The full prompt of round 2."""
     height, width = options.box_hw
     tags = ""

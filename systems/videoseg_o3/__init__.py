@@ -61,11 +61,11 @@ class VideoSegO3(BaseSystem[VideoSegO3Options]):
         self.options.check_pixels(vision)
 
     async def play(self, sample: Sample, ask: Ask) -> Episode:
-        """Play turns until one does not select, not readably, or is the last.
+        """Play turns until one selects nothing readable or is the last.
 
-        Facts of the answer: `rounds`, the look of each turn and the `frame` of its mask; `spatial`,
-        the other frames on which masks are rewarded. The answer's keyframe is the start of
-        tracking. It has no `segs` if the policy does not give the id of [SEG].
+        Facts of the answer: `rounds`, with the look of each turn and the `frame` of its mask, and
+        `spatial`, the other frames on which masks are rewarded. The answer's keyframe is the start
+        of tracking. It has no `segs` if the policy does not give the id of [SEG].
         """
         options = self.options
         question = ask_first(sample, options, self.vision)
@@ -118,7 +118,7 @@ class VideoSegO3(BaseSystem[VideoSegO3Options]):
         return rewards_of(sample, episodes, masks, self.options)
 
     def demonstrate(self, sample: Sample, rng: np.random.Generator) -> Demonstration:
-        """Return a dialogue that answers right; every turn is to be learned.
+        """Return a dialogue with the right answer; every turn is learned.
 
         Raises:
             ValueError: the targets are in no frame, or this system cannot play the dialogue.

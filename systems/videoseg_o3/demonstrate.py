@@ -41,7 +41,7 @@ def dialogue(
     """Return the dialogue with these completions.
 
     Raises:
-        ValueError: This system cannot play it: too many turns, or a turn that selects nothing.
+        ValueError: this system cannot play it: too many turns, or a turn that selects nothing.
     """
     most = options.max_turns
     if not 1 <= len(texts) <= most:

@@ -12,7 +12,7 @@ from systems.videoseg_o3.traces import Look
 
 
 def ask_first(sample: Sample, options: VideoSegO3Options, vision: Vision) -> Content:
-    """Return the message of turn 1: small frames of the video, a few larger ones, the task."""
+    """Return the message of turn 1: small frames, a few larger ones, the instruction."""
     budget = options.frames
     num_frames = sample.video.num_frames
     temporal = spread(num_frames, budget.temporal_frames)
@@ -24,13 +24,13 @@ def ask_first(sample: Sample, options: VideoSegO3Options, vision: Vision) -> Con
     content += _titled("Some of its frames, larger:", spatial, large_hw, options)
     if options.prompt == "short":
         return [*content, f" Find {sample.query}."]
-    return [*content, _task(sample.query, num_frames, may_select=options.max_turns > 1)]
+    return [*content, _instruction(sample.query, num_frames, may_select=options.max_turns > 1)]
 
 
 def ask_more(
     sample: Sample, look: Look, options: VideoSegO3Options, vision: Vision, last: bool
 ) -> Content:
-    """Return the message of a later turn: the selected span, its keyframe (large), the task."""
+    """Return the message of a later turn: the selected span, its keyframe, the instruction."""
     budget = options.frames
     steps = spread(look.stop - look.start, budget.round_frames)
     frames = [look.start + step for step in steps]
@@ -45,8 +45,10 @@ def ask_more(
     then = "Select another part and keyframe if it is still unclear, or answer."
     if last:
         then = "Now answer."
-    task = f'\nThe expression is "{sample.query}". {then} Think first, in the same form as before.'
-    return [*content, task]
+    instruction = (
+        f'\nThe expression is "{sample.query}". {then} Think first, in the same form as before.'
+    )
+    return [*content, instruction]
 
 
 def spatial_frames(sample: Sample, options: VideoSegO3Options) -> list[int]:
@@ -98,7 +100,7 @@ def _titled(
     return [title, *show_frames([f"Frame {frame}:" for frame in frames], frames, hw)]
 
 
-def _task(query: str, num_frames: int, may_select: bool) -> str:
+def _instruction(query: str, num_frames: int, may_select: bool) -> str:
     """The full prompt of turn 1 after the frames."""
     body = '<VTG>{"start": 12, "end": 30, "keyframe": 21}</VTG><RefSeg>[SEG]</RefSeg>'
     more = "Answer as\n"

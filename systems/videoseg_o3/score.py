@@ -58,7 +58,7 @@ def rewards_of(
     """Return the weighted sum of the terms for each episode. The truth is the union of all targets.
 
     Raises:
-        ValueError: Terms with a weight need masks, and the policy draws none.
+        ValueError: terms with a weight need masks, and the policy draws none.
     """
     rles_F = union_of_targets(sample)
     visible_F = torch.tensor([rle is not None and area(rle) > 0 for rle in rles_F])

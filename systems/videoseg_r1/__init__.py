@@ -128,7 +128,7 @@ class VideoSegR1(BaseSystem[VideoSegR1Options]):
         return rewards_of(sample, episodes, masks, self.options)
 
     def demonstrate(self, sample: Sample, rng: np.random.Generator) -> Demonstration:
-        """Return a dialogue that answers right.
+        """Return a dialogue with the right answer.
 
         The target frame is chosen as in training, unless the hints give it.
 

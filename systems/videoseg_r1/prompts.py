@@ -41,7 +41,7 @@ DO_NOT_THINK = "Do not explain. Write the result between <answer> and </answer>"
 
 
 def ask_objects(query: str, num_frames: int, choice: Choice, options: VideoSegR1Options) -> Content:
-    """Return frames of the key segment, of the whole video, the target frame, and the task.
+    """Return frames of the key segment, of the whole video, the target frame, and the instruction.
 
     No frame is shown twice, so a video of one frame is the target frame alone. The short form mixes
     segment and video in the order of time.
@@ -52,9 +52,9 @@ def ask_objects(query: str, num_frames: int, choice: Choice, options: VideoSegR1
         frames = sorted([*key, *whole])
         names = [f"{frame}" for frame in frames]
         verb = " Find" if options.think else "Locate"
-        task = f"{verb} {query}{SHORT_ENDINGS[options.answer]}."
+        instruction = f"{verb} {query}{SHORT_ENDINGS[options.answer]}."
         context = show_frames(names, frames, options.frame_hw)
-        return [*context, f"{choice.frame}", target, task]
+        return [*context, f"{choice.frame}", target, instruction]
 
     content: Content = []
     titled = (("The part of the video that matters:", key), ("The whole video:", whole))
@@ -64,7 +64,7 @@ def ask_objects(query: str, num_frames: int, choice: Choice, options: VideoSegR1
             content.append(title)
             content += show_frames(names, frames, options.frame_hw)
     target_name = f"The target frame, frame {choice.frame}:"
-    return [*content, target_name, target, _task(query, options)]
+    return [*content, target_name, target, _instruction(query, options)]
 
 
 def _context_frames(
@@ -81,7 +81,7 @@ def _context_frames(
     return key, [frame for frame in in_video if frame not in shown]
 
 
-def _task(query: str, options: VideoSegR1Options) -> str:
+def _instruction(query: str, options: VideoSegR1Options) -> str:
     """The full prompt after the frames."""
     height, width = options.target_hw
     rows = []

@@ -98,13 +98,13 @@ class Choices:
             choice = await asyncio.shield(self._kept[key])
             return replace(choice, turns=())
 
-        task = asyncio.ensure_future(make())
-        self._kept[key] = task
+        pending = asyncio.ensure_future(make())
+        self._kept[key] = pending
         while len(self._kept) > self.limit:
             oldest = next(iter(self._kept))
             del self._kept[oldest]
         try:
-            return await asyncio.shield(task)
+            return await asyncio.shield(pending)
         except BaseException:
             self._kept.pop(key, None)
             raise
@@ -231,31 +231,31 @@ def frame_at(start: int, stop: int, position: float) -> int:
 
 
 def interval_question(query: str, start: int, stop: int, plan: Plan) -> Content:
-    """Return the question for the key segment: frames after their numbers, then the task."""
+    """Return the question for the key segment: numbered frames, then the instruction."""
     content = _numbered_frames(start, stop, plan)
     if plan.prompt == "short":
         return [*content, f" Part with {query}?"]
-    task = (
+    instruction = (
         "\nThese frames are from a video, each after its number; the part shown has the frames "
         f"{start} to {stop - 1}. Which stretch of it does one have to watch to tell what "
         f'"{query}" refers to, and to see it well? Answer with the numbers of its first and last '
         f'frame, as JSON: {{"start": {start}, "end": {stop - 1}}}.'
     )
-    return [*content, task]
+    return [*content, instruction]
 
 
 def position_question(query: str, start: int, stop: int, plan: Plan) -> Content:
-    """Return the question for the target frame: frames after their numbers, then the task."""
+    """Return the question for the target frame: numbered frames, then the instruction."""
     content = _numbered_frames(start, stop, plan)
     if plan.prompt == "short":
         return [*content, f" Best view of {query}?"]
-    task = (
+    instruction = (
         "\nThese frames are from a stretch of a video, in order. At which position of the stretch "
         f'is what "{query}" refers to seen best: large, sharp and hardly covered? Answer with one '
         "of 0%, 10%, 20%, 30%, 40%, 50%, 60%, 70%, 80%, 90%, 100%, where 0% is the first frame and "
         "100% the last."
     )
-    return [*content, task]
+    return [*content, instruction]
 
 
 def interval_answer(start: int, stop: int) -> str:

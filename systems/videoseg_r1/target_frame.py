@@ -13,7 +13,7 @@ from core.types import Sample
 from systems.videoseg_r1.options import VideoSegR1Options
 from systems.videoseg_r1.sampler import Choice
 
-# Frames from which `training_frame=largest` draws.
+# `training_frame=largest` picks one of this many frames.
 LARGEST = 5
 
 
