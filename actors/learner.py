@@ -84,7 +84,7 @@ class LearnerActor:
     def start(
         self, cfg: Config, device: Device, place: RankPlace, total_updates: int
     ) -> ImageLayout:
-        """Build the trainer; return the image layout of its policy. Errors as `TrainerRank`."""
+        """Build the trainer; return its image layout. Raises the errors of `TrainerRank`."""
         os.environ.update(place.environment)
         from actors.trainer import TrainerRank
 

@@ -45,7 +45,7 @@ def read_split(cfg: Config, split: str) -> list[Sample]:
 
     Driver and reward actors both read a split with this function. Rewards depend on difficulty
     only in training, so the training split must be rated; another split is rated if it has a file.
-    Errors as `data.load.load_samples` and `data.difficulty.with_ratings`.
+    Raises the errors of `data.load.load_samples` and `data.difficulty.with_ratings`.
     """
     data = cfg.data
     folder = cfg.difficulty.folder

@@ -97,7 +97,7 @@ class RolloutActor:
             return Episode(sample.uid, (), End.FAILED, error=traceback.format_exc())
 
     async def take(self, weights: WeightVersion) -> int:
-        """Load a version of the weights; return its number. Errors as `Engine.take`."""
+        """Load a version of the weights; return its number. Raises the errors of `Engine.take`."""
         payload: np.ndarray | AsyncIterator[dict[str, Any]] | None = None
         if weights.senders:
             # ipc: the rank on this GPU hands out one buffer after another.

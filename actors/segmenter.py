@@ -49,7 +49,7 @@ MAX_ATTEMPTS = 2
 
 
 def load_segmenter(cfg: Config, device: str) -> Segmenter:
-    """Load the configured segmenter onto a device. Errors as `models.segmenters.make`."""
+    """Load the configured segmenter onto a device. Raises errors of `models.segmenters.make`."""
     import torch
 
     from models.segmenters import make

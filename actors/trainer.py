@@ -235,7 +235,7 @@ class TrainerRank:
         learner_state.save(self.engine, Path(folder), self.folder, self.updates)
 
     def load(self, folder: str) -> None:
-        """Go on from a checkpoint. Errors as `learner_state.load`."""
+        """Go on from a checkpoint. Raises the errors of `learner_state.load`."""
         self.updates = learner_state.load(self.engine, Path(folder))
 
     def close(self) -> None:

@@ -66,7 +66,7 @@ class Placement:
 
 
 def place(cfg: Config) -> Placement:
-    """Decide on the placement of a run in the joined cluster. Raises errors as `decide`."""
+    """Decide on the placement of a run in the joined cluster. Raises the errors of `decide`."""
     alive = [node for node in ray.nodes() if node["Alive"]]
     gpus = ray.cluster_resources().get("GPU", 0)
     return decide(cfg, gpus, len(alive))

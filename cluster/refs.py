@@ -113,7 +113,7 @@ def call_all(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> list[T]:
-    """Call a method of several actors at the same time; wait for all. Errors as `results`."""
+    """Call a method of several actors at once; wait for all. Raises the errors of `results`."""
     calls: list[Ref[T]] = []
     for worker in workers:
         calls.append(worker.call(method, *args, **kwargs))

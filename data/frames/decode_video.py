@@ -7,7 +7,7 @@
         prints {"frames", "height", "width", "rate": [n, d]} as JSON
 
 Frame numbers count pictures in the order of display, whatever their times. They must be ascending
-and distinct. A picture that is marked as lying on its side, as phones do, is turned upright.
+and distinct. A picture marked as lying on its side (phones do this) is turned upright.
 
 decord can dead-lock in native code (decord#373), and then only killing its process helps. It never
 frees the frames that it prefetched (decord#157). `data.frames.decoders` starts the process with a

@@ -187,7 +187,7 @@ def check_masks(folder: Path, names: tuple[str, ...], where: str) -> None:
 
     more = ""
     if len(missing) > 1:
-        more = f" (as {len(missing) - 1} more are: {', '.join(missing[1:6])})"
+        more = f" (and {len(missing) - 1} more: {', '.join(missing[1:6])})"
     raise ValueError(
         f'{folder / missing[0]} is missing{more}: {where}: "frames" lists it: {RELEASE}'
     )

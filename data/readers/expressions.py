@@ -129,7 +129,7 @@ def present_frames(
 
     more = ""
     if len(missing) > 1:
-        more = f", as it does {len(missing) - 1} more that are"
+        more = f", and {len(missing) - 1} more missing ones"
     raise ValueError(
         f'{path}/{missing[0]}{FRAME_SUFFIXES[0]} is missing: {where}: "frames" lists it{more}: '
         "download it again"

@@ -18,7 +18,7 @@
                    - a folder of PNGs named as the frames (00000.png, ..): every pixel that is not
                      0 is the object, and without a PNG it is not visible in that frame
                    - a COCO run-length encoding or null for each frame
-    expressions    "objects" names the answer; [] says that nothing fits, and without "objects" the
+    expressions    "objects" names the answer; [] means that nothing fits, and without "objects" the
                    answer is not known. "kind" is a name for reports.
 
 Without objects the data set serves for inference, with them for training and evaluation too. Frames

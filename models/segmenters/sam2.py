@@ -45,7 +45,7 @@ TrackStep = Callable[[Maps, int, Memory], Tensor]
 
 
 def load(device: str, path: str, config: str = "") -> Sam2Segmenter:
-    """Load the model by the settings `segmenter.<name>`. Errors as `sam2_build.load`."""
+    """Load the model by the settings `segmenter.<name>`. Raises the errors of `sam2_build.load`."""
     model, shape = sam2_build.load(Path(path), config)
     return Sam2Segmenter(model, shape, device)
 

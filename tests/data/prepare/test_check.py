@@ -77,7 +77,7 @@ def test_wrong_pngs_are_all_named(tmp_path: Path) -> None:
     (folder / "00010.png").unlink()
     found = problems("ref_youtube_vos", str(root), "train")
     assert len(found) == 3
-    assert all("00005.png is missing (as 1 more are: 00010.png)" in text for text in found)
+    assert all("00005.png is missing (and 1 more: 00010.png)" in text for text in found)
 
 
 def test_a_png_of_another_size_is_found(tmp_path: Path) -> None:
