@@ -1,4 +1,4 @@
-"""VideoSeg-R1 played by a scripted policy about hand-made rectangles, for the tests."""
+"""VideoSeg-R1 played by a scripted policy about hand-made rectangles; for tests of its parts."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ TINY = {
     "prompt": "short",
     "sampler": "first",
 }
-# x0, y0, x1, y1 (outside) in a video of 40 x 60; views scale by 2.8
+# x0, y0, x1, y1 in a video of 40 x 60, x1 and y1 exclusive. The target view is 2.8 times larger.
 LEFT = (10, 10, 20, 20)
 RIGHT = (40, 10, 50, 30)
-# Their true boxes in the view: pixels 10..19 become 28..53, 40..49 become 112..137, and
-# 10..29 become 28..81.
+# Their true boxes in the target view: pixels 10 to 19 become 28 to 53, 40 to 49 become
+# 112 to 137, and 10 to 29 become 28 to 81.
 PERFECT = [
     {"bbox_2d": [28, 28, 53, 53], "point_2d": [40, 40], "neg_point_2d": [60, 40]},
     {"bbox_2d": [112, 28, 137, 81], "point_2d": [125, 54], "neg_point_2d": [125, 95]},
@@ -45,7 +45,7 @@ def sample(
     seen: Container[int] | None = None,
     **changes: Any,
 ) -> Sample:
-    """Rectangles that stand still, visible in the frames `seen` (all)."""
+    """Rectangles that stand still, visible in the frames `seen`; in all frames by default."""
     targets = []
     for number, box in enumerate(boxes):
         masks_F = []
@@ -53,7 +53,8 @@ def sample(
             shown = seen is None or frame in seen
             masks_F.append(rectangle(*box) if shown else None)
         targets.append(Target(str(number), tuple(masks_F)))
-    return replace(Sample("v/0", video(num_frames), "the dogs", tuple(targets)), **changes)
+    whole = Sample("v/0", video(num_frames), "the dogs", tuple(targets))
+    return replace(whole, **changes)
 
 
 def say(rows: Any, thought: str = "because") -> str:
@@ -61,11 +62,13 @@ def say(rows: Any, thought: str = "because") -> str:
 
 
 def play(
-    text: str, of: Sample | None = None, script: ScriptedAsk | None = None, **options: Any
+    text: str, of: Sample | None = None, **options: Any
 ) -> tuple[Episode, ScriptedAsk, VideoSegR1]:
-    script = script or ScriptedAsk(text, auxiliary=[""])
+    """Play the text; auxiliary questions get an empty answer."""
+    script = ScriptedAsk(text, auxiliary=[""])
     system = VideoSegR1.make(TINY | options)
-    return asyncio.run(system.play(of or sample(), script)), script, system
+    episode = asyncio.run(system.play(of or sample(), script))
+    return episode, script, system
 
 
 def score(text: str, of: Sample | None = None, **options: Any) -> Reward:
@@ -75,16 +78,21 @@ def score(text: str, of: Sample | None = None, **options: Any) -> Reward:
 
 
 def parts(text: str, of: Sample | None = None, **options: Any) -> tuple[float, ...]:
-    return tuple(score(text, of, **options).parts.values())
+    """Parts of the reward, in the order of the table of terms."""
+    reward = score(text, of, **options)
+    return tuple(reward.parts.values())
 
 
 def drawn(of: Sample, *groups_of_boxes: Sequence[Corners | None]) -> list[list[np.ndarray | None]]:
-    """For each episode masks that are these boxes."""
+    """Masks of a group's episodes: one full rectangle for each box, None for None."""
     height, width = of.video.height, of.video.width
     masks: list[list[np.ndarray | None]] = []
     for boxes in groups_of_boxes:
-        own: list[np.ndarray | None] = []
+        masks_of_episode: list[np.ndarray | None] = []
         for box in boxes:
-            own.append(None if box is None else decode(rectangle(*box, height, width)))
-        masks.append(own)
+            mask_HW = None
+            if box is not None:
+                mask_HW = decode(rectangle(*box, height, width))
+            masks_of_episode.append(mask_HW)
+        masks.append(masks_of_episode)
     return masks

@@ -1,4 +1,8 @@
-"""Two readings of the same answers: fences, quotes, reversed boxes, missing keys, many objects."""
+"""Answers of VideoSeg-R1, read leniently for masks and strictly for rewards."""
+
+from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
@@ -42,51 +46,64 @@ def answer(body: str) -> str:
         ("", None),
     ],
 )
-def test_reading_for_masks(body, objects):
+def test_objects_are_read_for_masks(body: str, objects: list[dict[str, Any]] | None) -> None:
     assert read_objects(answer(body)) == objects
 
 
-def test_no_answer_tags():
+def test_nothing_is_read_without_answer_tags() -> None:
     assert read_objects(f"[{ROW}]") is None
     assert strict_answer(f"[{ROW}]") is None
 
 
-def test_at_most_120_objects():
-    many = "[" + ", ".join([ROW] * 150) + "]"
-    objects = read_objects(answer(many))
+def test_at_most_120_objects_are_read() -> None:
+    rows = ", ".join([ROW] * 150)
+    text = answer(f"[{rows}]")
+    objects = read_objects(text)
     assert objects is not None
     assert len(objects) == 120
-    assert len(coordinates(strict_answer(answer(many)))) == 120
+    assert len(coordinates(strict_answer(text))) == 120
 
 
 @pytest.mark.parametrize(
     "body", [f"```json\n[{ROW}]\n```", f"[{ROW}]".replace('"', "'"), f"[{ROW},]", "null"]
 )
-def test_only_strict_json_earns(body):
+def test_only_strict_json_earns(body: str) -> None:
     assert strict_answer(answer(body)) is None
 
 
-def test_one_bad_object_makes_the_answer_worth_nothing():
+def test_one_bad_object_makes_the_answer_worth_nothing() -> None:
     good = strict_answer(answer(f"[{ROW}]"))
     assert good is not None
     assert coordinates(good) == [(1, 2, 30, 40, 5, 6)]
-    for bad in ({"bbox_2d": [1, 2, 3, 4]}, {"bbox_2d": [1, 2, 3], "point_2d": [1, 2]}, "x", {}):
-        assert coordinates([*good, bad]) == []
-    assert coordinates([{"bbox_2d": [1, 2, 3, 4]}], point=False) == [(1, 2, 3, 4, 0, 0)]
-    assert coordinates({"bbox_2d": [1, 2, 3, 4], "point_2d": [1, 2]}) == [] == coordinates(None)
 
-
-def test_negative_points_of_all_objects():
-    assert negatives([{"neg_point_2d": [1, 2]}, {"neg_points_2d": [[3, 4], [5, 6]]}, 7]) == [
-        (1, 2),
-        (3, 4),
-        (5, 6),
+    bad_objects: list[object] = [
+        {"bbox_2d": [1, 2, 3, 4]},
+        {"bbox_2d": [1, 2, 3], "point_2d": [1, 2]},
+        "x",
+        {},
     ]
+    for bad in bad_objects:
+        assert coordinates([*good, bad]) == []
+
+
+def test_a_point_is_needed_only_where_it_is_asked_for() -> None:
+    assert coordinates([{"bbox_2d": [1, 2, 3, 4]}], point=False) == [(1, 2, 3, 4, 0, 0)]
+
+
+def test_an_answer_that_is_not_a_list_has_no_coordinates() -> None:
+    assert coordinates({"bbox_2d": [1, 2, 3, 4], "point_2d": [1, 2]}) == []
+    assert coordinates(None) == []
+
+
+def test_negative_points_of_all_objects_are_read() -> None:
+    rows = [{"neg_point_2d": [1, 2]}, {"neg_points_2d": [[3, 4], [5, 6]]}, 7]
+    assert negatives(rows) == [(1, 2), (3, 4), (5, 6)]
+
     only_negative = strict_answer('<answer>[{"neg_points_2d": [[3, 4]]}]</answer>')
     assert only_negative is not None
     assert only_negative[0]["neg_point_2d"] == [3, 4]
 
 
-def test_reasoning_is_all_before_the_answer():
+def test_the_reasoning_is_all_before_the_answer() -> None:
     assert reasoning("<think>two words</think><answer>x</answer>") == "two words"
     assert reasoning("no tags at all") == "no tags at all"

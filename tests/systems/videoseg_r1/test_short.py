@@ -1,8 +1,9 @@
-"""The short form of VideoSeg-R1's question: what a tiny policy is taught."""
+"""The short form of VideoSeg-R1's question, for tiny policies."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,17 +27,11 @@ OPTIONS = VideoSegR1Options(
 )
 
 
-def test_part_and_whole_stand_in_the_order_of_time_and_no_frame_twice() -> None:
+def test_frames_are_in_order_and_none_is_shown_twice() -> None:
     content = ask_objects("the dogs", 24, Choice(8, 16, 15), OPTIONS)
     frames = [piece.frame for piece in content if isinstance(piece, View)]
-    assert frames == [
-        3,
-        9,
-        10,
-        14,
-        21,
-        15,
-    ]  # the whole video's 3, 9, 15, 21 and the part's 10, 14; the target last
+    # 3, 9, 15 and 21 come from the whole video, 10 and 14 from the segment. The target is last.
+    assert frames == [3, 9, 10, 14, 21, 15]
     assert content[:2] == ["3", View(3, 84, 84)]
     assert content[-3:] == ["15", View(15, 112, 112), " Find the dogs."]
 
@@ -51,14 +46,16 @@ def test_part_and_whole_stand_in_the_order_of_time_and_no_frame_twice() -> None:
         ({"think": False}, "Locate the dogs."),
     ],
 )
-def test_every_form_of_answer_has_a_question_of_its_own(changes: dict, text: str) -> None:
-    assert ask_objects("the dogs", 24, Choice(8, 16, 15), replace(OPTIONS, **changes))[-1] == text
+def test_every_form_of_answer_has_its_own_question(changes: dict[str, Any], text: str) -> None:
+    options = replace(OPTIONS, **changes)
+    content = ask_objects("the dogs", 24, Choice(8, 16, 15), options)
+    assert content[-1] == text
 
 
-def test_a_demonstration_takes_the_frame_that_the_hints_give() -> None:
+def test_a_demonstration_uses_the_frame_of_the_hints() -> None:
     system = VideoSegR1(OPTIONS)
     rng = np.random.default_rng(0)
-    hinted = replace(sample(notes=Notes(thought="both dogs")), hints=Hints(5, (4, 7)))
+    hinted = sample(notes=Notes(thought="both dogs"), hints=Hints(5, (4, 7)))
     ((content, answer),) = system.demonstrate(hinted, rng)
     assert content == ask_objects("the dogs", 8, Choice(4, 7, 5), system.options)
     assert answer.startswith("<think>both dogs</think>")
