@@ -3,6 +3,8 @@
 RAYVOS_FUZZ=100000 runs them at full size.
 """
 
+from __future__ import annotations
+
 import asyncio
 import json
 import math
@@ -14,13 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core.types import Sample
+from core.types import Episode, Sample
 from systems.videoseg_r1 import VideoSegR1
 from systems.videoseg_r1.score import truth_in
 from tests.systems.r1_script import LEFT, TINY, drawn, play, sample
 from tests.systems.scripted import ScriptedAsk
 
 FUZZ = int(os.environ.get("RAYVOS_FUZZ", "400"))
+GROUP_SIZE = 20
 
 VISION_REASONER: dict[str, Any] = {
     "answer": "box_point",
@@ -29,73 +32,128 @@ VISION_REASONER: dict[str, Any] = {
     "target_width": 840,
 }
 
+# An object of a correct answer: its "bbox_2d" and its "point_2d".
+TrueObject = dict[str, list[int]]
 
-def reference(text: str, truth: list[dict[str, list[int]]]) -> float:
+
+# --- VisionReasoner's definition
+
+
+def reference(text: str, truth: list[TrueObject]) -> float:
     """Format (0 to 3), accuracy (0 to 3), non-repeat (0 or 1) of an answer at 840 x 840."""
-    total = float(bool(re.fullmatch(r"<think>.*?</think>\s*<answer>.*?</answer>", text, re.DOTALL)))
-    found = re.search(r"<answer>(.*?)</answer>", text, re.DOTALL)
-    try:
-        rows = json.loads(found.group(1).strip()) if found else None
-    except ValueError:
-        rows = None
+    form = re.fullmatch(r"<think>.*?</think>\s*<answer>.*?</answer>", text, re.DOTALL)
+    total = float(form is not None)
+    rows = json_in_answer(text)
     if isinstance(rows, list) and rows:
-        for row in rows:
-            if isinstance(row, dict):
-                total += (type(row.get("bbox_2d")) is list and len(row["bbox_2d"]) == 4) / len(rows)
-                total += (type(row.get("point_2d")) is list and len(row["point_2d"]) == 2) / len(
-                    rows
-                )
+        total += row_format(rows)
         total += accuracy(rows, truth)
+    return total + (repeated_sentences(text) < 2)
+
+
+def json_in_answer(text: str) -> Any:
+    """The JSON value in the answer tags, None if it cannot be read."""
+    found = re.search(r"<answer>(.*?)</answer>", text, re.DOTALL)
+    if not found:
+        return None
+    try:
+        return json.loads(found.group(1).strip())
+    except ValueError:
+        return None
+
+
+def row_format(rows: list[Any]) -> float:
+    """Share of the rows with a list of four as box, plus that with a list of two as point."""
+    total = 0.0
+    for row in rows:
+        if isinstance(row, dict):
+            total += is_list(row.get("bbox_2d"), 4) / len(rows)
+            total += is_list(row.get("point_2d"), 2) / len(rows)
+    return total
+
+
+def is_list(values: Any, count: int) -> bool:
+    return type(values) is list and len(values) == count
+
+
+def is_list_of_numbers(values: Any, count: int) -> bool:
+    if not is_list(values, count):
+        return False
+    return all(type(value) in (int, float) for value in values)
+
+
+def repeated_sentences(text: str) -> int:
+    """Number of sentences that stand earlier in the text."""
     seen = []
     repeats = 0
-    for sentence in (part.strip() for part in text.split(".")):
+    for part in text.split("."):
+        sentence = part.strip()
         if sentence:
             repeats += sentence in seen
             seen.append(sentence)
-    return total + (repeats < 2)
+    return repeats
 
 
-def accuracy(rows, truth) -> float:
+def accuracy(rows: list[Any], truth: list[TrueObject]) -> float:
+    """Points of the best assignment of rows to true objects, by the larger of both counts."""
+    for row in rows:
+        if not isinstance(row, dict):
+            return 0.0
+        if not is_list_of_numbers(row.get("bbox_2d"), 4):
+            return 0.0
+        if not is_list_of_numbers(row.get("point_2d"), 2):
+            return 0.0
 
-    def whole(values, count):
-        if type(values) is not list or len(values) != count:
-            return False
-        return all(type(value) in (int, float) for value in values)
+    points = pair_table(rows[:120], truth[:120])
+    if len(points) > len(points[0]):
+        points = [list(column) for column in zip(*points, strict=True)]
+    fewer = len(points)
+    more = len(points[0])
 
-    if not all(
-        isinstance(r, dict) and whole(r.get("bbox_2d"), 4) and whole(r.get("point_2d"), 2)
-        for r in rows
-    ):
-        return 0.0
-    rows = rows[:120]
-    truth = truth[:120]
-    pairs = [
-        [pair(r["bbox_2d"], r["point_2d"], t["bbox_2d"], t["point_2d"]) for t in truth]
-        for r in rows
-    ]
-    if len(pairs) > len(pairs[0]):
-        pairs = [list(column) for column in zip(*pairs, strict=True)]
-    few = len(pairs)
-    many = len(pairs[0])
-    return (
-        max(sum(pairs[i][j] for i, j in enumerate(p)) for p in permutations(range(many), few))
-        / many
-    )
+    best = 0
+    for assignment in permutations(range(more), fewer):
+        total = 0
+        for i, j in enumerate(assignment):
+            total += points[i][j]
+        best = max(best, total)
+    return best / more
 
 
-def pair(box, point, true_box, true_point) -> int:
+def pair_table(rows: list[Any], truth: list[TrueObject]) -> list[list[int]]:
+    """Points of each row (first index) with each true object (second index)."""
+    table = []
+    for row in rows:
+        points_of_row = []
+        for true in truth:
+            points_of_row.append(pair_points(row, true))
+        table.append(points_of_row)
+    return table
 
-    def wide(b):
-        return (b[2] - b[0] + 1) * (b[3] - b[1] + 1)
+
+def pair_points(row: dict[str, Any], true: TrueObject) -> int:
+    """One point each for the boxes' IoU, the boxes' distance, and the point."""
+    box = row["bbox_2d"]
+    point = row["point_2d"]
+    true_box = true["bbox_2d"]
 
     across = max(0, min(box[2], true_box[2]) - max(box[0], true_box[0]) + 1)
     down = max(0, min(box[3], true_box[3]) - max(box[1], true_box[1]) + 1)
     shared = across * down
-    union = wide(box) + wide(true_box) - shared
-    hit = union != 0 and shared / union > 0.5
-    close = sum(abs(a - b) for a, b in zip(box, true_box, strict=True)) / 4 < 10
+    union = box_area(box) + box_area(true_box) - shared
+    overlaps = union != 0 and shared / union > 0.5
+
+    distances = [abs(a - b) for a, b in zip(box, true_box, strict=True)]
+    close = sum(distances) / 4 < 10
+
     inside = box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]
-    return hit + close + (inside and math.dist(point, true_point) < 30)
+    near = inside and math.dist(point, true["point_2d"]) < 30
+    return overlaps + close + near
+
+
+def box_area(box: list[Any]) -> Any:
+    return (box[2] - box[0] + 1) * (box[3] - box[1] + 1)
+
+
+# --- made-up answers
 
 
 HOSTILE = (
@@ -130,29 +188,43 @@ class Fuzz:
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
 
-    def pick(self, *choices):
+    def pick(self, *choices: Any) -> Any:
         return choices[self.rng.integers(len(choices))]
 
-    def answer(self, truth: list[dict[str, list[int]]]) -> str:
-        rows = [self.row(truth[i]) for i in self.rng.permutation(len(truth))]
-        rows = rows[: int(self.rng.integers(len(rows) + 1))] if self.rng.random() < 0.3 else rows
-        rows += [self.row(self.pick(*truth)) for _ in range(int(self.rng.integers(3)))]
-        thought = ". ".join(
-            self.pick("a dog", "a cat", "left", "right", " left ")
-            for _ in range(self.rng.integers(5))
-        )
-        gap = self.pick("", " ", chr(10))
-        text = f"<think>{thought}</think>{gap}<answer>{json.dumps(rows)}</answer>"
-        return self.damage(text) if self.rng.random() < 0.25 else text
+    def cut(self, text: str) -> tuple[int, int]:
+        """A random start and stop in the text."""
+        places = self.rng.integers(0, len(text) + 1, size=2)
+        start, stop = sorted(places.tolist())
+        return start, stop
 
-    def row(self, true) -> object:
+    def answer(self, truth: list[TrueObject]) -> str:
+        rows = []
+        for i in self.rng.permutation(len(truth)):
+            rows.append(self.row(truth[i]))
+        if self.rng.random() < 0.3:
+            rows = rows[: int(self.rng.integers(len(rows) + 1))]
+        for _ in range(int(self.rng.integers(3))):
+            rows.append(self.row(self.pick(*truth)))
+
+        sentences = []
+        for _ in range(self.rng.integers(5)):
+            sentences.append(self.pick("a dog", "a cat", "left", "right", " left "))
+        thought = ". ".join(sentences)
+
+        gap = self.pick("", " ", "\n")
+        text = f"<think>{thought}</think>{gap}<answer>{json.dumps(rows)}</answer>"
+        if self.rng.random() < 0.25:
+            return self.damage(text)
+        return text
+
+    def row(self, true: TrueObject) -> dict[str, Any]:
+        """The true object, moved, and sometimes broken."""
         spread = self.pick(0, 3, 10, 30, 200)
         step = self.pick(1, 1, 0.25)
-
-        def move(values: list[int]) -> list[float]:
-            return [v + step * int(self.rng.integers(-spread, spread + 1)) for v in values]
-
-        row = {"bbox_2d": move(true["bbox_2d"]), "point_2d": move(true["point_2d"])}
+        row: dict[str, Any] = {
+            "bbox_2d": self.move(true["bbox_2d"], spread, step),
+            "point_2d": self.move(true["point_2d"], spread, step),
+        }
         if self.rng.random() < 0.15:
             odd = self.pick(
                 [],
@@ -168,7 +240,7 @@ class Fuzz:
             )
             row[self.pick("bbox_2d", "point_2d")] = odd
         if self.rng.random() < 0.05:
-            row = self.pick(
+            return self.pick(
                 {},
                 {"bbox_2d": [1, 2, 3, 4]},
                 {"point_2d": [1, 2], "label": "x"},
@@ -176,8 +248,15 @@ class Fuzz:
             )
         return row
 
+    def move(self, values: list[int], spread: int, step: float) -> list[float]:
+        moved = []
+        for value in values:
+            moved.append(value + step * int(self.rng.integers(-spread, spread + 1)))
+        return moved
+
     def damage(self, text: str) -> str:
-        start, stop = sorted(int(i) for i in self.rng.integers(0, len(text) + 1, size=2))
+        start, stop = self.cut(text)
+        fenced = text.replace("<answer>", "<answer>```json\n").replace("</answer>", "```</answer>")
         return self.pick(
             text.replace('"', "'"),
             "so " + text,
@@ -186,38 +265,44 @@ class Fuzz:
             text.replace("</answer>", ""),
             text[:start] + text[stop:],
             text + text,
-            text.replace("<answer>", "<answer>```json\n").replace("</answer>", "```</answer>"),
+            fenced,
         )
 
     def anything(self, text: str) -> str:
-        """Text with pieces cut out, doubled or replaced by what breaks parsers."""
+        """Text with pieces cut out, doubled, or replaced by text that breaks parsers."""
         for _ in range(int(self.rng.integers(1, 5))):
-            start, stop = sorted(int(i) for i in self.rng.integers(0, len(text) + 1, size=2))
+            start, stop = self.cut(text)
             stop = min(stop, start + 40)
             piece = self.pick(text[start:stop] * 2, *HOSTILE)
             text = text[:start] + piece + text[stop:]
         return text
 
 
-def many(seed: int) -> tuple[Sample, list[dict[str, list[int]]]]:
+def sample_with_truth(seed: int) -> tuple[Sample, list[TrueObject]]:
     """A video of one frame with up to four rectangles, and the truth at 840 x 840."""
     rng = np.random.default_rng(seed)
     boxes = []
     for _ in range(int(rng.integers(1, 5))):
         x = int(rng.integers(0, 45))
         y = int(rng.integers(0, 25))
-        w = 2 * int(rng.integers(1, 8)) + 1
-        h = 2 * int(rng.integers(1, 8)) + 1
-        boxes.append((x, y, min(x + w, 60), min(y + h, 40)))
-    one = sample(1, boxes)
-    truth = truth_in(one, 0, (840, 840))
-    pairs = zip(
-        truth.boxes_N4.astype(int).tolist(), truth.points_N2.astype(int).tolist(), strict=True
-    )
-    return one, [{"bbox_2d": b, "point_2d": p} for b, p in pairs]
+        width = 2 * int(rng.integers(1, 8)) + 1
+        height = 2 * int(rng.integers(1, 8)) + 1
+        boxes.append((x, y, min(x + width, 60), min(y + height, 40)))
+    of = sample(1, boxes)
+
+    found = truth_in(of, 0, (840, 840))
+    true_boxes = found.boxes_N4.astype(int).tolist()
+    true_points = found.points_N2.astype(int).tolist()
+    truth = []
+    for box, point in zip(true_boxes, true_points, strict=True):
+        truth.append({"bbox_2d": box, "point_2d": point})
+    return of, truth
 
 
-def test_truth_is_scaled_as_in_vision_reasoners_data():
+# --- tests
+
+
+def test_truth_is_scaled_as_in_vision_reasoners_data() -> None:
     truth = truth_in(sample(), 0, (840, 840))
     assert truth.boxes_N4.tolist() == [[140, 210, 266, 399], [560, 210, 686, 609]]
     x, y = truth.points_N2[0]
@@ -225,44 +310,61 @@ def test_truth_is_scaled_as_in_vision_reasoners_data():
     assert 10 * 21 <= y <= 19 * 21
 
 
-def test_the_reward_is_vision_reasoners():
-    earned = []
-    for seed in range(max(FUZZ // 20, 1)):
-        one, truth = many(seed)
+def test_the_reward_is_that_of_vision_reasoner() -> None:
+    system = VideoSegR1.make(TINY | VISION_REASONER)
+    earned: list[float] = []
+    for seed in range(max(FUZZ // GROUP_SIZE, 1)):
+        of, truth = sample_with_truth(seed)
         fuzz = Fuzz(seed)
-        texts = [fuzz.answer(truth) for _ in range(20)]
-        system = VideoSegR1.make(TINY | VISION_REASONER)
-        group = [play(text, one, **VISION_REASONER)[0] for text in texts]
-        rewards = [reward.total for reward in system.score(one, group)]
+        texts = [fuzz.answer(truth) for _ in range(GROUP_SIZE)]
+        group = [play(text, of, **VISION_REASONER)[0] for text in texts]
+        rewards = [reward.total for reward in system.score(of, group)]
         expected = [reference(text, truth) for text in texts]
         assert rewards == pytest.approx(expected, abs=1e-9), texts
         earned += rewards
-    assert len({round(r, 3) for r in earned}) > 20
+
+    distinct = {round(reward, 3) for reward in earned}
+    assert len(distinct) > 20
     assert max(earned) == 7
 
 
 @pytest.mark.parametrize("iou_source", ["box", "mask"])
-def test_no_completion_breaks_parser_or_reward(iou_source):
-    one, truth = many(1)
-    none = sample(1, boxes=())
+def test_no_completion_breaks_the_parser_or_the_reward(iou_source: str) -> None:
+    of, truth = sample_with_truth(1)
+    empty = sample(1, boxes=())
+    with_negatives = [true | {"neg_point_2d": [5, 5]} for true in truth]
     options = {"length_penalty": "paper", "iou_source": iou_source, "answer": "all"}
     system = VideoSegR1.make(TINY | VISION_REASONER | options)
+
     fuzz = Fuzz(1)
-    asked = 0
-    for _ in range(max(FUZZ // 20, 1)):
-        texts = [
-            fuzz.anything(fuzz.answer([t | {"neg_point_2d": [5, 5]} for t in truth]))
-            for _ in range(20)
-        ]
-        group = [asyncio.run(system.play(one, ScriptedAsk(text))) for text in texts]
+    mask_prompts = 0
+    for _ in range(max(FUZZ // GROUP_SIZE, 1)):
+        texts = [fuzz.anything(fuzz.answer(with_negatives)) for _ in range(GROUP_SIZE)]
+        group = [asyncio.run(system.play(of, ScriptedAsk(text))) for text in texts]
         for episode in group:
-            json.dumps(episode.answer.to_json(), allow_nan=False)
-            assert all(p.box or 1 in p.labels for p in episode.answer.prompts)
-            asked += len(episode.answer.prompts)
-        for of in (one, none):
-            boxes = [[LEFT] * len(episode.answer.prompts) for episode in group]
-            masks = drawn(of, *boxes)
-            for reward in system.score(of, group, masks if iou_source == "mask" else None):
-                assert all(math.isfinite(v) for v in (reward.total, *reward.parts.values()))
-                assert all(0 <= v <= 3 for name, v in reward.parts.items() if name != "length")
-    assert asked > FUZZ // 40, "few answers reach the segmenter: proves little"
+            check_answer(episode)
+            mask_prompts += len(episode.answer.prompts)
+        check_rewards(system, of, group)
+        check_rewards(system, empty, group)
+    assert mask_prompts > FUZZ // 40, "few answers reach the segmenter: proves little"
+
+
+def check_answer(episode: Episode) -> None:
+    """The answer fits JSON, and every mask prompt has a box or a positive point."""
+    json.dumps(episode.answer.to_json(), allow_nan=False)
+    for prompt in episode.answer.prompts:
+        assert prompt.box or 1 in prompt.labels
+
+
+def check_rewards(system: VideoSegR1, of: Sample, group: list[Episode]) -> None:
+    """Every reward is finite, and every part lies within its bounds."""
+    masks = None
+    if system.options.iou_source == "mask":
+        boxes = [[LEFT] * len(episode.answer.prompts) for episode in group]
+        masks = drawn(of, *boxes)
+    for reward in system.score(of, group, masks):
+        assert math.isfinite(reward.total)
+        for name, part in reward.parts.items():
+            assert math.isfinite(part)
+            if name != "length":
+                assert 0 <= part <= 3

@@ -29,9 +29,9 @@ def play(text: str, complete: bool = True) -> Episode:
         views = [piece for piece in content if isinstance(piece, View)]
         assert views == [View(frame, 56, 56) for frame in uniform_frames(10, 2)]
         assert max_tokens == 40
-        task = content[-1]
-        assert isinstance(task, str)
-        assert "the dog" in task
+        instruction = content[-1]
+        assert isinstance(instruction, str)
+        assert "the dog" in instruction
         return Turn((), (1,), (0.0,), text, (), complete, 0)
 
     rater = make("difficulty_rater", {"num_frames": 2, "frame_side": 56, "max_tokens": 40})
