@@ -183,7 +183,7 @@ def growing() -> Sample:
 
 def target_frames(system: VideoSegR1, of: Sample, seeds: int) -> set[int | None]:
     """Return the target frames that training shows with these many seeds."""
-    found = set()
+    found: set[int | None] = set()
     for seed in range(seeds):
         hints = system.shown(of, np.random.default_rng(seed)).hints
         assert hints is not None

@@ -222,12 +222,12 @@ def test_a_choice_is_made_once_for_each_video_query_and_version() -> None:
         choices = Choices()
         version_0 = ("v", "the dog", 0)
         version_1 = ("v", "the dog", 1)
-        made = await asyncio.gather(
+        first, same = await asyncio.gather(
             choices.get(version_0, choose_frame), choices.get(version_0, choose_frame)
         )
-        made.append(await choices.get(version_0, choose_frame))
-        made.append(await choices.get(version_1, choose_frame))
-        return made
+        later = await choices.get(version_0, choose_frame)
+        newer = await choices.get(version_1, choose_frame)
+        return [first, same, later, newer]
 
     first, same, later, newer = asyncio.run(ask_all())
     assert len(first.turns) == 2
