@@ -73,12 +73,12 @@ def read_ratings(text: str) -> dict[str, int]:
     Of several JSON objects the first counts. A rating must be a whole number from LEAST to MOST, or
     it is left out. No text raises an error.
     """
-    rows = search_records(text)
-    if not rows:
+    found = search_records(text)
+    if not found:
         return {}
     ratings = {}
     for aspect in ASPECTS:
-        rating = integer(rows[0].get(aspect))
+        rating = integer(found[0].get(aspect))
         if rating is not None and LEAST <= rating <= MOST:
             ratings[aspect] = rating
     return ratings

@@ -80,9 +80,9 @@ def json_value(text: str) -> Any | None:
 def records(text: str) -> list[dict[Any, Any]]:
     """Return the dictionaries in a text: a list of them, or a single one; else []."""
     found = value(text)
-    rows: list[Any] = found if isinstance(found, list) else [found]
-    if all(isinstance(row, dict) for row in rows):
-        return rows
+    entries: list[Any] = found if isinstance(found, list) else [found]
+    if all(isinstance(entry, dict) for entry in entries):
+        return entries
     return []
 
 
@@ -95,9 +95,9 @@ def search_records(text: str) -> list[dict[Any, Any]]:
             break
         stop = _end_of_bracket(text, start)
         if stop is not None:
-            rows = records(text[start:stop])
-            if rows:
-                return rows
+            entries = records(text[start:stop])
+            if entries:
+                return entries
         position = start + 1
     return []
 
@@ -111,16 +111,16 @@ def integer(number: Any) -> int | None:
     return int(number)
 
 
-def numbers(row: Any, count: int) -> tuple[float, ...] | None:
-    """Return `row` as `count` finite floats, or None."""
-    if not isinstance(row, list | tuple) or len(row) != count:
+def numbers(entries: Any, count: int) -> tuple[float, ...] | None:
+    """Return `entries` as `count` finite floats, or None."""
+    if not isinstance(entries, list | tuple) or len(entries) != count:
         return None
     # A loop, because generators take twice the time, and a group of answers comes here often.
-    for x in row:
+    for x in entries:
         if isinstance(x, bool) or not isinstance(x, (int, float)):
             return None
     try:
-        floats = tuple(map(float, row))
+        floats = tuple(map(float, entries))
     except OverflowError:
         # An int of hundreds of digits.
         return None

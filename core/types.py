@@ -84,10 +84,10 @@ class Hints:
 
     def to_json(self) -> dict[str, Any]:
         """Return the hints as their file keeps them."""
-        row: dict[str, Any] = {"target_frame": self.target_frame}
+        entry: dict[str, Any] = {"target_frame": self.target_frame}
         if self.key_segment is not None:
-            row["key_segment"] = list(self.key_segment)
-        return row
+            entry["key_segment"] = list(self.key_segment)
+        return entry
 
 
 @dataclass(frozen=True)
@@ -288,10 +288,10 @@ class Answer:
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts as the run folder keeps them, with the typed fields under their keys."""
-        row = {**self.facts, "frame": self.keyframe}
+        entry = {**self.facts, "frame": self.keyframe}
         if self.reasoning_tokens is not None:
-            row["reasoning_tokens"] = self.reasoning_tokens
-        return row
+            entry["reasoning_tokens"] = self.reasoning_tokens
+        return entry
 
 
 @dataclass(frozen=True)

@@ -117,24 +117,24 @@ def missing(sample: Sample) -> Scored:
     return Scored(sample.uid, sample.kind, bool(sample.targets), scores, missing=True)
 
 
-def mean(rows: Sequence[Scored]) -> dict[str, float]:
+def mean(expressions: Sequence[Scored]) -> dict[str, float]:
     """Return the unweighted mean over the expressions.
 
     Source: MeViS tools/eval_mevis.py, VISA tools/eval_davis17.py, ReasonVOS.
     """
     names = ("J", "F", "J&F", "A", "R@binary", "R@visa255", "tIoU", "vIoU", "keyframe_accuracy")
-    return _means(rows, names)
+    return _means(expressions, names)
 
 
-def by_kind(rows: Sequence[Scored]) -> dict[str, float]:
+def by_kind(expressions: Sequence[Scored]) -> dict[str, float]:
     """Return the mean over all expressions, then over each kind (Long-RVOS: static to hybrid)."""
-    figures = mean(rows)
-    for kind in sorted({row.kind for row in rows}):
-        figures |= _prefixed(kind, mean(_of_kind(rows, kind)))
+    figures = mean(expressions)
+    for kind in sorted({each.kind for each in expressions}):
+        figures |= _prefixed(kind, mean(_of_kind(expressions, kind)))
     return figures
 
 
-def revos(rows: Sequence[Scored]) -> dict[str, float]:
+def revos(expressions: Sequence[Scored]) -> dict[str, float]:
     """Return J, F, J&F, A and R of ReVOS: the plain mean of "referring" and "reasoning".
 
     Each of the two is a mean over its expressions. If one of them is absent, the figure is the
@@ -143,7 +143,7 @@ def revos(rows: Sequence[Scored]) -> dict[str, float]:
     """
     names = ("J", "F", "J&F", "A", "A@visa255", "R@binary", "R@visa255")
     kinds = ("referring", "reasoning")
-    unknown = sorted({row.kind for row in rows if row.has_target} - set(kinds))
+    unknown = sorted({each.kind for each in expressions if each.has_target} - set(kinds))
     if unknown:
         raise ValueError(
             "evaluate.protocol=revos: expressions are referring or reasoning, "
@@ -152,7 +152,7 @@ def revos(rows: Sequence[Scored]) -> dict[str, float]:
 
     figures_of: dict[str, dict[str, float]] = {}
     for kind in kinds:
-        subset = _of_kind(rows, kind)
+        subset = _of_kind(expressions, kind)
         if subset:
             figures_of[kind] = _means(subset, names)
 
@@ -166,27 +166,27 @@ def revos(rows: Sequence[Scored]) -> dict[str, float]:
     return overall
 
 
-def images(rows: Sequence[Scored]) -> dict[str, float]:
+def images(expressions: Sequence[Scored]) -> dict[str, float]:
     """Return gIoU and cIoU over images, then by kind (ReasonSeg: LISA train_ds.py; refCOCO: cIoU).
 
     The mIoU of refCOCO is gIoU. "gIoU@empty0" gives 0 instead of 1 to an image with empty truth and
     empty prediction, as Seg-Zero does.
     """
-    figures = _image_figures(rows)
-    kinds = sorted({row.kind for row in rows} - {""})
+    figures = _image_figures(expressions)
+    kinds = sorted({each.kind for each in expressions} - {""})
     if len(kinds) > 1:
         for kind in kinds:
-            figures |= _prefixed(kind, _image_figures(_of_kind(rows, kind)))
+            figures |= _prefixed(kind, _image_figures(_of_kind(expressions, kind)))
     return figures
 
 
-def _image_figures(rows: Sequence[Scored]) -> dict[str, float]:
-    inter = [row.scores["intersection"] for row in rows]
-    union = [row.scores["union"] for row in rows]
+def _image_figures(expressions: Sequence[Scored]) -> dict[str, float]:
+    inter = [each.scores["intersection"] for each in expressions]
+    union = [each.scores["union"] for each in expressions]
     # A missing prediction is 0 in both gIoUs, also where the truth is empty.
     g_union = []
-    for row, pixels in zip(rows, union, strict=True):
-        g_union.append(max(pixels, 1.0) if row.missing else pixels)
+    for each, pixels in zip(expressions, union, strict=True):
+        g_union.append(max(pixels, 1.0) if each.missing else pixels)
     return {
         "gIoU": 100 * metrics.g_iou(inter, g_union),
         "gIoU@empty0": 100 * metrics.g_iou(inter, g_union, empty=0.0),
@@ -194,22 +194,22 @@ def _image_figures(rows: Sequence[Scored]) -> dict[str, float]:
     }
 
 
-def no_target(rows: Sequence[Scored]) -> dict[str, float]:
+def no_target(expressions: Sequence[Scored]) -> dict[str, float]:
     """Return the figures of expressions without a target: N-acc (GRES), J and F.
 
     N-acc is the share of expressions with no mask at all in the prediction. J and F are 1 on a
     frame without a mask here, so they only say how many frames were left alone.
     """
     is_right = []
-    for row in rows:
-        is_right.append(0 if row.missing else 1 - row.scores[ANSWERED])
+    for each in expressions:
+        is_right.append(0 if each.missing else 1 - each.scores[ANSWERED])
     n_acc = 100 * float(np.mean(is_right))
-    return {"N-acc": n_acc} | _means(rows, ("J", "F", "J&F", "R@binary", "R@visa255"))
+    return {"N-acc": n_acc} | _means(expressions, ("J", "F", "J&F", "R@binary", "R@visa255"))
 
 
-def t_acc(rows: Sequence[Scored]) -> float:
+def t_acc(expressions: Sequence[Scored]) -> float:
     """Return T-acc (GRES): the share of expressions with a target and some mask, in percent."""
-    return 100 * float(np.mean([row.scores[ANSWERED] for row in rows]))
+    return 100 * float(np.mean([each.scores[ANSWERED] for each in expressions]))
 
 
 Protocol = Callable[[Sequence[Scored]], dict[str, float]]
@@ -246,20 +246,20 @@ def protocol_of(name: str, data_format: str) -> str:
     return OF_FORMAT.get(data_format, "mean")
 
 
-def summarise(protocol: str, rows: Sequence[Scored]) -> dict[str, Any]:
+def summarise(protocol: str, expressions: Sequence[Scored]) -> dict[str, Any]:
     """Return a benchmark's table: figures in percent, and "missing", the uids without a prediction.
 
     Expressions without a target add "T-acc" and a table "no_target".
     """
-    with_target = [row for row in rows if row.has_target]
-    without_target = [row for row in rows if not row.has_target]
+    with_target = [each for each in expressions if each.has_target]
+    without_target = [each for each in expressions if not each.has_target]
     figures: dict[str, Any] = {}
     if with_target:
         figures |= PROTOCOLS[protocol](with_target)
     if without_target:
         figures["T-acc"] = t_acc(with_target) if with_target else 0.0
         figures["no_target"] = no_target(without_target) | {"expressions": len(without_target)}
-    figures["missing"] = [row.uid for row in rows if row.missing]
+    figures["missing"] = [each.uid for each in expressions if each.missing]
     return figures
 
 
@@ -355,16 +355,16 @@ def _check(sample: Sample, pred_rles_F: Sequence[Rle | None]) -> None:
             )
 
 
-def _of_kind(rows: Sequence[Scored], kind: str) -> list[Scored]:
-    return [row for row in rows if row.kind == kind]
+def _of_kind(expressions: Sequence[Scored], kind: str) -> list[Scored]:
+    return [each for each in expressions if each.kind == kind]
 
 
-def _means(rows: Sequence[Scored], names: Iterable[str]) -> dict[str, float]:
-    """Means in percent of the figures common to all rows."""
+def _means(expressions: Sequence[Scored], names: Iterable[str]) -> dict[str, float]:
+    """Means in percent of the figures common to all expressions."""
     means: dict[str, float] = {}
     for name in names:
-        values = [row.scores[name] for row in rows if name in row.scores]
-        if values and len(values) == len(rows):
+        values = [each.scores[name] for each in expressions if name in each.scores]
+        if values and len(values) == len(expressions):
             means[name] = 100 * float(np.mean(values))
     return means
 

@@ -24,12 +24,12 @@ def read_keyframe(text: str, num_frames: int) -> tuple[int, str] | None:
     unreadable.
     """
     body = block(text, "answer")
-    rows = records(body) if body is not None else []
-    if not rows:
+    items = records(body) if body is not None else []
+    if not items:
         return None
 
-    frame_idx = integer(rows[0].get("frame_idx"))
-    description = rows[0].get("object description")
+    frame_idx = integer(items[0].get("frame_idx"))
+    description = items[0].get("object description")
     if frame_idx is None or not 0 <= frame_idx < num_frames:
         return None
     if not isinstance(description, str) or not plain(description):
@@ -45,15 +45,15 @@ def read_box(text: str, hw: tuple[int, int], strict: bool = False) -> Box | None
     """
     body = block(text, "answer")
     if body is not None:
-        rows = records(body)
+        items = records(body)
     elif not strict:
-        rows = search_records(_after_thought(text))
+        items = search_records(_after_thought(text))
     else:
         return None
 
     boxes = []
-    for row in rows:
-        box = _clip(row.get("bbox_2d"), hw)
+    for item in items:
+        box = _clip(item.get("bbox_2d"), hw)
         if box is not None:
             boxes.append(box)
     return max(boxes, key=_area, default=None)
@@ -86,9 +86,9 @@ def _after_thought(text: str) -> str:
     return text.rpartition("</think>")[2]
 
 
-def _clip(row: Any, hw: tuple[int, int]) -> Box | None:
+def _clip(item: Any, hw: tuple[int, int]) -> Box | None:
     """Return a box cut to the image; None if it is reversed, or nothing of it is inside."""
-    corners = numbers(row, 4)
+    corners = numbers(item, 4)
     if corners is None or corners[2] <= corners[0] or corners[3] <= corners[1]:
         return None
     box = clip_box(corners, hw)

@@ -37,24 +37,24 @@ def read_objects(text: str) -> list[ObjectRead] | None:
     body = block(text, "answer")
     if body is None:
         return None
-    rows = records(body)
+    items = records(body)
     usable = []
-    for found in objects_of_rows(rows):
+    for found in objects_of_items(items):
         if found["box"] or found["point"]:
             usable.append(found)
-    is_empty_list = not rows and re.sub(r"[\s`]|json", "", body) == "[]"
+    is_empty_list = not items and re.sub(r"[\s`]|json", "", body) == "[]"
     if usable or is_empty_list:
         return usable
     return None
 
 
-def objects_of_rows(rows: Sequence[Mapping[Any, Any]]) -> list[ObjectRead]:
+def objects_of_items(items: Sequence[Mapping[Any, Any]]) -> list[ObjectRead]:
     """Return the objects that the dictionaries of an answer describe, one for each."""
     objects: list[ObjectRead] = []
-    for row in rows[:MAX_OBJECTS]:
-        box = _floats(row.get("bbox_2d"), 4)
-        point = _floats(row.get("point_2d"), 2)
-        objects.append({"box": box, "point": point, "negatives": _negatives_of(row)})
+    for item in items[:MAX_OBJECTS]:
+        box = _floats(item.get("bbox_2d"), 4)
+        point = _floats(item.get("point_2d"), 2)
+        objects.append({"box": box, "point": point, "negatives": _negatives_of(item)})
     return objects
 
 
@@ -103,20 +103,20 @@ def coordinates(answer: Any, box: bool = True, point: bool = True) -> list[tuple
     """
     if not isinstance(answer, list):
         return []
-    rows = []
-    for row in answer:
-        if not isinstance(row, dict):
+    items = []
+    for item in answer:
+        if not isinstance(item, dict):
             return []
         corners: tuple[float, ...] | None = (0.0,) * 4
         middle: tuple[float, ...] | None = (0.0,) * 2
         if box:
-            corners = numbers(row.get("bbox_2d"), 4)
+            corners = numbers(item.get("bbox_2d"), 4)
         if point:
-            middle = numbers(row.get("point_2d"), 2)
+            middle = numbers(item.get("point_2d"), 2)
         if corners is None or middle is None:
             return []
-        rows.append(corners + middle)
-    return rows[:MAX_OBJECTS]
+        items.append(corners + middle)
+    return items[:MAX_OBJECTS]
 
 
 def negatives(answer: Any) -> list[tuple[float, ...]]:
@@ -124,9 +124,9 @@ def negatives(answer: Any) -> list[tuple[float, ...]]:
     if not isinstance(answer, list):
         return []
     points = []
-    for row in answer[:MAX_OBJECTS]:
-        if isinstance(row, dict):
-            points += [tuple(point) for point in _negatives_of(row)]
+    for item in answer[:MAX_OBJECTS]:
+        if isinstance(item, dict):
+            points += [tuple(point) for point in _negatives_of(item)]
     return points
 
 
@@ -164,21 +164,21 @@ def _with_one_key(answer: Any) -> Any:
     """The answer, with the first of "neg_points_2d" also under "neg_point_2d", for its form."""
     if not isinstance(answer, list):
         return answer
-    rows = []
-    for row in answer:
+    items = []
+    for item in answer:
         several = None
-        if isinstance(row, dict) and "neg_point_2d" not in row:
-            several = row.get("neg_points_2d")
+        if isinstance(item, dict) and "neg_point_2d" not in item:
+            several = item.get("neg_points_2d")
         if isinstance(several, list) and several:
-            row = row | {"neg_point_2d": several[0]}
-        rows.append(row)
-    return rows
+            item = item | {"neg_point_2d": several[0]}
+        items.append(item)
+    return items
 
 
-def _negatives_of(row: Mapping[Any, Any]) -> list[list[float]]:
+def _negatives_of(item: Mapping[Any, Any]) -> list[list[float]]:
     """The readable negative points of one object."""
-    several = row.get("neg_points_2d")
-    written = [row.get("neg_point_2d")]
+    several = item.get("neg_points_2d")
+    written = [item.get("neg_point_2d")]
     if isinstance(several, list):
         written = several[:MAX_OBJECTS]
     points = []

@@ -25,7 +25,7 @@ from systems.videoseg_r1.answers import (
     coordinates,
     mask_prompt,
     negatives,
-    objects_of_rows,
+    objects_of_items,
     strict_answer,
 )
 from systems.videoseg_r1.options import VideoSegR1Options
@@ -247,7 +247,7 @@ def _objects(answers: Sequence[Any]) -> list[Any]:
     """All objects of some strict answers, one after the other."""
     objects = []
     for answer in answers:
-        objects += objects_of_rows(answer)
+        objects += objects_of_items(answer)
     return objects
 
 
