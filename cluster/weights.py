@@ -16,9 +16,7 @@ import ray
 import torch
 
 from cluster.refs import Handle, Ref
-from core.flat import checksum, flatten, unflatten
-
-__all__ = ["WeightVersion", "checksum", "flatten", "publish", "unflatten"]
+from core.flat import checksum, flatten
 
 
 @dataclass(frozen=True)

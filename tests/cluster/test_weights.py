@@ -6,7 +6,8 @@ import pytest
 import ray
 import torch
 
-from cluster.weights import checksum, flatten, publish, unflatten
+from cluster.weights import publish
+from core.flat import checksum, flatten, unflatten
 
 
 def state() -> dict[str, torch.Tensor]:
