@@ -3,7 +3,7 @@
     python -m ray_jobs.submission runs/<name>/evaluate
     python -m ray_jobs.submission runs/<name>/evaluate ref_youtube_vos out.zip
 
-Without a layout it is that of the data's format. Layouts:
+The layout is by default that of `data.format`. Layouts:
 
     ref_youtube_vos    Annotations/<video>/<expression>/<frame>.png    with a top folder
     mevis              <video>/<expression>/<frame>.png                without one

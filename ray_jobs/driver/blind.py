@@ -14,7 +14,7 @@ from core.masks import area, boxes_areas, decode_frames, union_of_targets
 from core.types import Sample, Target
 from rewards.temporal import keyframe_size
 
-# The side of the centre box, as a share of the frame's.
+# Sides of the centre box, as a share of the sides of the frame.
 CENTRE = 0.5
 
 

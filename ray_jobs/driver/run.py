@@ -97,7 +97,7 @@ class Run:
                 asdict(cfg),
                 say=progress.note,
             )
-            # Closed last, after the actors: what it still has to send takes a while.
+            # Closed last, after the actors: sending the rest takes a while.
             try:
                 yield cls(cfg, system, samples, record, progress, tracker, placement)
             finally:

@@ -182,7 +182,7 @@ class Lessons:
         return dialogues
 
     def _part(self, scene: Scene, query: Query) -> tuple[int, int]:
-        """Return roughly the span of the query's objects, as an answer might have been."""
+        """Return roughly the span of the query's objects, with the errors of an answer."""
         visible = np.flatnonzero(scene.areas_OF[list(query.objects)].sum(0))
         low, high = self.rng.normal((visible[0], visible[-1] + 1), 2.0)
         start = min(max(round(low), 0), NUM_FRAMES - 4)

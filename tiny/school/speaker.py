@@ -32,7 +32,7 @@ class _Prompt:
 
 
 class Speaker:
-    """The policy for one video, whose pixels `show` gives. Every call opens a new dialogue."""
+    """The policy for one video; `show` gives its pixels. Every call opens a new dialogue."""
 
     version = 0
 

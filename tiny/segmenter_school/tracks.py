@@ -167,7 +167,7 @@ def random_prompts(
 
     Args:
         jitter: A box is moved by about this share of its size (normal).
-        size: Side of the model's image, whose pixels the prompts are in.
+        size: Side of the model's image; prompts are in its pixels.
     """
     batch, height, width = masks_BHW.shape
     low, high = _boxes(masks_BHW)
