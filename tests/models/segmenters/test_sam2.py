@@ -308,7 +308,7 @@ def test_errors_name_the_key_and_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no file .*config.json"):
         make("sam2", {"path": str(tmp_path)})
     (tmp_path / "x.pt").write_bytes(b"")
-    with pytest.raises(ValueError, match="'hiera_xl' is no official SAM 2.1 shape"):
+    with pytest.raises(ValueError, match="'hiera_xl' is not an official SAM 2.1 shape"):
         make("sam2", {"path": str(tmp_path / "x.pt"), "config": "hiera_xl"})
     (tmp_path / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
     with pytest.raises(ValueError, match="'qwen2_5_vl': not a segmenter"):
