@@ -30,7 +30,8 @@ WIDTH = 60
 SEEN = range(4, 9)
 SEG_ID = 7
 END_ID = 9
-UNPAID = {"mask": 0, "keyframe_gain": 0, "progress": 0}
+# Weights under which no mask is needed.
+WITHOUT_MASKS = {"mask": 0, "keyframe_gain": 0, "progress": 0}
 STEPS = "Step 1: a. Step 2: b. Step 3: c. Action: d."
 
 
@@ -45,31 +46,39 @@ ANSWER = say("answer", 4, 8, 7)
 
 
 def square(side: int = 20) -> np.ndarray:
+    """A mask `side` pixels high and at most 20 wide, in the upper left corner."""
     mask_HW = np.zeros((HEIGHT, WIDTH), dtype=bool)
     mask_HW[:side, :20] = True
     return mask_HW
 
 
 def sample(seen: Container[int] = SEEN, **changes: Any) -> Sample:
-    """12 frames of 40 x 60, a square of 20 x 20 in the upper left corner of some."""
-    masks_F = [encode(square()) if frame in seen else None for frame in range(T)]
+    """12 frames of 40 x 60; the frames `seen` show a square of 20 x 20 in the upper left corner."""
+    masks_F = []
+    for frame in range(T):
+        masks_F.append(encode(square()) if frame in seen else None)
     whole = Sample("v/0", video(T, HEIGHT, WIDTH), "the dog", (Target("a", tuple(masks_F)),))
     return replace(whole, **changes)
 
 
 class Mute(ScriptedAsk):
-    """Does not give the ids of its tokens: 1 for a piece of text, one of its own for [SEG]."""
+    """A policy without `id_of`: the system cannot find its [SEG] tokens."""
 
     def ids_of(self, text: str) -> tuple[int, ...]:
-        pieces = re.split(r"(\[SEG\])", text)
-        return (*(SEG_ID if piece == "[SEG]" else 1 for piece in pieces), END_ID)
+        """Token ids: 1 for each piece of text, `SEG_ID` for [SEG], `END_ID` at the end."""
+        ids = []
+        for piece in re.split(r"(\[SEG\])", text):
+            ids.append(SEG_ID if piece == "[SEG]" else 1)
+        return (*ids, END_ID)
 
 
 class Drawing(Mute):
-    """Gives the id of [SEG]."""
+    """A policy that draws: it gives the id of [SEG]."""
 
     def id_of(self, token: str) -> int | None:
-        return SEG_ID if token == "[SEG]" else None
+        if token == "[SEG]":
+            return SEG_ID
+        return None
 
 
 def play(
@@ -89,9 +98,12 @@ def score(
     of: Sample | None = None,
     **options: Any,
 ) -> Reward:
-    """Reward of the texts. `draw` makes the mask of a prompt; without it no mask is rewarded."""
+    """Reward of the texts.
+
+    `draw` makes the mask at a [SEG] token; without it no mask is rewarded.
+    """
     if draw is None:
-        options = {"weights": UNPAID} | options
+        options = {"weights": WITHOUT_MASKS} | options
     episode, _, system = play(*texts, of=of, **options)
     masks = None
     if draw is not None:

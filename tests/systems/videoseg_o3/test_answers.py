@@ -1,5 +1,7 @@
 """Readings of a turn of VideoSEG-O3, by the system's parser and by the release's rewards."""
 
+from __future__ import annotations
+
 import pytest
 
 from systems.videoseg_o3.answers import keeps_form, named_steps, read_last, read_turn
@@ -7,7 +9,10 @@ from systems.videoseg_o3.traces import Look
 from tests.systems.o3_script import ANSWER, SELECT, STEPS, T, play, say, score
 
 LOOK = Look(3, 9, 5)
-BODY = '<VTG>{"start": 3, "end": 8, "keyframe": 5}</VTG>'
+JSON = '{"start": 3, "end": 8, "keyframe": 5}'
+BODY = f"<VTG>{JSON}</VTG>"
+QUOTED_KEYFRAME = BODY.replace("5", '"5"')
+SINGLE_QUOTED = BODY.replace('"', "'")
 
 
 @pytest.mark.parametrize(
@@ -15,7 +20,8 @@ BODY = '<VTG>{"start": 3, "end": 8, "keyframe": 5}</VTG>'
     [
         (f"<select>{BODY}</select>", LOOK, LOOK),
         (f"<think>t</think>\n<select> {BODY} <RefSeg>[SEG]</RefSeg></select> bye", LOOK, LOOK),
-        (f"<think><select>{BODY}</select></think>", None, None),  # only thought of
+        # A <select> within the thought selects nothing.
+        (f"<think><select>{BODY}</select></think>", None, None),
         (f"<select>{BODY.replace('5', '5.9')}</select>", LOOK, LOOK),
         (f"<select>{BODY.replace('8', '99')}</select>", Look(3, 12, 5), Look(3, 12, 5)),
         (f"<select>{BODY.replace('3', '-3')}</select>", Look(0, 9, 5), Look(0, 9, 5)),
@@ -28,14 +34,11 @@ BODY = '<VTG>{"start": 3, "end": 8, "keyframe": 5}</VTG>'
         (f"<select>{BODY.replace('5', 'true')}</select>", None, None),
         (f"<select>{BODY.replace('5', '9' * 400)}</select>", Look(3, 9, 11), Look(3, 9, 11)),
         (f"<select>{BODY.replace('5', '9' * 5000)}</select>", None, None),
-        (f"<select>{BODY.replace('5', chr(34) + '5' + chr(34))}</select>", None, None),
-        (
-            f"<select>{BODY.replace(chr(34), chr(39))}</select>",
-            None,
-            None,
-        ),  # strict JSON, as released
-        ("<select>" + BODY[5:-6] + "</select>", None, LOOK),
-        (f"<select>frames 3 to 8 {BODY[5:-6]}</select>", None, LOOK),
+        (f"<select>{QUOTED_KEYFRAME}</select>", None, None),
+        # Strict JSON, as released.
+        (f"<select>{SINGLE_QUOTED}</select>", None, None),
+        (f"<select>{JSON}</select>", None, LOOK),
+        (f"<select>frames 3 to 8 {JSON}</select>", None, LOOK),
         ("<select><VTG>[3, 8, 5]</VTG></select>", None, None),
         ("<select><VTG></VTG></select>", None, None),
         ("<select></select>", None, None),
@@ -43,39 +46,53 @@ BODY = '<VTG>{"start": 3, "end": 8, "keyframe": 5}</VTG>'
         (BODY, None, None),
     ],
 )
-def test_a_select_is_read(text, strict, bare):
-    assert read_turn(text, T).select == strict
-    assert read_turn(text, T).answer is None
+def test_a_turn_is_read(text: str, strict: Look | None, bare: Look | None) -> None:
+    reading = read_turn(text, T)
+    assert reading.select == strict
+    assert reading.answer is None
     assert read_turn(text, T, bare_json=True).select == bare
-    assert read_turn(text.replace("select>", "answer>"), T).answer == strict
+
+    answer = text.replace("select>", "answer>")
+    assert read_turn(answer, T).answer == strict
 
 
-def test_select_wins_while_a_round_is_left():
-    both = f"{ANSWER}{SELECT.partition('</think>')[2]}"
-    assert read_turn(both, T).select == Look(2, 10, 5)
-    assert read_turn(both, T).answer == Look(4, 9, 7)
-    episode, *_ = play(both, both, both)
+def test_select_wins_while_a_turn_is_left() -> None:
+    _, _, select_without_thought = SELECT.partition("</think>")
+    both = ANSWER + select_without_thought
+    reading = read_turn(both, T)
+    assert reading.select == Look(2, 10, 5)
+    assert reading.answer == Look(4, 9, 7)
+
+    episode, _, _ = play(both, both, both)
     assert len(episode.turns) == 3
-    assert (
-        score(both, both, both, rewards="as_intended").parts["tiou"] == 1
-    )  # the answer, in the last one
+    # The last turn answers.
+    assert score(both, both, both, rewards="as_intended").parts["tiou"] == 1
 
 
-def test_rewards_of_the_release_read_the_last_block_with_an_exclusive_end():
+def test_rewards_of_the_release_read_the_last_block_with_an_exclusive_end() -> None:
     two = f'{BODY}<VTG>{{"start": 1, "end": 4, "keyframe": 2}}</VTG>'
     assert read_last(two, T) == ((1, 4), 2)
     assert read_last(two.replace('"', "'"), T) == ((1, 4), 2)
+
+
+def test_rewards_of_the_release_clip_the_span_and_drop_a_keyframe_outside_the_video() -> None:
     assert read_last(BODY.replace("8", "99").replace("3", "-1"), T) == ((0, 12), 5)
     assert read_last(BODY.replace("5", "12"), T) == ((3, 8), -1)
-    for text in (
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         "",
         "<VTG>",
         "</VTG>",
         "</VTG><VTG>",
         "<VTG>{}</VTG>",
         '<VTG>{"start": 1, "end": 2}</VTG>',
-    ):
-        assert read_last(text, T) == ((0, 0), -1)
+    ],
+)
+def test_rewards_of_the_release_read_nothing_in_a_broken_block(text: str) -> None:
+    assert read_last(text, T) == ((0, 0), -1)
 
 
 @pytest.mark.parametrize(
@@ -91,15 +108,20 @@ def test_rewards_of_the_release_read_the_last_block_with_an_exclusive_end():
         (ANSWER.replace("keyframe", "key"), False),
         (ANSWER.replace("answer>", "result>"), False),
         (ANSWER.replace("VTG>", "vtg>"), False),
-        (say("answer", 9, 2, 99), True),  # the form alone
+        # Impossible numbers keep the form.
+        (say("answer", 9, 2, 99), True),
     ],
 )
-def test_form(text, kept):
+def test_the_form_of_a_turn(text: str, kept: bool) -> None:
     assert keeps_form(text) is kept
 
 
-def test_named_steps():
+def test_named_steps_are_counted() -> None:
     assert named_steps(ANSWER) == 4
-    assert named_steps(ANSWER.upper().replace("THINK", "think")) == 4
+    upper_case = ANSWER.upper().replace("THINK", "think")
+    assert named_steps(upper_case) == 4
     assert named_steps(ANSWER.replace("Step 2", "Then")) == 3
+
+
+def test_steps_outside_a_thought_do_not_count() -> None:
     assert named_steps(STEPS) == 0

@@ -1,6 +1,9 @@
-"""Options and frame budgets of VideoSEG-O3."""
+"""Options, image sizes and frame budgets of VideoSEG-O3."""
+
+from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,21 +15,40 @@ from systems.videoseg_o3.prompts import fit, spread
 from tests.systems.o3_script import TINY
 
 
-def test_sizes_fit_the_budget_and_keep_the_aspect():
+def test_sizes_fit_the_budget_and_keep_the_aspect() -> None:
     rng = np.random.default_rng(0)
     for _ in range(500):
-        height, width = (int(x) for x in rng.integers(1, 3000, 2))
-        factor = int(rng.choice([28, 32]))
+        height, width = rng.integers(1, 3000, 2).tolist()
+        cell = int(rng.choice([28, 32]))
         tokens = int(rng.integers(1, 600))
-        rows, columns = (side / factor for side in fit(height, width, tokens * factor**2, factor))
-        assert rows == int(rows) >= 1
-        assert columns == int(columns) >= 1
+        fitted_height, fitted_width = fit(height, width, tokens * cell**2, cell)
+        assert fitted_height % cell == 0
+        assert fitted_width % cell == 0
+
+        rows = fitted_height // cell
+        columns = fitted_width // cell
+        assert rows >= 1
+        assert columns >= 1
         assert rows * columns <= tokens
+        # Rounding to whole cells changes the aspect of smaller images more.
         if min(rows, columns) >= 4:
-            assert abs(math.log(rows / columns * width / height)) < math.log(1.4)
-    assert fit(112, 112, 10**6, 28) == (112, 112)
-    assert fit(480, 854, 10**6, 32) == (480, 864)
-    assert fit(10, 5000, 784 * 50, 28) == (28, 1400)  # a strip
+            change = rows / columns * width / height
+            assert abs(math.log(change)) < math.log(1.4)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "pixels", "cell", "size"),
+    [
+        (112, 112, 10**6, 28, (112, 112)),
+        (480, 854, 10**6, 32, (480, 864)),
+        # A strip.
+        (10, 5000, 784 * 50, 28, (28, 1400)),
+    ],
+)
+def test_sizes_by_hand(
+    height: int, width: int, pixels: int, cell: int, size: tuple[int, int]
+) -> None:
+    assert fit(height, width, pixels, cell) == size
 
 
 @pytest.mark.parametrize(
@@ -40,7 +62,7 @@ def test_sizes_fit_the_budget_and_keep_the_aspect():
         (2, 1, [0, 1]),
     ],
 )
-def test_spread(frames, count, shown):
+def test_frames_are_spread_over_the_video(frames: int, count: int, shown: list[int]) -> None:
     assert spread(frames, count) == shown
 
 
@@ -57,39 +79,45 @@ def test_spread(frames, count, shown):
         ({"keyframe_rule": "answer"}, r"as_released \| own"),
     ],
 )
-def test_options_that_do_not_fit(options, message):
+def test_options_that_do_not_fit(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         VideoSegO3.make(TINY | options)
 
 
 @pytest.mark.parametrize("preset", ["videoseg_o3_2b", "videoseg_o3_4b"])
-def test_presets_have_the_released_numbers(preset):
+def test_presets_have_the_released_options(preset: str) -> None:
     cfg = load([preset])
     options = VideoSegO3.make(cfg.system.options).options
     assert options.frames == BUDGETS["rl"]
-    assert (options.max_turns, options.rewards) == (3, "as_released")
+    assert options.max_turns == 3
+    assert options.rewards == "as_released"
     assert options.all_weights == TERMS
     assert sum(TERMS.values()) == 7
-    assert (cfg.rollout.prompts_per_step, cfg.rollout.group_size, cfg.train.steps) == (16, 4, 1000)
-    assert (cfg.rollout.temperature, cfg.rollout.top_p) == (0.9, 0.9)
-    learner = cfg.learner
-    grpo = cfg.grpo
-    assert (learner.lr, learner.weight_decay, learner.schedule, learner.grad_clip) == (
-        3e-6,
-        0,
-        "linear",
-        1,
-    )
-    assert (grpo.kl_coef, grpo.kl_estimator, grpo.advantage_eps, grpo.aggregation) == (
-        0.04,
-        "k3",
-        1e-4,
-        "sequence_mean",
-    )
-    assert preset[-2:].upper() in cfg.policy.path
 
 
-def test_evaluation_has_its_own_budget():
+@pytest.mark.parametrize("preset", ["videoseg_o3_2b", "videoseg_o3_4b"])
+def test_presets_have_the_released_settings(preset: str) -> None:
+    cfg = load([preset])
+    size = preset[-2:].upper()
+    assert size in cfg.policy.path
+    assert cfg.train.steps == 1000
+    assert cfg.rollout.prompts_per_step == 16
+    assert cfg.rollout.group_size == 4
+    assert cfg.rollout.temperature == 0.9
+    assert cfg.rollout.top_p == 0.9
+    assert cfg.learner.lr == 3e-6
+    assert cfg.learner.weight_decay == 0
+    assert cfg.learner.schedule == "linear"
+    assert cfg.learner.grad_clip == 1
+    assert cfg.grpo.kl_coef == 0.04
+    assert cfg.grpo.kl_estimator == "k3"
+    assert cfg.grpo.advantage_eps == 1e-4
+    assert cfg.grpo.aggregation == "sequence_mean"
+
+
+def test_evaluation_has_its_own_budget() -> None:
     cfg = load(["videoseg_o3_2b", "system.options.budget=evaluation"])
     frames = VideoSegO3.make(cfg.system.options).options.frames
-    assert (frames.temporal_frames, frames.spatial_frames, frames.max_tokens) == (20, 8, 1024)
+    assert frames.temporal_frames == 20
+    assert frames.spatial_frames == 8
+    assert frames.max_tokens == 1024

@@ -14,8 +14,8 @@ from tests.systems.o3_script import (
     SEEN,
     SELECT,
     SELECT_2,
-    UNPAID,
     WIDTH,
+    WITHOUT_MASKS,
     T,
     play,
     sample,
@@ -57,7 +57,7 @@ def test_parts_by_hand(texts, released, intended):
         assert [reward.parts[name] for name in names] == pytest.approx(parts)
         assert len(reward.parts) == 5
         assert reward.total == pytest.approx(sum(parts[:4]))  # the tIoU is told, not paid
-        dearer = score(*texts, rewards=mode, weights=UNPAID | {"format": 10, "tiou": 100})
+        dearer = score(*texts, rewards=mode, weights=WITHOUT_MASKS | {"format": 10, "tiou": 100})
         assert dearer.total == pytest.approx(sum(parts[:4]) + 9 * parts[0] + 100 * parts[4])
 
 
@@ -171,4 +171,4 @@ def test_masks_that_are_paid_for_must_be_there():
     ):
         system.score(sample(), [episode])
     assert system.masks_by == "policy"
-    assert VideoSegO3.make({"weights": UNPAID}).masks_by == ""
+    assert VideoSegO3.make({"weights": WITHOUT_MASKS}).masks_by == ""
