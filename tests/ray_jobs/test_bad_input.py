@@ -194,5 +194,5 @@ def test_a_process_ends_with_the_error_and_no_traceback(small: Small) -> None:
     done = run_job("train", *small.settings("bad"), "system.name=nobody")
     assert done.returncode == 1, told(done)
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("error: system.name = 'nobody' is unknown")
+    assert last.startswith("error: system.name='nobody' is unknown")
     assert "Traceback" not in done.stderr
