@@ -90,7 +90,7 @@ class VeasonR1(BaseSystem[VeasonR1Options]):
     def terms(
         self, sample: Sample, episodes: Sequence[Episode], masks: EpisodeMasks | None
     ) -> dict[str, Tensor]:
-        """Return form, keyframe and boxes, and clip if it is paid."""
+        """Return form, keyframe and boxes; also clip if it has a weight."""
         terms = {
             "form": form_term(episodes),
             "keyframe": keyframe_term(sample, episodes),
@@ -102,7 +102,7 @@ class VeasonR1(BaseSystem[VeasonR1Options]):
         return terms
 
     def demonstrate(self, sample: Sample, rng: np.random.Generator) -> Demonstration:
-        """Return the dialogue that answers right; see `ideal_answer`."""
+        """Return the ideal dialogue; see `ideal_answer`."""
         options = self.options
         frames = self.frames(sample)
         text = ideal_answer(sample, frames, options.frame_hw, options.prompt, rng)

@@ -38,12 +38,12 @@ def keyframe_term(sample: Sample, episodes: Sequence[Episode]) -> Tensor:
 
 def boxes_term(sample: Sample, episodes: Sequence[Episode], hw: tuple[int, int]) -> Tensor:
     """Return the matched IoU of each answer's boxes with the true ones in its keyframe, (G,)."""
-    worth = []
+    ious_G = []
     for episode in episodes:
         boxes = torch.tensor(episode.answer.facts["boxes"], dtype=torch.float64).reshape(-1, 4)
         truth = true_boxes(sample, episode.answer.keyframe, hw)
-        worth.append(_matched_iou(boxes, truth))
-    return torch.tensor(worth, dtype=torch.float64)
+        ious_G.append(_matched_iou(boxes, truth))
+    return torch.tensor(ious_G, dtype=torch.float64)
 
 
 def clip_term(sample: Sample, masks: EpisodeMasks) -> Tensor:
