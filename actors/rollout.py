@@ -30,8 +30,7 @@ from data.frames.reading import show_views
 from models.engine.conversation import SeedKey
 from models.engine.engine import Engine
 from models.engine.gallery import Gallery
-from models.engine.settings import EngineSettings
-from models.engine.weight_transfer import BACKEND
+from models.engine.settings import OBJECT_STORE, EngineSettings
 
 # Batches that an engine is given at a time, so that slots freed by short episodes, and the time
 # in which frames are decoded, never leave it idle.
@@ -229,7 +228,7 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
 
     def _check_elastic(self) -> None:
         backend = self.settings.weight_backend
-        if backend != BACKEND:
+        if backend != OBJECT_STORE:
             raise RuntimeError(
                 "rollout actors cannot join or leave a running "
                 f"cluster.weight_backend={backend}: the receivers are fixed at its start; "
@@ -256,7 +255,7 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
     def _transfer(self, weights: WeightVersion) -> dict[Ref[Any], int | None]:
         """Start a transfer; return its calls, each with its actor (None: a learner rank)."""
         backend = self.settings.weight_backend
-        if backend == BACKEND:
+        if backend == OBJECT_STORE:
             calls: dict[Ref[Any], int | None] = {}
             for number, worker in self.workers.items():
                 calls[worker.call(RolloutActor.take, weights)] = number

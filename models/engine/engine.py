@@ -1,4 +1,7 @@
-"""The policy behind `ask`: one vLLM engine, the same on CPU and GPU."""
+"""The policy behind `ask`: one vLLM engine, the same on CPU and GPU.
+
+vLLM is imported where an engine starts: it takes ten seconds, and drivers only name the class.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,9 @@ from PIL import Image
 
 from core.types import Ask
 from models.dialogue import load_dialogue
-from models.engine import weight_transfer
 from models.engine.conversation import Conversation, SeedKey
 from models.engine.gallery import Gallery
-from models.engine.settings import EngineSettings, ban, engine_args
+from models.engine.settings import OBJECT_STORE, EngineSettings, ban, engine_args
 
 
 class Engine:
@@ -29,6 +31,8 @@ class Engine:
         """
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
+
+        from models.engine import weight_transfer
 
         self.dialogue = load_dialogue(settings.path)
         weight_transfer.register()
@@ -134,6 +138,8 @@ class Engine:
         Raises:
             ValueError: the checksum is wrong; the old weights stay. vLLM's error may be around it.
         """
+        from models.engine import weight_transfer
+
         backend = self.settings.weight_backend
         if backend == "ipc":
             await self._load(payload)
@@ -141,7 +147,7 @@ class Engine:
             return
 
         extra: dict[str, Any] = {}
-        if backend == weight_transfer.BACKEND:
+        if backend == OBJECT_STORE:
             # By way of a file: arrays inside the arguments of a remote call would arrive as lists.
             path = await asyncio.to_thread(weight_transfer.write_shared, payload)
             extra = {"path": path, "checksum": checksum}

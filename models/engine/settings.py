@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models.engine.weight_transfer import BACKEND
+# The name of this project's weight transfer in `cluster.weight_backend`: the bytes come out of
+# Ray's object store.
+OBJECT_STORE = "object_store"
 
 # Up to this vocabulary the allowed ids travel with a request; above it, the few banned ones.
 SMALL_VOCABULARY = 8192
@@ -46,7 +48,7 @@ class EngineSettings:
     kv_cache_bytes: int = 256 << 20
     gpu_memory_utilization: float = 0.6
     tensor_parallel: int = 1
-    weight_backend: str = BACKEND
+    weight_backend: str = OBJECT_STORE
     seed: int = 0
 
 

@@ -26,9 +26,7 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 from core.flat import checksum, unflatten
-
-# The name in `cluster.weight_backend`: the bytes come out of Ray's object store.
-BACKEND = "object_store"
+from models.engine.settings import OBJECT_STORE
 
 
 @dataclass
@@ -104,8 +102,8 @@ class SharedMemoryTransfer(WeightTransferEngine[SharedInit, SharedUpdate]):
 
 def register() -> None:
     """Register the backend: the plug-in's entry point. vLLM may call it several times."""
-    if BACKEND not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine(BACKEND, SharedMemoryTransfer)
+    if OBJECT_STORE not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(OBJECT_STORE, SharedMemoryTransfer)
     keep_images()
     end_with_parent()
 
@@ -173,7 +171,7 @@ def update_info(
     The messages of ipc come from the learner (`models.engine.weight_senders.ipc_message`).
     """
     keys: dict[str, set[str]] = {
-        BACKEND: {"path", "checksum"},
+        OBJECT_STORE: {"path", "checksum"},
         "nccl": set(),
     }
     if backend not in keys:
