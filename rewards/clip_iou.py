@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rewards.iou import mask_iou
+
 Mask = np.ndarray | None
 
 
@@ -31,14 +33,20 @@ def clip_iou(masks_GF: Sequence[Sequence[Mask]], truth_F: Sequence[Mask]) -> Ten
 
 
 def _mean_iou(masks_F: Sequence[Mask], truth_F: Sequence[Mask]) -> float:
-    ious = []
+    frames = 0
+    masks = []
+    truths = []
     for mask_HW, truth_HW in zip(masks_F, truth_F, strict=True):
         if mask_HW is None and truth_HW is None:
             continue
-        if mask_HW is None or truth_HW is None:
-            ious.append(0.0)
-            continue
-        shared = int(np.count_nonzero(mask_HW & truth_HW))
-        either = int(np.count_nonzero(mask_HW | truth_HW))
-        ious.append(shared / max(either, 1))
-    return float(np.mean(ious)) if ious else 1.0
+        frames += 1
+        # A frame with a mask on one side alone has IoU 0.
+        if mask_HW is not None and truth_HW is not None:
+            masks.append(mask_HW)
+            truths.append(truth_HW)
+    if not frames:
+        return 1.0
+    if not masks:
+        return 0.0
+    ious_N = mask_iou(torch.tensor(np.stack(masks)), torch.tensor(np.stack(truths)), empty=0.0)
+    return ious_N.sum().item() / frames
