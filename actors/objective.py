@@ -170,6 +170,7 @@ def grpo_loss(
     return loss, replace(stats, ratios=_ratio_stats(gap_N, kl_N, surrogate, importance_N, cap))
 
 
+@torch.no_grad()
 def _ratio_stats(
     gap_N: Tensor, kl_N: Tensor, surrogate: Surrogate, importance_N: Tensor, cap: float
 ) -> RatioStats:
