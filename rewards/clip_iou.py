@@ -48,5 +48,7 @@ def _mean_iou(masks_F: Sequence[Mask], truth_F: Sequence[Mask]) -> float:
         return 1.0
     if not masks:
         return 0.0
-    ious_N = mask_iou(torch.tensor(np.stack(masks)), torch.tensor(np.stack(truths)), empty=0.0)
+    masks_NHW = torch.tensor(np.stack(masks))
+    truth_NHW = torch.tensor(np.stack(truths))
+    ious_N = mask_iou(masks_NHW, truth_NHW, empty=0.0)
     return ious_N.sum().item() / frames
