@@ -105,9 +105,15 @@ def mean_marks(
 
     means = {}
     for kind, marks in sorted(by_kind.items()):
-        averages = np.nanmean(marks, 0).tolist()
+        averages = [_mean_without_nan(column) for column in zip(*marks, strict=True)]
         means[kind] = dict(zip(figures, averages, strict=True)) | {"count": len(marks)}
     return means
+
+
+def _mean_without_nan(numbers: Sequence[float]) -> float:
+    """Mean of the numbers; nan if there is none."""
+    known = [number for number in numbers if not np.isnan(number)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def _answer(
