@@ -13,6 +13,11 @@ ENV = cpu_env() | offline_env()
 os.environ.update(ENV)
 
 import pytest  # noqa: E402
+import torch  # noqa: E402
+
+# PyTorch gives some warnings once in a process. Warnings are errors here, and which test meets one
+# must not depend on the order of tests.
+torch.set_warn_always(True)
 
 # Folders in running order: the first three start processes and take longest.
 LONGEST_FIRST = ("tests/ray_jobs/", "tests/actors/", "tests/models/", "")

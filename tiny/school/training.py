@@ -148,7 +148,7 @@ class _Means:
 def _require_finite(loss: torch.Tensor, step: int) -> None:
     if not torch.isfinite(loss):
         raise ValueError(
-            f"loss is {float(loss)} at step {step}; lower --lr or use --precision fp32"
+            f"loss is {loss.item()} at step {step}; lower --lr or use --precision fp32"
         )
 
 

@@ -314,7 +314,7 @@ def test_the_auxiliary_loss_is_weighted_over_the_batch_whatever_the_rows(qwen):
         ]
         assert len(parts) == (1 if budget > 1000 else len(rows))
         assert all(p > 0 for p in parts)
-        total.append(float(sum(parts)))
+        total.append(sum(part.item() for part in parts))
     assert total[0] == pytest.approx(total[1], abs=1e-5)
     (row,), media, _, asked = case((0, 1))
     drawn = policy.mask_logits(row, *patches(qwen, row, media), asked, frames()).logits_Mhw
@@ -338,7 +338,7 @@ def test_the_auxiliary_loss_may_be_taken_at_points(qwen):
     loss_M = mask_loss(drawn, truth_Mhw, 2.0, 0.5, points=40)
     weight_M = torch.tensor([request.weight for request in asked])
     expected = float((weight_M * loss_M).sum())
-    assert float(auxiliary) == pytest.approx(expected, rel=1e-5)
+    assert auxiliary.item() == pytest.approx(expected, rel=1e-5)
 
     loss_of_all_pixels_M = mask_loss(drawn, truth_Mhw, 2.0, 0.5)
     of_all_pixels = float((weight_M * loss_of_all_pixels_M).sum())
@@ -355,7 +355,7 @@ def test_a_dummy_row_and_a_row_without_masks_run_the_head_and_add_nothing(qwen):
     for one, masks in ((dummy, with_loss_weights(asked, 0.2)), (row, [])):
         policy.zero_grad(set_to_none=True)
         output = policy(one, *shown, 1.0, masks, frames())
-        assert float(output.auxiliary) == 0.0
+        assert output.auxiliary.item() == 0.0
         assert torch.equal(output.logprob_N, output.text_logprob_N)
         (output.logprob_N.sum() * 0.0 + output.auxiliary).backward()
         # Ranks must reduce the same set of gradients.

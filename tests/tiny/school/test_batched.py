@@ -149,6 +149,6 @@ def test_losses_are_finite_reach_every_parameter_and_fall(school: School) -> Non
         losses[-1].backward()
         assert [name for name, p in parameters.items() if p.grad is None] == []
         optimizer.step()
-    numbers = [float(loss) for loss in losses]
+    numbers = [loss.item() for loss in losses]
     assert losses[1] < losses[0], numbers
     assert losses[-1] < 0.9 * losses[0], numbers
