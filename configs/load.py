@@ -7,6 +7,7 @@ lists every key. A preset is a YAML file beside this one, or any YAML path such 
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -16,12 +17,13 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from configs.schema import Config
+from configs.schema import Config, SetConfig
 from core.segmenters import KINDS, kinds_that_follow_drawn
 from core.settings import (
     Bounds,
     Setting,
     bound_problems,
+    make_settings,
     mismatch,
     nearest,
     settings_of,
@@ -33,6 +35,10 @@ REPOSITORY = PRESETS.parent
 
 # The system's own options dataclass checks the keys below this one.
 OPEN_KEY = "system.options"
+
+# Lists of data sets, whose items are checked one by one.
+SET_KEYS = ("data.sets", "evaluate.sets")
+_ONE_SET = re.compile(r"(?P<key>[\w.]+)\[(?P<index>\d+)\]\.(?P<name>\w+)")
 
 USAGE = "usage: python -m ray_jobs.<job> <preset | file.yaml> [key=value ...]"
 HELP_COLUMN = 44
@@ -218,6 +224,16 @@ def _split(argument: str) -> tuple[str, Any]:
 def _set(tree: DictConfig, key: str, value: Any, where: str) -> None:
     """Set one key of the tree; `where` names the file or "command line" in messages."""
     schema = _schema()
+    one_set = _ONE_SET.fullmatch(key)
+    if one_set and one_set["key"] in SET_KEYS:
+        key = one_set["key"]
+        value = _with_changed_set(tree, key, int(one_set["index"]), one_set["name"], value, where)
+    if key in SET_KEYS:
+        try:
+            OmegaConf.update(tree, key, _sets(key, value))
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        return
     is_open = key.startswith(f"{OPEN_KEY}.")
     if key not in schema and not is_open:
         raise ValueError(f"{where}: {key}: no such key; {_similar_key(key, list(schema))}")
@@ -233,6 +249,38 @@ def _set(tree: DictConfig, key: str, value: Any, where: str) -> None:
         message = mismatch(key, value, schema[key].type)
         example = "" if choices(key) else f", such as {schema[key].value!r}"
         raise ValueError(f"{where}: {message}{example}") from error
+
+
+def _with_changed_set(
+    tree: DictConfig, key: str, index: int, name: str, value: Any, where: str
+) -> list[Any]:
+    """Return the present list of `key` with one value changed, as by `data.sets[0].root=...`."""
+    items = cast(list[Any], OmegaConf.to_container(OmegaConf.select(tree, key)))
+    if index >= len(items):
+        raise ValueError(f"{where}: {key}[{index}].{name}: {key} has {len(items)} sets so far")
+    items[index][name] = value
+    return items
+
+
+def _sets(key: str, value: Any) -> list[SetConfig]:
+    """Return the data sets of a list of mappings.
+
+    Raises:
+        ValueError: something else than such a list, or a set with a missing, unknown or wrong key.
+    """
+    form = "[{format: mevis, root: datasets/MeViS, split: train}]"
+    if not isinstance(value, list):
+        raise ValueError(f"{key}={value!r}: expected a list of data sets, such as {form}")
+    sets = []
+    for index, item in enumerate(value):
+        where = f"{key}[{index}]"
+        if not isinstance(item, dict):
+            raise ValueError(f"{where}={item!r}: expected a data set, such as {form[1:-1]}")
+        for needed in ("format", "root", "split"):
+            if not item.get(needed):
+                raise ValueError(f"{where}.{needed}: not set; a data set is such as {form[1:-1]}")
+        sets.append(make_settings(SetConfig, item, where))
+    return sets
 
 
 def _similar_key(key: str, known: list[str]) -> str:
@@ -272,6 +320,9 @@ def _wrong_values(cfg: Config) -> Iterator[str]:
             f"segmenter.kind={cfg.segmenter.kind}: a policy that draws masks "
             f"(mask.token={cfg.mask.token}) needs {' or '.join(kinds_that_follow_drawn())}"
         )
+    yield from _wrong_sets("data.sets", cfg.data.sets)
+    yield from _wrong_sets("evaluate.sets", cfg.evaluate.sets)
+    yield from _wrong_weights(cfg.data.sets)
     prepare = cfg.prepare
     if "mixing" in prepare.steps and not prepare.mix:
         yield "prepare.mix=[]: the step mixing needs the folders of at least one prepared split"
@@ -282,6 +333,40 @@ def _wrong_values(cfg: Config) -> Iterator[str]:
         )
     if not cfg.name or Path(cfg.name).name != cfg.name or cfg.name in (".", ".."):
         yield (f"name={cfg.name!r}: must be a plain folder name; put the folder above it in `runs`")
+
+
+def _wrong_sets(key: str, sets: Sequence[SetConfig]) -> Iterator[str]:
+    """Yield names of data sets that are no plain words, or stand for two sets."""
+    first: dict[str, int] = {}
+    for index, each in enumerate(sets):
+        name = each.label
+        if not re.fullmatch(r"\w[\w.+-]*", name):
+            yield (
+                f"{key}[{index}].name={name!r}: must be one plain word, since sample ids and files "
+                "are named after it"
+            )
+        if name in first:
+            yield (
+                f"{key}[{index}]: has the name {name!r} of {key}[{first[name]}]; give one of them "
+                "another name=..."
+            )
+        first.setdefault(name, index)
+
+
+def _wrong_weights(sets: Sequence[SetConfig]) -> Iterator[str]:
+    """Yield weights and repeats of a mix that contradict each other."""
+    weights = [each.weight for each in sets]
+    for index, each in enumerate(sets):
+        if each.weight == 0 and any(weights):
+            yield (
+                f"data.sets[{index}].weight=0: the other sets have weights; give all sets a weight "
+                "above 0, or none of them (by size and data.temperature)"
+            )
+        if each.weight > 0 and each.repeats > 1:
+            yield (
+                f"data.sets[{index}].repeats={each.repeats}: has no effect beside a weight; "
+                "repeats multiply the size of a set, by which it is drawn where no set has a weight"
+            )
 
 
 def _missing_paths(cfg: Config) -> Iterator[str]:
@@ -299,6 +384,14 @@ def _missing_paths(cfg: Config) -> Iterator[str]:
             f"data.root={cfg.data.root}: {root} does not exist; "
             "give the data's folder, or data.synthetic=true"
         )
+    for key, sets in (("data.sets", cfg.data.sets), ("evaluate.sets", cfg.evaluate.sets)):
+        for index, each in enumerate(sets):
+            made = cfg.data.synthetic and resolve(each.root) == root
+            if not made and not resolve(each.root).is_dir():
+                yield (
+                    f"{key}[{index}].root={each.root}: {resolve(each.root)} does not exist; "
+                    "give the folder of the data set"
+                )
 
     for name, remedy in KINDS[cfg.segmenter.kind].files.items():
         given = str(getattr(cfg.segmenter, name))

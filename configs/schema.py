@@ -7,6 +7,7 @@ its preset, with their source.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +17,23 @@ from core.settings import section, setting
 # predictions are mixed only under equal settings of kind PREDICTIONS.
 RUN = "run"
 PREDICTIONS = "predictions"
+
+
+# Formats of data sets, each with a reader in data/readers.
+Format = Literal[
+    "mevis",
+    "revos",
+    "lvvis",
+    "reasonvos",
+    "longrvos",
+    "ref_youtube_vos",
+    "ref_davis17",
+    "reasonseg",
+    "refcoco",
+    "vts_cot",
+    "o3_rl",
+    "own",
+]
 
 
 @dataclass
@@ -37,23 +55,33 @@ class PolicyConfig:
 
 
 @dataclass
-class DataConfig:
-    """The data set and its splits."""
+class SetConfig:
+    """One data set of several: an item of `data.sets` or `evaluate.sets`."""
 
-    format: Literal[
-        "mevis",
-        "revos",
-        "lvvis",
-        "reasonvos",
-        "longrvos",
-        "ref_youtube_vos",
-        "ref_davis17",
-        "reasonseg",
-        "refcoco",
-        "vts_cot",
-        "o3_rl",
-        "own",
-    ] = setting(
+    format: Format = setting("mevis", help="format of the files, as data.format")
+    root: str = setting("", help="folder of the data set, as data.root")
+    split: str = setting("", help="split of the data set")
+    name: str = setting("", help="short name in sample ids and tables; empty: <format>_<split>")
+    weight: float = setting(
+        0.0, help="training: share relative to the other sets; 0 in all: by size", least=0
+    )
+    repeats: int = setting(1, help="training: uses of each sample in an epoch of its set", least=1)
+    keep_file: str = setting("", help="keep.json of ray_jobs.prepare; empty: all videos")
+    no_target: Literal["skip", "keep"] = setting(
+        "skip", help="leave out or keep samples without a target"
+    )
+
+    @property
+    def label(self) -> str:
+        """The name of the set, also fit for files: `name`, or one from format and split."""
+        return self.name or re.sub(r"[^\w.+-]", "_", f"{self.format}_{self.split}")
+
+
+@dataclass
+class DataConfig:
+    """The data set and its splits, or the mix of data sets for training."""
+
+    format: Format = setting(
         "mevis",
         help="format of the files, each with a reader in data/readers",
         identifies=(RUN, PREDICTIONS),
@@ -79,6 +107,16 @@ class DataConfig:
     hints: str = setting("", help="folder of stored hints; empty: the run's own, made when needed")
     keep_file: str = setting(
         "", help="keep.json of ray_jobs.prepare: train on its videos only; empty: on all"
+    )
+    sets: list[SetConfig] = setting(
+        [],
+        help="training and warm start on several sets, each {format, root, split, name, weight, "
+        "repeats, keep_file, no_target}; empty: on data.train_split",
+    )
+    temperature: float = setting(
+        1.0,
+        help="data.sets without weights: share ~ size ** (1 / temperature); large: equal shares",
+        above=0,
     )
 
 
@@ -309,6 +347,11 @@ class EvaluateConfig:
     )
     resume: Literal["auto", "never"] = setting(
         "auto", help="auto: keep finished predictions; never: start over"
+    )
+    sets: list[SetConfig] = setting(
+        [],
+        help="several benchmarks, each {format, root, split, name, keep_file, no_target}; "
+        "empty: data.test_split",
     )
 
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.load import choices, help_text, keys, load, presets, resolve, to_yaml, validate
-from configs.schema import Config
-from core.settings import settings_of
+from configs.schema import RUN, Config, SetConfig
+from core.settings import identity, settings_of
 
 
 def test_overrides_are_typed() -> None:
@@ -57,6 +57,22 @@ def test_every_preset_loads_and_survives_the_run_folder(preset: str, tmp_path: P
         ("lr=1", "lr: no such key; did you mean learner.lr?"),
         ("leraner.lr=1", "leraner.lr: no such key; did you mean learner.lr?"),
         ("learner=1", "learner is a section; its keys: learner.world_size"),
+        ("data.sets=3", r"data.sets=3: expected a list of data sets, such as \[\{format: mevis"),
+        ("data.sets=[3]", r"data.sets\[0\]=3: expected a data set, such as \{format: mevis"),
+        ("data.sets=[{format: mevis, split: a}]", r"data.sets\[0\].root: not set"),
+        (
+            "evaluate.sets=[{format: mevs, root: a, split: b}]",
+            r"evaluate.sets\[0\].format='mevs' .* \(did you mean mevis\?\)",
+        ),
+        (
+            "data.sets=[{format: own, root: a, split: b, wight: 1}]",
+            r"data.sets\[0\].wight is unknown; did you mean 'weight'\?",
+        ),
+        (
+            "data.sets=[{format: own, root: a, split: b, repeats: 0}]",
+            r"data.sets\[0\].repeats=0: must be at least 1",
+        ),
+        ("data.sets[0].root=a", r"data.sets\[0\].root: data.sets has 0 sets so far"),
         ("learner.lr=fast", r"learner.lr='fast' \(str\): expected a number, such as 1e-06"),
         ("learner.lr", "expected key=value"),
         ("train.steps=1.5", r"train.steps=1.5 \(float\): expected a whole number"),
@@ -191,6 +207,45 @@ def test_validate_reports_all_problems_at_once(tmp_path: Path) -> None:
 
 def test_data_root_may_be_absent_if_it_can_be_made(tmp_path: Path) -> None:
     validate(load([*_runnable(tmp_path), "data.root=nowhere", "data.synthetic=true"]))
+
+
+TWO_SETS = (
+    "data.sets=[{format: mevis, root: ., split: train, weight: 2},"
+    " {format: own, root: ., split: a/b, name: mine, weight: 1, no_target: keep}]"
+)
+
+
+def test_sets_are_typed_and_changed_one_by_one() -> None:
+    cfg = load(["revseg_tiny", TWO_SETS, "data.sets[1].root=elsewhere"])
+    first, second = cfg.data.sets
+    assert first == SetConfig("mevis", ".", "train", weight=2.0)
+    assert first.label == "mevis_train"
+    assert second == SetConfig("own", "elsewhere", "a/b", "mine", 1.0, no_target="keep")
+    assert dataclasses.replace(second, name="").label == "own_a_b"
+    assert cfg.evaluate.sets == []
+
+
+def test_sets_survive_the_run_folder(tmp_path: Path) -> None:
+    cfg = load(["revseg_tiny", TWO_SETS])
+    (tmp_path / "config.yaml").write_text(to_yaml(cfg))
+    assert load([str(tmp_path / "config.yaml")]) == cfg
+    assert identity(cfg, RUN) != identity(load(["revseg_tiny"]), RUN)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("data.sets[0].name=mine", r"data.sets\[1\]: has the name 'mine' of data.sets\[0\]"),
+        ("data.sets[0].name=a/b", r"data.sets\[0\].name='a/b': must be one plain word"),
+        ("data.sets[1].weight=0", r"data.sets\[1\].weight=0: the other sets have weights"),
+        ("data.sets[0].repeats=2", r"data.sets\[0\].repeats=2: has no effect beside a weight"),
+        ("data.sets[1].root=nowhere", r"data.sets\[1\].root=nowhere: .* does not exist"),
+    ],
+)
+def test_sets_that_contradict_each_other(tmp_path: Path, change: str, message: str) -> None:
+    cfg = load([*_runnable(tmp_path), TWO_SETS, change])
+    with pytest.raises(ValueError, match=message):
+        validate(cfg)
 
 
 def test_relative_paths_belong_to_the_repository(
