@@ -171,19 +171,44 @@ class View:
 
 @dataclass(frozen=True)
 class Vision:
-    """Sizes of the images for a policy.
+    """Sizes of the images for a policy, for its engine and its learner alike.
 
     Attributes:
         cell: pixels on a side of one image token; both sides of an image are multiples of it.
+        min_pixels: fewest pixels of an image; 0 is one token.
+        max_pixels: most pixels of an image; 0 is any number.
     """
 
     cell: int
+    min_pixels: int = 0
+    max_pixels: int = 0
 
     def round_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the nearest multiples of the cell, at least one cell on each side."""
         rows = max(round(height / self.cell), 1)
         columns = max(round(width / self.cell), 1)
         return rows * self.cell, columns * self.cell
+
+    def tokens(self, height: int, width: int) -> int:
+        """Return the number of tokens of an image.
+
+        Raises:
+            ValueError: a size that the policy's image processor would change.
+        """
+        cell = self.cell
+        if height <= 0 or width <= 0 or height % cell or width % cell:
+            raise ValueError(
+                f"view of {height} x {width} pixels: both sides must be positive multiples of "
+                f"{cell} (patch size x merge size of the vision tower); "
+                "change the system's frame size"
+            )
+        pixels = height * width
+        if pixels < self.min_pixels or (self.max_pixels and pixels > self.max_pixels):
+            raise ValueError(
+                f"view of {height} x {width} = {pixels} pixels: an image of this policy has "
+                f"{self.min_pixels} to {self.max_pixels}; change the system's frame size"
+            )
+        return pixels // cell**2
 
 
 @dataclass(frozen=True)

@@ -117,18 +117,9 @@ class Dialogue:
         """Return the number of tokens of a view.
 
         Raises:
-            ValueError: the view's sides are not multiples of the cell.
+            ValueError: a size that the family's image processor would change.
         """
-        cell = self.cell
-        height = view.height
-        width = view.width
-        if height <= 0 or width <= 0 or height % cell or width % cell:
-            raise ValueError(
-                f"view of {height} x {width} pixels: both sides must be positive multiples of "
-                f"{cell} (patch size x merge size of the vision tower); "
-                "change the system's frame size"
-            )
-        return (height // cell) * (width // cell)
+        return self.family.vision.tokens(view.height, view.width)
 
     def image(self, view: View, expanded: bool) -> list[int]:
         """Return the ids of an image: one placeholder, or with `expanded` one for each token."""

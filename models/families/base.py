@@ -58,6 +58,8 @@ class Family(ABC):
         chat: how a dialogue is written.
         patch_size: default for pixels on a side of a vision patch.
         merge_size: default for patches on a side of an image token.
+        max_tokens: most tokens of one image. The least is one token, whatever the size limits of
+            the folder's image processor are: systems show frames below the official limits.
         image_token: default for the id of the image placeholder.
         vision_tower: name of the vision tower's module in transformers' model.
         language_model: last part of the name of the language model's module.
@@ -69,6 +71,8 @@ class Family(ABC):
     chat: ClassVar[ChatFormat]
     patch_size: ClassVar[int]
     merge_size: ClassVar[int] = 2
+    # Both families' official `max_pixels`, 12,845,056 and 16,777,216.
+    max_tokens: ClassVar[int] = 16384
     image_token: ClassVar[int] = 151655
     vision_tower: ClassVar[str] = "model.visual"
     language_model: ClassVar[str] = "language_model"
@@ -88,11 +92,14 @@ class Family(ABC):
 
     @property
     def vision(self) -> Vision:
-        """Sizes of images, in pixels."""
+        """Sizes of images, in pixels: those of engine and learner, whatever the folder's processor
+        file says.
+        """
         tower = self.config.get("vision_config", {})
         patch = int(tower.get("patch_size", self.patch_size))
         merge = int(tower.get("spatial_merge_size", self.merge_size))
-        return Vision(cell=patch * merge)
+        cell = patch * merge
+        return Vision(cell, min_pixels=cell**2, max_pixels=self.max_tokens * cell**2)
 
     @property
     def layout(self) -> ImageLayout:

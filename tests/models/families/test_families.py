@@ -32,7 +32,7 @@ def test_released_qwen2_5_vl(tmp_path: Path) -> None:
     family = family_of(write_config(tmp_path / "policy", config))
 
     assert isinstance(family, Qwen2_5VL)
-    assert family.vision == Vision(cell=28)
+    assert family.vision == Vision(cell=28, min_pixels=784, max_pixels=12845056)
     assert family.layout.token_id == 151655
     assert family.layout.cell == 28
     assert family.hidden_size == 3584
@@ -48,7 +48,7 @@ def test_released_qwen3_vl(tmp_path: Path) -> None:
     family = family_of(write_config(tmp_path / "policy", config))
 
     assert isinstance(family, Qwen3VL)
-    assert family.vision == Vision(cell=32)
+    assert family.vision == Vision(cell=32, min_pixels=1024, max_pixels=16777216)
     assert family.layout.cell == 32
     assert family.hidden_size == 2560
 
