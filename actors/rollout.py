@@ -20,7 +20,7 @@ import ray
 
 from actors import gpu_weights
 from actors.pool import Pool
-from actors.setup import make_system
+from actors.setup import make_system, system_message
 from cluster.placement import Placement
 from cluster.refs import Handle, MediaRef, Ref, get, start_actor
 from cluster.weights import WeightVersion
@@ -174,6 +174,7 @@ def engine_settings(cfg: Config, device: str) -> EngineSettings:
         tensor_parallel=rollout.tensor_parallel,
         weight_backend=cfg.cluster.weight_backend,
         seed=cfg.seed,
+        system_message=system_message(cfg),
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import systems
 from configs.load import resolve
 from configs.schema import Config
-from core.types import System
+from core.types import System, Vision
 from models.families import family_of
 
 
@@ -15,5 +17,33 @@ def make_system(cfg: Config) -> System:
     Raises:
         ValueError: an unknown system, an unfit option, or a policy of an unsupported family.
     """
+    return systems.make(cfg.system.name, dict(cfg.system.options), vision_of(cfg))
+
+
+def vision_of(cfg: Config) -> Vision:
+    """Return the sizes and coordinates of the configured policy.
+
+    Raises:
+        ValueError: a policy of an unsupported family.
+    """
+    vision = family_of(resolve(cfg.policy.path)).vision
+    if cfg.policy.coordinates == "auto":
+        return vision
+    return replace(vision, coordinates=cfg.policy.coordinates)
+
+
+def system_message(cfg: Config) -> str:
+    """Return the message before the first turn of every dialogue; empty for none.
+
+    `auto` is the system's own message; without one that of the policy's official template.
+
+    Raises:
+        ValueError: as `make_system`.
+    """
+    given = cfg.policy.system_message
+    if given == "none":
+        return ""
+    if given != "auto":
+        return given
     family = family_of(resolve(cfg.policy.path))
-    return systems.make(cfg.system.name, dict(cfg.system.options), family.vision)
+    return make_system(cfg).system_message or family.chat.system

@@ -308,6 +308,8 @@ def _refuse(problems: list[str]) -> None:
 def _wrong_values(cfg: Config) -> Iterator[str]:
     """Yield bounds that are broken and settings that do not go together."""
     yield from bound_problems(cfg)
+    if not cfg.policy.system_message.strip():
+        yield "policy.system_message is empty: give auto, none or a text"
     learner = cfg.learner
     if learner.lora_rank > 0 and learner.lora_alpha <= 0:
         yield f"learner.lora_alpha={learner.lora_alpha}: must be above 0 if lora_rank is"

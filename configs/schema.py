@@ -49,6 +49,18 @@ class PolicyConfig:
         help="compute type of engine and learner",
         identifies=(RUN, PREDICTIONS),
     )
+    system_message: str = setting(
+        "auto",
+        help="message before the first turn: auto (the system's own, else that of the policy's "
+        "official template), none, or a text",
+        identifies=(RUN, PREDICTIONS),
+    )
+    coordinates: Literal["auto", "pixels", "thousandths"] = setting(
+        "auto",
+        help="unit of the places that the policy writes: auto (its family's), pixels of the image "
+        "as shown, or thousandths of its sides",
+        identifies=(RUN, PREDICTIONS),
+    )
     attention: Literal["auto", "split", "flex"] = setting(
         "auto", help="tree attention of the learner; flex needs a GPU"
     )

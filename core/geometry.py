@@ -2,7 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
 Box = tuple[float, float, float, float]
+
+# How a policy writes places in an image: in its pixels, or in thousandths of its sides.
+Coordinates = Literal["pixels", "thousandths"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The numbers in which a policy writes places in one image.
+
+    Everything else in the program is in pixels: answers pass through `to_pixels` where they are
+    read, demonstrations through `from_pixels` where they are written.
+
+    Attributes:
+        hw: height and width of the image, as shown to the policy.
+        coordinates: unit of the numbers.
+    """
+
+    hw: tuple[int, int]
+    coordinates: Coordinates = "pixels"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image in the policy's numbers."""
+        return self.hw if self.coordinates == "pixels" else (1000, 1000)
+
+    def to_pixels(self, numbers: Sequence[float]) -> tuple[float, ...]:
+        """Return x, y, x, y, ... as the policy writes them in pixels of the image."""
+        return _scaled(numbers, self.size, self.hw)
+
+    def from_pixels(self, numbers: Sequence[float]) -> tuple[float, ...]:
+        """Return x, y, x, y, ... in pixels of the image in the policy's numbers, not rounded."""
+        return _scaled(numbers, self.hw, self.size)
 
 
 def scale_box(box: Box, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> Box:
@@ -27,3 +63,17 @@ def uniform_frames(num_frames: int, n: int) -> list[int]:
     if n >= num_frames:
         return list(range(num_frames))
     return [(2 * i + 1) * num_frames // (2 * n) for i in range(n)]
+
+
+def _scaled(
+    numbers: Sequence[float], from_hw: tuple[int, int], to_hw: tuple[int, int]
+) -> tuple[float, ...]:
+    """Scale x, y, x, y, ... from one size (height, width) to another."""
+    if from_hw == to_hw:
+        return tuple(numbers)
+    scaled = []
+    for place, number in enumerate(numbers):
+        # Even places are x, along the width.
+        side = 1 - place % 2
+        scaled.append(number * to_hw[side] / from_hw[side])
+    return tuple(scaled)

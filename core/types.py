@@ -25,6 +25,8 @@ from typing import Any, Literal, Protocol, TypedDict
 
 import numpy as np
 
+from core.geometry import Coordinates
+
 
 class Rle(TypedDict):
     """A binary mask as compressed COCO run-length encoding; `size` is [height, width]."""
@@ -171,17 +173,20 @@ class View:
 
 @dataclass(frozen=True)
 class Vision:
-    """Sizes of the images for a policy, for its engine and its learner alike.
+    """Sizes of the images for a policy, for its engine and its learner alike, and the unit of the
+    places that it writes.
 
     Attributes:
         cell: pixels on a side of one image token; both sides of an image are multiples of it.
         min_pixels: fewest pixels of an image; 0 is one token.
         max_pixels: most pixels of an image; 0 is any number.
+        coordinates: unit of the places that the policy writes.
     """
 
     cell: int
     min_pixels: int = 0
     max_pixels: int = 0
+    coordinates: Coordinates = "pixels"
 
     def round_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the nearest multiples of the cell, at least one cell on each side."""
@@ -423,6 +428,11 @@ class System(Protocol):
     """A published method: how an episode is played and rewarded."""
 
     name: str
+
+    @property
+    def system_message(self) -> str:
+        """The method's own message before the first turn; empty for none."""
+        ...
 
     def shown(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Return the sample as training shows it to `play`.

@@ -24,8 +24,13 @@ from models.families import Family, family_of
 REMEMBERED = 10_000
 
 
-def load_dialogue(folder: str | Path) -> Dialogue:
+def load_dialogue(folder: str | Path, system_message: str = "") -> Dialogue:
     """Return the dialogue of a policy's Hugging Face folder: its tokenizer in its family's format.
+
+    Args:
+        folder: the policy.
+        system_message: message before the first turn (`actors.setup.system_message`); empty for
+            none.
 
     Raises:
         ValueError: the model or its tokenizer is not supported.
@@ -33,7 +38,7 @@ def load_dialogue(folder: str | Path) -> Dialogue:
     from transformers import AutoTokenizer
 
     family = family_of(folder)
-    return Dialogue(AutoTokenizer.from_pretrained(folder), family)
+    return Dialogue(AutoTokenizer.from_pretrained(folder), family, system_message)
 
 
 def control_ids(tokenizer: Any) -> set[int]:
@@ -47,6 +52,18 @@ def text_ids(tokenizer: Any, text: str) -> list[int]:
     return list(encoded["input_ids"])
 
 
+def joined(content: Sequence[str | View]) -> list[str | View]:
+    """Return the content with adjacent texts joined, as a chat template renders them."""
+    pieces: list[str | View] = []
+    for piece in content:
+        before = pieces[-1] if pieces else None
+        if isinstance(piece, str) and isinstance(before, str):
+            pieces[-1] = before + piece
+        else:
+            pieces.append(piece)
+    return pieces
+
+
 @dataclass(frozen=True)
 class Dialogue:
     """Writes turns as token ids, for one tokenizer.
@@ -54,10 +71,12 @@ class Dialogue:
     Attributes:
         tokenizer: transformers' tokenizer of the policy.
         family: the policy's family.
+        system_message: message before the first turn; empty for none.
     """
 
     tokenizer: Any
     family: Family
+    system_message: str = ""
     _ids_of_text: dict[str, tuple[int, ...]] = field(
         default_factory=dict,
         repr=False,
@@ -142,14 +161,14 @@ class Dialogue:
 
         Args:
             content: text and images, in order.
-            first: whether it opens the dialogue, after the family's system message; a later turn
-                follows a completion that ended with `end_id`.
+            first: whether it opens the dialogue, after the system message; a later turn follows a
+                completion that ended with `end_id`.
             expanded: True gives an image as many tokens as the model sees (learner), False gives
                 one (vLLM's prompt).
         """
         ids = self._opening() if first else self.text("\n")
         ids += self._start_message("user")
-        for piece in content:
+        for piece in joined(content):
             if isinstance(piece, str):
                 ids += self.text(piece)
             else:
@@ -166,10 +185,10 @@ class Dialogue:
 
     def _opening(self) -> list[int]:
         """Return the ids of the system message; none without one."""
-        system = self.family.chat.system
-        if not system:
+        if not self.system_message:
             return []
-        return self._start_message("system") + self.text(system) + self._end_message()
+        message = self.text(self.system_message)
+        return self._start_message("system") + message + self._end_message()
 
     def completion(self, text: str) -> list[int]:
         """Return the ids of a whole answer, as if it had been sampled; for demonstrations."""

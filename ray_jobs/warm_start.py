@@ -25,6 +25,7 @@ from transformers import AutoModelForImageTextToText
 from actors.drawing import DrawBatch, mask_targets
 from actors.learner_pool import LearnerPool
 from actors.policies import token_id
+from actors.setup import system_message
 from configs.load import load as load_config
 from configs.load import resolve
 from configs.schema import Config
@@ -184,7 +185,7 @@ def imitate_step(
 def make_demonstrator(cfg: Config, system: System) -> Demonstrator:
     """Return a demonstrator in the chat format of the policy."""
     folder = resolve(cfg.policy.path)
-    dialogue = load_dialogue(folder)
+    dialogue = load_dialogue(folder, system_message(cfg))
     seg_id = None
     if cfg.mask.token:
         seg_id = token_id(dialogue, cfg.mask.token)

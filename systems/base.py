@@ -72,6 +72,10 @@ class BaseSystem(Generic[OptionsT]):
         """
         return cls(make_settings(cls.schema, options, WHERE), vision)
 
+    @property
+    def system_message(self) -> str:
+        return ""
+
     def shown(self, sample: Sample, rng: np.random.Generator) -> Sample:
         return sample.bare
 

@@ -34,7 +34,7 @@ class Engine:
 
         from models.engine import weight_transfer
 
-        self.dialogue = load_dialogue(settings.path)
+        self.dialogue = load_dialogue(settings.path, settings.system_message)
         weight_transfer.register()
         if settings.weight_backend == "ipc":
             # Memory handles travel pickled, from this run's own learner.

@@ -37,6 +37,7 @@ class EngineSettings:
         tensor_parallel: GPUs of one engine; GPU only.
         weight_backend: object_store, nccl or ipc.
         seed: vLLM's own seed. Requests carry seeds of their own.
+        system_message: message before the first turn; empty for none.
     """
 
     path: str
@@ -50,6 +51,7 @@ class EngineSettings:
     tensor_parallel: int = 1
     weight_backend: str = OBJECT_STORE
     seed: int = 0
+    system_message: str = ""
 
 
 def engine_args(settings: EngineSettings) -> dict[str, Any]:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from core.batch import ImageLayout
+from core.geometry import Coordinates
 from core.types import Vision
 
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """Control tokens of a dialogue, and its system message.
+    """Control tokens of a dialogue, and its default system message.
 
     Attributes:
         turn_start: opens a message; its role follows as text.
@@ -26,7 +27,8 @@ class ChatFormat:
         image_start: opens an image.
         image: placeholder, once for each token of an image.
         image_end: closes an image.
-        system: message before the first turn; empty for none.
+        system: message that the official template opens a dialogue with where none is given;
+            empty for none.
     """
 
     turn_start: str
@@ -58,6 +60,7 @@ class Family(ABC):
         chat: how a dialogue is written.
         patch_size: default for pixels on a side of a vision patch.
         merge_size: default for patches on a side of an image token.
+        coordinates: how the released models write places in an image.
         max_tokens: most tokens of one image. The least is one token, whatever the size limits of
             the folder's image processor are: systems show frames below the official limits.
         image_token: default for the id of the image placeholder.
@@ -71,6 +74,7 @@ class Family(ABC):
     chat: ClassVar[ChatFormat]
     patch_size: ClassVar[int]
     merge_size: ClassVar[int] = 2
+    coordinates: ClassVar[Coordinates] = "pixels"
     # Both families' official `max_pixels`, 12,845,056 and 16,777,216.
     max_tokens: ClassVar[int] = 16384
     image_token: ClassVar[int] = 151655
@@ -99,7 +103,12 @@ class Family(ABC):
         patch = int(tower.get("patch_size", self.patch_size))
         merge = int(tower.get("spatial_merge_size", self.merge_size))
         cell = patch * merge
-        return Vision(cell, min_pixels=cell**2, max_pixels=self.max_tokens * cell**2)
+        return Vision(
+            cell,
+            min_pixels=cell**2,
+            max_pixels=self.max_tokens * cell**2,
+            coordinates=self.coordinates,
+        )
 
     @property
     def layout(self) -> ImageLayout:

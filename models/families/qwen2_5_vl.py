@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from models.families.base import ChatFormat, Family
 
-# The official template of Qwen2.5-VL opens every dialogue with "You are a helpful assistant.".
-# Policies of this project are trained without a system message, so there is none here.
 QWEN_CHAT = ChatFormat(
     turn_start="<|im_start|>",
     turn_end="<|im_end|>",
@@ -19,10 +18,14 @@ QWEN_CHAT = ChatFormat(
 
 
 class Qwen2_5VL(Family):
-    """Patches of 14 pixels, 28 x 28 pixels a token; the vision tower gives one feature a token."""
+    """Patches of 14 pixels, 28 x 28 pixels a token; the vision tower gives one feature a token.
+
+    Places in an image are in its pixels, as the model sees it.
+    """
 
     model_type = "qwen2_5_vl"
-    chat = QWEN_CHAT
+    # The chat template of the released folders.
+    chat = replace(QWEN_CHAT, system="You are a helpful assistant.")
     patch_size = 14
 
     def repeat_images(self, features: Any, order: Sequence[int]) -> Any:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from core.types import View
-from models.dialogue import Dialogue, control_ids
+from models.dialogue import Dialogue, control_ids, joined
 from models.families import Qwen2_5VL, Qwen3VL
 from tests.models import tiny_engine
 
@@ -39,18 +39,27 @@ def test_layout_of_two_turns() -> None:
 
 
 def test_system_message() -> None:
-    """A family may open its dialogues with one; later turns do not repeat it."""
-
-    class Polite(Qwen2_5VL):
-        chat = replace(Qwen2_5VL.chat, system="Be kind.")
-
-    dialogue = Dialogue(TOKENIZER, Polite())
+    """It opens a dialogue; later turns do not repeat it."""
+    dialogue = Dialogue(TOKENIZER, Qwen2_5VL(), "Be kind.")
     first = spelled(dialogue.user(["Hi"], first=True, expanded=False))
     later = spelled(dialogue.user(["Hi"], first=False, expanded=False))
     assert first.startswith(
         "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>"
     )
     assert "Be kind" not in later
+
+
+def test_adjacent_texts_are_one_text() -> None:
+    """A chat template renders them without a seam, and a tokenizer may join their letters."""
+    view = View(0, 28, 28)
+    assert joined(["Frames:", "0", view, "1", view, view, "\nFind", " it."]) == [
+        "Frames:0",
+        view,
+        "1",
+        view,
+        view,
+        "\nFind it.",
+    ]
 
 
 def test_expanded_differs_only_in_pads() -> None:

@@ -48,7 +48,7 @@ def test_released_qwen3_vl(tmp_path: Path) -> None:
     family = family_of(write_config(tmp_path / "policy", config))
 
     assert isinstance(family, Qwen3VL)
-    assert family.vision == Vision(cell=32, min_pixels=1024, max_pixels=16777216)
+    assert family.vision == Vision(32, 1024, 16777216, coordinates="thousandths")
     assert family.layout.cell == 32
     assert family.hidden_size == 2560
 
@@ -65,6 +65,16 @@ def test_sizes_come_from_the_folder(tmp_path: Path) -> None:
 def test_a_family_without_a_folder_has_the_released_sizes(name: str, cell: int) -> None:
     assert FAMILIES[name]().vision.cell == cell
     assert FAMILIES[name].model_type == name
+
+
+def test_qwen2_5_vl_writes_pixels_after_a_system_message() -> None:
+    assert Qwen2_5VL().vision.coordinates == "pixels"
+    assert Qwen2_5VL.chat.system == "You are a helpful assistant."
+
+
+def test_qwen3_vl_writes_thousandths_without_a_system_message() -> None:
+    assert Qwen3VL().vision.coordinates == "thousandths"
+    assert not Qwen3VL.chat.system
 
 
 @pytest.mark.parametrize(
