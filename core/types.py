@@ -45,6 +45,7 @@ class Video:
         frame_names: one for each frame, in order.
         height: pixels.
         width: pixels.
+        stride: of a video file, frame i is its frame i x stride (Ref-SAV labels every fourth).
     """
 
     uid: str
@@ -52,10 +53,26 @@ class Video:
     frame_names: tuple[str, ...]
     height: int
     width: int
+    stride: int = 1
 
     @property
     def num_frames(self) -> int:
         return len(self.frame_names)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A box and a point on one frame, in pixels of the video: all that is known without a mask.
+
+    Attributes:
+        frame: frame number.
+        box: (x0, y0, x1, y1), x1 and y1 exclusive.
+        point: (x, y).
+    """
+
+    frame: int
+    box: tuple[float, float, float, float]
+    point: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -66,10 +83,13 @@ class Target:
         uid: name of the object in its data set.
         masks_F: its mask on each frame of the video, None if it is not visible. The sequence may
             read from the data set on access.
+        place: instead of masks, in data sets without them (VisionReasoner's 7k); `masks_F` is then
+            None on every frame. Only some rewards do without masks (`System.needs_masks`).
     """
 
     uid: str
     masks_F: Sequence[Rle | None]
+    place: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +131,9 @@ class Notes:
         description: looks of the targets, for a demonstration.
         names: names of the targets, for a demonstration without a description.
         conversations: turns of a published dialogue, each with "from" and "value" (VTS-CoT).
+        task: what `conversations` answers instead of "where are the targets?" (VideoSEG-O3's SFT
+            mixture). "qa": questions about the video; "vtg": when an event happens; "gcg": a
+            caption, with a [SEG] for each target in turn. Such a sample serves warm starts alone.
         sample_frame_indice: frames at the start of the published dialogue (VTS-CoT).
         difficulty: D of the query, from 1 to 10, if the data set gives it
             (docs/spec/videoseg_r1.md, Rewards).
@@ -129,6 +152,7 @@ class Notes:
     description: str = ""
     names: tuple[str, ...] = ()
     conversations: tuple[Mapping[str, str], ...] | None = None
+    task: Literal["", "qa", "vtg", "gcg"] = ""
     sample_frame_indice: tuple[int, ...] | None = None
     difficulty: float | None = None
     ratings: Mapping[str, int] | None = None
@@ -290,12 +314,14 @@ class SegPrompt:
         frame: frame number to draw on.
         role: "keyframe": rewarded and calibrated. "video": rewarded on another frame. "final":
             tracked only.
+        target: index of the sample's target to draw; None is the union of all.
     """
 
     turn: int
     position: int
     frame: int
     role: str = "keyframe"
+    target: int | None = None
 
 
 @dataclass(frozen=True)
@@ -461,6 +487,16 @@ class System(Protocol):
     @property
     def masks_by(self) -> MaskMaker:
         """The maker of the masks for `score`; without one, no process is started for masks."""
+        ...
+
+    @property
+    def needs_masks(self) -> bool:
+        """False if `score` does without the true masks of a target that has a `place`."""
+        ...
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks (`Notes.task`) that `demonstrate` knows beside finding the targets."""
         ...
 
     def score(

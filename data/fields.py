@@ -126,6 +126,25 @@ def texts(mapping: Any, key: str, where: str) -> tuple[str, ...]:
     return tuple(str(name) for name in names)
 
 
+def inside(name: str, where: str, key: str) -> str:
+    """Return the name of a file or folder that stays below the data set's folder.
+
+    Args:
+        key: What holds the name, for the message.
+
+    Raises:
+        ValueError: The name is empty, absolute, or leads out of its folder.
+    """
+    parts = name.replace("\\", "/").split("/")
+    is_absolute = not parts[0]
+    if is_absolute or ".." in parts or "\0" in name:
+        raise ValueError(
+            f"{where}: {key} is {name!r:.80}, which leads out of the data set's folder: give a "
+            'name without ".." that does not begin with "/"'
+        )
+    return name
+
+
 def optional(
     mapping: dict[str, Any],
     key: str,

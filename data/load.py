@@ -14,7 +14,7 @@ from typing import Protocol
 
 from core.types import Sample, Target
 from data.fields import Faults
-from data.readers.cot import read_o3_rl, read_vts_cot
+from data.readers.vts_cot_and_o3_rl import read_o3_rl, read_vts_cot
 from data.readers.davis import read_davis
 from data.readers.long_rvos import read_long_rvos
 from data.readers.mevis import mevis_video_objects, read_lvvis, read_mevis

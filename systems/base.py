@@ -90,6 +90,14 @@ class BaseSystem(Generic[OptionsT]):
     def masks_by(self) -> MaskMaker:
         return ""
 
+    @property
+    def needs_masks(self) -> bool:
+        return True
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return ()
+
     async def play(self, sample: Sample, ask: Ask) -> Episode:
         raise NotImplementedError
 

@@ -209,18 +209,19 @@ def _store_decoded(
         if index in missing or not store.has(name):
             wanted.append(index)
 
+    numbers = [index * video.stride for index in wanted]
     with store.scratch() as scratch:
         decode(
             video.path,
-            wanted,
+            numbers,
             scratch,
             decoders=decoders,
             timeout_s=timeout_s,
             num_frames=video.num_frames,
         )
         frames = {}
-        for index in wanted:
-            frames[index] = store.put(names[index], scratch / f"{index}.npy")
+        for index, number in zip(wanted, numbers, strict=True):
+            frames[index] = store.put(names[index], scratch / f"{number}.npy")
         return frames
 
 
@@ -232,7 +233,7 @@ def _names_in_video_file(video: Video, indices: Sequence[int]) -> dict[int, str]
             f"{indices[0]}; is the data set complete, and its root right (data.root)?"
         )
     content = _content_name(video.path)
-    return {index: f"{content}-{index}" for index in indices}
+    return {index: f"{content}-{index * video.stride}" for index in indices}
 
 
 def _content_name(path: str) -> str:

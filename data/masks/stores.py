@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from core.types import Target
+from data.fields import inside
 from data.masks.png_masks import PngMasks
 from data.masks.rle_entries import Entry
 from data.masks.rle_index import RleMasks, entries
@@ -164,6 +165,7 @@ class ObjectStore:
         return self._targets[key]
 
     def _folder(self, uid: str, anno: str, where: str) -> Path:
+        inside(anno, where, "its object")
         places = self.folders(uid, anno)
         for place in places:
             if place.is_dir():

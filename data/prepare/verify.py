@@ -234,8 +234,9 @@ def _wrong_video_file(path: Path, video: Video) -> list[str]:
         )
         return texts
 
-    if seen < video.num_frames:
-        texts.append(f"{path}: {seen} frames, but {video.num_frames} are listed: download it again")
+    needed = (video.num_frames - 1) * video.stride + 1
+    if seen < needed:
+        texts.append(f"{path}: {seen} frames, but {needed} are listed: download it again")
     return texts
 
 

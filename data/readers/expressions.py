@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from core.types import Notes, Sample, Target, Video
-from data.fields import Faults, texts, value
+from data.fields import Faults, inside, texts, value
 from data.frames.images import FRAME_SUFFIXES, first_file, image_size
 from data.frames.reading import frame_size
 from data.masks.stores import ListedFrames, Size, Store
@@ -72,6 +72,7 @@ class Format:
         kind: Returns `Sample.kind` of an expression.
         notes: Returns the notes of an expression, from the uid and the entry of its video.
         min_frames: Shorter videos are left out, as the published reader does.
+        stride: `Video.stride` of all videos.
     """
 
     file: Path
@@ -83,6 +84,7 @@ class Format:
     kind: Callable[[Meta], str] = _default_kind
     notes: Callable[[str, Meta, Meta], Notes] = _default_notes
     min_frames: int = 1
+    stride: int = 1
 
 
 def read_videos(format: Format, videos: Meta, faults: Faults) -> list[Sample]:
@@ -99,10 +101,12 @@ def read_videos(format: Format, videos: Meta, faults: Faults) -> list[Sample]:
 
 
 def frame_names(meta: Any, where: str) -> tuple[str, ...]:
-    """Return the names of a video's frames; ValueError if it lists none."""
+    """Return the names of a video's frames; ValueError if it lists none, or no names of files."""
     names = texts(meta, "frames", where)
     if not names:
         raise ValueError(f'{where}: "frames" is empty: list its frames, or take the video out')
+    for name in names:
+        inside(name, where, 'a name in "frames"')
     return names
 
 
@@ -165,6 +169,7 @@ def find_images(folders: Iterable[Path], file: Path, uid: str) -> str:
 
 def _read_video(format: Format, uid: str, meta: Any, faults: Faults) -> list[Sample]:
     where = f"{format.file}: video {uid!r}"
+    inside(uid, where, "its name")
     names = frame_names(meta, where)
     expressions = value(meta, "expressions", dict, where)
     if len(names) < format.min_frames:
@@ -181,6 +186,7 @@ def _read_video(format: Format, uid: str, meta: Any, faults: Faults) -> list[Sam
     for key, expression in expressions.items():
         its = f"{where}: expression {key!r}"
         with faults.noted():
+            inside(key, its, "its name")
             targets, size = _targets(format, ListedFrames(uid, names, size), expression, its)
             value(expression, format.text, str, its)
             kind = format.kind(expression)
@@ -189,7 +195,7 @@ def _read_video(format: Format, uid: str, meta: Any, faults: Faults) -> list[Sam
         return []
 
     height, width = size or frame_size(path, names)
-    video = Video(uid, path, names, height, width)
+    video = Video(uid, path, names, height, width, format.stride)
     return [_sample(format, video, meta, one) for one in found]
 
 

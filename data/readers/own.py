@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from core.types import Notes, Rle, Sample, Target, Video
-from data.fields import Faults, load_videos, optional, splits_found, texts, value
+from data.fields import Faults, inside, load_videos, optional, splits_found, texts, value
 from data.frames.images import FRAME_SUFFIXES, IMAGE_SUFFIXES, stems_in
 from data.frames.probing import probe
 from data.masks.png_masks import PngMasks
@@ -66,6 +66,7 @@ def read_own(
 
 
 def _read_video(root: Path, uid: str, meta: Any, where: str, faults: Faults) -> list[Sample]:
+    inside(uid, where, "its name")
     path = root / value(meta, "path", str, where)
     _refuse_unknown_keys(meta, VIDEO_KEYS, where)
     video = _video(uid, path, meta, where, faults)
@@ -105,6 +106,8 @@ def _listed_frames(path: Path, meta: Any, where: str, faults: Faults) -> tuple[s
         raise ValueError(
             f'{where}: "frames" is empty: list frames, or take it out to use all images'
         )
+    for name in names:
+        inside(name, where, 'a name in "frames"')
     present_frames(str(path), names, where, faults)
     return names
 

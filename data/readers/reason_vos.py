@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from core.types import Notes, Sample
-from data.fields import Faults, load_videos, value
+from data.fields import Faults, inside, load_videos, value
 from data.frames.images import stems_in
 from data.masks.png_masks import PngMasks
 from data.masks.stores import ObjectStore
@@ -81,7 +81,7 @@ def read_reason_vos(
 
 def _with_expressions_by_id(meta: Any, where: str) -> Meta:
     """Return the entry of a video with its expressions under their ids, each with its "is_sent"."""
-    value(meta, "source", str, where)
+    inside(value(meta, "source", str, where) or "-", where, '"source"')
     expressions = value(meta, "expressions", (dict, list), where)
     if isinstance(expressions, list):
         expressions = _by_id(expressions, where)

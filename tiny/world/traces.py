@@ -1,6 +1,7 @@
 """Search traces over synthetic videos, in the format and folders of VTS-CoT.
 
-    <root>/VTS-CoT/mevis.json          one dialogue an expression with a target (`data.readers.cot`)
+    <root>/VTS-CoT/mevis.json             one dialogue an expression with a target; the format of
+                                          `data.readers.vts_cot_and_o3_rl`
     <root>/video_datas/mevis/train/...    its videos and masks (`tiny.world.write`)
 
     python -m tiny.world.traces datasets/synthetic_traces --videos 900

@@ -12,7 +12,7 @@ import pytest
 from core.masks import boxes_areas
 from core.types import End, Turn
 from data.load import load_samples
-from data.readers.cot import read_vts_cot
+from data.readers.vts_cot_and_o3_rl import read_vts_cot
 from systems.videoseg_o3 import VideoSegO3
 from tiny.world.traces import write_traces
 
