@@ -14,7 +14,6 @@ from typing import Protocol
 
 from core.types import Sample, Target
 from data.fields import Faults
-from data.readers.vts_cot_and_o3_rl import read_o3_rl, read_vts_cot
 from data.readers.davis import read_davis
 from data.readers.long_rvos import read_long_rvos
 from data.readers.mevis import mevis_video_objects, read_lvvis, read_mevis
@@ -23,6 +22,7 @@ from data.readers.reason_seg import read_reason_seg
 from data.readers.reason_vos import read_reason_vos
 from data.readers.refcoco import read_refcoco
 from data.readers.revos import read_revos
+from data.readers.vts_cot_and_o3_rl import read_o3_rl, read_vts_cot
 from data.readers.youtube_vos import read_youtube_vos
 
 

@@ -1,9 +1,13 @@
-"""Masks that stay on disk until needed: the base of `RleMasks`, `PngMasks` and `PolygonMask`."""
+"""Masks that stay on disk until needed: the base of `RleMasks`, `PngMasks` and `PolygonMask`.
+
+`PartMasks` places the masks of a part of a video.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import overload
 
 from core.types import Rle
@@ -34,3 +38,25 @@ class LazyMasks(Sequence["Rle | None"]):
         return isinstance(other, Sequence) and self.all() == tuple(other)
 
     __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, eq=False)
+class PartMasks(LazyMasks):
+    """The masks of a part of a video, and None before and after it.
+
+    Attributes:
+        part: The masks of the frames from `start` on.
+        num_frames: The number of frames of the video.
+    """
+
+    part: LazyMasks
+    start: int
+    num_frames: int
+
+    def __len__(self) -> int:
+        return self.num_frames
+
+    def all(self) -> tuple[Rle | None, ...]:
+        before: tuple[Rle | None, ...] = (None,) * self.start
+        after = (None,) * (self.num_frames - self.start - len(self.part))
+        return before + self.part.all() + after
