@@ -77,6 +77,16 @@ def json_value(text: str) -> Any | None:
         return None
 
 
+def literal_value(text: str) -> Any | None:
+    """Return the Python literal in `text`, without fence; else None (and for None itself)."""
+    if len(text) > MAX_CHARS or _depth(text) > MAX_DEPTH:
+        return None
+    try:
+        return _literal(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+
+
 def records(text: str) -> list[dict[Any, Any]]:
     """Return the dictionaries in a text: a list of them, or a single one; else []."""
     found = value(text)

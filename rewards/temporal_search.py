@@ -22,10 +22,12 @@ def span_precision(spans_G2: Tensor, visible_F: Tensor) -> Tensor:
     """Return |span and truth| / |span|, the share of frames with the target; float64 (G,).
 
     The release calls it IoU; it is highest for a span of one frame. With a target never in sight
-    every span gives 1; otherwise an empty span gives 0.
+    every span gives 1; otherwise an empty span gives 0. As released in float32, with a millionth in
+    the divisor: half of a span of up to 16 frames falls just short of one half.
     """
     hits_G, lengths_G = _overlap(spans_G2, visible_F)
-    return _or_one(hits_G / lengths_G.clamp(min=1), visible_F)
+    q_G = hits_G.float() / (lengths_G.float() + 1e-6)
+    return _or_one(q_G.double(), visible_F)
 
 
 def span_iou(spans_G2: Tensor, visible_F: Tensor) -> Tensor:

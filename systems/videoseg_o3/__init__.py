@@ -32,11 +32,16 @@ from systems.base import (
     end_of,
     said,
 )
-from systems.videoseg_o3.answers import read_turn
 from systems.videoseg_o3.demonstrate import completions, dialogue
 from systems.videoseg_o3.options import MASK_TERMS, VideoSegO3Options
 from systems.videoseg_o3.prompts import ask_first, ask_more, spatial_frames
-from systems.videoseg_o3.rounds import facts_of_round, read_rounds, seg_prompts, tracked_frame
+from systems.videoseg_o3.rounds import (
+    facts_of_round,
+    read,
+    read_rounds,
+    seg_prompts,
+    tracked_frame,
+)
 from systems.videoseg_o3.score import rewards_of
 from systems.videoseg_o3.traces import SEG
 
@@ -73,7 +78,7 @@ class VideoSegO3(BaseSystem[VideoSegO3Options]):
         while True:
             turn = await ask(question, max_tokens=options.frames.max_tokens)
             turns.append(turn)
-            select = read_turn(said(turn), sample.video.num_frames, options.bare_json).select
+            select = read(said(turn), sample.video.num_frames, options).select
             if select is None or len(turns) == options.max_turns:
                 break
             is_last = len(turns) == options.max_turns - 1

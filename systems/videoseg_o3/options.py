@@ -117,6 +117,11 @@ class VideoSegO3Options:
                 )
 
     @property
+    def fill_keys(self) -> bool:
+        """Whether a look without one of its keys is read with a 0 in its place, as released."""
+        return self.rewards == "as_released"
+
+    @property
     def frames(self) -> FrameBudget:
         """The budget, with the numbers that are set one by one."""
         own = {}

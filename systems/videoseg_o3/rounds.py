@@ -22,6 +22,11 @@ class Round:
     frame: int
 
 
+def read(text: str, num_frames: int, options: VideoSegO3Options) -> Reading:
+    """Return what a turn selects and answers, as leniently as the options say."""
+    return read_turn(text, num_frames, options.bare_json, options.fill_keys)
+
+
 def read_rounds(sample: Sample, turns: Sequence[Turn], options: VideoSegO3Options) -> list[Round]:
     """Return the rounds of an episode.
 
@@ -32,7 +37,7 @@ def read_rounds(sample: Sample, turns: Sequence[Turn], options: VideoSegO3Option
     pending = num_frames // 2
     rounds = []
     for turn in turns:
-        reading = read_turn(said(turn), num_frames, options.bare_json)
+        reading = read(said(turn), num_frames, options)
         frame = pending
         if options.keyframe_rule == "own" and reading.look is not None:
             frame = reading.look.keyframe

@@ -38,6 +38,8 @@ FREE_IN_A_RUN = (
 FIXED_IN_PREDICTIONS = (
     "seed",
     "policy.dtype",
+    "policy.system_message",
+    "policy.coordinates",
     "data.format",
     "data.test_split",
     "data.no_target",

@@ -12,6 +12,7 @@ LOOK = Look(3, 9, 5)
 JSON = '{"start": 3, "end": 8, "keyframe": 5}'
 BODY = f"<VTG>{JSON}</VTG>"
 QUOTED_KEYFRAME = BODY.replace("5", '"5"')
+WITHOUT_KEYFRAME = BODY.replace(', "keyframe": 5', "")
 SINGLE_QUOTED = BODY.replace('"', "'")
 
 
@@ -34,7 +35,11 @@ SINGLE_QUOTED = BODY.replace('"', "'")
         (f"<select>{BODY.replace('5', 'true')}</select>", None, None),
         (f"<select>{BODY.replace('5', '9' * 400)}</select>", Look(3, 9, 11), Look(3, 9, 11)),
         (f"<select>{BODY.replace('5', '9' * 5000)}</select>", None, None),
-        (f"<select>{QUOTED_KEYFRAME}</select>", None, None),
+        # Numbers as texts are read, as released.
+        (f"<select>{QUOTED_KEYFRAME}</select>", LOOK, LOOK),
+        (f"<select>{QUOTED_KEYFRAME.replace('5', '5.5')}</select>", None, None),
+        (f"<select>{QUOTED_KEYFRAME.replace('5', 'five')}</select>", None, None),
+        (f"<select>{WITHOUT_KEYFRAME}</select>", None, None),
         # Strict JSON, as released.
         (f"<select>{SINGLE_QUOTED}</select>", None, None),
         (f"<select>{JSON}</select>", None, LOOK),
@@ -56,6 +61,22 @@ def test_a_turn_is_read(text: str, strict: Look | None, bare: Look | None) -> No
     assert read_turn(answer, T).answer == strict
 
 
+def test_a_missing_key_is_read_as_0_if_asked_for() -> None:
+    text = f"<select>{WITHOUT_KEYFRAME}</select>"
+    assert read_turn(text, T, fill_keys=True).select == Look(3, 9, 0)
+    wrong = BODY.replace("5", "null")
+    assert read_turn(f"<select>{wrong}</select>", T, fill_keys=True).select is None
+
+
+@pytest.mark.parametrize(("mode", "turns"), [("as_released", 2), ("as_intended", 1)])
+def test_as_released_an_incomplete_look_is_shown(mode: str, turns: int) -> None:
+    """The release takes 0 for what is missing, in its rollout as in its rewards."""
+    incomplete = SELECT.replace(', "keyframe": 5', "")
+    texts = (incomplete, ANSWER)[:turns]
+    episode, _, _ = play(*texts, rewards=mode)
+    assert len(episode.turns) == turns
+
+
 def test_select_wins_while_a_turn_is_left() -> None:
     _, _, select_without_thought = SELECT.partition("</think>")
     both = ANSWER + select_without_thought
@@ -69,15 +90,38 @@ def test_select_wins_while_a_turn_is_left() -> None:
     assert score(both, both, both, rewards="as_intended").parts["tiou"] == 1
 
 
-def test_rewards_of_the_release_read_the_last_block_with_an_exclusive_end() -> None:
-    two = f'{BODY}<VTG>{{"start": 1, "end": 4, "keyframe": 2}}</VTG>'
+def test_rewards_of_the_release_read_the_last_action_with_an_exclusive_end() -> None:
+    other = '<VTG>{"start": 1, "end": 4, "keyframe": 2}</VTG>'
+    two = f"<select>{BODY}</select><answer>{other}</answer>"
     assert read_last(two, T) == ((1, 4), 2)
     assert read_last(two.replace('"', "'"), T) == ((1, 4), 2)
+    # Within an action the first look counts.
+    assert read_last(f"<answer>{BODY}{other}</answer>", T) == ((3, 8), 5)
 
 
-def test_rewards_of_the_release_clip_the_span_and_drop_a_keyframe_outside_the_video() -> None:
-    assert read_last(BODY.replace("8", "99").replace("3", "-1"), T) == ((0, 12), 5)
-    assert read_last(BODY.replace("5", "12"), T) == ((3, 8), -1)
+@pytest.mark.parametrize(
+    ("look", "read"),
+    [
+        (BODY.replace("8", "99").replace("3", "-1"), ((0, 12), 5)),
+        (BODY.replace("5", "99"), ((3, 8), 11)),
+        (BODY.replace("5", "-2"), ((3, 8), 0)),
+        (WITHOUT_KEYFRAME, ((3, 8), 0)),
+        ("<VTG>{}</VTG>", ((0, 0), 0)),
+        (QUOTED_KEYFRAME, ((3, 8), 5)),
+        (BODY.replace("5", "5.9"), ((3, 8), 5)),
+        (BODY.replace("5", "True"), ((3, 8), 1)),
+        (BODY.replace("5", "true"), ((0, 0), -1)),
+        (BODY.replace("5", "null"), ((0, 0), -1)),
+        (BODY.replace("5", '"5.0"'), ((0, 0), -1)),
+        (BODY.replace("5", "1e999"), ((0, 0), -1)),
+        ("<VTG>[3, 8, 5]</VTG>", ((0, 0), -1)),
+        (f"<VTG>```json{JSON}```</VTG>", ((0, 0), -1)),
+    ],
+)
+def test_rewards_of_the_release_bring_a_look_into_the_video(
+    look: str, read: tuple[tuple[int, int], int]
+) -> None:
+    assert read_last(f"<answer>{look}</answer>", T) == read
 
 
 @pytest.mark.parametrize(
@@ -85,13 +129,14 @@ def test_rewards_of_the_release_clip_the_span_and_drop_a_keyframe_outside_the_vi
     [
         "",
         "<VTG>",
-        "</VTG>",
         "</VTG><VTG>",
-        "<VTG>{}</VTG>",
-        '<VTG>{"start": 1, "end": 2}</VTG>',
+        BODY,
+        f"<answer>{BODY}",
+        f"<answer>{BODY}</select>",
+        f"<answer></answer>{BODY}",
     ],
 )
-def test_rewards_of_the_release_read_nothing_in_a_broken_block(text: str) -> None:
+def test_rewards_of_the_release_read_nothing_outside_of_an_action(text: str) -> None:
     assert read_last(text, T) == ((0, 0), -1)
 
 
@@ -103,6 +148,12 @@ def test_rewards_of_the_release_read_nothing_in_a_broken_block(text: str) -> Non
         (ANSWER.replace("<think>", ""), False),
         (ANSWER.replace("</think>", ""), False),
         (ANSWER.replace("[SEG]", ""), False),
+        # Only white space between the thought and the action; around both, anything.
+        (ANSWER.replace("</think>", "</think>\n "), True),
+        (ANSWER.replace("</think>", "</think>So: "), False),
+        (ANSWER.replace("</think>", "</think>So: </think>"), True),
+        (f"Well. {ANSWER} Done.", True),
+        (ANSWER.replace("</answer>", ""), False),
         (ANSWER.replace("RefSeg", "RefVOS"), False),
         (ANSWER.replace('"', "'"), False),
         (ANSWER.replace("keyframe", "key"), False),

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import re
-
 import numpy as np
 import pytest
 
@@ -13,7 +10,6 @@ from systems.videoseg_o3 import VideoSegO3
 from tests.systems.o3_script import (
     ANSWER,
     HEIGHT,
-    SEEN,
     SELECT,
     SELECT_2,
     TINY,
@@ -210,41 +206,3 @@ def random_masks(episode: Episode, rng: np.random.Generator) -> list[np.ndarray]
     for _ in episode.answer.segs:
         masks.append(square(int(rng.integers(0, 41))))
     return masks
-
-
-# --- the release's span reward
-
-
-def released_span_reward(text: str) -> float:
-    """The released `lr_vtg_iou_dense`, for text alone."""
-    blocks = re.findall(r"<VTG>(.*?)</VTG>", text, re.DOTALL)
-    try:
-        said = ast.literal_eval(blocks[-1])
-        start = max(0, min(T, int(said["start"])))
-        end = max(0, min(T, int(said["end"])))
-        said["keyframe"]
-    except (IndexError, ValueError, SyntaxError, KeyError, TypeError):
-        return -0.5
-
-    if start >= end:
-        return -0.5
-    hits = 0
-    for frame in range(start, end):
-        hits += frame in SEEN
-    share = hits / (end - start)
-    if share < 0.5:
-        return -0.5
-    return 0.5 * share
-
-
-def test_the_span_reward_is_that_of_the_release() -> None:
-    rng = np.random.default_rng(0)
-    earned = set()
-    for _ in range(300):
-        start, end, keyframe = rng.integers(-2, T + 3, 3).tolist()
-        quote = rng.choice(['"', "'", ""], p=[0.8, 0.1, 0.1])
-        text = say("answer", start, end, keyframe).replace('"', quote)
-        span = score(text).parts["span"]
-        assert span == pytest.approx(released_span_reward(text)), text
-        earned.add(span)
-    assert len(earned) > 8
