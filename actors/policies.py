@@ -74,6 +74,7 @@ def with_mask_head(cfg: Config, folder: Path, policy: Policy, dialogue: Dialogue
         bce=mask.bce,
         dice=mask.dice,
         points=mask.points,
+        multimask=mask.multimask,
     )
     seg_id = token_id(dialogue, mask.token)
     return attach(policy, folder, sam, shape, seg_id, options, fresh=mask.fresh)

@@ -28,6 +28,7 @@ from core.drawing.requests import DrawnMask
 from core.masks import decode
 from core.types import End, Episode, EpisodeMasks, Reward, Rle, Sample
 from data.difficulty import ratings_file, with_ratings
+from data.holdout import HOLDOUT, held_out_part, training_part
 from data.load import load_samples
 
 if TYPE_CHECKING:
@@ -43,15 +44,22 @@ GroupRewards = tuple[Reward | None, ...]
 def read_split(cfg: Config, split: str) -> list[Sample]:
     """Read the samples of a split, with difficulty ratings if `difficulty.folder` is given.
 
+    `data.holdout` moves videos of the training split to the split `holdout`.
+
     Driver and reward actors both read a split with this function. Rewards depend on difficulty
     only in training, so the training split must be rated; another split is rated if it has a file.
     Raises the errors of `data.load.load_samples` and `data.difficulty.with_ratings`.
     """
     data = cfg.data
     folder = cfg.difficulty.folder
-    samples = load_samples(data.format, data.root, split, data.no_target)
-    if split == data.train_split or ratings_file(folder, split).is_file():
-        return with_ratings(samples, folder, split)
+    stored = data.train_split if split == HOLDOUT else split
+    samples = load_samples(data.format, data.root, stored, data.no_target)
+    if split == HOLDOUT:
+        samples = held_out_part(samples, data.holdout)
+    elif split == data.train_split:
+        samples = training_part(samples, data.holdout)
+    if stored == data.train_split or ratings_file(folder, split).is_file():
+        return with_ratings(samples, folder, stored)
     return samples
 
 

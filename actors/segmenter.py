@@ -70,8 +70,8 @@ def attach_redrawing(cfg: Config, segmenter: Segmenter) -> MaskHead:
     assert isinstance(segmenter, Sam2Segmenter), "checked by configs.load"
     folder = resolve(cfg.policy.path)
     width = family_of(folder).hidden_size
-    head = mask_head.load(folder, segmenter.model, width).to(segmenter.device).eval()
-    segmenter.redraw = head.decode
+    head = mask_head.load(folder, segmenter.model, width, cfg.mask.multimask)
+    segmenter.redraw = head.to(segmenter.device).eval().decode
     return head
 
 

@@ -40,6 +40,15 @@ OPEN_KEY = "system.options"
 SET_KEYS = ("data.sets", "evaluate.sets")
 _ONE_SET = re.compile(r"(?P<key>[\w.]+)\[(?P<index>\d+)\]\.(?P<name>\w+)")
 
+# The split of `data.holdout` (data/holdout.py).
+HOLDOUT = "holdout"
+
+# Owner of the base models on the Hugging Face hub, and the start of their names.
+HUB_OWNER = "Qwen"
+
+# First parts of local paths; another word before a slash is an owner on the hub.
+OWN_FOLDERS = ("checkpoints", "datasets", "models", "runs", "tiny")
+
 USAGE = "usage: python -m ray_jobs.<job> <preset | file.yaml> [key=value ...]"
 HELP_COLUMN = 44
 
@@ -322,6 +331,7 @@ def _wrong_values(cfg: Config) -> Iterator[str]:
             f"segmenter.kind={cfg.segmenter.kind}: a policy that draws masks "
             f"(mask.token={cfg.mask.token}) needs {' or '.join(kinds_that_follow_drawn())}"
         )
+    yield from _wrong_holdout(cfg)
     yield from _wrong_sets("data.sets", cfg.data.sets)
     yield from _wrong_sets("evaluate.sets", cfg.evaluate.sets)
     yield from _wrong_weights(cfg.data.sets)
@@ -335,6 +345,22 @@ def _wrong_values(cfg: Config) -> Iterator[str]:
         )
     if not cfg.name or Path(cfg.name).name != cfg.name or cfg.name in (".", ".."):
         yield (f"name={cfg.name!r}: must be a plain folder name; put the folder above it in `runs`")
+
+
+def _wrong_holdout(cfg: Config) -> Iterator[str]:
+    """Yield a share to hold out that no split reads, or a split without a share."""
+    data = cfg.data
+    reads = HOLDOUT in (data.eval_split, data.test_split)
+    if reads and not data.holdout:
+        yield (
+            f"data.holdout=0: the split {HOLDOUT} is a share of the training videos; "
+            "give it, such as data.holdout=0.02"
+        )
+    if data.holdout and not reads:
+        yield (
+            f"data.holdout={data.holdout}: these videos are neither trained on nor watched; "
+            f"set data.eval_split={HOLDOUT}, or data.holdout=0"
+        )
 
 
 def _wrong_sets(key: str, sets: Sequence[SetConfig]) -> Iterator[str]:
@@ -377,13 +403,14 @@ def _missing_paths(cfg: Config) -> Iterator[str]:
     if not (policy / "config.json").is_file():
         yield (
             f"policy.path={cfg.policy.path}: no config.json in {policy}; "
-            "give a model, checkpoint or run folder"
+            f"{_similar_path(cfg.policy.path)}"
+            f"give a model, checkpoint or run folder{_download(cfg.policy.path)}"
         )
 
     root = resolve(cfg.data.root)
     if not root.is_dir() and not cfg.data.synthetic:
         yield (
-            f"data.root={cfg.data.root}: {root} does not exist; "
+            f"data.root={cfg.data.root}: {root} does not exist; {_similar_path(cfg.data.root)}"
             "give the data's folder, or data.synthetic=true"
         )
     for key, sets in (("data.sets", cfg.data.sets), ("evaluate.sets", cfg.evaluate.sets)):
@@ -400,11 +427,36 @@ def _missing_paths(cfg: Config) -> Iterator[str]:
         if not given:
             yield f"segmenter.{name}: not set; give {remedy}"
         elif not resolve(given).exists():
-            yield f"segmenter.{name}={given}: {resolve(given)} does not exist; give {remedy}"
+            near = _similar_path(given)
+            yield f"segmenter.{name}={given}: {resolve(given)} does not exist; {near}give {remedy}"
 
     resume = cfg.train.resume
     if resume not in ("auto", "never") and not resolve(resume).is_dir():
         yield f"train.resume={resume}: expected auto, never, or an existing checkpoint folder"
+
+
+def _similar_path(path: str) -> str:
+    """Return a hint of the nearest name beside a path that does not exist; empty without one."""
+    wrong = resolve(path)
+    if wrong.exists() or not wrong.parent.is_dir():
+        return ""
+    near = nearest(wrong.name, [each.name for each in wrong.parent.iterdir()])
+    return f"did you mean {Path(path).with_name(near)}? Else " if near else ""
+
+
+def _download(path: str) -> str:
+    """Return the command that downloads a model, if `path` looks like its name on a hub."""
+    folder = Path(path)
+    known = folder.name.startswith(HUB_OWNER)
+    named = re.fullmatch(r"[\w-]+/[\w.-]+", path) and folder.parts[0] not in OWN_FOLDERS
+    if resolve(path).exists() or not (known or named):
+        return ""
+    hub_name = path if named else f"{HUB_OWNER}/{folder.name}"
+    target = f"checkpoints/{folder.name}" if named else path
+    return (
+        "; models are not downloaded by jobs: "
+        f"`hf download {hub_name} --local-dir {target}`, then policy.path={target}"
+    )
 
 
 if __name__ == "__main__":

@@ -107,7 +107,18 @@ class DataConfig:
         help="synthetic data: 24 frames a video, or 96 with each shape visible in 8 to 12",
     )
     train_split: str = setting("train", help="split for training")
-    eval_split: str = setting("valid", help="split for evaluations during training")
+    eval_split: str = setting(
+        "valid",
+        help="split watched during training, on which `best` is chosen; holdout: the videos of "
+        "data.holdout",
+    )
+    holdout: float = setting(
+        0.0,
+        help="share of the training videos set aside as the split `holdout`, by a hash of their "
+        "names",
+        least=0,
+        below=1,
+    )
     test_split: str = setting(
         "test",
         help="split for the table before and after training, and for ray_jobs.evaluate",
@@ -266,11 +277,18 @@ class SegmenterConfig:
     )
     path: str = setting(
         "tiny/weights/segmenter",
-        help="folder with config.json and model.safetensors, or an official SAM 2 checkpoint",
+        help="an official SAM 2 checkpoint (2.0 or 2.1), or a folder with config.json and "
+        "model.safetensors",
     )
     config: str = setting(
         "",
-        help="shape of an official SAM 2 checkpoint, such as hiera_l",
+        help="size that an official checkpoint must have, such as hiera_l; empty: any",
+        identifies=(RUN, PREDICTIONS),
+    )
+    multimask: bool = setting(
+        False,
+        help="on a prompted frame, take the best of three masks by predicted IoU, whatever the "
+        "prompt; else three for a single point only. Official checkpoints only",
         identifies=(RUN, PREDICTIONS),
     )
     workers: int = setting(1, help="segmenter actors", least=1, identifies=())
@@ -301,6 +319,9 @@ class MaskConfig:
         0,
         help="pixels of a mask in the mask losses, three quarters of them uncertain; 0: all",
         least=0,
+    )
+    multimask: bool = setting(
+        False, help="draw the best of three masks by predicted IoU; else SAM 2's single mask"
     )
     redraw: bool = setting(
         False, help="draw on every frame instead of tracking the first mask with SAM 2"

@@ -30,15 +30,16 @@ class SegmenterKind:
         return "path" in self.files
 
 
-SAM2_FILES = {"path": "a SAM2 checkpoint or its folder"}
+SAM2_FILES = {"path": "an official SAM 2 checkpoint (2.0 or 2.1, any size) or a saved folder"}
+SAM2_SETTINGS = ("config", "multimask")
 XMEM_FILES = {
     "xmem_path": "a checkout of hkchengrex/XMem, and its XMem.pth",
     "xmem_weights": "a checkout of hkchengrex/XMem, and its XMem.pth",
 }
 
 KINDS: dict[str, SegmenterKind] = {
-    "sam2": SegmenterKind(SAM2_FILES, settings=("config",), follows_drawn=True),
-    "sam2_xmem": SegmenterKind(SAM2_FILES | XMEM_FILES, settings=("config", "xmem_size")),
+    "sam2": SegmenterKind(SAM2_FILES, settings=SAM2_SETTINGS, follows_drawn=True),
+    "sam2_xmem": SegmenterKind(SAM2_FILES | XMEM_FILES, settings=(*SAM2_SETTINGS, "xmem_size")),
     "grabcut": SegmenterKind(),
 }
 

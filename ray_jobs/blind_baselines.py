@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from configs.load import load as load_config
+from data.holdout import HOLDOUT
 from data.load import load_samples, video_objects
 from ray_jobs.driver.blind import blind_jf, blind_temporal
 from ray_jobs.driver.entry import run_job
@@ -26,7 +27,9 @@ def main(argv: Sequence[str]) -> None:
     prepare_data(cfg)
     data = cfg.data
     num_frames = int(cfg.system.options.get("num_frames", 16))
-    for split in (data.train_split, data.eval_split, data.test_split):
+    for split in dict.fromkeys([data.train_split, data.eval_split, data.test_split]):
+        if split == HOLDOUT:
+            continue
         samples = load_samples(data.format, data.root, split, data.no_target)
         objects = video_objects(data.format, data.root, split)
 

@@ -342,6 +342,7 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
     """
     began = time.monotonic()
     cfg = checked_config(argv)
+    refuse_choosing_on_the_test_split(cfg)
     fresh = cfg.train.resume == "never"
     if not fresh:
         refuse_other_run(Path(cfg.runs) / cfg.name, cfg)
@@ -398,12 +399,27 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def splits_with_truth(cfg: Config) -> list[str]:
-    """Return the splits of the reward actors: training, test, and the watched one if present."""
+    """Return the splits of the reward actors: training, test, and the watched one."""
     data = cfg.data
     splits = [data.train_split, data.test_split]
-    if (Path(data.root) / data.eval_split).is_dir():
+    if cfg.train.eval_every:
         splits.append(data.eval_split)
     return splits
+
+
+def refuse_choosing_on_the_test_split(cfg: Config) -> None:
+    """Refuse to choose `best` on the split that is reported.
+
+    Raises:
+        ValueError: the watched split is the test split.
+    """
+    data = cfg.data
+    if cfg.train.eval_every and data.eval_split == data.test_split:
+        raise ValueError(
+            f"data.eval_split={data.eval_split}: is data.test_split as well, so `best` would be "
+            "chosen on the reported split; watch another labelled split, or held-out training "
+            "videos (data.eval_split=holdout data.holdout=0.02), or nothing (train.eval_every=0)"
+        )
 
 
 def check_fits(cfg: Config, folder: Path) -> None:

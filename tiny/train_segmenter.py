@@ -25,6 +25,7 @@ from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 
 from models.segmenters import sam2_build
+from models.segmenters.sam2_shape import TINY
 from tiny.segmenter_school.exam import RawMasks, evaluate, held_out, track_batch
 from tiny.segmenter_school.tracks import (
     ClipStore,
@@ -186,12 +187,12 @@ class SegmenterTraining:
                 next_log = time.monotonic() - started + options.log_every
             if elapsed > next_save:
                 notes = {"step": step, "seconds": round(elapsed)}
-                sam2_build.save(options.out, self.model, sam2_build.TINY, notes)
+                sam2_build.save(options.out, self.model, TINY, notes)
                 next_save = elapsed + options.save_every
             elapsed = time.monotonic() - started
 
         final = self._report({"s": round(elapsed), "step": step, "clips": self.store.total})
-        sam2_build.save(options.out, self.model, sam2_build.TINY, final)
+        sam2_build.save(options.out, self.model, TINY, final)
 
     def _set_rate(self, step: int, fraction: float) -> None:
         cosine = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * fraction))
@@ -233,7 +234,7 @@ def first_model(options: Options) -> SAM2Base:
     if options.init is not None:
         model, _ = sam2_build.load(options.init)
     else:
-        model = sam2_build.build(sam2_build.TINY)
+        model = sam2_build.build(TINY)
         # The score gates the memory: a model that begins by believing everything absent never
         # remembers anything.
         torch.nn.init.constant_(model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, 3.0)

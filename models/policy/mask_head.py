@@ -6,10 +6,10 @@ Source: docs/spec/videoseg_o3.md. The head owns the MLP, the decoder and two lea
 the prompt encoder, all of them trained. Image encoder and memory stay SAM 2's own and frozen
 (`FrameFeatures`).
 
-Two decisions of this project. One mask is always drawn, from SAM 2's single-mask token: the best of
-three by predicted IoU may jump from one to another between rollout and learner. The object score
-does not blank masks: an absent mask has negative logits, else its likelihood would have no
-gradient.
+Two decisions of this project. By default one mask is drawn, from SAM 2's single-mask token: the
+best of three by predicted IoU (`mask.multimask`, the release) may jump from one to another between
+rollout and learner. The object score does not blank masks: an absent mask has negative logits,
+else its likelihood would have no gradient.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 
 from core.files import replacing
-from models.segmenters.sam2_build import Shape
 from models.segmenters.sam2_features import CACHE_BYTES, FeatureCache
+from models.segmenters.sam2_shape import Shape
 from models.segmenters.sam2_track import Maps
 
 # In the head's config.json.
@@ -175,13 +175,19 @@ def _trained_decoder(sam: SAM2Base) -> Any:
     return decoder
 
 
-def load(policy_folder: Path, sam: SAM2Base, policy_width: int) -> MaskHead:
+def load(
+    policy_folder: Path,
+    sam: SAM2Base,
+    policy_width: int,
+    multimask: bool = False,
+) -> MaskHead:
     """Return the saved head of a policy in fp32.
 
     Args:
         policy_folder: the policy's folder, with the head's folder in it.
         sam: the SAM 2 under the head at its training.
         policy_width: width of the policy's hidden states.
+        multimask: as in `MaskHead`; its weights fit both.
 
     Raises:
         ValueError: the head is absent or damaged, or belongs to another policy or SAM 2.
@@ -196,7 +202,7 @@ def load(policy_folder: Path, sam: SAM2Base, policy_width: int) -> MaskHead:
     config = json.loads((folder / "config.json").read_text())
     _check_config(folder / "config.json", config, policy_width, fingerprint(sam))
 
-    head = MaskHead(sam, policy_width, bool(config.get("multimask", False)))
+    head = MaskHead(sam, policy_width, multimask)
     weights = load_file(folder / "model.safetensors")
     _check_shapes(folder / "model.safetensors", head.state_dict(), weights)
     head.load_state_dict(weights)
@@ -223,7 +229,7 @@ def _check_config(
         raise ValueError(
             f"{file}: trained over another SAM 2 (image encoder {config.get('image_encoder')}, "
             f"that of segmenter.path is {encoder}): "
-            "set segmenter.path and segmenter.config to the one it was trained over"
+            "set segmenter.path to the one it was trained over"
         )
 
 

@@ -41,7 +41,7 @@ from core.types import Rle
 from models.policy import mask_head
 from models.policy.mask_head import FrameFeatures, MaskHead, resize_logits
 from models.policy.policy import Policy, PolicyOutput
-from models.segmenters.sam2_build import Shape
+from models.segmenters.sam2_shape import Shape
 from models.segmenters.sam2_track import Maps
 
 
@@ -60,6 +60,7 @@ class SegOptions:
         bce: weight of the binary cross-entropy in the auxiliary loss.
         dice: weight of the Dice loss in it.
         points: points of a mask in the auxiliary loss; 0 takes all pixels.
+        multimask: draw the best of three masks by predicted IoU.
     """
 
     calibration: float = 1.0
@@ -68,6 +69,7 @@ class SegOptions:
     bce: float = 1.0
     dice: float = 1.0
     points: int = 0
+    multimask: bool = False
 
 
 @dataclass(frozen=True)
@@ -291,10 +293,11 @@ def attach(
         ValueError: as `mask_head.load`.
     """
     width = policy.family.hidden_size
+    multimask = options.multimask if options else False
     if fresh and not (folder / mask_head.FOLDER).is_dir():
-        head = MaskHead(sam, width)
+        head = MaskHead(sam, width, multimask)
     else:
-        head = mask_head.load(folder, sam, width)
+        head = mask_head.load(folder, sam, width, multimask)
 
     dtype = next(policy.vlm.parameters()).dtype
     frozen = FrameFeatures(sam, shape, str(policy.banned_V.device))

@@ -33,8 +33,8 @@ from models.segmenters.base import (
     flush_size,
     mask_prompts,
 )
-from models.segmenters.sam2_build import Shape
 from models.segmenters.sam2_features import CACHE_BYTES, FeatureCache
+from models.segmenters.sam2_shape import Shape
 from models.segmenters.sam2_track import Maps, Memory
 
 # Decodes masks from features and language tokens: `MaskHead.decode`.
@@ -44,9 +44,37 @@ Decode = Callable[[Maps, Tensor], tuple[Tensor, Tensor, Tensor]]
 TrackStep = Callable[[Maps, int, Memory], Tensor]
 
 
-def load(device: str, path: str, config: str = "") -> Sam2Segmenter:
-    """Load the model by the settings `segmenter.<name>`. Raises the errors of `sam2_build.load`."""
+# Points of a prompt with three masks, in SAM 2's option for it: any number.
+ANY_POINTS = 1 << 30
+
+
+def load(
+    device: str,
+    path: str,
+    config: str = "",
+    multimask: bool = False,
+) -> Sam2Segmenter:
+    """Load the model by the settings `segmenter.<name>`.
+
+    Args:
+        device: cpu or cuda.
+        path: a folder or an official checkpoint.
+        config: as in `sam2_build.load`.
+        multimask: on a prompted frame take the best of three masks by predicted IoU, whatever the
+            prompt. Without it three are made for a single point only, as Meta's video predictor
+            does.
+
+    Raises:
+        ValueError: as `sam2_build.load`, or the model gives one mask only.
+    """
     model, shape = sam2_build.load(Path(path), config)
+    if multimask and not shape.multimask:
+        raise ValueError(
+            f"segmenter.multimask=true: the model of {path} gives one mask only; leave it false, "
+            "or give an official SAM 2 checkpoint"
+        )
+    if multimask:
+        model.multimask_max_pt_num = ANY_POINTS
     return Sam2Segmenter(model, shape, device)
 
 

@@ -1,4 +1,4 @@
-"""SAM 2 models from the `sam2` package's constructors: the official SAM 2.1 shapes and a tiny one.
+"""SAM 2 models from the `sam2` package's constructors: official shapes and a tiny one.
 
 No Hydra configuration is composed: a model is a `Shape` (a few numbers) and its weights. Builds,
 saves and loads models; `sam2_track` runs them.
@@ -7,8 +7,9 @@ saves and loads models; `sam2_track` runs them.
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,97 +22,19 @@ from sam2.modeling.memory_encoder import CXBlock, Fuser, MaskDownSampler, Memory
 from sam2.modeling.position_encoding import PositionEmbeddingSine
 from sam2.modeling.sam.transformer import RoPEAttention, TwoWayTransformer
 from sam2.modeling.sam2_base import SAM2Base
+from torch import Tensor
 
 from core.files import replacing
+from models.segmenters.sam2_files import FILES, file_names, recognise
+from models.segmenters.sam2_shape import DECODER_HEADS, DECODER_MLP, Shape
 
 # In config.json.
 MODEL_TYPE = "sam2"
 
-# SAM2Base fixes these sizes of its mask decoder.
-DECODER_MLP = 2048
-DECODER_HEADS = 8
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of a SAM 2 model. Defaults are those shared by the official SAM 2.1 models.
-
-    Attributes:
-        embed_dim: width of the image encoder's first stage, doubled at each of the three others.
-        num_heads: attention heads of the first stage, doubled likewise.
-        stages: blocks of each stage.
-        global_att_blocks: blocks with attention over the whole image.
-        window_spec: side of the attention windows of each stage.
-        window_background: size of the position embedding's background.
-        image_size: side of the square input, in pixels.
-        hidden: D, width of all parts after the image encoder.
-        memory: channels of a frame's memory.
-        memory_layers: layers of the memory attention.
-        memory_mlp, decoder_mlp: widths of their MLPs.
-        decoder_heads: attention heads of the mask decoder.
-        num_maskmem: remembered frames.
-        multimask: three masks for an ambiguous prompt and for tracked frames; else always one mask.
-        dense_prompt: write prompts into the low-resolution mask input as well (this project's tiny
-            model).
-    """
-
-    embed_dim: int
-    num_heads: int
-    stages: tuple[int, ...]
-    global_att_blocks: tuple[int, ...]
-    window_spec: tuple[int, ...] = (8, 4, 14, 7)
-    window_background: tuple[int, int] = (7, 7)
-    image_size: int = 1024
-    hidden: int = 256
-    memory: int = 64
-    memory_layers: int = 4
-    memory_mlp: int = 2048
-    decoder_mlp: int = DECODER_MLP
-    decoder_heads: int = DECODER_HEADS
-    num_maskmem: int = 7
-    multimask: bool = True
-    dense_prompt: bool = False
-
-
-# From sam2/configs/sam2.1/sam2.1_hiera_*.yaml.
-OFFICIAL = {
-    "hiera_t": Shape(96, 1, (1, 2, 7, 2), (5, 7, 9)),
-    "hiera_s": Shape(96, 1, (1, 2, 11, 2), (7, 10, 13)),
-    "hiera_b+": Shape(
-        112,
-        2,
-        (2, 3, 16, 3),
-        (12, 16, 20),
-        window_background=(14, 14),
-    ),
-    "hiera_l": Shape(
-        144,
-        2,
-        (2, 6, 36, 4),
-        (23, 33, 43),
-        window_spec=(8, 4, 16, 8),
-    ),
-}
-
-TINY = Shape(
-    embed_dim=24,
-    num_heads=1,
-    stages=(1, 2, 3, 1),
-    global_att_blocks=(5,),
-    window_spec=(8, 4, 8, 4),
-    image_size=128,
-    hidden=64,
-    memory=16,
-    memory_layers=2,
-    memory_mlp=256,
-    decoder_mlp=256,
-    multimask=False,
-    dense_prompt=True,
-)
-
 
 def build(shape: Shape) -> SAM2Base:
     """Return a random model in eval mode; it has neither dropout nor batch statistics."""
+    is_2_1 = shape.version == "2.1"
     model = SAM2Base(
         image_encoder=_image_encoder(shape),
         memory_attention=_memory_attention(shape),
@@ -124,7 +47,7 @@ def build(shape: Shape) -> SAM2Base:
         binarize_mask_from_pts_for_mem_enc=not shape.dense_prompt,
         use_mask_input_as_output_without_sam=True,
         directly_add_no_mem_embed=True,
-        no_obj_embed_spatial=True,
+        no_obj_embed_spatial=is_2_1,
         use_high_res_features_in_sam=True,
         multimask_output_in_sam=shape.multimask,
         multimask_output_for_tracking=shape.multimask,
@@ -133,9 +56,9 @@ def build(shape: Shape) -> SAM2Base:
         use_multimask_token_for_obj_ptr=True,
         iou_prediction_use_sigmoid=True,
         use_obj_ptrs_in_encoder=True,
-        add_tpos_enc_to_obj_ptrs=True,
-        proj_tpos_enc_in_obj_ptrs=True,
-        use_signed_tpos_enc_to_obj_ptrs=True,
+        add_tpos_enc_to_obj_ptrs=is_2_1,
+        proj_tpos_enc_in_obj_ptrs=is_2_1,
+        use_signed_tpos_enc_to_obj_ptrs=is_2_1,
         only_obj_ptrs_in_the_past_for_eval=True,
         pred_obj_scores=True,
         pred_obj_scores_mlp=True,
@@ -263,24 +186,27 @@ def save(
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
-def load(path: Path, name: str = "") -> tuple[SAM2Base, Shape]:
+def load(path: Path, config: str = "") -> tuple[SAM2Base, Shape]:
     """Return a model in fp32 on the CPU.
 
     Args:
-        path: a folder written by `save`, or an official checkpoint.
-        name: the checkpoint's shape, a key of `OFFICIAL`; not used for a folder.
+        path: a folder written by `save`, or an official checkpoint of version 2.0 or 2.1.
+        config: the checkpoint's size, checked against the file; empty: the file tells. Not used
+            for a folder.
 
     Raises:
-        ValueError: the file is absent or holds another architecture.
+        ValueError: the file is absent, damaged, or holds another model.
     """
     if path.is_dir():
         shape = _read_shape(path / "config.json")
         weights = load_file(_existing(path / "model.safetensors"))
+        name = "the model of its config.json"
     else:
-        _existing(path)
-        shape = _official_shape(name)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-        weights = weights.get("model", weights)
+        weights = _read_checkpoint(_existing(path))
+        sizes = {key: tuple(tensor.shape) for key, tensor in weights.items()}
+        official = recognise(str(path), sizes, config)
+        shape = official.shape
+        name = official.name
 
     model = build(shape)
     _check_weights(path, name, model.state_dict(), weights)
@@ -293,17 +219,47 @@ def _existing(path: Path) -> Path:
     if not path.is_file():
         raise ValueError(
             f"segmenter.path: no file {path}; give a folder with config.json and "
-            "model.safetensors, or a SAM 2.1 checkpoint (.pt) together with segmenter.config"
+            f"model.safetensors, or an official SAM 2 checkpoint: {file_names()}"
         )
     return path
 
 
+def _read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint.
+
+    Raises:
+        ValueError: the file is cut, or no file of weights.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "it is empty"
+        raise ValueError(
+            f"segmenter.path: {path} cannot be read as a checkpoint ({reason}): it is cut or "
+            f"something else; download it again; official files: {file_names()}"
+        ) from error
+    weights = content.get("model", content) if isinstance(content, dict) else {}
+    tensors = {key: value for key, value in weights.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ValueError(f"segmenter.path: {path} holds no weights; give one of {file_names()}")
+    return tensors
+
+
 def _read_shape(path: Path) -> Shape:
+    """Return the shape in a folder's config.json.
+
+    Raises:
+        ValueError: another model's folder.
+    """
+    inside = [path.parent / file.name for file in FILES if (path.parent / file.name).is_file()]
+    if inside:
+        # A download from a hub: its config.json is of another library.
+        raise ValueError(f"segmenter.path: {path.parent} is a folder; give the file {inside[0]}")
     config = json.loads(_existing(path).read_text())
     if config.get("model_type") != MODEL_TYPE or "shape" not in config:
         raise ValueError(
-            f"{path}: model_type is {config.get('model_type')!r}: "
-            f"not a segmenter ({MODEL_TYPE!r}) folder"
+            f"{path}: model_type is {config.get('model_type')!r}: not a segmenter "
+            f"({MODEL_TYPE!r}) folder; give an official file: {file_names()}"
         )
     # JSON has lists for tuples.
     fields: dict[str, Any] = {}
@@ -312,20 +268,11 @@ def _read_shape(path: Path) -> Shape:
     return Shape(**fields)
 
 
-def _official_shape(name: str) -> Shape:
-    if name not in OFFICIAL:
-        raise ValueError(
-            f"segmenter.config: {name!r} is not an official SAM 2.1 shape; "
-            f"choose one of {sorted(OFFICIAL)}"
-        )
-    return OFFICIAL[name]
-
-
 def _check_weights(
     path: Path,
     name: str,
-    expected: Mapping[str, Any],
-    given: Mapping[str, Any],
+    expected: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
 ) -> None:
     """Refuse weights of other shapes, with one of them named; `load_state_dict` names them all."""
     wrong = []
@@ -335,7 +282,7 @@ def _check_weights(
             wrong.append(key)
     if wrong:
         raise ValueError(
-            f"{path}: {len(wrong)} weights do not fit the shape {name or 'of its config.json'}, "
-            f"e.g. {wrong[0]!r}; "
-            f"set segmenter.config to the checkpoint's own shape (SAM 2.1: {sorted(OFFICIAL)})"
+            f"segmenter.path: {path} looks like {name}, but {len(wrong)} of {len(expected)} "
+            f"weights do not fit, e.g. {wrong[0]!r}: it is cut or was changed; take the file "
+            "as it was released"
         )

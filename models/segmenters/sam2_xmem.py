@@ -41,6 +41,7 @@ def load(
     xmem_path: str,
     xmem_weights: str,
     config: str = "",
+    multimask: bool = False,
     xmem_size: int = SHORT_SIDE,
 ) -> XMemSegmenter:
     """Load both models; arguments are the settings `segmenter.<name>`.
@@ -50,7 +51,8 @@ def load(
     """
     # XMem first: it reports at once what is missing.
     xmem = load_xmem(Path(xmem_path), Path(xmem_weights))
-    return XMemSegmenter(sam2.load(device, path, config), xmem, device, xmem_size)
+    first = sam2.load(device, path, config, multimask)
+    return XMemSegmenter(first, xmem, device, xmem_size)
 
 
 class XMemSegmenter(Segmenter):

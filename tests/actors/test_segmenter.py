@@ -22,6 +22,7 @@ from data.frames.frame_store import node_store
 from data.frames.probing import probe
 from data.frames.reading import read_frames
 from models.segmenters import make, sam2_build
+from models.segmenters.sam2_shape import TINY
 from tiny.world.clip import write_clip
 from tiny.world.scene import random_scene
 
@@ -75,9 +76,9 @@ def pool(
 ) -> Iterator[tuple[SegmenterPool, Path]]:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("weights")
-    model = sam2_build.build(sam2_build.TINY)
+    model = sam2_build.build(TINY)
     torch.nn.init.constant_(model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, 3.0)
-    sam2_build.save(folder, model, sam2_build.TINY)
+    sam2_build.save(folder, model, TINY)
     started = start(config("sam2", str(folder), workers=2))
     yield started, folder
     started.close()
@@ -160,9 +161,9 @@ def test_a_long_video_file_is_read_in_pieces_with_the_same_masks(
 ) -> None:
     """The actor's class itself. The file is one group of pictures, the hardest for seeking."""
     torch.manual_seed(0)
-    model = sam2_build.build(sam2_build.TINY)
+    model = sam2_build.build(TINY)
     torch.nn.init.constant_(model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, 3.0)
-    sam2_build.save(tmp_path, model, sam2_build.TINY)
+    sam2_build.save(tmp_path, model, TINY)
     file = tmp_path / "clip.mp4"
     scene = write_clip(file, seconds=3, side=112)
     video = probe(file)

@@ -11,9 +11,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.load import choices, help_text, keys, load, presets, resolve, to_yaml, validate
+import data.holdout
+from configs.load import (
+    HOLDOUT,
+    choices,
+    help_text,
+    keys,
+    load,
+    presets,
+    resolve,
+    to_yaml,
+    validate,
+)
 from configs.schema import RUN, Config, SetConfig
 from core.settings import identity, settings_of
+from ray_jobs.train import refuse_choosing_on_the_test_split
 
 
 def test_overrides_are_typed() -> None:
@@ -180,6 +192,15 @@ def _runnable(tmp_path: Path) -> list[str]:
         ("segmenter.path=nowhere", "segmenter.path=nowhere: .* does not exist"),
         ("train.resume=oto", "train.resume=oto: expected auto, never"),
         ("name=a/b", "name='a/b': must be a plain folder name"),
+        ("data.holdout=0.1", "data.holdout=0.1: .* neither trained on nor watched; set data.eval_"),
+        ("data.eval_split=holdout", "data.holdout=0: the split holdout is a share of the training"),
+        ("policy.path=Qwen/Qwen2.5-VL-7B-Instruct", "`hf download Qwen/Qwen2.5-VL-7B-Instruct "),
+        ("policy.path=checkpoints/Qwen3-VL-4B", "`hf download Qwen/Qwen3-VL-4B --local-dir check"),
+        ("segmenter.path=tiny/weights/segmentr", "did you mean tiny/weights/segmenter. Else give"),
+        (
+            "policy.path=tiny/weights/revsek",
+            "did you mean tiny/weights/revseg",
+        ),
         ("prepare.steps=[mixing]", r"prepare.mix=\[\]: the step mixing needs the folders"),
         ("prepare.mix_weights=[1,2]", "prepare.mix_weights has 2 numbers for 0 folders"),
         ("prepare.filter_iou=60", "prepare.filter_iou=60.0: must be at least 0 and at most 1"),
@@ -301,3 +322,18 @@ def test_configs_need_neither_torch_nor_ray() -> None:
     code = f"import sys, configs.load; sys.exit(any(m in sys.modules for m in {heavy}))"
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
+
+
+def test_the_split_held_out_has_the_name_of_the_data_layer() -> None:
+    assert HOLDOUT == data.holdout.HOLDOUT
+
+
+@pytest.mark.parametrize("preset", presets())
+def test_best_is_not_chosen_on_the_reported_split(preset: str) -> None:
+    cfg = load([preset])
+    refuse_choosing_on_the_test_split(cfg)
+    assert cfg.data.eval_split != cfg.data.test_split
+    with pytest.raises(ValueError, match="`best` would be chosen on the reported split"):
+        refuse_choosing_on_the_test_split(
+            load([preset, "data.test_split=x", "data.eval_split=x", "train.eval_every=1"])
+        )

@@ -48,6 +48,7 @@ FIXED_IN_PREDICTIONS = (
     "rollout.max_model_len",
     "segmenter.kind",
     "segmenter.config",
+    "segmenter.multimask",
 )
 
 

@@ -21,7 +21,7 @@ from models.policy.mask_head import FrameFeatures, MaskHead
 from models.policy.policy import Policy
 from models.policy.seg_policy import SegOptions, SegPolicy
 from models.segmenters import sam2_build
-from models.segmenters.sam2_build import TINY
+from models.segmenters.sam2_shape import TINY
 from tests.models.tiny_qwen import ALLOWED, ID, random_group
 
 SEG = 150  # a word that the random groups' turns get

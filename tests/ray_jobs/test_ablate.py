@@ -18,7 +18,7 @@ from ray_jobs.ablate import ablate, evaluated, main, plan, trained
 from ray_jobs.driver.ablations import (
     ABLATIONS,
     MEASURES,
-    NOT_PUBLIC,
+    NOT_READ,
     SHORT,
     Ablation,
     Variant,
@@ -63,10 +63,10 @@ def test_every_variant_is_a_setting_that_its_system_has_and_differs_from_the_oth
     assert len(distinct) == len(found)
     first, *others = ABLATIONS[name].variants
     assert not first.signs
-    assert first.published not in ("", NOT_PUBLIC)
+    assert first.published not in ("", NOT_READ)
     for variant in others:
         assert variant.published
-        assert bool(variant.signs) == (variant.published != NOT_PUBLIC)
+        assert bool(variant.signs) == (variant.published != NOT_READ)
         assert set(variant.signs) <= set(MEASURES)
 
 

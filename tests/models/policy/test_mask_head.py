@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from models.policy import mask_head
 from models.policy.mask_head import FOLDER, FrameFeatures, MaskHead, resize_logits
 from models.segmenters import sam2_build, sam2_track
-from models.segmenters.sam2_build import TINY
+from models.segmenters.sam2_shape import TINY
 from tests.models.seg_cases import frames, head, sam
 
 

@@ -19,7 +19,7 @@ from core.masks import decode, encode
 from models.policy.mask_head import resize_logits
 from models.policy.pixels import Pixels
 from models.policy.seg_policy import SegOptions, SegPolicy, attach, shrink_truth
-from models.segmenters.sam2_build import TINY
+from models.segmenters.sam2_shape import TINY
 from tests.models.policy_rows import gradients
 from tests.models.seg_cases import SEG, asked_of, case, frames, sam, seg_policy
 from tests.models.tiny_qwen import ID, build, build_qwen3

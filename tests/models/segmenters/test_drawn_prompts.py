@@ -19,7 +19,7 @@ from models.policy.mask_head import FrameFeatures, MaskHead, resize_logits
 from models.segmenters import make, sam2_build, sam2_track
 from models.segmenters.base import Prompt
 from models.segmenters.sam2 import Sam2Segmenter
-from models.segmenters.sam2_build import OFFICIAL, TINY
+from models.segmenters.sam2_shape import OFFICIAL, TINY
 from tests.models.seg_cases import head, sam
 from tests.models.segmenters.test_sam2 import SHIPPED, box_of, frame_ious, noise, tracks
 
