@@ -120,7 +120,8 @@ def test_the_table_is_light() -> None:
 
 def sizes_of(file: OfficialFile) -> dict[str, tuple[int, ...]]:
     """The weights of a checkpoint that tell which one it is."""
-    sizes = {"image_encoder.trunk.patch_embed.proj.weight": (file.shape.embed_dim, 3, 7, 7)}
+    sizes: dict[str, tuple[int, ...]] = {}
+    sizes["image_encoder.trunk.patch_embed.proj.weight"] = (file.shape.embed_dim, 3, 7, 7)
     for number in range(sum(file.shape.stages)):
         sizes[f"image_encoder.trunk.blocks.{number}.norm1.weight"] = (1,)
         sizes[f"image_encoder.trunk.blocks.{number}.norm1.bias"] = (1,)
@@ -338,7 +339,8 @@ def test_a_checkpoint_of_official_size_segments(version: str, tmp_path: Path) ->
     if not builder.is_file():
         pytest.skip(f"no {builder}")
     path = tmp_path / "official.pt"
-    command = [sys.executable, "-W", "ignore", builder, f"{FOLDER[version]}_hiera_tiny", path]
+    name = f"{FOLDER[version]}_hiera_tiny"
+    command = [sys.executable, "-W", "ignore", str(builder), name, str(path)]
     subprocess.run(command, check=True, capture_output=True)
     model, shape = sam2_build.load(path)
     assert shape == replace(OFFICIAL["hiera_t"], version=version)
