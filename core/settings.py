@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import math
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -158,10 +159,10 @@ def make_settings(schema: type[T], values: Mapping[str, Any], where: str) -> T:
 
 
 def check_bounds(tree: Any, where: str = "") -> None:
-    """Check every bound of a dataclass instance.
+    """Check every number of a dataclass instance.
 
     Raises:
-        ValueError: one line for each setting out of bounds.
+        ValueError: one line for each setting out of bounds, infinite or nan.
     """
     problems = list(bound_problems(tree, where))
     if problems:
@@ -169,9 +170,12 @@ def check_bounds(tree: Any, where: str = "") -> None:
 
 
 def bound_problems(tree: Any, where: str = "") -> Iterator[str]:
-    """Yield a message for each setting out of bounds."""
+    """Yield a message for each setting out of bounds, infinite or nan."""
     prefix = f"{where}." if where else ""
     for each in settings_of(tree, prefix):
+        if not _is_finite(each.value):
+            yield f"{each.key}={each.value}: must be finite"
+            continue
         if each.bounds == Bounds():
             continue
         numbers = each.value if isinstance(each.value, (list, tuple)) else [each.value]
@@ -278,6 +282,15 @@ def _flat(key: str, value: Any) -> dict[str, Any]:
     for name, item in value.items():
         values.update(_flat(f"{key}.{name}", item))
     return values
+
+
+def _is_finite(value: Any) -> bool:
+    """Return whether no number in `value` is infinite or nan; lists and mappings are searched."""
+    if isinstance(value, Mapping):
+        return all(_is_finite(item) for item in value.values())
+    if isinstance(value, (list, tuple)):
+        return all(_is_finite(item) for item in value)
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _fits_tuple(value: Any, annotations: tuple[Any, ...]) -> bool:
