@@ -49,13 +49,27 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     """Return the values of all whole lines.
 
     A last line without its newline is still being written and left out.
+
+    Raises:
+        ValueError: a line is no JSON object; names the file and the line.
     """
     if not file.exists():
         return []
 
     text = file.read_bytes()
     whole = text[: text.rfind(b"\n") + 1]
-    return [json.loads(line) for line in whole.splitlines() if line.strip()]
+    values = []
+    for number, line in enumerate(whole.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{file}, line {number}: no JSON ({error}); remove the line") from None
+        if not isinstance(value, dict):
+            raise ValueError(f"{file}, line {number}: no JSON object; remove the line")
+        values.append(value)
+    return values
 
 
 def repair_lines(file: Path) -> int:

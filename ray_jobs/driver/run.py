@@ -26,6 +26,7 @@ from core.types import Sample, System
 from data.generators import generator
 from data.prepare.keep import keep_samples
 from ray_jobs.record.mlflow_writer import MlflowWriter
+from ray_jobs.record.owner import owned
 from ray_jobs.record.progress import Progress
 from ray_jobs.record.run_folder import RunFolder
 
@@ -73,7 +74,8 @@ class Run:
             total_steps: The display counts to this number of steps.
 
         Raises:
-            ValueError: An impossible setting or file; before any engine starts.
+            ValueError: An impossible setting or file, or another process that writes the same
+                run folder; before any engine starts.
         """
         # Cheap checks first; reading a large data set takes minutes.
         system = make_system(cfg)
@@ -83,25 +85,28 @@ class Run:
 
         path = Path(cfg.runs) / cfg.name / folder
         yaml = to_yaml(cfg)
-        record = RunFolder.open(path, yaml, repository=Path("."), fresh=fresh)
-        title = f"{cfg.system.name} · {cfg.policy.path} · {cfg.data.root} · {record.path}"
-        with (
-            Progress.open(total_steps, title) as progress,
-            joined(cfg, progress.phase("start: Ray")) as placement,
-        ):
-            tracker = MlflowWriter(
-                cfg.tracking.mlflow_uri,
-                cfg.tracking.experiment,
-                f"{cfg.name} {folder}".strip(),
-                record.path,
-                asdict(cfg),
-                say=progress.note,
-            )
-            # Closed last, after the actors: sending the rest takes a while.
-            try:
-                yield cls(cfg, system, samples, record, progress, tracker, placement)
-            finally:
-                tracker.close(timeout=60.0)
+        with owned(path):
+            record = RunFolder.open(path, yaml, repository=Path("."), fresh=fresh)
+            title = f"{cfg.system.name} · {cfg.policy.path} · {cfg.data.root} · {record.path}"
+            with (
+                Progress.open(total_steps, title) as progress,
+                joined(cfg, progress.phase("start: Ray")) as placement,
+            ):
+                tracker = MlflowWriter(
+                    cfg.tracking.mlflow_uri,
+                    cfg.tracking.experiment,
+                    f"{cfg.name} {folder}".strip(),
+                    record.path,
+                    asdict(cfg),
+                    say=progress.note,
+                )
+                status = "FAILED"
+                # Closed last, after the actors: sending the rest takes a while.
+                try:
+                    yield cls(cfg, system, samples, record, progress, tracker, placement)
+                    status = "FINISHED"
+                finally:
+                    tracker.close(timeout=60.0, status=status)
 
     def split(self, name: str) -> list[Sample]:
         """Return the samples of a split; it is read once."""

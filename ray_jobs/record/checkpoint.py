@@ -14,6 +14,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ MANIFEST = "manifest.json"
 STATE = "state.json"
 
 _NAME = re.compile(r"step_(\d+)")
-_TEMPORARY = re.compile(r"\.step_\d+\.writing")
+_TEMPORARY = re.compile(r"\.step_\d+\..*writing")
 
 
 def save(
@@ -37,10 +38,13 @@ def save(
     Args:
         write: fills the folder.
         state: values for state.json beside these files, convertible to JSON.
+
+    Raises:
+        RuntimeError: a file could not be written, for example on a full disk.
     """
     checkpoints.mkdir(parents=True, exist_ok=True)
     _remove_half_written(checkpoints)
-    fresh = checkpoints / f".step_{step}.writing"
+    fresh = checkpoints / f".step_{step}.{os.getpid()}.writing"
     final = checkpoints / f"step_{step}"
 
     fresh.mkdir()
@@ -50,11 +54,17 @@ def save(
         (fresh / STATE).write_text(state_text)
         manifest = {"step": step, "files": _manifest(fresh)}
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2))
-    except BaseException:
+        _sync(fresh)
+    except BaseException as error:
+        free_mb = shutil.disk_usage(checkpoints).free >> 20
         shutil.rmtree(fresh, ignore_errors=True)
-        raise
+        if not isinstance(error, (OSError, RuntimeError)):
+            raise
+        raise RuntimeError(
+            f"checkpoint {final} could not be written, with {free_mb} MB free on its disk; "
+            f"earlier checkpoints are untouched: {error}"
+        ) from error
 
-    _sync(fresh)
     if final.exists():
         shutil.rmtree(final)
     os.rename(fresh, final)
@@ -85,18 +95,22 @@ def latest(checkpoints: Path) -> Path | None:
 def damage(folder: Path) -> str:
     """Describe the first missing, short or changed file; return "" for a whole checkpoint."""
     try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        files = _listed_files(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MANIFEST} is missing or unreadable ({error})"
+    if STATE not in files:
+        return f"{MANIFEST} does not list {STATE}"
 
     for name, entry in files.items():
         file = folder / name
+        if not file.resolve().is_relative_to(folder.resolve()):
+            return f"{MANIFEST} lists a file outside the checkpoint, {name!r}"
         if not file.is_file():
             return f"{name} is missing"
         size = file.stat().st_size
-        if size != entry["bytes"]:
-            return f"{name} has {size} bytes, expected {entry['bytes']}"
-        if _sha256(file) != entry["sha256"]:
+        if size != entry.bytes:
+            return f"{name} has {size} bytes, expected {entry.bytes}"
+        if _sha256(file) != entry.sha256:
             return f"{name} has changed since it was written (sha256)"
     return ""
 
@@ -108,12 +122,22 @@ def find(checkpoints: Path, resume: str) -> Path | None:
         resume: "auto" (the newest whole one, if any), "never", or a folder.
 
     Raises:
-        ValueError: a named folder is not a whole checkpoint; another one is not taken silently.
+        ValueError: a named folder is not a whole checkpoint, and another one is not taken
+            silently; or there are checkpoints, but no whole one.
     """
     if resume == "never":
         return None
     if resume == "auto":
-        return latest(checkpoints)
+        newest = latest(checkpoints)
+        folders = _folders(checkpoints)
+        # A hiccup of a shared disk must not start a long run over.
+        if newest is None and folders:
+            raise ValueError(
+                f"{checkpoints} has {len(folders)} checkpoints, but no whole one "
+                f"({folders[-1].name}: {damage(folders[-1])}): look at the disk and start again, "
+                "or start over with train.resume=never, which sets the old folder aside"
+            )
+        return newest
     folder = resolve(resume)
     problem = damage(folder) if folder.is_dir() else "no such folder"
     if problem:
@@ -154,13 +178,27 @@ def _folders(checkpoints: Path) -> list[Path]:
     return [by_step[step] for step in sorted(by_step)]
 
 
+@dataclass(frozen=True)
+class _File:
+    """Size and digest of a file in the manifest."""
+
+    bytes: int
+    sha256: str
+
+
 def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
     entries = {}
     for file in sorted(folder.rglob("*")):
         if file.is_file():
             name = str(file.relative_to(folder))
-            entries[name] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+            entries[name] = asdict(_File(file.stat().st_size, _sha256(file)))
     return entries
+
+
+def _listed_files(folder: Path) -> dict[str, _File]:
+    """Return the files of a manifest by their path in the checkpoint."""
+    files = json.loads((folder / MANIFEST).read_text())["files"]
+    return {name: _File(**entry) for name, entry in files.items()}
 
 
 def _sha256(file: Path) -> str:

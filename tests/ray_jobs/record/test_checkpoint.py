@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,9 +89,59 @@ def test_a_failing_write_leaves_nothing(tmp_path: Path) -> None:
         _write(folder)
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(RuntimeError, match=r"step_1 could not be written.*MB free.*disk full"):
         save(tmp_path, 1, fail, {})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_of_wrong_values_keeps_its_error(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        raise ValueError("no such policy")
+
+    with pytest.raises(ValueError, match="no such policy"):
+        save(tmp_path, 1, fail, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_with_damaged_checkpoints_only_is_not_started_over(tmp_path: Path) -> None:
+    for step in (1, 2):
+        _lose(save(tmp_path, step, _write, {}))
+    with (
+        pytest.warns(UserWarning, match="skipped"),
+        pytest.raises(ValueError, match=r"2 checkpoints, but no whole one \(step_2.*resume=never"),
+    ):
+        find(tmp_path, "auto")
+    assert find(tmp_path, "never") is None
+
+
+@pytest.mark.parametrize(
+    ("manifest", "says"),
+    [
+        ({"files": {}}, "does not list state.json"),
+        ({"files": ["state.json"]}, "unreadable"),
+        ([], "unreadable"),
+        ({"files": {"state.json": 3}}, "unreadable"),
+        ({"files": {"state.json": {"bytes": 3}}}, "unreadable"),
+        (
+            {"files": {"state.json": {"bytes": 1, "sha256": ""}, "../x": {}}},
+            "unreadable",
+        ),
+    ],
+)
+def test_a_manifest_of_another_shape_is_damage(tmp_path: Path, manifest: Any, says: str) -> None:
+    folder = save(tmp_path, 1, _write, {})
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert says in damage(folder)
+
+
+def test_a_manifest_with_a_file_elsewhere_is_damage(tmp_path: Path) -> None:
+    folder = save(tmp_path, 1, _write, {})
+    file = folder / "manifest.json"
+    manifest = json.loads(file.read_text())
+    (tmp_path / "secret").write_text("x")
+    manifest["files"] = {"../secret": {"bytes": 1, "sha256": ""}} | manifest["files"]
+    file.write_text(json.dumps(manifest))
+    assert "outside the checkpoint, '../secret'" in damage(folder)
 
 
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
@@ -136,7 +188,7 @@ def test_killed_while_writing(tmp_path: Path) -> None:
     assert writer.stdout.readline() == b"half\n"
     writer.kill()
     writer.wait()
-    assert (tmp_path / ".step_2.writing" / "big").exists()
+    assert (tmp_path / f".step_2.{writer.pid}.writing" / "big").exists()
     assert latest(tmp_path) == good
     assert save(tmp_path, 2, _write, {}) == latest(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step_1", "step_2"]

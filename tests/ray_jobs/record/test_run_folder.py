@@ -127,3 +127,11 @@ def test_summary(tmp_path: Path) -> None:
     assert folder.summary() is None
     folder.write_summary({"steps": 3, "jf_after": np.float64(0.5)})
     assert folder.summary() == {"steps": 3, "jf_after": 0.5}
+
+
+@pytest.mark.parametrize(("line", "says"), [("{'a': 1}", "no JSON"), ("[1]", "no JSON object")])
+def test_a_broken_line_is_named_by_file_and_number(tmp_path: Path, line: str, says: str) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_text(f'{{"step": 1}}\n{line}\n')
+    with pytest.raises(ValueError, match=rf"metrics.jsonl, line 2: {says}.*remove the line"):
+        read_lines(file)
