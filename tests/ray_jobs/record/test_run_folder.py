@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pytest
 
 from configs.load import REPOSITORY
 from core.files import append_lines, read_lines, repair_lines
