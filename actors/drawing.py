@@ -186,15 +186,20 @@ def _with_truths(
     episodes: Sequence[Sequence[Episode]],
 ) -> list[DrawRequest]:
     """Give every request the true mask of its frame."""
-    # The true masks of each episode of the batch.
-    truths: list[Sequence[Rle | None]] = []
+    # The sample and the union of its targets of each episode of the batch.
+    samples_of: list[Sample] = []
+    unions: list[Sequence[Rle | None]] = []
     for sample, group in zip(samples, episodes, strict=True):
-        truths += [_truth(sample)] * len(group)
+        samples_of += [sample] * len(group)
+        unions += [_truth(sample)] * len(group)
 
     found: list[DrawRequest] = []
     for request in requests:
-        truth = truths[request.episode][request.prompt.frame]
-        found.append(replace(request, truth=truth))
+        prompt = request.prompt
+        truth_F = unions[request.episode]
+        if prompt.target is not None:
+            truth_F = samples_of[request.episode].targets[prompt.target].masks_F
+        found.append(replace(request, truth=truth_F[prompt.frame]))
     return found
 
 

@@ -15,13 +15,17 @@ from typing import Protocol
 from core.types import Sample, Target
 from data.fields import Faults
 from data.readers.davis import read_davis
+from data.readers.groundmore import read_groundmore
 from data.readers.long_rvos import read_long_rvos
 from data.readers.mevis import mevis_video_objects, read_lvvis, read_mevis
+from data.readers.o3_sft import read_o3_sft
 from data.readers.own import read_own
 from data.readers.reason_seg import read_reason_seg
 from data.readers.reason_vos import read_reason_vos
+from data.readers.ref_sav import read_ref_sav
 from data.readers.refcoco import read_refcoco
 from data.readers.revos import read_revos
+from data.readers.vision_reasoner import read_vision_reasoner
 from data.readers.vts_cot_and_o3_rl import read_o3_rl, read_vts_cot
 from data.readers.youtube_vos import read_youtube_vos
 
@@ -47,12 +51,16 @@ READERS: dict[str, Reader] = {
     "lvvis": read_lvvis,
     "reasonvos": read_reason_vos,
     "longrvos": read_long_rvos,
+    "groundmore": read_groundmore,
+    "ref_sav": read_ref_sav,
     "ref_youtube_vos": read_youtube_vos,
     "ref_davis17": read_davis,
     "reasonseg": read_reason_seg,
     "refcoco": read_refcoco,
+    "visionreasoner": read_vision_reasoner,
     "vts_cot": read_vts_cot,
     "o3_rl": read_o3_rl,
+    "o3_sft": read_o3_sft,
     "own": read_own,
 }
 NO_TARGET = ("skip", "keep")
@@ -96,7 +104,11 @@ def load_samples(
         first = next(iter(faults.found))
         log.warning("%s: %d errors, left out; the first: %s", split, len(faults.found), first)
 
-    kept = [sample for sample in samples if sample.targets or no_target == "keep"]
+    kept = []
+    for sample in samples:
+        # A dialogue about another task is whole without a target.
+        if sample.targets or sample.notes.task or no_target == "keep":
+            kept.append(sample)
     if not kept:
         raise ValueError(
             f"{Path(root) / split}: no sample to use: {len(samples)} expressions, none with a "

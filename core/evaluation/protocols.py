@@ -166,6 +166,28 @@ def revos(expressions: Sequence[Scored]) -> dict[str, float]:
     return overall
 
 
+def ref_sav(expressions: Sequence[Scored]) -> dict[str, float]:
+    """Return J, F, J&F and A of Ref-SAV: the plain mean of "long" and "short" sentences.
+
+    Source: VideoSEG-O3 tools/eval/eval_ref_sav.py, which rounds every value to 0.01 first. If one
+    of the two is absent, the figure is the other's.
+    """
+    figures_of: dict[str, dict[str, float]] = {}
+    for kind in ("long", "short"):
+        subset = _of_kind(expressions, kind)
+        if subset:
+            figures_of[kind] = _means(subset, ("J", "F", "J&F", "A"))
+    if not figures_of:
+        return mean(expressions)
+
+    overall: dict[str, float] = {}
+    for name in next(iter(figures_of.values())):
+        overall[name] = float(np.mean([figures[name] for figures in figures_of.values()]))
+    for kind, figures in figures_of.items():
+        overall |= _prefixed(kind, figures)
+    return overall
+
+
 def images(expressions: Sequence[Scored]) -> dict[str, float]:
     """Return gIoU and cIoU over images, then by kind (ReasonSeg: LISA train_ds.py; refCOCO: cIoU).
 
@@ -223,6 +245,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "mean": mean,
     "by_kind": by_kind,
     "revos": revos,
+    "ref_sav": ref_sav,
     "images": images,
     BINARY: mean,
     # Of single expressions; the benchmark's own figures come on top.
@@ -233,6 +256,8 @@ PROTOCOLS: dict[str, Protocol] = {
 OF_FORMAT: dict[str, str] = {
     "revos": "revos",
     "longrvos": "by_kind",
+    "groundmore": "by_kind",
+    "ref_sav": "ref_sav",
     "ref_davis17": MERGED,
     "reasonseg": "images",
     "refcoco": "images",

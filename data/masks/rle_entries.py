@@ -49,10 +49,11 @@ def read_entries(file: Path, kind: str) -> Iterator[KeyedMasks]:
     """
     with open(file, "rb") as stream:
         first = stream.read(4096).lstrip()[:1]
-    if first != b"{":
+    wanted = b"[" if kind == "groundings" else b"{"
+    if first != wanted:
         what = "is empty"
         if first:
-            what = f"begins with {first.decode('latin-1')!r}, not with '{{'"
+            what = f"begins with {first.decode('latin-1')!r}, not with {wanted.decode()!r}"
         raise ValueError(f"{file} {what}: it is not JSON in the expected format: download it again")
     return _READ[kind](file)
 
@@ -262,6 +263,42 @@ def _rle_of(annotation: dict[str, Any], sizes: dict[Any, Any], where: str) -> An
     return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
 
 
+def _read_groundings(file: Path) -> Iterator[KeyedMasks]:
+    """Yield the mask of each phrase of a caption as that of a video of one frame."""
+    with open(file, "rb") as stream:
+        for place, item in enumerate(ijson.items(stream, "item", use_float=True)):
+            phrases = item.get("groundings") if isinstance(item, dict) else None
+            if not isinstance(phrases, dict):
+                continue
+            for i, found in enumerate(phrases.values()):
+                key = f"{place}/{i}"
+                try:
+                    yield key, [_merged(found, f"key {key!r}")]
+                except ValueError as error:
+                    yield key, error
+
+
+def _merged(phrase: Any, where: str) -> Any:
+    """Return the union of a phrase's masks."""
+    masks = value(phrase, "rle_masks", list, where)
+    counts, size = _checked(masks, where)
+    encoded = []
+    for text in counts:
+        if text is not None:
+            encoded.append({"size": list(size), "counts": text.encode("ascii")})
+    if not encoded:
+        return None
+    return {"size": list(size), "counts": coco.merge(encoded)["counts"].decode("ascii")}
+
+
+def _read_sam_masks(file: Path) -> Iterator[KeyedMasks]:
+    """Yield the mask of each annotation as that of a video of one frame."""
+    with open(file, "rb") as stream:
+        for annotation in ijson.items(stream, "annotations.item", use_float=True):
+            if isinstance(annotation, dict) and "sam_mask" in annotation:
+                yield str(annotation.get("id")), [annotation["sam_mask"]]
+
+
 def _is_polygon(polygon: Any) -> bool:
     if not isinstance(polygon, list):
         return False
@@ -272,4 +309,6 @@ _READ = {
     "mask_dict": _read_mask_dict,
     "foreground": _read_foreground,
     "instances": _read_instances,
+    "groundings": _read_groundings,
+    "sam_masks": _read_sam_masks,
 }

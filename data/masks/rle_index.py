@@ -11,6 +11,8 @@ The kinds of files:
     foreground   {video: {"masks_rle": [the same]}}                     of ReVOS, for the metric R
     instances    {"images": [..], "annotations": [{"id", "image_id", "segmentation"}]}
                  of COCO; polygons are drawn
+    groundings   captions with phrases and masks, see `data.masks.grounded_captions`
+    sam_masks    the same in another layout
 
 The index keeps the error in a wrong annotation. Only a reader of this annotation gets it.
 """

@@ -22,7 +22,7 @@ import numpy as np
 from core.files import replacing
 from core.masks import area, box, decode
 from core.points import squared_depth
-from core.types import Target
+from core.types import Place, Target
 
 # (video uid, target uid)
 TableKey = tuple[str, str]
@@ -67,6 +67,8 @@ def target_table(video: str, target: Target) -> TargetTable:
         centres_F2=np.full((num_frames, 2), ABSENT, np.int32),
         centroids_F2=np.full((num_frames, 2), ABSENT, np.float32),
     )
+    if target.place is not None:
+        _fill_in_place(table, target.place)
     for frame, rle in enumerate(target.masks_F):
         if rle is None or not area(rle):
             continue
@@ -79,6 +81,15 @@ def target_table(video: str, target: Target) -> TargetTable:
         table.centres_F2[frame] = np.add(centre(inner_HW), (x0, y0))
         table.centroids_F2[frame] = np.add(centroid(inner_HW), (x0, y0)).round(2)
     return table
+
+
+def _fill_in_place(table: TargetTable, place: Place) -> None:
+    """Fill in an object without a mask: its box, the box's area and centre, and its point."""
+    x0, y0, x1, y1 = place.box
+    table.boxes_F4[place.frame] = np.round(place.box)
+    table.areas_F[place.frame] = round((x1 - x0) * (y1 - y0))
+    table.centres_F2[place.frame] = np.round(place.point)
+    table.centroids_F2[place.frame] = ((x0 + x1 - 1) / 2, (y0 + y1 - 1) / 2)
 
 
 def centre(mask_HW: np.ndarray) -> tuple[int, int]:

@@ -120,6 +120,8 @@ def oddities(samples: Sequence[Sample]) -> Iterator[str]:
         if not sample.query.strip():
             yield f"expression {sample.uid!r} has no words"
     for target in _targets_of(samples):
+        if target.place is not None:
+            continue
         if not any(rle is not None and _has_pixels(rle) for rle in target.masks_F):
             video = samples[0].video.uid
             yield f"object {target.uid!r} of video {video!r} is not visible in any frame"

@@ -16,6 +16,7 @@ import numpy as np
 from core.types import (
     Answer,
     Ask,
+    End,
     Episode,
     EpisodeMasks,
     Reward,
@@ -32,10 +33,11 @@ from systems.base import (
     end_of,
     said,
 )
-from systems.videoseg_o3.demonstrate import completions, dialogue
+from systems.videoseg_o3.demonstrate import completions, dialogue, task_dialogue
 from systems.videoseg_o3.options import MASK_TERMS, VideoSegO3Options
 from systems.videoseg_o3.prompts import ask_first, ask_more, spatial_frames
 from systems.videoseg_o3.rounds import (
+    caption_prompts,
     facts_of_round,
     read,
     read_rounds,
@@ -96,6 +98,8 @@ class VideoSegO3(BaseSystem[VideoSegO3Options]):
             seg_id: the id of the [SEG] token; without it nothing is drawn.
         """
         options = self.options
+        if sample.notes.task:
+            return self._task_episode(sample, turns, seg_id)
         rounds = read_rounds(sample, turns, options)
         tracked = tracked_frame(sample, rounds, options)
         segs: tuple[SegPrompt, ...] = ()
@@ -109,6 +113,17 @@ class VideoSegO3(BaseSystem[VideoSegO3Options]):
         readable = last.reading.look is not None and SEG in said(last.turn)
         answer = Answer((), facts, segs, keyframe=tracked)
         return Episode(sample.uid, tuple(turns), end_of(last.turn, readable), answer)
+
+    def _task_episode(self, sample: Sample, turns: Sequence[Turn], seg_id: int | None) -> Episode:
+        """Return the episode of a demonstration of another task; a caption draws masks."""
+        segs: tuple[SegPrompt, ...] = ()
+        if sample.notes.task == "gcg" and seg_id is not None:
+            segs = caption_prompts(turns[0], seg_id)
+        return Episode(sample.uid, tuple(turns), End.DONE, Answer(segs=segs))
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return ("qa", "vtg", "gcg")
 
     @property
     def masks_by(self) -> Literal["", "policy"]:
@@ -128,5 +143,7 @@ class VideoSegO3(BaseSystem[VideoSegO3Options]):
         Raises:
             ValueError: the targets are in no frame, or this system cannot play the dialogue.
         """
+        if sample.notes.task:
+            return task_dialogue(sample, self.options, self.vision)
         texts = completions(sample, self.options.max_turns, rng)
         return dialogue(sample, texts, self.options, self.vision)

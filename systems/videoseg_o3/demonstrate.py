@@ -10,10 +10,10 @@ import numpy as np
 from core.masks import boxes_areas
 from core.parsing import plain
 from core.types import Sample, Vision
-from systems.base import Demonstration, describe
+from systems.base import Content, Demonstration, describe
 from systems.videoseg_o3.answers import read_turn
 from systems.videoseg_o3.options import VideoSegO3Options
-from systems.videoseg_o3.prompts import ask_first, ask_more
+from systems.videoseg_o3.prompts import ask_first, ask_more, ask_task
 from systems.videoseg_o3.traces import plan_search, write_search
 
 
@@ -33,6 +33,15 @@ def completions(sample: Sample, max_turns: int, rng: np.random.Generator) -> lis
     looks = plan_search(areas_F, int(rng.integers(1, max_turns + 1)), rng)
     thought = plain(sample.notes.thought or sample.query)
     return write_search(looks, describe(sample), thought)
+
+
+def task_dialogue(sample: Sample, options: VideoSegO3Options, vision: Vision) -> Demonstration:
+    """Return the dialogue of a sample about another task (`Notes.task`), from the data."""
+    conversations = sample.notes.conversations or ()
+    said = [turn["value"] for turn in conversations]
+    questions: list[Content] = [[question] for question in said[::2]]
+    questions[0] = ask_task(sample, said[0], options, vision)
+    return tuple(zip(questions, said[1::2], strict=True))
 
 
 def dialogue(

@@ -51,6 +51,33 @@ def ask_more(
     return [*content, instruction]
 
 
+def ask_task(sample: Sample, question: str, options: VideoSegO3Options, vision: Vision) -> Content:
+    """Return the first message of a dialogue about another task (`Notes.task`).
+
+    Frames as released: few larger ones for questions (qa), many small ones with their numbers for
+    the span of an event (vtg), the image for a caption (gcg).
+    """
+    budget = options.frames
+    num_frames = sample.video.num_frames
+    frames = spread(num_frames, budget.spatial_frames)
+    pixels = budget.spatial_pixels
+    names = [""] * len(frames)
+    text = f"\n{question}"
+    if sample.notes.task == "vtg":
+        frames = spread(num_frames, budget.temporal_frames)
+        pixels = budget.temporal_pixels
+        names = [f"Frame {frame}:" for frame in frames]
+        text = (
+            f"\nThe video has {num_frames} frames, numbered 0 to {num_frames - 1}. During which "
+            f'frames does this happen: "{question}"? Answer with the first and the last of them, as '
+            '{"start_frame": 12, "end_frame": 30}'
+        )
+    if sample.notes.task == "gcg":
+        pixels = budget.key_pixels
+        text = f"\nDescribe {question}, and give a mask for each thing that you name."
+    return [*show_frames(names, frames, fit(*video_hw(sample), pixels, vision.cell)), text]
+
+
 def spatial_frames(sample: Sample, options: VideoSegO3Options) -> list[int]:
     """Return the larger frames of turn 1, on which masks are rewarded; VTS-CoT lists them."""
     listed = sample.notes.sample_frame_indice

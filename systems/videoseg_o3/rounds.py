@@ -90,6 +90,14 @@ def seg_prompts(
     return tuple(prompts)
 
 
+def caption_prompts(turn: Turn, seg_id: int) -> tuple[SegPrompt, ...]:
+    """Return a prompt for each [SEG] of a caption of an image: one for each target, in turn."""
+    prompts = []
+    for target, position in enumerate(_seg_positions(turn, seg_id)):
+        prompts.append(SegPrompt(0, position, 0, target=target))
+    return tuple(prompts)
+
+
 def facts_of_round(each: Round) -> dict[str, Any]:
     """Return a round as an entry of the episode log."""
     action = None

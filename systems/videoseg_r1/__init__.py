@@ -119,6 +119,10 @@ class VideoSegR1(BaseSystem[VideoSegR1Options]):
     def masks_by(self) -> MaskMaker:
         return "segmenter" if self.options.iou_source == "mask" else ""
 
+    @property
+    def needs_masks(self) -> bool:
+        return self.options.iou_source == "mask" or self.options.asks_negative
+
     def score(
         self, sample: Sample, episodes: Sequence[Episode], masks: EpisodeMasks | None = None
     ) -> list[Reward]:

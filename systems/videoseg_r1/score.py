@@ -57,6 +57,8 @@ def truth_in(sample: Sample, frame: int, target_hw: tuple[int, int]) -> Truth:
     Boxes and points are scaled to the target image as in VisionReasoner's data preparation.
     """
     height, width = video_hw(sample)
+    if any(target.place is not None for target in sample.targets):
+        return _truth_of_places(sample, frame, target_hw)
     rles = [target.masks_F[frame] for target in sample.targets]
     visible = [rle for rle in rles if rle is not None and area(rle)][:MAX_OBJECTS]
     own_NHW = _decoded(visible, height, width)
@@ -70,6 +72,27 @@ def truth_in(sample: Sample, frame: int, target_hw: tuple[int, int]) -> Truth:
         boxes_N4[i] = (*first, *last)
         points_N2[i] = _scaled(inner_point(own_NHW[i]), (height, width), target_hw)
     return Truth(boxes_N4, points_N2, np.asarray(own_NHW.any(axis=0)), own_NHW)
+
+
+def _truth_of_places(sample: Sample, frame: int, target_hw: tuple[int, int]) -> Truth:
+    """Return the targets of a data set without masks: their masks are empty and never read.
+
+    `VideoSegR1.needs_masks` says which options read masks.
+    """
+    hw = video_hw(sample)
+    places = [target.place for target in sample.targets]
+    visible = [place for place in places if place is not None and place.frame == frame]
+    visible = visible[:MAX_OBJECTS]
+    boxes_N4 = np.zeros((len(visible), 4))
+    points_N2 = np.zeros((len(visible), 2))
+    for i, place in enumerate(visible):
+        x0, y0, x1, y1 = place.box
+        first = _scaled((x0, y0), hw, target_hw)
+        last = _scaled((x1 - 1, y1 - 1), hw, target_hw)
+        boxes_N4[i] = (*first, *last)
+        points_N2[i] = _scaled(place.point, hw, target_hw)
+    own_NHW = np.zeros((len(visible), *hw), bool)
+    return Truth(boxes_N4, points_N2, np.zeros(hw, bool), own_NHW)
 
 
 def rewards_of(

@@ -50,6 +50,9 @@ def visible_frames(sample: Sample, options: VideoSegR1Options) -> np.ndarray:
     areas_F = np.zeros(num_frames, dtype=np.int64)
     for target in sample.targets:
         areas_F += np.array([0 if rle is None else area(rle) for rle in target.masks_F])
+        if target.place is not None:
+            x0, y0, x1, y1 = target.place.box
+            areas_F[target.place.frame] += max(int((x1 - x0) * (y1 - y0)), 1)
     visible = np.flatnonzero(areas_F)
     if options.training_frame != "largest":
         return visible
