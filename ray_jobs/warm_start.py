@@ -129,7 +129,7 @@ def warm_start(argv: Sequence[str]) -> Path:
         raise ValueError(f"warm_start.output={output}: exists already; choose another folder")
 
     cfg = checked_config(argv)
-    splits = [cfg.data.train_split, cfg.data.test_split]
+    splits = [cfg.data.train_split]
     steps = cfg.warm_start.steps
     with Run.open(cfg, splits=splits, folder="warm_start", total_steps=steps) as run:
         # Lines of an earlier warm start under this name.

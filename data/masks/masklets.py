@@ -7,6 +7,7 @@ run-length encoding of each object, empty where it is not visible.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from data.fields import load_json, value
 from data.masks.lazy import LazyMasks
 from data.masks.rle_entries import entries_of
 
+# For each frame, the encoding of each object.
+Objects = list[list[Any]]
 # Files that a process keeps, a few MB each.
 _KEPT_FILES = 4
 # Objects that a process keeps: about 50 MB at 100 frames.
@@ -59,8 +62,8 @@ def masklet_facts(file: str) -> list[int]:
     number = numbers.pop()
     if not number:
         raise ValueError(f'{file}: "masklet" holds no object')
-    first = next((rle for objects in frames for rle in objects if rle is not None), None)
-    entry, _ = entries_of("its first mask", [first])
+    masks = [rle for rle in itertools.chain.from_iterable(frames) if rle is not None]
+    entry, _ = entries_of("its first mask", masks[:1])
     if entry.problem or not entry.num_masks:
         raise ValueError(f'{file}: "masklet": {entry.problem or "no mask in any frame"}')
     return [len(frames), number, entry.height, entry.width]
@@ -72,11 +75,11 @@ def _masks(file: str, number: int, stamp: tuple[int, int]) -> tuple[Rle | None, 
 
 
 @functools.lru_cache(maxsize=_KEPT_FILES)
-def _kept_masklet(file: str, stamp: tuple[int, int]) -> list[list[Any]]:
+def _kept_masklet(file: str, stamp: tuple[int, int]) -> Objects:
     return _masklet(file)
 
 
-def _masklet(file: str) -> list[list[Any]]:
+def _masklet(file: str) -> Objects:
     frames: list[Any] = value(load_json(Path(file)), "masklet", list, file)
     if not frames:
         raise ValueError(f'{file}: "masklet" is empty: download it again')
@@ -86,7 +89,7 @@ def _masklet(file: str) -> list[list[Any]]:
     return frames
 
 
-def _object(file: str, frames: list[list[Any]], number: int) -> tuple[Rle | None, ...]:
+def _object(file: str, frames: Objects, number: int) -> tuple[Rle | None, ...]:
     """Return the masks of one object, None where it is empty."""
     encodings = []
     for i, objects in enumerate(frames):

@@ -8,7 +8,7 @@ disk.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -191,12 +191,7 @@ def _read_video(format: Format, uid: str, meta: Any, faults: Faults) -> list[Sam
             value(expression, format.text, str, its)
             kind = format.kind(expression)
             found.append(_Found(key, expression, targets, kind))
-    if not found:
-        return []
-
-    height, width = size or frame_size(path, names)
-    video = Video(uid, path, names, height, width, format.stride)
-    return [_sample(format, video, meta, one) for one in found]
+    return _samples(format, Video(uid, path, names, 0, 0, format.stride), size, meta, found)
 
 
 @dataclass(frozen=True)
@@ -207,6 +202,17 @@ class _Found:
     expression: Meta
     targets: tuple[Target, ...]
     kind: str
+
+
+def _samples(
+    format: Format, unsized: Video, size: Size | None, meta: Meta, found: Sequence[_Found]
+) -> list[Sample]:
+    """Return the samples of a video; only now a frame is decoded if its size is not yet known."""
+    if not found:
+        return []
+    height, width = size or frame_size(unsized.path, unsized.frame_names)
+    video = replace(unsized, height=height, width=width)
+    return [_sample(format, video, meta, one) for one in found]
 
 
 def _sample(format: Format, video: Video, meta: Meta, found: _Found) -> Sample:

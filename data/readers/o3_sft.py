@@ -139,8 +139,10 @@ def _lines(file: Path, faults: Faults) -> Iterator[tuple[int, Any]]:
 
 # A video and its frames a second.
 Timed = tuple[Video, Fraction]
-# Returns the dialogues of an item, as their names in the item and the turns.
-Dialogues = Callable[[Any, Timed, str], list[tuple[str, list[dict[str, str]]]]]
+# A dialogue: its name within an item, and its turns.
+Named = tuple[str, list[dict[str, str]]]
+# Returns the dialogues of an item.
+Dialogues = Callable[[Any, Timed, str], list[Named]]
 
 
 def _read_videos(
@@ -191,7 +193,7 @@ def _video(item: Any, key: str, folder: Path, known: KnownFacts, where: str) -> 
     return Video(name, str(path), names, height, width), Fraction(*rate)
 
 
-def _questions(item: Any, timed: Timed, where: str) -> list[tuple[str, list[dict[str, str]]]]:
+def _questions(item: Any, timed: Timed, where: str) -> list[Named]:
     """Return the one dialogue of an item of the video QA list."""
     turns: list[dict[str, str]] = []
     for i, turn in enumerate(value(item, "conversations", list, where)):
@@ -212,7 +214,7 @@ def _questions(item: Any, timed: Timed, where: str) -> list[tuple[str, list[dict
     return [("", turns)]
 
 
-def _events(item: Any, timed: Timed, where: str) -> list[tuple[str, list[dict[str, str]]]]:
+def _events(item: Any, timed: Timed, where: str) -> list[Named]:
     """Return a dialogue for each event of a line of TimeLens-100K."""
     dialogues = []
     for i, event in enumerate(value(item, "events", list, where)):

@@ -31,6 +31,7 @@ from core.types import Place, Sample, Target, Video
 from data.derived import derived_places, writable_place, writing
 from data.fields import Faults, inside, load_json, splits_found, value
 from data.frames.images import image_size
+from data.masks.stores import Size
 
 COLUMNS = ("id", "problem", "solution", "image")
 ROWS = ".rows.json"
@@ -106,7 +107,10 @@ def _rows(file: Path) -> tuple[Path, list[Row]]:
         for number, row in enumerate(_table(file)):
             rows.append(_unpacked(row, folder, number, f"{file}: row {number}"))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not a readable table ({error}): download it again") from error
+        first_line = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{file} is not a readable table ({first_line}): download it again"
+        ) from error
     with writing(writable_place(file, ROWS)) as part:
         part.write_text(json.dumps(rows))
     return folder, rows
@@ -169,7 +173,7 @@ def _sample(row: Row, folder: Path, number: int, seen: set[str], where: str) -> 
     return Sample(f"{uid}/0", video, query, tuple(targets))
 
 
-def _places(solution: str, hw: tuple[int, int], where: str) -> list[Place]:
+def _places(solution: str, hw: Size, where: str) -> list[Place]:
     """Return the objects of a solution."""
     try:
         objects = json.loads(solution)
@@ -189,19 +193,23 @@ def _places(solution: str, hw: tuple[int, int], where: str) -> list[Place]:
     return places
 
 
-def _numbers(found: Any, key: str, count: int, hw: tuple[int, int], where: str) -> list[float]:
+def _numbers(found: Any, key: str, count: int, hw: Size, where: str) -> list[float]:
     """Return the coordinates of a box or point, all of them in the image."""
     numbers = value(found, key, list, where)
     height, width = hw
     # VisionReasoner rounds to the nearest number, so the last pixel may become the size.
     limits = [width, height, width, height][:count]
-    message = (
-        f'{where}: "{key}" is {numbers!r:.60}, not {count} numbers in {height} x {width} pixels'
-    )
-    if len(numbers) != count:
-        raise ValueError(message)
-    for number, limit in zip(numbers, limits, strict=True):
-        is_number = isinstance(number, int | float) and not isinstance(number, bool)
-        if not is_number or not math.isfinite(number) or not 0 <= number <= limit:
-            raise ValueError(message)
+    inside_image = len(numbers) == count
+    for number, limit in zip(numbers, limits, strict=False):
+        inside_image = inside_image and _is_number(number) and 0 <= number <= limit
+    if not inside_image:
+        raise ValueError(
+            f'{where}: "{key}" is {numbers!r:.60}, not {count} numbers in {height} x {width} pixels'
+        )
     return [float(number) for number in numbers]
+
+
+def _is_number(number: Any) -> bool:
+    """Return True for a finite number; True and False are none."""
+    is_number = isinstance(number, int | float) and not isinstance(number, bool)
+    return is_number and math.isfinite(number)

@@ -25,6 +25,7 @@ from core.settings import identity
 from core.types import Sample, System
 from data.generators import generator
 from data.prepare.keep import keep_samples
+from ray_jobs.driver.truths import check_splits
 from ray_jobs.record.mlflow_writer import MlflowWriter
 from ray_jobs.record.owner import owned
 from ray_jobs.record.progress import Progress
@@ -82,6 +83,7 @@ class Run:
         check_mask_token(cfg, system)
         prepare_data(cfg)
         samples = read_splits(cfg, splits)
+        check_splits(cfg, system, samples, job=folder)
 
         path = Path(cfg.runs) / cfg.name / folder
         yaml = to_yaml(cfg)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from core.types import Sample, Vision
+from core.types import Sample, View, Vision
 from systems.base import Content, show_frames, video_hw
 from systems.videoseg_o3.options import VideoSegO3Options
 from systems.videoseg_o3.traces import Look
@@ -59,23 +59,25 @@ def ask_task(sample: Sample, question: str, options: VideoSegO3Options, vision: 
     """
     budget = options.frames
     num_frames = sample.video.num_frames
-    frames = spread(num_frames, budget.spatial_frames)
-    pixels = budget.spatial_pixels
-    names = [""] * len(frames)
-    text = f"\n{question}"
     if sample.notes.task == "vtg":
         frames = spread(num_frames, budget.temporal_frames)
-        pixels = budget.temporal_pixels
-        names = [f"Frame {frame}:" for frame in frames]
-        text = (
-            f"\nThe video has {num_frames} frames, numbered 0 to {num_frames - 1}. During which "
-            f'frames does this happen: "{question}"? Answer with the first and the last of them, as '
-            '{"start_frame": 12, "end_frame": 30}'
-        )
+        small_hw = fit(*video_hw(sample), budget.temporal_pixels, vision.cell)
+        shown = show_frames([f"Frame {frame}:" for frame in frames], frames, small_hw)
+        return [
+            *shown,
+            f"\nThe video has {num_frames} frames, numbered 0 to {num_frames - 1}. In which frames "
+            f'does this happen: "{question}"? Answer with the first and the last of them, as '
+            '{"start_frame": 12, "end_frame": 30}',
+        ]
+
+    pixels = budget.spatial_pixels
+    text = f"\n{question}"
     if sample.notes.task == "gcg":
         pixels = budget.key_pixels
         text = f"\nDescribe {question}, and give a mask for each thing that you name."
-    return [*show_frames(names, frames, fit(*video_hw(sample), pixels, vision.cell)), text]
+    hw = fit(*video_hw(sample), pixels, vision.cell)
+    frames = spread(num_frames, budget.spatial_frames)
+    return [*(View(frame, *hw) for frame in frames), text]
 
 
 def spatial_frames(sample: Sample, options: VideoSegO3Options) -> list[int]:

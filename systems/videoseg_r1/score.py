@@ -56,9 +56,13 @@ def truth_in(sample: Sample, frame: int, target_hw: tuple[int, int]) -> Truth:
 
     Boxes and points are scaled to the target image as in VisionReasoner's data preparation.
     """
-    height, width = video_hw(sample)
     if any(target.place is not None for target in sample.targets):
         return _truth_of_places(sample, frame, target_hw)
+    return _truth_of_masks(sample, frame, target_hw)
+
+
+def _truth_of_masks(sample: Sample, frame: int, target_hw: tuple[int, int]) -> Truth:
+    height, width = video_hw(sample)
     rles = [target.masks_F[frame] for target in sample.targets]
     visible = [rle for rle in rles if rle is not None and area(rle)][:MAX_OBJECTS]
     own_NHW = _decoded(visible, height, width)

@@ -121,7 +121,7 @@ def mp4(file: Path, frames: int = len(NAMES)) -> None:
         stream.width = WIDTH
         stream.pix_fmt = "yuv420p"
         for i in range(frames):
-            frame_HWC = np.full((HEIGHT, WIDTH, 3), 40 * i, np.uint8)
+            frame_HWC = np.full((HEIGHT, WIDTH, 3), 40 * i % 256, np.uint8)
             frame = av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from tests.data.fixture_files import (
     blob,
     dump,
     images,
+    mp4,
     object_pngs,
     palette_pngs,
     rles,
@@ -269,3 +271,97 @@ def ref_davis17(root: Path) -> Written:
             key = f"dogs-jump/{4 * (obj - 1) + annotator}"
             expected[key] = Expected(f"{what}, {who}", kind, visible[obj], notes)
     return Written(root, "valid", expected)
+
+
+def groundmore(root: Path) -> Written:
+    """Two types of questions about one clip, with masks beside the action, one of them missing."""
+    uid = "cGcZ4Oj7ThA_0112_0114"
+    names = tuple(f"frame_{i:06d}" for i in range(12))
+    clip = root / "annotations" / uid
+    images(clip / "images", names)
+    masks = {1: blob(0, 12), 2: blob(1, 12)}
+    palette_pngs(clip / "masks", masks, names)
+    # The other published form of a name.
+    (clip / "masks/frame_000002.png").rename(clip / "masks/0000002.png")
+    (clip / "masks/frame_000003.png").unlink()
+    questions = {
+        "1": _question("What falls first?", "1", "Causal", "01:12", "01:13"),
+        "7": _question("What would stay?", 2, "Counterfactual", "0:01:13", "1:14"),
+    }
+    dump(root / "test_v2.json", {"videos": {uid: {"questions": questions}}})
+    # In a palette PNG the second object hides the first.
+    falls = blob(0, 12) & ~blob(1, 12)
+    falls[6:] = False
+    falls[3] = False
+    stays = blob(1, 12)
+    stays[:6] = False
+    return Written(
+        root,
+        "test",
+        {
+            f"{uid}/1": Expected(
+                "What falls first?", "Causal", falls, {"names": ("a cup",), "object": "1"}
+            ),
+            f"{uid}/7": Expected(
+                "What would stay?", "Counterfactual", stays, {"frames_listed": names}
+            ),
+        },
+    )
+
+
+def _question(text: str, obj: Any, kind: str, start: str, end: str) -> dict[str, Any]:
+    return {
+        "question": text,
+        "answer": "a cup",
+        "obj_id": obj,
+        "q_type": kind,
+        "action_start": start,
+        "action_end": end,
+    }
+
+
+def ref_sav(root: Path) -> Written:
+    """A video of SA-V with masks of every fourth frame, and a path that names its archive twice."""
+    mp4(root / "sam_v_full/sav_train/sav_000/sav_000001.mp4", 13)
+    objects = (blob(0), blob(2))
+    frames = []
+    for f in range(4):
+        frames.append([dict(encode(masks_FHW[f])) for masks_FHW in objects])
+    anno = {"video_id": "sav_000001", "masklet_id": [0, 1], "masklet": frames}
+    dump(root / "sam_v_full/sav_train/sav_000/sav_000001_manual.json", anno)
+    folder = "sav_000/sav_train/sav_000/sav_000001"
+    video = {
+        "video_path": f"{folder}.mp4",
+        "anno_path": f"{folder}_manual.json",
+        "objects": {"0": {"formated": "A cup that slides."}, "1": {"formated": "A red ball."}},
+    }
+    dump(root / "Ref-SAV.json", {"sav_000001": video})
+    return Written(
+        root,
+        "train",
+        {
+            "sav_000001/0": Expected("A cup that slides.", "", blob(0)),
+            "sav_000001/1": Expected("A red ball.", "", blob(2)),
+        },
+    )
+
+
+def ref_sav_valid(root: Path) -> Written:
+    """The evaluation split, as images."""
+    folder = root / "ref_sav_eval"
+    images(folder / "videos/sav_017599")
+    expressions = {
+        "0": {"exp": "a long sentence", "anno_id": ["0"], "obj_id": [1], "type_id": 0},
+        "1": {"exp": "short", "anno_id": ["1"], "obj_id": [2], "type_id": 1},
+    }
+    video = {"frames": list(NAMES), "height": HEIGHT, "width": WIDTH, "expressions": expressions}
+    dump(folder / "meta_expressions_valid.json", {"videos": {"sav_017599": video}})
+    dump(folder / "mask_dict.json", {"0": rles(blob(0)), "1": rles(blob(1))})
+    return Written(
+        root,
+        "valid",
+        {
+            "sav_017599/0": Expected("a long sentence", "long", blob(0)),
+            "sav_017599/1": Expected("short", "short", blob(1)),
+        },
+    )

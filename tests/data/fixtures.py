@@ -23,12 +23,15 @@ from tests.data.fixture_files import (
     rles,
 )
 from tests.data.fixture_others import o3_rl, own, reasonseg, refcoco, vts_cot
+from tests.data.fixture_places_tasks import o3_sft, visionreasoner
 from tests.data.fixture_videos import (
+    groundmore,
     longrvos,
     lvvis,
     mevis,
     reasonvos,
     ref_davis17,
+    ref_sav,
     ref_youtube_vos,
     revos,
 )
@@ -55,11 +58,15 @@ FIXTURES: dict[str, Callable[[Path], Written]] = {
     "lvvis": lvvis,
     "reasonvos": reasonvos,
     "longrvos": longrvos,
+    "groundmore": groundmore,
+    "ref_sav": ref_sav,
     "ref_youtube_vos": ref_youtube_vos,
     "ref_davis17": ref_davis17,
     "reasonseg": reasonseg,
     "refcoco": refcoco,
+    "visionreasoner": visionreasoner,
     "vts_cot": vts_cot,
     "o3_rl": o3_rl,
+    "o3_sft": o3_sft,
     "own": own,
 }

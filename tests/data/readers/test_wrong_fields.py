@@ -39,7 +39,102 @@ COT = "VTG-CoT/revos.json"
 RL = "VideoSEG-O3-RL/rl_mevis_data.json"
 DOG = (V, "UVO/all/-fbscFfkh4M", E, "0")
 KITCHEN = (V, "kitchen")
+CLIP = (V, "cGcZ4Oj7ThA_0112_0114")
+Q = (*CLIP, "questions", "1")
+SAV = "sam_v_full/sav_train/sav_000/sav_000001_manual.json"
+GCG = "glamm_data/annotations/GranDf_HA_GCG_train.json"
+DOGS = (0, "groundings", "a dog")
 CASES: list[tuple[str, str, Change, str]] = [
+    ("groundmore", "test_v2.json", at(*CLIP, "questions"), r'key "questions" is missing'),
+    ("groundmore", "test_v2.json", at(*Q, "question", to=3), r'"question" is 3, not a str'),
+    ("groundmore", "test_v2.json", at(*Q, "q_type", to="why"), r'"q_type" is \'why\', not one of'),
+    ("groundmore", "test_v2.json", at(*Q, "obj_id", to="300"), r'"obj_id" is \'300\', not the'),
+    (
+        "groundmore",
+        "test_v2.json",
+        at(*Q, "action_start", to="12s"),
+        r"test_v2.json: video 'cGc.*': question '1': \"action_start\" is '12s', not a time",
+    ),
+    ("groundmore", "test_v2.json", at(*Q, "action_end", to="00:02"), r'"action_end" is before'),
+    (
+        "groundmore",
+        "test_v2.json",
+        at(V, to={"a": {"questions": {}}}),
+        r"video 'a': its name does not end in the start and end of its clip",
+    ),
+    (
+        "groundmore",
+        "test_v2.json",
+        at(V, to={"b_0112_0114": {"questions": {}}}),
+        r"video 'b_0112_0114' is listed, but there is neither .*annotations/b_0112_0114/images/",
+    ),
+    (
+        "groundmore",
+        "test_v2.json",
+        at(V, to={"../b_0112_0114": {"questions": {}}}),
+        r"its name is '../b_0112_0114', which leads out of the data set's folder",
+    ),
+    (
+        "ref_sav",
+        "Ref-SAV.json",
+        at("sav_000001", "video_path", to="../x.mp4"),
+        r"\"video_path\" is '../x.mp4', which leads out",
+    ),
+    (
+        "ref_sav",
+        "Ref-SAV.json",
+        at("sav_000001", "anno_path", to="/etc/passwd"),
+        r"\"anno_path\" is '/etc/passwd', which leads out",
+    ),
+    (
+        "ref_sav",
+        "Ref-SAV.json",
+        at("sav_000001", "anno_path", to="sav_000/none.json"),
+        r'"anno_path": .*sam_v_full/sav_000/none.json is missing: put the archives of SA-V below',
+    ),
+    (
+        "ref_sav",
+        "Ref-SAV.json",
+        at("sav_000001", "objects", "1", "formated"),
+        r"expression '1': key \"formated\" is missing",
+    ),
+    (
+        "ref_sav",
+        "Ref-SAV.json",
+        at("sav_000001", "objects", to={"2": {"formated": "x"}}),
+        r"names object '2', but .*_manual.json has 2 objects, from 0",
+    ),
+    ("ref_sav", SAV, at("masklet"), r'_manual.json: key "masklet" is missing'),
+    ("ref_sav", SAV, at("masklet", to=[]), r'"masklet" is empty'),
+    ("ref_sav", SAV, at("masklet", 2, to=5), r'"masklet": frame 2 is 5, not a list'),
+    ("ref_sav", SAV, at("masklet", 2, to=[]), r"lists a different number of objects"),
+    ("ref_sav", SAV, at("masklet", 0, 0, "size", to=[0, 2]), r'"size" is \[0, 2\], not'),
+    ("o3_sft", GCG, at(0, "caption"), r'item 0: key "caption" is missing'),
+    (
+        "o3_sft",
+        GCG,
+        at(0, "file_name", to="../sa_1.jpg"),
+        r"its image is '../sa_1.jpg', which leads",
+    ),
+    (
+        "o3_sft",
+        GCG,
+        at(*DOGS, "token_positives", to=[3, 99]),
+        r"'a dog': its position is \[3, 99\]",
+    ),
+    ("o3_sft", GCG, at(*DOGS, "rle_masks"), r'key \'0/0\': key "rle_masks" is missing'),
+    (
+        "o3_sft",
+        GCG,
+        at(*DOGS, "rle_masks", 0, "counts", to="0"),
+        r"key '0/0': frame 0: \"counts\" cover",
+    ),
+    (
+        "mevis",
+        "valid_u/meta_expressions.json",
+        at(V, "0a1b2c", "frames", 1, to="../../00005"),
+        r"a name in \"frames\" is '../../00005', which leads out of the data set's folder",
+    ),
     ("revos", R, at(*DOG, "type_id"), r"valid_.json: 'the dog': key \"type_id\" is missing"),
     (
         "revos",
@@ -304,6 +399,10 @@ def test_texts_of_davis(tmp_path: Path) -> None:
         ("vts_cot", "'nowhere' is not a source; known: mevis, revos, longrvos"),
         ("o3_rl", "'nowhere' is not a source"),
         ("own", "nowhere.json: no such file; splits in .*: mine"),
+        ("groundmore", "none of nowhere_v2.json, .* is there; it has test_v2.json"),
+        ("ref_sav", "Ref-SAV has the splits train, valid; there is no 'nowhere'"),
+        ("visionreasoner", "neither data/nowhere-.* is there; splits under it: train"),
+        ("o3_sft", "'nowhere' is not a part of the mixture; it has video_qa, vtg, gcg_grandf"),
     ],
 )
 def test_a_split_that_is_not_there(format: str, message: str, tmp_path: Path) -> None:
