@@ -232,7 +232,7 @@ def _events(item: Any, timed: Timed, where: str) -> list[Named]:
 def _frames_of_span(event: Any, timed: Timed, where: str) -> tuple[int, int]:
     """Return the first and the last frame of an event; only its first span counts, as released."""
     spans = value(event, "span", list, where)
-    span = spans[0] if spans else None
+    span: Any = spans[0] if spans else None
     is_pair = isinstance(span, list) and len(span) == 2
     if not is_pair or not all(_is_time(second) for second in span):
         raise ValueError(f'{where}: "span" is {spans!r:.60}, not [[start, stop]] in seconds')

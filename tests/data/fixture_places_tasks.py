@@ -39,7 +39,7 @@ def rows_of_visionreasoner() -> list[dict[str, Any]]:
         {"bbox_2d": [20, 8, 32, 24], "point_2d": [25.5, 15]},
     ]
     one = [{"bbox_2d": [0, 0, 3, 3], "point_2d": [1, 1]}]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for uid, problem, objects in (
         ("refcocog_12", "the two cups", two),
         ("refcocog_12", "the cup on the left", one),

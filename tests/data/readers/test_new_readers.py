@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from core.masks import decode_frames, union_of_targets
-from core.types import Place
+from core.types import Place, Sample
 from data.frames.reading import read_frames
 from data.load import load_samples
 from data.prepare.check import problems, read_all
@@ -28,6 +28,12 @@ from tests.data.fixture_places_tasks import (
 from tests.data.fixture_videos import groundmore, ref_sav, ref_sav_valid
 
 
+def answer_of(sample: Sample) -> str:
+    """Return the first answer of a dialogue."""
+    assert sample.notes.conversations is not None
+    return sample.notes.conversations[1]["value"]
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_parts_of_the_sft_mixture(part: str, tmp_path: Path) -> None:
     written = PARTS[part](tmp_path)
@@ -43,8 +49,7 @@ def test_parts_of_the_sft_mixture(part: str, tmp_path: Path) -> None:
         if expected.masks_FHW is not None:
             found = decode_frames(union_of_targets(sample), HEIGHT, WIDTH)
             assert (found == expected.masks_FHW).all()
-            segs = sample.notes.conversations[1]["value"].count("[SEG]")
-            assert segs == len(sample.targets)
+            assert answer_of(sample).count("[SEG]") == len(sample.targets)
     assert problems("o3_sft", str(tmp_path), part) == []
 
 
@@ -72,7 +77,7 @@ def test_only_the_first_record_of_a_changed_video_is_kept(tmp_path: Path) -> Non
     mp4(tmp_path / "VTG/TimeLens-100K/videos/queryd/a.mp4", 6)
     samples = load_samples("o3_sft", str(tmp_path), "vtg")
     assert [sample.video.num_frames for sample in samples] == [6, 6]
-    answer = json.loads(samples[0].notes.conversations[1]["value"])
+    answer = json.loads(answer_of(samples[0]))
     assert answer == {"start_frame": 2, "end_frame": 5}
 
 
