@@ -30,6 +30,8 @@ _EXPERTS = "its routed experts were never compared between engine and learner"
 
 # Model types that a user may well try, and why they cannot be trained.
 REFUSED = {
+    "sa2va_chat": "it is a released VideoSEG-O3, with mask head and SAM 2 in one folder; take it "
+    "apart with `python -m ray_jobs.convert`",
     "qwen2_vl": "its older vision tower was never compared between engine and learner",
     "qwen3_vl_moe": _EXPERTS,
     "qwen3_5": _LINEAR_ATTENTION,

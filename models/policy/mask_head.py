@@ -197,7 +197,8 @@ def load(
         if not file.is_file():
             raise ValueError(
                 f"policy.path: no file {file}: this policy has no mask head; "
-                "make one with ray_jobs.warm_start, or give a policy folder that has one"
+                "give a policy folder that has one: one made by ray_jobs.warm_start, or a released "
+                "VideoSEG-O3 after ray_jobs.convert"
             )
     config = json.loads((folder / "config.json").read_text())
     _check_config(folder / "config.json", config, policy_width, fingerprint(sam))
