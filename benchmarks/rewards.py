@@ -255,7 +255,7 @@ def ours_accuracy(cases: Sequence[Case]) -> list[float]:
         rows: list[tuple[float, ...]] = []
         counts = []
         for episode in case.episodes:
-            objects = coordinates(strict_answer(episode.turns[0].text))
+            objects = coordinates(strict_answer(episode.turns[0].text), VideoSegR1().target_grid)
             rows += objects
             counts.append(len(objects))
         rows_R6 = torch.from_numpy(np.array(rows, dtype=np.float64).reshape(-1, 6))

@@ -22,6 +22,8 @@ MAX_DEPTH = 20
 # Opening brackets tried by `search_records`.
 MAX_STARTS = 32
 
+# Digits before and after the point are bounded, so that `float` is exact for whole numbers.
+_NUMBER = re.compile(r"[+-]?\d{1,9}(\.\d{1,9})?", re.ASCII)
 _CLOSING = {"[": "]", "{": "}"}
 _DEPTH_STEPS = dict(zip(b"[{(]})", (1, 1, 1, -1, -1, -1), strict=True))
 _NO_BRACKETS = bytes(set(range(256)) - set(_DEPTH_STEPS))
@@ -96,6 +98,11 @@ def records(text: str) -> list[dict[Any, Any]]:
     return []
 
 
+def find_records(text: str) -> list[dict[Any, Any]]:
+    """Return the `records` of a text; those of a piece of it if the whole is no value."""
+    return search_records(text) if value(text) is None else records(text)
+
+
 def search_records(text: str) -> list[dict[Any, Any]]:
     """Return the `records` of the first bracketed piece of `text` with any; prose is skipped."""
     position = 0
@@ -137,6 +144,18 @@ def numbers(entries: Any, count: int) -> tuple[float, ...] | None:
     return floats if all(map(math.isfinite, floats)) else None
 
 
+def loose_integer(written: Any) -> int | None:
+    """Return `integer` of a number or of a text with one, such as "5"."""
+    return integer(_number_in(written))
+
+
+def loose_numbers(entries: Any, count: int) -> tuple[float, ...] | None:
+    """Return `numbers` of a list whose entries may be texts, such as "104"."""
+    if not isinstance(entries, list | tuple):
+        return None
+    return numbers([_number_in(entry) for entry in entries], count)
+
+
 def plain(text: str) -> str:
     """Make `text` fit to be shown to a policy: one line of valid Unicode without special tokens.
 
@@ -148,6 +167,13 @@ def plain(text: str) -> str:
     while "<|" in readable or "|>" in readable:
         readable = readable.replace("<|", "").replace("|>", "")
     return " ".join(readable.split())
+
+
+def _number_in(written: Any) -> Any:
+    """The number in a text of nothing else; any other value as it is."""
+    if isinstance(written, str) and _NUMBER.fullmatch(written.strip()):
+        return float(written)
+    return written
 
 
 def _without_fence(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Generic, Self, TypeVar
 import numpy as np
 from torch import Tensor
 
-from core.geometry import Box
+from core.geometry import Box, Grid
 from core.parsing import plain
 from core.settings import make_settings, unknown_name
 from core.types import (
@@ -75,6 +75,10 @@ class BaseSystem(Generic[OptionsT]):
     @property
     def system_message(self) -> str:
         return ""
+
+    def grid(self, hw: tuple[int, int]) -> Grid:
+        """Return the numbers in which the policy writes places in an image of (height, width)."""
+        return Grid(hw, self.vision.coordinates)
 
     def shown(self, sample: Sample, rng: np.random.Generator) -> Sample:
         return sample.bare
@@ -198,6 +202,23 @@ def show_frames(names: Sequence[str], frames: Sequence[int], hw: tuple[int, int]
     for name, frame in zip(names, frames, strict=True):
         content += [name, View(frame, *hw)]
     return content
+
+
+def unit_of(grid: Grid, image: str) -> str:
+    """Return the unit of a policy's numbers in the words of a prompt.
+
+    Args:
+        image: the name of the image in the prompt, such as "the target frame".
+    """
+    if grid.coordinates == "thousandths":
+        return f"thousandths of the width and height of {image} (0 to 1000)"
+    height, width = grid.hw
+    return f"pixels of {image} ({width} x {height})"
+
+
+def whole_numbers(grid: Grid, pixels: Sequence[float]) -> list[int]:
+    """Return x, y, x, y, ... in pixels as a policy writes them: in its unit, rounded."""
+    return [round(number) for number in grid.from_pixels(pixels)]
 
 
 def clip_box(box: Sequence[float], hw: tuple[int, int]) -> Box:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from core.geometry import Box, scale_box, uniform_frames
+from core.geometry import Box, Grid, scale_box, uniform_frames
 from core.parsing import is_tagged
 from core.types import Answer, Ask, Episode, EpisodeMasks, MaskPrompt, Reward, Sample, Turn
 from systems.base import BaseSystem, Demonstration, check_group, end_of, said, video_hw
@@ -41,7 +41,8 @@ class ReVSeg(BaseSystem[ReVSegOptions]):
             return await self._play_at_once(sample, frames, ask)
 
         first = await ask(
-            ask_keyframe(sample.query, frames, options), max_tokens=options.max_tokens_1
+            ask_keyframe(sample.query, frames, options, self.box_grid),
+            max_tokens=options.max_tokens_1,
         )
         choice = read_keyframe(said(first), len(frames))
         if choice is None:
@@ -49,22 +50,23 @@ class ReVSeg(BaseSystem[ReVSegOptions]):
 
         frame_idx, description = choice
         second = await ask(
-            ask_box(frames[frame_idx], description, options), max_tokens=options.max_tokens_2
+            ask_box(frames[frame_idx], description, options, self.box_grid),
+            max_tokens=options.max_tokens_2,
         )
-        box = read_box(said(second), options.box_hw, options.strict_turn2_tags)
+        box = read_box(said(second), self.box_grid, options.strict_turn2_tags)
         return self._episode(sample, frames, (first, second), choice, box)
 
     async def _play_at_once(self, sample: Sample, frames: Sequence[int], ask: Ask) -> Episode:
         """Play the ablation: keyframe, description and box in one answer."""
         options = self.options
         only = await ask(
-            ask_keyframe(sample.query, frames, options),
+            ask_keyframe(sample.query, frames, options, self.box_grid),
             max_tokens=options.max_tokens_1 + options.max_tokens_2,
         )
         choice = read_keyframe(said(only), len(frames))
         box = None
         if choice is not None:
-            box = read_box(said(only), options.box_hw, strict=True)
+            box = read_box(said(only), self.box_grid, strict=True)
         return self._episode(sample, frames, (only,), choice, box)
 
     def score(
@@ -76,7 +78,13 @@ class ReVSeg(BaseSystem[ReVSegOptions]):
 
     def demonstrate(self, sample: Sample, rng: np.random.Generator) -> Demonstration:
         """Return a dialogue with the right answers; see `systems.revseg.demonstrate`."""
-        return dialogue(sample, self.frames(sample), self.truth(sample), self.options, rng)
+        frames = self.frames(sample)
+        return dialogue(sample, frames, self.truth(sample), self.options, self.box_grid, rng)
+
+    @property
+    def box_grid(self) -> Grid:
+        """The numbers in which the policy gives its box."""
+        return self.grid(self.options.box_hw)
 
     def frames(self, sample: Sample) -> list[int]:
         """Return the numbers of the sampled frames in the video."""

@@ -11,25 +11,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from core.geometry import Box
-from core.parsing import block, integer, is_tagged, numbers, plain, records, search_records
+from core.geometry import Box, Grid
+from core.parsing import (
+    block,
+    find_records,
+    is_tagged,
+    loose_integer,
+    loose_numbers,
+    plain,
+    records,
+    search_records,
+)
 from systems.base import clip_box
+
+# The paper's key, and what a policy makes of it.
+DESCRIPTION = ("object description", "object_description", "description")
 
 
 def read_keyframe(text: str, num_frames: int) -> tuple[int, str] | None:
     """Return (index into the sampled frames, description of the target), or None if unreadable.
 
-    JSON or Python quotes, fenced or not; one dictionary with or without a list, of several the
-    first (chosen by this project). An index outside of the frames or an empty description is
-    unreadable.
+    In answer tags. JSON or Python quotes, fenced or not, also with words around it; one dictionary
+    with or without a list, of several the first; the index may be quoted, and the key of the
+    description is one of DESCRIPTION (all chosen by this project). An index outside of the frames
+    or an empty description is unreadable.
     """
     body = block(text, "answer")
-    items = records(body) if body is not None else []
+    items = find_records(body) if body is not None else []
     if not items:
         return None
 
-    frame_idx = integer(items[0].get("frame_idx"))
-    description = items[0].get("object description")
+    frame_idx = loose_integer(items[0].get("frame_idx"))
+    keys = [key for key in DESCRIPTION if key in items[0]]
+    description = items[0][keys[0]] if keys else None
     if frame_idx is None or not 0 <= frame_idx < num_frames:
         return None
     if not isinstance(description, str) or not plain(description):
@@ -37,15 +51,15 @@ def read_keyframe(text: str, num_frames: int) -> tuple[int, str] | None:
     return frame_idx, plain(description)
 
 
-def read_box(text: str, hw: tuple[int, int], strict: bool = False) -> Box | None:
-    """Return the box, clipped to an image of (height, width) `hw`, or None if unreadable.
+def read_box(text: str, grid: Grid, strict: bool = False) -> Box | None:
+    """Return the box in pixels, clipped to the image of `grid`, or None if unreadable.
 
     In answer tags, or bare unless `strict`. Of several boxes the largest counts (chosen by this
-    project). A box without four finite numbers or without an area is unreadable.
+    project). A box without four finite numbers, quoted or not, or without an area is unreadable.
     """
     body = block(text, "answer")
     if body is not None:
-        items = records(body)
+        items = find_records(body)
     elif not strict:
         items = search_records(_after_thought(text))
     else:
@@ -53,7 +67,7 @@ def read_box(text: str, hw: tuple[int, int], strict: bool = False) -> Box | None
 
     boxes = []
     for item in items:
-        box = _clip(item.get("bbox_2d"), hw)
+        box = _clip(item.get("bbox_2d"), grid)
         if box is not None:
             boxes.append(box)
     return max(boxes, key=_area, default=None)
@@ -72,13 +86,14 @@ def has_box_form(text: str, strict: bool = False) -> bool:
     return is_tagged(text, ("answer",)) or bool(records(_after_thought(text)))
 
 
-def whole_pixels(box: Sequence[float], hw: tuple[int, int]) -> list[int]:
-    """Round a box to whole pixels of an image of `hw`, at least one pixel wide and high."""
-    height, width = hw
-    x0 = min(round(box[0]), width - 1)
-    y0 = min(round(box[1]), height - 1)
-    x1 = max(round(box[2]), x0 + 1)
-    y1 = max(round(box[3]), y0 + 1)
+def whole_box(box: Sequence[float], grid: Grid) -> list[int]:
+    """Return a box in pixels as the policy writes it: whole numbers, at least 1 wide and high."""
+    height, width = grid.size
+    left, top, right, bottom = (round(number) for number in grid.from_pixels(box))
+    x0 = min(left, width - 1)
+    y0 = min(top, height - 1)
+    x1 = max(right, x0 + 1)
+    y1 = max(bottom, y0 + 1)
     return [x0, y0, x1, y1]
 
 
@@ -86,12 +101,12 @@ def _after_thought(text: str) -> str:
     return text.rpartition("</think>")[2]
 
 
-def _clip(item: Any, hw: tuple[int, int]) -> Box | None:
+def _clip(item: Any, grid: Grid) -> Box | None:
     """Return a box cut to the image; None if it is reversed, or nothing of it is inside."""
-    corners = numbers(item, 4)
+    corners = loose_numbers(item, 4)
     if corners is None or corners[2] <= corners[0] or corners[3] <= corners[1]:
         return None
-    box = clip_box(corners, hw)
+    box = clip_box(grid.to_pixels(corners), grid.hw)
     if box[2] <= box[0] or box[3] <= box[1]:
         return None
     return box

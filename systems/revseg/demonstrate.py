@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from core.geometry import Grid
 from core.types import Sample
 from systems.base import Demonstration, describe, thought_of
-from systems.revseg.answers import whole_pixels
+from systems.revseg.answers import whole_box
 from systems.revseg.options import ReVSegOptions
 from systems.revseg.prompts import ask_box, ask_keyframe
 from systems.revseg.score import Truth
@@ -21,6 +22,7 @@ def dialogue(
     frames: Sequence[int],
     truth: Truth,
     options: ReVSegOptions,
+    grid: Grid,
     rng: np.random.Generator,
 ) -> Demonstration:
     """Return a dialogue about any sampled frame that shows the target.
@@ -38,18 +40,18 @@ def dialogue(
     frame_idx = int(rng.choice(visible))
     description = describe(sample)
     name = json.dumps(description, ensure_ascii=False)
-    box = whole_pixels(truth.boxes_F4[frame_idx].tolist(), options.box_hw)
+    box = whole_box(truth.boxes_F4[frame_idx].tolist(), grid)
     corners = ",".join(str(corner) for corner in box)
 
     opening = (
         f"<think>{thought_of(sample)}</think>"
         f'<answer>[{{"frame_idx": {frame_idx}, "object description": {name}'
     )
-    first = ask_keyframe(sample.query, frames, options)
+    first = ask_keyframe(sample.query, frames, options, grid)
     if not options.decompose:
         return ((first, f'{opening}, "bbox_2d": [{corners}]}}]</answer>'),)
 
-    second = ask_box(frames[frame_idx], description, options)
+    second = ask_box(frames[frame_idx], description, options, grid)
     located = f'<answer>[{{"bbox_2d":[{corners}],"label":{name}}}]</answer>'
     if options.strict_turn2_tags:
         located = f"<think>{description}</think>{located}"

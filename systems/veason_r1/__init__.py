@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from core.geometry import scale_box, uniform_frames
+from core.geometry import Grid, scale_box, uniform_frames
 from core.masks import boxes_areas
 from core.parsing import is_tagged
 from core.types import (
@@ -65,10 +66,13 @@ class VeasonR1(BaseSystem[VeasonR1Options]):
         """
         options = self.options
         frames = self.frames(sample)
-        turn = await ask(ask_objects(sample.query, frames, options), max_tokens=options.max_tokens)
+        turn = await ask(
+            ask_objects(sample.query, frames, options, self.box_grid),
+            max_tokens=options.max_tokens,
+        )
 
         text = said(turn)
-        found = read_answer(text, len(frames), options.frame_hw, options.prompt)
+        found = read_answer(text, len(frames), self.box_grid, options.prompt)
         facts = {
             "frame_idx": found.place if found else None,
             "boxes": [list(box) for box in found.boxes] if found else [],
@@ -98,15 +102,23 @@ class VeasonR1(BaseSystem[VeasonR1Options]):
         }
         if self.masks_by:
             assert masks is not None, "this reward is computed from tracked masks"
-            terms["clip"] = clip_term(sample, masks)
+            readable_G = torch.tensor([episode.answer.facts["json"] for episode in episodes])
+            # An answer that names nothing is right about a video without targets; an unreadable
+            # one is not.
+            terms["clip"] = torch.where(readable_G, clip_term(sample, masks), 0.0)
         return terms
 
     def demonstrate(self, sample: Sample, rng: np.random.Generator) -> Demonstration:
         """Return the ideal dialogue; see `ideal_answer`."""
         options = self.options
         frames = self.frames(sample)
-        text = ideal_answer(sample, frames, options.frame_hw, options.prompt, rng)
-        return ((ask_objects(sample.query, frames, options), text),)
+        text = ideal_answer(sample, frames, self.box_grid, options.prompt, rng)
+        return ((ask_objects(sample.query, frames, options, self.box_grid), text),)
+
+    @property
+    def box_grid(self) -> Grid:
+        """The numbers in which the policy gives its boxes."""
+        return self.grid(self.options.frame_hw)
 
     def frames(self, sample: Sample) -> list[int]:
         """Return the numbers of the shown frames: evenly spread, with the hint's among them."""

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from core.geometry import Box
-from core.parsing import block, integer, numbers, records
+from core.geometry import Box, Grid
+from core.parsing import block, find_records, loose_integer, loose_numbers
 from systems.base import clip_box
 
 # More boxes than this make an answer unreadable: each of them is tracked through the video.
@@ -34,18 +34,19 @@ class Found:
     boxes: tuple[Box, ...]
 
 
-def read_answer(text: str, num_frames: int, hw: tuple[int, int], form: Form) -> Found | None:
+def read_answer(text: str, num_frames: int, grid: Grid, form: Form) -> Found | None:
     """Return what an answer says, or None if it is not readable. Never raises.
 
-    JSON or Python quotes, fenced or not, with or without a list around. A keyframe that was not
-    shown, a box of other than four numbers or more than 10 boxes are not readable.
+    In answer tags. JSON or Python quotes, fenced or not, also with words around it, with or without
+    a list; numbers may be quoted. A keyframe that was not shown, a box of other than four numbers
+    or more than 10 boxes are not readable.
     """
     body = block(text, "answer")
-    rows = records(body) if body is not None else []
+    rows = find_records(body) if body is not None else []
     if not rows:
         return None
     keyframe_key, boxes_key = _keys(form)
-    place = integer(rows[0].get(keyframe_key))
+    place = loose_integer(rows[0].get(keyframe_key))
     listed = rows[0].get(boxes_key)
     if place is None or not 0 <= place < num_frames:
         return None
@@ -53,10 +54,10 @@ def read_answer(text: str, num_frames: int, hw: tuple[int, int], form: Form) -> 
         return None
     boxes = []
     for corners in listed:
-        box = numbers(corners, 4)
+        box = loose_numbers(corners, 4)
         if box is None:
             return None
-        boxes.append(clip_box(box, hw))
+        boxes.append(clip_box(grid.to_pixels(box), grid.hw))
     return Found(place, tuple(boxes))
 
 

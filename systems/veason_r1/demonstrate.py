@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from core.geometry import Grid
 from core.masks import boxes_areas
 from core.types import Sample
-from systems.base import thought_of
+from systems.base import thought_of, whole_numbers
 from systems.veason_r1.answers import Form, write_answer
 from systems.veason_r1.score import true_boxes
 
@@ -16,7 +17,7 @@ from systems.veason_r1.score import true_boxes
 def ideal_answer(
     sample: Sample,
     frames: Sequence[int],
-    hw: tuple[int, int],
+    grid: Grid,
     form: Form,
     rng: np.random.Generator,
 ) -> str:
@@ -34,5 +35,6 @@ def ideal_answer(
             f"sample {sample.uid!r}: no target in any of the {len(frames)} shown frames"
         )
     place = int(rng.choice(visible))
-    boxes = true_boxes(sample, frames[place], hw).round().int().tolist()
+    truth = true_boxes(sample, frames[place], grid.hw).tolist()
+    boxes = [whole_numbers(grid, box) for box in truth]
     return f"<think>{thought_of(sample)}</think>{write_answer(place, boxes, form)}"

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from core.geometry import Grid
 from core.types import (
     Answer,
     Ask,
@@ -92,9 +93,11 @@ class VideoSegR1(BaseSystem[VideoSegR1Options]):
         if choice is None:
             choice = await self._sample_choice(sample, ask)
 
-        question = ask_objects(sample.query, sample.video.num_frames, choice, options)
+        question = ask_objects(
+            sample.query, sample.video.num_frames, choice, options, self.target_grid
+        )
         turn = await ask(question, max_tokens=options.max_tokens)
-        objects = read_objects(said(turn))
+        objects = read_objects(said(turn), self.target_grid)
 
         prompts: list[MaskPrompt] = []
         for found in objects or []:
@@ -129,7 +132,7 @@ class VideoSegR1(BaseSystem[VideoSegR1Options]):
         """Return VisionReasoner's sum, negative points included, times the length factor."""
         check_group(sample, episodes)
         assert masks is not None or not self.masks_by, "this reward is computed from masks"
-        return rewards_of(sample, episodes, masks, self.options)
+        return rewards_of(sample, episodes, masks, self.options, self.target_grid)
 
     def demonstrate(self, sample: Sample, rng: np.random.Generator) -> Demonstration:
         """Return a dialogue with the right answer.
@@ -147,7 +150,12 @@ class VideoSegR1(BaseSystem[VideoSegR1Options]):
                 f"sample {sample.uid!r}: its targets are in none of the "
                 f"{sample.video.num_frames} frames"
             )
-        return dialogue(sample, choice, self.options, rng)
+        return dialogue(sample, choice, self.options, self.target_grid, rng)
+
+    @property
+    def target_grid(self) -> Grid:
+        """The numbers in which the policy writes places in the target frame."""
+        return self.grid(self.options.target_hw)
 
     async def _sample_choice(self, sample: Sample, ask: Ask) -> Choice:
         """Run the frame sampler, once for all episodes of a query and a weight version."""

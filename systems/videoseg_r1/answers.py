@@ -1,8 +1,8 @@
 """Answers that list objects as boxes and points: one reading for masks, one for rewards.
 
 A mask takes whatever can be read. A reward counts only what the published definitions count: strict
-JSON with every key of every object. Coordinates are pixels of the target image. Every function
-takes any text, and none raises.
+JSON with every key of every object. Results are in pixels of the target image, the image of the
+`grid` in whose numbers the policy writes. Every function takes any text, and none raises.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-from core.parsing import block, json_value, numbers, records
+from core.geometry import Grid
+from core.parsing import block, find_records, json_value, loose_numbers, numbers
 from core.types import MaskPrompt
 
 # Objects of an answer and of the ground truth that count (VisionReasoner).
@@ -26,20 +27,21 @@ class ObjectRead(TypedDict):
     negatives: list[list[float]]
 
 
-def read_objects(text: str) -> list[ObjectRead] | None:
+def read_objects(text: str, grid: Grid) -> list[ObjectRead] | None:
     """Return the objects of an answer, or None if it is unreadable.
 
     Expected: <answer>[{"bbox_2d": [x0, y0, x1, y1], "point_2d": [x, y], "neg_point_2d": [x, y]},
-    ...]</answer>, with x1 and y1 inside the box; JSON or Python quotes, fenced or not, also
-    "neg_points_2d" with a list of points. An object without box and point is left out. An answer
-    without any object is unreadable, unless it is the empty list. At most 120 objects count.
+    ...]</answer>, with x1 and y1 inside the box; JSON or Python quotes, fenced or not, also with
+    words around it or quoted numbers; also "neg_points_2d" with a list of points. An object without
+    box and point is left out. An answer without any object is unreadable, unless it is the empty
+    list. At most 120 objects count.
     """
     body = block(text, "answer")
     if body is None:
         return None
-    items = records(body)
+    items = find_records(body)
     usable = []
-    for found in objects_of_items(items):
+    for found in objects_of_items(items, grid):
         if found["box"] or found["point"]:
             usable.append(found)
     is_empty_list = not items and re.sub(r"[\s`]|json", "", body) == "[]"
@@ -48,13 +50,24 @@ def read_objects(text: str) -> list[ObjectRead] | None:
     return None
 
 
-def objects_of_items(items: Sequence[Mapping[Any, Any]]) -> list[ObjectRead]:
+def objects_of_items(items: Sequence[Mapping[Any, Any]], grid: Grid) -> list[ObjectRead]:
     """Return the objects that the dictionaries of an answer describe, one for each."""
     objects: list[ObjectRead] = []
     for item in items[:MAX_OBJECTS]:
-        box = _floats(item.get("bbox_2d"), 4)
-        point = _floats(item.get("point_2d"), 2)
-        objects.append({"box": box, "point": point, "negatives": _negatives_of(item)})
+        box = loose_numbers(item.get("bbox_2d"), 4)
+        point = loose_numbers(item.get("point_2d"), 2)
+        points = []
+        for written in _written_negatives(item):
+            negative = loose_numbers(written, 2)
+            if negative is not None:
+                points.append(list(grid.to_pixels(negative)))
+        objects.append(
+            {
+                "box": None if box is None else list(grid.to_pixels(box)),
+                "point": None if point is None else list(grid.to_pixels(point)),
+                "negatives": points,
+            }
+        )
     return objects
 
 
@@ -95,7 +108,9 @@ def strict_answer(text: str) -> Any | None:
     return _with_one_key(json_value(body))
 
 
-def coordinates(answer: Any, box: bool = True, point: bool = True) -> list[tuple[float, ...]]:
+def coordinates(
+    answer: Any, grid: Grid, box: bool = True, point: bool = True
+) -> list[tuple[float, ...]]:
     """Return box and point of every object, six numbers each, 0 for what is not asked for.
 
     As published, a single object without one of them, or with other values than finite numbers,
@@ -115,18 +130,21 @@ def coordinates(answer: Any, box: bool = True, point: bool = True) -> list[tuple
             middle = numbers(item.get("point_2d"), 2)
         if corners is None or middle is None:
             return []
-        items.append(corners + middle)
+        items.append(grid.to_pixels(corners + middle))
     return items[:MAX_OBJECTS]
 
 
-def negatives(answer: Any) -> list[tuple[float, ...]]:
+def negatives(answer: Any, grid: Grid) -> list[tuple[float, ...]]:
     """Return the readable negative points of all objects of an answer."""
     if not isinstance(answer, list):
         return []
     points = []
     for item in answer[:MAX_OBJECTS]:
         if isinstance(item, dict):
-            points += [tuple(point) for point in _negatives_of(item)]
+            for written in _written_negatives(item):
+                point = numbers(written, 2)
+                if point is not None:
+                    points.append(grid.to_pixels(point))
     return points
 
 
@@ -175,20 +193,9 @@ def _with_one_key(answer: Any) -> Any:
     return items
 
 
-def _negatives_of(item: Mapping[Any, Any]) -> list[list[float]]:
-    """The readable negative points of one object."""
+def _written_negatives(item: Mapping[Any, Any]) -> list[Any]:
+    """What stands for the negative points of one object, readable or not."""
     several = item.get("neg_points_2d")
-    written = [item.get("neg_point_2d")]
     if isinstance(several, list):
-        written = several[:MAX_OBJECTS]
-    points = []
-    for entry in written:
-        point = _floats(entry, 2)
-        if point is not None:
-            points.append(point)
-    return points
-
-
-def _floats(entry: Any, count: int) -> list[float] | None:
-    found = numbers(entry, count)
-    return None if found is None else list(found)
+        return several[:MAX_OBJECTS]
+    return [item.get("neg_point_2d")]

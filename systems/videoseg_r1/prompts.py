@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from core.geometry import uniform_frames
+from core.geometry import Grid, uniform_frames
 from core.types import View
-from systems.base import Content, show_frames
+from systems.base import Content, show_frames, unit_of, whole_numbers
 from systems.videoseg_r1.options import VideoSegR1Options
 from systems.videoseg_r1.sampler import Choice
 
@@ -19,6 +19,7 @@ SHORT_ENDINGS = {
     "box_negative": ": box, off",
 }
 
+# Two objects in pixels, for the example of an answer.
 EXAMPLE = (
     {"bbox_2d": [104, 88, 331, 420], "point_2d": [210, 260], "neg_point_2d": [350, 262]},
     {"bbox_2d": [512, 97, 640, 404], "point_2d": [575, 251], "neg_point_2d": [575, 420]},
@@ -40,7 +41,9 @@ THINK = (
 DO_NOT_THINK = "Do not explain. Write the result between <answer> and </answer>"
 
 
-def ask_objects(query: str, num_frames: int, choice: Choice, options: VideoSegR1Options) -> Content:
+def ask_objects(
+    query: str, num_frames: int, choice: Choice, options: VideoSegR1Options, grid: Grid
+) -> Content:
     """Return frames of the key segment, of the whole video, the target frame, and the instruction.
 
     No frame is shown twice, so a video of one frame is the target frame alone. The short form mixes
@@ -64,7 +67,7 @@ def ask_objects(query: str, num_frames: int, choice: Choice, options: VideoSegR1
             content.append(title)
             content += show_frames(names, frames, options.frame_hw)
     target_name = f"The target frame, frame {choice.frame}:"
-    return [*content, target_name, target, _instruction(query, options)]
+    return [*content, target_name, target, _instruction(query, options, grid)]
 
 
 def _context_frames(
@@ -81,12 +84,11 @@ def _context_frames(
     return key, [frame for frame in in_video if frame not in shown]
 
 
-def _instruction(query: str, options: VideoSegR1Options) -> str:
+def _instruction(query: str, options: VideoSegR1Options, grid: Grid) -> str:
     """The full prompt after the frames."""
-    height, width = options.target_hw
     rows = []
     for example in EXAMPLE:
-        rows.append({key: example[key] for key in options.lengths})
+        rows.append({key: whole_numbers(grid, example[key]) for key in options.lengths})
     answer = f"<answer>{json.dumps(rows)}</answer>"
     wanted = "; ".join(KEYS[key] for key in options.lengths)
     think = DO_NOT_THINK
@@ -95,6 +97,6 @@ def _instruction(query: str, options: VideoSegR1Options) -> str:
         answer = f"<think>reasoning</think>{answer}"
     return (
         f'\nFind in the target frame every object that this refers to: "{query}".\n{think}: a JSON '
-        f"list with an entry for each object, in pixels of the target frame ({width} x {height}): "
+        f"list with an entry for each object, in {unit_of(grid, 'the target frame')}: "
         f"{wanted}. If there is no such object, the list is empty. For example:\n{answer}"
     )

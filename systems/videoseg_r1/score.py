@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from core.difficulty import LEAST, MOST, UNKNOWN, difficulty
+from core.geometry import Grid
 from core.masks import area, box, decode
 from core.points import inner_point, resize_mask, scale_pixel
 from core.types import Episode, EpisodeMasks, MaskPrompt, Reward, Rle, Sample
@@ -104,13 +105,14 @@ def rewards_of(
     episodes: Sequence[Episode],
     masks: EpisodeMasks | None,
     options: VideoSegR1Options,
+    grid: Grid,
 ) -> list[Reward]:
     """Return the weighted sum of the terms times the length factor (Eq. 7 and 8) for each episode.
 
     Only strict JSON earns, as published. An answer cut off by its budget earns for not repeating
     itself alone.
     """
-    terms = terms_of(sample, episodes, masks, options)
+    terms = terms_of(sample, episodes, masks, options, grid)
     length_G = length_factor(sample, episodes, options)
     sums_G = weighted_sum(terms, options.all_weights)
 
@@ -126,6 +128,7 @@ def terms_of(
     episodes: Sequence[Episode],
     masks: EpisodeMasks | None,
     options: VideoSegR1Options,
+    grid: Grid,
 ) -> dict[str, Tensor]:
     """Return the terms of the reward, float64 (G,) each.
 
@@ -137,7 +140,7 @@ def terms_of(
     answers_G = [strict_answer(text) for text in texts_G]
     format_G = answer_format(answers_G, options.lengths)
     if sample.targets:
-        accuracy_G, negative_G = _location_terms(sample, episodes, answers_G, masks, options)
+        accuracy_G, negative_G = _location_terms(sample, episodes, answers_G, masks, options, grid)
     else:
         right_G = torch.tensor([answer == [] for answer in answers_G])
         format_G = torch.where(right_G, float(len(options.lengths)), format_G)
@@ -188,6 +191,7 @@ def _location_terms(
     answers_G: Sequence[Any],
     masks: EpisodeMasks | None,
     options: VideoSegR1Options,
+    grid: Grid,
 ) -> tuple[Tensor, Tensor]:
     """Accuracy and negative-point reward, float64 (G,): episodes of one target frame together."""
     table = _mask_table(episodes, masks)
@@ -200,8 +204,8 @@ def _location_terms(
         if not len(truth.boxes_N4):
             continue
         answers_R = [answers_G[g] for g in rows]
-        accuracy_G[rows] = _accuracy(sample, frame, answers_R, truth, table, options)
-        negative_G[rows] = _negative(answers_R, truth, options)
+        accuracy_G[rows] = _accuracy(sample, frame, answers_R, truth, table, options, grid)
+        negative_G[rows] = _negative(answers_R, truth, options, grid)
     return accuracy_G, negative_G
 
 
@@ -212,13 +216,14 @@ def _accuracy(
     truth: Truth,
     table: MaskTable,
     options: VideoSegR1Options,
+    grid: Grid,
 ) -> Tensor:
     """Accuracy of the answers about one frame that shows a target."""
     objects_R6 = []
     counts_G = []
     counted = []
     for answer in answers_G:
-        found = coordinates(answer, options.asks_box, options.asks_point)
+        found = coordinates(answer, grid, options.asks_box, options.asks_point)
         objects_R6 += found
         counts_G.append(len(found))
         if found:
@@ -227,7 +232,7 @@ def _accuracy(
 
     iou_RN = None
     if options.iou_source == "mask":
-        made = [_mask_of(found, sample, frame, table, options) for found in _objects(counted)]
+        made = [_mask_of(found, sample, frame, table, options) for found in _objects(counted, grid)]
         iou_RN = mask_iou_table(made, torch.tensor(truth.own_NHW))
     limits = Thresholds(options.iou_threshold, options.box_l1_threshold, options.point_threshold)
     scores_RN = pair_scores(
@@ -241,12 +246,14 @@ def _accuracy(
     return matched_mean(scores_RN, counts_G)
 
 
-def _negative(answers_G: Sequence[Any], truth: Truth, options: VideoSegR1Options) -> Tensor:
+def _negative(
+    answers_G: Sequence[Any], truth: Truth, options: VideoSegR1Options, grid: Grid
+) -> Tensor:
     """Negative-point reward of the answers about one frame that shows a target."""
     points = []
     counts_G = []
     for answer in answers_G:
-        found = negatives(answer) if options.asks_negative else []
+        found = negatives(answer, grid) if options.asks_negative else []
         points += found
         counts_G.append(len(found))
     if not points:
@@ -270,11 +277,11 @@ def _mask_table(episodes: Sequence[Episode], masks: EpisodeMasks | None) -> Mask
     return table
 
 
-def _objects(answers: Sequence[Any]) -> list[Any]:
+def _objects(answers: Sequence[Any], grid: Grid) -> list[Any]:
     """All objects of some strict answers, one after the other."""
     objects = []
     for answer in answers:
-        objects += objects_of_items(answer)
+        objects += objects_of_items(answer, grid)
     return objects
 
 

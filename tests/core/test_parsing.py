@@ -8,7 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.parsing import block, integer, is_tagged, numbers, plain, records, search_records, value
+from core.parsing import (
+    block,
+    find_records,
+    integer,
+    is_tagged,
+    literal_value,
+    loose_integer,
+    loose_numbers,
+    numbers,
+    plain,
+    records,
+    search_records,
+    value,
+)
 
 ROW = {"frame_idx": 7, "object description": "red circle"}
 
@@ -123,6 +136,47 @@ def test_numbers_wants_count_finite_numbers(row: Any) -> None:
 
 def test_numbers() -> None:
     assert numbers([1, 2.5, 3, 4], 4) == (1.0, 2.5, 3.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (5, 5),
+        ("5", 5),
+        (" -5.0 ", -5),
+        ("5.5", None),
+        ("five", None),
+        ("5 px", None),
+        ("\uff15", None),
+        ("1e3", None),
+        ("0x5", None),
+        ("9" * 400, None),
+        ("", None),
+        (True, None),
+        (None, None),
+        (["5"], None),
+    ],
+)
+def test_an_integer_may_be_a_text(written: Any, expected: int | None) -> None:
+    assert loose_integer(written) == expected
+
+
+def test_numbers_may_be_texts() -> None:
+    assert loose_numbers(["1", 2, " 3.5 "], 3) == (1, 2, 3.5)
+    assert loose_numbers(["1", "x"], 2) is None
+    assert loose_numbers("12", 2) is None
+
+
+def test_records_are_found_between_words_but_not_inside_of_another_value() -> None:
+    assert find_records('{"a": 1}') == [{"a": 1}]
+    assert find_records('It is {"a": 1}.') == [{"a": 1}]
+    assert find_records('[3, {"a": 1}]') == []
+
+
+def test_a_literal_is_python_and_not_json() -> None:
+    assert literal_value("{'a': True}") == {"a": True}
+    assert literal_value('{"a": true}') is None
+    assert literal_value("[" * 21 + "]" * 21) is None
 
 
 def test_plain_takes_out_special_tokens_and_broken_unicode() -> None:

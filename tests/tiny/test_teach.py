@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from transformers import AutoModelForImageTextToText
 
+from core.geometry import Grid
 from core.types import Answer, End, Episode, Turn, View
 from models.dialogue import load_dialogue
 from systems.videoseg_r1 import VideoSegR1
@@ -63,7 +64,7 @@ def test_lessons_share_their_images_and_are_read(start: Path) -> None:
                 kinds.add("best")
                 assert read_position(answer) is not None
             else:
-                found = read_objects(answer)
+                found = read_objects(answer, Grid((112, 112)))
                 kinds.add("none" if found == [] else "objects")
                 assert found is not None
     assert kinds == {"part", "best", "objects", "none"}

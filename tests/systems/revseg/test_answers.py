@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
+from core.geometry import Coordinates, Grid
 from core.types import End, View
 from systems.revseg import ReVSeg
-from systems.revseg.answers import has_box_form, read_box, read_keyframe
+from systems.revseg.answers import has_box_form, read_box, read_keyframe, whole_box
 from tests.systems.revseg_script import GOOD_1, GOOD_2, TINY, sample
 from tests.systems.scripted import ScriptedAsk
 
@@ -28,6 +29,11 @@ WANTED = (3, "a cat")
         '{"frame_idx": 3, "object description": "a cat"}',
         '```json\n[{"frame_idx": 3, "object description": "a cat"}]\n```',
         '[{"frame_idx": 3.0, "object description": " a  cat "}]',
+        '[{"frame_idx": "3", "object description": "a cat"}]',
+        '[{"frame_idx": 3, "object_description": "a cat"}]',
+        '[{"frame_idx": 3, "description": "a cat"}]',
+        'It is [{"frame_idx": 3, "object description": "a cat"}], I think.',
+        '```\n[{"frame_idx": 3, "object description": "a cat"}]\n```',
         '[{"frame_idx": 3, "object description": "a cat"}, '
         '{"frame_idx": 5, "object description": "a dog"}]',
     ],
@@ -47,12 +53,16 @@ def test_keyframe_is_read(body: str) -> None:
         "frame 3",
         '[{"frame_idx": 3}]',
         '[{"object description": "a cat"}]',
-        '[{"frame_idx": 3, "object_description": "a cat"}]',
+        '[{"frame_idx": 3, "object": "a cat"}]',
+        '[{"frame": 3, "object description": "a cat"}]',
         '[{"frame_idx": 3, "object description": ""}]',
+        '[{"frame_idx": 3, "object description": "", "description": "a cat"}]',
         '[{"frame_idx": 3, "object description": "<|"}]',
         '[{"frame_idx": 3, "object description": 7}]',
         '[{"frame_idx": 3.5, "object description": "a cat"}]',
-        '[{"frame_idx": "3", "object description": "a cat"}]',
+        '[{"frame_idx": "3.5", "object description": "a cat"}]',
+        '[{"frame_idx": "frame 3", "object description": "a cat"}]',
+        '[{"frame_idx": "three", "object description": "a cat"}]',
         '[{"frame_idx": true, "object description": "a cat"}]',
         '[{"frame_idx": 8, "object description": "a cat"}]',
         '[{"frame_idx": -1, "object description": "a cat"}]',
@@ -77,13 +87,15 @@ BOX = '[{"bbox_2d": [10, 20, 30, 40], "label": "cat"}]'
         (BOX.replace('"', "'"), False, True),
         (f"<think>not [{{'bbox_2d': [0, 0, 9, 9]}}]</think>{BOX}", False, True),
         (f"The cat's box is {BOX}.", False, False),
+        (f"<answer>The cat's box is {BOX}.</answer>", False, True),
+        (f"<think>t</think><answer>{BOX}</answer> Done.", False, False),
     ],
 )
 def test_box_is_read(text: str, strict_form: bool, loose_form: bool) -> None:
     box = (10, 20, 30, 40)
     tagged = "<answer>" in text
-    assert read_box(text, (50, 50)) == box
-    assert read_box(text, (50, 50), strict=True) == (box if tagged else None)
+    assert read_box(text, Grid((50, 50))) == box
+    assert read_box(text, Grid((50, 50)), strict=True) == (box if tagged else None)
     assert has_box_form(text, strict=True) == strict_form
     assert has_box_form(text) == loose_form
 
@@ -99,7 +111,9 @@ def test_box_is_read(text: str, strict_form: bool, loose_form: bool) -> None:
         # Outside of the image.
         ("[60, 20, 70, 40]", None),
         ("[10, 20, 30]", None),
-        ('[10, 20, 30, "40"]', None),
+        ('["10", "20", " 30 ", "40.0"]', (10, 20, 30, 40)),
+        ('[10, 20, 30, "40px"]', None),
+        ('"10, 20, 30, 40"', None),
         ("[10, 20, 30, NaN]", None),
         ("[10, 20, 30, 1e999]", None),
         ("null", None),
@@ -107,14 +121,31 @@ def test_box_is_read(text: str, strict_form: bool, loose_form: bool) -> None:
     ],
 )
 def test_box_edges(row: str, box: tuple[float, ...] | None) -> None:
-    assert read_box(f'[{{"bbox_2d": {row}}}]', (50, 50)) == box
+    assert read_box(f'[{{"bbox_2d": {row}}}]', Grid((50, 50))) == box
+
+
+@pytest.mark.parametrize("coordinates", ["pixels", "thousandths"])
+def test_a_written_box_is_read(coordinates: Coordinates) -> None:
+    """Up to the rounding of what was written."""
+    grid = Grid((420, 840), coordinates)
+    box = (103.0, 88.0, 331.0, 419.0)
+    row = whole_box(box, grid)
+    assert row == ([123, 210, 394, 998] if coordinates == "thousandths" else list(box))
+    assert read_box(f'[{{"bbox_2d": {row}}}]', grid) == pytest.approx(box, abs=0.5)
+
+
+def test_thousandths_are_cut_at_the_edges_of_the_image() -> None:
+    grid = Grid((420, 840), "thousandths")
+    assert read_box('[{"bbox_2d": [-5, 500, 1000, 1200]}]', grid) == (0, 210, 840, 420)
+    # A written box has an area, however small the object is.
+    assert whole_box((839.9, 419.9, 840, 420), grid) == [999, 999, 1000, 1000]
 
 
 def test_the_largest_readable_box_counts() -> None:
     rows = (
         '[{"bbox_2d": [0,0,2,2]}, {"bbox_2d": [0,0,4,4]}, {"bbox_2d": [9,9,1,1]}, {"label": "x"}]'
     )
-    assert read_box(rows, (50, 50)) == (0, 0, 4, 4)
+    assert read_box(rows, Grid((50, 50))) == (0, 0, 4, 4)
 
 
 @st.composite

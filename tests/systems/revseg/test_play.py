@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import systems
+from core.geometry import Grid
 from core.types import End, Notes, View
 from systems.revseg import ReVSeg
 from systems.revseg.answers import read_box, read_keyframe
@@ -101,7 +102,7 @@ def test_all_at_once() -> None:
         assert reward.total == 3
         assert reward.per_turn == (3,)
     task = str(script.contents[0][-1])
-    assert read_box(task[task.rindex("<think>") :], (840, 840)) == (96, 210, 251, 330)
+    assert read_box(task[task.rindex("<think>") :], Grid((840, 840))) == (96, 210, 251, 330)
 
 
 # --- demonstrating

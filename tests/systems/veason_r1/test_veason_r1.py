@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.load import load, presets
+from core.geometry import Grid
 from core.masks import decode
 from core.types import End, Episode, Hints, Notes, Reward, Sample, Target, View
 from systems.veason_r1 import VeasonR1
@@ -111,17 +112,37 @@ def test_answers_that_cannot_be_read(text: str, end: End) -> None:
 @pytest.mark.parametrize("form", ["full", "short"])
 def test_what_is_written_is_read(form: Any) -> None:
     text = write_answer(2, [(1, 2, 3, 4)], form)
-    assert read_answer(text, 4, (112, 168), form) == Found(2, ((1, 2, 3, 4),))
-    assert read_answer(text, 2, (112, 168), form) is None
-    assert read_answer(text, 4, (112, 2), form) == Found(2, ((1, 2, 2, 4),))
+    assert read_answer(text, 4, Grid((112, 168)), form) == Found(2, ((1, 2, 3, 4),))
+    assert read_answer(text, 2, Grid((112, 168)), form) is None
+    assert read_answer(text, 4, Grid((112, 2)), form) == Found(2, ((1, 2, 2, 4),))
 
 
 @pytest.mark.parametrize(
-    "boxes", ["7", "[[1, 2, 3]]", '[[1, 2, 3, "4"]]', str([[1, 2, 3, 4]] * 11), "null"]
+    "body",
+    [
+        '{"keyframe_timestamp": 2, "bbox_2d_list": [[1, 2, 3, 4]]}',
+        "{'keyframe_timestamp': 2.0, 'bbox_2d_list': [[1, 2, 3, 4]]}",
+        '```json\n[{"keyframe_timestamp": "2", "bbox_2d_list": [["1", 2, "3.0", 4]]}]\n```',
+        'So: {"keyframe_timestamp": 2, "bbox_2d_list": [[1, 2, 3, 4]]}.',
+    ],
+)
+def test_slips_that_are_read(body: str) -> None:
+    text = f"<answer>{body}</answer> Done."
+    assert read_answer(text, 4, Grid((112, 168)), "full") == Found(2, ((1, 2, 3, 4),))
+
+
+def test_thousandths_become_pixels_of_the_frame() -> None:
+    text = write_answer(2, [(0, 500, 500, 1200)], "full")
+    found = read_answer(text, 4, Grid((112, 168), "thousandths"), "full")
+    assert found == Found(2, ((0, 56, 84, 112),))
+
+
+@pytest.mark.parametrize(
+    "boxes", ["7", "[[1, 2, 3]]", '[[1, 2, 3, "4px"]]', str([[1, 2, 3, 4]] * 11), "null"]
 )
 def test_boxes_that_cannot_be_read(boxes: str) -> None:
     text = f'<answer>{{"keyframe_timestamp": 2, "bbox_2d_list": {boxes}}}</answer>'
-    assert read_answer(text, 4, (112, 168), "full") is None
+    assert read_answer(text, 4, Grid((112, 168)), "full") is None
 
 
 def test_the_full_prompt_says_what_is_needed() -> None:
@@ -132,7 +153,7 @@ def test_the_full_prompt_says_what_is_needed() -> None:
     for words in ('"the dogs"', "0 to 3", "168 x 112", "keyframe_timestamp", "bbox_2d_list"):
         assert words in task
     example = task[task.rindex("<think>") :]
-    assert read_answer(example, 4, (840, 840), "full") == Found(3, ((104, 88, 331, 420),))
+    assert read_answer(example, 4, Grid((840, 840)), "full") == Found(3, ((104, 88, 331, 420),))
 
 
 # --- training shows a frame with large targets
