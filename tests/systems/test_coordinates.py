@@ -16,16 +16,13 @@ from tests.systems import r1_script, revseg_script
 from tests.systems.scripted import ScriptedAsk
 from tests.systems.veason_r1 import test_veason_r1 as veason_script
 
+# The frame that training adds is not among those of the demonstration.
+VEASON = veason_script.TINY | {"weights": {"clip": 0}, "large_frame": False}
 # System, options of a small episode, its sample, and the names of its rewards for places.
 CASES = [
     ("revseg", revseg_script.TINY, revseg_script.sample(), ("spatial",)),
     ("videoseg_r1", r1_script.TINY, r1_script.sample(), ("accuracy", "negative")),
-    (
-        "veason_r1",
-        veason_script.TINY | {"weights": {"clip": 0}},
-        veason_script.sample(),
-        ("boxes",),
-    ),
+    ("veason_r1", VEASON, veason_script.sample(), ("boxes",)),
 ]
 UNITS: list[Coordinates] = ["pixels", "thousandths"]
 
