@@ -21,15 +21,13 @@ from actors.drawing import Drawn
 from actors.pool import Flight, Pool
 from actors.segmenter import load_segmenter, masks_on_all_frames, masks_on_own_frames
 from actors.setup import make_system
+from actors.splits import read_split
 from cluster.placement import Placement
 from cluster.refs import Handle, Ref, start_actor
 from configs.schema import Config
 from core.drawing.requests import DrawnMask
 from core.masks import decode
 from core.types import End, Episode, EpisodeMasks, Reward, Rle, Sample
-from data.difficulty import ratings_file, with_ratings
-from data.holdout import HOLDOUT, held_out_part, training_part
-from data.load import load_samples
 
 if TYPE_CHECKING:
     from models.segmenters.base import Segmenter
@@ -39,28 +37,6 @@ MAX_ATTEMPTS = 2
 
 # Rewards of a group, in the order of its episodes; None for a FAILED episode.
 GroupRewards = tuple[Reward | None, ...]
-
-
-def read_split(cfg: Config, split: str) -> list[Sample]:
-    """Read the samples of a split, with difficulty ratings if `difficulty.folder` is given.
-
-    `data.holdout` moves videos of the training split to the split `holdout`.
-
-    Driver and reward actors both read a split with this function. Rewards depend on difficulty
-    only in training, so the training split must be rated; another split is rated if it has a file.
-    Raises the errors of `data.load.load_samples` and `data.difficulty.with_ratings`.
-    """
-    data = cfg.data
-    folder = cfg.difficulty.folder
-    stored = data.train_split if split == HOLDOUT else split
-    samples = load_samples(data.format, data.root, stored, data.no_target)
-    if split == HOLDOUT:
-        samples = held_out_part(samples, data.holdout)
-    elif split == data.train_split:
-        samples = training_part(samples, data.holdout)
-    if stored == data.train_split or ratings_file(folder, split).is_file():
-        return with_ratings(samples, folder, stored)
-    return samples
 
 
 class RewardActor:

@@ -11,6 +11,7 @@ import asyncio
 import math
 import os
 import traceback
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,7 @@ from cluster.placement import Placement
 from cluster.refs import Handle, MediaRef, Ref, get, start_actor
 from cluster.weights import WeightVersion
 from configs.schema import Config
-from core.types import End, Episode, MediaTable, Sample
+from core.types import DialogueTooLong, End, Episode, MediaTable, Sample
 from data.frames.reading import show_views
 from models.engine.conversation import SeedKey
 from models.engine.engine import Engine
@@ -88,6 +89,8 @@ class RolloutActor:
         ask = self.engine.ask(gallery, key, temperature=temperature, top_p=self.top_p)
         try:
             return await self.system.play(sample, ask)
+        except DialogueTooLong as error:
+            return Episode(sample.uid, (), End.FAILED, error=str(error), too_long=True)
         except Exception:
             if self.engine.dead:
                 # Not the fault of this episode. Without this actor the pool starts another one,
@@ -137,6 +140,11 @@ class Played:
     episodes: tuple[Episode, ...]
     media_ref: MediaRef
 
+    @property
+    def too_long(self) -> bool:
+        """Whether the sample has no room for an answer in any episode."""
+        return all(episode.too_long for episode in self.episodes)
+
 
 @dataclass
 class GroupTask:
@@ -154,6 +162,19 @@ class GroupTask:
     temperature: float
     key: SeedKey
     media_ref: MediaRef | None = None
+
+
+def copies(samples: Sequence[Sample]) -> list[int]:
+    """Return how often each sample occurs among those before it.
+
+    Copies of a sample in one step need seeds of their own, or they play the same episodes.
+    """
+    seen: Counter[str] = Counter()
+    numbers = []
+    for sample in samples:
+        numbers.append(seen[sample.uid])
+        seen[sample.uid] += 1
+    return numbers
 
 
 def engine_settings(cfg: Config, device: str) -> EngineSettings:
@@ -293,9 +314,11 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
             )
 
         def tasks() -> Iterator[GroupTask]:
-            for index, sample in enumerate(samples):
+            for index, (sample, copy) in enumerate(zip(samples, copies(samples), strict=True)):
                 shown = self._shown(sample, step) if training else sample.bare
-                key = (self.cfg.seed, step, sample.uid)
+                key: SeedKey = (self.cfg.seed, step, sample.uid)
+                if copy:
+                    key = (*key, "copy", copy)
                 yield GroupTask(index, shown, group_size, temperature, key)
 
         groups_a_batch = math.ceil(self.settings.max_num_seqs / group_size)

@@ -335,13 +335,10 @@ def _wrong_values(cfg: Config) -> Iterator[str]:
     yield from _wrong_sets("data.sets", cfg.data.sets)
     yield from _wrong_sets("evaluate.sets", cfg.evaluate.sets)
     yield from _wrong_weights(cfg.data.sets)
-    prepare = cfg.prepare
-    if "mixing" in prepare.steps and not prepare.mix:
-        yield "prepare.mix=[]: the step mixing needs the folders of at least one prepared split"
-    if prepare.mix_weights and len(prepare.mix_weights) != len(prepare.mix):
+    if cfg.data.sets and cfg.data.keep_file:
         yield (
-            f"prepare.mix_weights has {len(prepare.mix_weights)} numbers "
-            f"for {len(prepare.mix)} folders of prepare.mix"
+            f"data.keep_file={cfg.data.keep_file}: belongs to data.train_split; "
+            "with data.sets give each set its own, data.sets[0].keep_file=..."
         )
     if not cfg.name or Path(cfg.name).name != cfg.name or cfg.name in (".", ".."):
         yield (f"name={cfg.name!r}: must be a plain folder name; put the folder above it in `runs`")
@@ -368,7 +365,7 @@ def _wrong_sets(key: str, sets: Sequence[SetConfig]) -> Iterator[str]:
     first: dict[str, int] = {}
     for index, each in enumerate(sets):
         name = each.label
-        if not re.fullmatch(r"\w[\w.+-]*", name):
+        if not re.fullmatch(r"\w[\w.-]*", name):
             yield (
                 f"{key}[{index}].name={name!r}: must be one plain word, since sample ids and files "
                 "are named after it"

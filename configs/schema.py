@@ -90,7 +90,7 @@ class SetConfig:
     @property
     def label(self) -> str:
         """The name of the set, also fit for files: `name`, or one from format and split."""
-        return self.name or re.sub(r"[^\w.+-]", "_", f"{self.format}_{self.split}")
+        return self.name or re.sub(r"[^\w.-]", "_", f"{self.format}_{self.split}")
 
 
 @dataclass
@@ -434,8 +434,9 @@ class WarmStartConfig:
 class PrepareConfig:
     """Checking and preparing a data set (`ray_jobs.prepare`)."""
 
-    steps: list[Literal["check", "tables", "filter", "statistics", "sheet", "mixing"]] = setting(
-        ["check", "tables", "statistics", "sheet"], help="steps to run (see ray_jobs.prepare)"
+    steps: list[Literal["check", "fit", "tables", "filter", "statistics", "sheet"]] = setting(
+        ["check", "fit", "tables", "statistics", "sheet"],
+        help="steps to run (see ray_jobs.prepare)",
     )
     output: str = setting(
         "", help="folder with one folder for each split; empty: <data.root>/prepared"
@@ -451,17 +452,6 @@ class PrepareConfig:
     )
     sheet_rows: int = setting(8, help="step sheet: sentences on the contact sheet", least=1)
     sheet_frames: int = setting(6, help="step sheet: frames of each sentence", least=1)
-    mix: list[str] = setting(
-        [], help="step mixing: folders of prepared splits, such as <root>/prepared/train"
-    )
-    mix_weights: list[float] = setting(
-        [], help="step mixing: a weight for each folder; empty: by size and temperature"
-    )
-    mix_temperature: float = setting(
-        1.0,
-        help="step mixing: probability ~ size ** (1 / temperature); large: equal shares",
-        above=0,
-    )
 
 
 @dataclass

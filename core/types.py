@@ -350,15 +350,26 @@ class Answer:
         return entry
 
 
+class DialogueTooLong(ValueError):
+    """A question leaves no room for an answer in `rollout.max_model_len`."""
+
+
 @dataclass(frozen=True)
 class Episode:
-    """One finished dialogue; `error` is the traceback of a FAILED one."""
+    """One finished dialogue.
+
+    Attributes:
+        error: traceback of a FAILED one, or the reason if it is too long.
+        too_long: a FAILED one without room for an answer: the fault of its sample or its answers,
+            not of the program.
+    """
 
     sample_uid: str
     turns: tuple[Turn, ...]
     end: End
     answer: Answer = field(default_factory=Answer)
     error: str = ""
+    too_long: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,151 @@
-"""How often each of several data sets is picked when training mixes them.
+"""The order in which samples are drawn from one or several data sets.
 
-    weights_D = by_temperature([5000, 200], temperature=0.5)
-    weights_D = shares([3, 1])
+    mix = make_mix([MixedSet("mevis", mevis), MixedSet("revos", revos)], seed=0)
+    samples, position = draw(mix, Position(), 16)
+    samples, position = draw(mix, position, 16)
 
-D is the number of data sets.
+A draw depends on nothing but its arguments, so a run goes on from a stored position as if it had
+never stopped. Each draw picks a set by its share, then the next sample of that set, whose epochs
+are permuted one by one. D is the number of data sets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+
+from core.types import Sample
+
+# Ends the seed of the choice among sets. A set's name, the end of its own seeds, has no blank.
+_WHICH_SET = tuple(b"which set")
+
+
+@dataclass(frozen=True)
+class MixedSet:
+    """One data set of a mix.
+
+    Attributes:
+        name: Its name; "" for the only set of a run.
+        samples: Its samples, with uids that are unique in the mix.
+        weight: Its share relative to the other sets; 0 in all sets: by size.
+        repeats: Uses of each sample in an epoch; multiplies the size of the set.
+    """
+
+    name: str
+    samples: Sequence[Sample]
+    weight: float = 0.0
+    repeats: int = 1
+
+    @property
+    def epoch(self) -> int:
+        """Number of draws in an epoch of this set."""
+        return len(self.samples) * self.repeats
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Data sets with their shares, and the seed of all draws.
+
+    Attributes:
+        shares_D: Probability of each set, float64.
+    """
+
+    sets: tuple[MixedSet, ...]
+    shares_D: np.ndarray
+    seed: int
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far the draws of a run have come.
+
+    Attributes:
+        used: Number of draws from each set, by name; a set without an entry has none.
+        aside: Samples that are not drawn any more: their uid, and the reason.
+    """
+
+    used: Mapping[str, int] = field(default_factory=dict)
+    aside: Mapping[str, str] = field(default_factory=dict)
+
+
+def make_mix(sets: Sequence[MixedSet], seed: int, temperature: float = 1.0) -> Mix:
+    """Return the mix of some data sets.
+
+    Args:
+        temperature: For sets without weights, as `by_temperature`.
+
+    Raises:
+        ValueError: A set is empty, or only some sets have a weight.
+    """
+    for each in sets:
+        if not each.samples:
+            raise ValueError(f"data set {each.name!r} has no samples, so it cannot be mixed")
+    weights = [each.weight for each in sets]
+    if any(weights):
+        if not all(weights):
+            raise ValueError(f"mixing weights {weights}: give all sets one above 0, or none")
+        shares_D = shares(weights)
+    else:
+        shares_D = by_temperature([each.epoch for each in sets], temperature)
+    return Mix(tuple(sets), shares_D, seed)
+
+
+def draw(mix: Mix, position: Position, count: int) -> tuple[list[Sample], Position]:
+    """Return the next `count` samples, and the position behind them.
+
+    Raises:
+        ValueError: All samples of a set are set aside.
+    """
+    check_left(mix, position.aside)
+    used = {each.name: position.used.get(each.name, 0) for each in mix.sets}
+    orders: dict[tuple[str, int], np.ndarray] = {}
+    drawn: list[Sample] = []
+    while len(drawn) < count:
+        each = _picked_set(mix, sum(used.values()))
+        epoch, place = divmod(used[each.name], each.epoch)
+        used[each.name] += 1
+        key = (each.name, epoch)
+        if key not in orders:
+            orders[key] = _order(mix.seed, each, epoch)
+        sample = each.samples[orders[key][place]]
+        if sample.uid not in position.aside:
+            drawn.append(sample)
+    return drawn, Position(used, position.aside)
+
+
+def check_left(mix: Mix, aside: Mapping[str, str]) -> None:
+    """Refuse a mix with a set without any sample to draw.
+
+    Raises:
+        ValueError: All samples of a set are set aside.
+    """
+    if not aside:
+        return
+    for each in mix.sets:
+        if all(sample.uid in aside for sample in each.samples):
+            first = each.samples[0].uid
+            where = f"data set {each.name!r}" if each.name else "the training data"
+            raise ValueError(
+                f"{where}: all {len(each.samples)} samples are set aside, the first, {first!r}, "
+                f"because {aside[first]}"
+            )
+
+
+def _picked_set(mix: Mix, total: int) -> MixedSet:
+    """Return the set of a draw; `total` is the number of all draws before."""
+    if len(mix.sets) == 1:
+        return mix.sets[0]
+    # Its own generator for each draw: the choice must not depend on the number of draws at a time.
+    rng = np.random.default_rng([mix.seed, total, *_WHICH_SET])
+    return mix.sets[rng.choice(len(mix.sets), p=mix.shares_D)]
+
+
+def _order(seed: int, each: MixedSet, epoch: int) -> np.ndarray:
+    """Return the indices of a set's samples in the order of one epoch, int64 (draws,)."""
+    rng = np.random.default_rng([seed, epoch, *each.name.encode()])
+    return rng.permutation(each.epoch) % len(each.samples)
 
 
 def shares(weights: Sequence[float]) -> np.ndarray:

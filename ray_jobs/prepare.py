@@ -8,11 +8,11 @@ folder are prepared.
 Steps, by `prepare.steps`:
 
     check        annotations, every frame, every mask                 report.json
+    fit          prompts without room in rollout.max_model_len        report.json
     tables       boxes, areas, centre points                          tables.npz
     filter       IoU of the labels with masks segmented from boxes    keep.json (data.keep_file)
     statistics   counts, sizes, visibility, words                     statistics.json
     sheet        some sentences with their frames and masks           contact_sheet.jpg
-    mixing       probabilities of several prepared splits             mixing.json
 
 Files go to <data.root>/prepared/<split>/, or below `prepare.output`. A killed job continues. The
 exit code is 1 if anything is wrong. Oddities alone leave it 0.
@@ -20,7 +20,6 @@ exit code is 1 if anything is wrong. Oddities alone leave it 0.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -35,7 +34,6 @@ from configs.schema import Config
 from core.files import write_json
 from core.segmenters import KINDS
 from data.generators import generator
-from data.mixing import by_temperature, epochs_of, shares
 from ray_jobs.driver.entry import run_job
 from ray_jobs.driver.prepare_steps import STEPS, PreparedSplit
 from ray_jobs.record.progress import Progress
@@ -44,8 +42,6 @@ from ray_jobs.record.progress import Progress
 SHOWN = 200
 # The preset of a command line that names none.
 PRESET = "prepare"
-# The number of draws for which mixing.json counts epochs.
-DRAWS = 100_000
 
 
 def main(argv: Sequence[str]) -> None:
@@ -57,9 +53,7 @@ def main(argv: Sequence[str]) -> None:
     validate_values(cfg)
     if cfg.data.synthetic:
         generator().make(Path(cfg.data.root), cfg.data.length)
-    if cfg.prepare.steps == ["mixing"]:
-        splits = []
-    elif not splits:
+    if not splits:
         splits = present_splits(cfg)
     check_paths(cfg, splits)
 
@@ -69,12 +63,8 @@ def main(argv: Sequence[str]) -> None:
         rollout=replace(cfg.rollout, workers=0),
         learner=replace(cfg.learner, world_size=0),
     )
-    wrong = 0
     with Progress.open(0, f"prepare · {cfg.data.format} · {cfg.data.root}") as progress:
-        if splits:
-            wrong = prepare_splits(cfg, splits, progress)
-        if "mixing" in cfg.prepare.steps:
-            write_mixing(cfg, progress)
+        wrong = prepare_splits(cfg, splits, progress)
     if wrong:
         sys.exit(1)
 
@@ -159,52 +149,6 @@ def report(split: PreparedSplit) -> int:
         summary += f", {len(problems) - SHOWN} of them not shown here"
     split.progress.note(f"{split.name}: {summary}: {file}")
     return len(wrong)
-
-
-def write_mixing(cfg: Config, progress: Progress) -> None:
-    """Write mixing.json: how often each prepared split is drawn, by the size its filter left."""
-    prepare = cfg.prepare
-    sizes = [expressions_of(Path(folder)) for folder in prepare.mix]
-    if prepare.mix_weights:
-        weights_D = shares(prepare.mix_weights)
-    else:
-        weights_D = by_temperature(sizes, prepare.mix_temperature)
-    epochs_D = epochs_of(DRAWS, sizes, list(weights_D))
-
-    sets = []
-    rows = [["", "expressions", "probability", "epochs in 100,000 draws"]]
-    for number, folder in enumerate(prepare.mix):
-        size = sizes[number]
-        weight = float(weights_D[number])
-        epochs = float(epochs_D[number])
-        entry = {
-            "folder": folder,
-            "expressions": size,
-            "probability": weight,
-            "epochs_in_100000_draws": epochs,
-        }
-        sets.append(entry)
-        rows.append([folder, f"{size:,}", f"{weight:.3f}", f"{epochs:.2f}"])
-
-    file = output_folder(cfg) / "mixing.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, {"seed": cfg.seed, "sets": sets})
-    progress.table(f"mixing: {file}", rows)
-
-
-def expressions_of(folder: Path) -> int:
-    """Return the number of expressions with a target in a prepared split, after its label filter.
-
-    Raises:
-        ValueError: The split is not prepared.
-    """
-    for name in ("keep.json", "statistics.json"):
-        file = folder / name
-        if file.is_file():
-            return int(json.loads(file.read_text())["expressions_with_target"])
-    raise ValueError(
-        f"prepare.mix: {folder} has neither keep.json nor statistics.json: prepare that split first"
-    )
 
 
 def output_folder(cfg: Config) -> Path:

@@ -25,7 +25,7 @@ from actors.rollout import RolloutPool
 from cluster.start import joined
 from configs.load import load as load_config
 from configs.load import resolve, validate_values
-from configs.schema import Config, SystemConfig
+from configs.schema import Config, SetConfig, SystemConfig
 from core.difficulty import PROMPT_VERSION, Ratings, difficulty, is_complete
 from core.files import write_json
 from core.types import End, Episode, Sample
@@ -51,19 +51,20 @@ def main(argv: Sequence[str]) -> None:
     validate_values(cfg)
     check_rater(cfg)
     prepare_data(cfg)
-    data = cfg.data
+    sets = sets_to_rate(cfg)
     samples = {}
-    for split in splits_to_rate(cfg):
-        samples[split] = load_samples(data.format, data.root, split, data.no_target)
+    for name, each in sets.items():
+        samples[name] = load_samples(each.format, each.root, each.split, each.no_target)
 
     cfg = as_rater(cfg)
     rows = [["split", "sentences", "incomplete", "mean D", "% to 4 / 7 / 10"]]
-    title = f"difficulty · {rater_name(cfg)} · {data.root}"
+    title = f"difficulty · {rater_name(cfg)} · {cfg.data.root}"
     with Progress.open(0, title) as progress, started_model(cfg, progress) as model:
         for split, split_samples in samples.items():
             rater = model
             if rater is None:
-                rater = by_generator(video_objects(data.format, data.root, split))
+                each = sets[split]
+                rater = by_generator(video_objects(each.format, each.root, each.split))
             file, content = rate_split(cfg, split, split_samples, rater, progress)
             rows.append(summary_row(split, content))
             progress.note(f"{split}: {file}")
@@ -100,6 +101,17 @@ def splits_to_rate(cfg: Config) -> list[str]:
         if (root / split).is_dir():
             present.append(split)
     return present
+
+
+def sets_to_rate(cfg: Config) -> dict[str, SetConfig]:
+    """Return the splits to rate, and the sets of a mix, by the names of their files."""
+    data = cfg.data
+    found = {}
+    for split in splits_to_rate(cfg):
+        found[split] = SetConfig(data.format, data.root, split, no_target=data.no_target)
+    for each in data.sets:
+        found[each.label] = each
+    return found
 
 
 def as_rater(cfg: Config) -> Config:

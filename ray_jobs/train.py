@@ -19,20 +19,24 @@ import numpy as np
 
 from actors.reward import Scoring
 from actors.rollout import Played
+from actors.splits import set_of, training_split
 from configs.load import resolve
 from configs.schema import Config
 from core.grpo import judge
 from core.types import End, Episode, Group
+from data.mixing import Mix, Position, check_left
 from ray_jobs.driver.entry import run_job
 from ray_jobs.driver.evaluation import evaluate, stop_on_failures
+from ray_jobs.driver.fit import aside_line, too_long_for
 from ray_jobs.driver.hints import HintStore, own_hints
 from ray_jobs.driver.masking import Masking, make_masking
 from ray_jobs.driver.pools import Pools
 from ray_jobs.driver.report import Values, report, values_of
 from ray_jobs.driver.results import Evaluation, mean_parts, write_evaluation
 from ray_jobs.driver.run import Run, checked_config, refuse_other_run
-from ray_jobs.driver.sampling import samples_of_step
+from ray_jobs.driver.sampling import Draws, mix_rows, training_mix
 from ray_jobs.driver.stages import StageTimer
+from ray_jobs.driver.truth import check_training_truth
 from ray_jobs.record import checkpoint
 
 
@@ -43,10 +47,12 @@ class PlayedStep:
     Attributes:
         groups: One group for each of the P prompts.
         scorings: Scoring under way, one entry a group; None before a policy has drawn its masks.
+        set_aside: Number of samples set aside so far.
     """
 
     groups: Sequence[Played]
     scorings: Sequence[Scoring | None]
+    set_aside: int = 0
 
 
 @dataclass
@@ -58,26 +64,35 @@ class TrainingState:
         before: Values before training, "greedy" and "sampled"; empty if not measured.
         watched: J&F on the watched split, by step.
         start_seconds: Time until the rollout engines were up.
+        used: Number of training samples drawn from each set so far; "" is the only set.
+        aside: Training samples that cannot fit, each with the reason.
     """
 
     step: int = 0
     before: dict[str, Values] = field(default_factory=dict)
     watched: dict[str, float] = field(default_factory=dict)
     start_seconds: float = 0.0
+    used: dict[str, int] = field(default_factory=dict)
+    aside: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def position(self) -> Position | None:
+        """The position of the draws; None in a checkpoint of a release before data.sets."""
+        if self.step > 0 and not self.used:
+            return None
+        return Position(self.used, self.aside)
 
 
-def play(run: Run, pools: Pools, masking: Masking, step: int) -> PlayedStep:
+def play(run: Run, pools: Pools, masking: Masking, draws: Draws, step: int) -> PlayedStep:
     """Play G episodes of each prompt of a step.
 
     Groups arrive in any order as they finish. Each is scored at once, while others still decode,
-    unless the policy has to draw masks first.
+    unless the policy has to draw masks first. A sample without room for an answer is set aside.
     """
     cfg = run.cfg
-    split = cfg.data.train_split
-    count = cfg.rollout.prompts_per_step
-    samples_P = samples_of_step(run.split(split), step, count, cfg.seed)
+    split = training_split(cfg)
     arrivals = pools.rollouts.play(
-        samples_P,
+        draws.of_step(step),
         group_size=cfg.rollout.group_size,
         temperature=cfg.rollout.temperature,
         step=step,
@@ -91,22 +106,30 @@ def play(run: Run, pools: Pools, masking: Masking, step: int) -> PlayedStep:
 
     # The order of arrival must not change the update.
     in_order = sorted(groups)
+    too_long: dict[str, str] = {}
+    for index in in_order:
+        if groups[index].too_long:
+            too_long[groups[index].sample.uid] = groups[index].episodes[0].error
+    if too_long:
+        draws.set_aside(step, too_long)
+        run.progress.note(aside_line(too_long, f"samples of step {step}"))
     return PlayedStep(
         groups=[groups[index] for index in in_order],
         scorings=[scorings[index] for index in in_order],
+        set_aside=len(draws.after(step).aside),
     )
 
 
 def play_steps(
-    run: Run, pools: Pools, masking: Masking, first: int, last: int
+    run: Run, pools: Pools, masking: Masking, draws: Draws, first: int, last: int
 ) -> Iterator[PlayedStep]:
     """Play each step when it is asked for, with the newest weights: strictly on policy."""
     for step in range(first, last + 1):
-        yield play(run, pools, masking, step)
+        yield play(run, pools, masking, draws, step)
 
 
 def play_ahead(
-    run: Run, pools: Pools, masking: Masking, first: int, last: int
+    run: Run, pools: Pools, masking: Masking, draws: Draws, first: int, last: int
 ) -> Iterator[PlayedStep]:
     """Play the next step in a thread while the last one is learned (`rollout.max_staleness=1`).
 
@@ -114,11 +137,11 @@ def play_ahead(
     correct for this.
     """
     with ThreadPoolExecutor(max_workers=1) as thread:
-        ahead = thread.submit(play, run, pools, masking, first)
+        ahead = thread.submit(play, run, pools, masking, draws, first)
         for step in range(first, last + 1):
             played = ahead.result()
             if step < last:
-                ahead = thread.submit(play, run, pools, masking, step + 1)
+                ahead = thread.submit(play, run, pools, masking, draws, step + 1)
             yield played
 
 
@@ -143,7 +166,7 @@ def train_step(
 
     # 3 score: a reward and its parts for each episode, by the reward actors.
     with timer.stage("score"):
-        scorings = masking.score_step(cfg.data.train_split, played.groups, played.scorings, drawn_P)
+        scorings = masking.score_step(training_split(cfg), played.groups, played.scorings, drawn_P)
         rewards_PG = [pools.rewards.collect(scoring) for scoring in scorings]
 
     # 4 judge: advantages relative to the group.
@@ -165,6 +188,9 @@ def train_step(
         pools.rollouts.take(pools.learner.publish(step))
 
     metrics = group_metrics(groups) | update.metrics
+    metrics["set_aside"] = float(played.set_aside)
+    if cfg.data.sets:
+        metrics |= set_metrics(groups, [each.label for each in cfg.data.sets])
     metrics["loss"] = update.loss
     metrics["grad_norm"] = update.grad_norm
     play_seconds = max(timer.seconds["play"], 1e-3)
@@ -191,8 +217,45 @@ def record_step(
     run.progress.step(step, metrics, seconds)
 
 
+def set_metrics(groups: Sequence[Group], labels: Sequence[str]) -> dict[str, float]:
+    """Return each set's share of the prompts, and its mean reward where it has any."""
+    metrics: dict[str, float] = {}
+    for label in labels:
+        own = [group for group in groups if set_of(group.sample_uid) == label]
+        metrics[f"share/{label}"] = len(own) / len(groups)
+        rewards = [reward for group in own for reward in group.rewards]
+        totals = [reward.total for reward in rewards if reward is not None]
+        if totals:
+            metrics[f"reward_of/{label}"] = float(np.mean(totals))
+    return metrics
+
+
 def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """Return reward and parts, lengths and ends, as means or counts over the episodes of a step."""
+    ends = []
+    turns = []
+    tokens = 0
+    too_long = 0
+    for episode in all_episodes(groups):
+        ends.append(episode.end)
+        too_long += episode.too_long
+        # Turns of a frozen helper are not the policy's.
+        turns.append(sum(turn.trainable for turn in episode.turns))
+        tokens += sum(len(turn.completion_ids) for turn in episode.turns)
+
+    metrics = reward_metrics(groups)
+    for end in End:
+        metrics[f"end/{end.value}"] = ends.count(end) / len(ends)
+    metrics["turns"] = float(np.mean(turns))
+    metrics["completion_tokens"] = float(tokens)
+    metrics["failed_episodes"] = float(ends.count(End.FAILED))
+    metrics["too_long_episodes"] = float(too_long)
+    metrics["zero_variance_groups"] = float(sum(not group.informative for group in groups))
+    return metrics
+
+
+def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """Return the mean reward and its parts; without any reward the mean is no number."""
     totals = []
     parts = []
     for group in groups:
@@ -201,25 +264,9 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
             if reward is not None:
                 totals.append(reward.total)
                 parts.append(reward.parts)
-
-    ends = []
-    turns = []
-    tokens = 0
-    for episode in all_episodes(groups):
-        ends.append(episode.end)
-        # Turns of a frozen helper are not the policy's.
-        turns.append(sum(turn.trainable for turn in episode.turns))
-        tokens += sum(len(turn.completion_ids) for turn in episode.turns)
-
-    metrics = {"reward": float(np.mean(totals))}
+    metrics = {"reward": float(np.mean(totals)) if totals else float("nan")}
     for name, mean in mean_parts(parts).items():
         metrics[f"reward/{name}"] = mean
-    for end in End:
-        metrics[f"end/{end.value}"] = ends.count(end) / len(ends)
-    metrics["turns"] = float(np.mean(turns))
-    metrics["completion_tokens"] = float(tokens)
-    metrics["failed_episodes"] = float(ends.count(End.FAILED))
-    metrics["zero_variance_groups"] = float(sum(not group.informative for group in groups))
     return metrics
 
 
@@ -291,12 +338,15 @@ def watch(run: Run, pools: Pools, masking: Masking, state: TrainingState) -> Non
     run.progress.note(f"step {step}, {split}: J&F {jf:.3f}")
 
 
-def save(run: Run, pools: Pools, state: TrainingState) -> None:
+def save(run: Run, pools: Pools, draws: Draws, state: TrainingState) -> None:
     """Write a checkpoint and point `best` at the best one.
 
     The best one has the highest J&F on the watched split; without watching it is the newest one.
     """
     step = state.step
+    position = draws.after(step)
+    state.used = dict(position.used)
+    state.aside = dict(position.aside)
     checkpoints = run.record.checkpoints
     with run.progress.phase(f"checkpoint step_{step}"):
         folder = checkpoint.save(checkpoints, step, pools.learner.save, asdict(state))
@@ -347,11 +397,12 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
     if not fresh:
         refuse_other_run(Path(cfg.runs) / cfg.name, cfg)
 
-    splits = [cfg.data.train_split, cfg.data.test_split]
+    splits = [training_split(cfg), cfg.data.test_split]
     with (
         Run.open(cfg, splits=splits, fresh=fresh, total_steps=cfg.train.steps) as run,
         Pools(run, reward_splits=splits_with_truth(cfg)) as pools,
     ):
+        mix, aside = training_data(run)
         # Errors of a checkpoint come before the engines, which take a while to start.
         checkpoints = run.record.checkpoints
         resumed = checkpoint.find(checkpoints, cfg.train.resume)
@@ -376,19 +427,23 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
         else:
             state = resume(run, pools, resumed)
 
+        draws = Draws(mix, cfg.rollout.prompts_per_step, state.step, state.position)
+        draws.set_aside(state.step, aside)
+
         # Playing ahead begins with the first step, and the learner takes a while to start.
         learner = pools.learner
         play_all = play_ahead if cfg.rollout.max_staleness else play_steps
-        played = play_all(run, pools, masking, state.step + 1, cfg.train.steps)
+        played = play_all(run, pools, masking, draws, state.step + 1, cfg.train.steps)
         for step in range(state.step + 1, cfg.train.steps + 1):
             train_step(run, pools, masking, step, played)
+            run.record.write_aside(draws.after(step).aside)
             state.step = step
             watched = due(step, cfg.train.eval_every)
             if watched:
                 watch(run, pools, masking, state)
             last = step == cfg.train.steps
             if watched or last or due(step, cfg.train.checkpoint_every):
-                save(run, pools, state)
+                save(run, pools, draws, state)
 
         # The checksum of the final weights; the rollout actors hold them since the last step.
         weights = learner.publish(cfg.train.steps)
@@ -398,10 +453,30 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
         return report(run, state.before, after, state.start_seconds, weights.checksum)
 
 
+def training_data(run: Run) -> tuple[Mix, dict[str, str]]:
+    """Return the training samples, and those that cannot fit, each with the reason.
+
+    Raises:
+        ValueError: Samples without true masks, or a set without any sample that fits.
+    """
+    cfg = run.cfg
+    samples = run.split(training_split(cfg))
+    with run.progress.phase("look: true masks"):
+        check_training_truth(cfg, samples, run.system.needs_masks)
+    mix = training_mix(cfg, samples)
+    aside = too_long_for(run, samples)
+    check_left(mix, aside)
+    run.record.write_aside(aside)
+    if cfg.data.sets:
+        draws = cfg.train.steps * cfg.rollout.prompts_per_step
+        run.progress.table("training data", mix_rows(mix, draws))
+    return mix, aside
+
+
 def splits_with_truth(cfg: Config) -> list[str]:
     """Return the splits of the reward actors: training, test, and the watched one."""
     data = cfg.data
-    splits = [data.train_split, data.test_split]
+    splits = [training_split(cfg), data.test_split]
     if cfg.train.eval_every:
         splits.append(data.eval_split)
     return splits

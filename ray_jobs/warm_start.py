@@ -26,16 +26,20 @@ from actors.drawing import DrawBatch, mask_targets
 from actors.learner_pool import LearnerPool
 from actors.policies import token_id
 from actors.setup import system_message
+from actors.splits import training_split
 from configs.load import load as load_config
 from configs.load import resolve
 from configs.schema import Config
 from core.types import End, Episode, Group, MediaTable, Sample, System, Turn, View
 from data.frames.reading import show_views
+from data.mixing import Mix, Position, check_left
 from models.dialogue import Dialogue, load_dialogue
 from models.policy.new_token import add_token
+from models.prompt_tokens import count_prompt
 from ray_jobs.driver.entry import run_job
+from ray_jobs.driver.fit import aside_line
 from ray_jobs.driver.run import Run, checked_config
-from ray_jobs.driver.sampling import samples_of_step
+from ray_jobs.driver.sampling import Draws, mix_rows, training_mix
 
 # The learner's metrics of imitation; its others compare two policies.
 METRICS = ("mask_loss", "entropy", "trained_tokens", "rows", "skipped_steps", "lr")
@@ -90,31 +94,75 @@ class Demonstrator:
             turns.append(turn)
         return Group(sample.uid, (self._episode(sample, turns),)), pixels
 
+    def tokens(self, sample: Sample) -> int | None:
+        """Return the number of tokens of one demonstration of a sample; another differs little.
+
+        None for a sample without a target in a shown frame.
+        """
+        try:
+            demonstration = self.system.demonstrate(sample, np.random.default_rng(0))
+        except ValueError:
+            # `demonstrate` documents this as: the sample has nothing to point at.
+            return None
+        tokens = 0
+        for number, (content, answer) in enumerate(demonstration):
+            count = count_prompt(self.dialogue, content, first=number == 0)
+            tokens += count.prompt + len(self.dialogue.completion(answer))
+        return tokens
+
     def _episode(self, sample: Sample, turns: Sequence[Turn]) -> Episode:
         if self.seg_id is not None and isinstance(self.system, DrawingSystem):
             return self.system.episode(sample, turns, self.seg_id)
         return Episode(sample.uid, tuple(turns), End.DONE)
 
 
-def demonstrable(system: System, samples: Sequence[Sample]) -> list[Sample]:
-    """Return the demonstrable samples: those with a target in a shown frame.
+def demonstrable(
+    demonstrator: Demonstrator, samples: Sequence[Sample], max_model_len: int
+) -> tuple[list[Sample], dict[str, str]]:
+    """Return the demonstrable samples, and those among them that cannot fit, with the reason.
+
+    A demonstrable sample has a target in a shown frame.
 
     Raises:
         ValueError: No sample can be demonstrated.
     """
     kept = []
+    too_long = {}
     for sample in samples:
-        try:
-            system.demonstrate(sample, np.random.default_rng(0))
-        except ValueError:
-            # `demonstrate` documents this as: the sample has nothing to point at.
+        tokens = demonstrator.tokens(sample)
+        if tokens is None:
             continue
         kept.append(sample)
+        if tokens > max_model_len:
+            too_long[sample.uid] = (
+                f"its demonstration has {tokens} tokens: rollout.max_model_len={max_model_len}"
+            )
     if not kept:
         raise ValueError(
             f"none of the {len(samples)} training samples has a target that can be demonstrated"
         )
-    return kept
+    return kept, too_long
+
+
+def demonstrations(run: Run, demonstrator: Demonstrator) -> tuple[Mix, dict[str, str]]:
+    """Return the samples to demonstrate, and those that cannot fit, each with the reason.
+
+    Raises:
+        ValueError: A set without any sample that can be demonstrated and fits.
+    """
+    cfg = run.cfg
+    samples = run.split(training_split(cfg))
+    with run.progress.phase("count: demonstrations"):
+        kept, aside = demonstrable(demonstrator, samples, cfg.rollout.max_model_len)
+    mix = training_mix(cfg, kept)
+    check_left(mix, aside)
+    if aside:
+        run.progress.note(aside_line(aside, f"of {len(kept)} demonstrations"))
+    run.record.write_aside(aside)
+    if cfg.data.sets:
+        draws = cfg.warm_start.steps * cfg.warm_start.batch_size
+        run.progress.table("training data", mix_rows(mix, draws))
+    return mix, aside
 
 
 def warm_start(argv: Sequence[str]) -> Path:
@@ -129,7 +177,7 @@ def warm_start(argv: Sequence[str]) -> Path:
         raise ValueError(f"warm_start.output={output}: exists already; choose another folder")
 
     cfg = checked_config(argv)
-    splits = [cfg.data.train_split]
+    splits = [training_split(cfg)]
     steps = cfg.warm_start.steps
     with Run.open(cfg, splits=splits, folder="warm_start", total_steps=steps) as run:
         # Lines of an earlier warm start under this name.
@@ -137,12 +185,13 @@ def warm_start(argv: Sequence[str]) -> Path:
         if cfg.mask.token:
             cfg = with_drawing(cfg, run.record.path / "with_token")
         demonstrator = make_demonstrator(cfg, run.system)
-        samples = demonstrable(run.system, run.split(cfg.data.train_split))
+        mix, aside = demonstrations(run, demonstrator)
+        draws = Draws(mix, cfg.warm_start.batch_size, position=Position(aside=aside))
         with run.progress.phase("start: learners"):
             learner = LearnerPool(cfg, run.placement, total_updates=steps)
 
         for step in range(1, steps + 1):
-            imitate_step(run, cfg, learner, demonstrator, samples, step)
+            imitate_step(run, cfg, learner, demonstrator, draws.of_step(step), step)
         write_policy(learner, output, cfg.warm_start.bf16)
         learner.close()
         run.progress.note(f"policy: {output}")
@@ -159,17 +208,16 @@ def imitate_step(
 ) -> None:
     """Imitate one batch of demonstrations and record the step."""
     began = time.monotonic()
-    picked = samples_of_step(samples, step, cfg.warm_start.batch_size, cfg.seed)
     groups = []
     media = []
-    for sample in picked:
+    for sample in samples:
         group, pixels = demonstrator.group(sample, step)
         groups.append(group)
         media.append(pixels)
 
     masks: DrawBatch | None = None
     if cfg.mask.token:
-        masks = mask_targets(picked, [group.episodes for group in groups], None, cfg.mask)
+        masks = mask_targets(samples, [group.episodes for group in groups], None, cfg.mask)
     update = learner.imitate(groups, media, masks)
 
     metrics = {"loss": update.loss, "grad_norm": update.grad_norm}

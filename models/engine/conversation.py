@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from core.types import Media, Turn, View
+from core.types import DialogueTooLong, Media, Turn, View
 from models.engine.gallery import Gallery
 
 if TYPE_CHECKING:
@@ -94,9 +94,11 @@ class Conversation:
 
         Raises:
             RuntimeError: the previous answer was cut off, so nothing can follow it.
+            DialogueTooLong: no token is left for an answer.
         """
         self._check_open()
         prompt, media = await self._add_user_turn(content)
+        self._check_room()
 
         # Weights may change while the answer is sampled; it counts as that of the weights it began
         # with.
@@ -134,6 +136,16 @@ class Conversation:
             raise RuntimeError(
                 f"episode {self.key}: the last answer was cut off by max_tokens, "
                 "nothing can follow it"
+            )
+
+    def _check_room(self) -> None:
+        """Stop before vLLM refuses the prompt: it needs room for one token of an answer."""
+        tokens = len(self.expanded_ids)
+        most = self.engine.settings.max_model_len
+        if tokens >= most:
+            raise DialogueTooLong(
+                f"the prompt of turn {self.turns + 1} has {tokens} tokens with all before it, "
+                f"and an answer needs one more: rollout.max_model_len={most}"
             )
 
     def _check_seen(self, seen: list[int]) -> None:

@@ -18,6 +18,7 @@ from actors.rollout import Played
 from actors.segmenter import VideoMasks
 from core.evaluation.protocols import measure
 from core.types import End, Episode, Reward, Sample
+from ray_jobs.driver.fit import aside_line
 from ray_jobs.driver.masking import Masking
 from ray_jobs.driver.pools import Pools
 from ray_jobs.driver.results import Evaluation, Result
@@ -81,6 +82,7 @@ def measured(
     share = run.cfg.rollout.max_failed_share
     total = total or len(samples) * repeats
     failed: list[Episode] = []
+    too_long: dict[str, str] = {}
     unscored: list[Played] = []
     scored: list[ScoredGroup] = []
     chunks: deque[Future[list[Result]]] = deque()
@@ -97,7 +99,9 @@ def measured(
         )
         for group in groups:
             for episode in group.episodes:
-                if episode.end is End.FAILED:
+                if episode.too_long:
+                    too_long[group.sample.uid] = episode.error
+                elif episode.end is End.FAILED:
                     failed.append(episode)
             if len(failed) > share * total:
                 break
@@ -117,6 +121,8 @@ def measured(
         chunks.append(background.submit(measure_chunk, scored, pools))
         while chunks:
             yield chunks.popleft().result()
+    if too_long:
+        run.progress.note(aside_line(too_long, f"of {len(samples)} expressions, failed"))
     stop_on_failures(failed, share, total)
 
 
@@ -210,6 +216,8 @@ def hidden(sample: Sample) -> bool:
 def stop_on_failures(episodes: Sequence[Episode], max_share: float, total: int = 0) -> None:
     """Raise the error of the first failed episode if too many failed.
 
+    Dialogues that are too long do not count: a longer limit, not another start, would help them.
+
     Args:
         episodes: Episodes of any end.
         max_share: The tolerated share of failures.
@@ -219,7 +227,10 @@ def stop_on_failures(episodes: Sequence[Episode], max_share: float, total: int =
         ValueError: Data or settings are wrong; the message names the file and the remedy.
         RuntimeError: Any other cause, with its traceback.
     """
-    failed = [episode for episode in episodes if episode.end is End.FAILED]
+    failed = []
+    for episode in episodes:
+        if episode.end is End.FAILED and not episode.too_long:
+            failed.append(episode)
     total = total or len(episodes)
     if len(failed) <= max_share * total:
         return

@@ -17,7 +17,9 @@ from typing import Any
 from PIL import Image
 
 from actors.prepare import VideoPiece, VideoResult, check, in_judges, in_tasks, pieces, tables
+from actors.setup import make_system, system_message
 from cluster.placement import Placement
+from configs.load import resolve
 from configs.schema import Config
 from core.files import write_json
 from core.types import Sample
@@ -35,6 +37,8 @@ from data.prepare.tables import (
     table_to_json,
 )
 from data.prepare.verify import Problem, media_under
+from models.dialogue import load_dialogue
+from ray_jobs.driver.fit import too_long
 from ray_jobs.record.contact_sheet import choose_samples, sheet_row, stack_rows
 from ray_jobs.record.journal import Journal, fingerprint_of
 from ray_jobs.record.progress import Progress
@@ -139,6 +143,24 @@ def check_step(split: PreparedSplit) -> None:
         journal.remove()
 
 
+def fit_step(split: PreparedSplit) -> None:
+    """Name the expressions whose prompt leaves no room for an answer; training sets them aside."""
+    cfg = split.cfg
+    folder = resolve(cfg.policy.path)
+    if not (folder / "config.json").is_file():
+        split.progress.note(
+            f"{split.name}: fit is left out: policy.path={cfg.policy.path} has no config.json"
+        )
+        return
+    with split.progress.phase(f"{split.name}: prompts"):
+        limit = cfg.rollout.max_model_len
+        dialogue = load_dialogue(folder, system_message(cfg))
+        found = too_long(dialogue, make_system(cfg), split.samples, limit)
+    videos = {sample.uid: sample.video.uid for sample in split.samples}
+    for uid, reason in found.items():
+        split.add_problems([Problem(videos[uid], f"expression {uid!r}: {reason}", odd=True)])
+
+
 def tables_step(split: PreparedSplit) -> dict[TableKey, TargetTable]:
     """Return the tables of tables.npz, made anew if the file is missing or outdated."""
     if split.tables is None:
@@ -231,6 +253,7 @@ def sheet_step(split: PreparedSplit) -> None:
 # The steps by their word in `prepare.steps`, in the order in which they run.
 STEPS: dict[str, Callable[[PreparedSplit], Any]] = {
     "check": check_step,
+    "fit": fit_step,
     "tables": tables_step,
     "filter": filter_step,
     "statistics": statistics_step,

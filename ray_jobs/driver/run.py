@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from actors.reward import read_split
 from actors.setup import make_system
+from actors.splits import read_split
 from cluster.placement import Placement
 from cluster.start import joined
 from configs.load import load as load_config
@@ -158,7 +158,10 @@ def refuse_other_run(folder: Path, cfg: Config) -> None:
 
 
 def read_splits(cfg: Config, splits: Sequence[str]) -> dict[str, list[Sample]]:
-    """Read some splits; the training split keeps only the samples of `data.keep_file`, if set."""
+    """Read some splits; the training split keeps only the samples of `data.keep_file`, if set.
+
+    The sets of a mix have keep files of their own.
+    """
     samples = {}
     # Two of the splits may be the same one.
     for split in dict.fromkeys(splits):

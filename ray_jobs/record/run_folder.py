@@ -1,6 +1,7 @@
 """The record of one run on disk: `runs/<name>/`, plain files that outlive every service.
 
     config.yaml  environment.json  metrics.jsonl  episodes.jsonl  summary.json
+    set_aside.json (samples that cannot fit)
     checkpoints/step_N/  best -> checkpoints/step_K  evaluation/step_N/
     hints/<split>.json (of a system with auxiliary questions: `data.hints`)
 
@@ -91,6 +92,17 @@ class RunFolder:
         for group in groups:
             lines += episode_lines(step, group)
         append_lines(self.episodes_file, *lines)
+
+    def write_aside(self, reasons: Mapping[str, str]) -> None:
+        """Write set_aside.json: the samples that cannot fit, each with the reason.
+
+        Without any, a file of an earlier start goes.
+        """
+        file = self.path / "set_aside.json"
+        if reasons:
+            write_json(file, reasons)
+        else:
+            file.unlink(missing_ok=True)
 
     def steps(self) -> list[dict[str, Any]]:
         """Return the lines of metrics.jsonl."""

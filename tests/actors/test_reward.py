@@ -16,8 +16,9 @@ import ray
 import torch
 
 import systems
-from actors.reward import RewardActor, RewardPool, read_split
+from actors.reward import RewardActor, RewardPool
 from actors.segmenter import SegmenterActor, load_segmenter
+from actors.splits import read_split
 from cluster.placement import place
 from cluster.refs import Handle
 from configs.schema import Config, DifficultyConfig, SystemConfig

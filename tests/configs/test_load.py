@@ -201,8 +201,6 @@ def _runnable(tmp_path: Path) -> list[str]:
             "policy.path=tiny/weights/revsek",
             "did you mean tiny/weights/revseg",
         ),
-        ("prepare.steps=[mixing]", r"prepare.mix=\[\]: the step mixing needs the folders"),
-        ("prepare.mix_weights=[1,2]", "prepare.mix_weights has 2 numbers for 0 folders"),
         ("prepare.filter_iou=60", "prepare.filter_iou=60.0: must be at least 0 and at most 1"),
     ],
 )
@@ -260,6 +258,10 @@ def test_sets_survive_the_run_folder(tmp_path: Path) -> None:
         ("data.sets[0].name=a/b", r"data.sets\[0\].name='a/b': must be one plain word"),
         ("data.sets[1].weight=0", r"data.sets\[1\].weight=0: the other sets have weights"),
         ("data.sets[0].repeats=2", r"data.sets\[0\].repeats=2: has no effect beside a weight"),
+        (
+            "data.keep_file=k.json",
+            "data.keep_file=k.json: belongs to data.train_split",
+        ),
         ("data.sets[1].root=nowhere", r"data.sets\[1\].root=nowhere: .* does not exist"),
     ],
 )

@@ -65,7 +65,7 @@ FIXED_IN_PREDICTIONS = (
         ("grpo.importance", IMPORTANCE_LEVELS),
         ("learner.schedule", SCHEDULES),
         ("evaluate.protocol", ["auto", *PROTOCOLS]),
-        ("prepare.steps", [*STEPS, "mixing"]),
+        ("prepare.steps", STEPS),
     ],
 )
 def test_allowed_words_are_those_of_the_code(key: str, words: Any) -> None:

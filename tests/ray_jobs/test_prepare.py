@@ -24,7 +24,7 @@ from data.prepare.tables import load_tables
 from data.prepare.verify import Problem
 from ray_jobs import prepare
 from ray_jobs.driver.prepare_steps import PreparedSplit
-from ray_jobs.prepare import expressions_of, parse_arguments, present_splits
+from ray_jobs.prepare import parse_arguments, present_splits
 from ray_jobs.record.progress import Progress
 from tests.data.fixtures import FIXTURES
 from tests.ray_jobs.conftest import TIMEOUT_S, environment, job_command, start_job, told
@@ -61,10 +61,6 @@ def test_splits_are_those_that_are_there(tmp_path: Path) -> None:
             "segmenter.path=no/weights",
         ),
         (["prepare.steps=[chek]"], "did you mean check"),
-        (
-            ["prepare.steps=[mixing]", "prepare.mix=[no/where]"],
-            "neither keep.json nor statistics.json",
-        ),
     ],
 )
 def test_mistakes_are_one_line_before_ray_starts(
@@ -72,37 +68,6 @@ def test_mistakes_are_one_line_before_ray_starts(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         prepare.main([*settings, f"prepare.output={tmp_path}"])
-
-
-def test_mixing_of_prepared_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, file, count in (("a", "statistics.json", 900), ("b", "keep.json", 100)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / file).write_text(json.dumps({"expressions_with_target": count}))
-    assert expressions_of(tmp_path / "b") == 100
-    folders = f"prepare.mix=[{tmp_path}/a,{tmp_path}/b]"
-    prepare.main(
-        [
-            "prepare.steps=[mixing]",
-            folders,
-            "prepare.mix_temperature=2",
-            f"prepare.output={tmp_path}",
-        ]
-    )
-    made = json.loads((tmp_path / "mixing.json").read_text())["sets"]
-    assert [m["probability"] for m in made] == pytest.approx([0.75, 0.25])
-    assert [m["expressions"] for m in made] == [900, 100]
-    prepare.main(
-        [
-            "prepare.steps=[mixing]",
-            folders,
-            "prepare.mix_weights=[1,3]",
-            f"prepare.output={tmp_path}",
-        ]
-    )
-    made = json.loads((tmp_path / "mixing.json").read_text())["sets"]
-    assert made[1]["probability"] == 0.75
-    assert made[1]["epochs_in_100000_draws"] == pytest.approx(750)
-    assert "0.750" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
-from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from core.types import Sample, Video
-from ray_jobs.driver.sampling import samples_of_step
 from ray_jobs.record import checkpoint
 from ray_jobs.train import due
 from tests.ray_jobs.conftest import EVALUATED, GROUP, PROMPTS, STEPS, Finished, keys_of
@@ -150,44 +146,6 @@ def test_mlflow_has_the_steps(finished: Finished) -> None:
     assert run.info.status == "FINISHED"
     assert "seconds/play" in run.data.metrics
     assert run.data.metrics["jf_after"] >= 0
-
-
-def _samples(count: int) -> list[Sample]:
-    video = Video("v", str(Path("nowhere")), ("0",), 4, 4)
-    return [Sample(f"v/{i}", video, str(i), ()) for i in range(count)]
-
-
-def uids(samples: Sequence[Sample]) -> list[str]:
-    return [sample.uid for sample in samples]
-
-
-def test_prompts_follow_from_the_step_alone_and_epochs_are_reshuffled() -> None:
-    samples = _samples(10)
-    order = []
-    for step in range(1, 11):
-        order += uids(samples_of_step(samples, step, 4, seed=3))
-    epochs = [order[start : start + 10] for start in range(0, 40, 10)]
-    for epoch in epochs:
-        assert sorted(epoch) == sorted(uids(samples))
-    assert len({tuple(epoch) for epoch in epochs}) == 4
-    assert uids(samples_of_step(samples, 7, 4, seed=3)) == order[24:28]
-    assert uids(samples_of_step(samples, 7, 4, seed=4)) != order[24:28]
-
-
-def test_an_epoch_is_a_permutation_seeded_by_run_and_epoch() -> None:
-    samples = _samples(5)
-    expected = []
-    for epoch in range(3):
-        for place in np.random.default_rng([9, epoch]).permutation(5):
-            expected.append(samples[place].uid)
-    assert uids(samples_of_step(samples, 1, 15, seed=9)) == expected
-    assert uids(samples_of_step(samples, 2, 7, seed=9)) == expected[7:14]
-
-
-def test_more_prompts_than_samples_go_round() -> None:
-    picked = uids(samples_of_step(_samples(3), 1, 7, seed=0))
-    assert len(picked) == 7
-    assert max(picked.count(uid) for uid in picked) <= 3
 
 
 def test_due() -> None:
