@@ -36,7 +36,6 @@ from ray_jobs.driver.results import Evaluation, mean_parts, write_evaluation
 from ray_jobs.driver.run import Run, checked_config, refuse_other_run
 from ray_jobs.driver.sampling import Draws, mix_rows, training_mix
 from ray_jobs.driver.stages import StageTimer
-from ray_jobs.driver.truth import check_training_truth
 from ray_jobs.record import checkpoint
 
 
@@ -457,12 +456,10 @@ def training_data(run: Run) -> tuple[Mix, dict[str, str]]:
     """Return the training samples, and those that cannot fit, each with the reason.
 
     Raises:
-        ValueError: Samples without true masks, or a set without any sample that fits.
+        ValueError: A set without any sample that fits.
     """
     cfg = run.cfg
     samples = run.split(training_split(cfg))
-    with run.progress.phase("look: true masks"):
-        check_training_truth(cfg, samples, run.system.needs_masks)
     mix = training_mix(cfg, samples)
     aside = too_long_for(run, samples)
     check_left(mix, aside)

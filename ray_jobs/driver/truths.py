@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from actors.splits import MIX, set_of
 from configs.schema import Config
 from core.types import Sample, System
+
+# Samples of a split or set whose masks are read ahead.
+LOOKS = 16
 
 
 def check_splits(
@@ -27,12 +31,23 @@ def check_splits(
     """
     for split, of_split in samples.items():
         where = f"{cfg.data.root}, split {split!r}"
-        if job == "warm_start":
-            check_demonstrable(system, of_split, where)
-        elif split == cfg.data.test_split:
+        if job != "warm_start" and split == cfg.data.test_split:
             check_measurable(of_split, where)
-        else:
-            check_learnable(system, of_split, where)
+            continue
+        check = check_demonstrable if job == "warm_start" else check_learnable
+        for of_set, own in sets_of(cfg, split, of_split).items():
+            check(system, own, of_set or where)
+
+
+def sets_of(cfg: Config, split: str, samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    """Return the samples of a split by their set, as messages name it; "" is a split by itself."""
+    if split != MIX:
+        return {"": list(samples)}
+    by_set: dict[str, list[Sample]] = {}
+    for index, each in enumerate(cfg.data.sets):
+        own = [sample for sample in samples if set_of(sample.uid) == each.label]
+        by_set[f"data.sets[{index}] ({each.label})"] = own
+    return by_set
 
 
 def check_learnable(system: System, samples: Sequence[Sample], where: str) -> None:
@@ -42,9 +57,11 @@ def check_learnable(system: System, samples: Sequence[Sample], where: str) -> No
         where: The split or set, for the message.
 
     Raises:
-        ValueError: Samples are about another task, or have no masks although the reward needs them.
+        ValueError: Samples are about another task, have no masks although the reward needs them,
+            or masks that are not public or cannot be read.
     """
     refuse_tasks(samples, where)
+    refuse_hidden(samples, where)
     bare = _without_masks(samples)
     if bare is not None and system.needs_masks:
         raise ValueError(
@@ -52,6 +69,8 @@ def check_learnable(system: System, samples: Sequence[Sample], where: str) -> No
             f"{system.name} needs: train system.name=videoseg_r1 with system.options.answer="
             "box_point and system.options.iou_source=box on it, or take the data set out"
         )
+    if bare is None:
+        refuse_empty_masks(samples, where)
 
 
 def check_demonstrable(system: System, samples: Sequence[Sample], where: str) -> None:
@@ -100,6 +119,43 @@ def refuse_tasks(samples: Sequence[Sample], where: str) -> None:
                 f"{where}: sample {sample.uid!r} is a dialogue of the task {sample.notes.task!r}, "
                 "which has no reward and no figure: it serves ray_jobs.warm_start alone"
             )
+
+
+def refuse_hidden(samples: Sequence[Sample], where: str) -> None:
+    """Refuse samples without public truth: their empty targets do not mean "none".
+
+    Raises:
+        ValueError: There is one.
+    """
+    hidden = [sample.uid for sample in samples if sample.notes.hidden]
+    if hidden:
+        raise ValueError(
+            f"{where}: the masks of {len(hidden)} of {len(samples)} expressions are not public, "
+            f"such as those of {hidden[0]!r}; rewards need them: train on another split"
+        )
+
+
+def refuse_empty_masks(samples: Sequence[Sample], where: str) -> None:
+    """Read the masks of a few samples, which the first reward would do after the engines' start.
+
+    Raises:
+        ValueError: A mask cannot be read, or no target has any.
+    """
+    with_targets = [sample for sample in samples if sample.targets]
+    looks = with_targets[:: max(len(with_targets) // LOOKS, 1)]
+    if looks and not any(_shows_something(sample) for sample in looks):
+        raise ValueError(
+            f"{where}: no target of {len(looks)} expressions, such as {looks[0].uid!r}, has a mask "
+            "in any frame: take masks of the same release as the expressions"
+        )
+
+
+def _shows_something(sample: Sample) -> bool:
+    for target in sample.targets:
+        for mask in target.masks_F:
+            if mask is not None:
+                return True
+    return False
 
 
 def _without_masks(samples: Sequence[Sample]) -> Sample | None:

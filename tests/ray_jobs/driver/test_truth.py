@@ -49,7 +49,7 @@ def test_missing_mask_files(samples: list[Sample], tmp_path: Path) -> None:
 def test_places_are_enough_for_a_reward_without_masks(samples: list[Sample]) -> None:
     placed = []
     for sample in samples:
-        target = replace(_blind(sample).targets[0], place=Place((0, 0, 4, 4), (2, 2)))
+        target = replace(_blind(sample).targets[0], place=Place(0, (0, 0, 4, 4), (2, 2)))
         placed.append(replace(sample, targets=(target,)))
     check_truth(placed, "here", needs_masks=False)
     with pytest.raises(ValueError, match="rewards need masks"):
