@@ -23,7 +23,7 @@ from actors.segmenter import load_segmenter, masks_on_all_frames, masks_on_own_f
 from actors.setup import make_system
 from actors.splits import read_split
 from cluster.placement import Placement
-from cluster.refs import Handle, Ref, start_actor
+from cluster.refs import Handle, Ref, call_all, start_actor
 from configs.schema import Config
 from core.drawing.requests import DrawnMask
 from core.masks import decode
@@ -51,6 +51,11 @@ class RewardActor:
         self.device = device
         self.system = make_system(cfg)
         self.samples: dict[tuple[str, str], Sample] = {}
+        self.read(cfg, splits)
+
+    def read(self, cfg: Config, splits: Sequence[str]) -> None:
+        """Hold the ground truth of these splits of `cfg.data`, in the place of any other."""
+        self.samples = {}
         for split in splits:
             for sample in read_split(cfg, split):
                 self.samples[split, sample.uid] = sample
@@ -146,6 +151,18 @@ class RewardPool(Pool[RewardActor, ScoreTask, GroupRewards]):
             f"reward.timeout_s={self.timeout_s:g} s, twice ({type(error).__name__}): "
             "raise it or look at the sample"
         ) from error
+
+    def read(self, cfg: Config, splits: Sequence[str]) -> None:
+        """Give all actors, and their replacements, the ground truth of other splits.
+
+        Call this while nothing is being scored. Raises the errors of `read_split`.
+
+        Args:
+            cfg: as that of the pool, apart from its data.
+        """
+        self.cfg = cfg
+        self.splits = tuple(splits)
+        call_all(self.workers.values(), RewardActor.read, cfg, self.splits)
 
     def submit(
         self, split: str, sample_uid: str, episodes: tuple[Episode, ...], drawn: Drawn | None = None

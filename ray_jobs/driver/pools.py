@@ -11,6 +11,7 @@ from actors.learner_pool import LearnerPool
 from actors.reward import RewardPool
 from actors.rollout import RolloutPool
 from actors.segmenter import SegmenterPool
+from configs.schema import Config
 from ray_jobs.driver.run import Run
 
 
@@ -24,6 +25,7 @@ class Pools:
 
     def __init__(self, run: Run, reward_splits: Sequence[str]) -> None:
         self._cfg = run.cfg
+        self._reward_cfg = run.cfg
         self._placement = run.placement
         self._progress = run.progress
         self._reward_splits = list(dict.fromkeys(reward_splits))
@@ -38,7 +40,7 @@ class Pools:
 
     @cached_property
     def rewards(self) -> RewardPool:
-        return RewardPool(self._cfg, self._placement, self._reward_splits)
+        return RewardPool(self._reward_cfg, self._placement, self._reward_splits)
 
     @cached_property
     def segmenters(self) -> SegmenterPool:
@@ -53,6 +55,18 @@ class Pools:
     def learner(self) -> LearnerPool:
         with self._progress.phase("start: learners"):
             return LearnerPool(self._cfg, self._placement)
+
+    def score_against(self, cfg: Config, splits: Sequence[str]) -> None:
+        """Let the reward actors read the ground truth of other splits, now or when they start.
+
+        Args:
+            cfg: As that of the run, apart from its data.
+            splits: Splits of `cfg.data`.
+        """
+        self._reward_cfg = cfg
+        self._reward_splits = list(dict.fromkeys(splits))
+        if "rewards" in self.__dict__:
+            self.rewards.read(cfg, self._reward_splits)
 
     def close_learner(self) -> None:
         """End the learner's ranks, if they run, and free their memory."""
