@@ -386,10 +386,15 @@ class EvaluateConfig:
     resume: Literal["auto", "never"] = setting(
         "auto", help="auto: keep finished predictions; never: start over"
     )
+    sampler: str = setting(
+        "",
+        help="policy that answers auxiliary questions without a stored hint; empty: the policy "
+        "before training, as in the run of policy.path",
+    )
     sets: list[SetConfig] = setting(
         [],
-        help="several benchmarks, each {format, root, split, name, keep_file, no_target}; "
-        "empty: data.test_split",
+        help="several benchmarks in one table, each {format, root, split, name, keep_file, "
+        "no_target}; empty: data.test_split",
     )
 
 

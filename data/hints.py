@@ -3,6 +3,8 @@
 The file of a split, <folder>/<split>.json:
 
     {uid: {"query": "...", "hints": {"target_frame": 12, "key_segment": [8, 15]}}}
+
+"hints" is null where the policy was asked and gave no answer.
 """
 
 from __future__ import annotations
@@ -25,18 +27,20 @@ def write_hints(
     folder: Path, split: str, samples: Sequence[Sample], found: Mapping[str, Hints | None]
 ) -> None:
     """Write the hints `found`, by the uid of their sample. The file appears whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
+    file = hints_file(folder, split)
+    file.parent.mkdir(parents=True, exist_ok=True)
     rows = {}
     for sample in samples:
-        hints = found.get(sample.uid)
-        if hints is not None:
-            rows[sample.uid] = {"query": sample.query, "hints": hints.to_json()}
-    with replacing(hints_file(folder, split)) as fresh:
+        if sample.uid in found:
+            hints = found[sample.uid]
+            answer = None if hints is None else hints.to_json()
+            rows[sample.uid] = {"query": sample.query, "hints": answer}
+    with replacing(file) as fresh:
         fresh.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
-def with_hints(samples: Sequence[Sample], file: Path) -> list[Sample]:
-    """Return the samples with their hints. A sample without an entry in the file gets none.
+def read_hints(samples: Sequence[Sample], file: Path) -> dict[str, Hints | None]:
+    """Return the hints of a file for these samples, by uid; None where no answer was given.
 
     Raises:
         ValueError: The file holds something else, or a sample has another query there.
@@ -51,21 +55,34 @@ def with_hints(samples: Sequence[Sample], file: Path) -> list[Sample]:
             "run asks again"
         ) from error
 
-    hinted = []
+    found: dict[str, Hints | None] = {}
     for sample in samples:
-        nothing = (sample.query, None)
-        query, hints = known.get(sample.uid, nothing)
+        if sample.uid not in known:
+            continue
+        query, hints = known[sample.uid]
         if query != sample.query:
             raise ValueError(
                 f"{file}: {sample.uid!r} is {query!r} there and {sample.query!r} in the data: they "
                 "belong to another data set, or version of it; delete the file, or give another "
                 "data.hints"
             )
-        hinted.append(replace(sample, hints=hints))
-    return hinted
+        found[sample.uid] = hints
+    return found
 
 
-def _hints_of(row: Mapping[str, Any]) -> Hints:
+def with_hints(samples: Sequence[Sample], file: Path) -> list[Sample]:
+    """Return the samples with their hints. A sample without an entry in the file gets none.
+
+    Raises:
+        ValueError: As `read_hints`.
+    """
+    found = read_hints(samples, file)
+    return [replace(sample, hints=found.get(sample.uid)) for sample in samples]
+
+
+def _hints_of(row: Mapping[str, Any] | None) -> Hints | None:
+    if row is None:
+        return None
     key_segment = row.get("key_segment")
     if key_segment is None:
         return Hints(row["target_frame"])

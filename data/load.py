@@ -9,6 +9,7 @@ A new format is a reader in `data/readers/`, a row in `READERS`, and its name am
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -110,11 +111,23 @@ def load_samples(
         if sample.targets or sample.notes.task or no_target == "keep":
             kept.append(sample)
     if not kept:
+        _refuse_hidden(samples, Path(root) / split)
         raise ValueError(
             f"{Path(root) / split}: no sample to use: {len(samples)} expressions, none with a "
             "target; data.no_target=keep keeps those without"
         )
     return kept
+
+
+def _refuse_hidden(samples: Sequence[Sample], where: Path) -> None:
+    """Raise the error of a split without public truth, if this is one."""
+    if samples and all(sample.notes.hidden for sample in samples):
+        raise ValueError(
+            f"{where}: the truth of all {len(samples)} expressions is not public, so nothing can "
+            "be rewarded or measured: give a split with truth, or evaluate with "
+            "data.no_target=keep and make the zip for the server with ray_jobs.submission "
+            "(evaluate.sets does both)"
+        )
 
 
 def video_objects(format: str, root: str, split: str) -> dict[str, tuple[Target, ...]]:

@@ -1,4 +1,4 @@
-"""Measure one policy on one benchmark, and continue after a kill.
+"""Measure one policy on one benchmark or on several, and continue after a kill.
 
     python -m ray_jobs.evaluate revseg_tiny policy.path=FOLDER [name=NAME evaluate.samples=N]
 
@@ -11,6 +11,20 @@ greedily, by the protocol of the benchmark. `ray_jobs.submission` makes the zip 
 Finished expressions go to disk in chunks while others still play. Every figure is computed from the
 lines on disk, so a run in two parts ends with the table of an uninterrupted run. Expressions
 without public truth (`hidden` in their notes) are predicted and not measured.
+
+All benchmarks with one start of the engines, in one table beside published figures:
+
+    python -m ray_jobs.evaluate PRESET policy.path=FOLDER 'evaluate.sets=[
+        {format: mevis, root: datasets/MeViS, split: valid_u},
+        {format: revos, root: datasets/ReVOS, split: valid},
+        {format: ref_youtube_vos, root: datasets/Ref-YouTube-VOS, split: valid}]'
+
+    runs/<name>/evaluate/  table.md  table.csv  table.tex  summary.json
+                           <set>/    the files of an evaluation of this set alone, or the zip for
+                                     its server if its truth is not public
+
+A started evaluation goes on at its set and expression; a finished set is not played again. If the
+system asks auxiliary questions, those without a stored hint go to `evaluate.sampler` first.
 """
 
 from __future__ import annotations
@@ -19,29 +33,35 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.load import resolve
-from configs.schema import PREDICTIONS, Config
+from configs.load import load as load_config
+from configs.load import validate
+from configs.schema import Config
 from core.evaluation.protocols import BINARY, MERGED, Scored, missing, protocol_of
-from core.segmenters import KINDS
-from core.settings import identity
+from core.files import write_json
 from core.types import End, Reward, Sample
+from ray_jobs.driver.benchmark import (
+    Benchmark,
+    SetOnDisk,
+    configured,
+    open_benchmark,
+    open_set,
+    read_sets,
+    refuse_other_form,
+)
 from ray_jobs.driver.entry import run_job
 from ray_jobs.driver.evaluation import hidden, measured
-from ray_jobs.driver.hints import HintStore, hints_of_policy
+from ray_jobs.driver.frozen_sampler import ask_sampler
 from ray_jobs.driver.masking import make_masking
 from ray_jobs.driver.overlays import OVERLAYS, write_overlays
 from ray_jobs.driver.pools import Pools
 from ray_jobs.driver.results import Result, best_and_worst
-from ray_jobs.driver.run import Run, checked_config
-from ray_jobs.record.predictions import (
-    FILE,
-    Predictions,
-    content_of,
-    digest_of,
-    episode_of,
-    line_of,
-)
+from ray_jobs.driver.run import Run
+from ray_jobs.record import benchmark_table
+from ray_jobs.record.benchmark_table import BenchmarkTable, MeasuredSet
+from ray_jobs.record.predictions import FILE, Predictions, episode_of, line_of
+from ray_jobs.record.published import benchmark_of
 from ray_jobs.record.tables import davis_four_annotators, summary_of, write_tables
+from ray_jobs.submission import LAYOUTS, submission
 
 # Figures at the top of the table, in this order.
 USUAL = ("J", "F", "J&F", "gIoU", "cIoU", "reward")
@@ -53,87 +73,105 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     if "-h" in argv or "--help" in argv:
         # Loading the configuration prints its keys below this, and exits.
         print(__doc__)
-    cfg = checked_config(argv)
-    split = cfg.data.test_split
+    cfg = configured(load_config(argv))
+    validate(cfg)
+    # Every set is read before anything starts.
+    sets = read_sets(cfg)
+    splits = [] if sets else [cfg.data.test_split]
     fresh = cfg.evaluate.resume == "never"
     with (
-        Run.open(cfg, splits=[split], folder="evaluate", fresh=fresh) as run,
-        Pools(run, reward_splits=[split]) as pools,
+        Run.open(cfg, splits=splits, folder="evaluate", fresh=fresh) as run,
+        Pools(run, reward_splits=splits) as pools,
     ):
+        refuse_other_form(run.record.path, sets)
+        if sets:
+            return evaluate_sets(run, pools, sets)
         return evaluate(run, pools)
 
 
 def evaluate(run: Run, pools: Pools) -> dict[str, Any]:
-    """Play the missing expressions, write all files, show the table; return the summary."""
-    cfg = run.cfg
-    folder = run.record.path
-    split = cfg.data.test_split
-    HintStore(run, hints_of_policy(cfg, folder)).attach(split)
-    # The identity covers the whole split, so a run of a part can be continued with the rest.
-    all_samples = run.split(split)
-    samples = all_samples[: cfg.evaluate.samples or len(all_samples)]
-
-    predictions = Predictions.open(folder, evaluation_identity(cfg, all_samples))
-    waiting = [sample for sample in samples if sample.uid not in predictions.finished]
-    finished = len(samples) - len(waiting)
-    if finished:
-        run.progress.note(
-            f"{finished} of {len(samples)} expressions were finished before and are not played "
-            "again"
-        )
-    if waiting:
-        predict(run, pools, waiting, predictions, total=len(samples))
-
-    with run.progress.phase("evaluate: tables"):
-        summary = summarise(cfg, samples, predictions)
-        write_tables(folder, samples, predictions, summary)
-    with run.progress.phase("evaluate: overlays"):
-        overlays = render(folder, samples, predictions)
-    track(run, summary)
+    """Evaluate `data.test_split`: write all files, show the table; return the summary."""
+    benchmark = open_benchmark(run)
+    ask_sampler(run, [benchmark])
+    summary, overlays = finish(benchmark, pools)
+    track(benchmark, summary)
     show(run, summary, overlays)
     return summary
 
 
-def evaluation_identity(cfg: Config, samples: Sequence[Sample]) -> dict[str, Any]:
-    """Return all influences on the predictions. Predictions of two identities are never mixed."""
-    found = identity(cfg, PREDICTIONS)
-    found["contents of policy.path"] = content_of(resolve(cfg.policy.path))
-    if cfg.mask.token:
-        found["mask.token"] = cfg.mask.token
-        found["mask.redraw"] = cfg.mask.redraw
-    if KINDS[cfg.segmenter.kind].needs_weights:
-        found["contents of segmenter.path"] = content_of(resolve(cfg.segmenter.path))
-    found["expressions"] = len(samples)
-    found["contents of the split"] = digest_of(_texts(samples))
-    return found
+def evaluate_sets(run: Run, pools: Pools, sets: Sequence[SetOnDisk]) -> dict[str, Any]:
+    """Evaluate one set after the other; write and show their table; return the whole summary."""
+    folder = run.record.path
+    # All are opened first: predictions of another policy are refused before an engine starts.
+    benchmarks = [open_set(run, each) for each in sets]
+    ask_sampler(run, benchmarks)
+
+    summaries = {}
+    measured_sets = []
+    zips = {}
+    for benchmark in benchmarks:
+        if benchmark.waiting:
+            pools.score_against(benchmark.run.cfg, [benchmark.split])
+        summary, _ = finish(benchmark, pools)
+        track(benchmark, summary)
+        summaries[benchmark.name] = summary
+        measured_sets.append(measured_set(benchmark, summary))
+        zip_file = zip_for_server(benchmark)
+        if zip_file is not None:
+            zips[benchmark.name] = str(zip_file)
+
+    title = f"{run.cfg.system.name}, {run.cfg.policy.path}, greedy"
+    table = benchmark_table.build(run.cfg.name, title, measured_sets)
+    benchmark_table.write(folder, table)
+    whole = {"policy": run.cfg.policy.path, "sets": summaries, "submissions": zips}
+    write_json(folder / "summary.json", whole)
+    for name in ("config.yaml", "summary.json", *benchmark_table.FILES):
+        run.tracker.artifact(folder / name)
+    show_sets(run, table, zips)
+    return whole
 
 
-def predict(
-    run: Run, pools: Pools, samples: Sequence[Sample], predictions: Predictions, total: int
-) -> None:
-    """Play and measure samples, and append each finished chunk to the predictions.
+def finish(benchmark: Benchmark, pools: Pools) -> tuple[dict[str, Any], list[Path]]:
+    """Play the missing expressions and write all files; return summary and overlay videos."""
+    run = benchmark.run
+    samples = benchmark.samples
+    predictions = benchmark.predictions
+    waiting = benchmark.waiting
+    finished = len(samples) - len(waiting)
+    if finished:
+        where = f"{benchmark.name}: " if benchmark.name else ""
+        run.progress.note(
+            f"{where}{finished} of {len(samples)} expressions were finished before and are not "
+            "played again"
+        )
+    if waiting:
+        predict(benchmark, pools)
 
-    Args:
-        run: The run.
-        pools: Its actors.
-        samples: The expressions without a prediction.
-        predictions: The destination of the lines.
-        total: Failures are counted against this number of expressions.
+    with run.progress.phase(benchmark.phase("evaluate: tables")):
+        summary = summarise(run.cfg, samples, predictions)
+        write_tables(benchmark.folder, samples, predictions, summary)
+    with run.progress.phase(benchmark.phase("evaluate: overlays")):
+        overlays = render(benchmark.folder, samples, predictions)
+    return summary, overlays
+
+
+def predict(benchmark: Benchmark, pools: Pools) -> None:
+    """Play and measure the waiting samples, and append each finished chunk to the predictions.
 
     Raises:
-        ValueError, RuntimeError: Too many episodes failed; the finished ones stay on disk.
+        ValueError, RuntimeError: Too many episodes failed, of all those of the benchmark; the
+            finished ones stay on disk.
     """
-    cfg = run.cfg
-    masking = make_masking(cfg, pools)
+    run = benchmark.run
     chunks = measured(
         run,
         pools,
-        masking,
-        samples,
-        cfg.data.test_split,
-        "evaluate",
-        chunk=cfg.evaluate.chunk,
-        total=total,
+        make_masking(run.cfg, pools),
+        benchmark.waiting,
+        benchmark.split,
+        benchmark.phase("evaluate"),
+        chunk=run.cfg.evaluate.chunk,
+        total=len(benchmark.samples),
     )
     for results in chunks:
         lines = []
@@ -144,7 +182,47 @@ def predict(
             line = line_of(result.sample, result.episode, result.masks_F, result.reward, scores)
             lines.append(line)
         if lines:
-            predictions.add(lines)
+            benchmark.predictions.add(lines)
+
+
+def measured_set(benchmark: Benchmark, summary: dict[str, Any]) -> MeasuredSet:
+    """Return the columns of one set for the table of all."""
+    data = benchmark.run.cfg.data
+    figures: dict[str, float] | None = None
+    if not benchmark.without_truth:
+        figures = figures_of(summary)
+        if "no_target" in summary:
+            figures["N-acc"] = summary["no_target"]["N-acc"]
+    return MeasuredSet(
+        benchmark.name,
+        benchmark_of(data.format, data.root),
+        data.test_split,
+        summary["protocol"],
+        summary["expressions"],
+        figures,
+    )
+
+
+def zip_for_server(benchmark: Benchmark) -> Path | None:
+    """Return the zip of a set without public truth; None if it has truth or no zip can be made."""
+    if not benchmark.without_truth:
+        return None
+    note = benchmark.run.progress.note
+    layout = benchmark.run.cfg.data.format
+    if layout not in LAYOUTS:
+        note(f"{benchmark.name}: no layout of a server is known for data.format={layout}")
+        return None
+    predictions = benchmark.predictions
+    if len(predictions.finished) < len(benchmark.run.split(benchmark.split)):
+        note(f"{benchmark.name}: no zip, since a server takes all expressions (evaluate.samples=0)")
+        return None
+
+    target = benchmark.folder / f"{layout}.zip"
+    lines = benchmark.folder / FILE
+    if target.is_file() and target.stat().st_mtime > lines.stat().st_mtime:
+        return target
+    with benchmark.run.progress.phase(benchmark.phase("evaluate: zip")):
+        return submission(benchmark.folder, layout, target)
 
 
 def summarise(
@@ -203,14 +281,33 @@ def render(folder: Path, samples: Sequence[Sample], predictions: Predictions) ->
     return write_overlays(folder, with_masks)
 
 
-def track(run: Run, summary: dict[str, Any]) -> None:
-    """Send figures and files to the tracker."""
-    folder = run.record.path
-    run.tracker.metrics(0, figures_of(summary))
-    for name in ARTIFACTS:
-        run.tracker.artifact(folder / name)
+def track(benchmark: Benchmark, summary: dict[str, Any]) -> None:
+    """Send figures and files to the tracker; those of a set below its name."""
+    tracker = benchmark.run.tracker
+    folder = benchmark.folder
+    name = benchmark.name
+    figures = figures_of(summary)
+    if name:
+        figures = {f"{name}/{figure}": value for figure, value in figures.items()}
+    tracker.metrics(0, figures)
+    for file in ARTIFACTS:
+        tracker.artifact(folder / file, name)
     if (folder / "overlays").is_dir():
-        run.tracker.artifact(folder / "overlays", "overlays")
+        tracker.artifact(folder / "overlays", f"{name}/overlays" if name else "overlays")
+
+
+def show_sets(run: Run, table: BenchmarkTable, zips: dict[str, str]) -> None:
+    """Show the table of all sets, with the published figures of the system, and the files."""
+    progress = run.progress
+    progress.table(table.title, benchmark_table.screen_rows(table, run.cfg.system.name))
+    for note in table.notes:
+        progress.note(note)
+    for name, file in zips.items():
+        progress.note(f"{name}: send {file} to the benchmark's server")
+    progress.note(
+        f"{len(table.methods)} published methods beside it: {run.record.path}/table.md, table.csv, "
+        "table.tex"
+    )
 
 
 def show(run: Run, summary: dict[str, Any], overlays: Sequence[Path]) -> None:
@@ -257,16 +354,6 @@ def table_rows(summary: dict[str, Any]) -> list[list[str]]:
         text = f"{value:.3f}" if isinstance(value, float) else str(value)
         rows.append([f"no target: {name}", text])
     return rows
-
-
-def _texts(samples: Sequence[Sample]) -> Iterator[str]:
-    """Yield the identity of each sample: its names, query, targets and hints."""
-    for sample in samples:
-        texts = [sample.uid, sample.query, *sample.video.frame_names]
-        texts += [target.uid for target in sample.targets]
-        if sample.hints is not None:
-            texts += [str(hint) for hint in sample.hints.to_json().items()]
-        yield "\n".join(texts)
 
 
 def _result(sample: Sample, line: dict[str, Any]) -> Result:

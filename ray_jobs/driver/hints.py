@@ -89,7 +89,7 @@ def hints_of_policy(cfg: Config, run_folder: Path) -> Path:
     """Return the folder of the hints for an evaluation.
 
     A checkpoint is evaluated with the hints of its training run, if that had the same `system`
-    section; any other policy as in `own_hints`.
+    section and the same data set; any other policy as in `own_hints`.
     """
     if cfg.data.hints:
         return Path(cfg.data.hints)
@@ -97,6 +97,13 @@ def hints_of_policy(cfg: Config, run_folder: Path) -> Path:
         config = folder / "config.yaml"
         if not (folder / FOLDER).is_dir() or not config.is_file():
             continue
-        if load_config([str(config)]).system == cfg.system:
+        trained = load_config([str(config)])
+        if trained.system == cfg.system and _same_data(trained, cfg):
             return folder / FOLDER
     return own_hints(cfg, run_folder)
+
+
+def _same_data(one: Config, other: Config) -> bool:
+    if one.data.format != other.data.format:
+        return False
+    return resolve(one.data.root) == resolve(other.data.root)

@@ -102,8 +102,16 @@ class MeasuredSet:
 
 @dataclass(frozen=True)
 class Row:
-    """One figure of one set, with the published rows that state it, by method."""
+    """One figure of one set.
 
+    Attributes:
+        title: The set, as people call it.
+        measured: The set.
+        figure: The name of the figure.
+        published: The published rows that state it, by method.
+    """
+
+    title: str
     measured: MeasuredSet
     figure: str
     published: Mapping[str, Published]
@@ -150,7 +158,9 @@ class BenchmarkTable:
         """Each note with its letter, and the meaning of "submit" if it occurs."""
         lines = [f"({mark}) {note}" for note, mark in self.marks.items()]
         if any(row.own == SUBMIT for row in self.rows):
-            lines.append(f"{SUBMIT}: the truth is not public; the zip for the server lies in its set")
+            lines.append(
+                f"{SUBMIT}: the truth is not public; the zip for the server lies in its set"
+            )
         return lines
 
     def cell(self, row: Row, method: str) -> str:
@@ -168,11 +178,16 @@ def build(run: str, title: str, sets: Sequence[MeasuredSet]) -> BenchmarkTable:
     rows: list[Row] = []
     methods: dict[str, None] = {}
     marks: dict[str, str] = {}
+    titles = [measured.title for measured in sets]
     for measured in sets:
+        # Two sets of one benchmark, such as two versions, are told apart by their names.
+        is_unique = titles.count(measured.title) == 1
+        set_title = measured.title if is_unique else f"{measured.title} {measured.name}"
         known = published_on(measured.benchmark, measured.split)
         for figure in measured.columns:
             stated = [published for published in known if figure in published.figures]
-            rows.append(Row(measured, figure, {each.method: each for each in stated}))
+            by_method = {each.method: each for each in stated}
+            rows.append(Row(set_title, measured, figure, by_method))
             for published in stated:
                 methods.setdefault(published.method)
                 if published.note:
@@ -182,7 +197,8 @@ def build(run: str, title: str, sets: Sequence[MeasuredSet]) -> BenchmarkTable:
 
 def write(folder: Path, table: BenchmarkTable) -> None:
     """Write the table in its three forms, each atomically."""
-    for name, text in zip(FILES, (markdown(table), csv_text(table), latex(table)), strict=True):
+    texts = (markdown(table), csv_text(table), latex(table))
+    for name, text in zip(FILES, texts, strict=True):
         write_atomic(folder / name, text)
 
 
@@ -232,16 +248,7 @@ def csv_text(table: BenchmarkTable) -> str:
 
 def latex(table: BenchmarkTable) -> str:
     """Return a tabular of booktabs: a line a method, this run last; sources as comments."""
-    sets = list({id(row.measured): row.measured for row in table.rows}.values())
-    titles = []
-    rules = []
-    column = 2
-    for measured in sets:
-        width = len(measured.columns)
-        titles.append(rf"\multicolumn{{{width}}}{{c}}{{{_tex(measured.title)}}}")
-        rules.append(rf"\cmidrule(lr){{{column}-{column + width - 1}}}")
-        column += width
-
+    titles, rules = _tex_heads(table)
     figures = [_tex(row.figure) for row in table.rows]
     lines = [f"% {text}" for text in (table.title, *table.sources, *table.notes)]
     lines.append(rf"\begin{{tabular}}{{l{'r' * len(figures)}}}")
@@ -257,6 +264,23 @@ def latex(table: BenchmarkTable) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _tex_heads(table: BenchmarkTable) -> tuple[list[str], list[str]]:
+    """Return a title over the columns of each set, and a rule below it."""
+    widths: dict[str, int] = {}
+    for row in table.rows:
+        title = row.title
+        widths[title] = widths.get(title, 0) + 1
+
+    titles = []
+    rules = []
+    column = 2
+    for title, width in widths.items():
+        titles.append(rf"\multicolumn{{{width}}}{{c}}{{{_tex(title)}}}")
+        rules.append(rf"\cmidrule(lr){{{column}-{column + width - 1}}}")
+        column += width
+    return titles, rules
+
+
 def _lines(table: BenchmarkTable, methods: Sequence[str]) -> list[list[str]]:
     """Return head and cells: a line a figure, this run first, then some published methods."""
     lines = [["", "figure", table.run, *methods]]
@@ -264,7 +288,7 @@ def _lines(table: BenchmarkTable, methods: Sequence[str]) -> list[list[str]]:
     for row in table.rows:
         # The set is named on its first line alone.
         is_first = row.measured is not before
-        title = f"{row.measured.title} ({row.measured.expressions})" if is_first else ""
+        title = f"{row.title} ({row.measured.expressions})" if is_first else ""
         before = row.measured
         published = [table.cell(row, method) for method in methods]
         lines.append([title, row.figure, row.own, *published])
