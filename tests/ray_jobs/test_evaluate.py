@@ -19,7 +19,7 @@ import pytest
 from configs.load import REPOSITORY, load
 from core.files import read_lines
 from data.load import load_samples
-from ray_jobs.evaluate import evaluation_identity
+from ray_jobs.driver.benchmark import evaluation_identity
 from ray_jobs.record.predictions import FILE, Predictions
 from ray_jobs.submission import submission
 from tests.ray_jobs.conftest import (

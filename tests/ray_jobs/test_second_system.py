@@ -121,7 +121,7 @@ def test_hints_in_training_the_sampler_in_evaluation_and_budgets_by_difficulty(
                 assert facts["frame"] == hint["target_frame"]
                 assert facts["segment"] == hint["key_segment"]
 
-    # One expression more than in training: its auxiliary questions go to the policy itself.
+    # One expression more than in training: the policy before training is asked about it.
     settings = [*small.settings("second"), f"policy.path={folder}", "evaluate.samples=5"]
     run("evaluate", preset, settings)
     predictions = {line["uid"]: line for line in read_lines(folder / "evaluate" / FILE)}
@@ -129,7 +129,12 @@ def test_hints_in_training_the_sampler_in_evaluation_and_budgets_by_difficulty(
         assert trainable(predictions[uid]) == [True]
         assert predictions[uid]["answer"]["frame"] == hint["target_frame"]
     [new] = set(predictions) - set(hints)
-    assert trainable(predictions[new]) == [False] * 4 + [True]
+    assert trainable(predictions[new]) == [True], "the trained policy does not choose its frames"
+    answers = json.loads((folder / "evaluate" / "hints" / "test.json").read_text())
+    assert set(answers) == {new}
+    answer = predictions[new]["answer"]
+    assert answer["frame"] == answers[new]["hints"]["target_frame"]
+    assert answer["segment"] == answers[new]["hints"]["key_segment"]
 
 
 def trainable(line: dict[str, Any]) -> list[bool]:
