@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from actors.drawing import Drawn
-from actors.pool import Flight, Pool
+from actors.pool import LOST, Flight, Pool
 from actors.segmenter import load_segmenter, masks_on_all_frames, masks_on_own_frames
 from actors.setup import make_system
 from actors.splits import read_split
 from cluster.placement import Placement
-from cluster.refs import Handle, Ref, call_all, start_actor
+from cluster.refs import Handle, Ref, get, start_actor
 from configs.schema import Config
 from core.drawing.requests import DrawnMask
 from core.masks import decode
@@ -162,7 +162,15 @@ class RewardPool(Pool[RewardActor, ScoreTask, GroupRewards]):
         """
         self.cfg = cfg
         self.splits = tuple(splits)
-        call_all(self.workers.values(), RewardActor.read, cfg, self.splits)
+        calls: dict[int, Ref[None]] = {}
+        for number, worker in self.workers.items():
+            calls[number] = worker.call(RewardActor.read, cfg, self.splits)
+        for number, call in calls.items():
+            try:
+                get(call)
+            except LOST:
+                # Its replacement reads them when it starts.
+                self.replace(number)
 
     def submit(
         self, split: str, sample_uid: str, episodes: tuple[Episode, ...], drawn: Drawn | None = None

@@ -92,6 +92,22 @@ def test_rewards_are_the_systems_own(setting):
         assert pool.collect(scoring) == tuple(system.score(sample, episodes))
 
 
+def test_the_actors_change_over_to_another_data_set(setting, tmp_path):
+    cfg, pool, samples = setting
+    write_split(tmp_path, "test", seed=4, num_videos=1, expressions_per_video=2)
+    other = replace(cfg, data=replace(cfg.data, root=str(tmp_path)))
+    [sample, _] = load_samples("mevis", str(tmp_path), "test")
+    episodes = (played(sample, [10, 10, 60, 60]),)
+    try:
+        pool.read(other, ["test"])
+        found = pool.collect(pool.submit("test", sample.uid, episodes))
+        assert found == tuple(systems.make("revseg", OPTIONS).score(sample, episodes))
+    finally:
+        pool.read(cfg, ["train"])
+    episodes = (played(samples[0], [10, 10, 60, 60]),)
+    assert pool.collect(pool.submit("train", samples[0].uid, episodes))
+
+
 def test_a_failed_episode_gets_none_and_changes_nothing(setting):
     _, pool, samples = setting
     good = played(samples[0], [10, 10, 60, 60])
