@@ -299,8 +299,9 @@ def track(benchmark: Benchmark, summary: dict[str, Any]) -> None:
 def show_sets(run: Run, table: BenchmarkTable, zips: dict[str, str]) -> None:
     """Show the table of all sets, with the published figures of the system, and the files."""
     progress = run.progress
-    progress.table(table.title, benchmark_table.screen_rows(table, run.cfg.system.name))
-    for note in table.notes:
+    shown = benchmark_table.of_system(table, run.cfg.system.name)
+    progress.table(shown.title, benchmark_table.screen_rows(shown))
+    for note in shown.notes:
         progress.note(note)
     for name, file in zips.items():
         progress.note(f"{name}: send {file} to the benchmark's server")

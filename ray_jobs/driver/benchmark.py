@@ -25,6 +25,7 @@ from ray_jobs.driver.evaluation import hidden
 from ray_jobs.driver.frozen_sampler import lacks_hints, sampler_of, with_answers
 from ray_jobs.driver.hints import FOLDER, HintStore, hints_of_policy
 from ray_jobs.driver.run import Run, prepare_data
+from ray_jobs.driver.truths import check_measurable
 from ray_jobs.record.predictions import FILE, IDENTITY, Predictions, content_of, digest_of
 from ray_jobs.record.run_folder import RunFolder
 
@@ -140,6 +141,7 @@ def read_set(cfg: Config, each: SetConfig) -> SetOnDisk:
     whole = config_of_set(cfg, each, no_target="keep")
     prepare_data(whole)
     samples = read_split(whole, each.split)
+    check_measurable(samples, f"{each.root}, split {each.split!r}")
     if each.keep_file:
         samples = keep_samples(samples, Path(each.keep_file))
     if each.no_target == "keep" or all(hidden(sample) for sample in samples):

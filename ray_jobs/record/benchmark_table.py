@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from core.evaluation.protocols import BINARY, MERGED
@@ -55,6 +55,7 @@ COLUMNS = {
     "images": ("gIoU", "cIoU"),
     MERGED: (*MEAN, f"{BINARY}/J", f"{BINARY}/F", f"{BINARY}/J&F"),
     "by_kind": (*MEAN, "tIoU", "vIoU"),
+    "ref_sav": (*MEAN, "A"),
 }
 # Figures of a kind of expressions, and of expressions without a target: shown where they are.
 OF_KIND = ("J&F", "gIoU", "cIoU")
@@ -202,14 +203,27 @@ def write(folder: Path, table: BenchmarkTable) -> None:
         write_atomic(folder / name, text)
 
 
-def screen_rows(table: BenchmarkTable, system: str) -> list[list[str]]:
-    """Return the table for a terminal: this run and the published figures of its system alone."""
+def of_system(table: BenchmarkTable, system: str) -> BenchmarkTable:
+    """Return the table with the published methods of one system alone, as a terminal shows it."""
     own = system.replace("_", "")
     methods = []
     for method in table.methods:
         if method.lower().replace("-", "").startswith(own):
             methods.append(method)
-    return _lines(table, methods)
+
+    rows = []
+    notes = set()
+    for row in table.rows:
+        published = {name: row.published[name] for name in methods if name in row.published}
+        rows.append(replace(row, published=published))
+        notes |= {each.note for each in published.values()}
+    marks = {note: mark for note, mark in table.marks.items() if note in notes}
+    return replace(table, rows=tuple(rows), methods=tuple(methods), marks=marks)
+
+
+def screen_rows(table: BenchmarkTable) -> list[list[str]]:
+    """Return head and cells of the table for a terminal."""
+    return _lines(table, table.methods)
 
 
 def markdown(table: BenchmarkTable) -> str:
