@@ -47,7 +47,7 @@ HOLDOUT = "holdout"
 HUB_OWNER = "Qwen"
 
 # First parts of local paths; another word before a slash is an owner on the hub.
-OWN_FOLDERS = ("checkpoints", "datasets", "models", "runs", "tiny")
+OWN_FOLDERS = ("checkpoints", "datasets", "models", "runs")
 
 USAGE = "usage: python -m ray_jobs.<job> <preset | file.yaml> [key=value ...]"
 HELP_COLUMN = 44

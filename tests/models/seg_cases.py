@@ -28,11 +28,11 @@ SEG = 150  # a word that the random groups' turns get
 LAYOUT = batch.ImageLayout(ID["<|image_pad|>"], 28)
 
 
-def sam() -> SAM2Base:
+def sam(version: str = TINY.version) -> SAM2Base:
     """A small random SAM 2; the object score is high, or nothing would be tracked."""
     torch.set_num_threads(1)
     torch.manual_seed(3)
-    model = sam2_build.build(TINY)
+    model = sam2_build.build(replace(TINY, version=version))
     torch.nn.init.constant_(model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, 3.0)
     return model
 

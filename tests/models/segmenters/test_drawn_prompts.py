@@ -19,6 +19,7 @@ from models.policy.mask_head import FrameFeatures, MaskHead, resize_logits
 from models.segmenters import make, sam2_build, sam2_track
 from models.segmenters.base import Prompt
 from models.segmenters.sam2 import Sam2Segmenter
+from models.segmenters.sam2_files import VERSIONS
 from models.segmenters.sam2_shape import OFFICIAL, TINY
 from tests.models.seg_cases import head, sam
 from tests.models.segmenters.test_sam2 import SHIPPED, box_of, frame_ious, noise, tracks
@@ -26,9 +27,9 @@ from tests.models.segmenters.test_sam2 import SHIPPED, box_of, frame_ious, noise
 KEYFRAME = 2
 
 
-@pytest.fixture(scope="module")
-def model() -> SAM2Base:
-    made = sam()
+@pytest.fixture(scope="module", params=VERSIONS)
+def model(request: pytest.FixtureRequest) -> SAM2Base:
+    made = sam(request.param)
     # The memory must show in the masks.
     for parameter in made.memory_attention.parameters():
         parameter.data *= 3
