@@ -54,6 +54,12 @@ ANNOTATIONS = (
     "{split}/*.json",
     "*/meta_expressions*.json",
     "meta_expressions/{split}/*.json",
+    "ref_sav_eval/*.json",
+    "data/{split}-*.parquet",
+    "{split}/*.arrow",
+    "glamm_data/annotations/*.json",
+    "video_datas/chat_univi/*.json",
+    "VTG/*/*.jsonl",
 )
 
 
