@@ -22,8 +22,13 @@ NUMBERS = 1 << 64
 
 def is_held_out(video_uid: str, share: float) -> bool:
     """Return True for the videos to hold out, a share of all on average."""
-    digest = hashlib.blake2b(video_uid.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < share * NUMBERS
+    return number_of(video_uid) < share * NUMBERS
+
+
+def number_of(uid: str) -> int:
+    """Return the hash of a name, below NUMBERS."""
+    digest = hashlib.blake2b(uid.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
 
 
 def training_part(samples: Sequence[Sample], share: float) -> list[Sample]:
@@ -39,7 +44,10 @@ def training_part(samples: Sequence[Sample], share: float) -> list[Sample]:
 
 
 def held_out_part(samples: Sequence[Sample], share: float) -> list[Sample]:
-    """Return the samples to watch, in their order.
+    """Return the samples to watch, shuffled by the hash of their names.
+
+    `train.eval_samples` measures the first ones: in this order they come from all data sets of a
+    mix.
 
     Raises:
         ValueError: no video is held out.
@@ -51,4 +59,4 @@ def held_out_part(samples: Sequence[Sample], share: float) -> list[Sample]:
             f"data.holdout={share:g}: none of {videos} training videos is held out; give a larger "
             "share"
         )
-    return kept
+    return sorted(kept, key=lambda sample: number_of(sample.uid))

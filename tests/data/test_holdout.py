@@ -34,6 +34,15 @@ def test_the_choice_does_not_depend_on_the_rest_and_grows_with_the_share() -> No
     assert is_held_out("clip10", 0.1) == ("clip10" in chosen)
 
 
+def test_the_first_ones_to_watch_come_from_the_whole_data_set() -> None:
+    """A mix is read set after set, and only the first expressions are measured."""
+    watched = held_out_part(samples(2000), 0.2)
+    numbers = [int(each.video.uid.removeprefix("clip")) for each in watched[:50]]
+    assert min(numbers) < 500
+    assert max(numbers) > 1500
+    assert held_out_part(samples(2000)[::-1], 0.2) == watched
+
+
 def test_nothing_is_held_out_by_default() -> None:
     every = samples(50)
     assert training_part(every, 0.0) == every
