@@ -38,12 +38,15 @@ def system_message(cfg: Config) -> str:
     `auto` is the system's own message; without one that of the policy's official template.
 
     Raises:
-        ValueError: as `make_system`.
+        ValueError: no message, though the system explains its task in one; or as `make_system`.
     """
     given = cfg.policy.system_message
-    if given == "none":
-        return ""
-    if given != "auto":
-        return given
-    family = family_of(resolve(cfg.policy.path))
-    return make_system(cfg).system_message or family.chat.system
+    own = make_system(cfg).system_message
+    if given == "none" and own:
+        raise ValueError(
+            f"policy.system_message=none: {cfg.system.name} explains its task in that message; "
+            "set it to auto, or system.options.instruct=user"
+        )
+    if given == "auto":
+        return own or family_of(resolve(cfg.policy.path)).chat.system
+    return "" if given == "none" else given

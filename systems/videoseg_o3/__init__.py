@@ -35,7 +35,7 @@ from systems.base import (
 )
 from systems.videoseg_o3.demonstrate import completions, dialogue, task_dialogue
 from systems.videoseg_o3.options import MASK_TERMS, VideoSegO3Options
-from systems.videoseg_o3.prompts import ask_first, ask_more, spatial_frames
+from systems.videoseg_o3.prompts import ask_first, ask_more, spatial_frames, system_message
 from systems.videoseg_o3.rounds import (
     caption_prompts,
     facts_of_round,
@@ -66,6 +66,10 @@ class VideoSegO3(BaseSystem[VideoSegO3Options]):
     ) -> None:
         super().__init__(options, vision)
         self.options.check_pixels(vision)
+
+    @property
+    def system_message(self) -> str:
+        return system_message(self.options)
 
     async def play(self, sample: Sample, ask: Ask) -> Episode:
         """Play turns until one selects nothing readable or is the last.

@@ -82,6 +82,10 @@ class VideoSegO3Options:
     prompt: Literal["full", "short"] = setting(
         "full", help="wording; short is for a policy taught the short form"
     )
+    instruct: Literal["user", "system"] = setting(
+        "user",
+        help="message that explains the task: of the user, or, as in the release, a system message",
+    )
     bare_json: bool = setting(
         False, help="read a <select> without <VTG>, as the release's evaluation does"
     )

@@ -24,7 +24,13 @@ def ask_first(sample: Sample, options: VideoSegO3Options, vision: Vision) -> Con
     content += _titled("Some of its frames, larger:", spatial, large_hw, options)
     if options.prompt == "short":
         return [*content, f" Find {sample.query}."]
-    return [*content, _instruction(sample.query, num_frames, may_select=options.max_turns > 1)]
+    question = (
+        f"\nThe video has {num_frames} frames, numbered 0 to {num_frames - 1}. Which object is "
+        f'"{sample.query}"?'
+    )
+    if options.instruct == "user":
+        question += f" {task(options)}"
+    return [*content, question]
 
 
 def ask_more(
@@ -129,11 +135,18 @@ def _titled(
     return [title, *show_frames([f"Frame {frame}:" for frame in frames], frames, hw)]
 
 
-def _instruction(query: str, num_frames: int, may_select: bool) -> str:
-    """The full prompt of turn 1 after the frames."""
+def system_message(options: VideoSegO3Options) -> str:
+    """Return the task as a message before turn 1; empty if the user explains it."""
+    if options.instruct == "user":
+        return ""
+    return f"You are asked about objects in videos, one video at a time. {task(options)}"
+
+
+def task(options: VideoSegO3Options) -> str:
+    """Return what to do, and the form of an answer."""
     body = '<VTG>{"start": 12, "end": 30, "keyframe": 21}</VTG><RefSeg>[SEG]</RefSeg>'
     more = "Answer as\n"
-    if may_select:
+    if options.max_turns > 1:
         more = (
             "If these frames leave it unclear, ask for others: the first and the last frame of the "
             "part you need to see, and in it one keyframe to be shown large, as\n"
@@ -142,9 +155,8 @@ def _instruction(query: str, num_frames: int, may_select: bool) -> str:
             "in the same form, as\n"
         )
     return (
-        f"\nThe video has {num_frames} frames, numbered 0 to {num_frames - 1}. Which object is "
-        f'"{query}"? Find the part of the video in which it is to be seen, a keyframe that shows '
-        "it well, and its mask.\n"
+        "Find the part of the video in which it is to be seen, a keyframe that shows it well, and "
+        "its mask.\n"
         "Think between <think> and </think>, in four parts that you name: Step 1, what happens "
         "when; Step 2, what is where and what it looks like; Step 3, what the words ask for and "
         "which object fits; Action, whether to look again or to answer.\n"
