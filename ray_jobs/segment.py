@@ -170,7 +170,9 @@ def segment(
         with progress.phase("load"):
             from actors.setup import make_system
             from ray_jobs.driver.one_episode import one_episode
-        make_system(cfg)
+            from ray_jobs.driver.preflight import check_prompts
+        counted = check_prompts(cfg, make_system(cfg), [[sample]])
+        progress.note(str(counted))
         episode, masks_F = one_episode(cfg, sample, progress)
 
         with progress.phase("write"):

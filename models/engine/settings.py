@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from models.families import Family, family_of
+
 # The name of this project's weight transfer in `cluster.weight_backend`: the bytes come out of
 # Ray's object store.
 OBJECT_STORE = "object_store"
@@ -64,6 +66,7 @@ def engine_args(settings: EngineSettings) -> dict[str, Any]:
         "max_model_len": settings.max_model_len,
         "max_num_seqs": settings.max_num_seqs,
         "limit_mm_per_prompt": {"image": settings.max_images, "video": 0},
+        "mm_processor_kwargs": processor_kwargs(family_of(settings.path)),
         # Episodes of a group share their prompt; a second turn shares the first.
         "enable_prefix_caching": True,
         # Log-probs of the distribution that was sampled from, temperature and bans included.
@@ -93,6 +96,15 @@ def engine_args(settings: EngineSettings) -> dict[str, Any]:
         "max_num_batched_tokens": settings.max_num_seqs * settings.max_model_len,
         "mm_processor_cache_gb": PROCESSED_GIB,
     }
+
+
+def processor_kwargs(family: Family) -> dict[str, Any]:
+    """Return vLLM's arguments for each call of the folder's processor.
+
+    Sizes are the family's, as in the learner. `min_pixels` and `max_pixels` in their place are
+    deprecated in transformers.
+    """
+    return {"images_kwargs": {"size": family.processor_size}}
 
 
 def ban(allowed: Sequence[int], vocabulary: int) -> dict[str, Any]:

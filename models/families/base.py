@@ -111,6 +111,16 @@ class Family(ABC):
         )
 
     @property
+    def processor_size(self) -> dict[str, int]:
+        """The `size` for each call of the folder's image processor: limits in pixels.
+
+        Given to the engine's processor and the learner's alike. A processor that is made with it
+        would not do: `min_pixels` of an official folder would win.
+        """
+        vision = self.vision
+        return {"shortest_edge": vision.min_pixels, "longest_edge": vision.max_pixels}
+
+    @property
     def layout(self) -> ImageLayout:
         """How an image is written into tokens, for `core.batch`.
 

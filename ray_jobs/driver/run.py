@@ -25,6 +25,7 @@ from core.settings import identity
 from core.types import Sample, System
 from data.generators import generator
 from data.prepare.keep import keep_samples
+from ray_jobs.driver.preflight import check_prompts
 from ray_jobs.driver.truths import check_splits
 from ray_jobs.record.mlflow_writer import MlflowWriter
 from ray_jobs.record.owner import owned
@@ -84,6 +85,7 @@ class Run:
         prepare_data(cfg)
         samples = read_splits(cfg, splits)
         check_splits(cfg, system, samples, job=folder)
+        counted = check_prompts(cfg, system, samples.values())
 
         path = Path(cfg.runs) / cfg.name / folder
         yaml = to_yaml(cfg)
@@ -94,6 +96,7 @@ class Run:
                 Progress.open(total_steps, title) as progress,
                 joined(cfg, progress.phase("start: Ray")) as placement,
             ):
+                progress.note(str(counted))
                 tracker = MlflowWriter(
                     cfg.tracking.mlflow_uri,
                     cfg.tracking.experiment,
