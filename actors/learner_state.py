@@ -25,6 +25,7 @@ from deepspeed import DeepSpeedEngine
 from actors.architecture import check_architecture
 from actors.whole_weights import adapter_state, gathered, whole_state
 from models.policy import lora
+from models.policy.older_versions import add_old_names
 
 # Name of DeepSpeed's subfolder.
 _TAG = "state"
@@ -46,6 +47,7 @@ def save(engine: DeepSpeedEngine, folder: Path, source: Path, updates: int) -> N
         vlm = engine.module.vlm
         vlm.save_pretrained(folder / "policy", state_dict=state)
         copy_processor(source, folder / "policy")
+        add_old_names(folder / "policy")
         if adapter:
             lora.write(vlm, adapter, folder / "adapter")
         facts = {

@@ -12,6 +12,7 @@ the Qwen families two turns look like this:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,8 +43,26 @@ def load_dialogue(folder: str | Path, system_message: str = "") -> Dialogue:
 
 
 def control_ids(tokenizer: Any) -> set[int]:
-    """Return the ids of the tokenizer's control tokens (`special: true`), such as vision marks."""
+    """Return the ids of the tokenizer's control tokens, such as vision marks."""
+    return special_ids(tokenizer) - set(sayable_specials(tokenizer).values())
+
+
+def special_ids(tokenizer: Any) -> set[int]:
+    """Return the ids of all tokens marked `special: true`."""
     return {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+
+
+def sayable_specials(tokenizer: Any) -> dict[str, int]:
+    """Return the special tokens that a policy says, with their ids.
+
+    All control tokens of the families are written <|...|>. Releases add tokens of their own as
+    special ones too, such as [SEG] of VideoSEG-O3; these are words of the policy.
+    """
+    found = {}
+    for i, token in tokenizer.added_tokens_decoder.items():
+        if token.special and not (token.content.startswith("<|") and token.content.endswith("|>")):
+            found[token.content] = int(i)
+    return found
 
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:
@@ -83,6 +102,7 @@ class Dialogue:
         compare=False,
     )
     _id_of_mark: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
+    _sayable: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         control = control_ids(self.tokenizer)
@@ -94,6 +114,7 @@ class Dialogue:
                     f"a tokenizer of {self.family.model_type} is needed"
                 )
             self._id_of_mark[mark] = int(number)
+        self._sayable.update(sayable_specials(self.tokenizer))
 
     def id_of(self, mark: str) -> int:
         """Return the id of one of the family's control tokens."""
@@ -129,8 +150,21 @@ class Dialogue:
         if text not in self._ids_of_text:
             if len(self._ids_of_text) > REMEMBERED:
                 self._ids_of_text.clear()
-            self._ids_of_text[text] = tuple(text_ids(self.tokenizer, text))
+            self._ids_of_text[text] = tuple(self._text(text))
         return list(self._ids_of_text[text])
+
+    def _text(self, text: str) -> list[int]:
+        if not self._sayable:
+            return text_ids(self.tokenizer, text)
+        names = "|".join(re.escape(name) for name in self._sayable)
+        ids: list[int] = []
+        # With a group in the pattern, the tokens themselves are every second piece.
+        for piece in re.split(f"({names})", text):
+            if piece in self._sayable:
+                ids.append(self._sayable[piece])
+            elif piece:
+                ids += text_ids(self.tokenizer, piece)
+        return ids
 
     def image_tokens(self, view: View) -> int:
         """Return the number of tokens of a view.

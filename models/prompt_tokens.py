@@ -1,6 +1,6 @@
 """The tokens of a prompt, before any engine or learner starts.
 
-    dialogue = load_dialogue(folder)
+    dialogue = load_dialogue(folder, system_message)
     count_prompt(dialogue, ["Find the dog.", View(0, 448, 448)])    # text 12, visual 256, images 1
     longest_prompt(dialogue, opening_questions(system, sample))     # the one with the most tokens
 

@@ -54,6 +54,7 @@ from ray_jobs.driver.frozen_sampler import ask_sampler
 from ray_jobs.driver.masking import make_masking
 from ray_jobs.driver.overlays import OVERLAYS, write_overlays
 from ray_jobs.driver.pools import Pools
+from ray_jobs.driver.preflight import check_prompts
 from ray_jobs.driver.results import Result, best_and_worst
 from ray_jobs.driver.run import Run
 from ray_jobs.record import benchmark_table
@@ -104,6 +105,8 @@ def evaluate_sets(run: Run, pools: Pools, sets: Sequence[SetOnDisk]) -> dict[str
     folder = run.record.path
     # All are opened first: predictions of another policy are refused before an engine starts.
     benchmarks = [open_set(run, each) for each in sets]
+    counted = check_prompts(run.cfg, run.system, [each.samples for each in benchmarks])
+    run.progress.note(str(counted))
     ask_sampler(run, benchmarks)
 
     summaries = {}

@@ -155,13 +155,9 @@ def segment(
             engine starts.
     """
     video, rate = probe_with_rate(path)
-    if not sentence.strip():
-        raise ValueError("the sentence is empty: say what to segment")
-    if fps is not None and fps <= 0:
-        raise ValueError(f"--fps {fps}: must be above 0")
+    check_words(sentence, fps)
     if out is None:
-        name = re.sub(r"[^\w.-]+", "_", video.uid)
-        out = Path(cfg.runs) / "segment" / name
+        out = folder_of(cfg, video)
     sample = Sample(f"{video.uid}/0", video, sentence.strip(), ())
 
     title = f"{cfg.system.name} · {cfg.policy.path} · {video.path}: {size_of(video, rate)}"
@@ -181,6 +177,20 @@ def segment(
             progress.note(f"{name + ':':<11} {file}")
         progress.note(verdict(episode, masks_F))
     return Written(episode, masks_F, files)
+
+
+def check_words(sentence: str, fps: Fraction | None) -> None:
+    """Refuse an empty sentence, and a frame rate that is not above 0."""
+    if not sentence.strip():
+        raise ValueError("the sentence is empty: say what to segment")
+    if fps is not None and fps <= 0:
+        raise ValueError(f"--fps {fps}: must be above 0")
+
+
+def folder_of(cfg: Config, video: Video) -> Path:
+    """Return the default folder of the results."""
+    name = re.sub(r"[^\w.-]+", "_", video.uid)
+    return Path(cfg.runs) / "segment" / name
 
 
 def size_of(video: Video, rate: Fraction | None) -> str:

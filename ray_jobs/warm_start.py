@@ -35,6 +35,7 @@ from data.frames.reading import show_views
 from data.mixing import Mix, Position, check_left
 from models.dialogue import Dialogue, load_dialogue
 from models.policy.new_token import add_token
+from models.policy.older_versions import add_old_names
 from models.prompt_tokens import count_prompt
 from ray_jobs.driver.entry import run_job
 from ray_jobs.driver.fit import aside_line
@@ -275,6 +276,7 @@ def write_policy(learner: LearnerPool, output: Path, bf16: bool) -> None:
     if bf16:
         model = AutoModelForImageTextToText.from_pretrained(policy, dtype="bfloat16")
         model.save_pretrained(policy)
+        add_old_names(policy)
     for file in policy.iterdir():
         # safetensors writes files that only their owner may read.
         if file.is_file():

@@ -26,6 +26,7 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 from core.flat import checksum, unflatten
+from models.engine.exact_logprobs import score_exactly
 from models.engine.settings import OBJECT_STORE
 
 
@@ -105,6 +106,7 @@ def register() -> None:
     if OBJECT_STORE not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(OBJECT_STORE, SharedMemoryTransfer)
     keep_images()
+    score_exactly()
     end_with_parent()
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from transformers import AddedToken, AutoModelForImageTextToText, AutoTokenizer
 
+from models.policy.older_versions import add_old_names
+
 # A growing vocabulary grows to a multiple of this.
 ROWS = 64
 
@@ -40,4 +42,5 @@ def add_token(source: Path, out: Path, token: str) -> int:
     shutil.copytree(source, out, ignore=shutil.ignore_patterns("*.safetensors*", "*.bin"))
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
+    add_old_names(out)
     return token_id

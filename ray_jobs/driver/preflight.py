@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from actors.setup import system_message
 from configs.load import resolve
 from configs.schema import Config
 from core.types import Sample, System, View
@@ -66,18 +67,12 @@ def check_prompts(
     from models.policy.pixels import Pixels
 
     folder = resolve(cfg.policy.path)
-    dialogue = load_dialogue(folder)
-    engine = EngineCounter(folder, dialogue)
+    engine = EngineCounter(folder, load_dialogue(folder, system_message(cfg)))
     counts = [PromptTokens(0, 0, 0)]
     sizes: set[tuple[int, int]] = set()
     for sample, question in _questions(system, splits):
-        count = count_prompt(dialogue, question.content, first=question.first)
-        views = [piece for piece in question.content if isinstance(piece, View)]
-        seen = engine.prompt(question.content, first=question.first)
-        if seen != count.prompt:
-            raise ValueError(two_counts(folder, engine, sample, views, seen, count))
-        counts.append(count)
-        sizes.update((view.height, view.width) for view in views)
+        counts.append(check_prompt(folder, engine, sample, question))
+        sizes |= _sizes(question)
 
     # The learner makes patches of its own; it refuses a size that it would change.
     learner = Pixels(folder)
@@ -85,6 +80,27 @@ def check_prompts(
         learner([np.zeros((height, width, 3), np.uint8)])
     longest = max(counts, key=_prompt)
     return CountedPrompts(len(counts) - 1, longest)
+
+
+def check_prompt(
+    folder: Path, engine: EngineCounter, sample: Sample, question: Question
+) -> PromptTokens:
+    """Return the tokens of one prompt, the same in engine and learner.
+
+    Raises:
+        ValueError: A size that the policy does not take, or two counts.
+    """
+    count = count_prompt(engine.dialogue, question.content, first=question.first)
+    seen = engine.prompt(question.content, first=question.first)
+    if seen != count.prompt:
+        raise ValueError(two_counts(folder, engine, sample, question, seen, count))
+    return count
+
+
+def _sizes(question: Question) -> set[tuple[int, int]]:
+    """Return height and width of the images of a question."""
+    views = [piece for piece in question.content if isinstance(piece, View)]
+    return {(view.height, view.width) for view in views}
 
 
 def _prompt(count: PromptTokens) -> int:
@@ -113,13 +129,13 @@ def two_counts(
     folder: Path,
     engine: EngineCounter,
     sample: Sample,
-    views: Sequence[View],
+    question: Question,
     seen: int,
     count: PromptTokens,
 ) -> str:
     """Return the message of a prompt with one count in the engine and another in the learner."""
     differing = []
-    for height, width in sorted({(view.height, view.width) for view in views}):
+    for height, width in sorted(_sizes(question)):
         there = engine.tokens_of_size(height, width)
         here = engine.dialogue.family.vision.tokens(height, width)
         if there != here:

@@ -96,7 +96,8 @@ class Run:
                 Progress.open(total_steps, title) as progress,
                 joined(cfg, progress.phase("start: Ray")) as placement,
             ):
-                progress.note(str(counted))
+                if counted.prompts:
+                    progress.note(str(counted))
                 tracker = MlflowWriter(
                     cfg.tracking.mlflow_uri,
                     cfg.tracking.experiment,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from transformers import AddedToken, AutoTokenizer
 
 from core.types import View
 from models.dialogue import Dialogue, control_ids, joined
@@ -126,3 +126,17 @@ def test_same_ids_after_saving(tmp_path: Path) -> None:
     expected = DIALOGUE.user(content, first=True, expanded=True)
     assert again.user(content, first=True, expanded=True) == expected
     assert again.allowed_ids() == DIALOGUE.allowed_ids()
+
+
+def test_a_special_token_of_a_release_is_a_word() -> None:
+    """VideoSEG-O3 adds [SEG] as a special token; the policy must read and say it."""
+    tokenizer = tiny_engine.tokenizer()
+    tokenizer.add_tokens([AddedToken("[SEG]", special=True, normalized=False)])
+    dialogue = Dialogue(tokenizer, Qwen2_5VL())
+    seg = tokenizer.convert_tokens_to_ids("[SEG]")
+
+    assert dialogue.text("a[SEG]b") == [*dialogue.text("a"), seg, *dialogue.text("b")]
+    assert seg in dialogue.allowed_ids()
+    assert dialogue.id_of("<|image_pad|>") not in dialogue.allowed_ids()
+    assert dialogue.decode([*dialogue.text("a[SEG]"), dialogue.end_id]) == "a[SEG]"
+    assert len(dialogue.text("<|image_pad|>")) > 1

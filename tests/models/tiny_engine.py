@@ -110,7 +110,8 @@ def build(folder: Path, seed: int = 0) -> Path:
     tokens = tokenizer()
     model(tokens, seed).save_pretrained(folder)
     Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=168 * 168),
+        # As released; images of this project may be smaller.
+        image_processor=Qwen2VLImageProcessor(min_pixels=3136, max_pixels=12845056),
         tokenizer=tokens,
         video_processor=Qwen2VLVideoProcessor(),
         chat_template="{{ messages }}",

@@ -15,13 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from core.flat import checksum, flatten
 from core.types import Media, Turn, Video, View
 from models.engine.conversation import seed_of
+from models.engine.counting import EngineCounter
 from models.engine.engine import Engine
+from models.engine.exact_logprobs import score_exactly
 from models.engine.gallery import Gallery
 from models.engine.settings import SMALL_VOCABULARY, EngineSettings, ban
+from models.prompt_tokens import count_prompt
 from tests.models import tiny_engine
 
 # In fp32 on a CPU the mean gap is about 2e-6.
@@ -73,7 +77,6 @@ class Bench:
         self, turns: Sequence[Turn], gallery: Gallery, temperature: float = 1.0
     ) -> torch.Tensor:
         """Absolute differences of log-probs to one teacher-forced forward over the dialogue."""
-        from PIL import Image
         from transformers import AutoImageProcessor
 
         ids: list[int] = []
@@ -87,7 +90,8 @@ class Bench:
             engine_logprobs += turn.logprobs
 
         processor = AutoImageProcessor.from_pretrained(self.engine.settings.path)
-        images = processor(shown, return_tensors="pt")
+        size = self.engine.dialogue.family.processor_size
+        images = processor(shown, return_tensors="pt", size=size)
         ids_1T = torch.tensor([ids])
         types = (ids_1T == self.engine.dialogue.image_id).int()
         with torch.no_grad():
@@ -208,6 +212,22 @@ def test_banned_ids_are_never_sampled(bench: Bench) -> None:
     assert set(bench.every_ban) == {"allowed_token_ids"}
 
 
+@pytest.mark.parametrize("peak", [0.0, 12.0, 18.0])
+def test_log_probs_of_a_real_vocabulary_are_exact(peak: float) -> None:
+    """A peaked word must not lose the others: torch's own log_softmax is off by 1.6e-4 at 18."""
+    from vllm.v1.sample.sampler import Sampler
+
+    score_exactly()
+    generator = torch.Generator().manual_seed(0)
+    logits_NV = 0.5 * torch.randn(4, 152_064, generator=generator)
+    logits_NV[:, 1234] = peak
+    tokens_N = torch.tensor([1234, 1234, 5, 152_063])
+    found = Sampler.gather_logprobs(logits_NV.log_softmax(-1), 0, tokens_N)
+    exact_NV = logits_NV.double().log_softmax(-1)
+    exact_N = exact_NV.gather(-1, tokens_N[:, None])[:, 0]
+    assert (found.logprobs[:, 0] - exact_N).abs().max() < 5e-6
+
+
 def test_answer_cut_off_cannot_be_followed(bench: Bench) -> None:
     async def cut() -> Turn:
         ask = bench.engine.ask(Gallery(VIDEO, show), ("cut",))
@@ -230,7 +250,7 @@ def test_questions_on_the_side(bench: Bench) -> None:
     async def scene(aside: bool) -> tuple[list[Turn], Turn, Gallery]:
         gallery = Gallery(VIDEO, show)
         ask = bench.engine.ask(gallery, ("aside",))
-        question: list[str | View] = [View(3, 56, 56), "Where?"]
+        question: list[str | View] = [View(3, 28, 56), "Where?"]
         how: dict[str, Any] = {"max_tokens": 12, "temperature": 0.6, "top_p": 1.0}
         count = 3 if aside else 0
         answers = [ask.auxiliary(question, **how) for _ in range(count)]
@@ -250,6 +270,23 @@ def test_questions_on_the_side(bench: Bench) -> None:
         assert bench.gap([answer], gallery, temperature=0.6) < EXACT
         assert [media.view.frame for media in answer.media] == [3]
     assert [media.view.frame for media in turn.media] == [0]
+
+
+def test_the_engine_sees_the_tokens_that_were_counted_without_it(bench: Bench) -> None:
+    """Down to images of one token, below the least of the folder's processor file."""
+    engine = bench.engine
+    content: list[str | View] = ["0", View(0, 28, 28), "1", View(1, 84, 56), " Find the dog."]
+    shown = show(VIDEO, [piece for piece in content if isinstance(piece, View)])
+    images = [Image.fromarray(pixels) for _, pixels in shown]
+    digests = [media.digest for media, _ in shown]
+    prompt = engine.dialogue.user(content, first=True, expanded=False)
+    sampling = {"max_tokens": 1, "seed": 0}
+    seen, _, _ = bench.run(engine.generate(prompt, images, digests, **sampling))
+
+    counter = EngineCounter(engine.settings.path, engine.dialogue)
+    assert len(seen) == counter.prompt(content)
+    assert len(seen) == count_prompt(engine.dialogue, content).prompt
+    assert seen.count(engine.dialogue.image_id) == 1 + 6
 
 
 def test_the_policy_counts_its_tokens(bench: Bench) -> None:
