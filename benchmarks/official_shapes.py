@@ -182,7 +182,8 @@ def settings_of(case: Case, out: Path, sam: str) -> list[str]:
         f"policy.path={policy}",
         f"policy.dtype={case.dtype}",
         f"segmenter.path={out / sam}.pt",
-        "segmenter.config=hiera_t",
+        # The presets of VideoSeg-R1 propagate with XMem, which is not there.
+        "segmenter.kind=sam2",
         f"warm_start.output={out / 'warm' / case.name}",
         *CPU,
         *DATA,
