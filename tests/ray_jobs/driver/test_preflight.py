@@ -19,7 +19,7 @@ from models.families import family_of
 from ray_jobs.driver.preflight import CountedPrompts, check_prompts
 
 # As in preprocessor_config.json of the released folders.
-OFFICIAL = {
+OFFICIAL: dict[str, dict[str, Any]] = {
     "revseg": {
         "min_pixels": 3136,
         "max_pixels": 12845056,
