@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from actors import rollout
-from actors.rollout import Played, RolloutActor, RolloutPool
+from actors.rollout import Played, RolloutActor, RolloutPool, copies
 from cluster.placement import place
 from cluster.refs import call_all
 from cluster.weights import publish
@@ -21,6 +21,7 @@ from configs.schema import Config, SystemConfig
 from core.digest import image_digest
 from core.masks import encode
 from core.types import End, Notes, Sample, Target, Video
+from ray_jobs.driver.evaluation import stop_on_failures
 from tests.models import tiny_engine
 
 G = 4
@@ -141,6 +142,33 @@ def test_an_error_inside_an_episode_stays_there(pool: RolloutPool, samples: list
         assert not episode.turns
     for episode in played[0].episodes:
         assert episode.end is not End.FAILED
+
+
+def test_a_sample_without_room_for_an_answer_fails_alone(
+    pool: RolloutPool, samples: list[Sample]
+) -> None:
+    endless = replace(samples[1], query="the one that " * 400)
+    played: dict[int, Played] = {}
+    for group in pool.play([samples[0], endless], group_size=2, temperature=1.0, step=0):
+        played[group.index] = group
+    assert played[1].too_long
+    assert not played[0].too_long
+    for episode in played[1].episodes:
+        assert episode.end is End.FAILED
+        limit = pool.cfg.rollout.max_model_len
+        assert episode.error.startswith("the prompt of turn 1 has ")
+        assert episode.error.endswith(f"rollout.max_model_len={limit}")
+    stop_on_failures(played[1].episodes, max_share=0.0)
+
+
+def test_copies_of_a_sample_in_one_step_differ(pool: RolloutPool, samples: list[Sample]) -> None:
+    assert copies([samples[0], samples[1], samples[0], samples[0]]) == [0, 0, 1, 2]
+    alone = list(pool.play(samples[:1], group_size=2, temperature=1.0, step=0))
+    played: dict[int, Played] = {}
+    for group in pool.play([samples[0]] * 2, group_size=2, temperature=1.0, step=0):
+        played[group.index] = group
+    assert tokens([played[0]]) == tokens(alone), "the first one is as without copies"
+    assert tokens([played[1]]) != tokens(alone)
 
 
 def test_new_weights_reach_the_engine(pool: RolloutPool, samples: list[Sample]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from configs.load import REPOSITORY
 from ray_jobs.record.run_folder import RunFolder
 from tests.conftest import ENV
+from tests.data.fixtures import FIXTURES
 from tiny.world.write import write_split
 
 STEPS = 2
@@ -21,6 +23,13 @@ PROMPTS = 4
 GROUP = 4
 EVALUATED = 4
 TIMEOUT_S = 600
+# Data sets in their published layouts that a run mixes with the synthetic one, with their splits.
+MIXED = {
+    "revos": "valid",
+    "ref_davis17": "valid",
+    "lvvis": "train",
+    "ref_youtube_vos": "train",
+}
 
 # Settings of all jobs, for instance `policy.path=...`, to test something else than the preset.
 EXTRA = os.environ.get("RAYVOS_TEST_SETTINGS", "").split()
@@ -94,8 +103,32 @@ class Small:
             "train.sampled_repeats=1",
         ]
 
+    def mixed(self, name: str) -> list[str]:
+        """Return the settings of a run on five data sets; one query is too long for it."""
+        sets = [f"{{format: mevis, root: {self.data}, split: train, weight: 2}}"]
+        for format, split in MIXED.items():
+            sets.append(
+                f"{{format: {format}, root: {self.data}/{format}, split: {split}, weight: 1}}"
+            )
+        return [*self.settings(name), f"data.sets=[{', '.join(sets)}]"]
+
     def run(self, name: str) -> RunFolder:
         return RunFolder(self.home / "runs" / name)
+
+
+# The sample of the mix without room for an answer, and what makes it so long.
+TOO_LONG = "revos_valid/LVOS/valid/kitten/0"
+LONG_QUERY = "what is the milk for " * 120
+
+
+def write_mix(data: Path) -> None:
+    """Write small data sets in their published layouts, one with a query that cannot fit."""
+    for format in MIXED:
+        FIXTURES[format](data / format)
+    file = data / "revos" / "meta_expressions_valid_.json"
+    content = json.loads(file.read_text())
+    content["videos"]["LVOS/valid/kitten"]["expressions"]["0"]["exp"] = LONG_QUERY
+    file.write_text(json.dumps(content))
 
 
 @pytest.fixture(scope="session")
@@ -103,6 +136,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     data = tmp_path_factory.mktemp("data")
     for split, videos in (("train", 5), ("valid", 2), ("test", 3)):
         write_split(data, split, seed=1, num_videos=videos, expressions_per_video=2)
+    write_mix(data)
     return Small(data, tmp_path_factory.mktemp("home"))
 
 
@@ -115,8 +149,8 @@ class Finished:
 
 @pytest.fixture(scope="session")
 def finished(small: Small) -> Finished:
-    """An uninterrupted run of two steps on two ranks."""
-    done = run_job("train", *small.settings("whole"))
+    """An uninterrupted run of two steps on two ranks, with a mix of data sets."""
+    done = run_job("train", *small.mixed("whole"))
     assert done.returncode == 0, told(done)
     return Finished(small, small.run("whole"), done.stdout)
 

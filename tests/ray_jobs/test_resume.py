@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -12,11 +13,13 @@ import pytest
 
 from configs.load import REPOSITORY
 from ray_jobs.record import checkpoint
+from ray_jobs.record.run_folder import RunFolder
 from tests.ray_jobs.conftest import (
     GROUP,
     PROMPTS,
     STEPS,
     TIMEOUT_S,
+    TOO_LONG,
     Finished,
     command,
     environment,
@@ -53,6 +56,11 @@ def left(processes: Sequence[psutil.Process], timeout_s: float) -> list[psutil.P
     return running
 
 
+def draws(run: RunFolder) -> list[tuple[int, str]]:
+    """Return step and sample of each episode, in the order of the learner."""
+    return [(line["step"], line["sample"]) for line in run.episodes()]
+
+
 @contextmanager
 def started(*settings: str) -> Iterator[subprocess.Popen[str]]:
     """A training job, killed by its pid in the end."""
@@ -74,7 +82,7 @@ def started(*settings: str) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.slow
 def test_killed_run_resumes_to_the_same_weights(finished: Finished) -> None:
-    settings = finished.small.settings("killed")
+    settings = finished.small.mixed("killed")
     run = finished.small.run("killed")
     with started(*settings) as process:
         deadline = time.monotonic() + TIMEOUT_S
@@ -101,6 +109,11 @@ def test_killed_run_resumes_to_the_same_weights(finished: Finished) -> None:
     assert "resumed from" in done.stdout
     assert [line["step"] for line in run.steps()] == list(range(1, STEPS + 1))
     assert len(run.episodes()) == STEPS * PROMPTS * GROUP
+    # The same draws from all sets, and the sample that cannot fit is named again.
+    assert draws(run) == draws(finished.run)
+    aside = json.loads((run.path / "set_aside.json").read_text())
+    assert list(aside) == [TOO_LONG]
+    assert f"set aside: 1 of 24 training samples: {TOO_LONG}" in done.stdout
     figures = ("jf_before", "sampled_jf_before", "jf_after", "sampled_jf_after", "reward_last")
     for key in ("weights_sha256", *figures):
         assert resumed[key] == whole[key], key

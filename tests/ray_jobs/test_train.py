@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 
 import av
 import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+from actors.splits import set_of
 from ray_jobs.record import checkpoint
 from ray_jobs.train import due
-from tests.ray_jobs.conftest import EVALUATED, GROUP, PROMPTS, STEPS, Finished, keys_of
+from tests.ray_jobs.conftest import (
+    EVALUATED,
+    GROUP,
+    MIXED,
+    PROMPTS,
+    STEPS,
+    TOO_LONG,
+    Finished,
+    keys_of,
+)
 
 SUMMARY = {
     "system",
@@ -121,6 +132,29 @@ def test_every_step_and_every_episode_is_written(finished: Finished) -> None:
     assert columns <= keys_of(episodes)
     rewards = [line["reward"] for line in episodes if line["step"] == 1]
     assert sum(rewards) / len(rewards) == pytest.approx(steps[0]["reward"])
+
+
+@pytest.mark.slow
+def test_a_mix_reports_its_sets_and_the_sample_that_cannot_fit(finished: Finished) -> None:
+    labels = ["mevis_train"]
+    labels += [f"{format}_{split}" for format, split in MIXED.items()]
+    used: Counter[str] = Counter()
+    for line in finished.run.episodes():
+        assert line["sample"] != TOO_LONG
+        used[set_of(line["sample"])] += 1
+    assert set(used) <= set(labels)
+    assert len(used) > 2
+    for label in labels:
+        shares = [line[f"share/{label}"] for line in finished.run.steps()]
+        assert sum(shares) / STEPS == pytest.approx(used[label] / sum(used.values()))
+    for line in finished.run.steps():
+        assert line["set_aside"] == 1
+        assert line["too_long_episodes"] == 0
+
+    state = checkpoint.read_state(finished.run.checkpoints / f"step_{STEPS}")
+    assert set(state["used"]) == set(labels)
+    assert list(state["aside"]) == [TOO_LONG]
+    assert TOO_LONG in finished.output
 
 
 @pytest.mark.slow
