@@ -4,7 +4,7 @@
     python -m ray_jobs.prepare revseg_tiny "prepare.steps=[filter]" train
 
 Words without `=` after the preset are splits. Without any, all splits of the configuration with a
-folder are prepared.
+folder are prepared, and each set of `data.sets` in its own root.
 Steps, by `prepare.steps`:
 
     check        annotations, every frame, every mask                 report.json
@@ -53,18 +53,17 @@ def main(argv: Sequence[str]) -> None:
     validate_values(cfg)
     if cfg.data.synthetic:
         generator().make(Path(cfg.data.root), cfg.data.length)
-    if not splits:
-        splits = present_splits(cfg)
-    check_paths(cfg, splits)
-
     # No rollout and no learner will ask for a GPU.
     cfg = replace(
         cfg,
         rollout=replace(cfg.rollout, workers=0),
         learner=replace(cfg.learner, world_size=0),
     )
+    wanted = splits_to_prepare(cfg, splits)
+    for own, _ in wanted:
+        check_paths(own)
     with Progress.open(0, f"prepare · {cfg.data.format} · {cfg.data.root}") as progress:
-        wrong = prepare_splits(cfg, splits, progress)
+        wrong = prepare_splits(cfg, wanted, progress)
     if wrong:
         sys.exit(1)
 
@@ -93,12 +92,33 @@ def present_splits(cfg: Config) -> list[str]:
     return present or names[:1]
 
 
-def prepare_splits(cfg: Config, names: Sequence[str], progress: Progress) -> int:
+def splits_to_prepare(cfg: Config, names: Sequence[str]) -> list[tuple[Config, str]]:
+    """Return the splits to prepare, each with a configuration for its data set.
+
+    Args:
+        names: Splits of `data.root`; without any, the sets of the mix and the present splits.
+    """
+    if names:
+        return [(cfg, name) for name in names]
+    wanted = []
+    for each in cfg.data.sets:
+        data = replace(cfg.data, format=each.format, root=each.root, sets=[])
+        output = f"{cfg.prepare.output}/{each.label}" if cfg.prepare.output else ""
+        own = replace(cfg, data=data, prepare=replace(cfg.prepare, output=output))
+        wanted.append((own, each.split))
+    known = {(own.data.root, name) for own, name in wanted}
+    for name in present_splits(cfg):
+        if (cfg.data.root, name) not in known:
+            wanted.append((cfg, name))
+    return wanted
+
+
+def prepare_splits(cfg: Config, wanted: Sequence[tuple[Config, str]], progress: Progress) -> int:
     """Prepare some splits; return the number of errors in them."""
     wrong = 0
     with joined(cfg, progress.phase("start: Ray")) as placement:
-        for name in names:
-            wrong += prepare_split(cfg, placement, name, progress)
+        for own, name in wanted:
+            wrong += prepare_split(own, placement, name, progress)
     return wrong
 
 
@@ -157,13 +177,13 @@ def output_folder(cfg: Config) -> Path:
     return Path(cfg.data.root) / "prepared"
 
 
-def check_paths(cfg: Config, splits: Sequence[str]) -> None:
+def check_paths(cfg: Config) -> None:
     """Check the paths needed by every step, before Ray starts.
 
     Raises:
         ValueError: A missing or unwritable path.
     """
-    if splits and not Path(cfg.data.root).is_dir():
+    if not Path(cfg.data.root).is_dir():
         raise ValueError(
             f"data.root={cfg.data.root}: no such folder; give the data's folder, or "
             "data.synthetic=true"

@@ -36,6 +36,7 @@ from ray_jobs.driver.results import Evaluation, mean_parts, write_evaluation
 from ray_jobs.driver.run import Run, checked_config, refuse_other_run
 from ray_jobs.driver.sampling import Draws, mix_rows, training_mix
 from ray_jobs.driver.stages import StageTimer
+from ray_jobs.driver.truths import check_measurable
 from ray_jobs.record import checkpoint
 
 
@@ -456,9 +457,13 @@ def training_data(run: Run) -> tuple[Mix, dict[str, str]]:
     """Return the training samples, and those that cannot fit, each with the reason.
 
     Raises:
-        ValueError: A set without any sample that fits.
+        ValueError: A set without any sample that fits, or a watched split that nothing can be
+            measured on.
     """
     cfg = run.cfg
+    if cfg.train.eval_every:
+        watched = cfg.data.eval_split
+        check_measurable(run.split(watched), f"data.eval_split={watched}")
     samples = run.split(training_split(cfg))
     mix = training_mix(cfg, samples)
     aside = too_long_for(run, samples)

@@ -23,8 +23,8 @@ from data.prepare.keep import keep_samples
 from data.prepare.tables import load_tables
 from data.prepare.verify import Problem
 from ray_jobs import prepare
-from ray_jobs.driver.prepare_steps import PreparedSplit
-from ray_jobs.prepare import parse_arguments, present_splits
+from ray_jobs.driver.prepare_steps import PreparedSplit, fit_step
+from ray_jobs.prepare import parse_arguments, present_splits, splits_to_prepare
 from ray_jobs.record.progress import Progress
 from tests.data.fixtures import FIXTURES
 from tests.ray_jobs.conftest import TIMEOUT_S, environment, job_command, start_job, told
@@ -268,3 +268,28 @@ def _lines(file: Path) -> list[Any]:
     # The last line may still be incomplete.
     whole = file.read_text().split("\n")[:-1]
     return [json.loads(line) for line in whole]
+
+
+def test_each_set_of_a_mix_is_prepared_in_its_own_root(tmp_path: Path) -> None:
+    for root in ("a", "b"):
+        (tmp_path / root / "test").mkdir(parents=True)
+    sets = f"data.sets=[{{format: mevis, root: {tmp_path}/a, split: train}}]"
+    cfg = load(["revseg_tiny", f"data.root={tmp_path}/b", sets, f"prepare.output={tmp_path}/out"])
+    found = []
+    for own, split in splits_to_prepare(cfg, []):
+        found.append((own.data.root, split, own.prepare.output))
+    assert found == [
+        (f"{tmp_path}/a", "train", f"{tmp_path}/out/mevis_train"),
+        (f"{tmp_path}/b", "test", f"{tmp_path}/out"),
+    ]
+    assert splits_to_prepare(cfg, ["valid"]) == [(cfg, "valid")]
+
+
+def test_expressions_that_cannot_fit_are_odd_and_named(split: PreparedSplit) -> None:
+    split.cfg.rollout.max_model_len = 1
+    fit_step(split)
+    assert len(split.problems) == len(split.samples)
+    for problem, sample in zip(split.problems, split.samples, strict=True):
+        assert problem.odd
+        assert sample.uid in problem.text
+        assert "rollout.max_model_len=1" in problem.text

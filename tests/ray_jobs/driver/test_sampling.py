@@ -141,3 +141,13 @@ def test_keep_files_belong_to_one_set(five: Config, tmp_path: Path) -> None:
     of_set = [sample.video.uid for sample in left if set_of(sample.uid) == "mevis_train"]
     assert set(of_set) == {f"mevis_train/{kept}"}
     assert len(left) == len(samples) - 7 + len(of_set)
+
+
+def test_held_out_videos_of_a_mix_are_of_all_sets_from_the_first_on(five: Config) -> None:
+    five.data.holdout = 0.5
+    held_out = read_split(five, "holdout")
+    assert {sample.uid for sample in held_out}.isdisjoint(
+        sample.uid for sample in read_split(five, MIX)
+    )
+    sets = [set_of(sample.uid) for sample in held_out]
+    assert sets != sorted(sets, key=[each.label for each in five.data.sets].index)
