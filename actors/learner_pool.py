@@ -173,6 +173,7 @@ class LearnerPool(DrawingPool[LearnerActor]):
         metrics["skipped_steps"] = float(skipped_steps)
         metrics["bad_steps"] = float(self.bad_steps)
         metrics["lr"] = reports[0][-1].lr
+        metrics["weight_max"] = max(of_rank[-1].weight_max for of_rank in reports)
 
         loss = float(np.mean([step.loss for step in steps]))
         grad_norm = float(np.mean(norms)) if norms else float("nan")

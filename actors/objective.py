@@ -106,11 +106,13 @@ class StepReport:
         stats: statistics of this rank's rows.
         grad_norm: norm of the gradients before clipping; None if the step was skipped.
         lr: learning rate.
+        weight_max: largest absolute value of this rank's trained weights after the step.
     """
 
     stats: RowStats
     grad_norm: float | None
     lr: float
+    weight_max: float
 
 
 def grpo_loss(

@@ -116,3 +116,19 @@ def _plain_step(engine: DeepSpeedEngine) -> float | None:
         return None
     engine.step()
     return norm
+
+
+def largest_weight(engine: DeepSpeedEngine) -> float:
+    """Return the largest absolute value of the trained weights; infinite if one is not finite.
+
+    With ZeRO-3 each rank looks at its own shards.
+    """
+    largest = [torch.zeros(())]
+    for parameter in engine.module.parameters():
+        if not parameter.requires_grad:
+            continue
+        weights = getattr(parameter, "ds_tensor", parameter).detach()
+        if weights.numel():
+            largest.append(weights.abs().max().float())
+    found = torch.stack([value.to(largest[-1].device) for value in largest]).max().item()
+    return found if math.isfinite(found) else math.inf

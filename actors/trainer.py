@@ -162,7 +162,8 @@ class TrainerRank:
         lr = learning_rate(self.updates, self.total_updates, self.cfg.learner)
         grad_norm = optimizer.step(self.engine, lr)
         self.updates += 1
-        return StepReport(RowStats.total(stats), grad_norm, lr)
+        weight_max = optimizer.largest_weight(self.engine)
+        return StepReport(RowStats.total(stats), grad_norm, lr, weight_max)
 
     def _loss(
         self, output: PolicyOutput, prepared: PreparedRow, imitate: bool

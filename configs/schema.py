@@ -358,6 +358,20 @@ class TrainConfig:
         1e-4,
         help="largest mean |log-prob difference| of engine and learner; above it the run stops",
     )
+    max_weight: float = setting(
+        1e4, help="largest absolute value of a weight; above it the run stops", above=0
+    )
+    max_grad_norm: float = setting(
+        1e6, help="largest gradient norm before clipping; above it the run stops", above=0
+    )
+    max_kl: float = setting(
+        100.0, help="largest mean KL from the reference; above it the run stops", above=0
+    )
+    max_dead_steps: int = setting(
+        10,
+        help="steps in a row in which every episode has the run's lowest reward; 0: never stop",
+        least=0,
+    )
     resume: str = setting(
         "auto", help="auto: from the newest checkpoint; never: start over; or a checkpoint folder"
     )

@@ -28,6 +28,7 @@ from data.mixing import Mix, Position, check_left
 from ray_jobs.driver.entry import run_job
 from ray_jobs.driver.evaluation import evaluate, stop_on_failures
 from ray_jobs.driver.fit import aside_line, too_long_for
+from ray_jobs.driver.guard import Guard
 from ray_jobs.driver.hints import HintStore, own_hints
 from ray_jobs.driver.masking import Masking, make_masking
 from ray_jobs.driver.pools import Pools
@@ -146,13 +147,17 @@ def play_ahead(
 
 
 def train_step(
-    run: Run, pools: Pools, masking: Masking, step: int, played_steps: Iterator[PlayedStep]
+    run: Run,
+    pools: Pools,
+    masking: Masking,
+    step: int,
+    played_steps: Iterator[PlayedStep],
+    guard: Guard,
 ) -> dict[str, float]:
     """Run one GRPO step on P prompts; write its metrics to the run folder and return them.
 
     Raises:
-        ValueError, RuntimeError: As `stop_on_failures`.
-        RuntimeError: Too many bad steps, or too large a gap between engine and learner.
+        ValueError, RuntimeError: As `stop_on_failures` and `Guard`.
     """
     cfg = run.cfg
     timer = StageTimer(run.progress)
@@ -182,22 +187,22 @@ def train_step(
     media = [group.media_ref for group in played.groups]
     with timer.stage("learn"):
         update = pools.learner.learn(groups, media, targets)
-
-    # 6 publish: the next step is played with the new weights.
-    with timer.stage("publish"):
-        pools.rollouts.take(pools.learner.publish(step))
-
     metrics = group_metrics(groups) | update.metrics
     metrics["set_aside"] = float(played.set_aside)
     if cfg.data.sets:
         metrics |= set_metrics(groups, [each.label for each in cfg.data.sets])
     metrics["loss"] = update.loss
     metrics["grad_norm"] = update.grad_norm
+    guard.before_publishing(metrics)
+
+    # 6 publish: the next step is played with the new weights.
+    with timer.stage("publish"):
+        pools.rollouts.take(pools.learner.publish(step))
+
     play_seconds = max(timer.seconds["play"], 1e-3)
     metrics["tokens_per_second"] = metrics["completion_tokens"] / play_seconds
     record_step(run, step, metrics, timer.seconds, groups)
-    stop_on_bad_steps(cfg, metrics, run.record.checkpoints)
-    stop_on_gap(cfg, metrics)
+    guard.after_step(metrics, groups)
     return metrics
 
 
@@ -276,41 +281,6 @@ def all_episodes(groups: Sequence[Group]) -> list[Episode]:
     for group in groups:
         episodes += group.episodes
     return episodes
-
-
-def stop_on_bad_steps(cfg: Config, metrics: dict[str, float], checkpoints: Path) -> None:
-    """Stop when many optimizer steps in a row were skipped, since every further one would be too.
-
-    Raises:
-        RuntimeError: `learner.max_bad_steps` steps in a row had no finite loss or gradient.
-    """
-    if metrics["bad_steps"] < cfg.learner.max_bad_steps:
-        return
-    remedy = "no checkpoint was written yet"
-    good = checkpoint.latest(checkpoints)
-    if good is not None:
-        remedy = f"go on from the last good checkpoint, {good}"
-    raise RuntimeError(
-        f"{metrics['bad_steps']:.0f} optimizer steps in a row had a loss or gradient that is not "
-        f"finite and were skipped (learner.max_bad_steps={cfg.learner.max_bad_steps}): {remedy}, "
-        "with a smaller learner.lr"
-    )
-
-
-def stop_on_gap(cfg: Config, metrics: dict[str, float]) -> None:
-    """Check that engine and learner see the same. Only on policy are their weights equal.
-
-    Raises:
-        RuntimeError: The mean log-prob gap is above `train.max_logprob_gap`.
-    """
-    gap = metrics.get("logprob_gap_mean", 0.0)
-    if cfg.rollout.max_staleness > 0 or gap <= cfg.train.max_logprob_gap:
-        return
-    raise RuntimeError(
-        f"mean |log-prob gap| between engine and learner is {gap:.2e}, above "
-        f"train.max_logprob_gap={cfg.train.max_logprob_gap:g}: they do not see the same tokens, "
-        "images or weights"
-    )
 
 
 def measure(run: Run, pools: Pools, masking: Masking, title: str) -> dict[str, Evaluation]:
@@ -434,8 +404,9 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
         learner = pools.learner
         play_all = play_ahead if cfg.rollout.max_staleness else play_steps
         played = play_all(run, pools, masking, draws, state.step + 1, cfg.train.steps)
+        guard = Guard(cfg, checkpoints)
         for step in range(state.step + 1, cfg.train.steps + 1):
-            train_step(run, pools, masking, step, played)
+            train_step(run, pools, masking, step, played, guard)
             run.record.write_aside(draws.after(step).aside)
             state.step = step
             watched = due(step, cfg.train.eval_every)

@@ -19,8 +19,8 @@ from actors.learner_pool import LearnerPool
 from core import grpo
 from core.losses import LOSSES
 from models.policy.pixels import Pixels
+from ray_jobs.driver.guard import Guard
 from ray_jobs.record import checkpoint
-from ray_jobs.train import stop_on_bad_steps
 from tests.actors.conftest import Batch
 from tests.actors.learners import Weights, config, distance, restart, weights
 from tests.models.tiny_qwen import banned_ids, reference
@@ -269,7 +269,9 @@ def test_bad_steps_in_a_row_stop_the_run_and_name_the_checkpoint(
     first = pool.learn([broken, groups[1]], media[:2]).metrics
     assert first["bad_steps"] == first["skipped_steps"] == 1.0
     # One bad step does not stop the run.
-    stop_on_bad_steps(cfg, first, tmp_path)
+    guard = Guard(cfg, tmp_path)
+    guard.before_publishing(first)
+    guard.after_step(first, [broken])
     assert pool.learn([broken], media[:1]).metrics["bad_steps"] == 2.0
     # Only bad steps in a row count.
     assert pool.learn(groups, media).metrics["bad_steps"] == 0.0
@@ -281,10 +283,29 @@ def test_bad_steps_in_a_row_stop_the_run_and_name_the_checkpoint(
     with pytest.raises(
         RuntimeError, match=rf"2 optimizer steps in a row .*learner.max_bad_steps=2.*{good}"
     ):
-        stop_on_bad_steps(cfg, last, tmp_path)
+        guard.after_step(last, [broken])
     with pytest.raises(RuntimeError, match="no checkpoint was written"):
-        stop_on_bad_steps(cfg, last, tmp_path / "none")
+        Guard(cfg, tmp_path / "none").after_step(last, [broken])
     assert distance(weights(pool), before) == 0.0
+
+
+def test_a_diverged_update_is_stopped_before_it_is_published(
+    learner_pools: Pools, policy_folder: Path, learner_batch: Batch, tmp_path: Path
+) -> None:
+    """Each rank holds only its shards of the weights here."""
+    groups, media, _ = learner_batch
+    cfg = config(policy_folder, ranks=2, stage=3)
+    pool = restart(learner_pools, cfg)
+    guard = Guard(cfg, tmp_path)
+    metrics = pool.learn(groups, media).metrics
+    largest = max(tensor.abs().max().item() for tensor in weights(pool).values())
+    assert metrics["weight_max"] == pytest.approx(largest, rel=1e-6)
+    guard.before_publishing(metrics)
+
+    pool = restart(learner_pools, config(policy_folder, ranks=2, stage=3, lr=1e30))
+    diverged = pool.learn(groups, media).metrics
+    with pytest.raises(RuntimeError, match=r"largest weight is .*e\+.*above train.max_weight"):
+        guard.before_publishing(diverged)
 
 
 def test_imitation_lowers_the_loss(
