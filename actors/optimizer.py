@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import deepspeed
 import torch
 from deepspeed import DeepSpeedEngine
+from torch import Tensor
 
 from configs.schema import Config
 from models.policy.policy import Policy
@@ -123,12 +124,13 @@ def largest_weight(engine: DeepSpeedEngine) -> float:
 
     With ZeRO-3 each rank looks at its own shards.
     """
-    largest = [torch.zeros(())]
+    # One transfer from the device in all, not one for each parameter.
+    largest: list[Tensor] = []
     for parameter in engine.module.parameters():
-        if not parameter.requires_grad:
-            continue
         weights = getattr(parameter, "ds_tensor", parameter).detach()
-        if weights.numel():
+        if parameter.requires_grad and weights.numel():
             largest.append(weights.abs().max().float())
-    found = torch.stack([value.to(largest[-1].device) for value in largest]).max().item()
+    if not largest:
+        return 0.0
+    found = torch.stack(largest).max().item()
     return found if math.isfinite(found) else math.inf
