@@ -12,16 +12,18 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from configs.load import REPOSITORY, load
-from core.files import read_lines
+from core.files import append_lines, read_lines
 from data.load import load_samples
 from ray_jobs.driver.benchmark import evaluation_identity
 from ray_jobs.record.predictions import FILE, Predictions
 from ray_jobs.submission import submission
+from tests.data.fixtures import NAMES, ref_youtube_vos, revos
 from tests.ray_jobs.conftest import (
     EVALUATED,
     TIMEOUT_S,
@@ -100,6 +102,62 @@ def test_killed_evaluation_goes_on_and_ends_with_the_same_table(small: Small, al
     assert len({line["uid"] for line in lines}) == EXPRESSIONS
     assert (folder / "summary.json").read_text() == (alone / "summary.json").read_text()
     assert (folder / "per_expression.csv").read_text() == (alone / "per_expression.csv").read_text()
+
+
+@pytest.mark.slow
+def test_several_benchmarks_in_one_table(small: Small, alone: Path, tmp_path: Path) -> None:
+    """Three sets, the first one as after a kill: its figures are those of an evaluation alone."""
+    folder = small.run("several").path / "evaluate"
+    halfway = folder / "mevis_test"
+    halfway.mkdir(parents=True)
+    shutil.copy(alone / "evaluation.json", halfway)
+    append_lines(halfway / FILE, *read_lines(alone / FILE)[:2])
+    reasoning = revos(tmp_path / "revos")
+    hidden = ref_youtube_vos(tmp_path / "hidden")
+    sets = [
+        f"{{format: mevis, root: {small.data}, split: test}}",
+        f"{{format: revos, root: {reasoning.root}, split: valid, no_target: keep}}",
+        f"{{format: ref_youtube_vos, root: {hidden.root}, split: valid}}",
+    ]
+    chosen = f"evaluate.sets=[{', '.join(sets)}]"
+    done = run_job("evaluate", *small.settings("several"), *ALL, chosen)
+    assert done.returncode == 0, told(done)
+    assert f"mevis_test: 2 of {EXPRESSIONS} expressions were finished before" in done.stdout
+    assert done.stdout.count("start: rollout engines") == 1
+
+    for name in ("summary.json", "per_expression.csv", "evaluation.json"):
+        assert (halfway / name).read_text() == (alone / name).read_text(), "to the last digit"
+    measured = json.loads((alone / "summary.json").read_text())
+    with (folder / "table.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["source"] == "this run"]
+    figures = {(row["set"], row["figure"]): row["value"] for row in rows}
+    for figure in ("J", "F", "J&F"):
+        assert float(figures["mevis_test", figure]) == measured[figure]
+    assert float(figures["revos_valid", "N-acc"]) >= 0
+    assert figures["ref_youtube_vos_valid", "J&F"] == ""
+    assert "| Ref-YouTube-VOS valid (2) | J | submit |" in (folder / "table.md").read_text()
+    assert r"\toprule" in (folder / "table.tex").read_text()
+
+    whole = json.loads((folder / "summary.json").read_text())
+    assert set(whole["sets"]) == {"mevis_test", "revos_valid", "ref_youtube_vos_valid"}
+    with zipfile.ZipFile(whole["submissions"]["ref_youtube_vos_valid"]) as zipped:
+        assert len(zipped.namelist()) == 2 * len(NAMES)
+    check_mlflow(small, folder, measured)
+
+
+def check_mlflow(small: Small, folder: Path, measured: dict[str, Any]) -> None:
+    """One run of MLflow has the figures and files of every set, and the table."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(small.mlflow_uri)
+    run_id = json.loads((folder / "mlflow.json").read_text())[small.mlflow_uri]["run_id"]
+    metrics = client.get_run(run_id).data.metrics
+    assert metrics["mevis_test/J_F"] == pytest.approx(measured["J&F"])
+    assert "revos_valid/referring/J_F" in metrics
+    kept = {file.path for file in client.list_artifacts(run_id)}
+    assert {"table.md", "table.csv", "table.tex", "summary.json", "mevis_test"} <= kept
+    of_set = {file.path for file in client.list_artifacts(run_id, "mevis_test")}
+    assert {"mevis_test/summary.json", "mevis_test/overlays"} <= of_set
 
 
 @pytest.mark.slow
