@@ -4,7 +4,8 @@
     predictions.jsonl   {"uid", "video", "expression", "query", .., "scores": {..}, "masks": [..]}
 
 A line is appended whole or not at all, so that a kill costs little. The newest line of an
-expression counts. A failed episode is the program's fault, not the policy's, and is played again.
+expression counts. A failed episode is the program's fault, not the policy's, and is played again,
+unless its dialogue is too long for the engine: that would only happen again.
 Memory holds the places of the lines only.
 """
 
@@ -118,7 +119,8 @@ class Predictions:
                 try:
                     line = json.loads(raw)
                     uid = line["uid"]
-                    failed = line["end"] == End.FAILED.value
+                    too_long = line.get("too_long", False)
+                    failed = line["end"] == End.FAILED.value and not too_long
                 except (ValueError, KeyError, TypeError) as error:
                     raise ValueError(
                         f"{file}: the line at byte {self._read} is no prediction ({error}): "
@@ -163,6 +165,8 @@ def line_of(
     }
     if episode.error:
         line["error"] = episode.error
+    if episode.too_long:
+        line["too_long"] = True
     return line
 
 

@@ -78,6 +78,12 @@ def test_newest_line_counts_and_failed_ones_are_not_finished(tmp_path: Path) -> 
         assert kept["reward"] == 5.0
 
 
+def test_a_dialogue_that_is_too_long_is_not_played_again(tmp_path: Path) -> None:
+    predictions = Predictions.open(tmp_path, IDENTITY)
+    predictions.add([line("v/0", End.FAILED) | {"too_long": True}, line("v/1", End.FAILED)])
+    assert predictions.finished == {"v/0"}
+
+
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     Predictions.open(tmp_path, IDENTITY)
     # Without predictions another identity simply replaces the first.
