@@ -156,7 +156,7 @@ def grpo_loss(
     kl_N = torch.zeros_like(loss_N)
     if reference_N is not None:
         compared_N = logprob_N if text_N is None else text_N
-        kl_N = grpo.kl(compared_N, reference_N, cfg.kl_estimator)
+        kl_N = grpo.kl(compared_N, reference_N, cfg.kl_estimator, cfg.kl_clamp)
         loss_N = loss_N + cfg.kl_coef * kl_N
 
     if cfg.entropy_coef:

@@ -209,6 +209,9 @@ class GrpoConfig:
     )
     kl_coef: float = setting(0.0, help="weight of the KL term")
     kl_estimator: Literal["k1", "k2", "k3"] = setting("k3", help="estimator of the KL term")
+    kl_clamp: float = setting(
+        0.0, help="largest absolute KL estimate of a token (Seg-Zero: 10); 0: no limit", least=0
+    )
     aggregation: Literal["token_mean", "sequence_mean", "dr_grpo"] = setting(
         "token_mean", help="how token losses become one number"
     )

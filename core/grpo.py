@@ -185,15 +185,21 @@ def token_weights(counts: Sequence[int], aggregation: str, *, max_tokens: int) -
     return [weight(count) if count else 0.0 for count in counts]
 
 
-def kl(logprob_N: Tensor, reference_N: Tensor, estimator: str) -> Tensor:
+def kl(logprob_N: Tensor, reference_N: Tensor, estimator: str, clamp: float = 0.0) -> Tensor:
     """Estimate KL(policy || reference) at sampled tokens (Schulman, "Approximating KL divergence").
 
     Args:
         logprob_N: log-probs of the policy.
         reference_N: log-probs of the reference.
         estimator: one of `KL_ESTIMATORS`.
+        clamp: largest absolute value of a token's estimate, beyond which it has no gradient; 0 for
+            none. Seg-Zero's low_var_kl is k3 with 10.
     """
-    d_N = reference_N - logprob_N
+    kl_N = _kl(reference_N - logprob_N, estimator)
+    return kl_N.clamp(-clamp, clamp) if clamp > 0 else kl_N
+
+
+def _kl(d_N: Tensor, estimator: str) -> Tensor:
     if estimator == "k1":
         return -d_N
     if estimator == "k2":

@@ -151,6 +151,20 @@ def test_token_weights_give_the_named_means() -> None:
         grpo.token_weights(counts, "mean", max_tokens=10)
 
 
+def test_a_clamped_estimate_has_no_gradient_beyond_its_bound() -> None:
+    logprob_N = torch.tensor([-1.0, -4.0], requires_grad=True)
+    reference_N = torch.tensor([-1.5, -0.5])
+    free_N = grpo.kl(logprob_N, reference_N, "k3")
+    clamped_N = grpo.kl(logprob_N, reference_N, "k3", clamp=10.0)
+    assert free_N[1].item() > 10
+    assert clamped_N.tolist() == [free_N[0].item(), 10.0]
+
+    clamped_N.sum().backward()
+    assert logprob_N.grad is not None
+    assert logprob_N.grad[0].item() > 0
+    assert logprob_N.grad[1].item() == 0
+
+
 def test_kl_estimators_agree_with_the_exact_divergence() -> None:
     rng = torch.Generator().manual_seed(1)
     p = torch.randn(7, generator=rng, dtype=torch.float64).log_softmax(0)
