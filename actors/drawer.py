@@ -126,6 +126,6 @@ class DrawerPool(DrawingPool[Drawer]):
     """One `Drawer`. It shares a GPU with the segmenters: an episode is one short forward pass."""
 
     def __init__(self, cfg: Config, placement: Placement) -> None:
-        drawer = start_actor(Drawer, placement.options("segmenter"), cfg, placement.device)
+        drawer = start_actor(Drawer, placement.options("drawer", 0), cfg, placement.device)
         [layout] = call_all([drawer], Drawer.layout)
         super().__init__(cfg, [drawer], layout)

@@ -57,12 +57,14 @@ class Pool(ABC, Generic[A, T, R]):
 
     Attributes:
         workers: running actors by their number.
+        seats: place of each worker in the plan of resources; a replacement inherits one.
         deaths: number of lost and replaced workers.
         timeout_s: longest wait of `wait_for`; a slower worker is taken for lost.
     """
 
     def __init__(self, workers: int, *, attempts: int, timeout_s: float = math.inf) -> None:
         self.workers: dict[int, Handle[A]] = {}
+        self.seats: dict[int, int] = {}
         self.attempts = attempts
         self.timeout_s = timeout_s
         self.deaths = 0
@@ -196,6 +198,9 @@ class Pool(ABC, Generic[A, T, R]):
 
     def _start_next(self) -> None:
         number = next(self._numbers)
+        taken = {self.seats[running] for running in self.workers}
+        free = set(range(len(taken) + 1)) - taken
+        self.seats[number] = min(free)
         self.workers[number] = self.start(number)
 
     def _send(

@@ -200,7 +200,7 @@ class JudgePool(Pool[JudgeActor, VideoPiece, VideoResult]):
             raise
 
     def start(self, number: int) -> Handle[JudgeActor]:
-        options = self.placement.options("judge")
+        options = self.placement.options("judge", self.seats[number])
         judge = start_actor(JudgeActor, options, self.cfg, self.placement.device)
         # The first ones load their weights at the same time, so they are awaited together.
         is_replacement = number >= self.cfg.segmenter.workers

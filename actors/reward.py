@@ -136,7 +136,7 @@ class RewardPool(Pool[RewardActor, ScoreTask, GroupRewards]):
         super().__init__(cfg.reward.workers, attempts=MAX_ATTEMPTS, timeout_s=cfg.reward.timeout_s)
 
     def start(self, number: int) -> Handle[RewardActor]:
-        options = self.placement.options("reward")
+        options = self.placement.options("reward", self.seats[number])
         return start_actor(RewardActor, options, self.cfg, self.placement.device, self.splits)
 
     def send(self, worker: Handle[RewardActor], task: ScoreTask) -> Ref[GroupRewards]:

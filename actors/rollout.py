@@ -211,12 +211,13 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
         self.weights: WeightVersion | None = None
         # Whether the engines have joined the learner's process group (GPU backends).
         self._connected = False
-        super().__init__(cfg.rollout.workers, attempts=MAX_ATTEMPTS)
+        workers = placement.count("rollout", cfg.rollout.workers)
+        super().__init__(workers, attempts=MAX_ATTEMPTS)
 
     def start(self, number: int) -> Handle[RolloutActor]:
         if number >= self.cfg.rollout.workers:
             self._check_elastic()
-        options = self.placement.options("rollout", number)
+        options = self.placement.options("rollout", self.seats[number])
         return start_actor(RolloutActor, options, self.cfg, self.settings, self.weights)
 
     def send(self, worker: Handle[RolloutActor], task: GroupTask) -> Ref[tuple[Episode, ...]]:

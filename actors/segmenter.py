@@ -195,7 +195,7 @@ class SegmenterPool(Pool[SegmenterActor, VideoTask, list[VideoMasks]]):
         super().__init__(cfg.segmenter.workers, attempts=MAX_ATTEMPTS)
 
     def start(self, number: int) -> Handle[SegmenterActor]:
-        options = self.placement.options("segmenter")
+        options = self.placement.options("segmenter", self.seats[number])
         worker = start_actor(SegmenterActor, options, self.cfg, self.placement.device)
         if self.head_ref is not None:
             worker.actor.take_head.remote(self.head_ref)

@@ -1,183 +1,215 @@
-"""Device, resources and environment of a run's actors, decided once after Ray is joined.
+"""Device, resources and environment of a job's actors, decided once after Ray is joined.
 
 On CPU all actors share the cores and none reserves one: they take turns by the order of the step.
-On GPU a learner rank has one GPU, a rollout actor `rollout.tensor_parallel` of them, and reward
-and segmenter actors share the rest in tenths. With cluster.weight_backend=ipc rollout actor i
-and learner rank i share a GPU.
+On GPU the job's plan (`cluster.plan`) is reserved as one placement group before any actor starts:
+all of it or nothing, so two jobs never wait for each other's half. Where an autoscaler runs, or
+other jobs hold the GPUs, the job waits for it, `cluster.wait_s` at most.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import ray
+from ray.experimental.internal_kv import _internal_kv_get
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.environment import common_env, cpu_env, offline_env
+from cluster.plan import (
+    SHARED_GPU,
+    Device,
+    Job,
+    Kind,
+    Node,
+    Plan,
+    check_pairs,
+    plan_of,
+    room_of,
+    shortage,
+    tightest_plan,
+)
 from configs.schema import Config
 
-Device = Literal["cpu", "cuda"]
-Kind = Literal["rollout", "learner", "reward", "segmenter", "judge"]
+__all__ = ["Device", "Job", "Kind", "Placement", "Say", "decide", "place"]
 
-# Share of a GPU that a reward or segmenter actor reserves.
-SHARED_GPU = 0.1
-# Name of the placement group of cluster.weight_backend=ipc, within the job.
-GPU_PAIRS = "rayvos_gpu_pairs"
+# Seconds without an answer from Ray after which a job says that it waits.
+PATIENCE_S = 3.0
+# Where the monitor of Ray's head writes what it knows (`ray status` prints it).
+STATUS_KEY = "__autoscaling_status"
+# How the monitor names the nodes of a cluster that nobody scales: by their id.
+READ_ONLY_NODE = "node_"
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Placement:
-    """The hardware and environment of every actor of one run.
+    """The hardware and environment of every actor of one job.
 
     Attributes:
         device: the device of all actors.
         environment: environment variables of every actor and task.
-        resources: Ray's resource options of one actor, by its kind.
-        gpu_pairs: with cluster.weight_backend=ipc the number of GPUs shared by a rollout actor and
-            a learner rank each; otherwise 0.
+        plan: the job's actors on GPUs; empty on CPU.
+        group: the reserved resources, one bundle for each of the plan; None on CPU.
     """
 
     device: Device
     environment: Mapping[str, str]
-    resources: Mapping[Kind, Mapping[str, float]]
-    gpu_pairs: int = 0
+    plan: Plan
+    group: PlacementGroup | None = None
 
     @property
     def runtime_env(self) -> dict[str, Any]:
         """Ray's `runtime_env` for actors and tasks."""
         return {"env_vars": dict(self.environment)}
 
+    def count(self, kind: Kind, configured: int) -> int:
+        """Return the number of actors of a kind: fewer engines than configured on few GPUs."""
+        return self.plan.count(kind) or configured
+
     def options(self, kind: Kind, number: int | None = None) -> dict[str, Any]:
         """Return the Ray options of one actor.
 
         Args:
-            number: number of the rollout actor or learner rank; with ipc it decides on the GPU.
+            number: its seat among the actors of its kind, from 0. Without one, or beyond the plan,
+                Ray places it anywhere.
         """
-        options: dict[str, Any] = {"runtime_env": self.runtime_env, **self.resources[kind]}
-        if self.gpu_pairs and kind in ("rollout", "learner") and number is not None:
+        options: dict[str, Any] = {"runtime_env": self.runtime_env, "num_cpus": 0}
+        if self.device == "cpu":
+            return options
+        default = 1.0 if kind in ("rollout", "learner") else SHARED_GPU
+        options |= {"num_cpus": 1, "num_gpus": self.plan.share(kind, default)}
+        bundle = None if number is None else self.plan.bundle_of(kind, number)
+        if self.group is not None and bundle is not None:
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
-                _gpu_pairs(self.gpu_pairs), placement_group_bundle_index=number
+                self.group, placement_group_bundle_index=bundle
             )
         return options
 
-
-def place(cfg: Config) -> Placement:
-    """Decide on the placement of a run in the joined cluster. Raises the errors of `decide`."""
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    gpus = ray.cluster_resources().get("GPU", 0)
-    return decide(cfg, gpus, len(alive))
+    def release(self) -> None:
+        """Give the reserved resources back; actors in them end."""
+        if self.group is not None and ray.is_initialized():
+            ray.util.remove_placement_group(self.group)
 
 
-def decide(cfg: Config, gpus: float, nodes: int = 1) -> Placement:
-    """Decide on the placement of a run in a cluster with these numbers of GPUs and nodes.
+def place(cfg: Config, job: Job = "train", say: Say = print) -> Placement:
+    """Decide on the placement of a job in the joined cluster, and reserve its GPUs.
+
+    Args:
+        say: told once what the job waits for, if it has to.
 
     Raises:
-        ValueError: settings beyond this cluster. No engine has started by then.
+        ValueError: as `decide`, or the GPUs did not come within cluster.wait_s.
     """
-    use_gpu = cfg.cluster.use_gpu == "yes" or (cfg.cluster.use_gpu == "auto" and gpus > 0)
-    if use_gpu:
-        _check_gpus(cfg, gpus)
-        environment = common_env()
-        resources = _gpu_resources(cfg, gpus)
-    else:
-        _check_cpu(cfg)
-        environment = cpu_env(one_node=nodes <= 1)
-        resources = _cpu_resources()
+    nodes = nodes_of_cluster()
+    try:
+        placement = decide(cfg, nodes, job)
+    except ValueError as error:
+        if not _may_wait(cfg, job):
+            raise
+        plan = tightest_plan(cfg, job)
+        say(f"waiting for the autoscaler: {error}")
+        placement = Placement("cuda", _environment(cfg, "cuda", len(nodes)), plan)
+    if not placement.plan.bundles:
+        return placement
+    group = _reserve(cfg, placement.plan, say)
+    return Placement(placement.device, placement.environment, placement.plan, group)
 
+
+def decide(cfg: Config, nodes: list[Node], job: Job = "train") -> Placement:
+    """Decide on the placement of a job on these nodes; nothing is reserved.
+
+    Raises:
+        ValueError: settings beyond these nodes. No engine has started by then.
+    """
+    device = device_of(cfg, nodes)
+    plan = Plan(job)
+    if device == "cuda":
+        plan = plan_of(cfg, job, nodes)
+    elif cfg.cluster.weight_backend != "object_store":
+        raise ValueError(
+            f"cluster.weight_backend={cfg.cluster.weight_backend} needs GPUs; use object_store"
+        )
+    return Placement(device, _environment(cfg, device, len(nodes)), plan)
+
+
+def device_of(cfg: Config, nodes: list[Node]) -> Device:
+    """Return the device of all actors, by cluster.use_gpu and the GPUs of the nodes."""
+    any_gpu = any(node.gpus > 0 for node in nodes)
+    use_gpu = cfg.cluster.use_gpu == "yes" or (cfg.cluster.use_gpu == "auto" and any_gpu)
+    return "cuda" if use_gpu else "cpu"
+
+
+def nodes_of_cluster() -> list[Node]:
+    """Return the nodes of the joined cluster that are alive."""
+    nodes = []
+    for node in ray.nodes():
+        if node["Alive"]:
+            resources = node["Resources"]
+            nodes.append(Node(resources.get("GPU", 0.0), resources.get("CPU", 0.0)))
+    return nodes
+
+
+def autoscaler_runs() -> bool:
+    """Return True if an autoscaler may add nodes to the joined cluster.
+
+    Ray's monitor reports the kind of every node: a node group of the autoscaler's configuration,
+    or an id where nodes were started by hand. KubeRay and `ray up` give such groups.
+    """
+    text = _internal_kv_get(STATUS_KEY)
+    if not text:
+        return False
+    report = json.loads(text).get("autoscaler_report") or {}
+    kinds = {**(report.get("active_nodes") or {}), **(report.get("idle_nodes") or {})}
+    return any(not kind.startswith(READ_ONLY_NODE) for kind in kinds)
+
+
+def _may_wait(cfg: Config, job: Job) -> bool:
+    """Return True if more nodes may come. Raises for settings that no node can help."""
+    check_pairs(cfg, job)
+    if cfg.cluster.use_gpu == "no" or cfg.cluster.wait_s <= 0:
+        return False
+    if cfg.cluster.autoscaler == "auto":
+        return autoscaler_runs()
+    return cfg.cluster.autoscaler == "yes"
+
+
+def _environment(cfg: Config, device: Device, nodes: int) -> dict[str, str]:
+    environment = common_env() if device == "cuda" else cpu_env(one_node=nodes <= 1)
     # A policy in a folder needs no model hub. Without the look-up a wrong path fails at once
     # instead of after retries.
     if os.path.isdir(cfg.policy.path):
         environment |= offline_env()
-
-    colocated = use_gpu and cfg.cluster.weight_backend == "ipc"
-    return Placement(
-        device="cuda" if use_gpu else "cpu",
-        environment=environment,
-        resources=resources,
-        gpu_pairs=cfg.learner.world_size if colocated else 0,
-    )
+    return environment
 
 
-def gpus_asked(cfg: Config) -> int:
-    """Return the number of GPUs for engines and learner ranks."""
-    rollout = cfg.rollout.workers * cfg.rollout.tensor_parallel
-    if cfg.cluster.weight_backend == "ipc":
-        return max(rollout, cfg.learner.world_size)
-    return rollout + cfg.learner.world_size
+def _reserve(cfg: Config, plan: Plan, say: Say) -> PlacementGroup:
+    """Reserve all bundles of a plan, together.
 
-
-def _cpu_resources() -> dict[Kind, dict[str, float]]:
-    nothing: dict[str, float] = {"num_cpus": 0}
-    return {
-        "rollout": nothing,
-        "learner": nothing,
-        "reward": nothing,
-        "segmenter": nothing,
-        "judge": nothing,
-    }
-
-
-def _gpu_resources(cfg: Config, gpus: float) -> dict[Kind, dict[str, float]]:
-    if cfg.cluster.weight_backend == "ipc":
-        rollout = 0.5
-        learner = 0.5
-    else:
-        rollout = float(cfg.rollout.tensor_parallel)
-        learner = 1.0
-
-    # While the label filter runs nothing else does, so its judges divide all GPUs among them.
-    # Ray counts in ten-thousandths of a GPU; rounding down to hundredths makes sure all fit.
-    judges = cfg.segmenter.workers
-    judge = 1.0 if gpus >= judges else int(100 * gpus / judges) / 100
-
-    shares: dict[Kind, float] = {
-        "rollout": rollout,
-        "learner": learner,
-        "reward": SHARED_GPU,
-        "segmenter": SHARED_GPU,
-        "judge": judge,
-    }
-    return {kind: {"num_cpus": 1, "num_gpus": share} for kind, share in shares.items()}
-
-
-def _check_cpu(cfg: Config) -> None:
-    backend = cfg.cluster.weight_backend
-    if backend != "object_store":
-        raise ValueError(f"cluster.weight_backend={backend} needs GPUs; use object_store")
-
-
-def _check_gpus(cfg: Config, gpus: float) -> None:
-    rollout = cfg.rollout
-    ranks = cfg.learner.world_size
-    if cfg.cluster.weight_backend == "ipc" and (
-        rollout.tensor_parallel > 1 or rollout.workers > ranks
-    ):
-        raise ValueError(
-            f"cluster.weight_backend=ipc: each rollout actor shares the GPU of one learner rank, "
-            f"but rollout.workers={rollout.workers}, "
-            f"rollout.tensor_parallel={rollout.tensor_parallel} and learner.world_size={ranks}; "
-            "set tensor_parallel=1 and workers to at most world_size"
-        )
-    asked = gpus_asked(cfg)
-    if asked > gpus:
-        raise ValueError(
-            f"rollout.workers={rollout.workers} x "
-            f"rollout.tensor_parallel={rollout.tensor_parallel} and learner.world_size={ranks} "
-            f"ask for {asked:g} GPUs, the cluster has {gpus:g}: "
-            "lower them, add nodes, or set cluster.use_gpu=no"
-        )
-
-
-def _gpu_pairs(gpus: int) -> PlacementGroup:
-    """Return the job's placement group of one bundle a GPU; create it on first use.
-
-    Bundles are needed because Ray packs plain halves: two learner ranks would share a GPU.
+    Raises:
+        ValueError: they did not become free within cluster.wait_s.
     """
-    try:
-        return ray.util.get_placement_group(GPU_PAIRS)
-    except ValueError:
-        return ray.util.placement_group([{"GPU": 1, "CPU": 2}] * gpus, name=GPU_PAIRS)
+    bundles = [{"GPU": bundle.gpus, "CPU": bundle.cpus} for bundle in plan.bundles]
+    group = ray.util.placement_group(bundles, strategy="PACK")
+    if group.wait(PATIENCE_S):
+        return group
+
+    wait_s = cfg.cluster.wait_s
+    free = ray.available_resources()
+    say(
+        f"waiting for {plan}, {wait_s:g} s at most (cluster.wait_s): the cluster has "
+        f"{room_of(nodes_of_cluster())}, of which {free.get('GPU', 0):g} GPUs and "
+        f"{free.get('CPU', 0):g} CPU cores are free"
+    )
+    if group.wait(wait_s):
+        return group
+    ray.util.remove_placement_group(group)
+    raise ValueError(
+        f"{shortage(plan, nodes_of_cluster())}; not placed within cluster.wait_s={wait_s:g}: "
+        "other jobs hold them, or the autoscaler cannot add such nodes (`ray status` says which)"
+    )

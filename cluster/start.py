@@ -10,38 +10,46 @@ from typing import Any
 
 import ray
 
-from cluster.placement import Placement, place
+from cluster.placement import Job, Placement, Say, place
 from configs.schema import Config
 
 
 @contextmanager
 def joined(
-    cfg: Config, while_joining: AbstractContextManager[Any] | None = None
+    cfg: Config,
+    job: Job = "train",
+    while_joining: AbstractContextManager[Any] | None = None,
+    say: Say = print,
 ) -> Iterator[Placement]:
     """Join the cluster as `join` does, and leave it at the end.
 
     A connection from before stays open.
 
     Args:
+        job: the job; it decides which actors need room.
         while_joining: a context around the joining, to show progress.
+        say: told once what the job waits for, if it has to.
     """
     connected_before = ray.is_initialized()
+    placement: Placement | None = None
     try:
         with while_joining or nullcontext():
-            placement = join(cfg)
+            placement = join(cfg, job, say)
         yield placement
     finally:
+        if placement is not None:
+            placement.release()
         if not connected_before:
             ray.shutdown()
 
 
-def join(cfg: Config) -> Placement:
+def join(cfg: Config, job: Job = "train", say: Say = print) -> Placement:
     """Connect to Ray and return the placement of the run's actors.
 
     The cluster is the job's own (`ray job submit`), `cluster.address`, or a new local head.
 
     Raises:
-        ValueError: the run asks for more GPUs than the cluster has.
+        ValueError: the job asks for more GPUs than the cluster has, or may get in time.
     """
     if not ray.is_initialized():
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -55,4 +63,4 @@ def join(cfg: Config) -> Placement:
             options["num_cpus"] = max(8, os.cpu_count() or 1)
             options["include_dashboard"] = False
         ray.init(**options)
-    return place(cfg)
+    return place(cfg, job, say)

@@ -102,12 +102,12 @@ def validate(cfg: Config) -> None:
     Raises:
         ValueError: every problem, one a line.
     """
-    _refuse([*_wrong_values(cfg), *_missing_paths(cfg)])
+    _refuse([*wrong_values(cfg), *missing_paths(cfg)])
 
 
 def validate_values(cfg: Config) -> None:
     """Check as `validate`, apart from the paths: for jobs that need only some of them."""
-    _refuse(list(_wrong_values(cfg)))
+    _refuse(list(wrong_values(cfg)))
 
 
 def resolve(path: str) -> Path:
@@ -314,7 +314,7 @@ def _refuse(problems: list[str]) -> None:
         raise ValueError("\n".join(problems))
 
 
-def _wrong_values(cfg: Config) -> Iterator[str]:
+def wrong_values(cfg: Config) -> Iterator[str]:
     """Yield bounds that are broken and settings that do not go together."""
     yield from bound_problems(cfg)
     if not cfg.policy.system_message.strip():
@@ -394,7 +394,7 @@ def _wrong_weights(sets: Sequence[SetConfig]) -> Iterator[str]:
             )
 
 
-def _missing_paths(cfg: Config) -> Iterator[str]:
+def missing_paths(cfg: Config) -> Iterator[str]:
     """Yield configured paths that do not exist."""
     policy = resolve(cfg.policy.path)
     if not (policy / "config.json").is_file():
@@ -443,6 +443,7 @@ def _similar_path(path: str) -> str:
 
 def _download(path: str) -> str:
     """Return the command that downloads a model, if `path` looks like its name on a hub."""
+    path = path.removeprefix("hf://")
     folder = Path(path)
     known = folder.name.startswith(HUB_OWNER)
     named = re.fullmatch(r"[\w-]+/[\w.-]+", path) and folder.parts[0] not in OWN_FOLDERS

@@ -434,6 +434,14 @@ class ClusterConfig:
     weight_backend: Literal["object_store", "nccl", "ipc"] = setting(
         "object_store", help="transfer of weights to the engines; nccl and ipc need GPUs"
     )
+    autoscaler: Literal["auto", "yes", "no"] = setting(
+        "auto", help="more nodes may come: wait for missing GPUs; auto: if Ray's status says so"
+    )
+    wait_s: float = setting(
+        1800.0,
+        help="most seconds of waiting for GPUs: of an autoscaler, or held by other jobs",
+        least=0,
+    )
 
 
 @dataclass

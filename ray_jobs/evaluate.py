@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     splits = [] if sets else [cfg.data.test_split]
     fresh = cfg.evaluate.resume == "never"
     with (
-        Run.open(cfg, splits=splits, folder="evaluate", fresh=fresh) as run,
+        Run.open(cfg, splits=splits, job="evaluate", folder="evaluate", fresh=fresh) as run,
         Pools(run, reward_splits=splits) as pools,
     ):
         refuse_other_form(run.record.path, sets)

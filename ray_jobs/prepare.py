@@ -53,12 +53,6 @@ def main(argv: Sequence[str]) -> None:
     validate_values(cfg)
     if cfg.data.synthetic:
         generator().make(Path(cfg.data.root), cfg.data.length)
-    # No rollout and no learner will ask for a GPU.
-    cfg = replace(
-        cfg,
-        rollout=replace(cfg.rollout, workers=0),
-        learner=replace(cfg.learner, world_size=0),
-    )
     wanted = splits_to_prepare(cfg, splits)
     for own, _ in wanted:
         check_paths(own)
@@ -116,7 +110,7 @@ def splits_to_prepare(cfg: Config, names: Sequence[str]) -> list[tuple[Config, s
 def prepare_splits(cfg: Config, wanted: Sequence[tuple[Config, str]], progress: Progress) -> int:
     """Prepare some splits; return the number of errors in them."""
     wrong = 0
-    with joined(cfg, progress.phase("start: Ray")) as placement:
+    with joined(cfg, "prepare", progress.phase("start: Ray"), progress.note) as placement:
         for own, name in wanted:
             wrong += prepare_split(own, placement, name, progress)
     return wrong

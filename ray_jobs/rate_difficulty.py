@@ -122,12 +122,11 @@ def as_rater(cfg: Config) -> Config:
         "frame_side": given.frame_side,
         "max_tokens": given.max_tokens,
     }
-    # No learner: none sends weights, and none asks for a GPU.
+    # No learner sends weights.
     return replace(
         cfg,
         system=SystemConfig("difficulty_rater", options),
         cluster=replace(cfg.cluster, weight_backend="object_store"),
-        learner=replace(cfg.learner, world_size=0),
     )
 
 
@@ -150,7 +149,7 @@ def started_model(cfg: Config, progress: Progress) -> Iterator[Rater | None]:
         yield None
         return
     with (
-        joined(cfg, progress.phase("start: Ray")) as placement,
+        joined(cfg, "rate_difficulty", progress.phase("start: Ray"), progress.note) as placement,
         closing(RolloutPool(cfg, placement)) as pool,
     ):
         with progress.phase("start: rollout engines"):

@@ -123,8 +123,6 @@ def settings(words: Sequence[str]) -> Config:
     cfg.segmenter = replace(cfg.segmenter, workers=1)
     cfg.cluster = replace(cfg.cluster, weight_backend="object_store")
     validate(cfg)
-    # Set after the check, which asks for at least one rank. No learner asks for a GPU here.
-    cfg.learner = replace(cfg.learner, world_size=0)
     policy = resolve(cfg.policy.path)
     if policy.is_dir():
         cfg.policy = replace(cfg.policy, path=str(policy))

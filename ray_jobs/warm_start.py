@@ -180,7 +180,9 @@ def warm_start(argv: Sequence[str]) -> Path:
     cfg = checked_config(argv)
     splits = [training_split(cfg)]
     steps = cfg.warm_start.steps
-    with Run.open(cfg, splits=splits, folder="warm_start", total_steps=steps) as run:
+    with Run.open(
+        cfg, splits=splits, job="warm_start", folder="warm_start", total_steps=steps
+    ) as run:
         # Lines of an earlier warm start under this name.
         run.record.truncate_after(0)
         if cfg.mask.token:

@@ -78,10 +78,14 @@ def engine_args(settings: EngineSettings) -> dict[str, Any]:
         "weight_transfer_config": WeightTransferConfig(backend=settings.weight_backend),
     }
     if settings.device != "cpu":
-        return shared | {
+        args: dict[str, Any] = {
             "gpu_memory_utilization": settings.gpu_memory_utilization,
             "tensor_parallel_size": settings.tensor_parallel,
         }
+        if settings.tensor_parallel > 1:
+            # Inside a placement group vLLM would start Ray actors on GPUs that this actor holds.
+            args["distributed_executor_backend"] = "mp"
+        return shared | args
 
     return shared | {
         "enforce_eager": True,

@@ -32,7 +32,7 @@ def one_episode(cfg: Config, sample: Sample, progress: Progress) -> tuple[Episod
         ValueError: An impossible setting, or unreadable frames.
         RuntimeError: An actor did not start, or the episode failed, with its traceback.
     """
-    with joined(cfg, progress.phase("start: Ray")) as placement:
+    with joined(cfg, "segment", progress.phase("start: Ray"), progress.note) as placement:
         played = _play(cfg, placement, sample, progress)
         [episode] = played.episodes
 

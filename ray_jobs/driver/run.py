@@ -16,7 +16,7 @@ from pathlib import Path
 
 from actors.setup import make_system
 from actors.splits import read_split
-from cluster.placement import Placement
+from cluster.placement import Job, Placement
 from cluster.start import joined
 from configs.load import load as load_config
 from configs.load import to_yaml, validate
@@ -62,6 +62,7 @@ class Run:
         cfg: Config,
         *,
         splits: Sequence[str],
+        job: Job = "train",
         folder: str = "",
         fresh: bool = False,
         total_steps: int = 0,
@@ -71,6 +72,7 @@ class Run:
         Args:
             cfg: A checked configuration.
             splits: The splits of the job, in reading order.
+            job: The job; it decides which actors need room.
             folder: The job's own folder inside the run folder; empty for the run itself.
             fresh: Set aside an existing record, instead of continuing it.
             total_steps: The display counts to this number of steps.
@@ -94,7 +96,7 @@ class Run:
             title = f"{cfg.system.name} · {cfg.policy.path} · {cfg.data.root} · {record.path}"
             with (
                 Progress.open(total_steps, title) as progress,
-                joined(cfg, progress.phase("start: Ray")) as placement,
+                joined(cfg, job, progress.phase("start: Ray"), progress.note) as placement,
             ):
                 if counted.prompts:
                     progress.note(str(counted))

@@ -24,7 +24,7 @@ CONFIG = Config(
     cluster=ClusterConfig(use_gpu="no"),
     prepare=PrepareConfig(workers=2),
 )
-PLACEMENT = decide(CONFIG, gpus=0)
+PLACEMENT = decide(CONFIG, [])
 
 
 @pytest.fixture(scope="module")

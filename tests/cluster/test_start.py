@@ -21,7 +21,7 @@ def test_a_connection_that_was_open_before_stays_open(ray_env: dict[str, str]) -
 
     too_much = Config()
     too_much.cluster.use_gpu = "yes"
-    with pytest.raises(ValueError, match="the cluster has 0"), joined(too_much):
+    with pytest.raises(ValueError, match="the cluster has 0 GPUs"), joined(too_much):
         pass
     assert ray.is_initialized()
 

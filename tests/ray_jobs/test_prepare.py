@@ -75,7 +75,7 @@ def split(tmp_path: Path) -> PreparedSplit:
     write_split(tmp_path, "train", seed=3, num_videos=FEW, expressions_per_video=2)
     cfg = load(["prepare", f"data.root={tmp_path}"])
     found = PreparedSplit(
-        cfg, decide(cfg, gpus=0), "train", tmp_path / "prepared", Progress.open(0, "test")
+        cfg, decide(cfg, []), "train", tmp_path / "prepared", Progress.open(0, "test")
     )
     found.read()
     return found
@@ -242,7 +242,7 @@ def test_every_format_is_prepared(ray_env: dict[str, str], format: str, tmp_path
         cluster=ClusterConfig(use_gpu="no"),
     )
     with Progress.open(0, format) as progress:
-        assert prepare.prepare_split(cfg, decide(cfg, gpus=0), written.split, progress) == 0
+        assert prepare.prepare_split(cfg, decide(cfg, []), written.split, progress) == 0
     made = tmp_path / "made" / written.split
     files = {file.name for file in made.iterdir()}
     assert files == {"report.json", "tables.npz", "statistics.json", "contact_sheet.jpg"}
