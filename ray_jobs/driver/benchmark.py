@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from actors.splits import read_split
+from actors.reward import read_split
 from configs.load import resolve, to_yaml
 from configs.schema import PREDICTIONS, Config, SetConfig
 from core.files import write_atomic
@@ -93,15 +93,13 @@ class Benchmark:
 
 
 def configured(cfg: Config) -> Config:
-    """Return the configuration for opening the run.
+    """Return the configuration for opening the run, without the folders that are not read.
 
-    With `evaluate.sets`, `data` may name folders that are not there: none of it is read.
+    Those are the sets of training, and with `evaluate.sets` also `data.root`.
     """
-    sets = cfg.evaluate.sets
-    if not sets:
-        return cfg
     data = replace(cfg.data, sets=[])
-    if resolve(data.root) not in [resolve(each.root) for each in sets]:
+    sets = cfg.evaluate.sets
+    if sets and resolve(data.root) not in [resolve(each.root) for each in sets]:
         data = replace(data, root=sets[0].root, synthetic=False)
     return replace(cfg, data=data)
 
@@ -167,7 +165,6 @@ def config_of_set(cfg: Config, each: SetConfig, no_target: Literal["skip", "keep
         test_split=each.split,
         no_target=no_target,
         synthetic=cfg.data.synthetic and same_data,
-        holdout=cfg.data.holdout if same_data else 0.0,
         hints=_hints_of_set(cfg, each.label),
         sets=[],
     )

@@ -153,3 +153,12 @@ def test_answers_fill_the_gaps_of_stored_hints(tmp_path: Path) -> None:
     assert [each.hints for each in filled] == [Hints(0), Hints(5), None]
     assert lacks_hints(filled)
     assert not lacks_hints(filled[:2])
+
+
+def test_the_sets_of_training_need_not_be_there(written: dict[str, Written]) -> None:
+    training = "data.sets=[{format: mevis, root: /nowhere, split: train}]"
+    with pytest.raises(ValueError, match=r"data.sets\[0\].root=/nowhere"):
+        validate(settings(written, training))
+    validate(configured(settings(written, training)))
+    root = f"data.root={written['mevis'].root}"
+    validate(configured(settings(written, training, "evaluate.sets=[]", root)))
