@@ -118,7 +118,7 @@ def settings(words: Sequence[str]) -> Config:
 
     preset = named[0] if named else PRESET
     cfg = load_config([preset, *assignments])
-    cfg.data = replace(cfg.data, root=".", synthetic=False)
+    cfg.data = replace(cfg.data, root=".", synthetic=False, sets=[])
     cfg.rollout = replace(cfg.rollout, workers=1)
     cfg.segmenter = replace(cfg.segmenter, workers=1)
     cfg.cluster = replace(cfg.cluster, weight_backend="object_store")

@@ -130,6 +130,13 @@ def test_settings_are_those_of_the_other_jobs_but_for_what_one_video_does_not_ne
         segment.settings(["policy.path=no/where"])
 
 
+@pytest.mark.parametrize("preset", ["videoseg_o3_4b", "revseg_7b"])
+def test_the_data_sets_of_a_preset_need_not_be_there(preset: str) -> None:
+    policy = "policy.path=tiny/weights/videoseg_o3"
+    cfg = segment.settings([preset, policy, "segmenter.path=tiny/weights/segmenter"])
+    assert cfg.data.sets == []
+
+
 def test_help_lists_every_key_and_option() -> None:
     text = segment.parser().format_help()
     assert all(key in text for key in keys())
