@@ -90,31 +90,18 @@ class Run:
         counted = check_prompts(cfg, system, samples.values())
 
         path = Path(cfg.runs) / cfg.name / folder
-        yaml = to_yaml(cfg)
+        title = f"{cfg.system.name} · {cfg.policy.path} · {cfg.data.root} · {path}"
         with owned(path):
-            record = RunFolder.open(path, yaml, repository=Path("."), fresh=fresh)
-            title = f"{cfg.system.name} · {cfg.policy.path} · {cfg.data.root} · {record.path}"
+            record = RunFolder.open(path, to_yaml(cfg), repository=Path("."), fresh=fresh)
+            # The tracker is closed after the actors: sending the rest takes a while.
             with (
                 Progress.open(total_steps, title) as progress,
                 joined(cfg, job, progress.phase("start: Ray"), progress.note) as placement,
+                tracked(cfg, folder, record, progress) as tracker,
             ):
                 if counted.prompts:
                     progress.note(str(counted))
-                tracker = MlflowWriter(
-                    cfg.tracking.mlflow_uri,
-                    cfg.tracking.experiment,
-                    f"{cfg.name} {folder}".strip(),
-                    record.path,
-                    asdict(cfg),
-                    say=progress.note,
-                )
-                status = "FAILED"
-                # Closed last, after the actors: sending the rest takes a while.
-                try:
-                    yield cls(cfg, system, samples, record, progress, tracker, placement)
-                    status = "FINISHED"
-                finally:
-                    tracker.close(timeout=60.0, status=status)
+                yield cls(cfg, system, samples, record, progress, tracker, placement)
 
     def split(self, name: str) -> list[Sample]:
         """Return the samples of a split; it is read once."""
@@ -125,6 +112,27 @@ class Run:
     def measured_samples(self, split: str) -> list[Sample]:
         """Return the samples to measure in training: the first `train.eval_samples` of a split."""
         return self.split(split)[: self.cfg.train.eval_samples]
+
+
+@contextmanager
+def tracked(
+    cfg: Config, folder: str, record: RunFolder, progress: Progress
+) -> Iterator[MlflowWriter]:
+    """Copy the record to MLflow; a run that ends with an error has the status FAILED there."""
+    tracker = MlflowWriter(
+        cfg.tracking.mlflow_uri,
+        cfg.tracking.experiment,
+        f"{cfg.name} {folder}".strip(),
+        record.path,
+        asdict(cfg),
+        say=progress.note,
+    )
+    status = "FAILED"
+    try:
+        yield tracker
+        status = "FINISHED"
+    finally:
+        tracker.close(timeout=60.0, status=status)
 
 
 def checked_config(argv: Sequence[str]) -> Config:
