@@ -91,13 +91,19 @@ def check_rater(cfg: Config) -> None:
 
 
 def splits_to_rate(cfg: Config) -> list[str]:
-    """Return `difficulty.splits`, or the present ones of the configured splits."""
+    """Return `difficulty.splits`, or the present ones of the configured splits.
+
+    A mix takes the place of `data.train_split`.
+    """
     if cfg.difficulty.splits:
         return list(cfg.difficulty.splits)
     data = cfg.data
     root = Path(data.root)
+    names = [data.eval_split, data.test_split]
+    if not data.sets:
+        names.insert(0, data.train_split)
     present = []
-    for split in dict.fromkeys([data.train_split, data.eval_split, data.test_split]):
+    for split in dict.fromkeys(names):
         if (root / split).is_dir():
             present.append(split)
     return present

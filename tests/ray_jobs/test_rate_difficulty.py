@@ -16,7 +16,7 @@ from core.types import Answer, End, Episode, Sample, Video
 from data.difficulty import with_ratings
 from data.load import load_samples, video_objects
 from ray_jobs.driver.run import prepare_data
-from ray_jobs.rate_difficulty import by_model, main, rate
+from ray_jobs.rate_difficulty import by_model, main, rate, sets_to_rate
 from ray_jobs.record.journal import Journal
 from tiny.world.difficulty import true_ratings
 from tiny.world.write import write_split
@@ -146,6 +146,18 @@ class Pool:
         for index, sample in enumerate(samples):
             episode = self.episodes[f"v{sample.uid[2:]}"]
             yield Played(index, sample, (episode,), {})
+
+
+def test_each_set_of_a_mix_gets_a_file_of_its_own(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+    sets = f"data.sets=[{{format: revos, root: {tmp_path}, split: train, name: mine}}]"
+    mixed = load_config(["videoseg_r1_tiny", f"data.root={tmp_path}", sets])
+    assert list(sets_to_rate(mixed)) == ["test", "mine"]
+    assert sets_to_rate(mixed)["mine"] == mixed.data.sets[0]
+    alone = load_config(["videoseg_r1_tiny", f"data.root={tmp_path}", "data.no_target=keep"])
+    assert list(sets_to_rate(alone)) == ["train", "test"]
+    assert sets_to_rate(alone)["train"].no_target == "keep"
 
 
 def test_a_model_is_asked_greedily_first_then_sampled_and_failures_are_bounded() -> None:
