@@ -102,7 +102,6 @@ def evaluate(run: Run, pools: Pools) -> dict[str, Any]:
 
 def evaluate_sets(run: Run, pools: Pools, sets: Sequence[SetOnDisk]) -> dict[str, Any]:
     """Evaluate one set after the other; write and show their table; return the whole summary."""
-    folder = run.record.path
     # All are opened first: predictions of another policy are refused before an engine starts.
     benchmarks = [open_set(run, each) for each in sets]
     counted = check_prompts(run.cfg, run.system, [each.samples for each in benchmarks])
@@ -123,15 +122,24 @@ def evaluate_sets(run: Run, pools: Pools, sets: Sequence[SetOnDisk]) -> dict[str
         if zip_file is not None:
             zips[benchmark.name] = str(zip_file)
 
+    whole = {"policy": run.cfg.policy.path, "sets": summaries, "submissions": zips}
+    table = write_whole(run, measured_sets, whole)
+    show_sets(run, table, zips)
+    return whole
+
+
+def write_whole(
+    run: Run, measured_sets: Sequence[MeasuredSet], whole: dict[str, Any]
+) -> BenchmarkTable:
+    """Write the table and the summary of all sets, and send them to the tracker."""
+    folder = run.record.path
     title = f"{run.cfg.system.name}, {run.cfg.policy.path}, greedy"
     table = benchmark_table.build(run.cfg.name, title, measured_sets)
     benchmark_table.write(folder, table)
-    whole = {"policy": run.cfg.policy.path, "sets": summaries, "submissions": zips}
     write_json(folder / "summary.json", whole)
     for name in ("config.yaml", "summary.json", *benchmark_table.FILES):
         run.tracker.artifact(folder / name)
-    show_sets(run, table, zips)
-    return whole
+    return table
 
 
 def finish(benchmark: Benchmark, pools: Pools) -> tuple[dict[str, Any], list[Path]]:

@@ -20,6 +20,7 @@ from core.segmenters import KINDS
 from core.settings import identity
 from core.types import Sample
 from data.hints import hints_file
+from data.holdout import HOLDOUT
 from data.prepare.keep import keep_samples
 from ray_jobs.driver.evaluation import hidden
 from ray_jobs.driver.frozen_sampler import lacks_hints, sampler_of, with_answers
@@ -95,10 +96,13 @@ class Benchmark:
 def configured(cfg: Config) -> Config:
     """Return the configuration for opening the run, without the folders that are not read.
 
-    Those are the sets of training, and with `evaluate.sets` also `data.root`.
+    Those are the sets of training, unless their held-out part is measured, and with `evaluate.sets`
+    also `data.root`.
     """
-    data = replace(cfg.data, sets=[])
     sets = cfg.evaluate.sets
+    if not sets and cfg.data.test_split == HOLDOUT:
+        return cfg
+    data = replace(cfg.data, sets=[])
     if sets and resolve(data.root) not in [resolve(each.root) for each in sets]:
         data = replace(data, root=sets[0].root, synthetic=False)
     return replace(cfg, data=data)
