@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,8 @@ __all__ = ["Device", "Job", "Kind", "Placement", "Say", "decide", "place"]
 
 # Seconds without an answer from Ray after which a job says that it waits.
 PATIENCE_S = 3.0
+# Seconds for the first report of the monitor of Ray's head.
+MONITOR_S = 6.0
 # Where the monitor of Ray's head writes what it knows (`ray status` prints it).
 STATUS_KEY = "__autoscaling_status"
 # How the monitor names the nodes of a cluster that nobody scales: by their id.
@@ -109,11 +112,13 @@ def place(cfg: Config, job: Job = "train", say: Say = print) -> Placement:
     nodes = nodes_of_cluster()
     try:
         placement = decide(cfg, nodes, job)
-    except ValueError as error:
+    except ValueError:
         if not _may_wait(cfg, job):
             raise
         plan = tightest_plan(cfg, job)
-        say(f"waiting for the autoscaler: {error}")
+        wait = f"{cfg.cluster.wait_s:g} s at most (cluster.wait_s)"
+        say(f"waiting for the autoscaler, {wait}: {shortage(plan, nodes)}")
+        say = _silent
         placement = Placement("cuda", _environment(cfg, "cuda", len(nodes)), plan)
     if not placement.plan.bundles:
         return placement
@@ -159,14 +164,29 @@ def autoscaler_runs() -> bool:
     """Return True if an autoscaler may add nodes to the joined cluster.
 
     Ray's monitor reports the kind of every node: a node group of the autoscaler's configuration,
-    or an id where nodes were started by hand. KubeRay and `ray up` give such groups.
+    or an id where nodes were started by hand. KubeRay and `ray up` give such groups. Ray's newer
+    autoscaler (v2) does not report there: cluster.autoscaler=yes says it instead.
     """
+    end = time.monotonic() + MONITOR_S
     text = _internal_kv_get(STATUS_KEY)
+    # The monitor reports some seconds after the head has started.
+    while not text and time.monotonic() < end:
+        time.sleep(0.5)
+        text = _internal_kv_get(STATUS_KEY)
     if not text:
         return False
-    report = json.loads(text).get("autoscaler_report") or {}
+    return is_autoscaled(json.loads(text))
+
+
+def is_autoscaled(status: Mapping[str, Any]) -> bool:
+    """Return True for the monitor's status of a cluster with an autoscaler."""
+    report = status.get("autoscaler_report") or {}
     kinds = {**(report.get("active_nodes") or {}), **(report.get("idle_nodes") or {})}
     return any(not kind.startswith(READ_ONLY_NODE) for kind in kinds)
+
+
+def _silent(text: str) -> None:
+    """Say nothing: what the job waits for was said before."""
 
 
 def _may_wait(cfg: Config, job: Job) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cluster.environment import cpu_env, torch_extensions_dir
-from cluster.placement import Kind, decide
+from cluster.placement import Kind, decide, is_autoscaled
 from cluster.plan import Node
 from configs.schema import Config
 
@@ -77,6 +77,15 @@ def test_actors_on_gpu_get_their_share() -> None:
     assert apart.options("learner")["num_gpus"] == 1
     assert 0 < apart.options("reward")["num_gpus"] < 1
     assert "DS_ACCELERATOR" not in apart.environment
+
+
+def test_an_autoscaler_is_known_by_its_node_groups() -> None:
+    """Statuses as Ray 2.60 wrote them, of a head with an autoscaler and of one without."""
+    grouped = {"active_nodes": {"ray.head.default": 1}, "idle_nodes": None}
+    assert is_autoscaled({"autoscaler_report": grouped})
+    by_hand = {"active_nodes": {"node_0a1b2c": 1}, "idle_nodes": None}
+    assert not is_autoscaled({"autoscaler_report": by_hand})
+    assert not is_autoscaled({"load_metrics_report": {}})
 
 
 def test_gpu_weight_backends_without_a_gpu_are_one_clear_error() -> None:
