@@ -99,8 +99,17 @@ def records(text: str) -> list[dict[Any, Any]]:
 
 
 def find_records(text: str) -> list[dict[Any, Any]]:
-    """Return the `records` of a text; those of a piece of it if the whole is no value."""
-    return search_records(text) if value(text) is None else records(text)
+    """Return the `records` of a text, or of its first bracketed piece if words surround that.
+
+    A broken list is not searched for whole entries, and tags are no words.
+    """
+    if value(text) is not None:
+        return records(text)
+    start = next((i for i, letter in enumerate(text) if letter in _CLOSING), None)
+    if start is None or "<" in text[:start]:
+        return []
+    stop = _end_of_bracket(text, start)
+    return [] if stop is None else records(text[start:stop])
 
 
 def search_records(text: str) -> list[dict[Any, Any]]:

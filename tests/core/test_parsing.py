@@ -171,6 +171,9 @@ def test_records_are_found_between_words_but_not_inside_of_another_value() -> No
     assert find_records('{"a": 1}') == [{"a": 1}]
     assert find_records('It is {"a": 1}.') == [{"a": 1}]
     assert find_records('[3, {"a": 1}]') == []
+    assert find_records('It is [{"a": 1}, {"b": x}].') == []
+    assert find_records('It is [{"a": 1}') == []
+    assert find_records('</think><answer>{"a": 1}') == []
 
 
 def test_a_literal_is_python_and_not_json() -> None:
