@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from core.geometry import Box, Grid
@@ -156,32 +157,37 @@ def check_weights(weights: Mapping[str, float], terms: Mapping[str, float]) -> N
 # --- rewards
 
 
-def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> list[float]:
-    """Return the total of each episode: its terms times their weights, added in the given order.
+def weighted_sum(
+    parts_G: Sequence[Mapping[str, float]], weights: Mapping[str, float]
+) -> list[float]:
+    """Return the total of each episode: its parts times their weights, added in the given order.
 
     Args:
-        terms: values by name, shape (G,) each.
-        weights: by name; may hold more names than `terms`.
+        parts_G: `parts_of_episodes`.
+        weights: by name; may hold more names than the parts.
     """
-    totals_G: list[float] = []
-    for name, term_G in terms.items():
-        values_G = term_G.tolist()
-        totals_G = totals_G or [0.0] * len(values_G)
-        for episode, value in enumerate(values_G):
-            totals_G[episode] += weights[name] * value
+    totals_G = []
+    for parts in parts_G:
+        total = 0.0
+        for name, value in parts.items():
+            total += weights[name] * value
+        totals_G.append(total)
     return totals_G
 
 
 def parts_of_episodes(terms: Mapping[str, Tensor]) -> list[dict[str, float]]:
-    """Return name -> value for each episode, from name -> values (G,)."""
-    columns = [term_G.tolist() for term_G in terms.values()]
-    return [dict(zip(terms, row, strict=True)) for row in zip(*columns, strict=True)]
+    """Return name -> value for each episode, from name -> values (G,).
+
+    All terms leave a GPU in one copy.
+    """
+    table_GT = torch.stack([term_G.double() for term_G in terms.values()], dim=1)
+    return [dict(zip(terms, row, strict=True)) for row in table_GT.tolist()]
 
 
 def weighted_rewards(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> list[Reward]:
     """Return the reward of each episode: the weighted sum of its terms."""
-    totals_G = weighted_sum(terms, weights)
     parts_G = parts_of_episodes(terms)
+    totals_G = weighted_sum(parts_G, weights)
     return [Reward(total, parts) for total, parts in zip(totals_G, parts_G, strict=True)]
 
 

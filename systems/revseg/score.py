@@ -51,10 +51,10 @@ def rewards_of(episodes: Sequence[Episode], truth: Truth, options: ReVSegOptions
     for which r_t and r_s are 0.
     """
     first, second = terms_of_rounds(episodes, truth, options)
-    first_G = weighted_sum(first, options.all_weights)
-    second_G = weighted_sum(second, options.all_weights)
     first_parts_G = parts_of_episodes(first)
     second_parts_G = parts_of_episodes(second)
+    first_G = weighted_sum(first_parts_G, options.all_weights)
+    second_G = weighted_sum(second_parts_G, options.all_weights)
 
     rewards = []
     for g, episode in enumerate(episodes):

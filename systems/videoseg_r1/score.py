@@ -114,12 +114,14 @@ def rewards_of(
     """
     terms = terms_of(sample, episodes, masks, options, grid)
     length_G = length_factor(sample, episodes, options)
-    sums_G = weighted_sum(terms, options.all_weights)
-
-    rewards = []
     parts_G = parts_of_episodes({**terms, "length": length_G})
-    for total, factor, parts in zip(sums_G, length_G.tolist(), parts_G, strict=True):
-        rewards.append(Reward(total * factor, parts))
+
+    # The length factor is no summand.
+    weights = {**options.all_weights, "length": 0.0}
+    totals_G = weighted_sum(parts_G, weights)
+    rewards = []
+    for total, parts in zip(totals_G, parts_G, strict=True):
+        rewards.append(Reward(total * parts["length"], parts))
     return rewards
 
 
