@@ -15,7 +15,7 @@ from core.types import MaskPrompt
 from models.segmenters.base import Prompt
 from models.segmenters.grabcut import GrabCutSegmenter
 from models.segmenters.sam2 import Sam2Segmenter
-from models.segmenters.sam2_build import TINY, Shape
+from models.segmenters.sam2_shape import TINY, Shape
 from models.segmenters.sam2_xmem import XMemSegmenter
 from models.segmenters.xmem_checkout import load_xmem
 from tests.fake_cuda import fake_cuda
