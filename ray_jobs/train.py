@@ -367,10 +367,10 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
     if not fresh:
         refuse_other_run(Path(cfg.runs) / cfg.name, cfg)
 
-    splits = [training_split(cfg), cfg.data.test_split]
+    splits = splits_to_read(cfg)
     with (
         Run.open(cfg, splits=splits, fresh=fresh, total_steps=cfg.train.steps) as run,
-        Pools(run, reward_splits=splits_with_truth(cfg)) as pools,
+        Pools(run, reward_splits=splits) as pools,
     ):
         mix, aside = training_data(run)
         # Errors of a checkpoint come before the engines, which take a while to start.
@@ -446,8 +446,8 @@ def training_data(run: Run) -> tuple[Mix, dict[str, str]]:
     return mix, aside
 
 
-def splits_with_truth(cfg: Config) -> list[str]:
-    """Return the splits of the reward actors: training, test, and the watched one."""
+def splits_to_read(cfg: Config) -> list[str]:
+    """Return the splits of driver and reward actors: training, test, and the watched one."""
     data = cfg.data
     splits = [training_split(cfg), data.test_split]
     if cfg.train.eval_every:
