@@ -5,15 +5,19 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from actors.splits import set_of
+from actors.splits import MIX, read_split, set_of
+from configs.load import load
+from ray_jobs.driver.sampling import Draws, training_mix
 from ray_jobs.record import checkpoint
-from ray_jobs.train import due
+from ray_jobs.train import TrainingState, due
 from tests.ray_jobs.conftest import (
     EVALUATED,
     GROUP,
@@ -22,6 +26,7 @@ from tests.ray_jobs.conftest import (
     STEPS,
     TOO_LONG,
     Finished,
+    Small,
     keys_of,
 )
 
@@ -185,3 +190,25 @@ def test_mlflow_has_the_steps(finished: Finished) -> None:
 def test_due() -> None:
     assert [step for step in range(1, 7) if due(step, 3)] == [3, 6]
     assert not any(due(step, 0) for step in range(1, 7))
+
+
+def test_draws_go_on_from_a_checkpoint(small: Small, tmp_path: Path) -> None:
+    cfg = load(["revseg_tiny", *small.mixed("draws")])
+    mix = training_mix(cfg, read_split(cfg, MIX))
+    whole = Draws(mix, PROMPTS)
+    whole.set_aside(0, {TOO_LONG: "too long"})
+    drawn = [[sample.uid for sample in whole.of_step(step)] for step in range(1, 9)]
+
+    draws = Draws(mix, PROMPTS, 0, TrainingState().position)
+    draws.set_aside(0, {TOO_LONG: "too long"})
+    for step in (1, 2, 3):
+        draws.of_step(step)
+    position = draws.after(3)
+    state = TrainingState(step=3, used=dict(position.used), aside=dict(position.aside))
+    folder = checkpoint.save(tmp_path, 3, lambda _: None, asdict(state))
+
+    kept = TrainingState(**checkpoint.read_state(folder))
+    assert kept.aside == {TOO_LONG: "too long"}
+    resumed = Draws(mix, PROMPTS, kept.step, kept.position)
+    for step in range(4, 9):
+        assert [sample.uid for sample in resumed.of_step(step)] == drawn[step - 1]
