@@ -182,7 +182,9 @@ def ref_sav(expressions: Sequence[Scored]) -> dict[str, float]:
 
     overall: dict[str, float] = {}
     for name in next(iter(figures_of.values())):
-        overall[name] = float(np.mean([figures[name] for figures in figures_of.values()]))
+        values = [figures[name] for figures in figures_of.values() if name in figures]
+        if len(values) == len(figures_of):
+            overall[name] = float(np.mean(values))
     for kind, figures in figures_of.items():
         overall |= _prefixed(kind, figures)
     return overall

@@ -167,6 +167,20 @@ def test_revos_overall_is_the_mean_of_two_means() -> None:
         protocols.revos([row("a", "motion", J=0.1)])
 
 
+def test_ref_sav_overall_is_the_mean_of_long_and_short() -> None:
+    rows = [
+        row("a", "long", J=0.2, A=0.9),
+        row("b", "long", J=0.4, A=0.7),
+        row("c", "short", J=1.0),
+    ]
+    table = protocols.ref_sav(rows)
+    assert table["J"] == pytest.approx((30 + 100) / 2), "not the mean over the three sentences, 53"
+    assert table["long/J"] == pytest.approx(30)
+    assert table["short/J"] == pytest.approx(100)
+    # The train split has no kinds.
+    assert protocols.ref_sav([row("a", J=0.5)]) == pytest.approx({"J": 50.0})
+
+
 def test_by_kind() -> None:
     rows = [row("a", "static", J=1.0), row("b", "static", J=0.5), row("c", "dynamic", J=0.0)]
     assert protocols.by_kind(rows) == pytest.approx({"J": 50.0, "static/J": 75.0, "dynamic/J": 0.0})
