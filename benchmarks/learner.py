@@ -13,8 +13,8 @@ rows, G (P + R), over the tree's time.
 
 On a GPU (not yet run there to its end): bf16, wall time, peak memory, and MFU = counted operations
 of the tree's pass / (its seconds x --peak_tflops); causal products are counted whole there.
-`--model 3b` takes the shape of Qwen2.5-VL-3B, with gradient checkpointing, instead of a model for a
-CPU.
+`--model 3b` or `7b` takes the shape of a Qwen2.5-VL, with gradient checkpointing, instead of a
+model for a CPU.
 """
 
 from __future__ import annotations
@@ -106,6 +106,24 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "num_hidden_layers": 36,
             "num_attention_heads": 16,
             "num_key_value_heads": 2,
+            "rope_scaling": {"mrope_section": [16, 24, 24]},
+        },
+        {
+            "depth": 32,
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "num_heads": 16,
+            "fullatt_block_indexes": [7, 15, 23, 31],
+        },
+    ),
+    "7b": (
+        {
+            "vocab_size": 152064,
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
             "rope_scaling": {"mrope_section": [16, 24, 24]},
         },
         {
