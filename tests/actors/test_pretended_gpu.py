@@ -37,7 +37,9 @@ def learned(device: str, cfg: GrpoConfig) -> tuple[RowStats, list[float]]:
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("importance", ["token", "sequence"])
 def test_losses(loss: str, importance: str) -> None:
-    cfg = GrpoConfig(loss=loss, importance=importance, kl_coef=0.1, entropy_coef=0.01)
+    cfg = GrpoConfig(kl_coef=0.1, entropy_coef=0.01)
+    cfg.loss = loss  # type: ignore[assignment]
+    cfg.importance = importance  # type: ignore[assignment]
     expected, gradients = learned("cpu", cfg)
     with fake_cuda() as traffic:
         found, on_gpu = learned("cuda", cfg)
