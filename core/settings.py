@@ -18,7 +18,7 @@ import difflib
 import math
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -276,6 +276,9 @@ def _walk(tree: Any, prefix: str, inherited: frozenset[str]) -> Iterator[Setting
 
 
 def _flat(key: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, list):
+        # Entries that are settings themselves are compared as a file of them reads.
+        return {key: [asdict(item) if is_dataclass(item) else item for item in value]}
     if not isinstance(value, dict):
         return {key: value}
     values: dict[str, Any] = {}

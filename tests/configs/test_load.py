@@ -101,7 +101,7 @@ def test_every_preset_loads_and_survives_the_run_folder(preset: str, tmp_path: P
         ),
         (
             "prepare.steps=[chek]",
-            r"prepare.steps=.*: expected .* one of check \| tables .* \(did you mean check\?\)",
+            r"prepare.steps=.*: expected .* one of check \| fit .* \(did you mean check\?\)",
         ),
         ("learner.zero_stage=4", r"learner.zero_stage=4 \(int\): expected one of 0 \| 1 \| 2 \| 3"),
     ],

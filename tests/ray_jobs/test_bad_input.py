@@ -66,7 +66,7 @@ def test_settings(small: Small, setting: str, parts: list[str]) -> None:
 
 def test_more_gpus_than_there_are(small: Small, ray_env: dict[str, str]) -> None:
     message = _open(small, "cluster.use_gpu=yes", "learner.world_size=1000")
-    assert "learner.world_size=1000" in message
+    assert "1000 learner ranks x 1 GPU" in message
     assert "cluster.use_gpu=no" in message
 
 
