@@ -287,7 +287,7 @@ def test_a_token_of_several_ids_and_a_missing_head_are_refused(pools: Pools, fol
     cfg = config(folder)
     cfg.mask.fresh = False
     with pytest.raises(
-        ValueError, match="this policy has no mask head; make one with ray_jobs.warm_start"
+        ValueError, match="this policy has no mask head; give .* made by ray_jobs.warm_start"
     ):
         restart(pools, cfg)
 
