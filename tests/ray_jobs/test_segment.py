@@ -117,7 +117,6 @@ def test_settings_are_those_of_the_other_jobs_but_for_what_one_video_does_not_ne
     plain = segment.settings([])
     assert plain.system.name == "revseg"
     assert plain.policy.path == str(REPOSITORY / "tiny/weights/revseg")
-    assert plain.learner.world_size == 0
     assert plain.rollout.workers == 1
     assert not plain.data.synthetic
     for words in (["revseg_tiny", "seed=7"], ["preset=revseg_tiny", "seed=7"], ["seed=7"]):
