@@ -135,7 +135,8 @@ def test_videoseg_o3_without_a_look(before: tuple[str, ...], mode: str, text: st
         assume(episode.answer.facts["rounds"][-1]["action"] is None)
     (reward,) = system.score(o3_script.sample(), [episode])
     wrong = o3_script.score(*before, WRONG_LOOK, rewards=mode)
-    assert reward.total < wrong.total
+    # Equal where the form alone is right, such as a span that starts at 1e9999: infinity.
+    assert reward.total <= wrong.total
 
 
 def test_masks_are_drawn_alike_with_and_without_a_look() -> None:
