@@ -388,7 +388,8 @@ def _tokens_text(tokens: EpisodeTokens, group_size: int) -> Iterator[str]:
             f"+ answer of {turn.answer}"
         )
     yield f"  episode    {tokens.total:6d} with full answers (rollout.max_model_len)"
-    yield f"  group      {tokens.row(group_size):6d} with {group_size} episodes (learner.row_tokens)"
+    row = tokens.row(group_size)
+    yield f"  group      {row:6d} with {group_size} episodes (learner.row_tokens)"
 
 
 def _need_text(need: memory.Need) -> Iterator[str]:

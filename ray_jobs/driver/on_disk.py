@@ -51,7 +51,7 @@ def policy_problems(cfg: Config, folder: Path) -> Iterator[str]:
     if not has_tokenizer(folder):
         yield f"{where}: no tokenizer.json, nor vocab.json with merges.txt; copy the folder anew"
     if not any((folder / name).is_file() for name in PROCESSORS):
-        yield f"{where}: no preprocessor_config.json; copy it from the model that the policy started from"
+        yield f"{where}: no preprocessor_config.json; copy it from the policy's base model"
     missing = missing_weights(folder)
     if missing:
         listed = ", ".join(missing[:3])
