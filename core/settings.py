@@ -277,14 +277,20 @@ def _walk(tree: Any, prefix: str, inherited: frozenset[str]) -> Iterator[Setting
 
 def _flat(key: str, value: Any) -> dict[str, Any]:
     if isinstance(value, list):
-        # Entries that are settings themselves are compared as a file of them reads.
-        return {key: [asdict(item) if is_dataclass(item) else item for item in value]}
+        return {key: [_plain(item) for item in value]}
     if not isinstance(value, dict):
         return {key: value}
     values: dict[str, Any] = {}
     for name, item in value.items():
         values.update(_flat(f"{key}.{name}", item))
     return values
+
+
+def _plain(item: Any) -> Any:
+    """Return an entry of a list; settings of its own are compared as a file of them reads."""
+    if is_dataclass(item) and not isinstance(item, type):
+        return asdict(item)
+    return item
 
 
 def _is_finite(value: Any) -> bool:
