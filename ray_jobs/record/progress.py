@@ -96,9 +96,18 @@ class Screen(Console):
         self.turn = threading.RLock()
         super().__init__(highlight=False, **kwargs)
 
-    def print(self, *objects: Any, **kwargs: Any) -> None:
-        with self.turn:
-            super().print(*objects, **kwargs)
+    def __enter__(self) -> Screen:
+        # A turn lasts until the text is written. rich writes at the end of its outermost block,
+        # which for `print` to standard output is not that of its own `print`.
+        self.turn.acquire()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        try:
+            super().__exit__(*error)
+        finally:
+            self.turn.release()
 
 
 class Progress:
