@@ -28,7 +28,7 @@ from data.mixing import Mix, Position, check_left
 from ray_jobs.driver.entry import run_job
 from ray_jobs.driver.evaluation import evaluate, stop_on_failures
 from ray_jobs.driver.fit import aside_line, too_long_for
-from ray_jobs.driver.guard import Guard
+from ray_jobs.driver.guard import Guard, lowest_reward
 from ray_jobs.driver.hints import HintStore, own_hints
 from ray_jobs.driver.masking import Masking, make_masking
 from ray_jobs.driver.pools import Pools
@@ -404,7 +404,7 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
         learner = pools.learner
         play_all = play_ahead if cfg.rollout.max_staleness else play_steps
         played = play_all(run, pools, masking, draws, state.step + 1, cfg.train.steps)
-        guard = Guard(cfg, checkpoints)
+        guard = Guard(cfg, checkpoints, floor=lowest_reward(run.record.episodes()))
         for step in range(state.step + 1, cfg.train.steps + 1):
             train_step(run, pools, masking, step, played, guard)
             run.record.write_aside(draws.after(step).aside)

@@ -7,9 +7,10 @@ last good checkpoint.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from configs.schema import Config
 from core.types import Group
@@ -102,6 +103,15 @@ class Guard:
         if good is None:
             return "no checkpoint was written yet; start again"
         return f"go on from the last good checkpoint, {good}"
+
+
+def lowest_reward(episodes: Iterable[Mapping[str, Any]]) -> float:
+    """Return the lowest reward in the lines of episodes.jsonl; infinity without any.
+
+    A resumed run must know it: rewards that are all equal may be the highest ones.
+    """
+    rewards = [line["reward"] for line in episodes if line["reward"] is not None]
+    return min(rewards, default=math.inf)
 
 
 def stop_on_gap(cfg: Config, metrics: Mapping[str, float]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from configs.schema import Config
 from core.types import Group, Reward
-from ray_jobs.driver.guard import Guard
+from ray_jobs.driver.guard import Guard, lowest_reward
 from ray_jobs.record import checkpoint
 
 GOOD = {"bad_steps": 0.0, "logprob_gap_mean": 0.0}
@@ -71,6 +71,15 @@ def test_a_solved_task_is_not_dead(tmp_path: Path) -> None:
     guard.after_step(GOOD, [group(0.0, 3.0)])
     for _ in range(5):
         guard.after_step(GOOD, [group(3.0, 3.0)])
+
+
+def test_a_solved_task_is_not_dead_after_a_resume(tmp_path: Path) -> None:
+    floor = lowest_reward([{"reward": 3.0}, {"reward": None}, {"reward": 0.5}])
+    assert floor == 0.5
+    guard = Guard(dead_steps(2), tmp_path, floor=floor)
+    for _ in range(5):
+        guard.after_step(GOOD, [group(3.0, 3.0)])
+    assert lowest_reward([]) == math.inf
 
 
 def test_zero_dead_steps_never_stop(tmp_path: Path) -> None:
