@@ -378,6 +378,11 @@ class TrainConfig:
     resume: str = setting(
         "auto", help="auto: from the newest checkpoint; never: start over; or a checkpoint folder"
     )
+    stop_s: float = setting(
+        20.0,
+        help="seconds that a step may go on after SIGTERM before it is given up",
+        least=0,
+    )
 
 
 @dataclass

@@ -33,6 +33,7 @@ from ray_jobs.driver.hints import HintStore, own_hints
 from ray_jobs.driver.masking import Masking, make_masking
 from ray_jobs.driver.pools import Pools
 from ray_jobs.driver.report import Values, report, values_of
+from ray_jobs.driver.requests import Stopped
 from ray_jobs.driver.results import Evaluation, mean_parts, write_evaluation
 from ray_jobs.driver.run import Run, checked_config, refuse_other_run
 from ray_jobs.driver.sampling import Draws, mix_rows, training_mix
@@ -182,6 +183,9 @@ def train_step(
         groups.append(judged)
     stop_on_failures(all_episodes(groups), cfg.rollout.max_failed_share)
 
+    # A half-learned step cannot be saved, so from here on it is finished.
+    run.requests.be_patient()
+
     # 5 learn: whole groups; pixels go from the rollout actors to the learner by reference.
     targets = masking.targets(played.groups, drawn_P)
     media = [group.media_ref for group in played.groups]
@@ -318,7 +322,7 @@ def save(run: Run, pools: Pools, draws: Draws, state: TrainingState) -> None:
     state.used = dict(position.used)
     state.aside = dict(position.aside)
     checkpoints = run.record.checkpoints
-    with run.progress.phase(f"checkpoint step_{step}"):
+    with run.requests.patient(), run.progress.phase(f"checkpoint step_{step}"):
         folder = checkpoint.save(checkpoints, step, pools.learner.save, asdict(state))
     watched = state.watched
     best = not watched or watched.get(str(step)) == max(watched.values())
@@ -351,7 +355,7 @@ def measure_before(run: Run, pools: Pools, masking: Masking) -> dict[str, Values
 
 
 def due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
+    return step > 0 and every > 0 and step % every == 0
 
 
 def train(argv: Sequence[str]) -> dict[str, Any]:
@@ -405,16 +409,29 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
         play_all = play_ahead if cfg.rollout.max_staleness else play_steps
         played = play_all(run, pools, masking, draws, state.step + 1, cfg.train.steps)
         guard = Guard(cfg, checkpoints, floor=lowest_reward(run.record.episodes()))
-        for step in range(state.step + 1, cfg.train.steps + 1):
-            train_step(run, pools, masking, step, played, guard)
-            run.record.write_aside(draws.after(step).aside)
-            state.step = step
-            watched = due(step, cfg.train.eval_every)
-            if watched:
+        try:
+            # A stop during an evaluation leaves it to the next start.
+            if due(state.step, cfg.train.eval_every) and str(state.step) not in state.watched:
                 watch(run, pools, masking, state)
-            last = step == cfg.train.steps
-            if watched or last or due(step, cfg.train.checkpoint_every):
                 save(run, pools, draws, state)
+            for step in range(state.step + 1, cfg.train.steps + 1):
+                run.requests.wait_while_paused()
+                with run.requests.patient(cfg.train.stop_s):
+                    train_step(run, pools, masking, step, played, guard)
+                    run.record.write_aside(draws.after(step).aside)
+                    state.step = step
+                watched = due(step, cfg.train.eval_every)
+                if watched:
+                    watch(run, pools, masking, state)
+                asked = run.requests.take_checkpoint()
+                last = step == cfg.train.steps
+                if watched or last or asked or due(step, cfg.train.checkpoint_every):
+                    save(run, pools, draws, state)
+        except Stopped:
+            is_saved = (checkpoints / f"step_{state.step}").exists()
+            if state.step > 0 and not is_saved:
+                save(run, pools, draws, state)
+            raise
 
         # The checksum of the final weights; the rollout actors hold them since the last step.
         weights = learner.publish(cfg.train.steps)

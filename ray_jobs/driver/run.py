@@ -26,6 +26,7 @@ from core.types import Sample, System
 from data.generators import generator
 from data.prepare.keep import keep_samples
 from ray_jobs.driver.preflight import check_prompts
+from ray_jobs.driver.requests import Requests, Stopped
 from ray_jobs.driver.truths import check_splits
 from ray_jobs.record.mlflow_writer import MlflowWriter
 from ray_jobs.record.owner import owned
@@ -45,6 +46,7 @@ class Run:
         progress: The display of the job.
         tracker: The copy of metrics and files in MLflow.
         placement: The devices of the actors.
+        requests: What users and signals ask of the job.
     """
 
     cfg: Config
@@ -54,6 +56,7 @@ class Run:
     progress: Progress
     tracker: MlflowWriter
     placement: Placement
+    requests: Requests
 
     @classmethod
     @contextmanager
@@ -97,11 +100,12 @@ class Run:
             with (
                 Progress.open(total_steps, title) as progress,
                 joined(cfg, job, progress.phase("start: Ray"), progress.note) as placement,
+                Requests.listening(progress.note) as requests,
                 tracked(cfg, folder, record, progress) as tracker,
             ):
                 if counted.prompts:
                     progress.note(str(counted))
-                yield cls(cfg, system, samples, record, progress, tracker, placement)
+                yield cls(cfg, system, samples, record, progress, tracker, placement, requests)
 
     def split(self, name: str) -> list[Sample]:
         """Return the samples of a split; it is read once."""
@@ -118,7 +122,7 @@ class Run:
 def tracked(
     cfg: Config, folder: str, record: RunFolder, progress: Progress
 ) -> Iterator[MlflowWriter]:
-    """Copy the record to MLflow; a run that ends with an error has the status FAILED there."""
+    """Copy the record to MLflow, with the status FAILED after an error and KILLED after a stop."""
     tracker = MlflowWriter(
         cfg.tracking.mlflow_uri,
         cfg.tracking.experiment,
@@ -128,11 +132,17 @@ def tracked(
         say=progress.note,
     )
     status = "FAILED"
+    timeout = 60.0
     try:
         yield tracker
         status = "FINISHED"
+    except Stopped:
+        status = "KILLED"
+        # The notice before a preemption is short, and the next start sends the rest.
+        timeout = 10.0
+        raise
     finally:
-        tracker.close(timeout=60.0, status=status)
+        tracker.close(timeout=timeout, status=status)
 
 
 def checked_config(argv: Sequence[str]) -> Config:
