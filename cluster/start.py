@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -12,6 +12,10 @@ import ray
 
 from cluster.placement import Job, Placement, Say, place
 from configs.schema import Config
+
+# Ray gives its own head 30 s, which a busy machine may exceed; the error has no class of its own.
+HEAD_ATTEMPTS = 3
+HEAD_TIMED_OUT = "timed out during startup"
 
 
 @contextmanager
@@ -62,5 +66,18 @@ def join(cfg: Config, job: Job = "train", say: Say = print) -> Placement:
             options["address"] = "local"
             options["num_cpus"] = max(8, os.cpu_count() or 1)
             options["include_dashboard"] = False
-        ray.init(**options)
+        _init(options, say)
     return place(cfg, job, say)
+
+
+def _init(options: Mapping[str, Any], say: Say) -> None:
+    """Connect to Ray; start a local head again if it was too slow."""
+    for attempt in range(1, HEAD_ATTEMPTS + 1):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:
+            if HEAD_TIMED_OUT not in str(error) or attempt == HEAD_ATTEMPTS:
+                raise
+            say(f"Ray did not start in time (is this machine busy?): attempt {attempt + 1}")
+            ray.shutdown()

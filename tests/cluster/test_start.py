@@ -9,7 +9,7 @@ import sys
 import pytest
 import ray
 
-from cluster.start import joined
+from cluster.start import _init, joined
 from configs.schema import Config
 
 
@@ -52,3 +52,27 @@ def test_a_connection_of_its_own_is_closed_also_after_an_error() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["True", "False", "False"], done.stderr
+
+
+def test_a_slow_start_of_the_head_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Exception("The current node timed out during startup. This could happen because ...")
+    outcomes: list[Exception | None] = [slow, slow, None]
+
+    def init(**options: object) -> None:
+        outcome = outcomes.pop(0)
+        if outcome is not None:
+            raise outcome
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    said: list[str] = []
+    _init({}, said.append)
+    assert not outcomes
+    assert [line.rpartition(" ")[2] for line in said] == ["2", "3"]
+
+    outcomes = [slow] * 3
+    with pytest.raises(Exception, match="timed out during startup"):
+        _init({}, said.append)
+    outcomes = [ValueError("no such address")]
+    with pytest.raises(ValueError, match="no such address"):
+        _init({}, said.append)
