@@ -1,14 +1,15 @@
 """`ray job submit`: a head with token authentication, a job from an uploaded working directory.
 
-The head has free ports and a temporary folder of its own, and is ended by its pid, because
-`ray stop` would end every Ray on the machine.
+The head has a temporary folder of its own and is ended by its pid, because `ray stop` would end
+every Ray on the machine.
 """
 
 from __future__ import annotations
 
+import random
+import re
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,82 +24,126 @@ from configs.load import REPOSITORY
 from tests.ray_jobs.conftest import EXTRA, TIMEOUT_S, Small, environment, told
 
 RAY = str(Path(sys.executable).with_name("ray"))
+# A start that takes longer has failed.
+START_S = 240
+STARTS = 3
+# The client's port may not be 0. This range is below the ports that the kernel hands out, and above
+# those of Ray's workers.
+CLIENT_PORTS = range(20000, 30000)
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+class Head:
+    """A head on ports of Ray's own choice: a port found free before could be taken by then."""
+
+    def __init__(self, env: dict[str, str], log: Path) -> None:
+        # A short path, because Unix sockets have names of at most 107 bytes.
+        self._temporary = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
+        self._log = log
+        self._env = env
+        command = [
+            RAY,
+            "start",
+            "--head",
+            "--block",
+            "--port=0",
+            "--dashboard-port=0",
+            "--dashboard-agent-listen-port=0",
+            f"--ray-client-server-port={random.choice(CLIENT_PORTS)}",
+            "--num-cpus=2",
+            f"--temp-dir={self._temporary}",
+            "--disable-usage-stats",
+        ]
+        with log.open("w") as file:
+            self._process = subprocess.Popen(
+                command, cwd=REPOSITORY, env=env, stdout=file, stderr=subprocess.STDOUT
+            )
+
+    def shell(self) -> dict[str, str] | None:
+        """Wait for the head and its agent.
+
+        Returns:
+            the environment of a second shell for submitting to it, or None without one of them.
+        """
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline and self._process.poll() is None:
+            found = re.search(r"RAY_API_SERVER_ADDRESS='(http://[^']+)'", self._log.read_text())
+            agent = self._agent_port()
+            if agent == -1:
+                # An agent that cannot listen stays alive, but no job can ever be submitted.
+                return None
+            if found and agent is not None:
+                return self._env | {"RAY_ADDRESS": found[1]}
+            time.sleep(0.5)
+        return None
+
+    def _agent_port(self) -> int | None:
+        """Return what the agent wrote down: its port, -1 if it has none, None before that."""
+        for file in self._temporary.glob("session_latest/dashboard_agent_listen_port_*"):
+            written = file.read_text()
+            if written:
+                return int(written)
+        return None
+
+    def logs(self) -> str:
+        """Return the ends of the logs of the head and its processes."""
+        folder = self._temporary / "session_latest" / "logs"
+        files = [self._log]
+        for name in ("dashboard.*", "dashboard_agent.*", "raylet.*", "ray_process_exit.log"):
+            files += sorted(folder.glob(name))
+        ends = []
+        for file in files:
+            ends.append(f"== {file.name}\n{file.read_text(errors='replace')[-2000:]}")
+        return "\n".join(ends)
+
+    def end(self) -> None:
+        family = []
+        if self._process.poll() is None:
+            family = psutil.Process(self._process.pid).children(recursive=True)
+        self._process.terminate()
+        self._process.wait(timeout=60)
+        for orphan in psutil.wait_procs(family, timeout=10)[1]:
+            orphan.kill()
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
 
 @pytest.fixture
-def head(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A running head; yields the environment of a second shell for submitting to it."""
+def head(tmp_path: Path) -> Iterator[Head]:
+    """A running head with an agent. A start that comes to nothing is repeated."""
     token = tmp_path / "token"
     token.write_text(secrets.token_hex(32))
     env = environment() | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-    port, dashboard, agent, client = _free_ports(4)
-    # A short path, because Unix sockets have names of at most 107 bytes.
-    temporary = tempfile.mkdtemp(prefix="ray", dir="/tmp")
-    command = [
-        RAY,
-        "start",
-        "--head",
-        "--block",
-        f"--port={port}",
-        f"--dashboard-port={dashboard}",
-        "--num-cpus=2",
-        f"--dashboard-agent-listen-port={agent}",
-        f"--ray-client-server-port={client}",
-        f"--temp-dir={temporary}",
-        "--disable-usage-stats",
-    ]
-    log = tmp_path / "head.log"
-    process = subprocess.Popen(
-        command, cwd=REPOSITORY, env=env, stdout=log.open("w"), stderr=subprocess.STDOUT
-    )
-    try:
-        yield env | {"RAY_ADDRESS": f"http://127.0.0.1:{dashboard}"}
-    finally:
-        family = []
-        if process.poll() is None:
-            family = psutil.Process(process.pid).children(recursive=True)
-        process.terminate()
-        process.wait(timeout=60)
-        for orphan in psutil.wait_procs(family, timeout=10)[1]:
-            orphan.kill()
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _submit(env: dict[str, str], *entrypoint: str) -> subprocess.CompletedProcess[str]:
-    """Submit and wait. The head refuses jobs while it starts, so try again until it is up."""
-    command = [RAY, "job", "submit", "--working-dir", ".", "--", *entrypoint]
-    deadline = time.monotonic() + 120
-    while True:
-        done = subprocess.run(
-            command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=TIMEOUT_S
-        )
-        said = done.stdout + done.stderr
-        starting = "Failed to connect to Ray" in said or "No available agent" in said
-        if not starting or time.monotonic() > deadline:
-            return done
-        time.sleep(1)
+    failed = []
+    for start in range(STARTS):
+        head = Head(env, tmp_path / f"head_{start}.log")
+        try:
+            if head.shell() is not None:
+                yield head
+                return
+            failed.append(head.logs())
+        finally:
+            head.end()
+    pytest.fail(f"no head with an agent in {STARTS} starts:\n" + "\n".join(failed))
 
 
 @pytest.mark.slow
-def test_a_job_from_an_uploaded_working_directory(head: dict[str, str], small: Small) -> None:
+def test_a_job_from_an_uploaded_working_directory(head: Head, small: Small) -> None:
     settings = [
         *small.settings("job"),
         "train.steps=1",
         "train.eval_samples=2",
         "learner.world_size=1",
     ]
-    done = _submit(head, sys.executable, "-m", "ray_jobs.train", "revseg_tiny", *EXTRA, *settings)
-    assert done.returncode == 0, told(done)
+    submit = [RAY, "job", "submit", "--working-dir", ".", "--"]
+    train = [sys.executable, "-m", "ray_jobs.train", "revseg_tiny", *EXTRA, *settings]
+    done = subprocess.run(
+        submit + train,
+        cwd=REPOSITORY,
+        env=head.shell(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert done.returncode == 0, f"{told(done)}\n{head.logs()}"
     assert "succeeded" in (done.stdout + done.stderr).lower()
     summary = small.run("job").summary()
     assert summary is not None
