@@ -11,6 +11,7 @@ from pathlib import Path
 
 from configs.schema import Config, SetConfig
 from core.types import Sample
+from data.bounds import allow_pixels
 from data.difficulty import ratings_file, with_ratings
 from data.holdout import HOLDOUT, held_out_part, training_part
 from data.load import load_samples
@@ -51,6 +52,7 @@ def read_split(cfg: Config, split: str) -> list[Sample]:
 def _stored(cfg: Config, split: str) -> list[Sample]:
     """Read the samples of a split or of the mix, held-out videos among them."""
     data = cfg.data
+    allow_pixels(data.max_pixels)
     if split == MIX:
         mixed: list[Sample] = []
         for index, each in enumerate(data.sets):
@@ -73,6 +75,7 @@ def read_set(cfg: Config, each: SetConfig, where: str) -> list[Sample]:
     Raises:
         ValueError: An error of the files, with the set in front.
     """
+    allow_pixels(cfg.data.max_pixels)
     try:
         samples = load_samples(each.format, each.root, each.split, each.no_target)
         if each.keep_file:

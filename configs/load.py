@@ -40,6 +40,9 @@ OPEN_KEY = "system.options"
 SET_KEYS = ("data.sets", "evaluate.sets")
 _ONE_SET = re.compile(r"(?P<key>[\w.]+)\[(?P<index>\d+)\]\.(?P<name>\w+)")
 
+# The start of an interpolation that is more than the name of another key.
+_RESOLVER = re.compile(r"\$\{(?![\w.\[\]\s-]*\})")
+
 # The split of `data.holdout` (data/holdout.py).
 HOLDOUT = "holdout"
 
@@ -71,8 +74,12 @@ def load(argv: Sequence[str]) -> Config:
         )
 
     tree = OmegaConf.structured(Config)
+    allowed = _allows_resolvers(argv[1:])
     for source in _with_bases(_preset_path(argv[0])):
-        for key, value in _leaves(_read_yaml(source)):
+        content = _read_yaml(source)
+        if not allowed and not source.resolve().is_relative_to(PRESETS):
+            _refuse_resolvers(content, str(source))
+        for key, value in _leaves(content):
             if key != "base":
                 _set(tree, key, value, str(source))
     for argument in argv[1:]:
@@ -201,6 +208,37 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             f"{path}: expected `key: value` lines at the top, found a {type(tree).__name__}"
         )
     return cast(dict[str, Any], tree)
+
+
+def _allows_resolvers(arguments: Sequence[str]) -> bool:
+    """Return whether the command line, where no file has a say, allows resolvers."""
+    allowed = False
+    for argument in arguments:
+        if argument.startswith("allow_resolvers="):
+            allowed = _split(argument)[1] is True
+    return allowed
+
+
+def _refuse_resolvers(value: Any, where: str) -> None:
+    """Refuse all but plain references such as ${policy.path} in a file of other people.
+
+    A resolver reads the environment, where tokens are, and a run's files and MLflow show it.
+    `oc.decode` decodes what two other keys put together, so none of them is harmless.
+
+    Args:
+        where: The file and the key, for the message.
+    """
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _refuse_resolvers(inner, f"{where}: {key}")
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            _refuse_resolvers(inner, f"{where}[{index}]")
+    elif isinstance(value, str) and _RESOLVER.search(value):
+        raise ValueError(
+            f"{where}: {value!r:.80} asks for a resolver, which can read the environment: write "
+            "the value itself, or trust the file with allow_resolvers=yes on the command line"
+        )
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -131,6 +131,12 @@ class DataConfig:
     no_target: Literal["skip", "keep"] = setting(
         "skip", help="leave out or keep samples without a target", identifies=(RUN, PREDICTIONS)
     )
+    max_pixels: int = setting(
+        35_389_440,
+        help="most pixels of a frame or mask (8192 x 4320); a larger one is refused, not decoded",
+        least=1,
+        identifies=(),
+    )
     hints: str = setting("", help="folder of stored hints; empty: the run's own, made when needed")
     keep_file: str = setting(
         "", help="keep.json of ray_jobs.prepare: train on its videos only; empty: on all"
@@ -517,6 +523,12 @@ class Config:
     name: str = setting("run", help="the run folder is <runs>/<name>", identifies=())
     runs: str = setting("runs", help="folder of the run folders", identifies=())
     seed: int = setting(0, help="seed of every random number", identifies=(RUN, PREDICTIONS))
+    allow_resolvers: bool = setting(
+        False,
+        help="let a preset from elsewhere use resolvers such as ${oc.env:NAME}, which read the "
+        "environment; on the command line only",
+        identifies=(),
+    )
     policy: PolicyConfig = section(PolicyConfig, identifies=[RUN])
     data: DataConfig = section(DataConfig, identifies=[RUN])
     system: SystemConfig = section(SystemConfig, identifies=[RUN])

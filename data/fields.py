@@ -7,11 +7,15 @@ Every `where` is a text such as "…/meta_expressions.json: video 'v1'" and begi
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from data.bounds import check_nesting, refuse_constant
 
 
 @dataclass
@@ -83,10 +87,20 @@ def _decoded_json(file: Path, raw: bytes, encodings: Sequence[str]) -> Any:
     first_error: Exception | None = None
     for encoding in encodings:
         try:
-            return json.loads(raw.decode(encoding))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            return parsed_json(raw, encoding)
+        except ValueError as error:
             first_error = first_error or error
     raise ValueError(f"{file} is not JSON ({first_error}): download it again") from first_error
+
+
+def parsed_json(raw: bytes, encoding: str = "utf-8") -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: It is not JSON, too deep, or holds NaN, Infinity or an endless number.
+    """
+    check_nesting(raw, "its text")
+    return json.loads(raw.decode(encoding), parse_constant=refuse_constant)
 
 
 def value(
@@ -98,7 +112,8 @@ def value(
     """Return `mapping[key]`.
 
     Raises:
-        ValueError: The key is missing, or its value is not a `kind`. A bool is not an int.
+        ValueError: The key is missing, or its value is not a `kind`. A bool is not an int, and
+            infinity is not a number.
     """
     if not isinstance(mapping, dict) or key not in mapping:
         raise ValueError(
@@ -107,7 +122,8 @@ def value(
     found = mapping[key]
     kinds = kind if isinstance(kind, tuple) else (kind,)
     is_wrong_bool = isinstance(found, bool) and bool not in kinds
-    if not isinstance(found, kinds) or is_wrong_bool:
+    is_finite = not isinstance(found, float) or math.isfinite(found)
+    if not isinstance(found, kinds) or is_wrong_bool or not is_finite:
         names = " or ".join(one.__name__ for one in kinds)
         raise ValueError(f'{where}: "{key}" is {found!r:.60}, not a {names}')
     return found
@@ -136,7 +152,8 @@ def inside(name: str, where: str, key: str) -> str:
         ValueError: The name is empty, absolute, or leads out of its folder.
     """
     parts = name.replace("\\", "/").split("/")
-    is_absolute = not parts[0]
+    # "C:" is absolute where the data set or a zip of predictions is opened on Windows.
+    is_absolute = not parts[0] or re.fullmatch(r"[A-Za-z]:", parts[0])
     if is_absolute or ".." in parts or "\0" in name:
         raise ValueError(
             f"{where}: {key} is {name!r:.80}, which leads out of the data set's folder: give a "

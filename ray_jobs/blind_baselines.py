@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from configs.load import load as load_config
+from data.bounds import allow_pixels
 from data.holdout import HOLDOUT
 from data.load import load_samples, video_objects
 from ray_jobs.driver.blind import blind_jf, blind_temporal
@@ -26,6 +27,7 @@ def main(argv: Sequence[str]) -> None:
     cfg = load_config(argv)
     prepare_data(cfg)
     data = cfg.data
+    allow_pixels(data.max_pixels)
     num_frames = int(cfg.system.options.get("num_frames", 16))
     for split in dict.fromkeys([data.train_split, data.eval_split, data.test_split]):
         if split == HOLDOUT:

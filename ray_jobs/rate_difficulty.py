@@ -29,6 +29,7 @@ from configs.schema import Config, SetConfig, SystemConfig
 from core.difficulty import PROMPT_VERSION, Ratings, difficulty, is_complete
 from core.files import write_json
 from core.types import End, Episode, Sample
+from data.bounds import allow_pixels
 from data.difficulty import ratings_file
 from data.generators import generator
 from data.load import load_samples, video_objects
@@ -52,6 +53,7 @@ def main(argv: Sequence[str]) -> None:
     check_rater(cfg)
     prepare_data(cfg)
     sets = sets_to_rate(cfg)
+    allow_pixels(cfg.data.max_pixels)
     samples = {}
     for name, each in sets.items():
         samples[name] = load_samples(each.format, each.root, each.split, each.no_target)

@@ -25,6 +25,7 @@ from configs.schema import Config
 from core.masks import decode
 from core.segmenters import KINDS
 from core.types import Episode, Rle, Sample, Video
+from data.bounds import allow_pixels
 from data.frames.probing import probe_with_rate
 from ray_jobs.driver.entry import run_job
 from ray_jobs.record.overlay import FPS, keyframe_pictures, keyframes_of, overlay_video
@@ -152,6 +153,7 @@ def segment(
         ValueError: Not a video, an empty sentence, or impossible settings; in one line, before any
             engine starts.
     """
+    allow_pixels(cfg.data.max_pixels)
     video, rate = probe_with_rate(path)
     check_words(sentence, fps)
     if out is None:

@@ -1,10 +1,12 @@
 """Read one video file, as a process of its own: its frames, or facts about it.
 
-    python decode_video.py DECODER PATH FOLDER FRAME...
+    python decode_video.py DECODER PATH PIXELS FOLDER FRAME...
         writes FOLDER/<frame>.npy, uint8 (height, width, 3) RGB, for each frame that exists, and
         prints how many frames the file has
-    python decode_video.py facts PATH
+    python decode_video.py facts PATH PIXELS
         prints {"frames", "height", "width", "rate": [n, d]} as JSON
+
+Pictures of more than PIXELS pixels are refused, not decoded.
 
 Frame numbers count pictures in the order of display, whatever their times. They must be ascending
 and distinct. A picture marked as lying on its side (phones do this) is turned upright.
@@ -28,6 +30,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+# The most pixels of a picture, given on the command line.
+max_pixels = 8192 * 4320
 
 # Takes a frame with its number.
 Give = Callable[[int, np.ndarray], None]
@@ -73,6 +78,9 @@ def with_decord(path: str, indices: list[int], give: Give) -> int:
     """
     import decord
 
+    # It has no bound of its own.
+    with _open(path):
+        pass
     reader = decord.VideoReader(path, num_threads=1)
     for index in indices:
         give(index, reader[index].asnumpy())
@@ -81,18 +89,19 @@ def with_decord(path: str, indices: list[int], give: Give) -> int:
 
 def timeline_of(path: str) -> Timeline:
     """Read the timeline of a file off its packets, without decoding."""
-    packets = []
+    packets: list[tuple[int, bool]] = []
     with _open(path) as (container, stream):
         for packet in container.demux(stream):
             if packet.size and not packet.is_discard and not packet.is_corrupt:
-                packets.append(packet)
-        times = {packet.pts for packet in packets}
-        if None in times or len(times) < len(packets):
-            return Timeline([], [])
+                # A kept packet would keep its part of the file in memory.
+                packets.append((packet.pts, packet.is_keyframe))
+    times = {time for time, _ in packets}
+    if None in times or len(times) < len(packets):
+        return Timeline([], [])
 
-        packets.sort(key=lambda packet: packet.pts)
-        keys = [number for number, packet in enumerate(packets) if packet.is_keyframe]
-        return Timeline([packet.pts for packet in packets], keys)
+    packets.sort()
+    keys = [number for number, (_, is_key) in enumerate(packets) if is_key]
+    return Timeline([time for time, _ in packets], keys)
 
 
 def _decoded(
@@ -204,10 +213,24 @@ def _open(path: str) -> Iterator[tuple[Any, Any]]:
             # The cover of a song is a stream of its own, but no video.
             is_cover = stream.disposition & type(stream.disposition).attached_pic
             if not is_cover:
+                _bound(stream)
                 yield container, stream
                 return
         kinds = {stream.type for stream in container.streams}
         raise ValueError("no moving pictures in it, only: " + ", ".join(kinds))
+
+
+def _bound(stream: Any) -> None:
+    """Refuse a stream of too large pictures, and those that become too large on the way."""
+    if stream.width * stream.height > max_pixels:
+        raise ValueError(
+            f"its pictures of {stream.height} x {stream.width} (height x width) are more than "
+            f"data.max_pixels={max_pixels}: scale it down, or raise data.max_pixels"
+        )
+    # Codecs pad pictures to whole blocks.
+    padded = max_pixels + 64 * (stream.width + stream.height + 64)
+    options = {**stream.codec_context.options, "max_pixels": str(padded)}
+    stream.codec_context.options = options
 
 
 def _upright(frame: Any) -> np.ndarray:
@@ -220,17 +243,20 @@ DECODERS = {"pyav": with_pyav, "decord": with_decord}
 
 
 def main(argv: list[str]) -> None:
-    if argv[0] == "facts":
-        print(json.dumps(facts(argv[1])))
+    global max_pixels
+    kind, path, pixels, *rest = argv
+    max_pixels = int(pixels)
+    if kind == "facts":
+        print(json.dumps(facts(path)))
         return
 
-    decoder, path, folder, *numbers = argv
+    folder, *numbers = rest
 
     def save(index: int, frame_HWC: np.ndarray) -> None:
         np.save(Path(folder) / f"{index}.npy", frame_HWC)
 
     indices = [int(number) for number in numbers]
-    print(DECODERS[decoder](path, indices, save))
+    print(DECODERS[kind](path, indices, save))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data.bounds import max_pixels
+
 # In the order in which they are tried.
 DECODERS = ("pyav", "decord")
 # Seconds for one call of one decoder.
@@ -30,6 +32,7 @@ def decode(
     decoders: Sequence[str] = DECODERS,
     timeout_s: float = TIMEOUT_S,
     num_frames: int | None = None,
+    pixels: int | None = None,
 ) -> None:
     """Write frames of a video file to `folder`/<frame>.npy, uint8 (height, width, 3) RGB.
 
@@ -38,16 +41,19 @@ def decode(
     Args:
         indices: Ascending, distinct frame numbers.
         num_frames: Expected number of frames of the video, for the message.
+        pixels: The most pixels of a frame; by default `data.bounds.max_pixels`.
 
     Raises:
         ValueError: No decoder gives all frames. The message is that of the first one.
     """
     problems: list[str] = []
+    bound = str(pixels or max_pixels())
     for decoder in decoders:
         if problems:
             log.warning("%s; trying %s", problems[-1], decoder)
         numbers = [str(index) for index in indices]
-        output, problem = _run([decoder, path, str(folder), *numbers], path, decoder, timeout_s)
+        arguments = [decoder, path, bound, str(folder), *numbers]
+        output, problem = _run(arguments, path, decoder, timeout_s)
         if not problem and not all((folder / f"{number}.npy").is_file() for number in numbers):
             expected = num_frames or "those asked for"
             problem = f"{path}: the video stops after frame {output.strip()} of {expected}"
@@ -68,7 +74,7 @@ def facts(path: str, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
     Raises:
         ValueError: The file cannot be read as a video. The message is one line.
     """
-    output, problem = _run(["facts", path], path, "pyav", timeout_s)
+    output, problem = _run(["facts", path, str(max_pixels())], path, "pyav", timeout_s)
     if problem:
         raise ValueError(f"{problem}; give a video file, an image, or a folder of images")
     found: dict[str, Any] = json.loads(output)

@@ -52,7 +52,11 @@ def _has_room(place: Path) -> bool:
 
 
 def mapped(path: str | Path) -> np.ndarray:
-    """Return the uint8 array of a .npy file, read-only, and mark the file as just read."""
+    """Return the uint8 array of a .npy file, read-only, and mark the file as just read.
+
+    Raises:
+        ValueError: The file is empty, cut, or of another kind.
+    """
     # `np.load(path, mmap_mode="r")` takes ten times as long, mostly to read the header, and
     # rollouts ask for sixteen small frames a prompt.
     with open(path, "rb") as file:
@@ -67,8 +71,8 @@ def mapped(path: str | Path) -> np.ndarray:
 @cache
 def _shape(header: bytes) -> tuple[int, ...]:
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(io.BytesIO(header))
-    assert dtype == np.uint8, f"a frame holds uint8, not {dtype}"
-    assert not fortran, "a frame is stored row by row"
+    if dtype != np.uint8 or fortran:
+        raise ValueError(f"a frame holds uint8 row by row, not {dtype}")
     return shape
 
 
@@ -91,10 +95,13 @@ class FrameStore:
         atexit.register(self.close)
 
     def get(self, name: str) -> np.ndarray | None:
-        """Return a frame, mapped read-only; it stays readable if its file is removed."""
+        """Return a frame, mapped read-only; it stays readable if its file is removed.
+
+        A file that something emptied or cut is no frame, so that it is decoded again.
+        """
         try:
             return mapped(f"{self.folder}/{name}.npy")
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):
             return None
 
     def has(self, name: str) -> bool:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from data.bounds import check_pixels
+
 # Suffixes of a frame whose name has none, in the order in which they are tried.
 FRAME_SUFFIXES = (".jpg", ".png", ".jpeg")
 # Suffixes of the pictures that people bring themselves.
@@ -40,7 +42,7 @@ def image_size(file: Path) -> tuple[int, int]:
     """Return (height, width) as a viewer and `cv2.imread` turn the picture.
 
     Raises:
-        ValueError: The file is missing, or not a readable image.
+        ValueError: The file is missing, not a readable image, or too large (`data.max_pixels`).
     """
     try:
         with Image.open(file) as image:
@@ -53,6 +55,7 @@ def image_size(file: Path) -> tuple[int, int]:
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{file} is not a readable image ({error}): download it again") from error
 
+    check_pixels(height, width, str(file))
     if turned:
         return width, height
     return height, width

@@ -10,6 +10,7 @@ file with another size or time of change is read again.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from core.digest import image_digest
 from core.types import Media, Video, View
 from data.frames.decoders import DECODERS, TIMEOUT_S, decode
 from data.frames.frame_store import node_store
-from data.frames.images import FRAME_SUFFIXES, IMAGE_SUFFIXES, first_file
+from data.frames.images import FRAME_SUFFIXES, IMAGE_SUFFIXES, first_file, image_size
 
 # Frames of a video file to decode together when it is read from end to end, fewer if they are
 # large.
@@ -121,11 +122,15 @@ def frame_size(path: str, frame_names: Sequence[str]) -> tuple[int, int]:
 def _check_size(video: Video, index: int, frame_HWC: np.ndarray) -> None:
     height, width = frame_HWC.shape[:2]
     if (height, width) != (video.height, video.width):
-        raise ValueError(
-            f"{video.path}: frame {index} is {height} x {width} (height x width), but the masks or "
-            f"first frame of the video are {video.height} x {video.width}: use frames and masks of "
-            "one release of the data, in one size"
-        )
+        raise ValueError(_wrong_size(video, index, height, width))
+
+
+def _wrong_size(video: Video, index: int, height: int, width: int) -> str:
+    return (
+        f"{video.path}: frame {index} is {height} x {width} (height x width), but the masks or "
+        f"first frame of the video are {video.height} x {video.width}: use frames and masks of "
+        "one release of the data, in one size"
+    )
 
 
 def _load_frames(
@@ -218,6 +223,7 @@ def _store_decoded(
             decoders=decoders,
             timeout_s=timeout_s,
             num_frames=video.num_frames,
+            pixels=video.height * video.width or None,
         )
         frames = {}
         for index, number in zip(wanted, numbers, strict=True):
@@ -262,6 +268,13 @@ def _image_file(video: Video, index: int) -> str:
 
 def _read_image(video: Video, index: int) -> np.ndarray:
     path = _image_file(video, index)
+    # The header tells the size before a picture takes its memory.
+    try:
+        size = image_size(Path(path))
+    except ValueError as error:
+        raise ValueError(f"{error}; {_place(video, index)}") from error
+    if video.height and math.prod(size) != video.height * video.width:
+        raise ValueError(_wrong_size(video, index, *size))
     image_HWC = cv2.imread(path, cv2.IMREAD_COLOR)
     if image_HWC is None:
         raise ValueError(

@@ -28,6 +28,7 @@ from pycocotools import mask as coco
 from core.types import Rle
 from data.fields import Faults, value
 from data.masks.lazy import LazyMasks
+from data.masks.rle_entries import items
 
 # A COCO polygon: x and y in turn.
 Polygon = list[float]
@@ -39,7 +40,7 @@ class Phrase:
 
     Attributes:
         key: Key of the mask in the file's index; "" for polygons.
-        polygons: The mask, if it is not in the index.
+        polygons: The mask, if it is not in the index; not checked (`data.bounds.check_outline`).
     """
 
     start: int
@@ -103,7 +104,7 @@ def read_captions(file: Path, kind: str, faults: Faults) -> list[Caption]:
 
 
 def _read_groundings(file: Path, faults: Faults) -> Iterator[Caption]:
-    for place, item in enumerate(_items(file, "item")):
+    for place, item in enumerate(items(file, "item")):
         with faults.noted():
             where = f"{file}: item {place}"
             text = _text(item, where)
@@ -117,7 +118,7 @@ def _read_groundings(file: Path, faults: Faults) -> Iterator[Caption]:
 
 
 def _read_refs(file: Path, faults: Faults) -> Iterator[Caption]:
-    for place, wrapped in enumerate(_items(file, "item")):
+    for place, wrapped in enumerate(items(file, "item")):
         with faults.noted():
             where = f"{file}: item {place}"
             if not isinstance(wrapped, dict) or len(wrapped) != 1:
@@ -129,7 +130,7 @@ def _read_refs(file: Path, faults: Faults) -> Iterator[Caption]:
             for i, ref in enumerate(value(item, "refs", list, where)):
                 its = f"{where}: reference {i}"
                 start = text.find(value(ref, "sentence", str, its).lower())
-                polygons = _polygons(ref, its)
+                polygons = tuple(value(ref, "segmentation", list, its))
                 if start >= 0 and ref["sentence"] and polygons:
                     stop = start + len(ref["sentence"])
                     phrases.append(Phrase(start, stop, polygons=polygons))
@@ -139,10 +140,10 @@ def _read_refs(file: Path, faults: Faults) -> Iterator[Caption]:
 
 def _read_sam_masks(file: Path, faults: Faults) -> Iterator[Caption]:
     phrases: dict[Any, list[Any]] = {}
-    for annotation in _items(file, "annotations.item"):
+    for annotation in items(file, "annotations.item"):
         with faults.noted():
             phrases.setdefault(value(annotation, "image_id", int, str(file)), []).append(annotation)
-    for place, image in enumerate(_items(file, "images.item")):
+    for place, image in enumerate(items(file, "images.item")):
         with faults.noted():
             where = f"{file}: image {place}"
             text: str = value(image, "caption", str, where)
@@ -160,11 +161,6 @@ def _read_sam_masks(file: Path, faults: Faults) -> Iterator[Caption]:
 _READ = {"groundings": _read_groundings, "refs": _read_refs, "sam_masks": _read_sam_masks}
 
 
-def _items(file: Path, prefix: str) -> Iterator[Any]:
-    with open(file, "rb") as stream:
-        yield from ijson.items(stream, prefix, use_float=True)
-
-
 def _text(item: Any, where: str) -> str:
     caption: str = value(item, "caption", str, where)
     return caption.strip('"').strip()
@@ -177,19 +173,6 @@ def _phrase(span: Any, text: str, key: str, where: str) -> Phrase:
             f"{where}: its position is {span!r:.60}, not a part of a caption of {len(text)} letters"
         )
     return Phrase(span[0], span[1], key)
-
-
-def _polygons(ref: Any, where: str) -> tuple[Polygon, ...]:
-    polygons = value(ref, "segmentation", list, where)
-    for polygon in polygons:
-        is_flat = isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
-        # Far outside of any image, drawing takes all memory.
-        if not is_flat or not all(type(x) in (int, float) and abs(x) < 1e5 for x in polygon):
-            raise ValueError(
-                f'{where}: "segmentation" holds {polygon!r:.60}, not a flat list of 3 or more '
-                "points in the image"
-            )
-    return tuple(polygons)
 
 
 def _is_usable(annotation: Any, image: Any, where: str) -> bool:

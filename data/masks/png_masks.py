@@ -69,13 +69,7 @@ def _masks(
 
 
 def _mask(file: Path, label: int | None, height: int, width: int) -> Rle | None:
-    values_HW = read_png(file, palette=label is not None)
-    if values_HW.shape[:2] != (height, width):
-        raise ValueError(
-            f"{file}: the mask is {values_HW.shape[0]} x {values_HW.shape[1]} (height x width), "
-            f"but the frames of its video are {height} x {width}: use frames and masks of one "
-            "release of the data"
-        )
+    values_HW = read_png(file, (height, width), palette=label is not None)
     if label is None:
         mask_HW = values_HW != 0
     else:
@@ -83,17 +77,20 @@ def _mask(file: Path, label: int | None, height: int, width: int) -> Rle | None:
     return encode(mask_HW) if mask_HW.any() else None
 
 
-def read_png(file: Path, palette: bool) -> np.ndarray:
+def read_png(file: Path, size: tuple[int, int], palette: bool) -> np.ndarray:
     """Return the value of each pixel, (height, width): its palette number or grey value.
 
     The value of a coloured pixel is its largest channel.
 
     Args:
+        size: Height and width that the picture must have; another one is a ValueError.
         palette: True if the values are numbers of objects; colours are then a ValueError.
     """
     try:
         with Image.open(file) as image:
             mode = image.mode
+            # Read off the header, before the pixels take their memory.
+            _check_size(file, image.size[::-1], size)
             values = np.asarray(image)
     except FileNotFoundError as error:
         raise ValueError(
@@ -112,3 +109,11 @@ def read_png(file: Path, palette: bool) -> np.ndarray:
     if mode in ("RGB", "RGBA"):
         return np.asarray(values[..., :3].max(axis=-1))
     return np.asarray(values[..., 0])
+
+
+def _check_size(file: Path, found: tuple[int, ...], size: tuple[int, int]) -> None:
+    if found != size:
+        raise ValueError(
+            f"{file}: the mask is {found[0]} x {found[1]} (height x width), but the frames of its "
+            f"video are {size[0]} x {size[1]}: use frames and masks of one release of the data"
+        )

@@ -15,6 +15,7 @@ import ijson
 import numpy as np
 from pycocotools import mask as coco
 
+from data.bounds import ShallowStream, check_outline, check_pixels
 from data.fields import value
 
 # (key, the masks as the file has them, or the error in them)
@@ -191,17 +192,24 @@ def _counts(mask: Any, where: str) -> tuple[str, tuple[int, int]]:
     size = value(mask, "size", list, where)
     counts = value(mask, "counts", str, where)
     if len(size) != 2 or not _is_side(size[0]) or not _is_side(size[1]):
-        raise ValueError(f'{where}: "size" is {size}, not [height, width]')
+        raise ValueError(f'{where}: "size" is {size!r:.60}, not [height, width]')
+    check_pixels(size[0], size[1], f'{where}: "size"')
     return counts, (size[0], size[1])
 
 
 def _is_side(side: Any) -> bool:
-    return isinstance(side, int) and side > 0
+    return type(side) is int and side > 0
+
+
+def items(file: Path, prefix: str) -> Iterator[Any]:
+    """Yield the values below a path of a JSON file, one after the other."""
+    with open(file, "rb") as stream:
+        yield from ijson.items(ShallowStream(str(file), stream), prefix, use_float=True)
 
 
 def _read_mask_dict(file: Path) -> Iterator[KeyedMasks]:
     with open(file, "rb") as stream:
-        yield from ijson.kvitems(stream, "", use_float=True)
+        yield from ijson.kvitems(ShallowStream(str(file), stream), "", use_float=True)
 
 
 def _read_foreground(file: Path) -> Iterator[KeyedMasks]:
@@ -215,23 +223,21 @@ def _read_instances(file: Path) -> Iterator[KeyedMasks]:
     """Yield each annotation as the mask of a video of one frame."""
     # Two passes: the sizes of all images, then the annotations.
     sizes: dict[Any, dict[str, Any]] = {}
-    with open(file, "rb") as stream:
-        for image in ijson.items(stream, "images.item", use_float=True):
-            if isinstance(image, dict):
-                size = {"height": image.get("height"), "width": image.get("width")}
-                sizes[image.get("id")] = size
+    for image in items(file, "images.item"):
+        if isinstance(image, dict):
+            size = {"height": image.get("height"), "width": image.get("width")}
+            sizes[value(image, "id", (int, str), f"{file}: images")] = size
     if not sizes:
         raise ValueError(
             f'{file}: key "images" is missing or empty: it is no instances.json of COCO, or cut '
             "short"
         )
-    with open(file, "rb") as stream:
-        for annotation in ijson.items(stream, "annotations.item", use_float=True):
-            key = str(value(annotation, "id", (int, str), f"{file}: annotations"))
-            try:
-                yield key, [_rle_of(annotation, sizes, f"key {key!r}")]
-            except ValueError as error:
-                yield key, error
+    for annotation in items(file, "annotations.item"):
+        key = str(value(annotation, "id", (int, str), f"{file}: annotations"))
+        try:
+            yield key, [_rle_of(annotation, sizes, f"key {key!r}")]
+        except ValueError as error:
+            yield key, error
 
 
 def _rle_of(annotation: dict[str, Any], sizes: dict[Any, Any], where: str) -> Any:
@@ -245,37 +251,48 @@ def _rle_of(annotation: dict[str, Any], sizes: dict[Any, Any], where: str) -> An
     height = value(image, "height", int, where)
     width = value(image, "width", int, where)
 
+    if height <= 0 or width <= 0:
+        raise ValueError(f"{where}: its image is {height} x {width} (height x width)")
+    check_pixels(height, width, f"{where}: its image")
+
     if isinstance(shape, list):
-        if not all(_is_polygon(polygon) for polygon in shape):
-            raise ValueError(
-                f'{where}: "segmentation" holds a polygon that is not a flat list of 3 or more '
-                "points"
-            )
+        for polygon in shape:
+            check_outline(polygon, height, width, f'{where}: "segmentation"')
         if not shape:
             return None
         rle = coco.merge(coco.frPyObjects(shape, height, width))
     elif isinstance(value(shape, "counts", (list, str), where), list):
         # The encoding of a crowd is not compressed.
-        uncompressed = {**shape, "size": value(shape, "size", list, where)}
+        _check_runs(shape["counts"], height * width, where)
+        uncompressed = {"counts": shape["counts"], "size": [height, width]}
         rle = coco.frPyObjects(uncompressed, height, width)
     else:
         return shape
     return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
 
 
+def _check_runs(runs: list[Any], pixels: int, where: str) -> None:
+    """Raise ValueError unless the runs of an uncompressed encoding fill its image."""
+    are_lengths = all(type(run) is int and run >= 0 for run in runs)
+    if not are_lengths or sum(runs) != pixels:
+        raise ValueError(
+            f'{where}: "counts" is {runs!r:.60}, which are not the lengths of runs that fill '
+            f"{pixels} pixels: the encoding is damaged or its image wrong"
+        )
+
+
 def _read_groundings(file: Path) -> Iterator[KeyedMasks]:
     """Yield the mask of each phrase of a caption as that of a video of one frame."""
-    with open(file, "rb") as stream:
-        for place, item in enumerate(ijson.items(stream, "item", use_float=True)):
-            phrases = item.get("groundings") if isinstance(item, dict) else None
-            if not isinstance(phrases, dict):
-                continue
-            for i, found in enumerate(phrases.values()):
-                key = f"{place}/{i}"
-                try:
-                    yield key, [_merged(found, f"key {key!r}")]
-                except ValueError as error:
-                    yield key, error
+    for place, item in enumerate(items(file, "item")):
+        phrases = item.get("groundings") if isinstance(item, dict) else None
+        if not isinstance(phrases, dict):
+            continue
+        for i, found in enumerate(phrases.values()):
+            key = f"{place}/{i}"
+            try:
+                yield key, [_merged(found, f"key {key!r}")]
+            except ValueError as error:
+                yield key, error
 
 
 def _merged(phrase: Any, where: str) -> Any:
@@ -293,16 +310,9 @@ def _merged(phrase: Any, where: str) -> Any:
 
 def _read_sam_masks(file: Path) -> Iterator[KeyedMasks]:
     """Yield the mask of each annotation as that of a video of one frame."""
-    with open(file, "rb") as stream:
-        for annotation in ijson.items(stream, "annotations.item", use_float=True):
-            if isinstance(annotation, dict) and "sam_mask" in annotation:
-                yield str(annotation.get("id")), [annotation["sam_mask"]]
-
-
-def _is_polygon(polygon: Any) -> bool:
-    if not isinstance(polygon, list):
-        return False
-    return len(polygon) >= 6 and len(polygon) % 2 == 0
+    for annotation in items(file, "annotations.item"):
+        if isinstance(annotation, dict) and "sam_mask" in annotation:
+            yield str(annotation.get("id")), [annotation["sam_mask"]]
 
 
 _READ = {

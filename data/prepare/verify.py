@@ -15,6 +15,7 @@ import av
 from PIL import Image
 
 from core.types import Rle, Sample, Target, Video
+from data.bounds import max_pixels
 from data.frames.images import FRAME_SUFFIXES, first_file, image_size
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
@@ -202,13 +203,16 @@ def _wrong_image(stem: Path, video: Video) -> str:
         suffix = FRAME_SUFFIXES[0]
         return f"{stem}{suffix}: missing: extract the frames of video {video.uid!r} again"
     try:
+        height, width = image_size(path)
+        wrong = _wrong_size(str(path), height, width, video)
+        if wrong:
+            return wrong
         with Image.open(path) as image:
             # Opening reads the header alone; this reads to the last byte.
             image.load()
-        height, width = image_size(path)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return f"{path}: damaged ({_short(error)}): extract the frames of video {video.uid!r} again"
-    return _wrong_size(str(path), height, width, video)
+    return ""
 
 
 def _wrong_video_file(path: Path, video: Video) -> list[str]:
@@ -217,7 +221,12 @@ def _wrong_video_file(path: Path, video: Video) -> list[str]:
     texts: list[str] = []
     try:
         with av.open(str(path)) as container:
-            for frame in container.decode(video=0):
+            stream = container.streams.video[0]
+            # Codecs pad pictures to whole blocks.
+            padded = 64 * (stream.width + stream.height + 64)
+            pixels = padded + (video.height * video.width or max_pixels())
+            stream.codec_context.options = {"max_pixels": str(pixels)}
+            for frame in container.decode(stream):
                 if frame.is_corrupt:
                     texts.append(
                         f"{path}: frame {seen} is damaged: copy or download the file again"

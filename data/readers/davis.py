@@ -26,7 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.types import Sample
-from data.fields import Faults
+from data.fields import Faults, inside
 from data.readers.expressions import Meta
 from data.readers.youtube_vos import load_categories, load_expressions, read_layout
 
@@ -104,6 +104,7 @@ def _listed_videos(root: Path, split: str) -> list[str]:
 
 def _official_video(uid: str, sentences_of: list[Sentences], root: Path) -> Meta:
     """Return the entry of one video, with sentences ordered as in the published conversion."""
+    inside(uid, str(images_folder(root)), "a listed video")
     folder = images_folder(root) / uid
     if not folder.is_dir():
         raise ValueError(

@@ -38,8 +38,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from core.types import Notes, Sample, Target, Video
+from data.bounds import check_outline
 from data.derived import KnownFacts
-from data.fields import Faults, inside, load_json, value
+from data.fields import Faults, inside, load_json, parsed_json, value
 from data.frames.decoders import facts
 from data.frames.images import first_file, image_size
 from data.masks.grounded_captions import Caption, Phrase, PolygonMasks, read_captions
@@ -130,8 +131,8 @@ def _lines(file: Path, faults: Faults) -> Iterator[tuple[int, Any]]:
             if not line.strip():
                 continue
             try:
-                item = json.loads(line)
-            except (ValueError, RecursionError) as error:
+                item = parsed_json(line)
+            except ValueError as error:
                 faults.report(f"{file}: line {place + 1} is not JSON ({error}): download it again")
                 continue
             yield place, item
@@ -284,6 +285,8 @@ def _target(phrase: Phrase, frames: ListedFrames, store: RleStore, uid: str, whe
     if phrase.key:
         return store.target(frames, phrase.key, where)
     assert frames.size is not None
+    for polygon in phrase.polygons:
+        check_outline(polygon, *frames.size, f'{where}: "segmentation"')
     return Target(f"{uid}-{phrase.start}", PolygonMasks(phrase.polygons, *frames.size))
 
 

@@ -67,7 +67,7 @@ def read_own(
 
 def _read_video(root: Path, uid: str, meta: Any, where: str, faults: Faults) -> list[Sample]:
     inside(uid, where, "its name")
-    path = root / value(meta, "path", str, where)
+    path = root / inside(value(meta, "path", str, where), where, '"path"')
     _refuse_unknown_keys(meta, VIDEO_KEYS, where)
     video = _video(uid, path, meta, where, faults)
     objects = _objects(root, video, meta, where, faults)
@@ -124,7 +124,8 @@ def _objects(
         # An object with an error stays known, so that expressions may name it.
         with faults.noted():
             if isinstance(masks, str):
-                objects[name] = _target_of_folder(root / masks, video, name, its)
+                folder = root / inside(masks, its, "its folder of masks")
+                objects[name] = _target_of_folder(folder, video, name, its)
             else:
                 objects[name] = _target_of_list(masks, video, name, its)
     return objects

@@ -25,6 +25,7 @@ import numpy as np
 
 from core.masks import encode
 from core.types import Notes, Rle, Sample, Target, Video
+from data.bounds import check_corners
 from data.fields import Faults, load_json, splits_found, value
 from data.frames.images import image_size, stems_in
 from data.masks.lazy import LazyMasks
@@ -91,9 +92,9 @@ def _read_image(folder: Path, name: str, first_only: bool) -> list[Sample]:
         raise ValueError(f'{file}: "text" is {texts!r:.60}, not a list of one or more sentences')
     is_sentence = value(content, "is_sentence", bool, str(file))
     kind = "long" if is_sentence else "short"
-    shapes = _shapes(content, str(file))
-
     height, width = image_size(folder / f"{name}.jpg")
+    shapes = _shapes(content, height, width, str(file))
+
     video = Video(name, str(folder), (name,), height, width)
     targets = (Target(name, PolygonMask(str(file), height, width)),)
     notes = Notes()
@@ -113,7 +114,7 @@ def _notes_of_ignored(file: str, height: int, width: int) -> Notes:
     return Notes(ignore_F=None if ignored is None else (ignored,))
 
 
-def _shapes(content: Any, where: str) -> list[LabelledPolygon]:
+def _shapes(content: Any, height: int, width: int, where: str) -> list[LabelledPolygon]:
     """Return the polygons to draw."""
     shapes = []
     for i, shape in enumerate(value(content, "shapes", list, where)):
@@ -124,19 +125,20 @@ def _shapes(content: Any, where: str) -> list[LabelledPolygon]:
         points = value(shape, "points", list, its)
         message = f'{its}: "points" is {points!r:.60}, not a list of [x, y]'
         try:
-            corners_N2 = np.array(points, np.float64).astype(np.int32)
+            corners_N2 = np.array(points, np.float64)
         except (ValueError, TypeError) as error:
             raise ValueError(message) from error
         if corners_N2.ndim != 2 or corners_N2.shape[1] != 2 or not len(corners_N2):
             raise ValueError(message)
-        shapes.append((label, corners_N2))
+        check_corners(corners_N2, height, width, f'{its}: "points"')
+        shapes.append((label, corners_N2.astype(np.int32)))
     return shapes
 
 
 @functools.lru_cache(maxsize=512)
 def _fill_polygons(file: str, height: int, width: int) -> tuple[Rle | None, Rle | None]:
     """Return the masks of the target and of the pixels to ignore; None for an empty one."""
-    shapes = _shapes(load_json(Path(file), dict, ENCODINGS), file)
+    shapes = _shapes(load_json(Path(file), dict, ENCODINGS), height, width, file)
     areas = []
     for _, corners_N2 in shapes:
         alone_HW = np.zeros((height, width), np.uint8)

@@ -29,7 +29,7 @@ from typing import Any
 
 from core.types import Place, Sample, Target, Video
 from data.derived import derived_places, writable_place, writing
-from data.fields import Faults, inside, load_json, splits_found, value
+from data.fields import Faults, inside, load_json, parsed_json, splits_found, value
 from data.frames.images import image_size
 from data.masks.stores import Size
 
@@ -176,8 +176,8 @@ def _sample(row: Row, folder: Path, number: int, seen: set[str], where: str) -> 
 def _places(solution: str, hw: Size, where: str) -> list[Place]:
     """Return the objects of a solution."""
     try:
-        objects = json.loads(solution)
-    except (ValueError, RecursionError) as error:
+        objects = parsed_json(solution.encode())
+    except ValueError as error:
         raise ValueError(f'{where}: "solution" is not JSON ({error})') from error
     if not isinstance(objects, list):
         raise ValueError(f'{where}: "solution" is {solution!r:.60}, not a list of objects')

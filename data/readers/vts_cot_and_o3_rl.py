@@ -13,7 +13,6 @@ first alone is used (as published), and it has "mask_existence", one for each fr
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from core.types import Notes, Sample
-from data.fields import Faults, load_json, value
+from data.fields import Faults, load_json, parsed_json, value
 from data.masks.stores import RleStore
 from data.readers.expressions import Format, Meta, find_images, notes_of, read_videos
 
@@ -175,8 +174,8 @@ def _selection(text: str, where: str) -> tuple[int, int, int] | None:
     if found is None:
         return None
     try:
-        choice = json.loads(found[1])
-    except json.JSONDecodeError as error:
+        choice = parsed_json(found[1].encode())
+    except ValueError as error:
         raise ValueError(
             f"{where}: the dialogue selects {found[1]!r:.80}, which is not JSON ({error})"
         ) from error

@@ -23,6 +23,7 @@ from configs.load import resolve
 from configs.schema import Config
 from core.files import write_json
 from core.types import Sample
+from data.bounds import allow_pixels
 from data.prepare.check import read_all
 from data.prepare.keep import Judged, keep_content
 from data.prepare.statistics import rows, statistics
@@ -94,6 +95,7 @@ class PreparedSplit:
     def read(self) -> None:
         """Read the samples; unreadable ones become problems."""
         data = self.cfg.data
+        allow_pixels(data.max_pixels)
         self.samples, texts = read_all(data.format, data.root, self.name)
         self._problems = {}
         self.add_problems([Problem("", text) for text in texts])

@@ -339,3 +339,40 @@ def test_best_is_not_chosen_on_the_reported_split(preset: str) -> None:
         refuse_choosing_on_the_test_split(
             load([preset, "data.test_split=x", "data.eval_split=x", "train.eval_every=1"])
         )
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("policy: {path: '${oc.env:SECRET}'}", "policy: path: '${oc.env:SECRET}'"),
+        ("policy: {path: '${oc.decode:${name}}'}", "policy: path"),
+        ("policy: {path: 'a ${${name}:SECRET}'}", "policy: path"),
+        ("system: {options: {deep: [1, '${ oc.env : SECRET }']}}", "system: options: deep[1]"),
+        ("data: {sets: [{root: '${oc.env:SECRET}'}]}", "data: sets[0]: root"),
+        ("allow_resolvers: true\nname: '${oc.env:SECRET}'", "name: '${oc.env:SECRET}'"),
+    ],
+)
+def test_a_foreign_preset_does_not_read_the_environment(
+    text: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "hunter2")
+    file = tmp_path / "foreign.yaml"
+    file.write_text(f"base: revseg_tiny\n{text}\n")
+    with pytest.raises(ValueError, match="allow_resolvers=yes on the command line") as error:
+        load([str(file)])
+    assert f"{file}: {key}" in str(error.value)
+    assert "hunter2" not in str(error.value)
+
+
+def test_resolvers_that_the_command_line_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "hunter2")
+    file = tmp_path / "own.yaml"
+    file.write_text("base: revseg_tiny\nname: '${oc.env:SECRET}'\ndata: {root: 'x/${name}'}\n")
+    with pytest.raises(ValueError, match="allow_resolvers=yes"):
+        load([str(file), "allow_resolvers=no"])
+    cfg = load([str(file), "allow_resolvers=yes"])
+    assert (cfg.name, cfg.data.root) == ("hunter2", "x/hunter2")
+    file.write_text("base: revseg_tiny\ndata: {root: 'x/${name}'}\n")
+    assert load([str(file)]).data.root == "x/revseg_tiny"

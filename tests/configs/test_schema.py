@@ -21,6 +21,8 @@ from tiny.world.scene import LENGTHS
 
 # A run continues under other values of the settings that start like this.
 FREE_IN_A_RUN = (
+    "allow_resolvers",
+    "data.max_pixels",
     "name",
     "runs",
     "train.",

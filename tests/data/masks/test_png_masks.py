@@ -85,4 +85,4 @@ def test_wrong_files(folder: Path) -> None:
     colours_HWC = np.zeros((6, 8, 3), np.uint8)
     Image.fromarray(colours_HWC).save(folder / "00010.png")
     with pytest.raises(ValueError, match="00010.png: a RGB picture has no numbers of objects"):
-        read_png(folder / "00010.png", palette=True)
+        read_png(folder / "00010.png", (6, 8), palette=True)

@@ -187,7 +187,7 @@ ROWS = [
     (row_with(solution=solution(bbox_2d=[4, 2, 99, 9])), r'"bbox_2d" is .* in 24 x 32 pixels'),
     (row_with(solution=solution(bbox_2d=[11, 2, 4, 9])), r"its corners are swapped"),
     (row_with(solution=solution(point_2d=[True, 5])), r'"point_2d" is \[True, 5\]'),
-    (row_with(solution=solution(point_2d=[float("nan"), 5])), r'"point_2d" is \[nan, 5\]'),
+    (row_with(solution=solution(point_2d=[float("nan"), 5])), "NaN is no number"),
     (row_with(problem=" "), r'row 0: "problem" is empty'),
     (row_with(problem=None), r'row 0: "problem" is None, not a str'),
     (row_with(id="../../etc/x"), r'"id" is \'../../etc/x\', which leads out of the data set'),
