@@ -20,7 +20,7 @@ from actors.drawing import (
     masks_by_episode,
 )
 from cluster.placement import Device, Placement
-from cluster.refs import Handle, MediaRef, call_all, load_media, results, start_actor
+from cluster.refs import Handle, MediaRef, Ref, call_all, load_media, results, start_actor
 from configs.load import resolve
 from configs.schema import Config
 from core import batch
@@ -37,6 +37,7 @@ class Draws(Protocol):
 
 
 A = TypeVar("A", bound=Draws)
+R = TypeVar("R")
 
 
 class Drawer:
@@ -69,12 +70,17 @@ class Drawer:
 
 
 class DrawingPool(Generic[A]):
-    """Actors with the same weights of a policy (`Drawer`, `actors.learner.LearnerActor`)."""
+    """Actors with the same weights of a policy (`Drawer`, `actors.learner.LearnerActor`).
 
-    def __init__(self, cfg: Config, ranks: Sequence[Handle[A]], layout: ImageLayout) -> None:
+    Attributes:
+        layout: image layout of the policy; a subclass gets it from its actors.
+    """
+
+    layout: ImageLayout
+
+    def __init__(self, cfg: Config, ranks: Sequence[Handle[A]]) -> None:
         self.cfg = cfg
         self.ranks = ranks
-        self.layout = layout
 
     def draw(
         self,
@@ -98,9 +104,17 @@ class DrawingPool(Generic[A]):
             for rank, rows in zip(self.ranks, self.deal(forest), strict=True):
                 own_media = media_of_rows(rows, media)
                 calls.append(rank.call(Draws.draw, rows, own_media, requests.share(rows)))
-            for part in results(calls):
+            for part in self.results(calls, "drew masks"):
                 masks |= part
         return masks_by_episode(masks, episodes)
+
+    def results(self, calls: Sequence[Ref[R]], work: str) -> list[R]:
+        """Wait for a call of each actor.
+
+        Args:
+            work: what they do, for the message of an error: "drew masks".
+        """
+        return results(calls)
 
     def deal(self, forest: Sequence[batch.Tree]) -> list[list[GroupBatch]]:
         """Pack trees into rows, and deal the same number of rows to every rank."""
@@ -127,5 +141,5 @@ class DrawerPool(DrawingPool[Drawer]):
 
     def __init__(self, cfg: Config, placement: Placement) -> None:
         drawer = start_actor(Drawer, placement.options("drawer", 0), cfg, placement.device)
-        [layout] = call_all([drawer], Drawer.layout)
-        super().__init__(cfg, [drawer], layout)
+        super().__init__(cfg, [drawer])
+        [self.layout] = call_all(self.ranks, Drawer.layout)

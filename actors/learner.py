@@ -81,6 +81,10 @@ class LearnerActor:
             return "127.0.0.1", port
         return ray.util.get_node_ip_address(), port
 
+    def whereabouts(self) -> str:
+        """Return the process and the machine of this rank, for messages."""
+        return f"pid {os.getpid()} on node {ray.util.get_node_ip_address()}"
+
     def start(
         self, cfg: Config, device: Device, place: RankPlace, total_updates: int
     ) -> ImageLayout:
@@ -105,7 +109,7 @@ class LearnerActor:
     ) -> list[StepReport]:
         return self.trainer.learn(rows, media, imitate, targets)
 
-    def publish(self, version: int) -> WeightVersion | None:
+    def publish(self, version: int) -> tuple[WeightVersion | None, np.ndarray | None]:
         return self.trainer.publish(version)
 
     def head(self) -> dict[str, np.ndarray]:

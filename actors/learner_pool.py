@@ -8,28 +8,61 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
+import ray
 
 from actors.drawer import DrawingPool, media_of_rows
 from actors.drawing import DrawBatch
 from actors.learner import LearnerActor, RankPlace
 from actors.objective import RowStats, StepReport, batch_metrics
+from cluster.lost import LOST, cause
 from cluster.placement import Device, Placement
-from cluster.refs import Handle, MediaRef, call_all, results, start_actor
+from cluster.refs import Handle, MediaRef, Method, Ref, results, start_actor
 from cluster.weights import WeightVersion
 from configs.schema import Config
 from core import batch, grpo
+from core.batch import ImageLayout
 from core.types import Group, Update
+from models.engine.settings import OBJECT_STORE
 
 # Advantages of a group: of each turn of each episode.
 Credit = Sequence[Sequence[float]]
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Seconds to wait for the news of a lost rank after an error of another one, which may only say that
+# its connection broke.
+ECHO_S = 10.0
+
+
+class LearnerLost(Exception):
+    """A rank of the learner is gone, and with it the process group of all ranks.
+
+    No RuntimeError: others that handle such errors must let it through to the loop, which starts
+    the ranks anew.
+
+    Attributes:
+        who: rank, process and machine.
+        why: what it did, and the cause.
+    """
+
+    def __init__(self, who: str, why: str) -> None:
+        super().__init__(f"{who} of the learner was lost {why}")
+        self.who = who
+        self.why = why
+
 
 class LearnerPool(DrawingPool[LearnerActor]):
-    """All ranks of the learner. Every method acts on all of them at once."""
+    """All ranks of the learner. Every method acts on all of them at once.
+
+    Every method raises `LearnerLost` if a rank dies. The ranks that are left are of no use then.
+    """
 
     def __init__(self, cfg: Config, placement: Placement, total_updates: int = 0) -> None:
         """Start the ranks.
@@ -39,21 +72,55 @@ class LearnerPool(DrawingPool[LearnerActor]):
 
         Raises:
             ValueError: an unusable policy or setting.
+            LearnerLost: a rank died.
         """
         total = total_updates or cfg.train.steps * cfg.learner.optimizer_steps
         # Optimizer steps in a row that were skipped because loss or gradient was not finite.
         self.bad_steps = 0
+        # Process and machine of each rank, for messages.
+        self.whereabouts: list[str] = []
         ranks: list[Handle[LearnerActor]] = []
         for number in range(cfg.learner.world_size):
             ranks.append(start_actor(LearnerActor, placement.options("learner", number)))
+        super().__init__(cfg, ranks)
+        try:
+            self.layout = self._start_ranks(placement.device, total)
+        except LearnerLost:
+            self.kill()
+            raise
 
+    def _start_ranks(self, device: Device, total_updates: int) -> ImageLayout:
+        """Build the trainers of all ranks; return their image layout."""
+        self.whereabouts = self.call_all("started", LearnerActor.whereabouts)
         # All ranks must know the first one's address before one of them can start.
-        hosts = call_all(ranks, LearnerActor.address)
-        self.places = rank_places(hosts, placement.device)
+        hosts = self.call_all("started", LearnerActor.address)
+        self.places = rank_places(hosts, device)
         starting = []
-        for rank, place in zip(ranks, self.places, strict=True):
-            starting.append(rank.call(LearnerActor.start, cfg, placement.device, place, total))
-        super().__init__(cfg, ranks, layout=results(starting)[0])
+        for rank, place in zip(self.ranks, self.places, strict=True):
+            starting.append(rank.call(LearnerActor.start, self.cfg, device, place, total_updates))
+        return self.results(starting, "started")[0]
+
+    def results(self, calls: Sequence[Ref[R]], work: str) -> list[R]:
+        """Wait for a call of each rank.
+
+        Raises:
+            LearnerLost: a rank died, or lost what it needs.
+        """
+        lost = first_lost(calls)
+        if lost is None:
+            return results(calls)
+        rank, error = lost
+        where = self.whereabouts[rank] if self.whereabouts else "not up yet"
+        raise LearnerLost(f"rank {rank} ({where})", f"while it {work}: {cause(error)}") from error
+
+    def call_all(
+        self, work: str, method: Method[LearnerActor, P, R], *args: P.args, **kwargs: P.kwargs
+    ) -> list[R]:
+        """Call a method of all ranks at once; wait for all. Raises the errors of `results`."""
+        calls: list[Ref[R]] = []
+        for rank in self.ranks:
+            calls.append(rank.call(method, *args, **kwargs))
+        return self.results(calls, work)
 
     def learn(
         self, groups: Sequence[Group], media: Sequence[MediaRef], masks: DrawBatch | None = None
@@ -150,7 +217,7 @@ class LearnerPool(DrawingPool[LearnerActor]):
             own_media = media_of_rows(rows, media)
             own_masks = masks.share(rows) if masks is not None else None
             calls.append(rank.call(LearnerActor.learn, rows, own_media, imitate, own_masks))
-        return self._combine(results(calls), skipped_groups)
+        return self._combine(self.results(calls, "learned"), skipped_groups)
 
     def _combine(self, reports: Sequence[Sequence[StepReport]], skipped_groups: int) -> Update:
         """Combine the ranks' reports of every optimizer step on one batch."""
@@ -185,21 +252,30 @@ class LearnerPool(DrawingPool[LearnerActor]):
         With a GPU backend the version names the ranks as its senders, and it must be taken before
         they learn on.
         """
-        first = call_all(self.ranks, LearnerActor.publish, version)[0]
+        described: list[Ref[WeightVersion | None]] = []
+        payloads: list[Ref[np.ndarray]] = []
+        for rank in self.ranks:
+            # Two results, so that the payload stays in the object store. As a result it belongs to
+            # the driver: a rank's death does not take it away.
+            publish = rank.actor.publish.options(num_returns=2)
+            description, payload = publish.remote(version)
+            described.append(description)
+            payloads.append(payload)
+        first = self.results(described, "published its weights")[0]
         assert first is not None, "rank 0 always publishes"
-        if first.payload is None:
+        if self.cfg.cluster.weight_backend != OBJECT_STORE:
             return replace(first, senders=tuple(self.ranks))
-        return first
+        return replace(first, payload=payloads[0])
 
     def head(self) -> dict[str, np.ndarray]:
         """Return the mask head's weights, for segmenters with `mask.redraw`."""
-        return call_all(self.ranks, LearnerActor.head)[0]
+        return self.call_all("gave its mask head", LearnerActor.head)[0]
 
     def save(self, folder: Path | str) -> None:
         """Write policy, optimizer and random states into a folder within reach of all ranks."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        call_all(self.ranks, LearnerActor.save, str(path.resolve()))
+        self.call_all("saved a checkpoint", LearnerActor.save, str(path.resolve()))
 
     def load(self, folder: Path | str) -> None:
         """Go on from a checkpoint.
@@ -208,12 +284,50 @@ class LearnerPool(DrawingPool[LearnerActor]):
             ValueError: it does not fit this policy or this number of ranks.
         """
         path = Path(folder).resolve()
-        call_all(self.ranks, LearnerActor.load, str(path))
+        self.call_all("loaded a checkpoint", LearnerActor.load, str(path))
 
     def close(self) -> None:
         """Take all ranks out of their process group, and end them."""
-        call_all(self.ranks, LearnerActor.close)
+        # Their work is done: a rank that died now is no loss.
+        with suppress(LearnerLost):
+            self.call_all("ended", LearnerActor.close)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the process of every rank that is left, whatever it does."""
         super().close()
+
+
+def first_lost(calls: Sequence[Ref[Any]]) -> tuple[int, Exception] | None:
+    """Return the rank of the first of these calls to be lost, with its error; None if none is.
+
+    Calls are looked at as they end: a rank may wait for a lost one for ever.
+    """
+    waiting = list(calls)
+    patience: float | None = None
+    while waiting:
+        ended, waiting = ray.wait(waiting, num_returns=1, timeout=patience)
+        if not ended:
+            return None
+        error = error_of(ended[0])
+        # Pixels that were lost with their node count too: the ranks start anew with others.
+        if isinstance(error, LOST):
+            return calls.index(ended[0]), error
+        # A user's mistake is no echo of a death.
+        if isinstance(error, ValueError):
+            return None
+        if error is not None:
+            patience = ECHO_S
+    return None
+
+
+def error_of(ref: Ref[Any]) -> Exception | None:
+    """Return the error of an ended call, or None."""
+    try:
+        ray.get(ref)
+    except Exception as error:
+        return error
+    return None
 
 
 def rank_places(hosts: Sequence[tuple[str, int]], device: Device) -> list[RankPlace]:

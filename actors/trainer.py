@@ -189,18 +189,18 @@ class TrainerRank:
             loss, stats = add_mask_loss(loss, stats, output.auxiliary)
         return spread_failure(loss, output.logprob_N), stats
 
-    def publish(self, version: int) -> WeightVersion | None:
-        """Put the whole weights into the object store on rank 0; return None on other ranks.
+    def publish(self, version: int) -> tuple[WeightVersion | None, np.ndarray | None]:
+        """Return a version of the weights, and its payload, on rank 0; nothing on other ranks.
 
         With a GPU backend only describe them, on every rank: the bytes are sent on request.
         """
         if self.sender is not None:
             tensors = whole_weights.describe(self.engine)
-            return WeightVersion(version, *tensors, checksum="", payload=None)
+            return WeightVersion(version, *tensors, checksum="", payload=None), None
         state = whole_weights.whole_state(self.engine)
         if self.rank != 0:
-            return None
-        return weights.publish(version, state)
+            return None, None
+        return weights.describe(version, state)
 
     def head(self) -> dict[str, np.ndarray]:
         """Return the mask head's weights on rank 0; empty on other ranks."""

@@ -3,6 +3,8 @@
 The learner publishes a version into Ray's object store. A rollout actor pulls it on request, or
 when it joins, so no process group has to be rebuilt when an actor comes or goes. With a GPU
 backend a version names its senders instead (`actors.gpu_weights`).
+
+The driver owns the payload: it outlives the rank that made it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 
 from cluster.refs import Handle, Ref
@@ -43,7 +44,8 @@ class WeightVersion:
     senders: tuple[Handle[Any], ...] = ()
 
 
-def publish(version: int, state: Mapping[str, torch.Tensor]) -> WeightVersion:
-    """Put a whole `state_dict()` into the object store."""
+def describe(version: int, state: Mapping[str, torch.Tensor]) -> tuple[WeightVersion, np.ndarray]:
+    """Return a version of a whole `state_dict()` without its payload, and the payload itself."""
     names, dtypes, shapes, flat = flatten(state)
-    return WeightVersion(version, names, dtypes, shapes, checksum(flat), ray.put(flat))
+    described = WeightVersion(version, names, dtypes, shapes, checksum(flat), payload=None)
+    return described, flat

@@ -16,7 +16,7 @@ from actors import rollout
 from actors.rollout import Played, RolloutActor, RolloutPool, copies
 from cluster.placement import place
 from cluster.refs import call_all
-from cluster.weights import publish
+from cluster.weights import WeightVersion, describe
 from configs.schema import Config, SystemConfig
 from core.digest import image_digest
 from core.masks import encode
@@ -85,6 +85,13 @@ def tokens(played: Iterable[Played]) -> dict[str, list[tuple[int, ...]]]:
             completions += [turn.completion_ids for turn in episode.turns]
         found[group.sample.uid] = completions
     return found
+
+
+def other_weights(version: int) -> WeightVersion:
+    """Random weights, as the learner publishes them."""
+    model = tiny_engine.model(tiny_engine.tokenizer(), seed=version)
+    described, flat = describe(version, model.state_dict())
+    return replace(described, payload=ray.put(flat))
 
 
 def versions(played: Iterable[Played]) -> set[int]:
@@ -173,8 +180,7 @@ def test_copies_of_a_sample_in_one_step_differ(pool: RolloutPool, samples: list[
 
 def test_new_weights_reach_the_engine(pool: RolloutPool, samples: list[Sample]) -> None:
     before = list(pool.play(samples[:1], group_size=G, temperature=1.0, step=0))
-    model = tiny_engine.model(tiny_engine.tokenizer(), seed=1)
-    pool.take(publish(1, model.state_dict()))
+    pool.take(other_weights(1))
     after = list(pool.play(samples[:1], group_size=G, temperature=1.0, step=0))
     assert versions(before) == {0}
     assert versions(after) == {1}
@@ -182,7 +188,7 @@ def test_new_weights_reach_the_engine(pool: RolloutPool, samples: list[Sample]) 
 
 
 def test_damaged_weights_are_an_error(pool: RolloutPool) -> None:
-    weights = publish(2, tiny_engine.model(tiny_engine.tokenizer(), seed=2).state_dict())
+    weights = other_weights(2)
     with pytest.raises(Exception, match="damaged"):
         pool.take(replace(weights, checksum="0" * 64))
     pool.take(weights)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import ray
 import torch
 
-from cluster.weights import publish
+from cluster.weights import describe
 from core.flat import checksum, flatten, unflatten
 
 
@@ -45,9 +44,8 @@ def test_checksum_sees_one_bit() -> None:
     assert checksum(flat) != before
 
 
-def test_published_weights_arrive(ray_env: dict[str, str]) -> None:
-    weights = publish(3, state())
-    flat = ray.get(weights.payload)
+def test_described_weights_are_whole() -> None:
+    weights, flat = describe(3, state())
     assert weights.version == 3
     assert checksum(flat) == weights.checksum
     back = dict(
