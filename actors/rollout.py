@@ -12,7 +12,7 @@ import math
 import os
 import traceback
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,12 +133,14 @@ class Played:
         index: position of the sample among those given to `RolloutPool.play`.
         sample: the sample with its ground truth.
         media_ref: pixels of the episodes' images, in the object store.
+        is_logged: whether it was played before a death, and comes from the run's group log.
     """
 
     index: int
     sample: Sample
     episodes: tuple[Episode, ...]
     media_ref: MediaRef
+    is_logged: bool = False
 
     @property
     def too_long(self) -> bool:
@@ -232,6 +234,11 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
             f"sample {task.sample.uid!r}: {self.attempts} rollout actors died playing it"
         ) from error
 
+    @property
+    def version(self) -> int:
+        """Number of the newest version that the actors were given; 0 is the initial policy."""
+        return 0 if self.weights is None else self.weights.version
+
     def ready(self) -> None:
         """Wait until all actors are up. Raises the error of a failed start."""
         ray.get([worker.call(RolloutActor.version) for worker in self.workers.values()])
@@ -298,12 +305,14 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
         temperature: float,
         step: int,
         training: bool = False,
+        skip: Collection[int] = (),
     ) -> Iterator[Played]:
         """Play a group of each sample; yield groups as they finish, in any order.
 
         Args:
             step: seeds the sampling, together with the run's seed and the sample.
             training: show samples as `System.shown` does, with hints. Otherwise bare.
+            skip: indices of samples whose groups are there already.
 
         Raises:
             ValueError: a temperature out of vLLM's range.
@@ -316,6 +325,8 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
 
         def tasks() -> Iterator[GroupTask]:
             for index, (sample, copy) in enumerate(zip(samples, copies(samples), strict=True)):
+                if index in skip:
+                    continue
                 shown = self._shown(sample, step) if training else sample.bare
                 key: SeedKey = (self.cfg.seed, step, sample.uid)
                 if copy:

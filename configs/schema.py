@@ -453,6 +453,11 @@ class ClusterConfig:
         help="most seconds of waiting for GPUs: of an autoscaler, or held by other jobs",
         least=0,
     )
+    max_rebuilds: int = setting(
+        3,
+        help="new starts of a learner that died, without another step or checkpoint in between",
+        least=0,
+    )
 
 
 @dataclass

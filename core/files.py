@@ -39,8 +39,13 @@ def write_json(file: Path, value: Mapping[str, Any]) -> None:
 
 def append_lines(file: Path, *values: Mapping[str, Any]) -> None:
     """Append a line for each value and wait for the disk: a kill loses at most these lines."""
+    append_text(file, "".join(json_line(value) for value in values))
+
+
+def append_text(file: Path, text: str) -> None:
+    """Append whole lines and wait for the disk."""
     with file.open("a", encoding="utf-8") as out:
-        out.write("".join(json_line(value) for value in values))
+        out.write(text)
         out.flush()
         os.fsync(out.fileno())
 

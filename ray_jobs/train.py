@@ -8,22 +8,26 @@ one step from top to bottom.
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from actors.learner_pool import LearnerLost
 from actors.reward import Scoring
 from actors.rollout import Played
+from actors.shown_again import decode_again
 from actors.splits import set_of, training_split
+from cluster.lost import Deaths
 from configs.load import resolve
 from configs.schema import Config
 from core.grpo import judge
-from core.types import End, Episode, Group
+from core.types import End, Episode, Group, Sample
 from data.mixing import Mix, Position, check_left
 from ray_jobs.driver.entry import run_job
 from ray_jobs.driver.evaluation import evaluate, stop_on_failures
@@ -32,14 +36,17 @@ from ray_jobs.driver.guard import Guard, lowest_reward
 from ray_jobs.driver.hints import HintStore, own_hints
 from ray_jobs.driver.masking import Masking, make_masking
 from ray_jobs.driver.pools import Pools
+from ray_jobs.driver.rebuilds import Rebuilds, history_of, newest_start, origin_of
+from ray_jobs.driver.recording import Recording
 from ray_jobs.driver.report import Values, report, values_of
 from ray_jobs.driver.requests import Stopped
-from ray_jobs.driver.results import Evaluation, mean_parts, write_evaluation
+from ray_jobs.driver.results import Evaluation, mean_parts, read_means, write_evaluation
 from ray_jobs.driver.run import Run, checked_config, refuse_other_run
 from ray_jobs.driver.sampling import Draws, mix_rows, training_mix
 from ray_jobs.driver.stages import StageTimer
 from ray_jobs.driver.truths import check_measurable
 from ray_jobs.record import checkpoint
+from ray_jobs.record.group_log import GroupLog
 
 
 @dataclass(frozen=True)
@@ -49,11 +56,13 @@ class PlayedStep:
     Attributes:
         groups: One group for each of the P prompts.
         scorings: Scoring under way, one entry a group; None before a policy has drawn its masks.
+        logged: Number of groups from the group log, which were played before a death.
         set_aside: Number of samples set aside so far.
     """
 
     groups: Sequence[Played]
     scorings: Sequence[Scoring | None]
+    logged: int = 0
     set_aside: int = 0
 
 
@@ -68,6 +77,7 @@ class TrainingState:
         start_seconds: Time until the rollout engines were up.
         used: Number of training samples drawn from each set so far; "" is the only set.
         aside: Training samples that cannot fit, each with the reason.
+        origin: Name of the weights that the run began with (`origin_of`).
     """
 
     step: int = 0
@@ -76,6 +86,7 @@ class TrainingState:
     start_seconds: float = 0.0
     used: dict[str, int] = field(default_factory=dict)
     aside: dict[str, str] = field(default_factory=dict)
+    origin: str = ""
 
     @property
     def position(self) -> Position | None:
@@ -85,26 +96,70 @@ class TrainingState:
         return Position(self.used, self.aside)
 
 
-def play(run: Run, pools: Pools, masking: Masking, draws: Draws, step: int) -> PlayedStep:
+def groups_of_step(
+    run: Run, pools: Pools, log: GroupLog, samples: Sequence[Sample], step: int
+) -> Iterator[Played]:
+    """Yield the groups of a step: those of the group log, then the others as they are played.
+
+    A group goes to the log before anything else is done with it.
+    """
+    cfg = run.cfg.rollout
+    uids = [sample.uid for sample in samples]
+    oldest = step - 1 - cfg.max_staleness
+    logged = log.read(step, uids, range(oldest, step))
+    yield from played_before(run, samples, logged)
+    if len(logged) == len(samples):
+        return
+
+    if cfg.max_staleness == 0:
+        # After a death the rollout actors may hold newer weights than these groups ask for.
+        bring_weights(pools, step - 1)
+    arrivals = pools.rollouts.play(
+        samples,
+        group_size=cfg.group_size,
+        temperature=cfg.temperature,
+        step=step,
+        training=True,
+        skip=logged.keys(),
+    )
+    for group in arrivals:
+        log.add(step, uids, group.index, group.episodes)
+        yield group
+
+
+def played_before(
+    run: Run, samples: Sequence[Sample], logged: Mapping[int, tuple[Episode, ...]]
+) -> Iterator[Played]:
+    """Yield the groups of the log, with their pixels decoded again."""
+    videos = [samples[index].video for index in logged]
+    pixels = decode_again(videos, list(logged.values()), run.placement)
+    for (index, episodes), media_ref in zip(logged.items(), pixels, strict=True):
+        yield Played(index, samples[index], episodes, media_ref, is_logged=True)
+
+
+def bring_weights(pools: Pools, version: int) -> None:
+    """Give the rollout actors the learner's weights, which are of this version."""
+    if pools.rollouts.version != version:
+        pools.rollouts.take(pools.learner.publish(version))
+
+
+def play(
+    run: Run, pools: Pools, masking: Masking, log: GroupLog, draws: Draws, step: int
+) -> PlayedStep:
     """Play G episodes of each prompt of a step.
 
     Groups arrive in any order as they finish. Each is scored at once, while others still decode,
     unless the policy has to draw masks first. A sample without room for an answer is set aside.
     """
-    cfg = run.cfg
-    split = training_split(cfg)
-    arrivals = pools.rollouts.play(
-        draws.of_step(step),
-        group_size=cfg.rollout.group_size,
-        temperature=cfg.rollout.temperature,
-        step=step,
-        training=True,
-    )
+    split = training_split(run.cfg)
+    samples = draws.of_step(step)
     groups: dict[int, Played] = {}
     scorings: dict[int, Scoring | None] = {}
-    for group in arrivals:
+    logged = 0
+    for group in groups_of_step(run, pools, log, samples, step):
         groups[group.index] = group
         scorings[group.index] = masking.score_early(split, group)
+        logged += group.is_logged
 
     # The order of arrival must not change the update.
     in_order = sorted(groups)
@@ -118,32 +173,45 @@ def play(run: Run, pools: Pools, masking: Masking, draws: Draws, step: int) -> P
     return PlayedStep(
         groups=[groups[index] for index in in_order],
         scorings=[scorings[index] for index in in_order],
+        logged=logged,
         set_aside=len(draws.after(step).aside),
     )
 
 
 def play_steps(
-    run: Run, pools: Pools, masking: Masking, draws: Draws, first: int, last: int
-) -> Iterator[PlayedStep]:
+    run: Run,
+    pools: Pools,
+    masking: Masking,
+    log: GroupLog,
+    draws: Draws,
+    first: int,
+    last: int,
+) -> Generator[PlayedStep]:
     """Play each step when it is asked for, with the newest weights: strictly on policy."""
     for step in range(first, last + 1):
-        yield play(run, pools, masking, draws, step)
+        yield play(run, pools, masking, log, draws, step)
 
 
 def play_ahead(
-    run: Run, pools: Pools, masking: Masking, draws: Draws, first: int, last: int
-) -> Iterator[PlayedStep]:
+    run: Run,
+    pools: Pools,
+    masking: Masking,
+    log: GroupLog,
+    draws: Draws,
+    first: int,
+    last: int,
+) -> Generator[PlayedStep]:
     """Play the next step in a thread while the last one is learned (`rollout.max_staleness=1`).
 
     Its weights are one update old, or change while it is played; truncated importance weights
     correct for this.
     """
     with ThreadPoolExecutor(max_workers=1) as thread:
-        ahead = thread.submit(play, run, pools, masking, draws, first)
+        ahead = thread.submit(play, run, pools, masking, log, draws, first)
         for step in range(first, last + 1):
             played = ahead.result()
             if step < last:
-                ahead = thread.submit(play, run, pools, masking, draws, step + 1)
+                ahead = thread.submit(play, run, pools, masking, log, draws, step + 1)
             yield played
 
 
@@ -153,12 +221,15 @@ def train_step(
     masking: Masking,
     step: int,
     played_steps: Iterator[PlayedStep],
+    log: GroupLog,
+    recording: Recording,
     guard: Guard,
-) -> dict[str, float]:
-    """Run one GRPO step on P prompts; write its metrics to the run folder and return them.
+) -> None:
+    """Run one GRPO step on P prompts; record it, unless it was on record before a death.
 
     Raises:
         ValueError, RuntimeError: As `stop_on_failures` and `Guard`.
+        LearnerLost: A rank of the learner died.
     """
     cfg = run.cfg
     timer = StageTimer(run.progress)
@@ -166,6 +237,9 @@ def train_step(
     # 1 play: G episodes of each prompt, by the rollout actors.
     with timer.stage("play"):
         played = next(played_steps)
+    if played.logged < len(played.groups):
+        # With groups that were played just now it is another step than the one on record.
+        recording.drop(step)
 
     # 2 mask: masks that the policy draws itself; reward actors make those of a segmenter.
     drawn_P = masking.draw_step(played.groups, timer)
@@ -181,7 +255,12 @@ def train_step(
         scored = Group(group.sample.uid, group.episodes, rewards_G)
         judged = judge(scored, std=cfg.grpo.advantage_std, eps=cfg.grpo.advantage_eps)
         groups.append(judged)
-    stop_on_failures(all_episodes(groups), cfg.rollout.max_failed_share)
+    try:
+        stop_on_failures(all_episodes(groups), cfg.rollout.max_failed_share)
+    except (ValueError, RuntimeError):
+        # Another start plays them again: the cause may be gone by then.
+        log.drop(step)
+        raise
 
     # A half-learned step cannot be saved, so from here on it is finished.
     run.requests.be_patient()
@@ -201,29 +280,14 @@ def train_step(
 
     # 6 publish: the next step is played with the new weights.
     with timer.stage("publish"):
-        pools.rollouts.take(pools.learner.publish(step))
+        # After a death the rollout actors keep newer weights until the learner has caught up.
+        if step >= pools.rollouts.version:
+            pools.rollouts.take(pools.learner.publish(step))
 
     play_seconds = max(timer.seconds["play"], 1e-3)
     metrics["tokens_per_second"] = metrics["completion_tokens"] / play_seconds
-    record_step(run, step, metrics, timer.seconds, groups)
+    recording.write(step, metrics, timer.seconds, groups)
     guard.after_step(metrics, groups)
-    return metrics
-
-
-def record_step(
-    run: Run,
-    step: int,
-    metrics: dict[str, float],
-    seconds: dict[str, float],
-    groups: Sequence[Group],
-) -> None:
-    """Write a step to the run folder, then to the tracker and the display."""
-    # The run folder comes first: it holds the truth if the tracker or the display fails.
-    run.record.write_step(step, metrics, seconds)
-    run.record.write_episodes(step, groups)
-    timing = {f"seconds/{stage}": spent for stage, spent in seconds.items()}
-    run.tracker.metrics(step, metrics | timing)
-    run.progress.step(step, metrics, seconds)
 
 
 def set_metrics(groups: Sequence[Group], labels: Sequence[str]) -> dict[str, float]:
@@ -298,21 +362,29 @@ def measure(run: Run, pools: Pools, masking: Masking, title: str) -> dict[str, E
     return {"greedy": greedy, "sampled": sampled}
 
 
-def watch(run: Run, pools: Pools, masking: Masking, state: TrainingState) -> None:
-    """Measure the watched split; the test split waits for the final table."""
+def watch(
+    run: Run, pools: Pools, masking: Masking, state: TrainingState, again: bool = False
+) -> None:
+    """Measure the watched split; the test split waits for the final table.
+
+    Args:
+        again: The step was learned before a death, and may have been measured as well.
+    """
     step = state.step
     split = run.cfg.data.eval_split
-    evaluation = evaluate(run, pools, masking, split, f"step {step}, {split}")
-    write_evaluation(run.record.evaluation_folder(step) / split, evaluation)
-    jf = evaluation.mean("jf")
-    reward = evaluation.mean("reward")
+    folder = run.record.evaluation_folder(step) / split
+    means = read_means(folder) if again else None
+    if means is None:
+        evaluation = evaluate(run, pools, masking, split, f"step {step}, {split}")
+        write_evaluation(folder, evaluation)
+        means = {"jf": evaluation.mean("jf"), "reward": evaluation.mean("reward")}
+        run.tracker.metrics(step, {f"{split}/{name}": mean for name, mean in means.items()})
+        run.progress.note(f"step {step}, {split}: J&F {means['jf']:.3f}")
     # A string, because keys of JSON are strings.
-    state.watched[str(step)] = jf
-    run.tracker.metrics(step, {f"{split}/jf": jf, f"{split}/reward": reward})
-    run.progress.note(f"step {step}, {split}: J&F {jf:.3f}")
+    state.watched[str(step)] = means["jf"]
 
 
-def save(run: Run, pools: Pools, draws: Draws, state: TrainingState) -> None:
+def save(run: Run, pools: Pools, log: GroupLog, draws: Draws, state: TrainingState) -> None:
     """Write a checkpoint and point `best` at the best one.
 
     The best one has the highest J&F on the watched split; without watching it is the newest one.
@@ -329,18 +401,7 @@ def save(run: Run, pools: Pools, draws: Draws, state: TrainingState) -> None:
     if best:
         run.record.mark_best(folder)
     checkpoint.prune(checkpoints, run.cfg.train.keep_checkpoints)
-
-
-def resume(run: Run, pools: Pools, folder: Path) -> TrainingState:
-    """Restore learner, rollout actors and run folder from a checkpoint."""
-    kept = checkpoint.read_state(folder)
-    state = TrainingState(**kept)
-    pools.learner.load(folder)
-    run.record.truncate_after(state.step)
-    checkpoint.set_aside(run.record.checkpoints, state.step)
-    pools.rollouts.take(pools.learner.publish(state.step))
-    run.progress.note(f"resumed from {folder}")
-    return state
+    log.forget(checkpoint.oldest(checkpoints, run.cfg.train.keep_checkpoints))
 
 
 def measure_before(run: Run, pools: Pools, masking: Masking) -> dict[str, Values]:
@@ -379,11 +440,14 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
         mix, aside = training_data(run)
         # Errors of a checkpoint come before the engines, which take a while to start.
         checkpoints = run.record.checkpoints
-        resumed = checkpoint.find(checkpoints, cfg.train.resume)
-        if resumed is not None:
-            check_fits(cfg, resumed)
+        start = checkpoint.find(checkpoints, cfg.train.resume)
+        if start is not None:
+            check_fits(cfg, start)
+        origin = origin_of(cfg, checkpoints, start)
+        history = history_of(cfg, origin)
+        log = GroupLog.open(run.record.path / "groups", history, run.progress.note)
         rollouts = pools.rollouts
-        start_seconds = time.monotonic() - began
+        initial = TrainingState(start_seconds=time.monotonic() - began, origin=origin)
         masking = make_masking(cfg, pools, training=True)
 
         # The rollout actors still hold the initial policy, whose hints all evaluations share.
@@ -391,54 +455,117 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
         if cfg.train.eval_every:
             measured_splits.append(cfg.data.eval_split)
         hints = HintStore(run, own_hints(cfg, run.record.path))
-        hints.ask(measured_splits, rollouts, again=resumed is None)
+        hints.ask(measured_splits, rollouts, again=start is None)
 
-        if resumed is None:
-            # Lines of a run that was killed before its first checkpoint.
-            run.record.truncate_after(0)
-            before = measure_before(run, pools, masking)
-            state = TrainingState(before=before, start_seconds=start_seconds)
-        else:
-            state = resume(run, pools, resumed)
+        deaths = Deaths(run.progress.note)
+        recording = Recording.open(run, deaths)
+        rebuilds = Rebuilds(run)
+        # A new start of the driver and a new start of the learner are one path: load a checkpoint,
+        # and learn the steps since then from the group log.
+        while True:
+            try:
+                if start is None and not initial.before:
+                    initial.before = measure_before(run, pools, masking)
+                state = starting_state(run, pools, start, initial)
+                draws = Draws(mix, cfg.rollout.prompts_per_step, state.step, state.position)
+                draws.set_aside(state.step, aside)
+                learn_steps(run, pools, masking, log, recording, draws, state)
+                return finish(run, pools, masking, state)
+            except LearnerLost as lost:
+                pools.drop_learner()
+                stop = run.requests.stop
+                if stop is not None:
+                    # There may be no time left, and another start does the same.
+                    raise Stopped(stop.reason, stop.code) from lost
+                start = newest_start(checkpoints, start)
+                deaths.add("learner", lost.who, lost.why, then=rebuilds.allow(lost, start))
 
-        draws = Draws(mix, cfg.rollout.prompts_per_step, state.step, state.position)
-        draws.set_aside(state.step, aside)
 
-        # Playing ahead begins with the first step, and the learner takes a while to start.
-        learner = pools.learner
-        play_all = play_ahead if cfg.rollout.max_staleness else play_steps
-        played = play_all(run, pools, masking, draws, state.step + 1, cfg.train.steps)
-        guard = Guard(cfg, checkpoints, floor=lowest_reward(run.record.episodes()))
-        try:
-            # A stop during an evaluation leaves it to the next start.
-            if due(state.step, cfg.train.eval_every) and str(state.step) not in state.watched:
-                watch(run, pools, masking, state)
-                save(run, pools, draws, state)
-            for step in range(state.step + 1, cfg.train.steps + 1):
-                run.requests.wait_while_paused()
-                with run.requests.patient(cfg.train.stop_s):
-                    train_step(run, pools, masking, step, played, guard)
-                    run.record.write_aside(draws.after(step).aside)
-                    state.step = step
-                watched = due(step, cfg.train.eval_every)
-                if watched:
-                    watch(run, pools, masking, state)
-                asked = run.requests.take_checkpoint()
-                last = step == cfg.train.steps
-                if watched or last or asked or due(step, cfg.train.checkpoint_every):
-                    save(run, pools, draws, state)
-        except Stopped:
-            is_saved = (checkpoints / f"step_{state.step}").exists()
-            if state.step > 0 and not is_saved:
-                save(run, pools, draws, state)
-            raise
+def starting_state(
+    run: Run, pools: Pools, start: Path | None, initial: TrainingState
+) -> TrainingState:
+    """Bring the learner to a checkpoint, or to the initial policy; return the state there."""
+    # Starts the ranks. Playing ahead begins with the first step, and this takes a while.
+    learner = pools.learner
+    if start is None:
+        return copy.deepcopy(initial)
+    learner.load(start)
+    state = replace(TrainingState(**checkpoint.read_state(start)), origin=initial.origin)
+    checkpoint.set_aside(run.record.checkpoints, state.step)
+    run.progress.note(f"resumed from {start}")
+    # After a death of the learner alone the rollout actors hold newer weights, and keep them.
+    if pools.rollouts.version < state.step:
+        bring_weights(pools, state.step)
+    return state
 
-        # The checksum of the final weights; the rollout actors hold them since the last step.
-        weights = learner.publish(cfg.train.steps)
-        masking.finish_learning()
-        after = measure(run, pools, masking, "after")
-        pools.close_learner()
-        return report(run, state.before, after, state.start_seconds, weights.checksum)
+
+def learn_steps(
+    run: Run,
+    pools: Pools,
+    masking: Masking,
+    log: GroupLog,
+    recording: Recording,
+    draws: Draws,
+    state: TrainingState,
+) -> None:
+    """Learn all steps behind a state, with evaluations and checkpoints in between."""
+    cfg = run.cfg
+    checkpoints = run.record.checkpoints
+    play_all = play_ahead if cfg.rollout.max_staleness else play_steps
+    played = play_all(run, pools, masking, log, draws, state.step + 1, cfg.train.steps)
+    floor = lowest_reward(run.record.episodes(), through=state.step)
+    guard = Guard(cfg, checkpoints, floor=floor)
+    try:
+        # A stop during an evaluation leaves it to the next start.
+        if due(state.step, cfg.train.eval_every) and str(state.step) not in state.watched:
+            watch(run, pools, masking, state)
+            save(run, pools, log, draws, state)
+        for step in range(state.step + 1, cfg.train.steps + 1):
+            run.requests.wait_while_paused()
+            with run.requests.patient(cfg.train.stop_s):
+                train_step(run, pools, masking, step, played, log, recording, guard)
+                run.record.write_aside(draws.after(step).aside)
+                state.step = step
+            end_step(run, pools, masking, log, recording, draws, state)
+    except Stopped:
+        is_saved = (checkpoints / f"step_{state.step}").exists()
+        if state.step > 0 and not is_saved:
+            save(run, pools, log, draws, state)
+        raise
+    except LearnerLost:
+        # The groups of a step that is played ahead reach the log before it is read again.
+        played.close()
+        raise
+
+
+def end_step(
+    run: Run,
+    pools: Pools,
+    masking: Masking,
+    log: GroupLog,
+    recording: Recording,
+    draws: Draws,
+    state: TrainingState,
+) -> None:
+    """Measure the watched split and write a checkpoint after a step, if they are due."""
+    cfg = run.cfg.train
+    watched = due(state.step, cfg.eval_every)
+    if watched:
+        watch(run, pools, masking, state, again=recording.is_repeat)
+    asked = run.requests.take_checkpoint()
+    last = state.step == cfg.steps
+    if watched or last or asked or due(state.step, cfg.checkpoint_every):
+        save(run, pools, log, draws, state)
+
+
+def finish(run: Run, pools: Pools, masking: Masking, state: TrainingState) -> dict[str, Any]:
+    """Measure the trained policy and report; return the contents of summary.json."""
+    # The checksum of the final weights; the rollout actors hold them since the last step.
+    weights = pools.learner.publish(run.cfg.train.steps)
+    masking.finish_learning()
+    after = measure(run, pools, masking, "after")
+    pools.close_learner()
+    return report(run, state.before, after, state.start_seconds, weights.checksum)
 
 
 def training_data(run: Run) -> tuple[Mix, dict[str, str]]:

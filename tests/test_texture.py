@@ -38,6 +38,7 @@ TOKENS_OF_A_GUESTS_LINE = 60
 LONG_FUNCTIONS = {
     "actors/objective.py:grpo_loss": "the loss of a row, term by term, in the order of the formula",
     "ray_jobs/driver/evaluation.py:measured": "the one inference path, from samples to figures",
+    "ray_jobs/train.py:learn_steps": "all steps of a run, and how a stop or a death ends them",
     "ray_jobs/train.py:train": "the training job, from opening a run to its summary",
     "ray_jobs/train.py:train_step": "the six stages of a step in one place",
 }

@@ -105,12 +105,18 @@ class Guard:
         return f"go on from the last good checkpoint, {good}"
 
 
-def lowest_reward(episodes: Iterable[Mapping[str, Any]]) -> float:
+def lowest_reward(episodes: Iterable[Mapping[str, Any]], through: int) -> float:
     """Return the lowest reward in the lines of episodes.jsonl; infinity without any.
 
     A resumed run must know it: rewards that are all equal may be the highest ones.
+
+    Args:
+        through: The last step to look at; later ones are learned again.
     """
-    rewards = [line["reward"] for line in episodes if line["reward"] is not None]
+    rewards = []
+    for line in episodes:
+        if line["step"] <= through and line["reward"] is not None:
+            rewards.append(line["reward"])
     return min(rewards, default=math.inf)
 
 

@@ -74,6 +74,12 @@ class Pools:
             self.learner.close()
             del self.learner
 
+    def drop_learner(self) -> None:
+        """End the ranks that a death left behind; the next use of the learner starts others."""
+        if "learner" in self.__dict__:
+            self.learner.kill()
+            del self.learner
+
     def close(self) -> None:
         """Kill the actors of all pools but the learner.
 

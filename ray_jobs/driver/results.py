@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from core.files import write_atomic
 from core.types import End, Episode, Reward, Rle, Sample
 
 COLUMNS = ("uid", "kind", "query", "J", "F", "J&F", "reward", "parts", "end", "answer")
@@ -156,15 +157,23 @@ def best_and_worst(results: Sequence[Result], count: int) -> list[Result]:
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
-    """Write summary.json and per_expression.csv."""
+    """Write per_expression.csv, then summary.json: with it the evaluation is whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    summary = json.dumps(_summary(evaluation), indent=2) + "\n"
-    (folder / "summary.json").write_text(summary, encoding="utf-8")
     with open(folder / "per_expression.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(COLUMNS)
         for result in evaluation.results:
             table.writerow(_row(result))
+    write_atomic(folder / "summary.json", json.dumps(_summary(evaluation), indent=2) + "\n")
+
+
+def read_means(folder: Path) -> dict[str, float] | None:
+    """Return the means "jf" (percent) and "reward" of a written evaluation; None without one."""
+    file = folder / "summary.json"
+    if not file.exists():
+        return None
+    summary = json.loads(file.read_text(encoding="utf-8"))
+    return {"jf": summary["J&F"], "reward": summary["reward"]}
 
 
 def _summary(evaluation: Evaluation) -> dict[str, Any]:

@@ -82,6 +82,14 @@ def prune(checkpoints: Path, keep: int) -> None:
             shutil.rmtree(folder)
 
 
+def oldest(checkpoints: Path, keep: int) -> int:
+    """Return the step of the oldest of the newest `keep` checkpoints, or of all; 0 without any."""
+    folders = _folders(checkpoints)[-keep:]
+    if not folders:
+        return 0
+    return int(folders[0].name.removeprefix("step_"))
+
+
 def latest(checkpoints: Path) -> Path | None:
     """Return the newest whole checkpoint; damaged ones are skipped with a warning."""
     for folder in reversed(_folders(checkpoints)):

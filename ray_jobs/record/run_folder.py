@@ -1,7 +1,7 @@
 """The record of one run on disk: `runs/<name>/`, plain files that outlive every service.
 
     config.yaml  environment.json  metrics.jsonl  episodes.jsonl  summary.json
-    set_aside.json (samples that cannot fit)
+    set_aside.json (samples that cannot fit)  groups/step_N.jsonl (`ray_jobs.record.group_log`)
     checkpoints/step_N/  best -> checkpoints/step_K  evaluation/step_N/
     hints/<split>.json (of a system with auxiliary questions: `data.hints`)
 
@@ -103,6 +103,11 @@ class RunFolder:
             write_json(file, reasons)
         else:
             file.unlink(missing_ok=True)
+
+    def last_step(self) -> int:
+        """Return the last step in metrics.jsonl; 0 without any."""
+        lines = self.steps()
+        return int(lines[-1]["step"]) if lines else 0
 
     def steps(self) -> list[dict[str, Any]]:
         """Return the lines of metrics.jsonl."""

@@ -74,12 +74,18 @@ def test_a_solved_task_is_not_dead(tmp_path: Path) -> None:
 
 
 def test_a_solved_task_is_not_dead_after_a_resume(tmp_path: Path) -> None:
-    floor = lowest_reward([{"reward": 3.0}, {"reward": None}, {"reward": 0.5}])
+    lines = [
+        {"step": 1, "reward": 3.0},
+        {"step": 1, "reward": None},
+        {"step": 2, "reward": 0.5},
+        {"step": 3, "reward": 0.0},
+    ]
+    floor = lowest_reward(lines, through=2)
     assert floor == 0.5
     guard = Guard(dead_steps(2), tmp_path, floor=floor)
     for _ in range(5):
         guard.after_step(GOOD, [group(3.0, 3.0)])
-    assert lowest_reward([]) == math.inf
+    assert lowest_reward(lines, through=0) == math.inf
 
 
 def test_zero_dead_steps_never_stop(tmp_path: Path) -> None:

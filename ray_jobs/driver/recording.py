@@ -1,0 +1,64 @@
+"""The record of a run's steps: each is recorded once, however often it is learned.
+
+After a death the steps since the last checkpoint are learned again from the group log, to the same
+weights. Those on record stay there as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cluster.lost import Deaths
+from core.types import Group
+from ray_jobs.driver.run import Run
+
+
+@dataclass
+class Recording:
+    """The steps of a run in its folder, the tracker and the display.
+
+    Attributes:
+        deaths: Lost processes; those since the last record go into the next one.
+        last: The last step on record.
+        is_repeat: Whether the last learned step was on record before.
+    """
+
+    run: Run
+    deaths: Deaths
+    last: int
+    is_repeat: bool = False
+
+    @classmethod
+    def open(cls, run: Run, deaths: Deaths) -> Recording:
+        """Go on behind the last step on record."""
+        last = run.record.last_step()
+        # A step counts from its line on; its episodes were written before.
+        run.record.truncate_after(last)
+        return cls(run, deaths, last)
+
+    def drop(self, step: int) -> None:
+        """Drop a step and those behind it, if they are on record: their groups are new ones."""
+        if step <= self.last:
+            self.run.record.truncate_after(step - 1)
+            self.last = step - 1
+
+    def write(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        seconds: Mapping[str, float],
+        groups: Sequence[Group],
+    ) -> None:
+        """Write a step to the run folder, then to the tracker and the display; once."""
+        self.is_repeat = step <= self.last
+        if self.is_repeat:
+            return
+        metrics = {**metrics, **self.deaths.metrics()}
+        # The run folder comes first: it holds the truth if the tracker or the display fails.
+        self.run.record.write_episodes(step, groups)
+        self.run.record.write_step(step, metrics, seconds)
+        timing = {f"seconds/{stage}": spent for stage, spent in seconds.items()}
+        self.run.tracker.metrics(step, {**metrics, **timing})
+        self.run.progress.step(step, metrics, seconds)
+        self.last = step
