@@ -284,8 +284,9 @@ def train_step(
         if step >= pools.rollouts.version:
             pools.rollouts.take(pools.learner.publish(step))
 
-    play_seconds = max(timer.seconds["play"], 1e-3)
-    metrics["tokens_per_second"] = metrics["completion_tokens"] / play_seconds
+    if not played.logged:
+        play_seconds = max(timer.seconds["play"], 1e-3)
+        metrics["tokens_per_second"] = metrics["completion_tokens"] / play_seconds
     recording.write(step, metrics, timer.seconds, groups)
     guard.after_step(metrics, groups)
 
@@ -458,27 +459,51 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
         hints.ask(measured_splits, rollouts, again=start is None)
 
         deaths = Deaths(run.progress.note)
-        recording = Recording.open(run, deaths)
-        rebuilds = Rebuilds(run)
-        # A new start of the driver and a new start of the learner are one path: load a checkpoint,
-        # and learn the steps since then from the group log.
-        while True:
-            try:
-                if start is None and not initial.before:
-                    initial.before = measure_before(run, pools, masking)
-                state = starting_state(run, pools, start, initial)
-                draws = Draws(mix, cfg.rollout.prompts_per_step, state.step, state.position)
-                draws.set_aside(state.step, aside)
-                learn_steps(run, pools, masking, log, recording, draws, state)
-                return finish(run, pools, masking, state)
-            except LearnerLost as lost:
-                pools.drop_learner()
-                stop = run.requests.stop
-                if stop is not None:
-                    # There may be no time left, and another start does the same.
-                    raise Stopped(stop.reason, stop.code) from lost
-                start = newest_start(checkpoints, start)
-                deaths.add("learner", lost.who, lost.why, then=rebuilds.allow(lost, start))
+        recording = Recording.open(run.record, run.tracker, run.progress, deaths)
+        return train_through_deaths(
+            run, pools, masking, log, recording, (mix, aside), start, initial
+        )
+
+
+def train_through_deaths(
+    run: Run,
+    pools: Pools,
+    masking: Masking,
+    log: GroupLog,
+    recording: Recording,
+    data: tuple[Mix, dict[str, str]],
+    start: Path | None,
+    initial: TrainingState,
+) -> dict[str, Any]:
+    """Train from a checkpoint, or from the initial policy; return the contents of summary.json.
+
+    Starting the driver again and starting a dead learner anew are one path: load a checkpoint, and
+    learn the steps since then from the group log.
+
+    Args:
+        data: As `training_data`.
+    """
+    mix, aside = data
+    checkpoints = run.record.checkpoints
+    rebuilds = Rebuilds(run.cfg.cluster, run.record)
+    while True:
+        try:
+            if start is None and not initial.before:
+                initial.before = measure_before(run, pools, masking)
+            state = starting_state(run, pools, start, initial)
+            draws = Draws(mix, run.cfg.rollout.prompts_per_step, state.step, state.position)
+            draws.set_aside(state.step, aside)
+            learn_steps(run, pools, masking, log, recording, draws, state)
+            return finish(run, pools, masking, state)
+        except LearnerLost as lost:
+            pools.drop_learner()
+            stop = run.requests.stop
+            if stop is not None:
+                # There may be no time left, and another start does the same.
+                raise Stopped(stop.reason, stop.code) from lost
+            start = newest_start(checkpoints, start)
+            then = rebuilds.allow(lost, start)
+            recording.deaths.add("learner", lost.who, lost.why, then)
 
 
 def starting_state(

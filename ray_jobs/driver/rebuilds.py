@@ -8,12 +8,12 @@ from pathlib import Path
 
 from actors.learner_pool import LearnerLost
 from configs.load import resolve
-from configs.schema import RUN, Config
+from configs.schema import RUN, ClusterConfig, Config
 from core.settings import identity
 from models.engine.settings import OBJECT_STORE
-from ray_jobs.driver.run import Run
 from ray_jobs.record import checkpoint
 from ray_jobs.record.journal import fingerprint_of
+from ray_jobs.record.run_folder import RunFolder
 
 
 @dataclass
@@ -21,11 +21,13 @@ class Rebuilds:
     """The deaths of a run's learner.
 
     Attributes:
+        record: The run's files.
         in_a_row: Deaths since the last progress.
         reached: The last step on record and the last checkpoint at the last death.
     """
 
-    run: Run
+    cfg: ClusterConfig
+    record: RunFolder
     in_a_row: int = 0
     reached: tuple[int, int] = (-1, -1)
 
@@ -38,14 +40,14 @@ class Rebuilds:
         Raises:
             RuntimeError: The learner cannot be started anew, or died too often.
         """
-        cfg = self.run.cfg.cluster
+        cfg = self.cfg
         if cfg.weight_backend != OBJECT_STORE:
             raise RuntimeError(
                 f"{lost}; with cluster.weight_backend={cfg.weight_backend} the engines share its "
                 "process group: start again, and the run goes on from its last checkpoint"
             ) from lost
 
-        reached = (self.run.record.last_step(), step_of(start))
+        reached = (self.record.last_step(), step_of(start))
         self.in_a_row = self.in_a_row + 1 if reached == self.reached else 1
         self.reached = reached
         if self.in_a_row > cfg.max_rebuilds:
@@ -68,6 +70,11 @@ def newest_start(checkpoints: Path, start: Path | None) -> Path | None:
         start: A checkpoint of another run may be ahead of this run's own.
     """
     newest = checkpoint.latest(checkpoints)
+    if newest is None:
+        return start
+    # One of this run's own may have been removed since.
+    if start is None or not start.is_dir():
+        return newest
     return start if step_of(start) >= step_of(newest) else newest
 
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from cluster.lost import Deaths
 from core.types import Group
-from ray_jobs.driver.run import Run
+from ray_jobs.record.mlflow_writer import MlflowWriter
+from ray_jobs.record.progress import Progress
+from ray_jobs.record.run_folder import RunFolder
 
 
 @dataclass
@@ -19,28 +21,35 @@ class Recording:
     """The steps of a run in its folder, the tracker and the display.
 
     Attributes:
+        record: The run's files.
+        tracker: The copy of metrics in MLflow.
+        progress: The display.
         deaths: Lost processes; those since the last record go into the next one.
         last: The last step on record.
         is_repeat: Whether the last learned step was on record before.
     """
 
-    run: Run
+    record: RunFolder
+    tracker: MlflowWriter
+    progress: Progress
     deaths: Deaths
     last: int
     is_repeat: bool = False
 
     @classmethod
-    def open(cls, run: Run, deaths: Deaths) -> Recording:
+    def open(
+        cls, record: RunFolder, tracker: MlflowWriter, progress: Progress, deaths: Deaths
+    ) -> Recording:
         """Go on behind the last step on record."""
-        last = run.record.last_step()
+        last = record.last_step()
         # A step counts from its line on; its episodes were written before.
-        run.record.truncate_after(last)
-        return cls(run, deaths, last)
+        record.truncate_after(last)
+        return cls(record, tracker, progress, deaths, last)
 
     def drop(self, step: int) -> None:
         """Drop a step and those behind it, if they are on record: their groups are new ones."""
         if step <= self.last:
-            self.run.record.truncate_after(step - 1)
+            self.record.truncate_after(step - 1)
             self.last = step - 1
 
     def write(
@@ -56,9 +65,9 @@ class Recording:
             return
         metrics = {**metrics, **self.deaths.metrics()}
         # The run folder comes first: it holds the truth if the tracker or the display fails.
-        self.run.record.write_episodes(step, groups)
-        self.run.record.write_step(step, metrics, seconds)
+        self.record.write_episodes(step, groups)
+        self.record.write_step(step, metrics, seconds)
         timing = {f"seconds/{stage}": spent for stage, spent in seconds.items()}
-        self.run.tracker.metrics(step, {**metrics, **timing})
-        self.run.progress.step(step, metrics, seconds)
+        self.tracker.metrics(step, {**metrics, **timing})
+        self.progress.step(step, metrics, seconds)
         self.last = step

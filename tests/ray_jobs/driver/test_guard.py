@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,7 +75,7 @@ def test_a_solved_task_is_not_dead(tmp_path: Path) -> None:
 
 
 def test_a_solved_task_is_not_dead_after_a_resume(tmp_path: Path) -> None:
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"step": 1, "reward": 3.0},
         {"step": 1, "reward": None},
         {"step": 2, "reward": 0.5},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -176,11 +177,18 @@ def test_a_full_disk_costs_only_the_log(tmp_path: Path) -> None:
     said = Said()
     log = log_of(tmp_path, said)
     log.add(5, UIDS, 0, (EPISODE,))
-    file = tmp_path / "groups" / "step_6.jsonl"
-    # Every write to this device fails for want of room.
-    file.symlink_to("/dev/full")
-    for index in (0, 1):
-        log.add(6, UIDS, index, (EPISODE,))
+    file = tmp_path / "groups" / "step_5.jsonl"
+    before = file.read_bytes()
+    # A limit on the size of files stops a write as a full disk does, in the middle of a line.
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 50, unlimited[1]))
+    try:
+        log.add(5, UIDS, 1, (EPISODE,))
+        log.add(5, UIDS, 2, (EPISODE,))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert file.read_bytes() == before
     [line] = said
-    assert "step_6.jsonl: a group could not be written" in line
-    assert "No space left" in line
+    assert line.startswith(f"{file}: a group could not be written ([Errno 27] ")
+    log.add(5, UIDS, 1, (EPISODE,))
+    assert list(log.read(5, UIDS, {4})) == [0, 1]

@@ -1,0 +1,316 @@
+"""Deaths of driver and learner at every moment of a run: its history is that of an undisturbed one.
+
+The loop, the group log, checkpoints and record are the real ones. The processes are played by
+`Learner`, `Rollouts` and `Rewards`, whose weights are a digest of all that was learned. Real
+processes die in test_resume.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.learner_pool import LearnerLost
+from actors.rollout import Played, copies
+from cluster.lost import Deaths
+from configs.load import load
+from configs.schema import Config
+from core.types import Answer, End, Episode, Group, Reward, Sample, Turn, Update, Video
+from data.mixing import MixedSet, make_mix
+from ray_jobs import train
+from ray_jobs.driver.masking import PointingPolicy
+from ray_jobs.driver.rebuilds import history_of, origin_of
+from ray_jobs.driver.recording import Recording
+from ray_jobs.driver.requests import Requests
+from ray_jobs.driver.run import Run
+from ray_jobs.record import checkpoint
+from ray_jobs.record.group_log import GroupLog
+from ray_jobs.record.run_folder import RunFolder
+
+STEPS = 5
+PROMPTS = 3
+
+
+class DriverKilled(BaseException):
+    """What kill -9 is to a process: nothing catches it."""
+
+
+SAMPLES = [Sample(f"v{n}", Video(f"v{n}", "nowhere", ("0",), 4, 4), "", ()) for n in range(4)]
+
+
+def digest(*parts: Any) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
+@dataclass
+class Fate:
+    """The deaths to come, by the number of the event at which they happen."""
+
+    deaths: Mapping[int, type[BaseException]] = field(default_factory=dict)
+    events: int = 0
+
+    def pass_by(self) -> None:
+        self.events += 1
+        kind = self.deaths.get(self.events)
+        if kind is LearnerLost:
+            raise LearnerLost("rank 0", "while it was tested")
+        if kind is not None:
+            raise kind
+
+
+@dataclass
+class Version:
+    version: int
+    weights: str
+
+
+class Learner:
+    def __init__(self, fate: Fate) -> None:
+        self.fate = fate
+        self.weights = "initial"
+        fate.pass_by()
+
+    def learn(self, groups: Sequence[Group], media: Sequence[Any], masks: None) -> Update:
+        self.fate.pass_by()
+        shown = [turn for group in groups for turn in group.episodes[0].turns]
+        self.weights = digest(self.weights, shown, list(media))
+        self.fate.pass_by()
+        metrics = {"weight_max": 1.0, "bad_steps": 0.0, "logprob_gap_mean": 0.0}
+        return Update(0.0, 1.0, metrics)
+
+    def publish(self, version: int) -> Version:
+        self.fate.pass_by()
+        return Version(version, self.weights)
+
+    def save(self, folder: Path) -> None:
+        (folder / "weights").write_text(self.weights)
+        self.fate.pass_by()
+
+    def load(self, folder: Path) -> None:
+        self.fate.pass_by()
+        self.weights = (folder / "weights").read_text()
+
+
+class Rollouts:
+    """Plays with the weights it was given; a group's tokens tell which ones these were."""
+
+    def __init__(self, cfg: Config, fate: Fate, plays: Counter[tuple[int, int]]) -> None:
+        self.cfg = cfg
+        self.fate = fate
+        self.plays = plays
+        self.held = Version(0, "initial")
+
+    @property
+    def version(self) -> int:
+        return self.held.version
+
+    def take(self, weights: Version) -> None:
+        self.held = weights
+
+    def play(
+        self, samples: Sequence[Sample], *, step: int, skip: Collection[int], **_: Any
+    ) -> Iterator[Played]:
+        numbers = copies(samples)
+        for index in reversed(range(len(samples))):
+            if index in skip:
+                continue
+            self.fate.pass_by()
+            key = digest(self.held.weights, step, samples[index].uid, numbers[index])
+            ids = tuple(key.encode())
+            turn = Turn(ids, ids, (-0.5,) * len(ids), key, (), True, self.held.version)
+            episode = Episode(samples[index].uid, (turn,), End.DONE, Answer())
+            self.plays[step, index] += 1
+            yield Played(index, samples[index], (episode, episode), shown(samples[index].video))
+
+
+class Rewards:
+    def submit(self, split: str, uid: str, episodes: Sequence[Episode]) -> Sequence[Episode]:
+        return episodes
+
+    def collect(self, episodes: Sequence[Episode]) -> tuple[Reward, ...]:
+        return tuple(Reward(float(number), {}) for number in range(len(episodes)))
+
+
+class Tracker:
+    def __init__(self, steps: list[int]) -> None:
+        self.steps = steps
+
+    def metrics(self, step: int, metrics: Any) -> None:
+        self.steps.append(step)
+
+
+class Silent:
+    """A display without a screen."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: self
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: Any) -> None: ...
+
+
+def shown(video: Video) -> Any:
+    return {"pixels of": video.uid}
+
+
+class ScriptedPools:
+    def __init__(self, cfg: Config, fate: Fate, plays: Counter[tuple[int, int]]) -> None:
+        self.rollouts = Rollouts(cfg, fate, plays)
+        self.rewards = Rewards()
+        self._fate = fate
+        self._learner: Learner | None = None
+
+    @property
+    def learner(self) -> Learner:
+        if self._learner is None:
+            self._learner = Learner(self._fate)
+        return self._learner
+
+    def drop_learner(self) -> None:
+        self._learner = None
+
+
+class Job:
+    """A run whose driver is started again after every kill.
+
+    Attributes:
+        plays: how often each group was played, by step and index.
+        points: steps as the tracker got them.
+    """
+
+    def __init__(self, home: Path, deaths: Mapping[int, type[BaseException]], *more: str) -> None:
+        self.fate = Fate(deaths)
+        self.plays: Counter[tuple[int, int]] = Counter()
+        self.points: list[int] = []
+        self.folder = RunFolder(home / "run")
+        settings = [
+            f"train.steps={STEPS}",
+            f"rollout.prompts_per_step={PROMPTS}",
+            "rollout.group_size=2",
+            "train.eval_before=false",
+            "train.eval_every=0",
+            "train.checkpoint_every=2",
+            "train.keep_checkpoints=1",
+            "cluster.max_rebuilds=99",
+        ]
+        self.cfg = load(["revseg_tiny", *settings, *more])
+
+    def run(self) -> str:
+        """Start the driver until it comes to the end; return the digest of the weights."""
+        while True:
+            try:
+                return self.start()
+            except DriverKilled:
+                continue
+
+    def start(self) -> str:
+        cfg = self.cfg
+        record = RunFolder.open(self.folder.path, "")
+        start = checkpoint.find(record.checkpoints, "auto")
+        pools: Any = ScriptedPools(cfg, self.fate, self.plays)
+        screen: Any = Silent()
+        tracker: Any = Tracker(self.points)
+        nothing: Any = None
+        run = Run(cfg, nothing, {}, record, screen, tracker, nothing, Requests())
+        origin = origin_of(cfg, record.checkpoints, start)
+        log = GroupLog.open(record.path / "groups", history_of(cfg, origin))
+        recording = Recording.open(record, tracker, screen, Deaths(lambda text: None))
+        summary = train.train_through_deaths(
+            run,
+            pools,
+            PointingPolicy(pools),
+            log,
+            recording,
+            (make_mix([MixedSet("", SAMPLES)], cfg.seed), {}),
+            start,
+            train.TrainingState(origin=origin),
+        )
+        return str(summary["weights"])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def without_processes() -> Iterator[None]:
+    """Let nothing start Ray: pixels are decoded at once, and nothing is measured in the end."""
+    with pytest.MonkeyPatch.context() as patch:
+        # No death here costs the contents of a file, so nothing has to wait for the disk.
+        patch.setattr(os, "fsync", lambda file: None)
+        patch.setattr(train, "decode_again", lambda videos, groups, place: list(map(shown, videos)))
+        patch.setattr(train, "finish", final_weights)
+        yield
+
+
+def final_weights(run: Run, pools: Any, masking: Any, state: Any) -> dict[str, str]:
+    assert pools.rollouts.version == STEPS
+    return {"weights": pools.learner.publish(STEPS).weights}
+
+
+def check_history(job: Job) -> None:
+    """Every group was played and recorded once, every step recorded once."""
+    once = Counter({(s, i): 1 for s in range(1, STEPS + 1) for i in range(PROMPTS)})
+    assert job.plays == once
+    assert [line["step"] for line in job.folder.steps()] == list(range(1, STEPS + 1))
+    assert job.points == list(range(1, STEPS + 1))
+    episodes = Counter(line["step"] for line in job.folder.episodes())
+    assert set(episodes.values()) == {2 * PROMPTS}
+    # The last checkpoint makes the log superfluous.
+    assert not list((job.folder.path / "groups").iterdir())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, int]:
+    """The digest of a run without deaths, and the number of its events."""
+    job = Job(tmp_path_factory.mktemp("undisturbed"), {})
+    weights = job.run()
+    check_history(job)
+    return weights, job.fate.events
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_deaths_change_nothing(tmp_path: Path, undisturbed: tuple[str, int], seed: int) -> None:
+    weights, events = undisturbed
+    rng = random.Random(seed)
+    moments = rng.sample(range(1, 2 * events), 6)
+    job = Job(tmp_path, {moment: rng.choice([DriverKilled, LearnerLost]) for moment in moments})
+    assert job.run() == weights
+    check_history(job)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_deaths_while_playing_ahead(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    moments = rng.sample(range(1, 60), 5)
+    deaths = {moment: rng.choice([DriverKilled, LearnerLost]) for moment in moments}
+    job = Job(tmp_path, deaths, "rollout.max_staleness=1")
+    job.run()
+    check_history(job)
+
+
+def test_a_learner_that_always_dies_ends_the_run(tmp_path: Path) -> None:
+    # It gets through the first step, and dies in the second one.
+    deaths = dict.fromkeys(range(12, 99), LearnerLost)
+    job = Job(tmp_path, deaths, "cluster.max_rebuilds=2")
+    with pytest.raises(RuntimeError, match="started anew 2 times without another step"):
+        job.run()
+
+
+def test_groups_that_are_lost_are_played_again(
+    tmp_path: Path, undisturbed: tuple[str, int]
+) -> None:
+    # The third step is on record, and the last checkpoint is of the second one.
+    job = Job(tmp_path, {22: DriverKilled})
+    with pytest.raises(DriverKilled):
+        job.start()
+    assert job.folder.last_step() == 3
+    (job.folder.path / "groups" / "step_3.jsonl").unlink()
+    assert job.run() == undisturbed[0]
+    assert [line["step"] for line in job.folder.steps()] == list(range(1, STEPS + 1))
+    assert [job.plays[3, index] for index in range(PROMPTS)] == [2] * PROMPTS
