@@ -484,7 +484,6 @@ def train_through_deaths(
         data: As `training_data`.
     """
     mix, aside = data
-    checkpoints = run.record.checkpoints
     rebuilds = Rebuilds(run.cfg.cluster, run.record)
     while True:
         try:
@@ -501,7 +500,7 @@ def train_through_deaths(
             if stop is not None:
                 # There may be no time left, and another start does the same.
                 raise Stopped(stop.reason, stop.code) from lost
-            start = newest_start(checkpoints, start)
+            start = newest_start(run.record.checkpoints, start)
             then = rebuilds.allow(lost, start)
             recording.deaths.add("learner", lost.who, lost.why, then)
 
