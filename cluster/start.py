@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -37,7 +39,7 @@ def joined(
     connected_before = ray.is_initialized()
     placement: Placement | None = None
     try:
-        with while_joining or nullcontext():
+        with while_joining or nullcontext(), _own_sigterm():
             placement = join(cfg, job, say)
         yield placement
     finally:
@@ -45,6 +47,15 @@ def joined(
             placement.release()
         if not connected_before:
             ray.shutdown()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM: Ray sets one that aborts without closing anything."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread() and handler is not None:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def join(cfg: Config, job: Job = "train", say: Say = print) -> Placement:

@@ -458,6 +458,9 @@ class ClusterConfig:
         help="new starts of a learner that died, without another step or checkpoint in between",
         least=0,
     )
+    max_restarts: int = setting(
+        3, help="restarts of a died training process without a step in between; 0: none", least=0
+    )
 
 
 @dataclass

@@ -8,6 +8,12 @@ one step from top to bottom.
 
 from __future__ import annotations
 
+from ray_jobs.driver import supervisor
+
+if __name__ == "__main__":
+    # The parent goes no further: all imports below are the child's.
+    supervisor.supervise()
+
 import copy
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -36,7 +42,7 @@ from ray_jobs.driver.guard import Guard, lowest_reward
 from ray_jobs.driver.hints import HintStore, own_hints
 from ray_jobs.driver.masking import Masking, make_masking
 from ray_jobs.driver.pools import Pools
-from ray_jobs.driver.rebuilds import Rebuilds, history_of, newest_start, origin_of
+from ray_jobs.driver.rebuilds import Rebuilds, history_of, newest_start, origin_of, step_of
 from ray_jobs.driver.recording import Recording
 from ray_jobs.driver.report import Values, report, values_of
 from ray_jobs.driver.requests import Stopped
@@ -405,6 +411,22 @@ def save(run: Run, pools: Pools, log: GroupLog, draws: Draws, state: TrainingSta
     log.forget(checkpoint.oldest(checkpoints, run.cfg.train.keep_checkpoints))
 
 
+def checkpoint_to_resume(cfg: Config, checkpoints: Path) -> Path | None:
+    """Return the checkpoint to go on from, or None to start anew.
+
+    A restart by the parent prefers the run's own newer checkpoints to that of `train.resume`.
+
+    Raises:
+        ValueError: As `checkpoint.find`.
+    """
+    how = cfg.train.resume
+    if not supervisor.is_again():
+        return checkpoint.find(checkpoints, how)
+    if how in ("auto", "never"):
+        return checkpoint.find(checkpoints, "auto")
+    return newest_start(checkpoints, resolve(how))
+
+
 def measure_before(run: Run, pools: Pools, masking: Masking) -> dict[str, Values]:
     """Measure the initial policy, if `train.eval_before` is set."""
     if not run.cfg.train.eval_before:
@@ -428,8 +450,10 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
     """
     began = time.monotonic()
     cfg = checked_config(argv)
+    supervisor.tell(f"max_restarts {cfg.cluster.max_restarts}")
     refuse_choosing_on_the_test_split(cfg)
-    fresh = cfg.train.resume == "never"
+    # A restart by the parent goes on with what the first start has begun.
+    fresh = cfg.train.resume == "never" and not supervisor.is_again()
     if not fresh:
         refuse_other_run(Path(cfg.runs) / cfg.name, cfg)
 
@@ -441,7 +465,7 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
         mix, aside = training_data(run)
         # Errors of a checkpoint come before the engines, which take a while to start.
         checkpoints = run.record.checkpoints
-        start = checkpoint.find(checkpoints, cfg.train.resume)
+        start = checkpoint_to_resume(cfg, checkpoints)
         if start is not None:
             check_fits(cfg, start)
         origin = origin_of(cfg, checkpoints, start)
@@ -534,6 +558,7 @@ def learn_steps(
 ) -> None:
     """Learn all steps behind a state, with evaluations and checkpoints in between."""
     cfg = run.cfg
+    supervisor.tell("opened")
     checkpoints = run.record.checkpoints
     play_all = play_ahead if cfg.rollout.max_staleness else play_steps
     played = play_all(run, pools, masking, log, draws, state.step + 1, cfg.train.steps)
@@ -550,6 +575,8 @@ def learn_steps(
                 train_step(run, pools, masking, step, played, log, recording, guard)
                 run.record.write_aside(draws.after(step).aside)
                 state.step = step
+            if not recording.is_repeat:
+                supervisor.tell(f"step {step}")
             end_step(run, pools, masking, log, recording, draws, state)
     except Stopped:
         is_saved = (checkpoints / f"step_{state.step}").exists()
@@ -650,7 +677,7 @@ def check_fits(cfg: Config, folder: Path) -> None:
     from actors.architecture import check_architecture
 
     check_architecture(AutoConfig.from_pretrained(resolve(cfg.policy.path)), folder / "policy")
-    step = checkpoint.read_state(folder)["step"]
+    step = step_of(folder)
     if step > cfg.train.steps:
         raise ValueError(
             f"train.steps={cfg.train.steps}: checkpoint {folder} is of step {step}; "

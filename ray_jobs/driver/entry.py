@@ -5,33 +5,42 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from types import FrameType
 
 from ray_jobs.driver.requests import PREEMPTED, Stopped
+from ray_jobs.driver.supervisor import CRASHED, Hopeless
 
 
 def run_job(job: Callable[[Sequence[str]], object]) -> None:
-    """Call a job with the command line; end with one line for a user's mistake.
+    """Call a job with the command line and end the process: exit codes as in `supervisor`.
 
-    A ValueError becomes one line and exit code 1, and a stop that was asked for one line and the
-    code of the stop. Any other error keeps its traceback.
+    A user's mistake, an error that another start would meet again, and a stop that was asked for
+    become one line. Any other error keeps its traceback.
     """
     # Until the job listens for itself, and again after it.
     signal.signal(signal.SIGTERM, _stop_at_once)
     try:
         job(sys.argv[1:])
-    except Stopped as stop:
-        print(stop, file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # A thread may still wait for an actor that is gone, and Python would wait for the thread.
-        os._exit(stop.code if isinstance(stop.code, int) else PREEMPTED)
-    except ValueError as error:
+    except (ValueError, Hopeless) as error:
         # Ray raises a copy of an actor's error, with a traceback as its text.
         cause = getattr(error, "cause", error)
         sys.exit(f"error: {cause}")
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        _end(stop.code if isinstance(stop.code, int) else PREEMPTED)
+    except Exception:
+        traceback.print_exc()
+        _end(CRASHED)
 
 
 def _stop_at_once(number: int, frame: FrameType | None) -> None:
     raise Stopped(signal.Signals(number).name)
+
+
+def _end(code: int) -> None:
+    """End the process without its threads: one may wait for an actor that is gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -14,6 +14,7 @@ from typing import Any
 
 from configs.schema import Config
 from core.types import Group
+from ray_jobs.driver.supervisor import Hopeless
 from ray_jobs.record import checkpoint
 
 
@@ -37,7 +38,7 @@ class Guard:
         """Stop before rollout actors or a checkpoint get the weights of a diverged update.
 
         Raises:
-            RuntimeError: Weights, gradients or KL divergence are out of bounds.
+            Hopeless: Weights, gradients or KL divergence are out of bounds.
         """
         bounds = self.cfg.train
         limits = {
@@ -51,7 +52,7 @@ class Guard:
             is_skipped = name == "grad_norm" and not math.isfinite(value)
             if is_skipped or value <= most:
                 continue
-            raise RuntimeError(
+            raise Hopeless(
                 f"the policy diverged: its {what} is {value:.3g}, above {key}={most:g}: "
                 f"{self._remedy()}, with a smaller learner.lr"
             )
@@ -60,7 +61,7 @@ class Guard:
         """Stop when no further step would help.
 
         Raises:
-            RuntimeError: Too many bad or dead steps, or too large a gap of engine and learner.
+            Hopeless: Too many bad or dead steps, or too large a gap of engine and learner.
         """
         self._stop_on_bad_steps(metrics)
         self._stop_on_dead_steps(groups)
@@ -72,7 +73,7 @@ class Guard:
         most = self.cfg.learner.max_bad_steps
         if bad_steps < most:
             return
-        raise RuntimeError(
+        raise Hopeless(
             f"{bad_steps:.0f} optimizer steps in a row had a loss or gradient that is not finite "
             f"and were skipped (learner.max_bad_steps={most}): {self._remedy()}, with a smaller "
             "learner.lr"
@@ -92,7 +93,7 @@ class Guard:
         most = self.cfg.train.max_dead_steps
         if most == 0 or self.dead_steps < most:
             return
-        raise RuntimeError(
+        raise Hopeless(
             f"in {self.dead_steps} steps in a row every episode had the lowest reward of this run, "
             f"{self.floor:g} (train.max_dead_steps={most}): the policy answers nothing useful any "
             f"more; {self._remedy()}, with a smaller learner.lr"
@@ -124,12 +125,12 @@ def stop_on_gap(cfg: Config, metrics: Mapping[str, float]) -> None:
     """Check that engine and learner see the same. Only on policy are their weights equal.
 
     Raises:
-        RuntimeError: The mean log-prob gap is above `train.max_logprob_gap`.
+        Hopeless: The mean log-prob gap is above `train.max_logprob_gap`.
     """
     gap = metrics.get("logprob_gap_mean", 0.0)
     if cfg.rollout.max_staleness > 0 or gap <= cfg.train.max_logprob_gap:
         return
-    raise RuntimeError(
+    raise Hopeless(
         f"mean |log-prob gap| between engine and learner is {gap:.2e}, above "
         f"train.max_logprob_gap={cfg.train.max_logprob_gap:g}: they do not see the same tokens, "
         "images or weights"

@@ -1,0 +1,234 @@
+"""The light parent of a long job: it starts the job as a child, and again when the child dies.
+
+    if __name__ == "__main__":
+        supervise()
+        from ... import ...
+        run_job(train)
+
+In the parent `supervise` never returns. In the child it returns at once, and `tell` sends facts to
+the parent over a pipe. Imports nothing slow: the parent stays as long as the job.
+
+Exit codes of the child, and of the parent:
+
+    0    done
+    1    an error that another start would meet again
+    75   stopped on request; the same command goes on
+    130  ended at once by a second Ctrl-C
+    else died: the parent starts it again, `cluster.max_restarts` times without a step in between
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+
+from ray_jobs.driver.requests import PREEMPTED
+
+# Exit code of an error that another start may not meet (EX_SOFTWARE of sysexits.h).
+CRASHED = 70
+# As a shell reports Ctrl-C.
+INTERRUPTED = 130
+FINAL = (0, 1, PREEMPTED, INTERRUPTED)
+
+# Seconds before a restart: the first one's, doubled each time up to the longest.
+FIRST_WAIT_S = 3.0
+LONGEST_WAIT_S = 60.0
+
+# In the environment of a child: its end of the pipe, and whether it goes on with an opened run.
+CHILD = "RAYVOS_SUPERVISED"
+
+PR_SET_PDEATHSIG = 1
+
+
+class Hopeless(RuntimeError):
+    """An error that another start would meet again."""
+
+
+@dataclass
+class Told:
+    """What the children of one job told.
+
+    Attributes:
+        max_restarts: Restarts without a step in between; none until the settings are read.
+        is_opened: The run folder is the job's own, so that a restart goes on in it.
+        steps: Number of steps on record since the last death.
+    """
+
+    max_restarts: int = 0
+    is_opened: bool = False
+    steps: int = 0
+
+    def hear(self, line: str) -> None:
+        """Take a line of a child, as `tell` writes them."""
+        word, _, value = line.strip().partition(" ")
+        if word == "max_restarts":
+            self.max_restarts = int(value)
+        elif word == "opened":
+            self.is_opened = True
+        elif word == "step":
+            self.steps += 1
+
+
+@dataclass
+class Supervisor:
+    """The parent of one job.
+
+    Attributes:
+        command: Command line of the child.
+        first_wait_s: Seconds before the first restart.
+        told: What the children told.
+        asked: The signal that asked for a stop, if there was one.
+        child: The running child.
+    """
+
+    command: Sequence[str]
+    first_wait_s: float
+    told: Told = field(default_factory=Told)
+    asked: signal.Signals | None = None
+    child: subprocess.Popen[bytes] | None = None
+
+    def run(self) -> int:
+        """Run the job to its end; return the exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._pass_on)
+        deaths = 0
+        while True:
+            code = self._run_child()
+            if self.asked is not None:
+                return _code_after(self.asked, code)
+            if code in FINAL:
+                return code
+            if self.told.steps:
+                deaths = 0
+                self.told.steps = 0
+            deaths += 1
+            most = self.told.max_restarts
+            if deaths > most:
+                return code if code > 0 else 128 - code
+
+            wait = min(self.first_wait_s * 2 ** (deaths - 1), LONGEST_WAIT_S)
+            _say(f"{cause(code)}: starts again in {wait:g} s (restart {deaths} of {most})")
+            self._sleep(wait)
+            if self.asked is not None:
+                return PREEMPTED
+
+    def _run_child(self) -> int:
+        """Start a child and wait for its end; return its exit code, negative for a signal."""
+        own_end, childs_end = os.pipe()
+        again = int(self.told.is_opened)
+        environment = os.environ | {
+            CHILD: f"{childs_end} {again} {os.getpid()}",
+            # After the end of Ray a late call must not start another one.
+            "RAY_ENABLE_AUTO_CONNECT": "0",
+        }
+        # In a group of its own, Ctrl-C reaches the parent alone, which passes it on once.
+        self.child = subprocess.Popen(
+            self.command, env=environment, pass_fds=(childs_end,), process_group=0
+        )
+        os.close(childs_end)
+        reader = threading.Thread(target=self._listen, args=(own_end,), daemon=True)
+        reader.start()
+        if self.asked is not None:
+            self.child.send_signal(self.asked)
+        code = self.child.wait()
+        _end_group(self.child.pid)
+        reader.join(timeout=5.0)
+        return code
+
+    def _listen(self, end: int) -> None:
+        with os.fdopen(end) as lines:
+            for line in lines:
+                self.told.hear(line)
+
+    def _sleep(self, seconds: float) -> None:
+        # In short pieces, because a signal handler that returns does not end a sleep.
+        until = time.monotonic() + seconds
+        while self.asked is None and time.monotonic() < until:
+            time.sleep(0.1)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self.asked = signal.Signals(number)
+        if self.child is not None and self.child.returncode is None:
+            self.child.send_signal(number)
+
+
+def supervise(first_wait_s: float = FIRST_WAIT_S) -> None:
+    """In the parent run this program as a child, to the end; in the child return at once."""
+    if CHILD in os.environ:
+        _become_child(os.environ.pop(CHILD))
+        return
+    command = [sys.executable, *sys.orig_argv[1:]]
+    sys.exit(Supervisor(command, first_wait_s).run())
+
+
+@dataclass
+class _Place:
+    """The place of this process below a parent.
+
+    Attributes:
+        end: Its end of the pipe; -1 without a parent.
+        again: A process before this one opened the run.
+    """
+
+    end: int = -1
+    again: bool = False
+
+
+_here = _Place()
+
+
+def _become_child(words: str) -> None:
+    end, again, parent = map(int, words.split())
+    # The kernel kills the child when the parent dies.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(CRASHED)
+    os.set_inheritable(end, False)
+    _here.end = end
+    _here.again = bool(again)
+
+
+def tell(fact: str) -> None:
+    """Tell the parent a fact: `max_restarts N`, `opened` or `step N`; without a parent nobody."""
+    if _here.end >= 0:
+        os.write(_here.end, f"{fact}\n".encode())
+
+
+def is_again() -> bool:
+    """Return whether this process goes on with a run that a dead one had opened."""
+    return _here.again
+
+
+def cause(code: int) -> str:
+    """Describe the end of a child in words."""
+    if code < 0:
+        return f"the job's process was ended by {signal.Signals(-code).name}"
+    return f"the job's process ended with exit code {code}"
+
+
+def _code_after(asked: signal.Signals, code: int) -> int:
+    """Return the parent's exit code after a signal that was passed on."""
+    if code in FINAL:
+        return code
+    # The child died on its way, for example while Ray was starting.
+    return PREEMPTED if asked == signal.SIGTERM else INTERRUPTED
+
+
+def _end_group(group: int) -> None:
+    """End what a dead child has left behind, such as Ray's processes."""
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
