@@ -1,11 +1,13 @@
 """The driver's side of all actors of one kind: start, hand out tasks, retry, replace, close.
 
 Every worker has a number, and no number is used twice. A loss is reported by number, so a worker
-is replaced once, however often its loss is noticed.
+is replaced once, however often its loss is noticed. Tasks go to workers that are up; those that
+still start join when they are.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import threading
@@ -13,11 +15,12 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
 import ray
 
+from actors.stealing import Underway, theft
 from cluster.refs import Handle, Ref, get
 
 # Class of the actors, a task, and its result.
@@ -32,6 +35,9 @@ LOST = (
     ray.exceptions.ObjectLostError,
 )
 
+# Seconds after which a waiting pool looks for workers that another thread has started.
+LOOK_S = 1.0
+
 
 @dataclass(frozen=True)
 class Flight(Generic[T, R]):
@@ -40,6 +46,7 @@ class Flight(Generic[T, R]):
     Attributes:
         attempt: 1 for the first attempt at this task.
         started: time of this attempt on the monotonic clock, in seconds.
+        twin: the same task in the hands of another worker.
     """
 
     task: T
@@ -47,6 +54,7 @@ class Flight(Generic[T, R]):
     attempt: int
     started: float
     ref: Ref[R]
+    twin: Ref[R] | None = None
 
 
 class Pool(ABC, Generic[A, T, R]):
@@ -69,6 +77,11 @@ class Pool(ABC, Generic[A, T, R]):
         self.timeout_s = timeout_s
         self.deaths = 0
         self._numbers = itertools.count()
+        # Start-up calls of workers that are not up yet, with their numbers.
+        self._joining: dict[Ref[Any], int] = {}
+        self._failed_starts = 0
+        # Workers that were ended on purpose; their tasks go on without a lost attempt.
+        self._let_go: set[int] = set()
         self._submitted: dict[Ref[R], Flight[T, R]] = {}
         # One thread may play ahead while another publishes weights and collects rewards.
         self._lock = threading.RLock()
@@ -86,6 +99,29 @@ class Pool(ABC, Generic[A, T, R]):
     def give_up(self, task: T, error: Exception) -> R:
         """Raise for a task that lost its worker at every attempt, or return a result for it."""
 
+    def joins(self, number: int, answer: Any = None) -> Ref[Any] | None:
+        """Return a call that a starting worker has to answer before it gets tasks, or None.
+
+        Args:
+            answer: answer to the last of these calls; None for the first.
+        """
+        return None
+
+    def has_room(self) -> bool:
+        """Return whether a lost worker may be replaced at once."""
+        return True
+
+    def up(self) -> list[int]:
+        """Return the numbers of the workers that have started."""
+        with self._lock:
+            starting = set(self._joining.values())
+            return [number for number in self.workers if number not in starting]
+
+    def ready(self, least: int | None = None) -> None:
+        """Wait until so many workers are up; None: all. Raises the error of a failed start."""
+        while len(self.up()) < min(least or math.inf, len(self.workers)):
+            self._settle(LOOK_S)
+
     def scale(self, workers: int) -> None:
         """Start or kill actors until this many run.
 
@@ -95,6 +131,7 @@ class Pool(ABC, Generic[A, T, R]):
             while len(self.workers) < workers:
                 self._start_next()
             for number in list(self.workers)[workers:]:
+                self._let_go.add(number)
                 self.workers.pop(number).kill()
 
     def replace(self, number: int) -> None:
@@ -104,7 +141,8 @@ class Pool(ABC, Generic[A, T, R]):
                 return
             self.deaths += 1
             self.workers.pop(number).kill()
-            self._start_next()
+            if self.has_room():
+                self._start_next()
 
     def close(self) -> None:
         """End all actors."""
@@ -112,14 +150,20 @@ class Pool(ABC, Generic[A, T, R]):
             for worker in self.workers.values():
                 worker.kill()
             self.workers.clear()
+            self._joining.clear()
 
-    def run(self, tasks: Iterable[T], in_flight: int = 1) -> Iterator[tuple[T, R]]:
+    def run(
+        self, tasks: Iterable[T], in_flight: int = 1, batch: int = 0
+    ) -> Iterator[tuple[T, R]]:
         """Work through tasks; yield each with its result as results arrive, in any order.
 
         Tasks are taken from the iterable one ahead of need. The task of a lost worker goes first.
 
         Args:
             in_flight: most of these tasks for one worker at a time.
+            batch: tasks that a worker works on at once. In the end an idle worker repeats what a
+                straggler has left (`actors.stealing`): the first result counts, and the other
+                attempt is cancelled. 0: nothing is repeated.
 
         Raises:
             Errors of the tasks, and of `give_up`.
@@ -128,22 +172,35 @@ class Pool(ABC, Generic[A, T, R]):
         # Tasks to hand out before fresh ones, with the number of their next attempt.
         waiting: deque[tuple[T, int]] = deque()
         flying: dict[Ref[R], Flight[T, R]] = {}
+        longest_s = math.inf
         while True:
             self._fill(flying, waiting, fresh, in_flight)
-            if not flying:
+            if not flying and not waiting:
                 return
+            if batch and not waiting:
+                self._steal(flying, batch, longest_s)
 
             # One result at a time, so that its worker gets the next task at once.
-            [ref], _ = ray.wait(list(flying), num_returns=1)
+            ref = self._next(flying)
+            if ref is None:
+                continue
             done = flying.pop(ref)
+            twin = flying.get(done.twin) if done.twin else None
             try:
                 result = get(ref)
             except LOST as error:
                 self.replace(done.worker)
-                if done.attempt < self.attempts:
-                    waiting.appendleft((done.task, done.attempt + 1))
+                if twin is not None:
+                    continue
+                attempt = done.attempt + (done.worker not in self._let_go)
+                if attempt <= self.attempts:
+                    waiting.appendleft((done.task, attempt))
                     continue
                 result = self.give_up(done.task, error)
+            if twin is not None:
+                ray.cancel(flying.pop(twin.ref).ref)
+            seconds = time.monotonic() - done.started
+            longest_s = seconds if math.isinf(longest_s) else max(longest_s, seconds)
             yield done.task, result
 
     def hand_out(self, task: T, attempt: int = 1) -> Flight[T, R]:
@@ -196,12 +253,94 @@ class Pool(ABC, Generic[A, T, R]):
             waiting.popleft()
             flying[flight.ref] = flight
 
+    def _next(self, flying: Collection[Ref[R]]) -> Ref[R] | None:
+        """Wait for a result; return None if only workers have joined, or nothing happened."""
+        refs = [*flying, *self._joining]
+        if not refs:
+            # All workers are gone, and another thread starts new ones when there is room.
+            time.sleep(LOOK_S)
+            return None
+        done, _ = ray.wait(refs, num_returns=1, timeout=LOOK_S)
+        for ref in done:
+            if ref in flying:
+                return ref
+        self._settle()
+        return None
+
+    def _settle(self, timeout: float = 0) -> None:
+        """Let workers join that have started, and replace those that could not.
+
+        Args:
+            timeout: longest wait for the first of them, in seconds.
+
+        Raises:
+            RuntimeError: `attempts` starts in a row have failed.
+        """
+        joining = list(self._joining)
+        if not joining:
+            time.sleep(timeout)
+            return
+        enough = 1 if timeout else len(joining)
+        done, _ = ray.wait(joining, num_returns=enough, timeout=timeout)
+        for ref in done:
+            self._settle_one(ref)
+
+    def _settle_one(self, ref: Ref[Any]) -> None:
+        with self._lock:
+            number = self._joining.pop(ref, None)
+            if number is None or number not in self.workers:
+                return
+            try:
+                answer = get(ref)
+            except LOST as error:
+                self._failed_starts += 1
+                if self._failed_starts >= self.attempts:
+                    raise RuntimeError(
+                        f"{self.attempts} starts of {type(self).__name__} in a row have failed"
+                    ) from error
+                self.replace(number)
+                return
+            self._failed_starts = 0
+            self._expect(number, answer)
+
+    def _expect(self, number: int, answer: Any = None) -> None:
+        """Note the next call that a starting worker has to answer; without one it is up."""
+        call = self.joins(number, answer)
+        if call is not None:
+            self._joining[call] = number
+
+    def _steal(self, flying: dict[Ref[R], Flight[T, R]], batch: int, longest_s: float) -> None:
+        """Let idle workers repeat what stragglers have left."""
+        while True:
+            now = time.monotonic()
+            flights = list(flying.values())
+            underway = []
+            for flight in flights:
+                doubled = flight.twin in flying
+                underway.append(Underway(flight.worker, now - flight.started, doubled))
+            with self._lock:
+                found = theft(underway, self.up(), batch, longest_s)
+                if found is None:
+                    return
+                index, thief = found
+                first = flights[index]
+                # A task of its own, because it may note what belongs to this attempt.
+                task = copy.copy(first.task)
+                ref = self.send(self.workers[thief], task)
+            second = Flight(task, thief, first.attempt, now, ref, twin=first.ref)
+            flying[first.ref] = replace(first, twin=second.ref)
+            flying[second.ref] = second
+
+    def free_seat(self) -> int:
+        """Return the first seat that no worker has."""
+        taken = {self.seats[running] for running in self.workers}
+        return min(set(range(len(taken) + 1)) - taken)
+
     def _start_next(self) -> None:
         number = next(self._numbers)
-        taken = {self.seats[running] for running in self.workers}
-        free = set(range(len(taken) + 1)) - taken
-        self.seats[number] = min(free)
+        self.seats[number] = self.free_seat()
         self.workers[number] = self.start(number)
+        self._expect(number)
 
     def _send(
         self, task: T, attempt: int, flights: Collection[Flight[T, R]], most: float
@@ -209,8 +348,8 @@ class Pool(ABC, Generic[A, T, R]):
         """Send a task to the worker with the fewest of these flights; None if all have `most`."""
         with self._lock:
             load = Counter(flight.worker for flight in flights)
-            number = min(self.workers, key=lambda worker: load[worker])
-            if load[number] >= most:
+            number = min(self.up(), key=lambda worker: load[worker], default=None)
+            if number is None or load[number] >= most:
                 return None
             started = time.monotonic()
             ref = self.send(self.workers[number], task)

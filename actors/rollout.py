@@ -22,6 +22,7 @@ import ray
 from actors import gpu_weights
 from actors.pool import Pool
 from actors.setup import make_system, system_message
+from cluster.elastic import room
 from cluster.placement import Placement
 from cluster.refs import Handle, MediaRef, Ref, get, start_actor
 from cluster.weights import WeightVersion
@@ -213,11 +214,11 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
         self.weights: WeightVersion | None = None
         # Whether the engines have joined the learner's process group (GPU backends).
         self._connected = False
-        workers = placement.count("rollout", cfg.rollout.workers)
+        workers = placement.count("rollout", cfg.rollout.first_workers)
         super().__init__(workers, attempts=MAX_ATTEMPTS)
 
     def start(self, number: int) -> Handle[RolloutActor]:
-        if number >= self.cfg.rollout.workers:
+        if number >= self.cfg.rollout.first_workers:
             self._check_elastic()
         options = self.placement.options("rollout", self.seats[number])
         return start_actor(RolloutActor, options, self.cfg, self.settings, self.weights)
@@ -239,9 +240,21 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
         """Number of the newest version that the actors were given; 0 is the initial policy."""
         return 0 if self.weights is None else self.weights.version
 
-    def ready(self) -> None:
-        """Wait until all actors are up. Raises the error of a failed start."""
-        ray.get([worker.call(RolloutActor.version) for worker in self.workers.values()])
+    def joins(self, number: int, answer: int | None = None) -> Ref[int] | None:
+        """Wait for the engine, then bring it to the newest weights."""
+        worker = self.workers[number]
+        if answer is None:
+            return worker.call(RolloutActor.version)
+        if self.weights is None or answer == self.weights.version:
+            return None
+        return worker.call(RolloutActor.take, self.weights)
+
+    def has_room(self) -> bool:
+        """Return whether an engine may start now: it has a reserved seat, or the cluster room."""
+        need = self.placement.engine_need
+        if not need or self.free_seat() < self.cfg.rollout.first_workers:
+            return True
+        return room(need) > 0
 
     def scale(self, workers: int) -> None:
         """Change the number of actors at any time. The rest play the groups of those killed.
@@ -266,9 +279,14 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
             )
 
     def take(self, weights: WeightVersion) -> None:
-        """Give all actors a version of the weights, and wait until all have loaded it."""
-        self.weights = weights
-        transfers = self._transfer(weights)
+        """Give a version of the weights to all actors that are up; wait until they have it.
+
+        Those that still start take it before they get a group.
+        """
+        self._settle()
+        with self._lock:
+            self.weights = weights
+            transfers = self._transfer(weights)
         # One by one, so that the first error ends the wait: with a GPU backend all others may be
         # waiting for the one that failed.
         while transfers:
@@ -287,9 +305,10 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
         backend = self.settings.weight_backend
         if backend == OBJECT_STORE:
             calls: dict[Ref[Any], int | None] = {}
-            for number, worker in self.workers.items():
-                calls[worker.call(RolloutActor.take, weights)] = number
+            for number in self.up():
+                calls[self.workers[number].call(RolloutActor.take, weights)] = number
             return calls
+        self.ready()
         if not self._connected:
             gpu_weights.connect(
                 backend, weights.senders, self.workers, self.settings.tensor_parallel
@@ -334,7 +353,8 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
                 yield GroupTask(index, shown, group_size, temperature, key)
 
         groups_a_batch = math.ceil(self.settings.max_num_seqs / group_size)
-        for task, episodes in self.run(tasks(), in_flight=BATCHES * groups_a_batch):
+        in_flight = BATCHES * groups_a_batch
+        for task, episodes in self.run(tasks(), in_flight, batch=groups_a_batch):
             assert task.media_ref is not None, "set when the task was sent"
             yield Played(task.index, samples[task.index], episodes, task.media_ref)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.environment import common_env, cpu_env, offline_env
+from cluster.elastic import slots
 from cluster.plan import (
     SHARED_GPU,
     Device,
@@ -59,12 +60,14 @@ class Placement:
         environment: environment variables of every actor and task.
         plan: the job's actors on GPUs; empty on CPU.
         group: the reserved resources, one bundle for each of the plan; None on CPU.
+        engine_cpus: cores that an engine reserves on CPU (`rollout.workers=auto`); else 0.
     """
 
     device: Device
     environment: Mapping[str, str]
     plan: Plan
     group: PlacementGroup | None = None
+    engine_cpus: int = 0
 
     @property
     def runtime_env(self) -> dict[str, Any]:
@@ -84,6 +87,8 @@ class Placement:
         """
         options: dict[str, Any] = {"runtime_env": self.runtime_env, "num_cpus": 0}
         if self.device == "cpu":
+            if kind == "rollout":
+                options["num_cpus"] = self.engine_cpus
             return options
         default = 1.0 if kind in ("rollout", "learner") else SHARED_GPU
         options |= {"num_cpus": 1, "num_gpus": self.plan.share(kind, default)}
@@ -93,6 +98,13 @@ class Placement:
                 self.group, placement_group_bundle_index=bundle
             )
         return options
+
+    @property
+    def engine_need(self) -> dict[str, float]:
+        """What an engine beyond the plan needs of one node; empty: it takes turns with others."""
+        if self.device == "cpu":
+            return {"CPU": float(self.engine_cpus)} if self.engine_cpus else {}
+        return {"GPU": self.plan.share("rollout", 1.0), "CPU": 1.0}
 
     def release(self) -> None:
         """Give the reserved resources back; actors in them end."""
@@ -134,13 +146,34 @@ def decide(cfg: Config, nodes: list[Node], job: Job = "train") -> Placement:
     """
     device = device_of(cfg, nodes)
     plan = Plan(job)
+    engine_cpus = 0
     if device == "cuda":
         plan = plan_of(cfg, job, nodes)
+    elif cfg.rollout.workers == "auto":
+        engine_cpus = _engine_cpus(cfg, nodes)
     elif cfg.cluster.weight_backend != "object_store":
         raise ValueError(
             f"cluster.weight_backend={cfg.cluster.weight_backend} needs GPUs; use object_store"
         )
-    return Placement(device, _environment(cfg, device, len(nodes)), plan)
+    environment = _environment(cfg, device, len(nodes))
+    return Placement(device, environment, plan, engine_cpus=engine_cpus)
+
+
+def _engine_cpus(cfg: Config, nodes: Sequence[Node]) -> int:
+    """Return the cores of an engine on CPU.
+
+    Raises:
+        ValueError: the nodes have no room for `rollout.min_workers` engines.
+    """
+    cores = cfg.rollout.cpus_per_worker
+    least = cfg.rollout.min_workers
+    has = slots([{"CPU": node.cpus} for node in nodes], {"CPU": cores})
+    if has < least:
+        raise ValueError(
+            f"rollout.min_workers={least} with rollout.cpus_per_worker={cores}: the cluster has "
+            f"room for {has} such engines ({room_of(nodes)}); lower one of them, or add nodes"
+        )
+    return cores
 
 
 def device_of(cfg: Config, nodes: list[Node]) -> Device:

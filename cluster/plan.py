@@ -174,7 +174,7 @@ def plan_of(cfg: Config, job: Job, nodes: Sequence[Node]) -> Plan:
 
 def tightest_plan(cfg: Config, job: Job) -> Plan:
     """Return the plan with the fewest GPUs that still has every actor of the settings."""
-    engines = cfg.rollout.workers
+    engines = cfg.rollout.first_workers
     complete = [plan for plan in plans(cfg, job) if plan.count("rollout") in (0, 1, engines)]
     all_engines = [plan for plan in complete if plan.count("rollout") == engines]
     return (all_engines or complete)[-1]
@@ -190,10 +190,10 @@ def check_pairs(cfg: Config, job: Job) -> None:
     ranks = cfg.learner.world_size
     if job != "train" or cfg.cluster.weight_backend != "ipc":
         return
-    if rollout.tensor_parallel > 1 or rollout.workers > ranks:
+    if rollout.tensor_parallel > 1 or rollout.first_workers > ranks:
         raise ValueError(
             f"cluster.weight_backend=ipc: each rollout actor shares the GPU of one learner rank, "
-            f"but rollout.workers={rollout.workers}, "
+            f"but rollout.workers={rollout.first_workers}, "
             f"rollout.tensor_parallel={rollout.tensor_parallel} and learner.world_size={ranks}; "
             "set tensor_parallel=1 and workers to at most world_size"
         )
@@ -202,7 +202,7 @@ def check_pairs(cfg: Config, job: Job) -> None:
 def _train(cfg: Config) -> Iterator[list[Bundle]]:
     helpers = _helpers(cfg)
     if cfg.cluster.weight_backend != "ipc":
-        yield _engines(cfg, cfg.rollout.workers) + _learners(cfg) + _alone(helpers)
+        yield _engines(cfg, cfg.rollout.first_workers) + _learners(cfg) + _alone(helpers)
         return
     pairs = _pairs(cfg, 0.5)
     yield pairs + _alone(helpers)
@@ -217,7 +217,7 @@ def _evaluate(cfg: Config) -> Iterator[list[Bundle]]:
     helpers = _helpers(cfg)
     if cfg.mask.token:
         helpers.append(("drawer", 0))
-    for workers in range(cfg.rollout.workers, 0, -1):
+    for workers in range(cfg.rollout.first_workers, 0, -1):
         yield _engines(cfg, workers) + _alone(helpers)
         if cfg.rollout.tensor_parallel == 1:
             engines = _engines(cfg, workers, LENDING_ENGINE)
@@ -245,7 +245,7 @@ def _prepare(cfg: Config) -> Iterator[list[Bundle]]:
 
 
 def _rate_difficulty(cfg: Config) -> Iterator[list[Bundle]]:
-    for workers in range(cfg.rollout.workers, 0, -1):
+    for workers in range(cfg.rollout.first_workers, 0, -1):
         yield _engines(cfg, workers)
 
 
@@ -277,7 +277,7 @@ def _pairs(cfg: Config, share: float) -> list[Bundle]:
     pairs = []
     for number in range(cfg.learner.world_size):
         seats = [Seat("learner", number, share)]
-        if number < cfg.rollout.workers:
+        if number < cfg.rollout.first_workers:
             seats.insert(0, Seat("rollout", number, share))
         pairs.append(Bundle(1.0, 2.0, tuple(seats)))
     return pairs
@@ -411,7 +411,7 @@ def remedy(cfg: Config, job: Job, nodes: Sequence[Node]) -> str:
 def _smaller(cfg: Config, job: Job) -> Iterator[tuple[str, Config]]:
     """Yield smaller settings of one kind at a time, the largest first, with what was set."""
     if "rollout.workers" in _SIZES[job]:
-        for workers in range(cfg.rollout.workers - 1, 0, -1):
+        for workers in range(cfg.rollout.first_workers - 1, 0, -1):
             rollout = replace(cfg.rollout, workers=workers)
             yield f"rollout.workers={workers}", replace(cfg, rollout=rollout)
     if "learner.world_size" in _SIZES[job]:

@@ -369,6 +369,7 @@ def wrong_values(cfg: Config) -> Iterator[str]:
             f"segmenter.kind={cfg.segmenter.kind}: a policy that draws masks "
             f"(mask.token={cfg.mask.token}) needs {' or '.join(kinds_that_follow_drawn())}"
         )
+    yield from _wrong_workers(cfg)
     yield from _wrong_holdout(cfg)
     yield from _wrong_sets("data.sets", cfg.data.sets)
     yield from _wrong_sets("evaluate.sets", cfg.evaluate.sets)
@@ -380,6 +381,29 @@ def wrong_values(cfg: Config) -> Iterator[str]:
         )
     if not cfg.name or Path(cfg.name).name != cfg.name or cfg.name in (".", ".."):
         yield (f"name={cfg.name!r}: must be a plain folder name; put the folder above it in `runs`")
+
+
+def _wrong_workers(cfg: Config) -> Iterator[str]:
+    """Yield numbers of rollout actors that contradict each other."""
+    rollout = cfg.rollout
+    backend = cfg.cluster.weight_backend
+    if rollout.workers == "auto" and backend != "object_store":
+        yield (
+            f"rollout.workers=auto: with cluster.weight_backend={backend} the number of engines is "
+            "fixed; give a number, or use object_store"
+        )
+    if rollout.min_workers > rollout.first_workers:
+        yield (
+            f"rollout.min_workers={rollout.min_workers}: is above "
+            f"rollout.workers={rollout.workers}; lower it, or set rollout.workers=auto"
+        )
+    if 0 < rollout.max_workers < rollout.min_workers:
+        yield (
+            f"rollout.max_workers={rollout.max_workers}: is below "
+            f"rollout.min_workers={rollout.min_workers}"
+        )
+    if rollout.max_workers and rollout.workers != "auto":
+        yield f"rollout.max_workers={rollout.max_workers}: has an effect with workers=auto only"
 
 
 def _wrong_holdout(cfg: Config) -> Iterator[str]:

@@ -171,7 +171,33 @@ class SystemConfig:
 class RolloutConfig:
     """Playing episodes with vLLM."""
 
-    workers: int = setting(1, help="rollout actors, one engine each", least=1, identifies=())
+    workers: int | Literal["auto"] = setting(
+        1,
+        help="rollout actors, one engine each; auto: as many as the cluster has room for, from "
+        "min_workers to max_workers",
+        least=1,
+        identifies=(),
+    )
+    min_workers: int = setting(
+        1,
+        help="engines that must be up before the job begins, the others join; auto: also the "
+        "engines that are reserved",
+        least=1,
+        identifies=(),
+    )
+    max_workers: int = setting(
+        0,
+        help="auto: most engines, and as many are asked of Ray's autoscaler; 0: no limit, nothing "
+        "is asked",
+        least=0,
+        identifies=(),
+    )
+    cpus_per_worker: int = setting(
+        4,
+        help="auto without GPUs: CPU cores of a node for each engine; each node may have its share",
+        least=1,
+        identifies=(),
+    )
     group_size: int = setting(8, help="episodes of a prompt (G)", least=2)
     prompts_per_step: int = setting(16, help="prompts of a step (P)", least=1)
     temperature: float = setting(1.0, help="sampling temperature in training", above=0)
@@ -194,6 +220,11 @@ class RolloutConfig:
     max_staleness: Literal[0, 1] = setting(
         0, help="0: strictly on policy; 1: play the next step while learning this one"
     )
+
+    @property
+    def first_workers(self) -> int:
+        """The number of engines that a job starts with, and reserves."""
+        return self.min_workers if self.workers == "auto" else self.workers
 
 
 @dataclass

@@ -178,7 +178,9 @@ def bound_problems(tree: Any, where: str = "") -> Iterator[str]:
             continue
         if each.bounds == Bounds():
             continue
-        numbers = each.value if isinstance(each.value, (list, tuple)) else [each.value]
+        values = each.value if isinstance(each.value, (list, tuple)) else [each.value]
+        # Words such as "auto" have no bounds.
+        numbers = [value for value in values if not isinstance(value, str)]
         if any(number not in each.bounds for number in numbers):
             yield f"{each.key}={each.value}: must be {each.bounds}"
 

@@ -290,9 +290,9 @@ def _load(
     report.loads = memory.loads(plan, spots, needs, cfg, options.gib)
     report.problems += memory.load_problems(cfg, report.loads)
     engines = plan.count("rollout")
-    if engines not in (0, cfg.rollout.workers) and options.job != "segment":
+    if engines not in (0, cfg.rollout.first_workers) and options.job != "segment":
         report.notes.append(
-            f"plays with {engines} of rollout.workers={cfg.rollout.workers} engines"
+            f"plays with {engines} of rollout.workers={cfg.rollout.first_workers} engines"
         )
 
 

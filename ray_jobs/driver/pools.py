@@ -34,8 +34,9 @@ class Pools:
     def rollouts(self) -> RolloutPool:
         with self._progress.phase("start: rollout engines"):
             pool = RolloutPool(self._cfg, self._placement)
-            # The phase lasts until the engines are up, and their errors appear here.
-            pool.ready()
+            # The phase lasts until the first engines are up, and their errors appear here. The
+            # others join when they are.
+            pool.ready(self._cfg.rollout.min_workers)
         return pool
 
     @cached_property

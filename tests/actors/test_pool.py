@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +31,11 @@ class Doubler:
     def __init__(self, number: int) -> None:
         self.number = number
 
+    def start(self, seconds: float) -> int:
+        """Take a while to come up; return the number of the process."""
+        time.sleep(seconds)
+        return os.getpid()
+
     def double(self, job: Job) -> tuple[int, int]:
         """Return the doubled number, and the number of this actor."""
         time.sleep(job.seconds)
@@ -54,6 +60,15 @@ class DoublerPool(Pool[Doubler, Job, tuple[int, int]]):
         if task.number == 13:
             raise RuntimeError(f"{task.number} is unlucky") from error
         return -1, -1
+
+
+class SlowPool(DoublerPool):
+    """A pool whose second worker takes 2 s to start."""
+
+    def joins(self, number: int, answer: int | None = None) -> Ref[int] | None:
+        if answer is None:
+            return self.workers[number].call(Doubler.start, 2.0 if number == 1 else 0.0)
+        return None
 
 
 @pytest.fixture
@@ -145,3 +160,43 @@ def test_the_number_of_workers_changes_at_any_time(pool: DoublerPool) -> None:
     assert sorted(done) == [(number, 2 * number) for number in range(12)]
     [worker] = pool.workers.values()
     assert results([worker.call(Doubler.double, Job(4))])[0][0] == 8
+
+
+def test_a_worker_gets_tasks_when_it_is_up(ray_env: dict[str, str]) -> None:
+    pool = SlowPool(2, attempts=2)
+    pool.ready(1)
+    assert pool.up() == [0]
+    by = [worker for _, (_, worker) in pool.run([Job(number) for number in range(4)])]
+    assert by == [0] * 4
+    pool.ready()
+    assert pool.up() == [0, 1]
+    by = [worker for _, (_, worker) in pool.run([Job(number) for number in range(4)])]
+    assert set(by) == {0, 1}
+    pool.close()
+
+
+def test_a_worker_that_joins_takes_over_what_waits(pool: DoublerPool) -> None:
+    """Without fresh tasks a new worker repeats those behind a full batch of the others."""
+    jobs = [Job(number, seconds=0.5) for number in range(6)]
+    done = []
+    for job, (_, worker) in pool.run(jobs, in_flight=3, batch=1):
+        done.append((job.number, worker))
+        if len(done) == 1:
+            pool.scale(4)
+    assert sorted(number for number, _ in done) == list(range(6))
+    assert {worker for _, worker in done} & {2, 3}
+
+
+def test_the_work_of_a_worker_that_stands_still_is_repeated(pool: DoublerPool) -> None:
+    stopped = results([pool.workers[1].call(Doubler.start, 0.0)])[0]
+    jobs = [Job(number, seconds=0.1) for number in range(6)]
+    done = []
+    try:
+        for job, (_, worker) in pool.run(jobs, in_flight=3, batch=2):
+            if not done:
+                os.kill(stopped, signal.SIGSTOP)
+            done.append((job.number, worker))
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    assert sorted(number for number, _ in done) == list(range(6))
+    assert pool.deaths == 0
