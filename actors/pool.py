@@ -14,7 +14,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -120,7 +120,7 @@ class Pool(ABC, Generic[A, T, R]):
     def ready(self, least: int | None = None) -> None:
         """Wait until so many workers are up; None: all. Raises the error of a failed start."""
         while len(self.up()) < min(least or math.inf, len(self.workers)):
-            self._settle(LOOK_S)
+            self.settle(LOOK_S)
 
     def scale(self, workers: int) -> None:
         """Start or kill actors until this many run.
@@ -153,7 +153,10 @@ class Pool(ABC, Generic[A, T, R]):
             self._joining.clear()
 
     def run(
-        self, tasks: Iterable[T], in_flight: int = 1, batch: int = 0
+        self,
+        tasks: Iterable[T],
+        in_flight: int = 1,
+        batch: int = 0,
     ) -> Iterator[tuple[T, R]]:
         """Work through tasks; yield each with its result as results arrive, in any order.
 
@@ -172,35 +175,28 @@ class Pool(ABC, Generic[A, T, R]):
         # Tasks to hand out before fresh ones, with the number of their next attempt.
         waiting: deque[tuple[T, int]] = deque()
         flying: dict[Ref[R], Flight[T, R]] = {}
-        longest_s = math.inf
+        longest_s = 0.0
         while True:
             self._fill(flying, waiting, fresh, in_flight)
             if not flying and not waiting:
                 return
             if batch and not waiting:
-                self._steal(flying, batch, longest_s)
+                self._steal(flying, batch, longest_s or math.inf)
 
             # One result at a time, so that its worker gets the next task at once.
             ref = self._next(flying)
             if ref is None:
                 continue
             done = flying.pop(ref)
-            twin = flying.get(done.twin) if done.twin else None
             try:
                 result = get(ref)
             except LOST as error:
                 self.replace(done.worker)
-                if twin is not None:
-                    continue
-                attempt = done.attempt + (done.worker not in self._let_go)
-                if attempt <= self.attempts:
-                    waiting.appendleft((done.task, attempt))
+                if self._is_repeated(done, flying, waiting):
                     continue
                 result = self.give_up(done.task, error)
-            if twin is not None:
-                ray.cancel(flying.pop(twin.ref).ref)
-            seconds = time.monotonic() - done.started
-            longest_s = seconds if math.isinf(longest_s) else max(longest_s, seconds)
+            self._cancel_twin(done, flying)
+            longest_s = max(longest_s, time.monotonic() - done.started)
             yield done.task, result
 
     def hand_out(self, task: T, attempt: int = 1) -> Flight[T, R]:
@@ -253,6 +249,31 @@ class Pool(ABC, Generic[A, T, R]):
             waiting.popleft()
             flying[flight.ref] = flight
 
+    def _is_repeated(
+        self,
+        lost: Flight[T, R],
+        flying: Mapping[Ref[R], Flight[T, R]],
+        waiting: deque[tuple[T, int]],
+    ) -> bool:
+        """Return whether the task of a lost worker is with another one, or goes first now."""
+        if lost.twin in flying:
+            return True
+        # A worker that was ended on purpose costs no attempt.
+        attempt = lost.attempt + (lost.worker not in self._let_go)
+        if attempt > self.attempts:
+            return False
+        waiting.appendleft((lost.task, attempt))
+        return True
+
+    def _cancel_twin(
+        self,
+        done: Flight[T, R],
+        flying: dict[Ref[R], Flight[T, R]],
+    ) -> None:
+        """Cancel the other attempt at a finished task, if there is one."""
+        if done.twin is not None and done.twin in flying:
+            ray.cancel(flying.pop(done.twin).ref)
+
     def _next(self, flying: Collection[Ref[R]]) -> Ref[R] | None:
         """Wait for a result; return None if only workers have joined, or nothing happened."""
         refs = [*flying, *self._joining]
@@ -264,10 +285,10 @@ class Pool(ABC, Generic[A, T, R]):
         for ref in done:
             if ref in flying:
                 return ref
-        self._settle()
+        self.settle()
         return None
 
-    def _settle(self, timeout: float = 0) -> None:
+    def settle(self, timeout: float = 0) -> None:
         """Let workers join that have started, and replace those that could not.
 
         Args:
@@ -309,7 +330,12 @@ class Pool(ABC, Generic[A, T, R]):
         if call is not None:
             self._joining[call] = number
 
-    def _steal(self, flying: dict[Ref[R], Flight[T, R]], batch: int, longest_s: float) -> None:
+    def _steal(
+        self,
+        flying: dict[Ref[R], Flight[T, R]],
+        batch: int,
+        longest_s: float,
+    ) -> None:
         """Let idle workers repeat what stragglers have left."""
         while True:
             now = time.monotonic()

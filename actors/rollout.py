@@ -22,9 +22,9 @@ import ray
 from actors import gpu_weights
 from actors.pool import Pool
 from actors.setup import make_system, system_message
-from cluster.elastic import room
 from cluster.placement import Placement
 from cluster.refs import Handle, MediaRef, Ref, get, start_actor
+from cluster.room import room
 from cluster.weights import WeightVersion
 from configs.schema import Config
 from core.types import DialogueTooLong, End, Episode, MediaTable, Sample
@@ -219,7 +219,7 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
 
     def start(self, number: int) -> Handle[RolloutActor]:
         if number >= self.cfg.rollout.first_workers:
-            self._check_elastic()
+            self.check_elastic()
         options = self.placement.options("rollout", self.seats[number])
         return start_actor(RolloutActor, options, self.cfg, self.settings, self.weights)
 
@@ -266,10 +266,11 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
         if workers < 1:
             raise ValueError(f"rollout.workers={workers}: at least 1 is needed")
         if workers < len(self.workers):
-            self._check_elastic()
+            self.check_elastic()
         super().scale(workers)
 
-    def _check_elastic(self) -> None:
+    def check_elastic(self) -> None:
+        """Refuse another number of actors with a GPU weight backend. Raises RuntimeError."""
         backend = self.settings.weight_backend
         if backend != OBJECT_STORE:
             raise RuntimeError(
@@ -283,7 +284,7 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
 
         Those that still start take it before they get a group.
         """
-        self._settle()
+        self.settle()
         with self._lock:
             self.weights = weights
             transfers = self._transfer(weights)

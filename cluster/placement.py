@@ -21,7 +21,6 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.environment import common_env, cpu_env, offline_env
-from cluster.elastic import slots
 from cluster.plan import (
     SHARED_GPU,
     Device,
@@ -35,6 +34,7 @@ from cluster.plan import (
     shortage,
     tightest_plan,
 )
+from cluster.room import slots
 from configs.schema import Config
 
 __all__ = ["Device", "Job", "Kind", "Placement", "Say", "decide", "place"]

@@ -35,6 +35,8 @@ from configs.schema import Config
 from core.grpo import judge
 from core.types import End, Episode, Group, Sample
 from data.mixing import Mix, Position, check_left
+from ray_jobs.driver import balance
+from ray_jobs.driver.control import controlled
 from ray_jobs.driver.entry import run_job
 from ray_jobs.driver.evaluation import evaluate, stop_on_failures
 from ray_jobs.driver.fit import aside_line, too_long_for
@@ -64,12 +66,16 @@ class PlayedStep:
         scorings: Scoring under way, one entry a group; None before a policy has drawn its masks.
         logged: Number of groups from the group log, which were played before a death.
         set_aside: Number of samples set aside so far.
+        seconds: From the first group handed out to the last one finished.
+        engines: Rollout engines that played, the mean of start and end.
     """
 
     groups: Sequence[Played]
     scorings: Sequence[Scoring | None]
     logged: int = 0
     set_aside: int = 0
+    seconds: float = 0.0
+    engines: float = 1.0
 
 
 @dataclass
@@ -184,6 +190,17 @@ def play(
     )
 
 
+def timed_play(
+    run: Run, pools: Pools, masking: Masking, log: GroupLog, draws: Draws, step: int
+) -> PlayedStep:
+    """Play a step, and note its seconds and the engines that played."""
+    began = time.monotonic()
+    before = len(pools.rollouts.up())
+    played = play(run, pools, masking, log, draws, step)
+    engines = (before + len(pools.rollouts.up())) / 2
+    return replace(played, seconds=time.monotonic() - began, engines=engines)
+
+
 def play_steps(
     run: Run,
     pools: Pools,
@@ -195,7 +212,7 @@ def play_steps(
 ) -> Generator[PlayedStep]:
     """Play each step when it is asked for, with the newest weights: strictly on policy."""
     for step in range(first, last + 1):
-        yield play(run, pools, masking, log, draws, step)
+        yield timed_play(run, pools, masking, log, draws, step)
 
 
 def play_ahead(
@@ -213,11 +230,11 @@ def play_ahead(
     correct for this.
     """
     with ThreadPoolExecutor(max_workers=1) as thread:
-        ahead = thread.submit(play, run, pools, masking, log, draws, first)
+        ahead = thread.submit(timed_play, run, pools, masking, log, draws, first)
         for step in range(first, last + 1):
             played = ahead.result()
             if step < last:
-                ahead = thread.submit(play, run, pools, masking, log, draws, step + 1)
+                ahead = thread.submit(timed_play, run, pools, masking, log, draws, step + 1)
             yield played
 
 
@@ -291,6 +308,7 @@ def train_step(
             pools.rollouts.take(pools.learner.publish(step))
 
     if not played.logged:
+        metrics |= balance.of_step(played.seconds, played.engines, timer.seconds).metrics
         play_seconds = max(timer.seconds["play"], 1e-3)
         metrics["tokens_per_second"] = metrics["completion_tokens"] / play_seconds
     recording.write(step, metrics, timer.seconds, groups)
@@ -461,6 +479,7 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
     with (
         Run.open(cfg, splits=splits, fresh=fresh, total_steps=cfg.train.steps) as run,
         Pools(run, reward_splits=splits) as pools,
+        controlled(run.record, run.requests, pools.elastic),
     ):
         mix, aside = training_data(run)
         # Errors of a checkpoint come before the engines, which take a while to start.
@@ -570,7 +589,8 @@ def learn_steps(
             watch(run, pools, masking, state)
             save(run, pools, log, draws, state)
         for step in range(state.step + 1, cfg.train.steps + 1):
-            run.requests.wait_while_paused()
+            while run.requests.wait_while_paused():
+                save_unsaved(run, pools, log, draws, state)
             with run.requests.patient(cfg.train.stop_s):
                 train_step(run, pools, masking, step, played, log, recording, guard)
                 run.record.write_aside(draws.after(step).aside)
@@ -579,14 +599,21 @@ def learn_steps(
                 supervisor.tell(f"step {step}")
             end_step(run, pools, masking, log, recording, draws, state)
     except Stopped:
-        is_saved = (checkpoints / f"step_{state.step}").exists()
-        if state.step > 0 and not is_saved:
-            save(run, pools, log, draws, state)
+        save_unsaved(run, pools, log, draws, state)
         raise
     except LearnerLost:
         # The groups of a step that is played ahead reach the log before it is read again.
         played.close()
         raise
+
+
+def save_unsaved(
+    run: Run, pools: Pools, log: GroupLog, draws: Draws, state: TrainingState
+) -> None:
+    """Write a checkpoint of the last learned step, unless it has one."""
+    is_saved = (run.record.checkpoints / f"step_{state.step}").exists()
+    if state.step > 0 and not is_saved:
+        save(run, pools, log, draws, state)
 
 
 def end_step(
@@ -616,6 +643,9 @@ def finish(run: Run, pools: Pools, masking: Masking, state: TrainingState) -> di
     masking.finish_learning()
     after = measure(run, pools, masking, "after")
     pools.close_learner()
+    measured = balance.of_steps(run.record.steps())
+    if measured is not None:
+        run.progress.note(str(measured))
     return report(run, state.before, after, state.start_seconds, weights.checksum)
 
 

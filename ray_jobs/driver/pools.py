@@ -12,6 +12,7 @@ from actors.reward import RewardPool
 from actors.rollout import RolloutPool
 from actors.segmenter import SegmenterPool
 from configs.schema import Config
+from ray_jobs.driver.elastic import Elastic
 from ray_jobs.driver.run import Run
 
 
@@ -29,6 +30,7 @@ class Pools:
         self._placement = run.placement
         self._progress = run.progress
         self._reward_splits = list(dict.fromkeys(reward_splits))
+        self.elastic = Elastic(run.cfg, run.placement, run.progress)
 
     @cached_property
     def rollouts(self) -> RolloutPool:
@@ -37,6 +39,7 @@ class Pools:
             # The phase lasts until the first engines are up, and their errors appear here. The
             # others join when they are.
             pool.ready(self._cfg.rollout.min_workers)
+        self.elastic.keep(pool)
         return pool
 
     @cached_property
@@ -87,6 +90,7 @@ class Pools:
         The learner's ranks leave their process group together, which may not work after an error.
         `close_learner` ends them; without it they end with Ray.
         """
+        self.elastic.close()
         for name in ("rollouts", "rewards", "segmenters", "drawers"):
             if name in self.__dict__:
                 self.__dict__[name].close()

@@ -1,8 +1,9 @@
-"""What users and signals ask of a running job: stop, checkpoint, pause, another number of workers.
+"""What users and signals ask of a running job: stop, checkpoint, pause.
 
     with Requests.listening(say) as requests:
         for step in steps:
-            requests.wait_while_paused()
+            while requests.wait_while_paused():
+                save()
             with requests.patient(20.0):
                 train_step(step)
             if requests.take_checkpoint():
@@ -68,7 +69,6 @@ class Requests:
         self._obeyed = False
         self._paused = False
         self._checkpoint = False
-        self._workers: int | None = None
         self._patience_s = 0.0
         self._is_listening = False
 
@@ -116,12 +116,10 @@ class Requests:
             signal.pthread_kill(main, signal.SIGALRM)
 
     def ask_checkpoint(self) -> None:
-        """Ask for a checkpoint after the step under way."""
-        self._checkpoint = True
-
-    def ask_workers(self, workers: int) -> None:
-        """Ask for another number of rollout actors after the step under way."""
-        self._workers = workers
+        """Ask for a checkpoint after the step under way; while the job waits, at once."""
+        with self._changed:
+            self._checkpoint = True
+            self._changed.notify_all()
 
     def pause(self) -> None:
         """Ask the job to wait after the step under way."""
@@ -149,23 +147,21 @@ class Requests:
         self._checkpoint = False
         return asked
 
-    def take_workers(self) -> int | None:
-        """Return the number of workers asked for since the last call, or None."""
-        workers = self._workers
-        self._workers = None
-        return workers
+    def wait_while_paused(self) -> bool:
+        """Wait until nobody wants the job to pause, or somebody wants a checkpoint meanwhile.
 
-    def wait_while_paused(self) -> None:
-        """Wait until nobody wants the job to pause.
+        Returns:
+            Whether it is still paused, and a checkpoint is to be written; then call it again.
 
         Raises:
             Stopped: A stop was asked for.
         """
         self.obey()
         with self._changed:
-            while self._paused and self._stop is None:
+            while self._paused and not self._checkpoint and self._stop is None:
                 self._changed.wait()
         self.obey()
+        return self._paused and self.take_checkpoint()
 
     @contextmanager
     def patient(self, seconds: float = math.inf) -> Iterator[None]:

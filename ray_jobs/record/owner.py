@@ -59,6 +59,15 @@ class Owner:
             return False
 
 
+def owner_of(folder: Path) -> Owner | None:
+    """Return the process that writes a run folder now, or None."""
+    lock = _lock_of(folder)
+    owner = _read(lock)
+    if owner is None or not _is_alive(lock, owner):
+        return None
+    return owner
+
+
 @contextmanager
 def owned(folder: Path) -> Iterator[None]:
     """Own a run folder, and let it go at the end.
@@ -67,7 +76,7 @@ def owned(folder: Path) -> Iterator[None]:
         ValueError: Another process owns the folder.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = folder.with_name(f".{folder.name}.owner.json")
+    lock = _lock_of(folder)
     owner = Owner.here()
     _acquire(folder, lock, owner)
     ended = threading.Event()
@@ -80,6 +89,10 @@ def owned(folder: Path) -> Iterator[None]:
         renewing.join()
         if _read(lock) == owner:
             lock.unlink()
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.owner.json")
 
 
 def _acquire(folder: Path, lock: Path, owner: Owner) -> None:

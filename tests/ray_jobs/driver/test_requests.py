@@ -85,9 +85,11 @@ def test_a_paused_job_goes_on_or_stops() -> None:
     requests = Requests()
     requests.pause()
     threading.Timer(0.05, requests.resume).start()
-    requests.wait_while_paused()
+    assert not requests.wait_while_paused()
 
     requests.pause()
+    threading.Timer(0.05, requests.ask_checkpoint).start()
+    assert requests.wait_while_paused(), "still paused, to write the checkpoint"
     threading.Timer(0.05, requests.ask_stop, ("ana",)).start()
     with pytest.raises(Stopped):
         requests.wait_while_paused()
@@ -96,9 +98,7 @@ def test_a_paused_job_goes_on_or_stops() -> None:
 def test_each_request_is_taken_once() -> None:
     requests = Requests()
     requests.ask_checkpoint()
-    requests.ask_workers(3)
     assert (requests.take_checkpoint(), requests.take_checkpoint()) == (True, False)
-    assert (requests.take_workers(), requests.take_workers()) == (3, None)
 
 
 def test_handlers_are_those_of_before_afterwards() -> None:

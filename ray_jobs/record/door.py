@@ -1,0 +1,43 @@
+"""The way to the mailbox of a running job: `control.json` of its run folder.
+
+It exists while the job runs, and only its owner can read it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+FILE = "control.json"
+
+
+@dataclass(frozen=True)
+class Door:
+    """Where the mailbox of a run is.
+
+    Attributes:
+        address: address of the cluster's head (its GCS).
+        namespace: Ray namespace of the run's mailbox.
+        token: word without which the mailbox answers nobody.
+    """
+
+    address: str
+    namespace: str
+    token: str
+
+    def write(self, file: Path) -> None:
+        """Write the file, readable by its owner alone from its first byte on."""
+        file.unlink(missing_ok=True)
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w") as out:
+            json.dump(asdict(self), out)
+
+    @classmethod
+    def read(cls, file: Path) -> Door:
+        """Read the file. Raises OSError, or ValueError for damaged contents."""
+        try:
+            return cls(**json.loads(file.read_text()))
+        except TypeError:
+            raise ValueError(f"{file}: address, namespace and token are missing") from None
