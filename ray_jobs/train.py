@@ -607,9 +607,7 @@ def learn_steps(
         raise
 
 
-def save_unsaved(
-    run: Run, pools: Pools, log: GroupLog, draws: Draws, state: TrainingState
-) -> None:
+def save_unsaved(run: Run, pools: Pools, log: GroupLog, draws: Draws, state: TrainingState) -> None:
     """Write a checkpoint of the last learned step, unless it has one."""
     is_saved = (run.record.checkpoints / f"step_{state.step}").exists()
     if state.step > 0 and not is_saved:
