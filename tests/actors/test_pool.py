@@ -150,7 +150,7 @@ def test_a_loss_that_is_noticed_twice_is_replaced_once(pool: DoublerPool) -> Non
 
 def test_the_number_of_workers_changes_at_any_time(pool: DoublerPool) -> None:
     jobs = [Job(number, seconds=0.05) for number in range(12)]
-    done = []
+    done: list[tuple[int, int]] = []
     for job, (doubled, _) in pool.run(jobs):
         done.append((job.number, doubled))
         if len(done) == 1:
@@ -178,7 +178,7 @@ def test_a_worker_gets_tasks_when_it_is_up(ray_env: dict[str, str]) -> None:
 def test_a_worker_that_joins_takes_over_what_waits(pool: DoublerPool) -> None:
     """Without fresh tasks a new worker repeats those behind a full batch of the others."""
     jobs = [Job(number, seconds=0.5) for number in range(6)]
-    done = []
+    done: list[tuple[int, int]] = []
     for job, (_, worker) in pool.run(jobs, in_flight=3, batch=1):
         done.append((job.number, worker))
         if len(done) == 1:
@@ -190,7 +190,7 @@ def test_a_worker_that_joins_takes_over_what_waits(pool: DoublerPool) -> None:
 def test_the_work_of_a_worker_that_stands_still_is_repeated(pool: DoublerPool) -> None:
     stopped = results([pool.workers[1].call(Doubler.start, 0.0)])[0]
     jobs = [Job(number, seconds=0.1) for number in range(6)]
-    done = []
+    done: list[tuple[int, int]] = []
     try:
         for job, (_, worker) in pool.run(jobs, in_flight=3, batch=2):
             if not done:
