@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cluster.lost import Deaths
 from core.types import Group
@@ -44,7 +45,11 @@ class Recording:
         last = record.last_step()
         # A step counts from its line on; its episodes were written before.
         record.truncate_after(last)
-        return cls(record, tracker, progress, deaths, last)
+        recording = cls(record, tracker, progress, deaths, last)
+        # A kill may have come between the two files.
+        if last and not tracker.has(last, "reward"):
+            recording.track(record.steps()[-1])
+        return recording
 
     def drop(self, step: int) -> None:
         """Drop a step and those behind it, if they are on record: their groups are new ones."""
@@ -67,7 +72,14 @@ class Recording:
         # The run folder comes first: it holds the truth if the tracker or the display fails.
         self.record.write_episodes(step, groups)
         self.record.write_step(step, metrics, seconds)
-        timing = {f"seconds/{stage}": spent for stage, spent in seconds.items()}
-        self.tracker.metrics(step, {**metrics, **timing})
+        self.track({"step": step, "seconds": seconds, **metrics})
         self.progress.step(step, metrics, seconds)
         self.last = step
+
+    def track(self, line: Mapping[str, Any]) -> None:
+        """Hand a line of metrics.jsonl to the tracker."""
+        metrics = dict(line)
+        step = metrics.pop("step")
+        for stage, spent in metrics.pop("seconds").items():
+            metrics[f"seconds/{stage}"] = spent
+        self.tracker.metrics(step, metrics)

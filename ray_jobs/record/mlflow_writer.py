@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from core.files import append_lines, repair_lines, write_json
+from core.files import append_lines, read_lines, repair_lines, write_json
 
 OUTBOX = "mlflow_outbox.jsonl"
 STATE = "mlflow.json"
@@ -74,6 +74,15 @@ class MlflowWriter:
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Hand over the points of one step. Values without a finite number stay in the outbox."""
         self._put({"step": step, "time_ms": int(time.time() * 1000), "metrics": dict(metrics)})
+
+    def has(self, step: int, name: str) -> bool:
+        """Return True if the outbox holds a metric of a step; True without a URI."""
+        if not self._uri:
+            return True
+        for record in read_lines(self._outbox):
+            if record.get("step") == step and name in record["metrics"]:
+                return True
+        return False
 
     def tags(self, tags: Mapping[str, Any]) -> None:
         """Hand over tags of the run."""

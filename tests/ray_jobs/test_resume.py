@@ -1,17 +1,19 @@
-"""A killed run continues from its last checkpoint, to the weights of an uninterrupted run."""
+"""A killed learner and a killed driver: the run ends with the weights of an uninterrupted run."""
 
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 
 import psutil
 import pytest
 
 from configs.load import REPOSITORY
+from core.files import read_lines
 from ray_jobs.record import checkpoint
 from ray_jobs.record.run_folder import RunFolder
 from tests.ray_jobs.conftest import (
@@ -80,19 +82,56 @@ def started(*settings: str) -> Iterator[subprocess.Popen[str]]:
         process.wait()
 
 
+def wait_until(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Wait for something that a job writes."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not ready() and time.monotonic() < deadline:
+        assert process.poll() is None, process.stdout and process.stdout.read()
+        time.sleep(0.05)
+
+
+def logged(run: RunFolder, step: int) -> list[int]:
+    """Return the indices of the groups in the log of a step, in the order of their arrival."""
+    file = run.path / "groups" / f"step_{step}.jsonl"
+    return [line["index"] for line in read_lines(file)]
+
+
+def kill_a_rank(process: subprocess.Popen[str]) -> None:
+    """Kill one of the learner's ranks with SIGKILL."""
+    for child in psutil.Process(process.pid).children(recursive=True):
+        if _name(child).startswith("ray::Learner"):
+            child.kill()
+            return
+    raise AssertionError("no rank was found")
+
+
+def points(database: str, name: str) -> list[int]:
+    """Return the steps of the points of the reward in MLflow."""
+    query = """
+        select step from metrics join runs using (run_uuid)
+        where key = 'reward' and runs.name = ? order by step
+    """
+    with closing(sqlite3.connect(database)) as opened:
+        return [step for (step,) in opened.execute(query, (name,))]
+
+
 @pytest.mark.slow
 def test_killed_run_resumes_to_the_same_weights(finished: Finished) -> None:
     settings = finished.small.mixed("killed")
     run = finished.small.run("killed")
     with started(*settings) as process:
-        deadline = time.monotonic() + TIMEOUT_S
-        while not (run.checkpoints / "step_1").exists() and time.monotonic() < deadline:
-            assert process.poll() is None, process.stdout and process.stdout.read()
-            time.sleep(0.05)
+        # Before the first checkpoint: the ranks start anew with the initial policy.
+        wait_until(lambda: bool(logged(run, step=1)), process)
+        kill_a_rank(process)
+        wait_until((run.checkpoints / "step_1").exists, process)
+        wait_until(lambda: bool(logged(run, step=2)), process)
         family = psutil.Process(process.pid).children(recursive=True)
         # SIGKILL to the driver alone: nobody gets to clean up.
         process.kill()
         process.wait()
+        assert process.stdout is not None
+        assert "learner rank " in process.stdout.read()
+    assert run.steps()[0]["deaths/learner"] == 1
     workers = [p for p in family if not _name(p).startswith(RAY_AGENTS)]
     assert workers, "no worker process was found"
     still = left(workers, 60)
@@ -109,6 +148,9 @@ def test_killed_run_resumes_to_the_same_weights(finished: Finished) -> None:
     assert "resumed from" in done.stdout
     assert [line["step"] for line in run.steps()] == list(range(1, STEPS + 1))
     assert len(run.episodes()) == STEPS * PROMPTS * GROUP
+    # No group was played a second time.
+    assert sorted(logged(run, step=2)) == list(range(PROMPTS))
+    assert points(str(finished.small.home / "mlflow.db"), "killed") == list(range(1, STEPS + 1))
     # The same draws from all sets, and the sample that cannot fit is named again.
     assert draws(run) == draws(finished.run)
     aside = json.loads((run.path / "set_aside.json").read_text())
