@@ -560,9 +560,10 @@ def starting_state(
     state = replace(TrainingState(**checkpoint.read_state(start)), origin=initial.origin)
     checkpoint.set_aside(run.record.checkpoints, state.step)
     run.progress.note(f"resumed from {start}")
-    # After a death of the learner alone the rollout actors hold newer weights, and keep them.
-    if pools.rollouts.version < state.step:
-        bring_weights(pools, state.step)
+    # After a death of the learner alone the rollout actors hold newer weights, and keep them. Those
+    # of this very step are published again: others that join may need what died with a node.
+    if pools.rollouts.version <= state.step:
+        pools.rollouts.take(pools.learner.publish(state.step))
     return state
 
 
@@ -603,7 +604,8 @@ def learn_steps(
         raise
     except LearnerLost:
         # The groups of a step that is played ahead reach the log before it is read again.
-        played.close()
+        if run.requests.stop is None:
+            played.close()
         raise
 
 
