@@ -7,7 +7,7 @@ a learner, such as the evaluation of a finished policy, starts a `Drawer`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 from actors.drawing import (
@@ -19,8 +19,10 @@ from actors.drawing import (
     forest_to_draw,
     masks_by_episode,
 )
+from actors.pool import Pool
+from cluster.lost import LOST, cause
 from cluster.placement import Device, Placement
-from cluster.refs import Handle, MediaRef, Ref, call_all, load_media, results, start_actor
+from cluster.refs import Handle, MediaRef, Ref, get, load_media, results, start_actor
 from configs.load import resolve
 from configs.schema import Config
 from core import batch
@@ -69,6 +71,15 @@ class Drawer:
         return draw_rows(self.policy, self.pixels, rows, load_media(media), requests)
 
 
+@dataclass(frozen=True)
+class DrawTask:
+    """Rows to draw masks for, the pixels in them, and the masks' requests."""
+
+    rows: list[GroupBatch]
+    media: dict[int, MediaRef]
+    requests: DrawBatch
+
+
 class DrawingPool(Generic[A]):
     """Actors with the same weights of a policy (`Drawer`, `actors.learner.LearnerActor`).
 
@@ -100,13 +111,19 @@ class DrawingPool(Generic[A]):
         forest = forest_to_draw(episodes)
         masks: DrawnMasks = {}
         if forest and requests.requests:
-            calls = []
-            for rank, rows in zip(self.ranks, self.deal(forest), strict=True):
-                own_media = media_of_rows(rows, media)
-                calls.append(rank.call(Draws.draw, rows, own_media, requests.share(rows)))
-            for part in self.results(calls, "drew masks"):
+            shares = []
+            for rows in self.deal(forest):
+                shares.append(DrawTask(rows, media_of_rows(rows, media), requests.share(rows)))
+            for part in self.draw_shares(shares):
                 masks |= part
         return masks_by_episode(masks, episodes)
+
+    def draw_shares(self, shares: Sequence[DrawTask]) -> list[DrawnMasks]:
+        """Let each actor draw its share."""
+        calls = []
+        for rank, share in zip(self.ranks, shares, strict=True):
+            calls.append(rank.call(Draws.draw, share.rows, share.media, share.requests))
+        return self.results(calls, "drew masks")
 
     def results(self, calls: Sequence[Ref[R]], work: str) -> list[R]:
         """Wait for a call of each actor.
@@ -136,10 +153,55 @@ def media_of_rows(rows: Sequence[GroupBatch], media: Sequence[MediaRef]) -> dict
     return found
 
 
-class DrawerPool(DrawingPool[Drawer]):
-    """One `Drawer`. It shares a GPU with the segmenters: an episode is one short forward pass."""
+class Drawers(Pool[Drawer, DrawTask, DrawnMasks]):
+    """One `Drawer`, started again if it is lost.
+
+    It shares a GPU with the segmenters: an episode is one short forward pass.
+    """
+
+    kind = "drawer"
 
     def __init__(self, cfg: Config, placement: Placement) -> None:
-        drawer = start_actor(Drawer, placement.options("drawer", 0), cfg, placement.device)
-        super().__init__(cfg, [drawer])
-        [self.layout] = call_all(self.ranks, Drawer.layout)
+        self.cfg = cfg
+        self.placement = placement
+        super().__init__(1, watch=placement.watch)
+
+    def start(self, number: int) -> Handle[Drawer]:
+        options = self.placement.options("drawer", self.seats[number])
+        return start_actor(Drawer, options, self.cfg, self.placement.device)
+
+    def send(self, worker: Handle[Drawer], task: DrawTask) -> Ref[DrawnMasks]:
+        return worker.call(Drawer.draw, task.rows, task.media, task.requests)
+
+    def give_up(self, task: DrawTask, error: Exception) -> DrawnMasks:
+        raise RuntimeError(
+            f"a drawer died {self.attempts} times at the same episodes; the last time: "
+            f"{cause(error)}"
+        ) from error
+
+    def layout(self) -> ImageLayout:
+        """Return the image layout of the policy; answers once the drawer is up."""
+        while True:
+            [(number, drawer)] = self.workers.items()
+            try:
+                return get(drawer.call(Drawer.layout))
+            except LOST as error:
+                self.replace(number, error)
+
+
+class DrawerPool(DrawingPool[Drawer]):
+    """The drawing of a job without a learner."""
+
+    def __init__(self, cfg: Config, placement: Placement) -> None:
+        self.drawers = Drawers(cfg, placement)
+        super().__init__(cfg, list(self.drawers.workers.values()))
+        self.layout = self.drawers.layout()
+
+    def draw_shares(self, shares: Sequence[DrawTask]) -> list[DrawnMasks]:
+        """Let the drawer draw everything."""
+        flights = [self.drawers.hand_out(share) for share in shares]
+        return [self.drawers.wait_for(flight) for flight in flights]
+
+    def close(self) -> None:
+        """End the drawer."""
+        self.drawers.close()

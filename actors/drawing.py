@@ -23,6 +23,7 @@ from core.drawing.requests import (
     with_loss_weights,
 )
 from core.masks import union_of_targets
+from core.pulse import tick
 from core.types import Episode, Group, MaskPrompt, MediaTable, Rle, Sample, SegPrompt, Video
 from data.frames.reading import read_frames
 
@@ -241,6 +242,7 @@ def draw_rows(
         of_row, frames = requests.of_row(row)
         patches, grid_U3 = pixels([shown[digest] for digest in row.images])
         drawn = policy.draw(row, patches, grid_U3, of_row, frames)
+        tick()
         for request, mask in zip(of_row, drawn, strict=True):
             masks[request.episode, request.prompt] = mask
     return masks

@@ -17,6 +17,7 @@ import ray
 
 from actors.drawing import DrawBatch, DrawnMasks
 from actors.objective import StepReport
+from cluster.beat import patient
 from cluster.placement import Device
 from cluster.refs import MediaRef
 from cluster.weights import WeightVersion
@@ -85,6 +86,7 @@ class LearnerActor:
         """Return the process and the machine of this rank, for messages."""
         return f"pid {os.getpid()} on node {ray.util.get_node_ip_address()}"
 
+    @patient
     def start(
         self, cfg: Config, device: Device, place: RankPlace, total_updates: int
     ) -> ImageLayout:
@@ -109,26 +111,34 @@ class LearnerActor:
     ) -> list[StepReport]:
         return self.trainer.learn(rows, media, imitate, targets)
 
+    @patient
     def publish(self, version: int) -> tuple[WeightVersion | None, np.ndarray | None]:
         return self.trainer.publish(version)
 
+    @patient
     def head(self) -> dict[str, np.ndarray]:
         return self.trainer.head()
 
+    @patient
     def connect(self, master: dict[str, Any]) -> None:
         self.trainer.connect(master)
 
+    @patient
     def send(self) -> None:
         self.trainer.send()
 
+    @patient
     def next_message(self) -> dict[str, Any] | None:
         return self.trainer.next_message()
 
+    @patient
     def save(self, folder: str) -> None:
         self.trainer.save(folder)
 
+    @patient
     def load(self, folder: str) -> None:
         self.trainer.load(folder)
 
+    @patient
     def close(self) -> None:
         self.trainer.close()

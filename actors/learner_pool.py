@@ -20,7 +20,7 @@ from actors.drawer import DrawingPool, media_of_rows
 from actors.drawing import DrawBatch
 from actors.learner import LearnerActor, RankPlace
 from actors.objective import RowStats, StepReport, batch_metrics
-from cluster.lost import LOST, cause
+from cluster.lost import LOST
 from cluster.placement import Device, Placement
 from cluster.refs import Handle, MediaRef, Method, Ref, results, start_actor
 from cluster.weights import WeightVersion
@@ -77,11 +77,14 @@ class LearnerPool(DrawingPool[LearnerActor]):
         total = total_updates or cfg.train.steps * cfg.learner.optimizer_steps
         # Optimizer steps in a row that were skipped because loss or gradient was not finite.
         self.bad_steps = 0
+        self.watch = placement.watch
         # Process and machine of each rank, for messages.
         self.whereabouts: list[str] = []
         ranks: list[Handle[LearnerActor]] = []
         for number in range(cfg.learner.world_size):
-            ranks.append(start_actor(LearnerActor, placement.options("learner", number)))
+            rank = start_actor(LearnerActor, placement.options("learner", number))
+            self.watch.add(rank, "learner", number, together=True)
+            ranks.append(rank)
         super().__init__(cfg, ranks)
         try:
             self.layout = self._start_ranks(placement.device, total)
@@ -111,7 +114,8 @@ class LearnerPool(DrawingPool[LearnerActor]):
             return results(calls)
         rank, error = lost
         where = self.whereabouts[rank] if self.whereabouts else "not up yet"
-        raise LearnerLost(f"rank {rank} ({where})", f"while it {work}: {cause(error)}") from error
+        why = self.watch.why(self.ranks[rank], error)
+        raise LearnerLost(f"rank {rank} ({where})", f"while it {work}: {why}") from error
 
     def call_all(
         self, work: str, method: Method[LearnerActor, P, R], *args: P.args, **kwargs: P.kwargs
@@ -295,6 +299,8 @@ class LearnerPool(DrawingPool[LearnerActor]):
 
     def kill(self) -> None:
         """End the process of every rank that is left, whatever it does."""
+        for rank in self.ranks:
+            self.watch.drop(rank)
         super().close()
 
 

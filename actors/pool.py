@@ -1,8 +1,8 @@
 """The driver's side of all actors of one kind: start, hand out tasks, retry, replace, close.
 
 Every worker has a number, and no number is used twice. A loss is reported by number, so a worker
-is replaced once, however often its loss is noticed. Tasks go to workers that are up; those that
-still start join when they are.
+is replaced once, however often its loss is noticed (`cluster.lost` says what a loss is). Tasks go
+to workers that are up; those that still start join when they are.
 """
 
 from __future__ import annotations
@@ -16,24 +16,25 @@ from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import ray
 
 from actors.stealing import Underway, theft
+from cluster.lost import LOST, as_own_error, is_lost
 from cluster.refs import Handle, Ref, get
+from cluster.watch import Watch
 
 # Class of the actors, a task, and its result.
 A = TypeVar("A")
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Errors of Ray that mean: the process that worked on this task is gone.
-LOST = (
-    ray.exceptions.RayActorError,
-    ray.exceptions.WorkerCrashedError,
-    ray.exceptions.ObjectLostError,
-)
+# Workers that a task may cost. All tasks in the hands of a lost worker are charged, so this is
+# more than a task at fault needs.
+MAX_ATTEMPTS = 4
+# Workers in a row that may be lost while they start.
+MAX_STARTS = 4
 
 # Seconds after which a waiting pool looks for workers that another thread has started.
 LOOK_S = 1.0
@@ -64,13 +65,29 @@ class Pool(ABC, Generic[A, T, R]):
     `attempts` lost workers.
 
     Attributes:
+        kind: what the workers are, in messages and metrics.
         workers: running actors by their number.
         seats: place of each worker in the plan of resources; a replacement inherits one.
         deaths: number of lost and replaced workers.
         timeout_s: longest wait of `wait_for`; a slower worker is taken for lost.
     """
 
-    def __init__(self, workers: int, *, attempts: int, timeout_s: float = math.inf) -> None:
+    kind: ClassVar[str] = "worker"
+
+    def __init__(
+        self,
+        workers: int,
+        *,
+        attempts: int = MAX_ATTEMPTS,
+        timeout_s: float = math.inf,
+        watch: Watch | None = None,
+    ) -> None:
+        """Start the workers.
+
+        Args:
+            watch: told of every worker that starts or is lost.
+        """
+        self.watch = watch or Watch()
         self.workers: dict[int, Handle[A]] = {}
         self.seats: dict[int, int] = {}
         self.attempts = attempts
@@ -79,7 +96,10 @@ class Pool(ABC, Generic[A, T, R]):
         self._numbers = itertools.count()
         # Start-up calls of workers that are not up yet, with their numbers.
         self._joining: dict[Ref[Any], int] = {}
-        self._failed_starts = 0
+        # Of each worker: a call that returns once its constructor has run, and its place among
+        # those that were started in a row because the one before was lost while it started.
+        self._constructed: dict[int, Ref[Any]] = {}
+        self._tries: dict[int, int] = {}
         # Workers that were ended on purpose; their tasks go on without a lost attempt.
         self._let_go: set[int] = set()
         self._submitted: dict[Ref[R], Flight[T, R]] = {}
@@ -132,25 +152,54 @@ class Pool(ABC, Generic[A, T, R]):
                 self._start_next()
             for number in list(self.workers)[workers:]:
                 self._let_go.add(number)
-                self.workers.pop(number).kill()
+                self._end(number)
 
-    def replace(self, number: int) -> None:
-        """Start another actor in the place of a lost one, unless it was replaced already."""
+    def replace(self, number: int, error: Exception) -> int:
+        """Start another actor in the place of a lost one, unless it was replaced already.
+
+        Returns:
+            Attempts that the loss costs each task of the actor: 1, or 0 if `scale` ended it.
+
+        Raises:
+            The error itself: it is no loss, or an error of the actor's constructor.
+            RuntimeError: MAX_STARTS actors in a row were lost while they started.
+        """
+        if not isinstance(error, ray.exceptions.GetTimeoutError) and not is_lost(error):
+            raise as_own_error(error)
         with self._lock:
             if number not in self.workers:
-                return
+                return 0 if number in self._let_go else 1
+            tries = 1 if self._came_up(number) else self._tries[number] + 1
             self.deaths += 1
-            self.workers.pop(number).kill()
+            lost = self._end(number)
+            if tries > MAX_STARTS:
+                why = self.watch.lost(lost, self.kind, number, error, "no other one starts")
+                raise RuntimeError(
+                    f"{MAX_STARTS} {self.kind} actors in a row were lost while they started; "
+                    f"the last one: {why}"
+                ) from error
+            then = "no other one has room now"
             if self.has_room():
-                self._start_next()
+                then = f"{self.kind} {self._start_next(tries)} starts"
+            self.watch.lost(lost, self.kind, number, error, then)
+            return 1
+
+    def wait_for_all(self, calls: dict[Ref[Any], int]) -> None:
+        """Wait for calls, each of the worker of this number; lost workers are replaced."""
+        # As they finish, so that the first error ends the wait.
+        while calls:
+            [ref], _ = ray.wait(list(calls), num_returns=1)
+            number = calls.pop(ref)
+            try:
+                get(ref)
+            except LOST as error:
+                self.replace(number, error)
 
     def close(self) -> None:
         """End all actors."""
         with self._lock:
-            for worker in self.workers.values():
-                worker.kill()
-            self.workers.clear()
-            self._joining.clear()
+            for number in list(self.workers):
+                self._end(number)
 
     def run(
         self,
@@ -191,8 +240,8 @@ class Pool(ABC, Generic[A, T, R]):
             try:
                 result = get(ref)
             except LOST as error:
-                self.replace(done.worker)
-                if self._is_repeated(done, flying, waiting):
+                cost = self.replace(done.worker, error)
+                if self._is_repeated(done, cost, flying, waiting):
                     continue
                 result = self.give_up(done.task, error)
             self._cancel_twin(done, flying)
@@ -220,13 +269,13 @@ class Pool(ABC, Generic[A, T, R]):
         try:
             return get(flight.ref, timeout)
         except (*LOST, ray.exceptions.GetTimeoutError) as error:
-            self.replace(flight.worker)
-            if flight.attempt >= self.attempts:
+            attempt = flight.attempt + self.replace(flight.worker, error)
+            if attempt > self.attempts:
                 return self.give_up(flight.task, error)
         finally:
             with self._lock:
                 self._submitted.pop(flight.ref, None)
-        return self.wait_for(self.hand_out(flight.task, flight.attempt + 1))
+        return self.wait_for(self.hand_out(flight.task, attempt))
 
     def _fill(
         self,
@@ -252,14 +301,14 @@ class Pool(ABC, Generic[A, T, R]):
     def _is_repeated(
         self,
         lost: Flight[T, R],
+        cost: int,
         flying: Mapping[Ref[R], Flight[T, R]],
         waiting: deque[tuple[T, int]],
     ) -> bool:
         """Return whether the task of a lost worker is with another one, or goes first now."""
         if lost.twin in flying:
             return True
-        # A worker that was ended on purpose costs no attempt.
-        attempt = lost.attempt + (lost.worker not in self._let_go)
+        attempt = lost.attempt + cost
         if attempt > self.attempts:
             return False
         waiting.appendleft((lost.task, attempt))
@@ -295,7 +344,7 @@ class Pool(ABC, Generic[A, T, R]):
             timeout: longest wait for the first of them, in seconds.
 
         Raises:
-            RuntimeError: `attempts` starts in a row have failed.
+            The errors of `replace`.
         """
         joining = list(self._joining)
         if not joining:
@@ -308,20 +357,15 @@ class Pool(ABC, Generic[A, T, R]):
 
     def _settle_one(self, ref: Ref[Any]) -> None:
         with self._lock:
-            number = self._joining.pop(ref, None)
-            if number is None or number not in self.workers:
+            number = self._joining.get(ref)
+            if number is None:
                 return
             try:
                 answer = get(ref)
             except LOST as error:
-                self._failed_starts += 1
-                if self._failed_starts >= self.attempts:
-                    raise RuntimeError(
-                        f"{self.attempts} starts of {type(self).__name__} in a row have failed"
-                    ) from error
-                self.replace(number)
+                self.replace(number, error)
                 return
-            self._failed_starts = 0
+            del self._joining[ref]
             self._expect(number, answer)
 
     def _expect(self, number: int, answer: Any = None) -> None:
@@ -362,11 +406,40 @@ class Pool(ABC, Generic[A, T, R]):
         taken = {self.seats[running] for running in self.workers}
         return min(set(range(len(taken) + 1)) - taken)
 
-    def _start_next(self) -> None:
+    def _start_next(self, tries: int = 1) -> int:
+        """Start a worker; return its number.
+
+        Args:
+            tries: its place among those that were started in a row.
+        """
         number = next(self._numbers)
         self.seats[number] = self.free_seat()
-        self.workers[number] = self.start(number)
+        worker = self.start(number)
+        self.workers[number] = worker
+        self._constructed[number] = worker.constructed()
+        self._tries[number] = tries
+        self.watch.add(worker, self.kind, number)
         self._expect(number)
+        return number
+
+    def _end(self, number: int) -> Handle[A]:
+        """End a worker; return its handle."""
+        worker = self.workers.pop(number)
+        for ref in [ref for ref, joining in self._joining.items() if joining == number]:
+            del self._joining[ref]
+        self.watch.drop(worker)
+        worker.kill()
+        return worker
+
+    def _came_up(self, number: int) -> bool:
+        """Return whether a lost worker had started."""
+        if number in self._joining.values():
+            return False
+        done, _ = ray.wait([self._constructed[number]], timeout=0)
+        try:
+            return bool(done) and get(done[0])
+        except LOST:
+            return False
 
     def _send(
         self, task: T, attempt: int, flights: Collection[Flight[T, R]], most: float

@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ray
 
 from actors.pool import Pool
 from actors.segmenter import load_segmenter
 from cluster.placement import Placement
-from cluster.refs import Handle, Ref, call_all, start_actor
+from cluster.refs import Handle, Ref, Where, start_actor
 from configs.schema import Config
 from core.masks import box, decode
+from core.pulse import tick
 from core.types import MaskPrompt, Rle, Sample, Target, Video
 from data.frames.reading import read_frames
 from data.prepare.keep import Judged, iou
@@ -100,9 +101,6 @@ class JudgeActor:
     def __init__(self, cfg: Config, device: str) -> None:
         self.segmenter = load_segmenter(cfg, device)
 
-    def ready(self) -> None:
-        """Return once the weights are loaded."""
-
     def judge(self, piece: VideoPiece) -> VideoResult:
         """Return the mean IoU (`Judged`) over all objects of a video and all frames with them.
 
@@ -122,6 +120,7 @@ class JudgeActor:
             for start in range(0, piece.video.num_frames, FRAMES):
                 stop = min(start + FRAMES, piece.video.num_frames)
                 ious += self._ious(piece, range(start, stop))
+                tick()
         except ValueError as unreadable_frames:
             return VideoResult(None, [Problem(uid, str(unreadable_frames))])
         mean: float | None = None
@@ -178,6 +177,12 @@ class TaskPool(Pool[VideoWork, VideoPiece, VideoResult]):
 class TaskPlace(Handle[VideoWork]):
     """A place for one Ray task at a time."""
 
+    def constructed(self) -> Ref[Any]:
+        return ray.put(True)
+
+    def where(self) -> Where:
+        return Where(0, "", "")
+
     def kill(self) -> None:
         """Do nothing: a place has no process."""
 
@@ -186,41 +191,25 @@ class JudgePool(Pool[JudgeActor, VideoPiece, VideoResult]):
     """The actors of the label filter, `segmenter.workers` of them.
 
     Raises:
-        RuntimeError: an actor cannot start; with the reason.
+        Errors of their start.
     """
+
+    kind = "judge"
 
     def __init__(self, cfg: Config, placement: Placement) -> None:
         self.cfg = cfg
         self.placement = placement
-        super().__init__(cfg.segmenter.workers, attempts=MAX_ATTEMPTS)
-        try:
-            self._wait_until_ready(list(self.workers.values()))
-        except RuntimeError:
-            self.close()
-            raise
+        super().__init__(cfg.segmenter.workers, attempts=MAX_ATTEMPTS, watch=placement.watch)
 
     def start(self, number: int) -> Handle[JudgeActor]:
         options = self.placement.options("judge", self.seats[number])
-        judge = start_actor(JudgeActor, options, self.cfg, self.placement.device)
-        # The first ones load their weights at the same time, so they are awaited together.
-        is_replacement = number >= self.cfg.segmenter.workers
-        if is_replacement:
-            self._wait_until_ready([judge])
-        return judge
+        return start_actor(JudgeActor, options, self.cfg, self.placement.device)
 
     def send(self, worker: Handle[JudgeActor], task: VideoPiece) -> Ref[VideoResult]:
         return worker.call(JudgeActor.judge, task)
 
     def give_up(self, task: VideoPiece, error: Exception) -> VideoResult:
         return _died(task)
-
-    def _wait_until_ready(self, judges: Sequence[Handle[JudgeActor]]) -> None:
-        try:
-            call_all(judges, JudgeActor.ready)
-        except ray.exceptions.RayActorError as error:
-            raise RuntimeError(
-                f"the segmenter of the label filter does not start: {error}"
-            ) from error
 
 
 def in_tasks(

@@ -10,30 +10,31 @@ videos in flight. Masks drawn by the policy come with the group.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from actors.drawing import Drawn
-from actors.pool import LOST, Flight, Pool
+from actors.pool import Flight, Pool
 from actors.segmenter import load_segmenter, masks_on_all_frames, masks_on_own_frames
 from actors.setup import make_system
 from actors.splits import read_split
+from cluster.beat import patient
+from cluster.lost import cause
 from cluster.placement import Placement
-from cluster.refs import Handle, Ref, get, start_actor
+from cluster.refs import Handle, Ref, start_actor
 from configs.schema import Config
 from core.drawing.requests import DrawnMask
 from core.masks import decode
+from core.pulse import working
 from core.types import End, Episode, EpisodeMasks, Reward, Rle, Sample
 
 if TYPE_CHECKING:
     from models.segmenters.base import Segmenter
-
-# Actors that a group may cost before the run stops.
-MAX_ATTEMPTS = 2
 
 # Rewards of a group, in the order of its episodes; None for a FAILED episode.
 GroupRewards = tuple[Reward | None, ...]
@@ -46,13 +47,13 @@ class RewardActor:
         import torch
 
         torch.set_num_threads(1)
-        torch.set_default_device(device)
         self.cfg = cfg
         self.device = device
         self.system = make_system(cfg)
         self.samples: dict[tuple[str, str], Sample] = {}
         self.read(cfg, splits)
 
+    @patient
     def read(self, cfg: Config, splits: Sequence[str]) -> None:
         """Hold the ground truth of these splits of `cfg.data`, in the place of any other."""
         self.samples = {}
@@ -68,6 +69,10 @@ class RewardActor:
         Args:
             drawn: masks drawn by the policy, for each [SEG] prompt of each episode.
         """
+        import torch
+
+        # It holds for one thread, and Ray's for methods is not that of the constructor.
+        torch.set_default_device(self.device)
         sample = self.samples[split, sample_uid]
         rewards: list[Reward | None] = [None] * len(episodes)
         alive: list[int] = []
@@ -91,7 +96,8 @@ class RewardActor:
     @cached_property
     def segmenter(self) -> Segmenter:
         """The segmenter, loaded for the first reward. It keeps features of frames."""
-        return load_segmenter(self.cfg, self.device)
+        with working("load the segmenter", patience_s=math.inf):
+            return load_segmenter(self.cfg, self.device)
 
     def _masks(self, sample: Sample, episodes: Sequence[Episode]) -> EpisodeMasks | None:
         """Make the masks for the system's reward; None if it needs none."""
@@ -129,11 +135,13 @@ Scoring = Flight[ScoreTask, GroupRewards]
 class RewardPool(Pool[RewardActor, ScoreTask, GroupRewards]):
     """All reward actors. After `reward.timeout_s` an actor counts as lost."""
 
+    kind = "reward"
+
     def __init__(self, cfg: Config, placement: Placement, splits: Sequence[str]) -> None:
         self.cfg = cfg
         self.placement = placement
         self.splits = tuple(splits)
-        super().__init__(cfg.reward.workers, attempts=MAX_ATTEMPTS, timeout_s=cfg.reward.timeout_s)
+        super().__init__(cfg.reward.workers, timeout_s=cfg.reward.timeout_s, watch=placement.watch)
 
     def start(self, number: int) -> Handle[RewardActor]:
         options = self.placement.options("reward", self.seats[number])
@@ -147,9 +155,9 @@ class RewardPool(Pool[RewardActor, ScoreTask, GroupRewards]):
     def give_up(self, task: ScoreTask, error: Exception) -> GroupRewards:
         # A missing reward is a failure of the program and must not turn into a number.
         raise RuntimeError(
-            f"the reward of sample {task.sample_uid!r} did not arrive within "
-            f"reward.timeout_s={self.timeout_s:g} s, twice ({type(error).__name__}): "
-            "raise it or look at the sample"
+            f"the reward of sample {task.sample_uid!r} did not arrive, from {self.attempts} actors "
+            f"and within reward.timeout_s={self.timeout_s:g} s each; the last one: {cause(error)}. "
+            "Look at the sample, or raise the setting"
         ) from error
 
     def read(self, cfg: Config, splits: Sequence[str]) -> None:
@@ -160,17 +168,14 @@ class RewardPool(Pool[RewardActor, ScoreTask, GroupRewards]):
         Args:
             cfg: as that of the pool, apart from its data.
         """
-        self.cfg = cfg
-        self.splits = tuple(splits)
-        calls: dict[int, Ref[None]] = {}
-        for number, worker in self.workers.items():
-            calls[number] = worker.call(RewardActor.read, cfg, self.splits)
-        for number, call in calls.items():
-            try:
-                get(call)
-            except LOST:
-                # Its replacement reads them when it starts.
-                self.replace(number)
+        calls: dict[Ref[Any], int] = {}
+        # An actor that starts meanwhile is among these, or reads them when it starts.
+        with self._lock:
+            self.cfg = cfg
+            self.splits = tuple(splits)
+            for number, worker in self.workers.items():
+                calls[worker.call(RewardActor.read, cfg, self.splits)] = number
+        self.wait_for_all(calls)
 
     def submit(
         self, split: str, sample_uid: str, episodes: tuple[Episode, ...], drawn: Drawn | None = None
@@ -181,9 +186,9 @@ class RewardPool(Pool[RewardActor, ScoreTask, GroupRewards]):
     def collect(self, scoring: Scoring) -> GroupRewards:
         """Wait for the rewards of one group, at most `reward.timeout_s` from its submission.
 
-        A time-out or a dead actor costs one retry on a fresh actor.
+        A time-out or a dead actor costs an attempt on a fresh actor.
 
         Raises:
-            RuntimeError: the retry failed as well.
+            RuntimeError: `MAX_ATTEMPTS` failed.
         """
         return self.wait_for(scoring)

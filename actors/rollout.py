@@ -22,23 +22,28 @@ import ray
 from actors import gpu_weights
 from actors.pool import Pool
 from actors.setup import make_system, system_message
+from cluster.beat import patient
+from cluster.lost import LOST, cause
 from cluster.placement import Placement
 from cluster.refs import Handle, MediaRef, Ref, get, start_actor
 from cluster.room import room
 from cluster.weights import WeightVersion
 from configs.schema import Config
+from core.pulse import working
 from core.types import DialogueTooLong, End, Episode, MediaTable, Sample
 from data.frames.reading import show_views
 from models.engine.conversation import SeedKey
-from models.engine.engine import Engine
+from models.engine.engine import Engine, killed_while_starting
 from models.engine.gallery import Gallery
 from models.engine.settings import OBJECT_STORE, EngineSettings
 
 # Batches that an engine is given at a time, so that slots freed by short episodes, and the time
 # in which frames are decoded, never leave it idle.
 BATCHES = 3
-# Actors that a group may cost before the run stops.
-MAX_ATTEMPTS = 3
+# Seconds between two looks at the engine's process.
+ENGINE_S = 0.5
+# Bytes a second that any machine loads.
+SLOW_BYTES = 100e6
 
 
 class RolloutActor:
@@ -59,10 +64,30 @@ class RolloutActor:
 
         torch.set_num_threads(1)
         self.system = make_system(cfg)
-        self.engine = Engine(settings)
+        try:
+            self.engine = Engine(settings)
+        except RuntimeError as error:
+            if killed_while_starting(error):
+                # A loss like any other, not an error of the settings.
+                os._exit(1)
+            raise
+        self._ending = asyncio.create_task(self._end_with_engine())
         self.top_p = cfg.rollout.top_p
         if weights is not None:
             await self.take(weights)
+
+    async def _end_with_engine(self) -> None:
+        """End this process once the engine's is gone, at work or idle: it is of no use then.
+
+        The pool starts another actor, and that plays unfinished groups again.
+        """
+        while True:
+            await asyncio.sleep(ENGINE_S)
+            self._end_if_engine_is_dead()
+
+    def _end_if_engine_is_dead(self) -> None:
+        if self.engine.dead:
+            os._exit(1)
 
     async def play_group(
         self, sample: Sample, group_size: int, temperature: float, key: SeedKey
@@ -93,14 +118,21 @@ class RolloutActor:
         except DialogueTooLong as error:
             return Episode(sample.uid, (), End.FAILED, error=str(error), too_long=True)
         except Exception:
-            if self.engine.dead:
-                # Not the fault of this episode. Without this actor the pool starts another one,
-                # which plays the group again.
-                os._exit(1)
+            # That would not be the fault of this episode.
+            self._end_if_engine_is_dead()
             return Episode(sample.uid, (), End.FAILED, error=traceback.format_exc())
 
     async def take(self, weights: WeightVersion) -> int:
         """Load a version of the weights; return its number. Raises the errors of `Engine.take`."""
+        with working("take", loading_seconds(weights)):
+            try:
+                await self._take(weights)
+            except Exception:
+                self._end_if_engine_is_dead()
+                raise
+        return self.engine.version
+
+    async def _take(self, weights: WeightVersion) -> None:
         payload: np.ndarray | AsyncIterator[dict[str, Any]] | None = None
         if weights.senders:
             # ipc: the rank on this GPU hands out one buffer after another.
@@ -115,8 +147,8 @@ class RolloutActor:
             weights.checksum,
             payload,
         )
-        return self.engine.version
 
+    @patient
     async def init_transfer(self, info: dict[str, Any]) -> None:
         """Do the handshake of the nccl and ipc backends."""
         await self.engine.init_transfer(info)
@@ -124,6 +156,12 @@ class RolloutActor:
     async def version(self) -> int:
         """Return the version of the weights it plays with; answers once the engine is up."""
         return self.engine.version
+
+
+def loading_seconds(weights: WeightVersion) -> float:
+    """Return how long an engine may take to load a version without a sign of progress."""
+    elements = sum(math.prod(shape) for shape in weights.shapes)
+    return 4 * elements / SLOW_BYTES
 
 
 @dataclass(frozen=True)
@@ -205,6 +243,8 @@ def engine_settings(cfg: Config, device: str) -> EngineSettings:
 class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
     """All rollout actors. They come up while the caller goes on."""
 
+    kind = "rollout"
+
     def __init__(self, cfg: Config, placement: Placement) -> None:
         self.cfg = cfg
         self.placement = placement
@@ -215,7 +255,7 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
         # Whether the engines have joined the learner's process group (GPU backends).
         self._connected = False
         workers = placement.count("rollout", cfg.rollout.first_workers)
-        super().__init__(workers, attempts=MAX_ATTEMPTS)
+        super().__init__(workers, watch=placement.watch)
 
     def start(self, number: int) -> Handle[RolloutActor]:
         if number >= self.cfg.rollout.first_workers:
@@ -232,7 +272,8 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
 
     def give_up(self, task: GroupTask, error: Exception) -> tuple[Episode, ...]:
         raise RuntimeError(
-            f"sample {task.sample.uid!r}: {self.attempts} rollout actors died playing it"
+            f"sample {task.sample.uid!r}: {self.attempts} rollout actors died playing it; "
+            f"the last one: {cause(error)}"
         ) from error
 
     @property
@@ -295,11 +336,11 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
             worker = transfers.pop(ref)
             try:
                 get(ref)
-            except ray.exceptions.RayActorError:
-                # A rank of the learner cannot be replaced.
+            except LOST as error:
+                # This pool cannot replace a rank of the learner.
                 if worker is None:
                     raise
-                self.replace(worker)
+                self.replace(worker, error)
 
     def _transfer(self, weights: WeightVersion) -> dict[Ref[Any], int | None]:
         """Start a transfer; return its calls, each with its actor (None: a learner rank)."""

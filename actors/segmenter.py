@@ -12,18 +12,20 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import ray
 
 from actors.pool import Pool
+from cluster.lost import cause
 from cluster.placement import Placement
 from cluster.refs import Handle, Ref, start_actor
 from configs.load import resolve
 from configs.schema import Config
 from core.drawing.requests import DrawnPrompt
 from core.masks import encode_frames, union
+from core.pulse import tick
 from core.segmenters import KINDS
 from core.types import MaskPrompt, Rle, Video
 
@@ -44,8 +46,6 @@ WHOLE_BYTES = 64 << 20
 TOGETHER = 16
 # The same of a longer video, where every prompt holds frames that were read ahead at two places.
 TOGETHER_LONG = 4
-# Actors that a video may cost before the pool gives up.
-MAX_ATTEMPTS = 2
 
 
 def load_segmenter(cfg: Config, device: str) -> Segmenter:
@@ -127,6 +127,7 @@ def masks_on_all_frames(
     for start in range(0, len(prompts), together):
         batch = prompts[start : start + together]
         for piece in segmenter.track(frames, batch):
+            tick()
             rles = encode_frames(piece.masks_NHW)
             for place, rle, mask_HW in zip(piece.places, rles, piece.masks_NHW, strict=True):
                 index, frame = place
@@ -187,12 +188,14 @@ class VideoTask:
 class SegmenterPool(Pool[SegmenterActor, VideoTask, list[VideoMasks]]):
     """All segmenter actors, one video at a time each."""
 
+    kind = "segmenter"
+
     def __init__(self, cfg: Config, placement: Placement) -> None:
         self.cfg = cfg
         self.placement = placement
         # Newest weights of the mask head, in the object store.
         self.head_ref: Ref[dict[str, np.ndarray]] | None = None
-        super().__init__(cfg.segmenter.workers, attempts=MAX_ATTEMPTS)
+        super().__init__(cfg.segmenter.workers, watch=placement.watch)
 
     def start(self, number: int) -> Handle[SegmenterActor]:
         options = self.placement.options("segmenter", self.seats[number])
@@ -208,13 +211,19 @@ class SegmenterPool(Pool[SegmenterActor, VideoTask, list[VideoMasks]]):
         settings = self.cfg.segmenter
         raise RuntimeError(
             f"a segmenter actor died {self.attempts} times at video {task.video.uid!r} "
-            f"(segmenter.kind={settings.kind}, segmenter.path={settings.path}): {error}"
+            f"(segmenter.kind={settings.kind}, segmenter.path={settings.path}); "
+            f"the last one: {cause(error)}"
         ) from error
 
     def take_head(self, weights: dict[str, np.ndarray]) -> None:
         """Give all actors, and their replacements, new weights of the mask head (`mask.redraw`)."""
-        self.head_ref = ray.put(weights)
-        ray.get([worker.actor.take_head.remote(self.head_ref) for worker in self.workers.values()])
+        calls: dict[Ref[Any], int] = {}
+        # An actor that starts meanwhile is among these, or starts with the new weights.
+        with self._lock:
+            self.head_ref = ray.put(weights)
+            for number, worker in self.workers.items():
+                calls[worker.actor.take_head.remote(self.head_ref)] = number
+        self.wait_for_all(calls)
 
     def segment(self, episodes: Sequence[tuple[Video, Prompts]]) -> list[VideoMasks]:
         """Return the masks of each episode, in order; all None for one without prompts.

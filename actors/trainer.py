@@ -6,6 +6,7 @@ Construct it only after the environment variables of the process group are set
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from cluster.weights import WeightVersion
 from configs.load import resolve
 from configs.schema import Config
 from core.batch import GroupBatch, ImageLayout
+from core.pulse import tick, working
 from models.engine import weight_senders
 from models.engine.weight_senders import IpcSender, NcclSender
 from models.policy.pixels import Pixels
@@ -80,6 +82,8 @@ class TrainerRank:
         self.ranks = ranks
         self.total_updates = total_updates
         self.updates = 0
+        # Whether it has learned since its start.
+        self.is_warm = False
 
         # A backend that cannot work is refused before the ranks wait for each other.
         self.sender: NcclSender | IpcSender | None = None
@@ -121,6 +125,20 @@ class TrainerRank:
             imitate: learn demonstrations instead of judged groups.
             targets: masks to learn from, on all ranks or on none.
         """
+        # The first rows compile what a GPU needs.
+        patience_s = 0.0 if self.is_warm else math.inf
+        with working("learn", patience_s):
+            reports = self._learn(rows, media, imitate, targets)
+        self.is_warm = True
+        return reports
+
+    def _learn(
+        self,
+        rows: list[GroupBatch],
+        media: Mapping[int, MediaRef],
+        imitate: bool,
+        targets: DrawBatch | None,
+    ) -> list[StepReport]:
         temperature = 1.0 if imitate else self.cfg.rollout.temperature
         batch = self._prepare(rows, media, targets)
         # The reference never changes, so its log-probs serve all steps on this batch.
@@ -145,6 +163,7 @@ class TrainerRank:
             patches = self.pixels([shown[digest] for digest in row.images])
             drawing = () if targets is None else targets.of_row(row)
             batch.append(PreparedRow(row, patches, drawing))
+            tick()
         return batch
 
     def _update(self, batch: list[PreparedRow], temperature: float, imitate: bool) -> StepReport:
@@ -154,10 +173,12 @@ class TrainerRank:
             output: PolicyOutput = self.engine(
                 prepared.row, *prepared.patches, temperature, *prepared.drawing
             )
+            tick()
             loss, row_stats = self._loss(output, prepared, imitate)
             stats.append(row_stats)
             # DeepSpeed takes the mean over ranks, but the loss is a sum over the global batch.
             self.engine.backward(loss * self.ranks)
+            tick()
 
         lr = learning_rate(self.updates, self.total_updates, self.cfg.learner)
         grad_norm = optimizer.step(self.engine, lr)

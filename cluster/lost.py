@@ -80,11 +80,12 @@ class Deaths:
 
     Attributes:
         total: number of each kind since the start.
+        say: prints lines for the user.
     """
 
     def __init__(self, say: Callable[[str], None] = print) -> None:
         self.total: Counter[str] = Counter()
-        self._say = say
+        self.say = say
         self._reported: Counter[str] = Counter()
         # Pools are used by several threads.
         self._lock = threading.Lock()
@@ -99,7 +100,7 @@ class Deaths:
         """
         with self._lock:
             self.total[kind] += 1
-        self._say(f"{kind} {who} is lost: {why}; {then}")
+        self.say(f"{kind} {who} is lost: {why}; {then}")
 
     def metrics(self) -> dict[str, float]:
         """Return the losses of each kind since the last call, as `deaths/<kind>`."""

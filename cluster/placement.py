@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -21,6 +21,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.environment import common_env, cpu_env, offline_env
+from cluster.lost import Deaths
 from cluster.plan import (
     SHARED_GPU,
     Device,
@@ -35,6 +36,7 @@ from cluster.plan import (
     tightest_plan,
 )
 from cluster.room import slots
+from cluster.watch import Limits, Watch
 from configs.schema import Config
 
 __all__ = ["Device", "Job", "Kind", "Placement", "Say", "decide", "place"]
@@ -61,6 +63,7 @@ class Placement:
         plan: the job's actors on GPUs; empty on CPU.
         group: the reserved resources, one bundle for each of the plan; None on CPU.
         engine_cpus: cores that an engine reserves on CPU (`rollout.workers=auto`); else 0.
+        watch: told of every actor that starts or is lost.
     """
 
     device: Device
@@ -68,6 +71,7 @@ class Placement:
     plan: Plan
     group: PlacementGroup | None = None
     engine_cpus: int = 0
+    watch: Watch = field(default_factory=Watch, compare=False)
 
     @property
     def runtime_env(self) -> dict[str, Any]:
@@ -132,10 +136,11 @@ def place(cfg: Config, job: Job = "train", say: Say = print) -> Placement:
         say(f"waiting for the autoscaler, {wait}: {shortage(plan, nodes)}")
         say = _silent
         placement = Placement("cuda", _environment(cfg, "cuda", len(nodes)), plan)
-    if not placement.plan.bundles:
-        return placement
-    group = _reserve(cfg, placement.plan, say)
-    return Placement(placement.device, placement.environment, placement.plan, group)
+    watch = Watch(Deaths(say), Limits(cfg.cluster.hang_s, cfg.cluster.start_s))
+    group = None
+    if placement.plan.bundles:
+        group = _reserve(cfg, placement.plan, say)
+    return replace(placement, group=group, watch=watch)
 
 
 def decide(cfg: Config, nodes: list[Node], job: Job = "train") -> Placement:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 import ray
+from ray._private import state as ray_state
 
+from cluster.beat import GROUP, beating
 from core.types import MediaTable
 
 A_co = TypeVar("A_co", covariant=True)
@@ -22,6 +25,24 @@ class Ref(Awaitable[T_co], Protocol[T_co]):
 # A method of an actor, as `Handle.call` takes it.
 Method = Callable[Concatenate[A_co, P], T]
 AsyncMethod = Callable[Concatenate[A_co, P], Coroutine[Any, Any, T]]
+
+
+@dataclass(frozen=True)
+class Where:
+    """The process of an actor, running or lost.
+
+    Attributes:
+        pid: 0 while it waits for room on the cluster.
+        node: id of its node in Ray.
+        address: address of that node.
+    """
+
+    pid: int
+    node: str
+    address: str
+
+    def __str__(self) -> str:
+        return f"pid {self.pid} on {self.address}" if self.pid else "no process"
 
 
 class Handle(Generic[A_co]):
@@ -57,6 +78,16 @@ class Handle(Generic[A_co]):
         remote_method = getattr(self.actor, method.__name__)
         return remote_method.remote(*args, **kwargs)
 
+    def constructed(self) -> Ref[Any]:
+        """Return a reference that is ready once the constructor has run."""
+        return self.actor.__ray_ready__.remote()
+
+    def where(self) -> Where:
+        """Return the process of the actor, as Ray knows it; that of a dead one, too."""
+        found = ray_state.actors(self.actor._actor_id.hex())
+        address = found["Address"]
+        return Where(found["Pid"], address["NodeID"], address["IPAddress"])
+
     def kill(self) -> None:
         """End the actor's process at once."""
         ray.kill(self.actor)
@@ -68,8 +99,11 @@ def start_actor(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> Handle[A_co]:
-    """Start an actor of a class with Ray options; return before its constructor has run."""
-    remote_class = ray.remote(cls).options(**options)
+    """Start an actor of a class with Ray options; return before its constructor has run.
+
+    It answers what it is doing while it works (`cluster.beat`).
+    """
+    remote_class = ray.remote(concurrency_groups={GROUP: 1})(beating(cls)).options(**options)
     return Handle(remote_class.remote(*args, **kwargs))
 
 

@@ -492,6 +492,16 @@ class ClusterConfig:
     max_restarts: int = setting(
         3, help="restarts of a died training process without a step in between; 0: none", least=0
     )
+    hang_s: float = setting(
+        60.0,
+        help="an actor without a sign of progress for so long is named and replaced; 0: never",
+        least=0,
+    )
+    start_s: float = setting(
+        1800.0,
+        help="most seconds for an actor's start, or for loading or writing a model",
+        above=0,
+    )
 
 
 @dataclass

@@ -29,7 +29,6 @@ from actors.reward import Scoring
 from actors.rollout import Played
 from actors.shown_again import decode_again
 from actors.splits import set_of, training_split
-from cluster.lost import Deaths
 from configs.load import resolve
 from configs.schema import Config
 from core.grpo import judge
@@ -501,7 +500,7 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
         hints = HintStore(run, own_hints(cfg, run.record.path))
         hints.ask(measured_splits, rollouts, again=start is None)
 
-        deaths = Deaths(run.progress.note)
+        deaths = run.placement.watch.deaths
         recording = Recording.open(run.record, run.tracker, run.progress, deaths)
         return train_through_deaths(
             run, pools, masking, log, recording, (mix, aside), start, initial

@@ -8,16 +8,21 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, BinaryIO
 
 from PIL import Image
 
+from core.pulse import tick
 from core.types import Ask
 from models.dialogue import load_dialogue
 from models.engine.conversation import Conversation, SeedKey
 from models.engine.gallery import Gallery
 from models.engine.settings import OBJECT_STORE, EngineSettings, ban, engine_args
+
+# How vLLM's client takes an output from the engine's process.
+Receive = Callable[[], Awaitable[Any]]
 
 
 class Engine:
@@ -42,6 +47,8 @@ class Engine:
         self.settings = settings
         self.version = 0
         self.llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_args(settings)))
+        core = self.llm.engine_core
+        core.get_output_async = _ticking(core.get_output_async)  # type: ignore[method-assign]
         vocabulary = self.llm.model_config.get_vocab_size()
         self.ban = ban(self.dialogue.allowed_ids(), vocabulary)
         self._request_numbers = itertools.count()
@@ -147,10 +154,11 @@ class Engine:
             return
 
         extra: dict[str, Any] = {}
+        file: BinaryIO | None = None
         if backend == OBJECT_STORE:
             # By way of a file: arrays inside the arguments of a remote call would arrive as lists.
-            path = await asyncio.to_thread(weight_transfer.write_shared, payload)
-            extra = {"path": path, "checksum": checksum}
+            file = await asyncio.to_thread(weight_transfer.write_shared, payload)
+            extra = {"path": weight_transfer.path_of(file), "checksum": checksum}
         info = weight_transfer.update_info(
             backend,
             list(names),
@@ -162,8 +170,8 @@ class Engine:
             await self._load(_single(info))
             self.version = version
         finally:
-            if "path" in extra:
-                os.unlink(extra["path"])
+            if file is not None:
+                file.close()
 
     async def init_transfer(self, info: dict[str, Any]) -> None:
         """Join the process group of nccl, or agree on the wire format of ipc."""
@@ -200,6 +208,25 @@ class Engine:
             return None
 
         self.llm.shutdown = closed_already
+
+
+def killed_while_starting(error: Exception) -> bool:
+    """Return True if an engine did not start because a signal ended its process.
+
+    vLLM names the exit codes of its processes; that of a signal is below zero.
+    """
+    return re.search(r"Failed core proc\(s\): \{.*: -\d+", str(error)) is not None
+
+
+def _ticking(receive: Receive) -> Receive:
+    """Let every output of the engine's process, one a token step, count as progress."""
+
+    async def receive_and_tick() -> Any:
+        outputs = await receive()
+        tick()
+        return outputs
+
+    return receive_and_tick
 
 
 async def _single(info: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:

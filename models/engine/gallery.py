@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
+from core.pulse import tick
 from core.types import Media, MediaTable, Video, View
 
 # Makes the images of some views: `data.frames.reading.show_views`.
@@ -47,6 +48,7 @@ class Gallery:
     async def _decode(self, views: Sequence[View]) -> None:
         loop = asyncio.get_running_loop()
         shown = await loop.run_in_executor(DECODERS, self._show, self.video, views)
+        tick()
         for view, (media, pixels) in zip(views, shown, strict=True):
             self._media[view] = media
             self.pixels[media.digest] = pixels

@@ -12,6 +12,9 @@ from models.families import Family, family_of
 # Ray's object store.
 OBJECT_STORE = "object_store"
 
+# How the system lists files with weights in memory, among the open files of a process.
+SHARED_NAME = "rayvos_weights"
+
 # Up to this vocabulary the allowed ids travel with a request; above it, the few banned ones.
 SMALL_VOCABULARY = 8192
 

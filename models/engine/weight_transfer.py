@@ -11,10 +11,9 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
-import tempfile
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 from core.flat import checksum, unflatten
 from models.engine.exact_logprobs import score_exactly
-from models.engine.settings import OBJECT_STORE
+from models.engine.settings import OBJECT_STORE, SHARED_NAME
 
 
 @dataclass
@@ -144,21 +143,24 @@ def keep_images() -> None:
     scheduler_output.strip_covered_mm_data = keep_all
 
 
-def write_shared(flat: np.ndarray) -> str:
-    """Write the flat array into a new file in shared memory; return its path.
+def write_shared(flat: np.ndarray) -> BinaryIO:
+    """Write the flat array into a new file in memory, for all workers of one engine to read.
 
-    All workers of one engine read it. The caller removes it.
+    It has no name in any folder, so it is gone once it is closed, or this process killed.
     """
-    folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    prefix = f"rayvos_weights_{os.getpid()}_"
-    with tempfile.NamedTemporaryFile(prefix=prefix, dir=folder, delete=False) as file:
-        try:
-            file.write(flat.data)
-        except OSError:
-            # A full /dev/shm must not stay full.
-            os.unlink(file.name)
-            raise
-        return file.name
+    file = os.fdopen(os.memfd_create(SHARED_NAME), "wb")
+    try:
+        file.write(flat.data)
+        file.flush()
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def path_of(file: BinaryIO) -> str:
+    """Return the path under which other processes of this user open a file without a name."""
+    return f"/proc/{os.getpid()}/fd/{file.fileno()}"
 
 
 def update_info(

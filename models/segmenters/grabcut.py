@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from core.pulse import tick
 from core.types import MaskPrompt
 from models.segmenters.base import (
     Frames,
@@ -80,6 +81,7 @@ class GrabCutSegmenter(Segmenter):
         for frame, prompt in zip(frames, prompts, strict=True):
             height, width = frame.shape[:2]
             masks.append(_first_mask(frame, clip_to_frame(prompt, height, width)))
+            tick()
         return masks
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from core.digest import image_digest
 from core.drawing.requests import DrawnPrompt
+from core.pulse import tick
 from core.types import MaskPrompt
 from models.segmenters import sam2_build, sam2_track
 from models.segmenters.base import (
@@ -249,6 +250,8 @@ class Sam2Segmenter(Segmenter):
 
         Pixels are read only if some are missing, and then of the next frames too.
         """
+        # Called for every frame of a track.
+        tick()
         now = [track.frames[t] for track in tracks]
         ahead: dict[str, np.ndarray] = {}
         if any(digests.get(frame) not in self.features.kept for frame in now):
@@ -282,6 +285,7 @@ class Sam2Segmenter(Segmenter):
                 for start in range(0, len(batch), AHEAD):
                     part = batch[start : start + AHEAD]
                     low_B1hw = self._image_logits(frames, digests, part)
+                    tick()
                     for track, low_1hw in zip(part, low_B1hw, strict=True):
                         height, width = frames[track.index].shape[:2]
                         masks[track.index] = _enlarge(low_1hw, height, width)[0]

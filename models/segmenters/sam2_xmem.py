@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from core.pulse import tick
 from core.types import MaskPrompt
 from models.segmenters import sam2
 from models.segmenters.base import (
@@ -131,6 +132,7 @@ class XMemSegmenter(Segmenter):
                     core.step(image_3hw, self._mask(mask_HW), [1])
                     continue
                 prob_2hw = core.step(image_3hw, end=t == last)
+            tick()
 
             masks.append(_object_mask(prob_2hw, height, width))
             if len(masks) == flush_size(height, width) or t == last:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -110,9 +111,21 @@ def summarise(
         "logprob_gap_max": max(_column(steps, "logprob_gap_max")),
         "groups": len(steps) * cfg.rollout.prompts_per_step,
         "failed_episodes": int(sum(_column(steps, "failed_episodes"))),
+        "deaths": total_deaths(steps),
         "seconds": seconds,
         "tokens_per_second": tokens / max(seconds.get("play", 0.0), 1e-9),
     }
+
+
+def total_deaths(steps: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the lost processes of each kind, summed over the lines of metrics.jsonl."""
+    deaths: Counter[str] = Counter()
+    for line in steps:
+        for name, count in line.items():
+            kind = name.removeprefix("deaths/")
+            if kind != name:
+                deaths[kind] += int(count)
+    return dict(deaths)
 
 
 def stage_seconds(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
-from actors.pool import Pool
+from actors.pool import MAX_STARTS, Pool
+from cluster.lost import Deaths
 from cluster.refs import Handle, Ref, results, start_actor
+from cluster.watch import Limits, Watch
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,32 @@ class SlowPool(DoublerPool):
         return None
 
 
+class Fragile(Doubler):
+    """Its first `deaths` processes end in the constructor, marked in a folder."""
+
+    def __init__(self, folder: Path, deaths: int) -> None:
+        if not folder.is_dir():
+            raise ValueError(f"no folder {folder}")
+        marks = len(os.listdir(folder))
+        if marks < deaths:
+            (folder / str(marks)).touch()
+            os._exit(1)
+        super().__init__(0)
+
+
+class FragilePool(DoublerPool):
+    def __init__(self, folder: Path, deaths: int, watch: Watch | None = None) -> None:
+        self.folder = folder
+        self.fragility = deaths
+        super().__init__(1, watch=watch)
+
+    def start(self, number: int) -> Handle[Doubler]:
+        return start_actor(Fragile, {"num_cpus": 0}, self.folder, self.fragility)
+
+    def joins(self, number: int, answer: bool | None = None) -> Ref[bool] | None:
+        return self.workers[number].constructed() if answer is None else None
+
+
 @pytest.fixture
 def pool(ray_env: dict[str, str]) -> Iterator[DoublerPool]:
     pool = DoublerPool(2, attempts=2)
@@ -107,6 +136,7 @@ def test_a_lost_worker_costs_an_attempt_and_is_replaced(pool: DoublerPool, tmp_p
     done = {job.number: doubled for job, (doubled, _) in pool.run(jobs)}
     assert done == {1: 2, 2: 4, 3: 6}
     assert pool.deaths == 1
+    assert pool.watch.deaths.metrics() == {"deaths/worker": 1.0}
     assert len(pool.workers) == 2
     assert max(pool.workers) == 2
 
@@ -138,14 +168,67 @@ def test_a_worker_that_takes_too_long_is_replaced(pool: DoublerPool) -> None:
     assert pool.deaths == 2
 
 
-def test_a_loss_that_is_noticed_twice_is_replaced_once(pool: DoublerPool) -> None:
-    first = pool.hand_out(Job(1, seconds=30.0))
-    second = pool.hand_out(Job(2, seconds=30.0))
-    pool.workers[first.worker].kill()
-    pool.replace(first.worker)
-    pool.replace(first.worker)
+def test_a_lost_worker_with_many_tasks_in_hand_is_replaced_once(pool: DoublerPool) -> None:
+    flights = [pool.hand_out(Job(number, seconds=0.1)) for number in range(12)]
+    pool.workers[0].kill()
+    assert [pool.wait_for(flight)[0] for flight in flights] == list(range(0, 24, 2))
     assert pool.deaths == 1
-    assert second.worker in pool.workers
+    assert sorted(pool.workers) == [1, 2]
+
+    jobs = [Job(number, seconds=0.05) for number in range(24)]
+    running = pool.run(jobs, in_flight=8)
+    next(running)
+    pool.workers[1].kill()
+    assert len(list(running)) == 23
+    assert pool.deaths == 2
+    assert sorted(pool.workers) == [2, 3]
+
+
+def test_a_worker_that_is_lost_while_it_starts_is_started_again(
+    ray_env: dict[str, str], tmp_path: Path
+) -> None:
+    said: list[str] = []
+    pool = FragilePool(tmp_path, deaths=2, watch=Watch(Deaths(said.append)))
+    pool.ready()
+    assert pool.deaths == 2
+    assert [line.partition(" (pid ")[0] for line in said] == ["worker 0", "worker 1"]
+    assert said[1].endswith("killed or crashed; worker 2 starts")
+    pool.close()
+
+    pool = FragilePool(tmp_path, deaths=99, watch=Watch(Deaths(said.append)))
+    with pytest.raises(RuntimeError, match=f"{MAX_STARTS} worker actors in a row were lost"):
+        pool.ready()
+    pool.close()
+
+
+def test_a_constructors_own_error_is_raised_at_once(
+    ray_env: dict[str, str], tmp_path: Path
+) -> None:
+    pool = FragilePool(tmp_path / "none", deaths=1)
+    with pytest.raises(ValueError, match="no folder .*none$"):
+        pool.ready()
+    assert pool.deaths == 0
+    pool.close()
+
+
+def test_a_worker_that_hangs_is_named_with_its_stack_and_replaced(ray_env: dict[str, str]) -> None:
+    said: list[str] = []
+    pool = DoublerPool(2, watch=Watch(Deaths(said.append), Limits(hang_s=10.0)))
+    pool.ready()
+    pid = pool.workers[0].where().pid
+    flights = [pool.hand_out(Job(number, seconds=1.0)) for number in range(4)]
+    # It is at work by now.
+    time.sleep(0.5)
+    os.kill(pid, signal.SIGSTOP)
+    assert [pool.wait_for(flight)[0] for flight in flights] == [0, 2, 4, 6]
+    hangs, stack, lost = said
+    assert f"worker actor 0 (pid {pid} on " in hangs
+    assert "no answer for 8 s, last seen in double" in hangs
+    assert "double (tests/actors/test_pool.py" in stack
+    assert lost.endswith("worker 2 starts")
+    assert "it hung" in lost
+    assert not psutil.pid_exists(pid)
+    pool.close()
 
 
 def test_the_number_of_workers_changes_at_any_time(pool: DoublerPool) -> None:

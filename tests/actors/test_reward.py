@@ -280,9 +280,10 @@ def test_a_reward_that_never_arrives_is_an_error(setting, monkeypatch):
 
     monkeypatch.setattr(pool, "hand_out", hand_out_to_a_stopped_actor)
     monkeypatch.setattr(pool, "timeout_s", 0.5)
+    monkeypatch.setattr(pool, "attempts", 2)
     episodes = (played(samples[0], [10, 10, 60, 60]),)
     try:
-        with pytest.raises(RuntimeError, match="did not arrive within reward.timeout_s=0.5 s"):
+        with pytest.raises(RuntimeError, match=r"not arrive, from 2 actors .*timeout_s=0.5 s each"):
             pool.collect(pool.submit("train", samples[0].uid, episodes))
     finally:
         for pid in stopped:

@@ -150,7 +150,7 @@ def test_an_actor_that_cannot_start_says_why(
 ) -> None:
     segmenters = start(config("sam2", str(tmp_path / "none.pt")))
     video, first, _ = videos[0]
-    with pytest.raises(RuntimeError, match="no file .*none.pt"):
+    with pytest.raises(ValueError, match="no file .*none.pt"):
         segmenters.segment([(video, (first,))])
     segmenters.close()
 

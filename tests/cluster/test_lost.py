@@ -68,12 +68,10 @@ def test_a_memory_kill_says_its_remedy() -> None:
 def test_deaths_are_said_and_counted_once() -> None:
     said: list[str] = []
     deaths = Deaths(said.append)
-    deaths.add("rollout", "actor 0 (pid 7 on n1)", "its node died", "actor 2 starts in its place")
-    deaths.add("rollout", "actor 1 (pid 8 on n1)", "its node died", "actor 3 starts in its place")
-    deaths.add("reward", "actor 0 (pid 9 on n1)", "it hung", "actor 1 starts in its place")
-    assert said[0] == (
-        "rollout actor 0 (pid 7 on n1) is lost: its node died; actor 2 starts in its place"
-    )
+    deaths.add("rollout", "0 (pid 7 on n1)", "its node died", "rollout 2 starts")
+    deaths.add("rollout", "1 (pid 8 on n1)", "its node died", "rollout 3 starts")
+    deaths.add("reward", "0 (pid 9 on n1)", "it hung", "reward 1 starts")
+    assert said[0] == ("rollout 0 (pid 7 on n1) is lost: its node died; rollout 2 starts")
     assert deaths.metrics() == {"deaths/rollout": 2.0, "deaths/reward": 1.0}
     assert deaths.metrics() == {}
     assert deaths.total == {"rollout": 2, "reward": 1}

@@ -6,6 +6,7 @@ What it samples, scores, sees and takes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ from models.engine.counting import EngineCounter
 from models.engine.engine import Engine
 from models.engine.exact_logprobs import score_exactly
 from models.engine.gallery import Gallery
-from models.engine.settings import SMALL_VOCABULARY, EngineSettings, ban
+from models.engine.settings import SHARED_NAME, SMALL_VOCABULARY, EngineSettings, ban
 from models.prompt_tokens import count_prompt
 from tests.models import tiny_engine
 
@@ -413,6 +414,16 @@ def test_weights_taken_in_flight(bench: Bench) -> None:
     assert engine.version == version + 1
 
 
+def open_files() -> list[str]:
+    """Return what the system lists as this process's open files."""
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        # The one that lists them is closed by now.
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(link))
+    return found
+
+
 def test_damaged_weights_are_refused_and_the_old_stay(bench: Bench) -> None:
     names, dtypes, shapes, flat = flatten(changed(bench.policy, "", 6).state_dict())
     right = checksum(flat)
@@ -421,7 +432,7 @@ def test_damaged_weights_are_refused_and_the_old_stay(bench: Bench) -> None:
     with pytest.raises(Exception, match="damaged|update_weights"):
         bench.run(bench.engine.take(version + 1, names, dtypes, shapes, right, flat))
     assert bench.engine.version == version
-    assert not [f for f in os.listdir("/dev/shm") if f.startswith(f"rayvos_weights_{os.getpid()}_")]
+    assert not [file for file in open_files() if SHARED_NAME in file]
     played = bench.run(dialogues(bench.engine, 2))
     assert max(bench.gap(turns, gallery) for turns, gallery in played) < EXACT
 

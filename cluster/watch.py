@@ -1,0 +1,253 @@
+"""The driver's watch over all actors of a job: it turns a hang into a death.
+
+One thread asks every actor, a few times in `cluster.hang_s`, what it is doing (`cluster.beat`). An
+actor that does not answer, or that is at work without a sign of progress, hangs. Its kind, number,
+process and stack are printed, then it is killed: whoever waits for it gets an error of
+`cluster.lost.LOST`, and starts another one. So no wait of the driver lasts for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cluster.autopsy import autopsy
+from cluster.beat import Answer, Beat
+from cluster.lost import Deaths, cause
+from cluster.refs import Handle, Ref, Where
+
+# Questions to an actor in the time of a hang.
+QUESTIONS = 20
+# Share of `hang_s` after which a hang is certain: the rest is for finding and printing it.
+CERTAIN = 0.8
+# Questions without an answer after which an actor counts as silent beside the others.
+SILENT = 3
+# Longest wait for the stack of a process.
+AUTOPSY_S = 30.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a watch, in seconds.
+
+    Attributes:
+        hang_s: a hang is found and printed within this time; 0: nothing is watched.
+        start_s: longest start of an actor, and longest loading or writing of a method marked
+            `cluster.beat.patient`.
+    """
+
+    hang_s: float = 0.0
+    start_s: float = math.inf
+
+    @property
+    def quiet_s(self) -> float:
+        """Silence that proves a hang."""
+        return CERTAIN * self.hang_s
+
+    @property
+    def every_s(self) -> float:
+        """Time between two questions to an actor."""
+        return self.hang_s / QUESTIONS
+
+
+@dataclass(eq=False)
+class Watched:
+    """An actor under watch. Times are those of the monotonic clock.
+
+    Attributes:
+        kind: rollout, reward, segmenter, drawer, judge or learner.
+        number: its number in its pool; a rank of the learner.
+        together: it works with all others of its kind in collective operations.
+        asked: time of the question that waits for an answer; None if none does.
+        question: that question.
+        answer: the last answer; None before it is up.
+    """
+
+    handle: Handle[Any]
+    kind: str
+    number: int
+    together: bool
+    asked: float | None = None
+    question: Ref[Answer] | None = None
+    answer: Answer | None = None
+
+    @property
+    def name(self) -> str:
+        """Kind and number in words."""
+        return f"{self.kind} {'rank' if self.together else 'actor'} {self.number}"
+
+    def silence(self, now: float) -> float:
+        """Return the seconds since the question that it has not answered yet."""
+        return 0.0 if self.asked is None else now - self.asked
+
+
+def hang_of(actor: Watched, now: float, limits: Limits) -> str | None:
+    """Return in words why an actor hangs; None if it does not."""
+    silence = actor.silence(now)
+    if actor.answer is None:
+        if silence > limits.start_s:
+            return f"not up {silence:.0f} s after its start (cluster.start_s)"
+        return None
+
+    pulse = actor.answer.pulse
+    if silence > limits.quiet_s:
+        doing = f"in {pulse.work}" if pulse.work else "idle"
+        return f"no answer for {silence:.0f} s, last seen {doing}"
+    patience_s = min(pulse.patience_s, limits.start_s)
+    if pulse.work and pulse.quiet_s > limits.quiet_s + patience_s:
+        return f"no progress in {pulse.work} for {pulse.quiet_s:.0f} s"
+    return None
+
+
+def hung(actors: Sequence[Watched], now: float, limits: Limits) -> list[tuple[Watched, str]]:
+    """Return the actors to blame for a hang, each with the reason in words."""
+    found = []
+    for actor in actors:
+        reason = hang_of(actor, now, limits)
+        if reason is not None and actor in _suspects(actors, actor, now, limits):
+            found.append((actor, reason))
+    return found
+
+
+def _suspects(
+    actors: Sequence[Watched], actor: Watched, now: float, limits: Limits
+) -> list[Watched]:
+    """Return the actors that may be why this one does not go on.
+
+    Ranks that wait for each other all stand still. To blame is one that does not answer, or one
+    that is not inside the collective operation.
+    """
+    if not actor.together:
+        return [actor]
+    ranks = [other for other in actors if other.together and other.kind == actor.kind]
+    silent = [rank for rank in ranks if rank.silence(now) > SILENT * limits.every_s]
+    if silent:
+        return silent
+    outside = [rank for rank in ranks if rank.answer is None or not rank.answer.waits]
+    return outside or ranks
+
+
+class Watch:
+    """All running actors of a job."""
+
+    def __init__(self, deaths: Deaths | None = None, limits: Limits | None = None) -> None:
+        self.deaths = deaths or Deaths()
+        self.limits = limits or Limits()
+        self._actors: dict[Handle[Any], Watched] = {}
+        # Why an actor was killed by this watch.
+        self._reasons: dict[Handle[Any], str] = {}
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def add(
+        self,
+        handle: Handle[Any],
+        kind: str,
+        number: int,
+        *,
+        together: bool = False,
+    ) -> None:
+        """Watch an actor that was started.
+
+        Args:
+            together: it works with all others of its kind in collective operations.
+        """
+        with self._lock:
+            self._actors[handle] = Watched(handle, kind, number, together)
+            if self.limits.hang_s > 0 and self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+                self._thread.start()
+
+    def drop(self, handle: Handle[Any]) -> None:
+        """Watch an actor no more: it was lost, or is about to be ended."""
+        with self._lock:
+            self._actors.pop(handle, None)
+
+    def lost(
+        self, handle: Handle[Any], kind: str, number: int, error: BaseException, then: str
+    ) -> str:
+        """Count a lost actor and say it; return the reason in words.
+
+        Args:
+            then: what is done about it.
+        """
+        self.drop(handle)
+        why = self.why(handle, error)
+        self.deaths.add(kind, f"{number} ({handle.where()})", why, then)
+        return why
+
+    def why(self, handle: Handle[Any], error: BaseException) -> str:
+        """Return in words why an actor was lost."""
+        return self._reasons.get(handle) or cause(error)
+
+    def _run(self) -> None:
+        """Ask and listen until no actor is left."""
+        last_round = time.monotonic()
+        while True:
+            time.sleep(self.limits.every_s)
+            now = time.monotonic()
+            # The driver itself was stopped: the others had no chance to be heard.
+            excused = now - last_round > SILENT * self.limits.every_s
+            last_round = now
+            with self._lock:
+                actors = list(self._actors.values())
+                if not actors or not ray.is_initialized():
+                    self._thread = None
+                    return
+            for actor in actors:
+                self._listen(actor, now, excused)
+            for actor, reason in hung(actors, now, self.limits):
+                self._end(actor, reason)
+
+    def _listen(self, actor: Watched, now: float, excused: bool) -> None:
+        """Read the answer of an actor if it is there, and ask the next question."""
+        if actor.question is not None:
+            done, _ = ray.wait([actor.question], timeout=0)
+            if done:
+                try:
+                    actor.answer = ray.get(done[0])
+                except ray.exceptions.RayError:
+                    # It is dead. Whoever uses it finds out, and replaces it.
+                    self.drop(actor.handle)
+                    return
+                actor.question = None
+                actor.asked = None
+        if actor.question is None:
+            actor.question = actor.handle.call(Beat.beat)
+            actor.asked = now
+        elif excused or (actor.answer is None and not actor.handle.where().pid):
+            # Nothing can be said of an actor that waits for room on the cluster.
+            actor.asked = now
+
+    def _end(self, actor: Watched, reason: str) -> None:
+        """Print what is known of an actor that hangs, and kill it."""
+        where = actor.handle.where()
+        say = self.deaths.say
+        say(f"{actor.name} ({where}) hangs: {reason}. Its Python stack, then it is killed:")
+        say(self._stacks_and_kill(actor, where))
+        self._reasons[actor.handle] = f"it hung, {reason}"
+        self.drop(actor.handle)
+        # Ray may have lost sight of it.
+        actor.handle.kill()
+
+    def _stacks_and_kill(self, actor: Watched, where: Where) -> str:
+        """Kill the actor's process with its children, on its node; return their stacks."""
+        own = "no stack of its own: it does not answer"
+        with contextlib.suppress(ray.exceptions.RayError):
+            answers = actor.silence(time.monotonic()) <= SILENT * self.limits.every_s
+            own = ray.get(actor.handle.call(Beat.stacks), timeout=2.0) if answers else own
+        there = NodeAffinitySchedulingStrategy(where.node, soft=False)
+        try:
+            call = autopsy.options(scheduling_strategy=there).remote(where.pid)
+            seen = ray.get(call, timeout=AUTOPSY_S)
+        except (ray.exceptions.RayError, ValueError) as error:
+            return f"no stack from its node ({type(error).__name__})\n{own}"
+        return seen.stacks if seen.readable else f"{seen.stacks}\n{own}"
