@@ -6,26 +6,77 @@ the new one. A log is only ever appended to; `repair_lines` cuts off an interrup
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
+
+# Errors of a disk that is full or may not be written, a quota and the size limit of a process.
+_UNWRITABLE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+)
+
+
+class UnwritableError(OSError):
+    """A file could not be written; nothing that was written before is lost."""
+
+
+@contextmanager
+def disk_errors_named(file: Path) -> Iterator[None]:
+    """Name the file and the free space in an error of the block's disk.
+
+    Raises:
+        UnwritableError: The disk is full, or the file may not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, UnwritableError) or error.errno not in _UNWRITABLE:
+            raise
+        raise UnwritableError(
+            f"{file} could not be written ({error.strerror}), with {free_mb(file)} MB free on "
+            "its disk: make room, or give another folder (runs=...), and start again"
+        ) from error
+
+
+def free_mb(file: Path) -> int:
+    """Return the free space of a file's disk in MB; its folder may be missing."""
+    folder = file.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free >> 20
 
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """Yield a path to write to; it takes the place of `file` if the block ends without an error."""
+    """Yield a path to write to; it takes the place of `file` if the block ends without an error.
+
+    Raises:
+        UnwritableError: As `disk_errors_named`. The old file stays as it is.
+    """
     fresh = file.with_name(f".{file.name}.new")
-    yield fresh
-    os.replace(fresh, file)
+    try:
+        with disk_errors_named(file):
+            yield fresh
+            os.replace(fresh, file)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def write_atomic(file: Path, text: str) -> None:
     """Write `text` so that readers see the old text or the new one, never half of either."""
-    with replacing(file) as fresh, fresh.open("w", encoding="utf-8") as out:
+    with replacing(file) as fresh, fresh.open("w", encoding="utf-8", errors="surrogatepass") as out:
         out.write(text)
         out.flush()
         os.fsync(out.fileno())
@@ -38,16 +89,52 @@ def write_json(file: Path, value: Mapping[str, Any]) -> None:
 
 
 def append_lines(file: Path, *values: Mapping[str, Any]) -> None:
-    """Append a line for each value and wait for the disk: a kill loses at most these lines."""
+    """Append a line for each value and wait for the disk: a kill loses at most these lines.
+
+    Raises:
+        UnwritableError: As `disk_errors_named`. None of the lines is then in the file.
+    """
     append_text(file, "".join(json_line(value) for value in values))
 
 
 def append_text(file: Path, text: str) -> None:
-    """Append whole lines and wait for the disk."""
-    with file.open("a", encoding="utf-8") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
+    """Append whole lines and wait for the disk, as `append_lines`."""
+    # Texts of data may hold half of a surrogate pair, which JSON allows.
+    raw = text.encode(errors="surrogatepass")
+    with disk_errors_named(file), file.open("ab", buffering=0) as out:
+        size = out.seek(0, os.SEEK_END)
+        try:
+            _write_all(out, raw)
+            os.fsync(out.fileno())
+        except OSError:
+            # A part of a line would spoil the next one.
+            out.truncate(size)
+            raise
+
+
+def _write_all(out: FileIO, raw: bytes) -> None:
+    """Write all bytes. A full disk takes a part first, and gives the error after that."""
+    left = memoryview(raw)
+    while left:
+        left = left[out.write(left) :]
+
+
+def read_json(file: Path, remedy: str) -> dict[str, Any]:
+    """Return the content of a JSON document of this program.
+
+    Args:
+        remedy: What to do about a broken one, for the message.
+
+    Raises:
+        ValueError: It is cut, no JSON object, or not text.
+    """
+    try:
+        content = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is broken ({error}): {remedy}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is broken (no JSON object): {remedy}")
+    return content
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
@@ -69,7 +156,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
             continue
         try:
             value = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file}, line {number}: no JSON ({error}); remove the line") from None
         if not isinstance(value, dict):
             raise ValueError(f"{file}, line {number}: no JSON object; remove the line")

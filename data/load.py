@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from core.printable import printable
 from core.types import Sample, Target
 from data.fields import Faults
 from data.readers.davis import read_davis
@@ -102,7 +103,7 @@ def load_samples(
     faults = Faults(collect=broken == "skip")
     samples = read(Path(root).resolve(), split, faults)
     if faults.found:
-        first = next(iter(faults.found))
+        first = printable(next(iter(faults.found)))
         log.warning("%s: %d errors, left out; the first: %s", split, len(faults.found), first)
 
     kept = []

@@ -30,6 +30,7 @@ from cluster.plan import Job, Kind, Node, Plan, fit, plan_of, plans, room_of, ti
 from configs.load import load as load_config
 from configs.load import resolve
 from configs.schema import Config
+from core.printable import printable
 from core.types import Sample, System
 from models.families import FAMILIES, Family, family_of
 from models.families.sizes import Sizes, config_of_name, sizes_of
@@ -103,7 +104,7 @@ def main(argv: Sequence[str]) -> None:
     if options.as_json:
         print(json.dumps(to_json(report), indent=1))
     else:
-        print("\n".join(to_text(report)))
+        print(printable("\n".join(to_text(report))))
     if report.problems:
         sys.exit(1)
 

@@ -23,6 +23,7 @@ from configs.load import help_text, presets, resolve, validate
 from configs.load import load as load_config
 from configs.schema import Config
 from core.masks import decode
+from core.printable import printable
 from core.segmenters import KINDS
 from core.types import Episode, Rle, Sample, Video
 from data.bounds import allow_pixels
@@ -229,7 +230,7 @@ def write_results(
     files["masks"] = write_text(out / "masks.json", json.dumps(masks))
     found = json.dumps(answer(cfg, sample, episode, masks_F), indent=2)
     files["answer"] = write_text(out / "answer.json", found + "\n")
-    files["reasoning"] = write_text(out / "reasoning.txt", dialogue(sample, episode))
+    files["reasoning"] = write_text(out / "reasoning.txt", printable(dialogue(sample, episode)))
     if png:
         files["mask PNGs"] = write_pngs(out / "masks", sample, masks_F)
     return files

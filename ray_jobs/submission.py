@@ -27,6 +27,7 @@ from PIL import Image
 
 from core.files import replacing
 from core.masks import decode
+from data.fields import inside
 from ray_jobs.driver.entry import run_job
 from ray_jobs.record.predictions import Predictions
 
@@ -76,11 +77,15 @@ def images(line: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
     """Yield "<video>/<expression>/<frame>.png" and the PNG for each frame of a line of predictions.
 
     A frame without a mask is a black image.
+
+    Raises:
+        ValueError: A name leads out of the zip's folder.
     """
     size = (line["height"], line["width"])
     black = _png(np.zeros(size, dtype=bool))
     for frame, rle in zip(line["frames"], line["masks"], strict=True):
         name = f"{line['video']}/{line['expression']}/{frame}.png"
+        inside(name, f"the prediction of {line['uid']!r:.80}", "a name in the zip")
         yield name, black if rle is None else _png(decode(rle))
 
 

@@ -29,6 +29,22 @@ ONE_RUN = (
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--hostile",
+        type=int,
+        default=400,
+        help="hostile answers for tests/systems/test_hostile.py",
+    )
+
+
+@pytest.fixture
+def hostile_answers(request: pytest.FixtureRequest) -> int:
+    """Number of hostile answers to play, over all systems."""
+    count: int = request.config.getoption("--hostile")
+    return count
+
+
 def file_of(nodeid: str) -> str:
     return nodeid.partition("::")[0]
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from core.printable import printable
 from data.bounds import max_pixels
 
 # In the order in which they are tried.
@@ -50,7 +51,7 @@ def decode(
     bound = str(pixels or max_pixels())
     for decoder in decoders:
         if problems:
-            log.warning("%s; trying %s", problems[-1], decoder)
+            log.warning("%s; trying %s", printable(problems[-1]), decoder)
         numbers = [str(index) for index in indices]
         arguments = [decoder, path, bound, str(folder), *numbers]
         output, problem = _run(arguments, path, decoder, timeout_s)

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+from core.printable import printable
 from ray_jobs.driver.requests import PREEMPTED, Stopped
 from ray_jobs.driver.supervisor import CRASHED, Hopeless
 
@@ -26,12 +27,12 @@ def run_job(job: Callable[[Sequence[str]], object]) -> None:
     except (ValueError, Hopeless) as error:
         # Ray raises a copy of an actor's error, with a traceback as its text.
         cause = getattr(error, "cause", error)
-        sys.exit(f"error: {cause}")
+        sys.exit(f"error: {printable(cause)}")
     except Stopped as stop:
         print(stop, file=sys.stderr)
         _end(stop.code if isinstance(stop.code, int) else PREEMPTED)
     except Exception:
-        traceback.print_exc()
+        print(printable(traceback.format_exc()), end="", file=sys.stderr)
         _end(CRASHED)
 
 

@@ -41,7 +41,7 @@ def report(
     start_seconds: float,
     weights_hash: str,
 ) -> dict[str, Any]:
-    """Write the last evaluation, overlays and summary.json, and show the final table.
+    """Write the last evaluation and summary.json, show the final table, and write overlays.
 
     Args:
         run: The run.
@@ -57,8 +57,6 @@ def report(
     folder = run.record.evaluation_folder(cfg.train.steps)
     for how, evaluation in after.items():
         write_evaluation(folder / how, evaluation)
-    overlays = write_overlays(folder, best_and_worst(after["greedy"].results, OVERLAYS))
-
     # A gain above the best blind guess shows that the policy reads the sentence.
     blind = blind_guesses(run)
     values_after = {how: values_of(evaluation) for how, evaluation in after.items()}
@@ -73,6 +71,8 @@ def report(
     run.tracker.metrics(cfg.train.steps, figures)
     rows = table_rows(before, values_after, blind)
     run.progress.table("before and after, held-out test split", rows)
+    # Last, since a codec may fail and the figures must not depend on it.
+    overlays = write_overlays(folder, best_and_worst(after["greedy"].results, OVERLAYS))
     run.progress.note(f"overlay video: {overlays[0]}")
     if cfg.tracking.mlflow_uri:
         uri = cfg.tracking.mlflow_uri

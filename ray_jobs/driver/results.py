@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from core.files import write_atomic
+from core.files import replacing, write_atomic
 from core.types import End, Episode, Reward, Rle, Sample
 
 COLUMNS = ("uid", "kind", "query", "J", "F", "J&F", "reward", "parts", "end", "answer")
@@ -159,7 +159,10 @@ def best_and_worst(results: Sequence[Result], count: int) -> list[Result]:
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
     """Write per_expression.csv, then summary.json: with it the evaluation is whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "per_expression.csv", "w", newline="", encoding="utf-8") as file:
+    with (
+        replacing(folder / "per_expression.csv") as fresh,
+        fresh.open("w", newline="", encoding="utf-8") as file,
+    ):
         table = csv.writer(file)
         table.writerow(COLUMNS)
         for result in evaluation.results:

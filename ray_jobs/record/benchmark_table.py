@@ -17,6 +17,7 @@ from pathlib import Path
 
 from core.evaluation.protocols import BINARY, MERGED
 from core.files import write_atomic
+from core.printable import printable
 from ray_jobs.record.published import Published, published_on
 
 FILES = ("table.md", "table.csv", "table.tex")
@@ -200,7 +201,7 @@ def write(folder: Path, table: BenchmarkTable) -> None:
     """Write the table in its three forms, each atomically."""
     texts = (markdown(table), csv_text(table), latex(table))
     for name, text in zip(FILES, texts, strict=True):
-        write_atomic(folder / name, text)
+        write_atomic(folder / name, printable(text))
 
 
 def of_system(table: BenchmarkTable, system: str) -> BenchmarkTable:
@@ -264,7 +265,8 @@ def latex(table: BenchmarkTable) -> str:
     """Return a tabular of booktabs: a line a method, this run last; sources as comments."""
     titles, rules = _tex_heads(table)
     figures = [_tex(row.figure) for row in table.rows]
-    lines = [f"% {text}" for text in (table.title, *table.sources, *table.notes)]
+    comments = (table.title, *table.sources, *table.notes)
+    lines = [f"% {printable(text, lines=False)}" for text in comments]
     lines.append(rf"\begin{{tabular}}{{l{'r' * len(figures)}}}")
     lines += [r"\toprule", _tex_line(["", *titles]), " ".join(rules)]
     lines += [_tex_line(["method", *figures]), r"\midrule"]
@@ -310,7 +312,7 @@ def _lines(table: BenchmarkTable, methods: Sequence[str]) -> list[list[str]]:
 
 
 def _markdown_line(cells: Sequence[str]) -> str:
-    escaped = [cell.replace("|", r"\|") for cell in cells]
+    escaped = [printable(cell, lines=False).replace("|", r"\|") for cell in cells]
     return f"| {' | '.join(escaped)} |"
 
 
@@ -320,6 +322,7 @@ def _tex_line(cells: Sequence[str]) -> str:
 
 def _tex(text: str) -> str:
     """Return a text with the marks of LaTeX escaped."""
+    text = printable(text, lines=False).replace("\\", r"\textbackslash ")
     for mark in "&%$#_{}":
         text = text.replace(mark, f"\\{mark}")
     return text

@@ -4,11 +4,14 @@ Every record first goes to `mlflow_outbox.jsonl` in the run folder, a file appen
 thread. Another thread reads that file, sends it, and backs off while MLflow does not answer.
 `mlflow.json` holds, for each tracking URI, the MLflow run and the number of bytes sent to it.
 A later process continues there, and another URI gets the whole history. Points carry the time of
-their step, so sending one twice changes nothing. The outbox names files; they are read on sending.
+their step, so sending one twice changes nothing, and a step that is played again adds no second
+point. The outbox names files; they are read on sending. Its own name is a tag of the MLflow run,
+by which a run is found again if `mlflow.json` was lost.
 """
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import logging
@@ -16,8 +19,10 @@ import os
 import re
 import threading
 import time
+import uuid
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +41,12 @@ PARAMS_PER_CALL = 100
 
 # Records sent before the position is written down.
 CHUNK = 100
+
+# Tag of an MLflow run with the name of its outbox.
+TAG = "rayvos_outbox"
+
+# Errors of a record that is no record: JSON of another shape.
+MISSHAPEN = (AttributeError, KeyError, TypeError, ValueError)
 
 
 class MlflowWriter:
@@ -66,14 +77,27 @@ class MlflowWriter:
         self._closing = threading.Event()
         self._news = threading.Event()
         self._thread: threading.Thread | None = None
+        self._outbox_name = ""
+        # (step, metric) of every point in the outbox.
+        self._points: set[tuple[int, str]] = set()
         if uri:
             repair_lines(self._outbox)
+            self._read_outbox()
             self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
             self._thread.start()
 
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Hand over the points of one step. Values without a finite number stay in the outbox."""
-        self._put({"step": step, "time_ms": int(time.time() * 1000), "metrics": dict(metrics)})
+        """Hand over the points of one step. Values without a finite number stay in the outbox.
+
+        A metric that the outbox has for this step is left out: a resumed run plays steps again.
+        """
+        fresh = {}
+        for name, value in metrics.items():
+            if (step, name) not in self._points:
+                fresh[name] = value
+        if fresh:
+            self._points |= {(step, name) for name in fresh}
+            self._put({"step": step, "time_ms": int(time.time() * 1000), "metrics": fresh})
 
     def has(self, step: int, name: str) -> bool:
         """Return True if the outbox holds a metric of a step; True without a URI."""
@@ -112,6 +136,20 @@ class MlflowWriter:
             return True
         size = self._outbox.stat().st_size if self._outbox.exists() else 0
         return self._state().get("sent", 0) >= size
+
+    def _read_outbox(self) -> None:
+        """Note the outbox's name and points; a new outbox gets a name."""
+        if self._outbox.exists():
+            with self._outbox.open("rb") as outbox:
+                for line in outbox:
+                    record = _record(line) or {}
+                    self._outbox_name = record.get("outbox", self._outbox_name)
+                    names = record.get("metrics")
+                    if isinstance(names, dict):
+                        self._points |= {(record.get("step", -1), name) for name in names}
+        if not self._outbox_name:
+            self._outbox_name = uuid.uuid4().hex
+            append_lines(self._outbox, {"outbox": self._outbox_name})
 
     def _put(self, record: Mapping[str, Any]) -> None:
         if self._thread is not None:
@@ -161,27 +199,61 @@ class MlflowWriter:
                 whole = [line for line in lines if line.endswith(b"\n")]
                 if not whole:
                     return
-                self._send([json.loads(line) for line in whole])
+                records = self._records(whole)
+                self._send(records)
+                # The status of an earlier process says nothing while this one works.
+                is_last = outbox.tell() == os.fstat(outbox.fileno()).st_size
+                if is_last and records and "status" in records[-1]:
+                    self._client.set_terminated(self._run_id, status=records[-1]["status"])
                 length = sum(len(line) for line in whole)
-                self._remember(self._state()["sent"] + length)
+                self._remember(self._state().get("sent", 0) + length)
+
+    def _records(self, lines: Sequence[bytes]) -> list[dict[str, Any]]:
+        """Return the records of some lines; a line that is none is reported and left out."""
+        records = []
+        for line in lines:
+            record = _record(line)
+            if record is None:
+                self._say(f"a line of {self._outbox} is no record, MLflow does not get it")
+            else:
+                records.append(record)
+        return records
 
     def _connect(self) -> None:
         """Open the client and this folder's run; make a new run if MLflow has none."""
         if self._client is not None:
             return
-        client = _client(self._uri)
-        self._run_id = self._state().get("run_id", "")
-        if not self._run_id or not _is_alive(client, self._run_id):
-            experiment = client.get_experiment_by_name(self._experiment)
-            if experiment:
-                number = experiment.experiment_id
-            else:
-                number = client.create_experiment(self._experiment, _artifacts_of(self._uri))
-            self._run_id = client.create_run(number, run_name=self._name).info.run_id
-            self._remember(0)
+        # Several runs may start on one database, and each would make its tables.
+        with _turn(self._uri):
+            client = _client(self._uri)
+            self._run_id = self._state().get("run_id", "")
+            if not self._run_id or not _is_alive(client, self._run_id):
+                self._run_id = self._find_run(client) or self._make_run(client)
+                self._remember(0)
+        if not self._state().get("params"):
             _log_params(client, self._run_id, self._params)
+            self._remember(self._state()["sent"], params=True)
         client.update_run(self._run_id, status="RUNNING")
         self._client = client
+
+    def _find_run(self, client: Any) -> str:
+        """Return the MLflow run of this outbox, or ""."""
+        experiment = client.get_experiment_by_name(self._experiment)
+        if experiment is None:
+            return ""
+        query = f"tags.{TAG} = '{self._outbox_name}'"
+        found = client.search_runs([experiment.experiment_id], query, max_results=1)
+        return found[0].info.run_id if found else ""
+
+    def _make_run(self, client: Any) -> str:
+        experiment = client.get_experiment_by_name(self._experiment)
+        if experiment:
+            number = experiment.experiment_id
+        else:
+            number = client.create_experiment(self._experiment, _artifacts_of(self._uri))
+        tags = {TAG: self._outbox_name}
+        run_id: str = client.create_run(number, run_name=self._name, tags=tags).info.run_id
+        return run_id
 
     def _send(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Send records together; if MLflow refuses them as malformed, one by one.
@@ -194,8 +266,8 @@ class MlflowWriter:
             self._send_metrics(records)
             for record in records:
                 self._send_rest(record)
-        except MlflowException as error:
-            if error.get_http_status_code() != 400:
+        except (MlflowException, *MISSHAPEN) as error:
+            if isinstance(error, MlflowException) and error.get_http_status_code() != 400:
                 raise
             if len(records) == 1:
                 reason = _first_line(error)
@@ -217,8 +289,6 @@ class MlflowWriter:
             self._client.set_tag(self._run_id, _key(key), value)
         if "artifact" in record:
             self._upload(Path(record["artifact"]), record["to"])
-        if "status" in record:
-            self._client.set_terminated(self._run_id, status=record["status"])
 
     def _upload(self, file: Path, folder: str) -> None:
         if file.is_dir():
@@ -229,16 +299,52 @@ class MlflowWriter:
             self._say(f"{file} is gone: MLflow does not get it")
 
     def _states(self) -> dict[str, Any]:
-        if not self._state_file.exists():
+        """Return the state of every URI; none from a broken file, since all can be sent again."""
+        try:
+            states = json.loads(self._state_file.read_text())
+        except (OSError, ValueError):
             return {}
-        return json.loads(self._state_file.read_text())
+        return states if isinstance(states, dict) else {}
 
     def _state(self) -> dict[str, Any]:
-        return self._states().get(self._uri, {})
+        state = self._states().get(self._uri)
+        return state if isinstance(state, dict) else {}
 
-    def _remember(self, sent: int) -> None:
-        state = {"run_id": self._run_id, "sent": sent}
+    def _remember(self, sent: int, params: bool | None = None) -> None:
+        """Write down what MLflow has: a run, bytes of the outbox, and the parameters or not."""
+        before = self._state()
+        if params is None:
+            params = before.get("run_id") == self._run_id and before.get("params", False)
+        state = {"run_id": self._run_id, "sent": sent, "params": params}
         write_json(self._state_file, {**self._states(), self._uri: state})
+
+
+@contextmanager
+def _turn(uri: str) -> Iterator[None]:
+    """Let one process at a time into the block, by a lock beside a database on disk."""
+    file = _database(uri)
+    if file is None:
+        yield
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.with_name(f".{file.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """Return the record of a line of the outbox, or None."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _database(uri: str) -> Path | None:
+    """Return the file of a database on disk, or None."""
+    file = uri.partition("sqlite:///")[2]
+    return Path(file).resolve() if file else None
 
 
 def _client(uri: str) -> Any:
@@ -266,10 +372,10 @@ def _artifacts_of(uri: str) -> str | None:
 
     MLflow's own default is the working directory of the job.
     """
-    file = uri.partition("sqlite:///")[2]
-    if not file:
+    file = _database(uri)
+    if file is None:
         return None
-    return (Path(file).resolve().parent / "mlartifacts").as_uri()
+    return (file.parent / "mlartifacts").as_uri()
 
 
 def _metrics(record: Mapping[str, Any]) -> list[Any]:
@@ -299,9 +405,14 @@ def _is_alive(client: Any, run_id: str) -> bool:
 
 
 def _log_params(client: Any, run_id: str, params: Mapping[str, Any]) -> None:
+    """Log the parameters; those of a run that has others keep their first value."""
     from mlflow.entities import Param
 
-    entries = [Param(_key(key), str(value)[:6000]) for key, value in params.items()]
+    known = client.get_run(run_id).data.params
+    entries = []
+    for name, value in params.items():
+        if _key(name) not in known:
+            entries.append(Param(_key(name), str(value)[:6000]))
     for start in range(0, len(entries), PARAMS_PER_CALL):
         client.log_batch(run_id, params=entries[start : start + PARAMS_PER_CALL])
 

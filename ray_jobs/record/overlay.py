@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from core.evaluation.metrics import jaccard
 from core.masks import area, decode_frames
+from core.printable import printable
 from core.types import Episode, Rle, Sample
 from data.frames.reading import Clip
 
@@ -145,7 +146,8 @@ def keyframes_of(episode: Episode) -> set[int]:
 def wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
     """Return lines of at most `width` pixels, broken at spaces; a wider word is broken anywhere."""
     lines = [""]
-    for word in text.split(" "):
+    # No font can measure a line break.
+    for word in printable(text, lines=False).split(" "):
         longer = f"{lines[-1]} {word}"
         if font.getlength(longer) <= width:
             lines[-1] = longer.lstrip()

@@ -18,11 +18,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.files import append_lines, jsonable, repair_lines, write_json
+from core.files import append_lines, jsonable, read_json, repair_lines, write_json
 from core.types import Answer, End, Episode, MaskPrompt, Reward, Rle, Sample, SegPrompt, Turn
 
 FILE = "predictions.jsonl"
 IDENTITY = "evaluation.json"
+
+# The remedy for a broken file.
+BROKEN = "play all again with evaluate.resume=never, which sets the folder aside"
 
 # `content_of` reads at most about this many blocks of a file, of this many bytes each.
 BLOCK = 1 << 16
@@ -55,7 +58,7 @@ class Predictions:
         known = folder / IDENTITY
         now = jsonable(identity)
         if (folder / FILE).exists():
-            there = json.loads(known.read_text(encoding="utf-8")) if known.exists() else {}
+            there = read_json(known, BROKEN) if known.exists() else {}
             _refuse_other(folder, there, now)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(known, now)
@@ -81,7 +84,7 @@ class Predictions:
     @property
     def identity(self) -> dict[str, Any]:
         """The settings and contents behind these predictions."""
-        return json.loads((self.folder / IDENTITY).read_text(encoding="utf-8"))
+        return read_json(self.folder / IDENTITY, BROKEN)
 
     @property
     def finished(self) -> set[str]:
@@ -121,7 +124,7 @@ class Predictions:
                     uid = line["uid"]
                     too_long = line.get("too_long", False)
                     failed = line["end"] == End.FAILED.value and not too_long
-                except (ValueError, KeyError, TypeError) as error:
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
                     raise ValueError(
                         f"{file}: the line at byte {self._read} is no prediction ({error}): "
                         "take it out, or play all again with evaluate.resume=never"

@@ -30,6 +30,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from core.printable import printable
+
 # Stages of a step: shown while they run, without a line of their own afterwards.
 STAGES = ("play", "mask", "score", "learn", "publish")
 
@@ -139,7 +141,7 @@ class Progress:
         if live:
             progress._wake()
         else:
-            progress._line(escape(title))
+            progress._line(_shown(title))
         return progress
 
     def __enter__(self) -> Progress:
@@ -176,11 +178,11 @@ class Progress:
         try:
             yield phase
         except BaseException:
-            self._line(f"[red]✗[/] {escape(name)} failed after {duration(phase.seconds)}")
+            self._line(f"[red]✗[/] {_shown(name)} failed after {duration(phase.seconds)}")
             raise
         else:
             if name not in STAGES:
-                self._line(f"[green]✓[/] {escape(name)} [dim]{duration(phase.seconds)}[/]")
+                self._line(f"[green]✓[/] {_shown(name)} [dim]{duration(phase.seconds)}[/]")
         finally:
             with self._lock:
                 self._phases.remove(phase)
@@ -192,11 +194,11 @@ class Progress:
             self._steps.append(Step(step, dict(metrics), dict(seconds), time.monotonic()))
         if self._live is None:
             line = step_line(self._steps[-1], self.total_steps, self.remaining())
-            self._line(escape(line))
+            self._line(_shown(line))
 
     def note(self, text: str) -> None:
         """Print a line that stays."""
-        self._line(escape(text))
+        self._line(_shown(text))
 
     def table(self, title: str, rows: Sequence[Sequence[str]]) -> None:
         """Print a table that stays. The live display rests until the next phase or step.
@@ -207,14 +209,14 @@ class Progress:
         head = rows[0] if has_head else ()
         body = rows[1:] if has_head else rows
         table = Table(
-            title=escape(title), title_justify="left", box=box.ROUNDED, show_header=has_head
+            title=_shown(title), title_justify="left", box=box.ROUNDED, show_header=has_head
         )
         columns = max((len(row) for row in rows), default=0)
         for column in range(columns):
-            name = escape(head[column]) if column < len(head) else ""
+            name = _shown(head[column]) if column < len(head) else ""
             table.add_column(name, justify="left" if column == 0 else "right")
         for row in body:
-            table.add_row(*(escape(cell) for cell in row))
+            table.add_row(*(_shown(cell) for cell in row))
         self.close()
         self.console.print(table)
 
@@ -244,7 +246,7 @@ class Progress:
                 parts.append(self._curve())
         return Panel(
             Group(*parts),
-            title=f"[bold]{escape(self.title)}[/]",
+            title=f"[bold]{_shown(self.title)}[/]",
             title_align="left",
             border_style="cyan",
         )
@@ -418,8 +420,13 @@ def _phase_rows(phases: Sequence[Phase], width: int) -> RenderableType:
             bar = ProgressBar(phase.total, phase.done, width=width)
             count = f"{phase.done:g}/{phase.total:g}"
         spent = f"[dim]{duration(phase.seconds)}[/]"
-        grid.add_row(phase.spinner, escape(phase.name), bar, count, spent)
+        grid.add_row(phase.spinner, _shown(phase.name), bar, count, spent)
     return grid
+
+
+def _shown(text: str) -> str:
+    """Return a text without control characters and without rich's own marks."""
+    return escape(printable(text))
 
 
 def _bar_width(console: Console) -> int:

@@ -11,7 +11,6 @@ Every step is written here before it goes to the tracker or the display.
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
@@ -20,7 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.files import append_lines, json_line, read_lines, repair_lines, write_atomic, write_json
+from core.files import (
+    append_lines,
+    json_line,
+    read_json,
+    read_lines,
+    repair_lines,
+    write_atomic,
+    write_json,
+)
 from core.types import Episode, Group, Reward
 
 PACKAGES = (
@@ -52,16 +59,25 @@ class RunFolder:
             config_yaml: the resolved configuration.
             repository: checkout whose commit goes into environment.json.
             fresh: start anew; an old folder is renamed to `<name>.1`, `.2`, ..., never deleted.
+
+        Raises:
+            ValueError: the folder cannot be written.
         """
         folder = cls(path)
-        if fresh and path.exists():
-            path.rename(_free_name(path))
-        for sub in (folder.checkpoints, folder.evaluation):
-            sub.mkdir(parents=True, exist_ok=True)
-        for lines in (folder.metrics_file, folder.episodes_file):
-            repair_lines(lines)
-        write_atomic(path / "config.yaml", config_yaml)
-        write_json(path / "environment.json", environment(repository))
+        try:
+            if fresh and path.exists():
+                path.rename(_free_name(path))
+            for sub in (folder.checkpoints, folder.evaluation):
+                sub.mkdir(parents=True, exist_ok=True)
+            for lines in (folder.metrics_file, folder.episodes_file):
+                repair_lines(lines)
+            write_atomic(path / "config.yaml", config_yaml)
+            write_json(path / "environment.json", environment(repository))
+        except OSError as error:
+            raise ValueError(
+                f"the run folder {path} cannot be written ({error}): make it writable, or give "
+                "another place with runs=... and name=..."
+            ) from error
         return folder
 
     @property
@@ -125,7 +141,12 @@ class RunFolder:
         for file in (self.metrics_file, self.episodes_file):
             if not file.exists():
                 continue
-            kept = [line for line in read_lines(file) if line["step"] <= step]
+            kept = []
+            for number, line in enumerate(read_lines(file), start=1):
+                if not isinstance(line.get("step"), int):
+                    raise ValueError(f'{file}, line {number}: no "step" in it; remove the line')
+                if line["step"] <= step:
+                    kept.append(line)
             write_atomic(file, "".join(json_line(line) for line in kept))
 
     def evaluation_folder(self, step: int) -> Path:
@@ -149,9 +170,15 @@ class RunFolder:
         write_json(self.path / "summary.json", summary)
 
     def summary(self) -> dict[str, Any] | None:
-        """Return summary.json, or None before the end of the run."""
+        """Return summary.json, or None before the end of the run.
+
+        Raises:
+            ValueError: the file is broken.
+        """
         file = self.path / "summary.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        if not file.exists():
+            return None
+        return read_json(file, "remove it and start the job again, which writes it anew")
 
 
 def episode_lines(step: int, group: Group) -> Iterator[dict[str, Any]]:

@@ -61,6 +61,17 @@ def test_layouts(evaluated: Path, layout: str, top: str) -> None:
                 assert np.array_equal(np.asarray(image), truth_HW * np.uint8(255))
 
 
+@pytest.mark.parametrize("video", ["../../a", "/a", "C:/a", "a/../../b", "..\\a"])
+def test_no_entry_leaves_the_zip(video: str, tmp_path: Path) -> None:
+    predictions = Predictions.open(tmp_path, {"data.format": "mevis", "expressions": 1})
+    sample = Sample(f"{video}/0", Video(video, "nowhere", NAMES, *SIZE), "it", ())
+    rles = list(encode_frames(masks(0)))
+    predictions.add([line_of(sample, Episode("0", (), End.DONE), rles, None, {})])
+    with pytest.raises(ValueError, match="a name in the zip is .*, which leads out"):
+        submission(tmp_path)
+    assert not list(tmp_path.glob("*.zip*"))
+
+
 def test_same_predictions_give_the_same_bytes(evaluated: Path) -> None:
     first = submission(evaluated, "mevis", evaluated / "first.zip").read_bytes()
     assert submission(evaluated).read_bytes() == first, "mevis is the format of the data"

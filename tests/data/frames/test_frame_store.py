@@ -48,6 +48,22 @@ def test_what_was_put_is_there_and_cannot_be_written(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("scratch-*"))
 
 
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"\0" * 300, b"x" * 90])
+def test_an_emptied_or_spoilt_file_is_no_frame(content: bytes, tmp_path: Path) -> None:
+    store = FrameStore(tmp_path, 1 << 20)
+    add(store, "a")
+    (tmp_path / "a.npy").write_bytes(content)
+    assert store.get("a") is None
+    assert np.array_equal(add(store, "a"), FRAME)
+
+
+def test_a_cut_file_is_no_frame(tmp_path: Path) -> None:
+    store = FrameStore(tmp_path, 1 << 20)
+    add(store, "a")
+    os.truncate(tmp_path / "a.npy", 150)
+    assert store.get("a") is None
+
+
 def test_the_least_recently_read_go_first_and_a_mapped_one_stays_readable(tmp_path: Path) -> None:
     header = 128
     size = FRAME.nbytes + header

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from configs.load import REPOSITORY
+from ray_jobs.record import mlflow_writer
 from ray_jobs.record.mlflow_writer import MlflowWriter
 
 
@@ -160,6 +161,78 @@ def test_a_refused_record_does_not_hold_up_the_others(tmp_path: Path) -> None:
     assert _points(uri, tmp_path, "reward") == [(2, 2.0)]
     assert len(said) == 1
     assert "refuses a record" in said[0]
+
+
+def test_parameters_arrive_after_a_connection_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection ends just between the new run and its parameters."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    log_params = mlflow_writer._log_params
+    failed: list[str] = []
+
+    def fail_once(client: Any, run_id: str, params: Any) -> None:
+        if not failed:
+            failed.append(run_id)
+            raise ConnectionError("gone")
+        log_params(client, run_id, params)
+
+    monkeypatch.setattr(mlflow_writer, "_log_params", fail_once)
+    said: list[str] = []
+    writer = MlflowWriter(uri, "tests", "mine", tmp_path, {"lr": 1e-4}, say=said.append)
+    writer.metrics(1, {"reward": 1.0})
+    _wait(lambda: len(said) == 2, 240)
+    assert writer.close(240)
+    run = _run(uri, tmp_path)
+    assert run.data.params == {"lr": "0.0001"}
+    assert [run.info.run_id] == failed
+    assert _points(uri, tmp_path, "reward") == [(1, 1.0)]
+
+
+def test_broken_files_cost_no_record_and_no_second_run(tmp_path: Path) -> None:
+    """A cut mlflow.json, garbage in the outbox, and a step that a resumed run plays again."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    writer = MlflowWriter(uri, "tests", "mine", tmp_path, {"lr": 1})
+    writer.metrics(1, {"reward": 1.0})
+    writer.metrics(2, {"reward": 2.0})
+    assert writer.close(240, status="FAILED")
+    run_id = _run_id(uri, tmp_path)
+    assert _run(uri, tmp_path).info.status == "FAILED"
+
+    state = tmp_path / "mlflow.json"
+    state.write_text(state.read_text()[:25])
+    with (tmp_path / "mlflow_outbox.jsonl").open("ab") as out:
+        out.write(b'\xff\x00 garbage\n[1]\n{"metrics": 3}\n{"status": 3, "tags": []}\n')
+    said: list[str] = []
+    writer = MlflowWriter(uri, "tests", "mine", tmp_path, {"lr": 2}, say=said.append)
+    _wait(writer.delivered, 240)
+    assert _run(uri, tmp_path).info.status == "RUNNING"
+    writer.metrics(2, {"reward": 2.0, "seconds": 9.0})
+    writer.metrics(3, {"reward": 3.0})
+    assert writer.close(240)
+    assert _run_id(uri, tmp_path) == run_id
+    assert _points(uri, tmp_path, "reward") == [(1, 1.0), (2, 2.0), (3, 3.0)]
+    run = _run(uri, tmp_path)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"lr": "1"}
+    assert sum("is no record" in text for text in said) == 2
+    assert sum("refuses a record" in text for text in said) == 2
+
+
+def test_four_runs_start_on_one_fresh_database(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    said: list[str] = []
+    writers = []
+    for number in range(4):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        writers.append(MlflowWriter(uri, "tests", f"run {number}", folder, say=said.append))
+        writers[-1].metrics(1, {"reward": float(number)})
+    for writer in writers:
+        assert writer.close(240)
+    for number in range(4):
+        assert _points(uri, tmp_path / str(number), "reward") == [(1, number)]
+    assert said == []
 
 
 @pytest.mark.parametrize("loss", ["another database", "run unknown", "run deleted"])

@@ -130,6 +130,25 @@ def test_summary(tmp_path: Path) -> None:
     assert folder.summary() == {"steps": 3, "jf_after": 0.5}
 
 
+def test_broken_files_of_the_record_are_named(tmp_path: Path) -> None:
+    folder = _open(tmp_path)
+    folder.write_summary({"steps": 3})
+    summary = folder.path / "summary.json"
+    summary.write_bytes(summary.read_bytes()[:9])
+    with pytest.raises(ValueError, match=r"summary.json is broken .*: remove it and start the job"):
+        folder.summary()
+    append_lines(folder.episodes_file, {"step": 1}, {"sample": "v/0"})
+    with pytest.raises(ValueError, match=r'episodes.jsonl, line 2: no "step" in it; remove'):
+        folder.truncate_after(1)
+
+
+def test_a_run_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    """A file stands where its folder should be; a read-only disk is told in the same words."""
+    (tmp_path / "run").write_text("no folder")
+    with pytest.raises(ValueError, match=r"run folder .*/run cannot be written .* runs=\.\.\."):
+        _open(tmp_path)
+
+
 @pytest.mark.parametrize(("line", "says"), [("{'a': 1}", "no JSON"), ("[1]", "no JSON object")])
 def test_a_broken_line_is_named_by_file_and_number(tmp_path: Path, line: str, says: str) -> None:
     file = tmp_path / "metrics.jsonl"
