@@ -17,19 +17,22 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-# Errors of a disk that is full or may not be written, a quota and the size limit of a process.
-_UNWRITABLE = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-)
+# Errors of a full disk or quota, and of the size limit of a process.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Errors of a disk that may not be written.
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class UnwritableError(OSError):
-    """A file could not be written; nothing that was written before is lost."""
+    """A file could not be written; nothing that was written before is lost.
+
+    Attributes:
+        is_full: True if there was no room, which may come back.
+    """
+
+    def __init__(self, message: str, is_full: bool = False) -> None:
+        super().__init__(message)
+        self.is_full = is_full
 
 
 @contextmanager
@@ -42,12 +45,14 @@ def disk_errors_named(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, UnwritableError) or error.errno not in _UNWRITABLE:
+        is_full = error.errno in _FULL
+        if not is_full and error.errno not in _READ_ONLY:
             raise
-        raise UnwritableError(
+        message = (
             f"{file} could not be written ({error.strerror}), with {free_mb(file)} MB free on "
             "its disk: make room, or give another folder (runs=...), and start again"
-        ) from error
+        )
+        raise UnwritableError(message, is_full) from error
 
 
 def free_mb(file: Path) -> int:

@@ -168,7 +168,13 @@ def refuse_other_run(folder: Path, cfg: Config) -> None:
     if not any((folder / "checkpoints").glob("step_*")):
         return
 
-    old = identity(load_config([str(folder / "config.yaml")]), RUN)
+    try:
+        old = identity(load_config([str(folder / "config.yaml")]), RUN)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; this tells the settings of the run in {folder}: mend the file, or set the "
+            "folder aside with train.resume=never"
+        ) from error
     new = identity(cfg, RUN)
     differing = []
     for key, value in new.items():

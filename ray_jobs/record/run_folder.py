@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from core.files import (
+    UnwritableError,
     append_lines,
+    disk_errors_named,
     json_line,
     read_json,
     read_lines,
@@ -61,24 +63,32 @@ class RunFolder:
             fresh: start anew; an old folder is renamed to `<name>.1`, `.2`, ..., never deleted.
 
         Raises:
-            ValueError: the folder cannot be written.
+            ValueError: the folder may not be written.
+            UnwritableError: its disk is full.
         """
         folder = cls(path)
         try:
-            if fresh and path.exists():
-                path.rename(_free_name(path))
-            for sub in (folder.checkpoints, folder.evaluation):
-                sub.mkdir(parents=True, exist_ok=True)
-            for lines in (folder.metrics_file, folder.episodes_file):
-                repair_lines(lines)
-            write_atomic(path / "config.yaml", config_yaml)
-            write_json(path / "environment.json", environment(repository))
+            with disk_errors_named(path):
+                folder._prepare(config_yaml, repository, fresh)
         except OSError as error:
+            if isinstance(error, UnwritableError) and error.is_full:
+                # There may be room again when the supervisor starts the job again.
+                raise
             raise ValueError(
                 f"the run folder {path} cannot be written ({error}): make it writable, or give "
                 "another place with runs=... and name=..."
             ) from error
         return folder
+
+    def _prepare(self, config_yaml: str, repository: Path | None, fresh: bool) -> None:
+        if fresh and self.path.exists():
+            self.path.rename(_free_name(self.path))
+        for sub in (self.checkpoints, self.evaluation):
+            sub.mkdir(parents=True, exist_ok=True)
+        for lines in (self.metrics_file, self.episodes_file):
+            repair_lines(lines)
+        write_atomic(self.path / "config.yaml", config_yaml)
+        write_json(self.path / "environment.json", environment(repository))
 
     @property
     def metrics_file(self) -> Path:

@@ -74,6 +74,13 @@ def test_errors_of_a_disk(number: int, tmp_path: Path) -> None:
         raise OSError(number, "it says")
 
 
+def test_a_full_disk_is_not_a_read_only_one(tmp_path: Path) -> None:
+    for number, is_full in ((errno.ENOSPC, True), (errno.EROFS, False)):
+        with pytest.raises(UnwritableError) as told, disk_errors_named(tmp_path / "a"):
+            raise OSError(number, "it says")
+        assert told.value.is_full == is_full
+
+
 def test_other_errors_stay_as_they_are(tmp_path: Path) -> None:
     with pytest.raises(ConnectionError), disk_errors_named(tmp_path / "a"):
         raise ConnectionError("gone")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from configs.load import REPOSITORY
-from core.files import append_lines, read_lines, repair_lines
+from core.files import UnwritableError, append_lines, read_lines, repair_lines
 from core.types import Answer, End, Episode, Group, Media, Reward, Turn, View
 from ray_jobs.record.run_folder import RunFolder
 
@@ -147,6 +148,17 @@ def test_a_run_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("no folder")
     with pytest.raises(ValueError, match=r"run folder .*/run cannot be written .* runs=\.\.\."):
         _open(tmp_path)
+
+
+def test_a_full_disk_is_no_mistake_of_the_user(tmp_path: Path) -> None:
+    """The supervisor starts the job again after this error, and not after a ValueError."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4, before[1]))
+    try:
+        with pytest.raises(UnwritableError, match="config.yaml could not be written"):
+            _open(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize(("line", "says"), [("{'a': 1}", "no JSON"), ("[1]", "no JSON object")])
