@@ -45,8 +45,8 @@ CHUNK = 100
 # Tag of an MLflow run with the name of its outbox.
 TAG = "rayvos_outbox"
 
-# Errors of a record that is no record: JSON of another shape.
-MISSHAPEN = (AttributeError, KeyError, TypeError, ValueError)
+# MLflow's words for the end of a run.
+STATUSES = ("FINISHED", "FAILED", "KILLED")
 
 
 class MlflowWriter:
@@ -144,9 +144,8 @@ class MlflowWriter:
                 for line in outbox:
                     record = _record(line) or {}
                     self._outbox_name = record.get("outbox", self._outbox_name)
-                    names = record.get("metrics")
-                    if isinstance(names, dict):
-                        self._points |= {(record.get("step", -1), name) for name in names}
+                    names = record.get("metrics", {})
+                    self._points |= {(record["step"], name) for name in names}
         if not self._outbox_name:
             self._outbox_name = uuid.uuid4().hex
             append_lines(self._outbox, {"outbox": self._outbox_name})
@@ -266,8 +265,8 @@ class MlflowWriter:
             self._send_metrics(records)
             for record in records:
                 self._send_rest(record)
-        except (MlflowException, *MISSHAPEN) as error:
-            if isinstance(error, MlflowException) and error.get_http_status_code() != 400:
+        except MlflowException as error:
+            if error.get_http_status_code() != 400:
                 raise
             if len(records) == 1:
                 reason = _first_line(error)
@@ -333,12 +332,21 @@ def _turn(uri: str) -> Iterator[None]:
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
-    """Return the record of a line of the outbox, or None."""
+    """Return the record of a line of the outbox, or None for anything else."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) else None
+    if not isinstance(record, dict):
+        return None
+    kinds = {"metrics": dict, "tags": dict, "artifact": str, "status": str, "outbox": str}
+    kinds_here = {key: kind for key, kind in kinds.items() if key in record}
+    if "metrics" in record:
+        kinds_here |= {"step": int, "time_ms": int}
+    if "artifact" in record:
+        kinds_here |= {"to": str}
+    is_record = all(isinstance(record.get(key), kind) for key, kind in kinds_here.items())
+    return record if is_record and record.get("status", "FAILED") in STATUSES else None
 
 
 def _database(uri: str) -> Path | None:

@@ -202,7 +202,7 @@ def test_broken_files_cost_no_record_and_no_second_run(tmp_path: Path) -> None:
     state = tmp_path / "mlflow.json"
     state.write_text(state.read_text()[:25])
     with (tmp_path / "mlflow_outbox.jsonl").open("ab") as out:
-        out.write(b'\xff\x00 garbage\n[1]\n{"metrics": 3}\n{"status": 3, "tags": []}\n')
+        out.write(b'\xff\x00 garbage\n[1]\n{"metrics": 3}\n{"status": 3}\n')
     said: list[str] = []
     writer = MlflowWriter(uri, "tests", "mine", tmp_path, {"lr": 2}, say=said.append)
     _wait(writer.delivered, 240)
@@ -215,8 +215,8 @@ def test_broken_files_cost_no_record_and_no_second_run(tmp_path: Path) -> None:
     run = _run(uri, tmp_path)
     assert run.info.status == "FINISHED"
     assert run.data.params == {"lr": "1"}
-    assert sum("is no record" in text for text in said) == 2
-    assert sum("refuses a record" in text for text in said) == 2
+    assert len(said) == 4
+    assert all("mlflow_outbox.jsonl is no record" in text for text in said)
 
 
 def test_four_runs_start_on_one_fresh_database(tmp_path: Path) -> None:
