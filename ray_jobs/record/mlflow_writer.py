@@ -48,6 +48,15 @@ TAG = "rayvos_outbox"
 # MLflow's words for the end of a run.
 STATUSES = ("FINISHED", "FAILED", "KILLED")
 
+# The fields of a record by the first of them, each with its type.
+FIELDS: dict[str, dict[str, type]] = {
+    "outbox": {"outbox": str},
+    "metrics": {"metrics": dict, "step": int, "time_ms": int},
+    "tags": {"tags": dict},
+    "artifact": {"artifact": str, "to": str},
+    "status": {"status": str},
+}
+
 
 class MlflowWriter:
     """Sends the steps of one run to MLflow. With an empty `uri` every call does nothing.
@@ -339,13 +348,11 @@ def _record(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(record, dict):
         return None
-    kinds = {"metrics": dict, "tags": dict, "artifact": str, "status": str, "outbox": str}
-    kinds_here = {key: kind for key, kind in kinds.items() if key in record}
-    if "metrics" in record:
-        kinds_here |= {"step": int, "time_ms": int}
-    if "artifact" in record:
-        kinds_here |= {"to": str}
-    is_record = all(isinstance(record.get(key), kind) for key, kind in kinds_here.items())
+    wanted = []
+    for key, kinds in FIELDS.items():
+        if key in record:
+            wanted += kinds.items()
+    is_record = all(isinstance(record.get(key), kind) for key, kind in wanted)
     return record if is_record and record.get("status", "FAILED") in STATUSES else None
 
 

@@ -102,6 +102,7 @@ def tracked(episode: Episode) -> list[Any]:
 
 
 def attacked(name: str) -> Attacked:
+    turns: tuple[str, ...]
     if name == "revseg":
         turns = (revseg_script.GOOD_1, revseg_script.GOOD_2)
         system: Any = ReVSeg.make(revseg_script.TINY)
