@@ -87,11 +87,14 @@ class MlflowWriter:
         self._news = threading.Event()
         self._thread: threading.Thread | None = None
         self._outbox_name = ""
+        # Bytes of the outbox that earlier processes wrote.
+        self._began = 0
         # (step, metric) of every point in the outbox.
         self._points: set[tuple[int, str]] = set()
         if uri:
             repair_lines(self._outbox)
             self._read_outbox()
+            self._began = self._outbox.stat().st_size
             self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
             self._thread.start()
 
@@ -210,8 +213,8 @@ class MlflowWriter:
                 records = self._records(whole)
                 self._send(records)
                 # The status of an earlier process says nothing while this one works.
-                is_last = outbox.tell() == os.fstat(outbox.fileno()).st_size
-                if is_last and records and "status" in records[-1]:
+                is_own = outbox.tell() > self._began
+                if is_own and records and "status" in records[-1]:
                     self._client.set_terminated(self._run_id, status=records[-1]["status"])
                 length = sum(len(line) for line in whole)
                 self._remember(self._state().get("sent", 0) + length)
@@ -348,7 +351,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(record, dict):
         return None
-    wanted = []
+    wanted: list[tuple[str, type]] = []
     for key, kinds in FIELDS.items():
         if key in record:
             wanted += kinds.items()
