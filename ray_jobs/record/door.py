@@ -38,6 +38,11 @@ class Door:
     def read(cls, file: Path) -> Door:
         """Read the file. Raises OSError, or ValueError for damaged contents."""
         try:
-            return cls(**json.loads(file.read_text()))
-        except TypeError:
-            raise ValueError(f"{file}: address, namespace and token are missing") from None
+            door = cls(**json.loads(file.read_text(encoding="utf-8")))
+            if not all(isinstance(value, str) for value in asdict(door).values()):
+                raise TypeError("address, namespace and token are texts")
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{file}: damaged ({error}); the run goes on, and its next start writes the file anew"
+            ) from None
+        return door

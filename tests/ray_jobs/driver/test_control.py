@@ -51,8 +51,16 @@ def test_only_its_owner_reads_the_door(tmp_path: Path) -> None:
     door.write(file)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert Door.read(file) == door
-    file.write_text("{}")
-    with pytest.raises(ValueError, match="address, namespace and token"):
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{}", "[]", "no JSON", '{"address": 1, "namespace": "n", "token": "t"}', '{"x": "y"}'],
+)
+def test_a_damaged_door(tmp_path: Path, text: str) -> None:
+    file = tmp_path / FILE
+    file.write_text(text)
+    with pytest.raises(ValueError, match=f"{FILE}: damaged"):
         Door.read(file)
 
 
