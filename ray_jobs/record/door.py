@@ -43,6 +43,6 @@ class Door:
                 raise TypeError("address, namespace and token are texts")
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"{file}: damaged ({error}); the run goes on, and its next start writes the file anew"
+                f"{file}: damaged ({error}); the run goes on without control until its next start"
             ) from None
         return door

@@ -26,6 +26,7 @@ from tests.ray_jobs.conftest import (
     command,
     environment,
     run_job,
+    start_job,
     told,
 )
 
@@ -120,6 +121,9 @@ def test_killed_run_resumes_to_the_same_weights(finished: Finished) -> None:
     settings = finished.small.mixed("killed")
     run = finished.small.run("killed")
     with started(*settings) as process:
+        # Another number of engines changes nothing in the weights below.
+        control = ("control", str(run.path), "workers=2", "status")
+        wait_until(lambda: start_job(*control).returncode == 0, process)
         # Before the first checkpoint: the ranks start anew with the initial policy.
         wait_until(lambda: bool(logged(run, step=1)), process)
         kill_a_rank(process)
@@ -136,6 +140,10 @@ def test_killed_run_resumes_to_the_same_weights(finished: Finished) -> None:
     assert workers, "no worker process was found"
     still = left(workers, 60)
     assert not still, f"still running after the driver was killed: {still}"
+
+    asked = start_job("control", str(run.path), "status")
+    assert asked.returncode == 1
+    assert asked.stderr.strip().endswith("the command that began it goes on")
 
     assert run.summary() is None
     assert checkpoint.latest(run.checkpoints) is not None
