@@ -99,8 +99,12 @@ def test_gpu_weight_backends_without_a_gpu_are_one_clear_error() -> None:
 
 SEATS = """
 import json
+import time
 import ray
+from ray._private.ray_constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
+from ray.experimental.internal_kv import _internal_kv_get
 from cluster.placement import place
+from cluster.room import ask_autoscaler, room, withdraw
 from configs.schema import Config
 
 class Seat:
@@ -143,7 +147,28 @@ lent = place(cfg, "evaluate", said.append)
 engines = [("rollout", 0), ("rollout", 1), ("rollout", 2)]
 evaluated = seats(lent, others + engines)[1]
 lent.release()
+
+# Elastic engines: one is reserved, the others take what is free.
+need = {"GPU": 1.0, "CPU": 1.0}
+end = time.monotonic() + 30
+while room(need) < 3 and time.monotonic() < end:
+    time.sleep(0.1)
+free = [room(need)]
+cfg.rollout.workers = "auto"
+cfg.learner.world_size = 1
+cfg.cluster.weight_backend = "object_store"
+elastic = place(cfg)
+end = time.monotonic() + 30
+while room(elastic.engine_need) > 0 and time.monotonic() < end:
+    time.sleep(0.1)
+free.append(room(elastic.engine_need))
+ask_autoscaler([need, need])
+asked = json.loads(_internal_kv_get(AUTOSCALER_RESOURCE_REQUEST_CHANNEL))
+withdraw()
+after = json.loads(_internal_kv_get(AUTOSCALER_RESOURCE_REQUEST_CHANNEL))
+elastic.release()
 found = {"pairs": found, "again": again, "said": said, "waited": waited, "evaluated": evaluated}
+found |= {"free": free, "asked": asked, "after": after, "reserved": elastic.plan.count("rollout")}
 print(json.dumps(found))
 """
 
@@ -181,6 +206,27 @@ def test_engines_of_an_evaluation_lend_a_part_of_their_gpus(seats: dict[str, Any
     assert sorted(engines) == [[0], [1], [2]]
     assert reward in engines
     assert segmenter in engines
+
+
+def test_elastic_engines_take_what_is_free(seats: dict[str, Any]) -> None:
+    assert seats["reserved"] == 1
+    # An engine, a rank, and the others on a GPU: no whole one is left.
+    assert seats["free"] == [3, 0]
+    assert seats["asked"] == [{"GPU": 1.0, "CPU": 1.0}] * 2
+    assert seats["after"] == []
+
+
+def test_elastic_engines_without_gpus_have_a_share_of_the_cores() -> None:
+    cfg = gpu_config(use_gpu="no")
+    cfg.rollout.workers = "auto"
+    cfg.rollout.cpus_per_worker = 4
+    placement = decide(cfg, [Node(0, 8)])
+    assert placement.engine_need == {"CPU": 4.0}
+    assert placement.options("rollout", 0)["num_cpus"] == 4
+    assert placement.options("reward", 0)["num_cpus"] == 0
+    cfg.rollout.min_workers = 3
+    with pytest.raises(ValueError, match="rollout.min_workers=3 .* has room for 2 such engines"):
+        decide(cfg, [Node(0, 8)])
 
 
 def test_compiled_operators_have_one_fixed_place(monkeypatch: pytest.MonkeyPatch) -> None:
