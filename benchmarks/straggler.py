@@ -65,7 +65,7 @@ def play_once(
     """
     straggler = processes_of(pool, pool.up()[1])
     timer = threading.Timer(stopped_s, signal_all, (straggler, signal.SIGCONT))
-    tokens = {}
+    tokens: dict[str, Any] = {}
     began = time.monotonic()
     group_size = pool.cfg.rollout.group_size
     for group in pool.play(samples, group_size=group_size, temperature=1.0, step=1):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import getpass
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,7 +87,9 @@ def mailbox_of(door: Door, owner: Owner) -> Iterator[Any]:
     Raises:
         ValueError: the cluster cannot be joined from here, or the mailbox is gone.
     """
-    # Slow, and not needed for the errors above.
+    if door.auth:
+        os.environ["RAY_AUTH_MODE"] = door.auth
+    # Ray reads the variable when it is imported. Slow, and not needed for the errors above.
     import ray
 
     from actors.mailbox import NAME
@@ -98,7 +101,7 @@ def mailbox_of(door: Door, owner: Owner) -> Iterator[Any]:
         said = str(error).strip().splitlines()
         raise ValueError(
             f"{_process(owner)} cannot be reached through Ray at {door.address} ({said[0]}); call "
-            "from a machine of its cluster, with the same RAY_AUTH_MODE, or by `ray job submit`"
+            "from a machine of its cluster, with the token of its Ray, or by `ray job submit`"
         ) from None
     try:
         yield mailbox

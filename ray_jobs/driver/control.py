@@ -6,6 +6,7 @@ namespace and its token. Only the owner of the file can read it.
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 from collections.abc import Iterator
@@ -41,7 +42,8 @@ def controlled(record: RunFolder, requests: Requests, elastic: Elastic) -> Itera
     }
     mailbox = start_actor(Mailbox, options, token)
     file = record.path / FILE
-    Door(context.gcs_address, namespace, token).write(file)
+    auth = os.environ.get("RAY_AUTH_MODE", "")
+    Door(context.gcs_address, namespace, token, auth).write(file)
     control = Control(record, requests, elastic)
     ended = threading.Event()
     serving = threading.Thread(target=_serve, args=(mailbox, control, ended), daemon=True)

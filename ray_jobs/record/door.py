@@ -21,11 +21,14 @@ class Door:
         address: address of the cluster's head (its GCS).
         namespace: Ray namespace of the run's mailbox.
         token: word without which the mailbox answers nobody.
+        auth: Ray's own authentication in the run, as RAY_AUTH_MODE; empty: Ray's default. A head
+            that a run starts for itself asks for a token, and Ray sends none unless told to.
     """
 
     address: str
     namespace: str
     token: str
+    auth: str
 
     def write(self, file: Path) -> None:
         """Write the file, readable by its owner alone from its first byte on."""
@@ -40,7 +43,7 @@ class Door:
         try:
             door = cls(**json.loads(file.read_text(encoding="utf-8")))
             if not all(isinstance(value, str) for value in asdict(door).values()):
-                raise TypeError("address, namespace and token are texts")
+                raise TypeError("all values are texts")
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"{file}: damaged ({error}); the run goes on without control until its next start"

@@ -32,6 +32,9 @@ FREE_IN_A_RUN = (
     "evaluate.",
     "prepare.",
     "rollout.workers",
+    "rollout.min_workers",
+    "rollout.max_workers",
+    "rollout.cpus_per_worker",
     "reward.",
     "segmenter.workers",
 )

@@ -44,7 +44,7 @@ def test_words() -> None:
 
 
 def test_only_its_owner_reads_the_door(tmp_path: Path) -> None:
-    door = Door("host:1", "rayvos-1", "secret")
+    door = Door("host:1", "rayvos-1", "secret", "token")
     file = tmp_path / FILE
     file.write_text("of a killed run")
     file.chmod(0o644)
@@ -55,7 +55,14 @@ def test_only_its_owner_reads_the_door(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{}", "[]", "no JSON", '{"address": 1, "namespace": "n", "token": "t"}', '{"x": "y"}'],
+    [
+        "",
+        "{}",
+        "[]",
+        "no JSON",
+        '{"address": 1, "namespace": "n", "token": "t", "auth": ""}',
+        '{"x": "y"}',
+    ],
 )
 def test_a_damaged_door(tmp_path: Path, text: str) -> None:
     file = tmp_path / FILE
@@ -84,7 +91,7 @@ def test_a_run_that_has_ended_or_starts(tmp_path: Path) -> None:
     with owned(run):
         with pytest.raises(ValueError, match="starts or ends; try again in a minute"):
             find(run)
-        door = Door("host:1", "rayvos-1", "secret")
+        door = Door("host:1", "rayvos-1", "secret", "token")
         door.write(run / FILE)
         assert find(run)[0] == door
     # The file of a killed run leads nowhere.
@@ -95,7 +102,7 @@ def test_a_run_that_has_ended_or_starts(tmp_path: Path) -> None:
 def test_a_run_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "demo")
     with owned(run):
-        Door("host:1", "rayvos-1", "secret").write(run / FILE)
+        Door("host:1", "rayvos-1", "secret", "token").write(run / FILE)
 
         def refuse(file: Path) -> Door:
             raise PermissionError(13, "Permission denied", str(file))
