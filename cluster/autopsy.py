@@ -1,4 +1,4 @@
-"""The end of a process that hangs, on its own node: its Python stack, then SIGKILL.
+"""Ray tasks for the end of a process that hangs, on its own node: its Python stack, then SIGKILL.
 
 A stopped process cannot show its stack. py-spy (it comes with ray[default]) reads it from outside,
 where the system lets one process read another (ptrace).
@@ -39,20 +39,27 @@ class Seen:
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def autopsy(pid: int) -> Seen:
-    """Return the Python stacks of a process of this node and of its children; kill them all."""
-    try:
-        process = psutil.Process(pid)
-        family = [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return Seen(f"process {pid} is gone", readable=True)
-    dumps = [_dump(member) for member in family]
-    # A child that is stopped would outlive its parent.
-    for member in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            member.kill()
+def look(pid: int) -> Seen:
+    """Return the Python stacks of a process of this node and of its children."""
+    dumps = [_dump(member) for member in _family(pid)]
     stacks = "\n".join(dump.stacks for dump in dumps)
     return Seen(stacks, any(dump.readable for dump in dumps))
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def end(pid: int) -> None:
+    """Kill a process of this node and its children: one that is stopped would outlive it."""
+    for member in _family(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _dump(process: psutil.Process) -> Seen:

@@ -65,6 +65,7 @@ def patient(method: C) -> C:
     return method
 
 
+@functools.cache
 def beating(cls: Any) -> Any:
     """Return an actor class with the questions of `Beat`; its public methods count as work."""
     members: dict[str, Any] = {}

@@ -111,7 +111,8 @@ class Placement:
         return {"GPU": self.plan.share("rollout", 1.0), "CPU": 1.0}
 
     def release(self) -> None:
-        """Give the reserved resources back; actors in them end."""
+        """Give the reserved resources back; actors in them end. Nothing is watched any more."""
+        self.watch.close()
         if self.group is not None and ray.is_initialized():
             ray.util.remove_placement_group(self.group)
 

@@ -85,6 +85,9 @@ class Handle(Generic[A_co]):
     def where(self) -> Where:
         """Return the process of the actor, as Ray knows it; that of a dead one, too."""
         found = ray_state.actors(self.actor._actor_id.hex())
+        # Ray has not heard of it yet.
+        if not found:
+            return Where(0, "", "")
         address = found["Address"]
         return Where(found["Pid"], address["NodeID"], address["IPAddress"])
 

@@ -19,10 +19,10 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.autopsy import autopsy
+from cluster import autopsy
 from cluster.beat import Answer, Beat
 from cluster.lost import Deaths, cause
-from cluster.refs import Handle, Ref, Where
+from cluster.refs import Handle, Ref
 
 # Questions to an actor in the time of a hang.
 QUESTIONS = 20
@@ -146,6 +146,7 @@ class Watch:
         self._reasons: dict[Handle[Any], str] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
 
     def add(
         self,
@@ -184,6 +185,13 @@ class Watch:
         self.deaths.add(kind, f"{number} ({handle.where()})", why, then)
         return why
 
+    def close(self) -> None:
+        """Stop to watch."""
+        self._closed.set()
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+
     def why(self, handle: Handle[Any], error: BaseException) -> str:
         """Return in words why an actor was lost."""
         return self._reasons.get(handle) or cause(error)
@@ -191,8 +199,7 @@ class Watch:
     def _run(self) -> None:
         """Ask and listen until no actor is left."""
         last_round = time.monotonic()
-        while True:
-            time.sleep(self.limits.every_s)
+        while not self._closed.wait(self.limits.every_s):
             now = time.monotonic()
             # The driver itself was stopped: the others had no chance to be heard.
             excused = now - last_round > SILENT * self.limits.every_s
@@ -202,10 +209,17 @@ class Watch:
                 if not actors or not ray.is_initialized():
                     self._thread = None
                     return
-            for actor in actors:
-                self._listen(actor, now, excused)
-            for actor, reason in hung(actors, now, self.limits):
-                self._end(actor, reason)
+            try:
+                self._round(actors, now, excused)
+            except Exception as error:
+                # Without its watch a run goes on as well.
+                self.deaths.say(f"the watch over the actors missed a round: {error!r}")
+
+    def _round(self, actors: Sequence[Watched], now: float, excused: bool) -> None:
+        for actor in actors:
+            self._listen(actor, now, excused)
+        for actor, reason in hung(actors, now, self.limits):
+            self._end(actor, reason)
 
     def _listen(self, actor: Watched, now: float, excused: bool) -> None:
         """Read the answer of an actor if it is there, and ask the next question."""
@@ -232,22 +246,25 @@ class Watch:
         where = actor.handle.where()
         say = self.deaths.say
         say(f"{actor.name} ({where}) hangs: {reason}. Its Python stack, then it is killed:")
-        say(self._stacks_and_kill(actor, where))
+        there = NodeAffinitySchedulingStrategy(where.node, soft=False)
+        say(self._stacks(actor, where.pid, there))
         self._reasons[actor.handle] = f"it hung, {reason}"
         self.drop(actor.handle)
-        # Ray may have lost sight of it.
+        with contextlib.suppress(ray.exceptions.RayError):
+            ended = autopsy.end.options(scheduling_strategy=there).remote(where.pid)
+            ray.get(ended, timeout=AUTOPSY_S)
+        # Its node may be out of reach.
         actor.handle.kill()
 
-    def _stacks_and_kill(self, actor: Watched, where: Where) -> str:
-        """Kill the actor's process with its children, on its node; return their stacks."""
+    def _stacks(self, actor: Watched, pid: int, there: NodeAffinitySchedulingStrategy) -> str:
+        """Return the stacks of an actor's process and of its children."""
         own = "no stack of its own: it does not answer"
         with contextlib.suppress(ray.exceptions.RayError):
             answers = actor.silence(time.monotonic()) <= SILENT * self.limits.every_s
             own = ray.get(actor.handle.call(Beat.stacks), timeout=2.0) if answers else own
-        there = NodeAffinitySchedulingStrategy(where.node, soft=False)
         try:
-            call = autopsy.options(scheduling_strategy=there).remote(where.pid)
+            call = autopsy.look.options(scheduling_strategy=there).remote(pid)
             seen = ray.get(call, timeout=AUTOPSY_S)
-        except (ray.exceptions.RayError, ValueError) as error:
+        except ray.exceptions.RayError as error:
             return f"no stack from its node ({type(error).__name__})\n{own}"
         return seen.stacks if seen.readable else f"{seen.stacks}\n{own}"
