@@ -86,13 +86,15 @@ class Small:
         return f"sqlite:///{self.home}/mlflow.db"
 
     def settings(self, name: str) -> list[str]:
+        """Return the settings of a run with one actor of a kind."""
         return [
             f"name={name}",
             f"runs={self.home}/runs",
             f"tracking.mlflow_uri={self.mlflow_uri}",
             "data.synthetic=false",
             f"data.root={self.data}",
-            "learner.world_size=2",
+            "learner.world_size=1",
+            "segmenter.workers=1",
             f"rollout.prompts_per_step={PROMPTS}",
             f"rollout.group_size={GROUP}",
             f"train.steps={STEPS}",
@@ -104,13 +106,17 @@ class Small:
         ]
 
     def mixed(self, name: str) -> list[str]:
-        """Return the settings of a run on five data sets; one query is too long for it."""
+        """Return the settings of a run on five data sets, with two ranks and two segmenters.
+
+        One query is too long for it.
+        """
         sets = [f"{{format: mevis, root: {self.data}, split: train, weight: 2}}"]
         for format, split in MIXED.items():
             sets.append(
                 f"{{format: {format}, root: {self.data}/{format}, split: {split}, weight: 1}}"
             )
-        return [*self.settings(name), f"data.sets=[{', '.join(sets)}]"]
+        two = ["learner.world_size=2", "segmenter.workers=2"]
+        return [*self.settings(name), *two, f"data.sets=[{', '.join(sets)}]"]
 
     def run(self, name: str) -> RunFolder:
         return RunFolder(self.home / "runs" / name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 
 from core.evaluation.metrics import j_and_f
 from core.evaluation.protocols import OF_FORMAT, PROTOCOLS, measure, protocol_of
-from core.files import read_lines
 from core.masks import decode_frames, encode_frames
 from core.types import End, Episode, Reward, Sample
 from data.load import READERS, load_samples
@@ -20,8 +18,7 @@ from ray_jobs.evaluate import scored
 from ray_jobs.record.predictions import Predictions, line_of
 from ray_jobs.record.tables import davis_four_annotators, summary_of, write_tables
 from ray_jobs.submission import LAYOUTS, submission
-from tests.data.fixtures import FIXTURES, HEIGHT, NAMES, WIDTH, Expected, ref_youtube_vos, revos
-from tests.ray_jobs.conftest import Small, run_job, told
+from tests.data.fixtures import FIXTURES, HEIGHT, NAMES, WIDTH, Expected, ref_youtube_vos
 
 
 def shifted(masks_FHW: np.ndarray) -> np.ndarray:
@@ -131,28 +128,3 @@ def test_zip_of_a_split_without_public_truth(tmp_path: Path) -> None:
             for expression in "01"
             for name in NAMES
         ]
-
-
-@pytest.mark.slow
-def test_a_benchmark_played_for_real(small: Small, tmp_path: Path) -> None:
-    """The whole job on ReVOS, with an expression without a target, by the protocol of the data."""
-    written = revos(tmp_path)
-    settings = [
-        *small.settings("revos"),
-        f"data.root={written.root}",
-        "data.format=revos",
-        "data.test_split=valid",
-    ]
-    done = run_job("evaluate", *settings, "data.no_target=keep", "evaluate.samples=0")
-    assert done.returncode == 0, told(done)
-    assert "4 expressions, greedy, protocol revos" in " ".join(done.stdout.split())
-    folder = small.run("revos").path / "evaluate"
-    summary = json.loads((folder / "summary.json").read_text())
-    assert summary["J&F"] == pytest.approx(
-        (summary["referring/J&F"] + summary["reasoning/J&F"]) / 2
-    )
-    assert summary["no_target"]["expressions"] == 1
-    assert {"R@binary", "R@visa255"} <= summary.keys()
-    assert {line["uid"] for line in read_lines(folder / "predictions.jsonl")} == set(
-        written.expected
-    )

@@ -9,8 +9,11 @@ import json
 import math
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from core.files import read_lines
@@ -19,6 +22,7 @@ from ray_jobs.record import checkpoint
 from ray_jobs.record.predictions import FILE, episode_of
 from ray_jobs.record.run_folder import RunFolder
 from tests.ray_jobs.conftest import GROUP, PROMPTS, STEPS, Small, start_job, told
+from tiny.world.scene import random_scene
 
 # The policy of another system, with its sizes.
 OTHER = [
@@ -49,7 +53,6 @@ def test_a_warm_start_adds_token_and_head_and_teaches_both(small: Small, tmp_pat
         f"warm_start.output={policy}",
         f"warm_start.steps={WARM_STEPS}",
         "warm_start.batch_size=6",
-        "learner.world_size=1",
         "learner.lr=1e-3",
     ]
     run("warm_start", "videoseg_o3_tiny", *settings)
@@ -72,7 +75,7 @@ def test_a_warm_start_adds_token_and_head_and_teaches_both(small: Small, tmp_pat
 @pytest.mark.slow
 def test_the_loop_with_drawn_masks_and_the_jobs_after_it(small: Small, tmp_path: Path) -> None:
     settings = ["videoseg_o3_tiny", *small.settings("drawn"), "train.eval_every=0"]
-    run("train", *settings)
+    run("train", *settings, "learner.world_size=2", "train.eval_before=false")
     folder = small.run("drawn")
     steps = folder.steps()
     episodes = folder.episodes()
@@ -111,9 +114,21 @@ def test_the_loop_with_drawn_masks_and_the_jobs_after_it(small: Small, tmp_path:
         assert episode_of(line).answer.segs
         assert "mask" in line["parts"]
 
-    clips = sorted((small.data / "test" / "JPEGImages").iterdir())
-    out = tmp_path / "out"
-    words = [str(clips[0]), "the red circle", "videoseg_o3_tiny", f"policy.path={folder.path}"]
-    run("segment", *words, f"--out={out}")
+    check_an_image(small, folder, tmp_path)
+
+
+def check_an_image(small: Small, folder: RunFolder, tmp_path: Path) -> None:
+    """The trained policy draws on an image; the files go to their default place."""
+    image_HWC = random_scene(np.random.default_rng(3)).frames_FHWC[8].repeat(2, 0).repeat(2, 1)
+    Image.fromarray(image_HWC).save(tmp_path / "shapes.png")
+    # Another image with the same name in the same folder.
+    Image.fromarray(image_HWC[::-1]).save(tmp_path / "shapes.jpg")
+    words = [str(tmp_path / "shapes.png"), "the green triangle", "videoseg_o3_tiny"]
+    run("segment", *words, f"policy.path={folder.path}", f"runs={small.home}/runs")
+    out = small.home / "runs" / "segment" / "shapes"
     assert json.loads((out / "answer.json").read_text())["prompts"] == []
-    assert len(json.loads((out / "masks.json").read_text())["masks"]) == 24
+    masks = json.loads((out / "masks.json").read_text())
+    assert (len(masks["masks"]), masks["height"], masks["width"]) == (1, 224, 224)
+    with av.open(str(out / "overlay.mp4")) as file:
+        picture = next(file.decode(video=0)).to_ndarray(format="rgb24")
+    assert np.abs(picture[5:440:4, 20:440:4].mean() - image_HWC.mean()) < 40

@@ -11,6 +11,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from data.load import load_samples
 from ray_jobs.driver.benchmark import evaluation_identity
 from ray_jobs.record.predictions import FILE, Predictions
 from ray_jobs.submission import submission
-from tests.data.fixtures import NAMES, ref_youtube_vos, revos
+from tests.data.fixtures import NAMES, Written, ref_youtube_vos, revos
 from tests.ray_jobs.conftest import (
     EVALUATED,
     TIMEOUT_S,
@@ -39,15 +40,6 @@ from tests.ray_jobs.test_resume import left
 # Expressions of the small test split.
 EXPRESSIONS = 6
 ALL = ("evaluate.samples=0", "evaluate.chunk=1")
-
-
-@pytest.fixture(scope="module")
-def alone(small: Small) -> Path:
-    """The folder of an uninterrupted evaluation of the whole split."""
-    done = run_job("evaluate", *small.settings("alone"), *ALL)
-    assert done.returncode == 0, told(done)
-    assert "finished before" not in done.stdout, told(done)
-    return small.run("alone").path / "evaluate"
 
 
 @contextmanager
@@ -66,17 +58,34 @@ def started(*settings: str) -> Iterator[subprocess.Popen[bytes]]:
         yield process
         family = psutil.Process(process.pid).children(recursive=True)
     finally:
-        # SIGKILL to the driver alone: nobody gets to clean up.
+        # SIGKILL to the driver first: nobody gets to clean up.
         process.kill()
         process.wait()
-        for orphan in left(family, 60):
+        for orphan in left(family, 0):
             orphan.kill()
 
 
-@pytest.mark.slow
-def test_killed_evaluation_goes_on_and_ends_with_the_same_table(small: Small, alone: Path) -> None:
-    settings = [*small.settings("halfway"), *ALL]
-    folder = small.run("halfway").path / "evaluate"
+@dataclass(frozen=True)
+class Killed:
+    """An evaluation of the whole split, killed half-way and started again.
+
+    Attributes:
+        folder: its files.
+        before: its predictions at the kill.
+        was_complete: whether it had a summary at the kill.
+        output: what the second start printed.
+    """
+
+    folder: Path
+    before: bytes
+    was_complete: bool
+    output: str
+
+
+@pytest.fixture(scope="module")
+def killed(small: Small) -> Killed:
+    settings = [*small.settings("alone"), *ALL]
+    folder = small.run("alone").path / "evaluate"
     with started(*settings) as process:
         deadline = time.monotonic() + TIMEOUT_S
         while not read_lines(folder / FILE) and time.monotonic() < deadline:
@@ -85,28 +94,39 @@ def test_killed_evaluation_goes_on_and_ends_with_the_same_table(small: Small, al
         # Not one line more.
         process.send_signal(signal.SIGSTOP)
     before = (folder / FILE).read_bytes()
-    finished = len(read_lines(folder / FILE))
-    assert 0 < finished < EXPRESSIONS
-    assert not (folder / "summary.json").exists()
-
+    was_complete = (folder / "summary.json").exists()
     done = run_job("evaluate", *settings)
     assert done.returncode == 0, told(done)
+    return Killed(folder, before, was_complete, done.stdout)
+
+
+@pytest.fixture(scope="module")
+def alone(killed: Killed) -> Path:
+    """The folder of a finished evaluation of the whole split."""
+    return killed.folder
+
+
+@pytest.mark.slow
+def test_killed_evaluation_goes_on(killed: Killed) -> None:
+    """Its figures are compared with those of a training run, and of other starts, below."""
+    finished = killed.before.count(b"\n")
+    assert 0 < finished < EXPRESSIONS
+    assert not killed.was_complete
     assert (
         f"{finished} of {EXPRESSIONS} expressions were finished before and are not played again"
-        in done.stdout
+        in killed.output
     )
-    after = (folder / FILE).read_bytes()
-    assert after.startswith(before[: before.rfind(b"\n") + 1]), "what was finished is still there"
-    lines = read_lines(folder / FILE)
+    after = (killed.folder / FILE).read_bytes()
+    whole_lines = killed.before[: killed.before.rfind(b"\n") + 1]
+    assert after.startswith(whole_lines), "what was finished is still there"
+    lines = read_lines(killed.folder / FILE)
     assert len(lines) == EXPRESSIONS
     assert len({line["uid"] for line in lines}) == EXPRESSIONS
-    assert (folder / "summary.json").read_text() == (alone / "summary.json").read_text()
-    assert (folder / "per_expression.csv").read_text() == (alone / "per_expression.csv").read_text()
 
 
 @pytest.mark.slow
 def test_several_benchmarks_in_one_table(small: Small, alone: Path, tmp_path: Path) -> None:
-    """Three sets, the first one as after a kill: its figures are those of an evaluation alone."""
+    """Three sets, the first one as after a kill: its figures are those of another start."""
     folder = small.run("several").path / "evaluate"
     halfway = folder / "mevis_test"
     halfway.mkdir(parents=True)
@@ -128,12 +148,12 @@ def test_several_benchmarks_in_one_table(small: Small, alone: Path, tmp_path: Pa
     for name in ("summary.json", "per_expression.csv", "evaluation.json"):
         assert (halfway / name).read_text() == (alone / name).read_text(), "to the last digit"
     measured = json.loads((alone / "summary.json").read_text())
-    with (folder / "table.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["source"] == "this run"]
+    rows = [row for row in rows_of(folder / "table.csv") if row["source"] == "this run"]
     figures = {(row["set"], row["figure"]): row["value"] for row in rows}
     for figure in ("J", "F", "J&F"):
         assert float(figures["mevis_test", figure]) == measured[figure]
     assert float(figures["revos_valid", "N-acc"]) >= 0
+    check_revos(folder / "revos_valid", reasoning)
     assert figures["ref_youtube_vos_valid", "J&F"] == ""
     assert "| Ref-YouTube-VOS valid (2) | J | submit |" in (folder / "table.md").read_text()
     assert r"\toprule" in (folder / "table.tex").read_text()
@@ -143,6 +163,18 @@ def test_several_benchmarks_in_one_table(small: Small, alone: Path, tmp_path: Pa
     with zipfile.ZipFile(whole["submissions"]["ref_youtube_vos_valid"]) as zipped:
         assert len(zipped.namelist()) == 2 * len(NAMES)
     check_mlflow(small, folder, measured)
+
+
+def check_revos(folder: Path, written: Written) -> None:
+    """ReVOS has a protocol of its own, and an expression without a target."""
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["protocol"] == "revos"
+    assert summary["J&F"] == pytest.approx(
+        (summary["referring/J&F"] + summary["reasoning/J&F"]) / 2
+    )
+    assert summary["no_target"]["expressions"] == 1
+    assert {"R@binary", "R@visa255"} <= summary.keys()
+    assert {line["uid"] for line in read_lines(folder / FILE)} == set(written.expected)
 
 
 def check_mlflow(small: Small, folder: Path, measured: dict[str, Any]) -> None:
@@ -200,7 +232,7 @@ def test_files_of_an_evaluation(small: Small, alone: Path) -> None:
 
 @pytest.mark.slow
 def test_the_same_numbers_as_before_training(finished: Finished, alone: Path) -> None:
-    """A part of a finished evaluation needs no engine."""
+    """A part of a finished evaluation needs no engine, and the training run was never killed."""
     done = run_job("evaluate", *finished.small.settings("alone"))
     assert done.returncode == 0, told(done)
     assert f"{EVALUATED} of {EVALUATED} expressions were finished before" in done.stdout
@@ -213,8 +245,24 @@ def test_the_same_numbers_as_before_training(finished: Finished, alone: Path) ->
     assert measured["J&F"] == pytest.approx(summary["jf_before"], abs=1e-6)
     assert measured["reward"] == pytest.approx(summary["reward_before"], abs=1e-6)
     assert f"{measured['J&F']:.3f}" in done.stdout
-    with open(folder / "per_expression.csv", newline="") as table:
-        rows = list(csv.DictReader(table))
-    mean_jf = sum(float(row["J&F"]) for row in rows) / len(rows)
-    assert 100 * mean_jf == pytest.approx(measured["J&F"], abs=0.01)
+    trained = finished.run.path / "evaluation" / "step_0" / "greedy" / "per_expression.csv"
+    assert answers_of(folder / "per_expression.csv") == answers_of(trained)
+    assert jf_of(folder / "per_expression.csv") == pytest.approx(jf_of(trained), abs=2e-4)
+    jf = jf_of(folder / "per_expression.csv")
+    assert 100 * sum(jf.values()) / len(jf) == pytest.approx(measured["J&F"], abs=0.01)
     assert list((folder / "overlays").glob("*.mp4"))
+
+
+def rows_of(table: Path) -> list[dict[str, str]]:
+    with table.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def answers_of(table: Path) -> dict[str, Any]:
+    """Return the answer to every expression."""
+    return {row["uid"]: json.loads(row["answer"]) for row in rows_of(table)}
+
+
+def jf_of(table: Path) -> dict[str, float]:
+    """Return J&F of every expression."""
+    return {row["uid"]: float(row["J&F"]) for row in rows_of(table)}

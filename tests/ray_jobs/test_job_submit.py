@@ -1,5 +1,7 @@
 """`ray job submit`: a head with token authentication, a job from an uploaded working directory.
 
+The job plays its steps ahead (`rollout.max_staleness=1`), with weights one update old.
+
 The head has a temporary folder of its own and is ended by its pid, because `ray stop` would end
 every Ray on the machine.
 """
@@ -16,11 +18,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from configs.load import REPOSITORY
+from ray_jobs.record.run_folder import RunFolder
 from tests.ray_jobs.conftest import EXTRA, TIMEOUT_S, Small, environment, told
 
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -129,9 +133,12 @@ def head(tmp_path: Path) -> Iterator[Head]:
 def test_a_job_from_an_uploaded_working_directory(head: Head, small: Small) -> None:
     settings = [
         *small.settings("job"),
-        "train.steps=1",
+        "rollout.max_staleness=1",
+        "train.steps=3",
+        "train.eval_every=0",
         "train.eval_samples=2",
-        "learner.world_size=1",
+        "train.keep_checkpoints=1",
+        "train.eval_before=false",
     ]
     submit = [RAY, "job", "submit", "--working-dir", ".", "--"]
     train = [sys.executable, "-m", "ray_jobs.train", "revseg_tiny", *EXTRA, *settings]
@@ -147,9 +154,35 @@ def test_a_job_from_an_uploaded_working_directory(head: Head, small: Small) -> N
     assert "succeeded" in (done.stdout + done.stderr).lower()
     summary = small.run("job").summary()
     assert summary is not None
-    assert summary["steps"] == 1
+    assert summary["steps"] == 3
     assert summary["failed_episodes"] == 0
     config = (small.run("job").path / "config.yaml").read_text()
     # A relative path belongs to the uploaded copy, and a copy has no .git.
     assert "path: tiny/weights/segmenter" in config or EXTRA
     assert "commit" not in (small.run("job").path / "environment.json").read_text()
+    check_staleness(small.run("job"))
+    check_what_is_kept(small.run("job"), summary)
+
+
+def check_staleness(run: RunFolder) -> None:
+    """Steps are played ahead, with weights that are at most one update old."""
+    ages = set()
+    for line in run.episodes():
+        for turn in line["turns"]:
+            if line["step"] > 1:
+                ages.add(line["step"] - 1 - turn["version"])
+    assert ages <= {0, 1}
+    assert 1 in ages, "nothing was played ahead"
+    for line in run.steps():
+        assert abs(line["importance_mean"] - 1) < 0.2
+    # The weights of the engine are older than the learner's, so log-probs differ.
+    assert max(line["logprob_gap_mean"] for line in run.steps()[1:]) > 1e-6
+
+
+def check_what_is_kept(run: RunFolder, summary: dict[str, Any]) -> None:
+    """One checkpoint as configured, and no figures of the policy before training."""
+    assert [folder.name for folder in run.checkpoints.iterdir()] == ["step_3"]
+    assert summary["paired"] == {}
+    assert not [key for key in summary if key.endswith("before")]
+    assert summary["jf_after"] >= 0
+    assert not (run.path / "evaluation" / "step_0").exists()

@@ -91,7 +91,7 @@ def test_hints_in_training_the_sampler_in_evaluation_and_budgets_by_difficulty(
     samples = {sample.uid: sample for sample in load_samples("mevis", str(small.data), "train")}
     hard = set(list(samples)[::2])
     write_ratings(tmp_path / "ratings", list(samples.values()), hard)
-    settings = [*small.settings("second"), "learner.world_size=1", "train.eval_every=0"]
+    settings = [*small.settings("second"), "train.eval_every=0"]
     run("train", preset, [*settings, f"difficulty.folder={tmp_path / 'ratings'}"])
     folder = small.run("second").path
 

@@ -1,4 +1,7 @@
-"""`ray_jobs.segment` on a video file, an image and a wrong file; and its parts."""
+"""`ray_jobs.segment` on a video file and a wrong file; and its parts.
+
+An image is segmented with a drawing policy, in test_drawing_system.py.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,6 @@ from data.frames.reading import read_frames
 from ray_jobs import segment
 from tests.ray_jobs.conftest import EXTRA, start_job, told
 from tiny.world.clip import write_clip
-from tiny.world.scene import random_scene
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
@@ -84,22 +86,6 @@ def test_a_video_file_ends_with_an_overlay_to_look_at(tmp_path: Path) -> None:
     assert "the blue triangle" in text
     assert "turn 2" in text
     assert "bbox_2d" in text
-
-
-def test_an_image(tmp_path: Path) -> None:
-    image = random_scene(np.random.default_rng(3)).frames_FHWC[8].repeat(2, 0).repeat(2, 1)
-    Image.fromarray(image).save(tmp_path / "shapes.png")
-    # Another image with the same name in the same folder.
-    Image.fromarray(image[::-1]).save(tmp_path / "shapes.jpg")
-    words = [str(tmp_path / "shapes.png"), "the green triangle", "segmenter.kind=grabcut"]
-    done = run(*words, f"runs={tmp_path}/runs", *EXTRA)
-    assert done.returncode == 0, told(done)
-    out = tmp_path / "runs" / "segment" / "shapes"
-    masks = json.loads((out / "masks.json").read_text())
-    assert (len(masks["masks"]), masks["height"], masks["width"]) == (1, 224, 224)
-    with av.open(str(out / "overlay.mp4")) as file:
-        picture = next(file.decode(video=0)).to_ndarray(format="rgb24")
-    assert np.abs(picture[5:440:4, 20:440:4].mean() - image.mean()) < 40
 
 
 def test_a_text_file_renamed_is_one_clear_error_at_once(tmp_path: Path) -> None:
