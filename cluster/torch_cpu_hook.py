@@ -27,8 +27,10 @@ from typing import Any
 
 NAME = "_rayvos_torch_cpu_hook"
 OPERATORS = ("nms", "qnms")
-# Their libraries need CUDA. transformers can do without them, but not with broken ones.
-ABSENT = ("torchaudio", "torchcodec")
+# transformers can do without them. The libraries of the first two need CUDA and do not load. The
+# last one came with MLflow and is used by nothing here, but transformers would import it in every
+# process, which is a fifth of the time of its own import.
+ABSENT = ("torchaudio", "torchcodec", "sklearn")
 
 # Keeps the declarations of the operators alive.
 _library: Any = None
@@ -80,20 +82,23 @@ def install() -> None:
     Raises:
         ValueError: torchvision does not import beside a CUDA torch.
     """
-    check = subprocess.run(
-        [sys.executable, "-c", "import torchvision"], capture_output=True, text=True
-    )
-    if check.returncode == 0:
-        print("torchvision imports: no start-up hook needed")
-        return
-    if not torch_is_cpu_only():
-        raise ValueError(
-            "torchvision does not import, and torch is not CPU-only: reinstall both.\n"
-            f"{check.stderr}"
-        )
-
     site = sysconfig.get_paths()["purelib"]
-    shutil.copy(os.path.abspath(__file__), os.path.join(site, NAME + ".py"))
+    installed = os.path.join(site, NAME + ".py")
+    # With the hook of an earlier release the import works, and says nothing about the need for one.
+    if not os.path.exists(installed):
+        check = subprocess.run(
+            [sys.executable, "-c", "import torchvision"], capture_output=True, text=True
+        )
+        if check.returncode == 0:
+            print("torchvision imports: no start-up hook needed")
+            return
+        if not torch_is_cpu_only():
+            raise ValueError(
+                "torchvision does not import, and torch is not CPU-only: reinstall both.\n"
+                f"{check.stderr}"
+            )
+
+    shutil.copy(os.path.abspath(__file__), installed)
     with open(os.path.join(site, NAME + ".pth"), "w", encoding="utf-8") as pth:
         pth.write(f"import {NAME}; {NAME}.activate()\n")
     subprocess.run([sys.executable, "-c", "import torchvision"], check=True)
