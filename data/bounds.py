@@ -39,10 +39,14 @@ def max_pixels() -> int:
     return _max_pixels
 
 
+class TooLargeError(ValueError):
+    """A frame or mask has too many pixels."""
+
+
 def check_pixels(height: int, width: int, where: str) -> None:
-    """Raise ValueError for a frame or mask of too many pixels; `where` begins the message."""
+    """Raise TooLargeError for a frame or mask of too many pixels; `where` begins the message."""
     if height * width > _max_pixels:
-        raise ValueError(
+        raise TooLargeError(
             f"{where}: {height} x {width} (height x width) is more than data.max_pixels="
             f"{_max_pixels}: scale it down, or raise data.max_pixels"
         )

@@ -15,6 +15,9 @@ FRAME_SUFFIXES = (".jpg", ".png", ".jpeg")
 # Suffixes of the pictures that people bring themselves.
 IMAGE_SUFFIXES = (*FRAME_SUFFIXES, ".webp", ".bmp", ".tif", ".tiff")
 
+# `data.bounds` is the bound. Pillow's own would warn of a picture that `data.max_pixels` allows.
+Image.MAX_IMAGE_PIXELS = None
+
 _ORIENTATION_TAG = 274
 # EXIF orientations that exchange height and width.
 _TURNED = (5, 6, 7, 8)

@@ -15,7 +15,7 @@ import av
 from PIL import Image
 
 from core.types import Rle, Sample, Target, Video
-from data.bounds import max_pixels
+from data.bounds import TooLargeError, check_pixels, max_pixels
 from data.frames.images import FRAME_SUFFIXES, first_file, image_size
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
@@ -210,6 +210,8 @@ def _wrong_image(stem: Path, video: Video) -> str:
         with Image.open(path) as image:
             # Opening reads the header alone; this reads to the last byte.
             image.load()
+    except TooLargeError as error:
+        return str(error)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return f"{path}: damaged ({_short(error)}): extract the frames of video {video.uid!r} again"
     return ""
@@ -222,10 +224,9 @@ def _wrong_video_file(path: Path, video: Video) -> list[str]:
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
-            # Codecs pad pictures to whole blocks.
-            padded = 64 * (stream.width + stream.height + 64)
-            pixels = padded + (video.height * video.width or max_pixels())
-            stream.codec_context.options = {"max_pixels": str(pixels)}
+            wrong = _too_large(path, stream, video)
+            if wrong:
+                return [wrong]
             for frame in container.decode(stream):
                 if frame.is_corrupt:
                     texts.append(
@@ -249,6 +250,21 @@ def _wrong_video_file(path: Path, video: Video) -> list[str]:
     if seen < needed:
         texts.append(f"{path}: {seen} frames, but {needed} are listed: download it again")
     return texts
+
+
+def _too_large(path: Path, stream: av.VideoStream, video: Video) -> str:
+    """Return the error of a stream of larger pictures than its video has; else bound them."""
+    pixels = video.height * video.width or max_pixels()
+    # Codecs pad pictures to whole blocks.
+    padded = pixels + 64 * (stream.width + stream.height + 64)
+    if stream.width * stream.height <= padded:
+        stream.codec_context.options = {"max_pixels": str(padded)}
+        return ""
+    try:
+        check_pixels(stream.height, stream.width, str(path))
+    except TooLargeError as error:
+        return str(error)
+    return _wrong_size(f"{path}: frame 0", stream.height, stream.width, video)
 
 
 def _upright_size(frame: av.VideoFrame) -> tuple[int, int]:

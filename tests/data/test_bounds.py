@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from data.masks.png_masks import PngMasks
 from data.masks.rle_entries import entries_of
 from data.masks.rle_index import entries
 from data.prepare.check import problems
+from data.prepare.verify import broken_frames
 from tests.data.fixtures import FIXTURES, dump, mp4
 
 SIDE = 13_000
@@ -116,6 +118,21 @@ def test_a_frame_of_another_size_is_not_decoded(tmp_path: Path) -> None:
     video = Video("v", str(tmp_path), ("00000",), 64, 96)
     with pytest.raises(ValueError, match=r"frame 0 is 200 x 300 .* of the video are 64 x 96"):
         read_frames(video, [0])
+
+
+def test_prepare_tells_sizes_and_decodes_nothing_larger(tmp_path: Path) -> None:
+    large_png(tmp_path / "frames" / "00000.png")
+    video = Video("v", str(tmp_path / "frames"), ("00000",), 0, 0)
+    (text,) = broken_frames(video)
+    assert "00000.png: 13000 x 13000 (height x width) is more than data.max_pixels=" in text
+    (text,) = broken_frames(replace(video, height=64, width=96))
+    assert "00000.png: 13000 x 13000" in text
+    assert "damaged" not in text
+
+    mp4(tmp_path / "v.mp4")
+    small = Video("v", str(tmp_path / "v.mp4"), ("0",), 8, 8)
+    (text,) = broken_frames(small)
+    assert "v.mp4: frame 0 is 24 x 32, but the masks of the video are 8 x 8" in text
 
 
 def test_pixels_allowed_by_the_setting(tmp_path: Path, few_pixels: None) -> None:
