@@ -133,8 +133,6 @@ def test_killed_run_resumes_to_the_same_weights(finished: Finished) -> None:
         # SIGKILL to the driver alone: nobody gets to clean up.
         process.kill()
         process.wait()
-        assert process.stdout is not None
-        assert "learner rank " in process.stdout.read()
     assert run.steps()[0]["deaths/learner"] == 1
     workers = [p for p in family if not _name(p).startswith(RAY_AGENTS)]
     assert workers, "no worker process was found"
