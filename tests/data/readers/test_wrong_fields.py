@@ -45,6 +45,14 @@ SAV = "sam_v_full/sav_train/sav_000/sav_000001_manual.json"
 GCG = "glamm_data/annotations/GranDf_HA_GCG_train.json"
 DOGS = (0, "groundings", "a dog")
 CASES: list[tuple[str, str, Change, str]] = [
+    ("own", "mine.json", at(*KITCHEN, "path", to="/etc"), r"\"path\" is '/etc', which leads out"),
+    ("own", "mine.json", at(*KITCHEN, "path", to="a/../../b"), r"\"path\" is 'a/../../b', which"),
+    (
+        "own",
+        "mine.json",
+        at(*KITCHEN, "objects", "cup", to="../masks"),
+        r"object 'cup': its folder of masks is '../masks', which leads out",
+    ),
     ("groundmore", "test_v2.json", at(*CLIP, "questions"), r'key "questions" is missing'),
     ("groundmore", "test_v2.json", at(*Q, "question", to=3), r'"question" is 3, not a str'),
     ("groundmore", "test_v2.json", at(*Q, "q_type", to="why"), r'"q_type" is \'why\', not one of'),
