@@ -7,7 +7,6 @@ Construct it only after the environment variables of the process group are set
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,9 +94,7 @@ class TrainerRank:
         backend = "nccl" if device == "cuda" else "gloo"
         deepspeed.init_distributed(dist_backend=backend, verbose=False)
 
-        random.seed(cfg.seed + rank)
-        np.random.seed(cfg.seed + rank)
-        torch.manual_seed(cfg.seed + rank)
+        learner_state.seed_all(cfg.seed + rank)
         self.folder = resolve(cfg.policy.path)
         policy, self.reference = policies.load(cfg, self.folder, device)
         self.pixels = Pixels(self.folder)
@@ -258,7 +255,7 @@ class TrainerRank:
 
     def load(self, folder: str) -> None:
         """Go on from a checkpoint. Raises the errors of `learner_state.load`."""
-        self.updates = learner_state.load(self.engine, Path(folder))
+        self.updates = learner_state.load(self.engine, Path(folder), self.folder)
 
     def close(self) -> None:
         """Leave the process group."""
