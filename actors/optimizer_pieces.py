@@ -53,6 +53,10 @@ class Saved:
     length: int
 
 
+# Pieces in files, by kind and parameter.
+Index = dict[tuple[str, str], list[Saved]]
+
+
 def pieces(engine: DeepSpeedEngine) -> dict[str, Piece]:
     """Return the pieces on this rank by the names of their parameters."""
     stage = engine.zero_optimization_stage()
@@ -100,8 +104,12 @@ def base_optimizer(engine: DeepSpeedEngine) -> torch.optim.Optimizer:
     return engine.optimizer.optimizer
 
 
-def snapshot(engine: DeepSpeedEngine) -> dict[str, Tensor]:
-    """Return this rank's share of weights and moments as copies on the CPU, by key."""
+def snapshot(engine: DeepSpeedEngine, copy: bool = True) -> dict[str, Tensor]:
+    """Return this rank's share of weights and moments on the CPU, by key.
+
+    Args:
+        copy: without it they are the optimizer's own memory where that is on the CPU.
+    """
     rank = torch.distributed.get_rank()
     ranks = torch.distributed.get_world_size()
     states = base_optimizer(engine).state
@@ -116,7 +124,7 @@ def snapshot(engine: DeepSpeedEngine) -> dict[str, Tensor]:
             if moment in state:
                 tensors[moment] = state[moment]
         for kind, tensor in tensors.items():
-            part = piece.part(tensor).to("cpu", torch.float32, copy=True)
+            part = piece.part(tensor).to("cpu", torch.float32, copy=copy)
             copies[f"{kind}/{piece.start}/{name}"] = part
     return copies
 
@@ -133,11 +141,26 @@ def restore(engine: DeepSpeedEngine, folder: Path, adam_steps: int) -> None:
     Raises:
         ValueError: A parameter is missing in the files, as a whole or in part.
     """
+    problem = ""
+    try:
+        _read(engine, folder, adam_steps)
+    except ValueError as error:
+        problem = str(error)
+    # All ranks fail together: one alone would let the others wait for it.
+    problems: list[str] = [""] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(problems, problem)
+    for found in problems:
+        if found:
+            raise ValueError(found)
+    _use_new_weights(engine)
+
+
+def _read(engine: DeepSpeedEngine, folder: Path, adam_steps: int) -> None:
+    """Fill the optimizer's tensors on this rank."""
     index = _index(folder)
-    own = pieces(engine)
     optimizer = base_optimizer(engine)
     optimizer.state.clear()
-    for name, piece in own.items():
+    for name, piece in pieces(engine).items():
         _fill(piece.part(piece.flat), index, WEIGHTS, name, piece.start)
         if (MOMENTS[0], name) not in index:
             continue
@@ -146,7 +169,6 @@ def restore(engine: DeepSpeedEngine, folder: Path, adam_steps: int) -> None:
             state |= _fresh_state(engine, piece.flat, adam_steps)
         for moment in MOMENTS:
             _fill(piece.part(state[moment]), index, moment, name, piece.start)
-    _use_new_weights(engine)
 
 
 def _fresh_state(engine: DeepSpeedEngine, flat: Tensor, adam_steps: int) -> dict[str, Any]:
@@ -183,9 +205,9 @@ def _use_new_weights(engine: DeepSpeedEngine) -> None:
         persistent[0].all_gather(persistent)
 
 
-def _index(folder: Path) -> dict[tuple[str, str], list[Saved]]:
+def _index(folder: Path) -> Index:
     """Return the pieces in all files, by kind and parameter."""
-    index: dict[tuple[str, str], list[Saved]] = {}
+    index: Index = {}
     for file in sorted(folder.glob("rank_*.safetensors")):
         for saved in _pieces_in(file):
             kind, _, name = saved.key.split("/", 2)
@@ -204,9 +226,7 @@ def _pieces_in(file: Path) -> Iterator[Saved]:
         raise ValueError(f"{file} holds no pieces of an optimizer: {error}") from error
 
 
-def _fill(
-    target: Tensor, index: dict[tuple[str, str], list[Saved]], kind: str, name: str, start: int
-) -> None:
+def _fill(target: Tensor, index: Index, kind: str, name: str, start: int) -> None:
     """Fill a piece from whatever covers it.
 
     Raises:
@@ -220,7 +240,8 @@ def _fill(
         if first >= last:
             continue
         with safe_open(saved.file, framework="pt") as opened:
-            part = opened.get_slice(saved.key)[first - saved.start : last - saved.start]
+            whole = opened.get_slice(saved.key)
+            part = whole[first - saved.start : last - saved.start]
         target[first - start : last - start].copy_(part)
         filled += last - first
     if filled != target.numel():

@@ -24,6 +24,11 @@ from core.files import jsonable
 MANIFEST = "manifest.json"
 STATE = "state.json"
 
+# Files that may hold Python objects, whose reading may run any code: by name, or by first bytes
+# (pickle's protocols 2 to 5, and the zip of torch.save).
+PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+PICKLED = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
+
 _NAME = re.compile(r"step_(\d+)")
 _TEMPORARY = re.compile(r"\.step_\d+\..*writing")
 
@@ -131,8 +136,39 @@ def find(checkpoints: Path, resume: str) -> Path | None:
 
     Raises:
         ValueError: a named folder is not a whole checkpoint, and another one is not taken
-            silently; or there are checkpoints, but no whole one.
+            silently; or there are checkpoints, but no whole one; or it holds pickled objects.
     """
+    found = _find(checkpoints, resume)
+    problem = foreign(found) if found is not None else ""
+    if problem:
+        raise ValueError(f"checkpoint {found} is not loaded: {problem}")
+    return found
+
+
+def foreign(folder: Path) -> str:
+    """Say why a checkpoint is not to be loaded, although it is whole; "" if nothing is wrong."""
+    if (folder / "deepspeed").exists():
+        return (
+            "an older release wrote it, with a pickled optimizer state; its weights can start "
+            f"another run, as policy.path={folder}"
+        )
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and _may_hold_a_pickle(file):
+            name = file.relative_to(folder)
+            return f"{name} may hold pickled objects, which can run code; rayvos writes none"
+    return ""
+
+
+def _may_hold_a_pickle(file: Path) -> bool:
+    if file.suffix == ".safetensors":
+        # Its reader knows nothing but tensors.
+        return False
+    with file.open("rb") as data:
+        start = data.read(4)
+    return file.suffix in PICKLES or start.startswith(PICKLED)
+
+
+def _find(checkpoints: Path, resume: str) -> Path | None:
     if resume == "never":
         return None
     if resume == "auto":

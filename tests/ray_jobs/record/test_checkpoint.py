@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from configs.load import REPOSITORY
 from ray_jobs.record.checkpoint import damage, find, latest, prune, read_state, save, set_aside
@@ -82,6 +86,57 @@ def test_find(tmp_path: Path) -> None:
     assert find(tmp_path, str(first)) == first
     with pytest.raises(ValueError, match="no such folder"):
         find(tmp_path, "oto")
+
+
+class Forged:
+    """An object whose reading from a pickle makes a file."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (f"touch {self.trace}",)
+
+
+def _pickle(file: Path, trace: Path) -> None:
+    file.write_bytes(pickle.dumps(Forged(trace)))
+
+
+def _torch_save(file: Path, trace: Path) -> None:
+    torch.save(Forged(trace), file)
+
+
+@pytest.mark.parametrize("name", ["rng_0.pt", "policy/pytorch_model.bin", "policy/config.json"])
+@pytest.mark.parametrize("forge", [_pickle, _torch_save])
+def test_a_checkpoint_with_a_pickle_is_refused_by_name(
+    tmp_path: Path, forge: Callable[[Path, Path], None], name: str
+) -> None:
+    trace = tmp_path / "trace"
+
+    def write(folder: Path) -> None:
+        _write(folder)
+        forge(folder / name, trace)
+
+    # Its manifest is in order, and its reading would run a command.
+    folder = save(tmp_path / "checkpoints", 1, write, {})
+    assert damage(folder) == ""
+    for resume in ("auto", str(folder)):
+        with pytest.raises(ValueError, match=f"step_1 is not loaded: {name} may hold pickled"):
+            find(tmp_path / "checkpoints", resume)
+    assert not trace.exists()
+    with suppress(RuntimeError):
+        torch.load(folder / name, weights_only=False)
+    assert trace.exists()
+
+
+def test_a_checkpoint_of_an_older_release_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    def write(folder: Path) -> None:
+        (folder / "deepspeed").mkdir()
+        _write(folder)
+
+    folder = save(tmp_path, 1, write, {})
+    with pytest.raises(ValueError, match=f"older release wrote it.*policy.path={folder}"):
+        find(tmp_path, "auto")
 
 
 def test_a_failing_write_leaves_nothing(tmp_path: Path) -> None:
