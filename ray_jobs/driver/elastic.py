@@ -53,14 +53,17 @@ class Elastic:
         """
         if not 1 <= workers <= MOST:
             raise ValueError(f"workers={workers}: must be at least 1 and at most {MOST}")
-        if self._pool is None:
-            raise ValueError("the engines have not started yet; try again in a minute")
         self._check_cores(workers)
+        backend = self._cfg.cluster.weight_backend
+        if backend != "object_store":
+            raise ValueError(
+                f"workers={workers}: with cluster.weight_backend={backend} the number is fixed; "
+                "start again from the last checkpoint, or use object_store"
+            )
+        if self._pool is None:
+            self.wanted = workers
+            return f"workers={workers}: they start with the job, once its first engines are up"
         before = len(self._pool.workers)
-        try:
-            self._pool.check_elastic()
-        except RuntimeError as error:
-            raise ValueError(str(error)) from None
         self.wanted = workers
         self.adjust()
         self._begin()
