@@ -132,8 +132,8 @@ class LearnerActor:
         return self.trainer.next_message()
 
     @patient
-    def save(self, folder: str) -> None:
-        self.trainer.save(folder)
+    def save(self, folder: str, beside: bool = False) -> None:
+        self.trainer.save(folder, beside)
 
     @patient
     def load(self, folder: str) -> None:

@@ -275,17 +275,26 @@ class LearnerPool(DrawingPool[LearnerActor]):
         """Return the mask head's weights, for segmenters with `mask.redraw`."""
         return self.call_all("gave its mask head", LearnerActor.head)[0]
 
-    def save(self, folder: Path | str) -> None:
-        """Write policy, optimizer and random states into a folder within reach of all ranks."""
+    def save(self, folder: Path | str, beside: bool = False) -> None:
+        """Write policy, optimizer and random states into a folder within reach of all ranks.
+
+        Args:
+            beside: return once all ranks have copied their state, and write while they go on
+                (`actors.save_marks` tells when they are done).
+        """
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        self.call_all("saved a checkpoint", LearnerActor.save, str(path.resolve()))
+        self.call_all("saved a checkpoint", LearnerActor.save, str(path.resolve()), beside)
+
+    def check(self) -> None:
+        """Raise `LearnerLost` if a rank is gone; to be called between other calls."""
+        self.call_all("wrote a checkpoint", LearnerActor.address)
 
     def load(self, folder: Path | str) -> None:
         """Go on from a checkpoint.
 
         Raises:
-            ValueError: it does not fit this policy or this number of ranks.
+            ValueError: it does not fit this policy.
         """
         path = Path(folder).resolve()
         self.call_all("loaded a checkpoint", LearnerActor.load, str(path))

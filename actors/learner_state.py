@@ -1,4 +1,4 @@
-"""Checkpoint of a learner: policy, optimizer and random states. Collective over all ranks.
+"""Checkpoint of a learner: policy, optimizer and random states.
 
 The folder of a checkpoint:
 
@@ -18,6 +18,8 @@ import hashlib
 import json
 import random
 import shutil
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,9 @@ from torch import Tensor
 
 from actors import optimizer_pieces
 from actors.architecture import check_architecture
+from actors.save_marks import mark_of
 from actors.whole_weights import adapter_state, gathered, whole_state
+from core.files import write_atomic
 from models.policy import lora
 from models.policy.older_versions import add_old_names
 
@@ -38,46 +42,104 @@ from models.policy.older_versions import add_old_names
 FINGERPRINT_BYTES = 1 << 20
 
 
-def save(engine: DeepSpeedEngine, folder: Path, source: Path, updates: int) -> None:
-    """Write a checkpoint.
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that a rank writes into a checkpoint, in CPU memory.
 
-    Args:
-        folder: an existing folder within reach of all ranks.
-        source: folder of the policy before training.
-        updates: number of optimizer steps done.
+    Attributes:
+        engine: The engine, whose policy knows its file formats.
+        source: Folder of the policy before training.
+        rank: Number of this rank.
+        optimizer: Its pieces (`optimizer_pieces.snapshot`).
+        random: Its random states (`random_states`).
+        facts: Contents of learner.json, on the first rank.
+        policy: The policy's whole weights, on the first rank.
+        adapter: Those of its adapter.
+        head: Those of its mask head.
     """
-    # All ranks gather, and the first one writes.
-    state = whole_state(engine)
-    adapter = adapter_state(engine)
-    rank = torch.distributed.get_rank()
-    if rank == 0:
-        vlm = engine.module.vlm
-        vlm.save_pretrained(folder / "policy", state_dict=state)
-        copy_processor(source, folder / "policy")
+
+    engine: DeepSpeedEngine
+    source: Path
+    rank: int
+    optimizer: dict[str, Tensor]
+    random: tuple[dict[str, Tensor], dict[str, str]]
+    facts: dict[str, Any]
+    policy: dict[str, Tensor]
+    adapter: dict[str, Tensor]
+    head: dict[str, Tensor]
+
+    @classmethod
+    def take(
+        cls, engine: DeepSpeedEngine, source: Path, updates: int, copy: bool = True
+    ) -> Snapshot:
+        """Copy the state of a rank. Collective.
+
+        Args:
+            copy: without it the optimizer must not make a step before `write` has ended.
+        """
+        return cls(
+            engine=engine,
+            source=source,
+            rank=torch.distributed.get_rank(),
+            optimizer=optimizer_pieces.snapshot(engine, copy),
+            random=random_states(),
+            facts=facts_of(engine, source, updates),
+            policy=whole_state(engine),
+            adapter=adapter_state(engine),
+            head=head_tensors(engine),
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write this rank's files into an existing folder. The engine may learn on meanwhile."""
+        if self.rank == 0:
+            self._write_policy(folder)
+            (folder / "learner.json").write_text(json.dumps(self.facts))
+        own = f"rank_{self.rank}.safetensors"
+        for name in ("optimizer", "random"):
+            (folder / name).mkdir(exist_ok=True)
+        save_file(self.optimizer, folder / "optimizer" / own)
+        tensors, texts = self.random
+        save_file(tensors, folder / "random" / own, metadata=texts)
+
+    def _write_policy(self, folder: Path) -> None:
+        module = self.engine.module
+        module.vlm.save_pretrained(folder / "policy", state_dict=self.policy)
+        copy_processor(self.source, folder / "policy")
         add_old_names(folder / "policy")
-        if adapter:
-            lora.write(vlm, adapter, folder / "adapter")
-        facts = facts_of(engine, source, updates)
-        (folder / "learner.json").write_text(json.dumps(facts))
+        if self.adapter:
+            lora.write(module.vlm, self.adapter, folder / "adapter")
+        if self.head:
+            module.head.save(folder / "policy", self.head)
 
+
+def write_beside(snapshot: Snapshot, folder: Path) -> None:
+    """Write a snapshot, then the mark of its rank: empty, or with what went wrong."""
+    problem = ""
+    try:
+        snapshot.write(folder)
+    except Exception as error:
+        # The thread's boundary: its waiter raises it.
+        problem = f"rank {snapshot.rank}: {type(error).__name__}: {error}"
+    mark = mark_of(folder, snapshot.rank)
+    with suppress(OSError):
+        write_atomic(mark, problem)
+
+
+def head_tensors(engine: DeepSpeedEngine) -> dict[str, Tensor]:
+    """Return copies of the mask head's tensors on rank 0; empty elsewhere, and without a head."""
     head = getattr(engine.module, "head", None)
-    if head is not None:
-        with gathered(engine, list(head.parameters())):
-            if rank == 0:
-                head.save(folder / "policy")
-
-    # Optimizer and random states: each rank has its own.
-    own = f"rank_{rank}.safetensors"
-    for name in ("optimizer", "random"):
-        (folder / name).mkdir(exist_ok=True)
-    save_file(optimizer_pieces.snapshot(engine), folder / "optimizer" / own)
-    tensors, texts = random_states()
-    save_file(tensors, folder / "random" / own, metadata=texts)
-    torch.distributed.barrier()
+    copies: dict[str, Tensor] = {}
+    if head is None:
+        return copies
+    with gathered(engine, list(head.parameters())):
+        if torch.distributed.get_rank() == 0:
+            for name, tensor in head.state_dict().items():
+                copies[name] = tensor.detach().to("cpu", copy=True).contiguous()
+    return copies
 
 
 def load(engine: DeepSpeedEngine, folder: Path, source: Path) -> int:
-    """Restore a checkpoint; return the number of optimizer steps done.
+    """Restore a checkpoint; return the number of optimizer steps done. Collective.
 
     The number of ranks and the ZeRO stage may be others than those of its writer.
 

@@ -7,6 +7,7 @@ Construct it only after the environment variables of the process group are set
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -249,9 +250,20 @@ class TrainerRank:
             self.messages = None
         return message
 
-    def save(self, folder: str) -> None:
-        """Write a checkpoint into an existing folder."""
-        learner_state.save(self.engine, Path(folder), self.folder, self.updates)
+    def save(self, folder: str, beside: bool = False) -> None:
+        """Write a checkpoint into an existing folder.
+
+        Args:
+            beside: return once everything is copied to CPU memory, and write in a thread, which
+                leaves the mark of this rank in the end (`learner_state.mark_of`).
+        """
+        take = learner_state.Snapshot.take
+        snapshot = take(self.engine, self.folder, self.updates, copy=beside)
+        if not beside:
+            snapshot.write(Path(folder))
+            return
+        writing = threading.Thread(target=learner_state.write_beside, args=(snapshot, Path(folder)))
+        writing.start()
 
     def load(self, folder: str) -> None:
         """Go on from a checkpoint. Raises the errors of `learner_state.load`."""

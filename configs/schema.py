@@ -383,6 +383,10 @@ class TrainConfig:
     checkpoint_every: int = setting(
         0, help="steps between checkpoints; 0: only at the end", least=0
     )
+    checkpoint_beside: bool = setting(
+        True,
+        help="write checkpoints while training goes on; takes CPU memory for a copy of the state",
+    )
     keep_checkpoints: int = setting(
         0, help="newest checkpoints to keep, beside `best`; 0: all", least=0
     )

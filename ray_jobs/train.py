@@ -409,23 +409,37 @@ def watch(
 
 
 def save(run: Run, pools: Pools, log: GroupLog, draws: Draws, state: TrainingState) -> None:
-    """Write a checkpoint and point `best` at the best one.
-
-    The best one has the highest J&F on the watched split; without watching it is the newest one.
-    """
+    """Start a checkpoint, or write it at once without `train.checkpoint_beside`."""
     step = state.step
     position = draws.after(step)
     state.used = dict(position.used)
     state.aside = dict(position.aside)
-    checkpoints = run.record.checkpoints
-    with run.requests.patient(), run.progress.phase(f"checkpoint step_{step}"):
-        folder = checkpoint.save(checkpoints, step, pools.learner.save, asdict(state))
+    kept = asdict(state)
     watched = state.watched
-    best = not watched or watched.get(str(step)) == max(watched.values())
-    if best:
+    is_best = not watched or watched.get(str(step)) == max(watched.values())
+
+    def note_whole(folder: Path) -> None:
+        note_checkpoint(run, log, folder, is_best)
+
+    with run.requests.patient(), run.progress.phase(f"checkpoint step_{step}"):
+        if run.cfg.train.checkpoint_beside:
+            pools.saving.start(pools.learner, step, kept, note_whole)
+        else:
+            checkpoints = run.record.checkpoints
+            note_whole(checkpoint.save(checkpoints, step, pools.learner.save, kept))
+
+
+def note_checkpoint(run: Run, log: GroupLog, folder: Path, is_best: bool) -> None:
+    """Point `best` at a whole checkpoint if it is the best one, and remove what it makes needless.
+
+    The best one has the highest J&F on the watched split; without watching it is the newest one.
+    """
+    if is_best:
         run.record.mark_best(folder)
-    checkpoint.prune(checkpoints, run.cfg.train.keep_checkpoints)
-    log.forget(checkpoint.oldest(checkpoints, run.cfg.train.keep_checkpoints))
+    checkpoints = run.record.checkpoints
+    keep = run.cfg.train.keep_checkpoints
+    checkpoint.prune(checkpoints, keep)
+    log.forget(checkpoint.oldest(checkpoints, keep))
 
 
 def checkpoint_to_resume(cfg: Config, checkpoints: Path) -> Path | None:
@@ -609,10 +623,20 @@ def learn_steps(
 
 
 def save_unsaved(run: Run, pools: Pools, log: GroupLog, draws: Draws, state: TrainingState) -> None:
-    """Write a checkpoint of the last learned step, unless it has one."""
-    is_saved = (run.record.checkpoints / f"step_{state.step}").exists()
-    if state.step > 0 and not is_saved:
-        save(run, pools, log, draws, state)
+    """Wait for the checkpoint on its way, then write one of the last learned step if it has none.
+
+    Raises:
+        RuntimeError: It cannot be written.
+    """
+    checkpoints = run.record.checkpoints
+    own = checkpoints / f"step_{state.step}"
+    with run.requests.patient():
+        pools.saving.finish(pools.learner)
+        if state.step > 0 and not own.exists():
+            save(run, pools, log, draws, state)
+            pools.saving.finish(pools.learner)
+    if state.step > 0 and not own.exists():
+        raise RuntimeError(f"{own} could not be written: look at its disk, then start again")
 
 
 def end_step(
@@ -626,6 +650,7 @@ def end_step(
 ) -> None:
     """Measure the watched split and write a checkpoint after a step, if they are due."""
     cfg = run.cfg.train
+    pools.saving.settle()
     watched = due(state.step, cfg.eval_every)
     if watched:
         watch(run, pools, masking, state, again=recording.is_repeat)
@@ -633,6 +658,8 @@ def end_step(
     last = state.step == cfg.steps
     if watched or last or asked or due(state.step, cfg.checkpoint_every):
         save(run, pools, log, draws, state)
+    if last:
+        save_unsaved(run, pools, log, draws, state)
 
 
 def finish(run: Run, pools: Pools, masking: Masking, state: TrainingState) -> dict[str, Any]:

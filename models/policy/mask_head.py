@@ -135,12 +135,16 @@ class MaskHead(nn.Module):
         best_M = iou.argmax(1)
         return masks[all_M, best_M][:, None], tokens[all_M, best_M], score
 
-    def save(self, policy_folder: Path) -> None:
-        """Write config.json and model.safetensors into `mask_head` in the policy's folder."""
+    def save(self, policy_folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+        """Write config.json and model.safetensors into `mask_head` in the policy's folder.
+
+        Args:
+            state: what to write instead of the present `state_dict`.
+        """
         folder = policy_folder / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         weights = {}
-        for name, tensor in self.state_dict().items():
+        for name, tensor in (state or self.state_dict()).items():
             weights[name] = tensor.detach().cpu().contiguous()
 
         # safetensors makes its files unreadable for others.

@@ -14,6 +14,7 @@ from actors.segmenter import SegmenterPool
 from configs.schema import Config
 from ray_jobs.driver.elastic import Elastic
 from ray_jobs.driver.run import Run
+from ray_jobs.driver.saving import Saving
 
 
 class Pools:
@@ -29,6 +30,7 @@ class Pools:
         self._reward_cfg = run.cfg
         self._placement = run.placement
         self._progress = run.progress
+        self._checkpoints = run.record.checkpoints
         self._reward_splits = list(dict.fromkeys(reward_splits))
         self.elastic = Elastic(run.cfg, run.placement, run.progress)
 
@@ -60,6 +62,11 @@ class Pools:
         with self._progress.phase("start: learners"):
             return LearnerPool(self._cfg, self._placement)
 
+    @cached_property
+    def saving(self) -> Saving:
+        """The checkpoints that the learner writes beside training."""
+        return Saving(self._checkpoints, self._progress.note)
+
     def score_against(self, cfg: Config, splits: Sequence[str]) -> None:
         """Let the reward actors read the ground truth of other splits, now or when they start.
 
@@ -82,6 +89,7 @@ class Pools:
         """End the ranks that a death left behind; the next use of the learner starts others."""
         if "learner" in self.__dict__:
             self.learner.kill()
+            self.saving.abandon()
             del self.learner
 
     def close(self) -> None:
@@ -90,6 +98,7 @@ class Pools:
         The learner's ranks leave their process group together, which may not work after an error.
         `close_learner` ends them; without it they end with Ray.
         """
+        self.saving.abandon()
         self.elastic.close()
         for name in ("rollouts", "rewards", "segmenters", "drawers"):
             if name in self.__dict__:

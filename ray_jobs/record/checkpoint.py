@@ -13,7 +13,8 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -47,34 +48,63 @@ def save(
     Raises:
         RuntimeError: a file could not be written, for example on a full disk.
     """
+    fresh = begin(checkpoints, step)
+    with removed_on_error(fresh, step):
+        write(fresh)
+    return finish(fresh, step, state)
+
+
+def begin(checkpoints: Path, step: int) -> Path:
+    """Make the folder of a checkpoint under a name of its own until it is whole; return it."""
     checkpoints.mkdir(parents=True, exist_ok=True)
     _remove_half_written(checkpoints)
     fresh = checkpoints / f".step_{step}.{os.getpid()}.writing"
-    final = checkpoints / f"step_{step}"
-
     fresh.mkdir()
-    try:
-        write(fresh)
+    return fresh
+
+
+def finish(fresh: Path, step: int, state: dict[str, Any]) -> Path:
+    """Make a filled folder of `begin` the checkpoint `step_<step>`; return its folder.
+
+    Raises:
+        RuntimeError: As `save`.
+    """
+    with removed_on_error(fresh, step):
         state_text = json.dumps(jsonable({"step": step, **state}), indent=2, allow_nan=False)
         (fresh / STATE).write_text(state_text)
         manifest = {"step": step, "files": _manifest(fresh)}
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2))
         _sync(fresh)
+
+    final = fresh.with_name(f"step_{step}")
+    replaced = fresh.with_name(f".step_{step}.replaced.writing")
+    if final.exists():
+        os.rename(final, replaced)
+    os.rename(fresh, final)
+    _sync_folder(final.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+    return final
+
+
+@contextmanager
+def removed_on_error(fresh: Path, step: int) -> Iterator[None]:
+    """Remove a folder of `begin` if the block fails.
+
+    Raises:
+        RuntimeError: A file could not be written.
+    """
+    try:
+        yield
     except BaseException as error:
+        checkpoints = fresh.parent
         free_mb = shutil.disk_usage(checkpoints).free >> 20
         shutil.rmtree(fresh, ignore_errors=True)
         if not isinstance(error, (OSError, RuntimeError)):
             raise
         raise RuntimeError(
-            f"checkpoint {final} could not be written, with {free_mb} MB free on its disk; "
-            f"earlier checkpoints are untouched: {error}"
+            f"checkpoint {checkpoints / f'step_{step}'} could not be written, with {free_mb} MB "
+            f"free on its disk; earlier checkpoints are untouched: {error}"
         ) from error
-
-    if final.exists():
-        shutil.rmtree(final)
-    os.rename(fresh, final)
-    _sync_folder(checkpoints)
-    return final
 
 
 def prune(checkpoints: Path, keep: int) -> None:

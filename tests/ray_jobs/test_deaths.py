@@ -20,6 +20,7 @@ import pytest
 
 from actors.learner_pool import LearnerLost
 from actors.rollout import Played, copies
+from actors.save_marks import mark_of
 from cluster.lost import Deaths
 from configs.load import load
 from configs.schema import Config
@@ -31,6 +32,7 @@ from ray_jobs.driver.rebuilds import history_of, origin_of
 from ray_jobs.driver.recording import Recording
 from ray_jobs.driver.requests import Requests
 from ray_jobs.driver.run import Run
+from ray_jobs.driver.saving import Saving
 from ray_jobs.record import checkpoint
 from ray_jobs.record.group_log import GroupLog
 from ray_jobs.record.run_folder import RunFolder
@@ -73,6 +75,8 @@ class Version:
 
 
 class Learner:
+    ranks = (0,)
+
     def __init__(self, fate: Fate) -> None:
         self.fate = fate
         self.weights = "initial"
@@ -90,9 +94,12 @@ class Learner:
         self.fate.pass_by()
         return Version(version, self.weights)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, beside: bool) -> None:
         (folder / "weights").write_text(self.weights)
         self.fate.pass_by()
+        mark_of(folder, 0).write_text("")
+
+    def check(self) -> None: ...
 
     def load(self, folder: Path) -> None:
         self.fate.pass_by()
@@ -173,9 +180,12 @@ def shown(video: Video) -> Any:
 
 
 class ScriptedPools:
-    def __init__(self, cfg: Config, fate: Fate, plays: Counter[tuple[int, int]]) -> None:
+    def __init__(
+        self, cfg: Config, fate: Fate, plays: Counter[tuple[int, int]], checkpoints: Path
+    ) -> None:
         self.rollouts = Rollouts(cfg, fate, plays)
         self.rewards = Rewards()
+        self.saving = Saving(checkpoints, print)
         self._fate = fate
         self._learner: Learner | None = None
 
@@ -186,6 +196,7 @@ class ScriptedPools:
         return self._learner
 
     def drop_learner(self) -> None:
+        self.saving.abandon()
         self._learner = None
 
 
@@ -201,6 +212,7 @@ class Job:
         self.fate = Fate(deaths)
         self.plays: Counter[tuple[int, int]] = Counter()
         self.points: list[int] = []
+        self.saving = Saving(home, print)
         self.folder = RunFolder(home / "run")
         settings = [
             f"train.steps={STEPS}",
@@ -220,13 +232,15 @@ class Job:
             try:
                 return self.start()
             except DriverKilled:
-                continue
+                # The kill comes before or after the write under way, never with the next driver.
+                self.saving.abandon()
 
     def start(self) -> str:
         cfg = self.cfg
         record = RunFolder.open(self.folder.path, "")
         start = checkpoint.find(record.checkpoints, "auto")
-        pools: Any = ScriptedPools(cfg, self.fate, self.plays)
+        pools: Any = ScriptedPools(cfg, self.fate, self.plays, record.checkpoints)
+        self.saving = pools.saving
         screen: Any = Silent()
         tracker: Any = Tracker(self.fate, self.points)
         nothing: Any = None
