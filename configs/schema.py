@@ -515,6 +515,9 @@ class WarmStartConfig:
     steps: int = setting(1000, help="optimizer steps")
     batch_size: int = setting(32, help="demonstrations of a step", least=1)
     output: str = setting("runs/warm_start/policy", help="folder for the policy")
+    checkpoint_every: int = setting(
+        200, help="steps between checkpoints; 0: only at a stop", least=0
+    )
     bf16: bool = setting(False, help="write the policy in bfloat16: half the size")
     mask_loss: float = setting(1.0, help="mask.loss during the warm start", least=0)
     mask_bce: float = setting(2.0, help="mask.bce during the warm start", least=0)

@@ -8,14 +8,22 @@ Hugging Face folder.
 
 With `mask.token` the policy also learns to draw: the token joins its vocabulary, it gets a mask
 head if it has none, and both are supervised with the true masks of the demonstrated frames.
+
+A stopped or died warm start goes on from its newest checkpoint, in `runs/<name>/warm_start/`.
 """
 
 from __future__ import annotations
 
+from ray_jobs.driver import supervisor
+
+if __name__ == "__main__":
+    # The parent goes no further: all imports below are the child's.
+    supervisor.supervise()
+
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -23,13 +31,14 @@ import numpy as np
 from transformers import AutoModelForImageTextToText
 
 from actors.drawing import DrawBatch, mask_targets
-from actors.learner_pool import LearnerPool
+from actors.learner_pool import LearnerLost, LearnerPool
 from actors.policies import token_id
 from actors.setup import system_message
 from actors.splits import training_split
 from configs.load import load as load_config
 from configs.load import resolve
-from configs.schema import Config
+from configs.schema import RUN, Config
+from core.settings import identity
 from core.types import End, Episode, Group, MediaTable, Sample, System, Turn, View
 from data.frames.reading import show_views
 from data.mixing import Mix, Position, check_left
@@ -39,8 +48,13 @@ from models.policy.older_versions import add_old_names
 from models.prompt_tokens import count_prompt
 from ray_jobs.driver.entry import run_job
 from ray_jobs.driver.fit import aside_line
+from ray_jobs.driver.requests import Stopped
 from ray_jobs.driver.run import Run, checked_config
 from ray_jobs.driver.sampling import Draws, mix_rows, training_mix
+from ray_jobs.driver.saving import Saving
+from ray_jobs.record import checkpoint
+from ray_jobs.record.journal import fingerprint_of
+from ray_jobs.record.run_folder import RunFolder
 
 # The learner's metrics of imitation; its others compare two policies.
 METRICS = ("mask_loss", "entropy", "trained_tokens", "rows", "skipped_steps", "lr")
@@ -178,27 +192,136 @@ def warm_start(argv: Sequence[str]) -> Path:
         raise ValueError(f"warm_start.output={output}: exists already; choose another folder")
 
     cfg = checked_config(argv)
+    supervisor.tell(f"max_restarts {cfg.cluster.max_restarts}")
+    fresh = cfg.train.resume == "never" and not supervisor.is_again()
     splits = [training_split(cfg)]
-    steps = cfg.warm_start.steps
     with Run.open(
-        cfg, splits=splits, job="warm_start", folder="warm_start", total_steps=steps
+        cfg,
+        splits=splits,
+        job="warm_start",
+        folder="warm_start",
+        fresh=fresh,
+        total_steps=cfg.warm_start.steps,
     ) as run:
-        # Lines of an earlier warm start under this name.
-        run.record.truncate_after(0)
+        start, state = start_of(cfg, run.record)
+        supervisor.tell("opened")
         if cfg.mask.token:
             cfg = with_drawing(cfg, run.record.path / "with_token")
-        demonstrator = make_demonstrator(cfg, run.system)
-        mix, aside = demonstrations(run, demonstrator)
-        draws = Draws(mix, cfg.warm_start.batch_size, position=Position(aside=aside))
-        with run.progress.phase("start: learners"):
-            learner = LearnerPool(cfg, run.placement, total_updates=steps)
-
-        for step in range(1, steps + 1):
-            imitate_step(run, cfg, learner, demonstrator, draws.of_step(step), step)
+        learner = imitate_all(run, cfg, start, state)
         write_policy(learner, output, cfg.warm_start.bf16)
         learner.close()
+        # Another warm start under this name begins anew.
+        shutil.rmtree(run.record.checkpoints)
         run.progress.note(f"policy: {output}")
         return output
+
+
+@dataclass
+class WarmState:
+    """The part of a warm start in its checkpoints beside the learner's own state.
+
+    Attributes:
+        step: The last learned step.
+        used: Number of demonstrations drawn from each set so far.
+        aside: Demonstrations that cannot fit, each with the reason.
+        identity: A digest of the settings that decide on the steps.
+    """
+
+    step: int = 0
+    used: dict[str, int] = field(default_factory=dict)
+    aside: dict[str, str] = field(default_factory=dict)
+    identity: str = ""
+
+
+def identity_of(cfg: Config) -> str:
+    """Return a digest of the settings that a warm start must agree with to go on."""
+    given = replace(cfg.warm_start, output="", checkpoint_every=0)
+    return fingerprint_of([identity(cfg, RUN), asdict(given)])
+
+
+def start_of(cfg: Config, record: RunFolder) -> tuple[Path | None, WarmState]:
+    """Return the checkpoint to go on from, if there is one, and the state there.
+
+    Raises:
+        ValueError: The checkpoint is of a warm start with other settings.
+    """
+    own = identity_of(cfg)
+    start = checkpoint.find(record.checkpoints, "auto")
+    if start is None:
+        return None, WarmState(identity=own)
+    state = WarmState(**checkpoint.read_state(start))
+    if state.identity != own:
+        raise ValueError(
+            f"{record.path} holds an unfinished warm start with other settings: give those again, "
+            "choose another name=..., or train.resume=never, which sets the old folder aside"
+        )
+    return start, state
+
+
+def imitate_all(run: Run, cfg: Config, start: Path | None, state: WarmState) -> LearnerPool:
+    """Run all updates behind a state; return the learner."""
+    demonstrator = make_demonstrator(cfg, run.system)
+    mix, aside = demonstrations(run, demonstrator)
+    position = Position(state.used, {**state.aside, **aside})
+    draws = Draws(mix, cfg.warm_start.batch_size, state.step, position)
+    with run.progress.phase("start: learners"):
+        learner = LearnerPool(cfg, run.placement, total_updates=cfg.warm_start.steps)
+    if start is not None:
+        learner.load(start)
+        run.progress.note(f"resumed from {start}")
+    # Lines after the checkpoint, or of an earlier warm start under this name.
+    run.record.truncate_after(state.step)
+    imitate_steps(run, cfg, learner, demonstrator, draws, state)
+    return learner
+
+
+def imitate_steps(
+    run: Run,
+    cfg: Config,
+    learner: LearnerPool,
+    demonstrator: Demonstrator,
+    draws: Draws,
+    state: WarmState,
+) -> None:
+    """Imitate all batches behind a state, with checkpoints in between."""
+    saving = Saving(run.record.checkpoints, run.progress.note)
+    every = cfg.warm_start.checkpoint_every
+    saved = state.step
+    try:
+        for step in range(state.step + 1, cfg.warm_start.steps + 1):
+            while run.requests.wait_while_paused():
+                save(run, learner, saving, draws, state)
+            with run.requests.patient(cfg.train.stop_s):
+                imitate_step(run, cfg, learner, demonstrator, draws.of_step(step), step)
+                state.step = step
+            supervisor.tell(f"step {step}")
+            saving.settle()
+            is_due = every > 0 and step % every == 0
+            if run.requests.take_checkpoint() or is_due:
+                save(run, learner, saving, draws, state)
+                saved = step
+        saving.finish(learner)
+    except Stopped:
+        if state.step > saved:
+            save(run, learner, saving, draws, state)
+        saving.finish(learner)
+        raise
+    except LearnerLost:
+        saving.abandon()
+        raise
+
+
+def save(run: Run, learner: LearnerPool, saving: Saving, draws: Draws, state: WarmState) -> None:
+    """Start a checkpoint; in the end only the newest one is kept."""
+    position = draws.after(state.step)
+    state.used = dict(position.used)
+    state.aside = dict(position.aside)
+
+    def keep_newest(folder: Path) -> None:
+        checkpoint.prune(folder.parent, keep=1)
+
+    with run.requests.patient(), run.progress.phase(f"checkpoint step_{state.step}"):
+        saving.start(learner, state.step, asdict(state), keep_newest)
 
 
 def imitate_step(
@@ -221,6 +344,8 @@ def imitate_step(
     masks: DrawBatch | None = None
     if cfg.mask.token:
         masks = mask_targets(samples, [group.episodes for group in groups], None, cfg.mask)
+    # A half-learned step cannot be saved, so from here on it is finished.
+    run.requests.be_patient()
     update = learner.imitate(groups, media, masks)
 
     metrics = {"loss": update.loss, "grad_norm": update.grad_norm}

@@ -5,16 +5,26 @@ Every batch has other keyframes here; a falling loss on one batch is tested with
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from configs.load import load, resolve
+from configs.load import REPOSITORY, load, resolve
+from ray_jobs.driver.requests import PREEMPTED
 from ray_jobs.record.run_folder import RunFolder
 from ray_jobs.warm_start import warm_start, with_drawing
-from tests.ray_jobs.conftest import EXTRA, Small, run_job, told
+from tests.ray_jobs.conftest import (
+    EXTRA,
+    TIMEOUT_S,
+    Small,
+    command,
+    environment,
+    run_job,
+    told,
+)
 
 STEPS = 3
 
@@ -36,6 +46,26 @@ def test_masks_are_learned_as_the_warm_start_says(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def start_and_stop(line: str, *settings: str) -> subprocess.CompletedProcess[str]:
+    """Start a warm start, and send it SIGTERM once it prints a line with this text."""
+    with subprocess.Popen(
+        command("warm_start", *settings),
+        cwd=REPOSITORY,
+        env=environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        assert process.stdout is not None
+        said = []
+        for printed in process.stdout:
+            said.append(printed)
+            if line in printed:
+                process.terminate()
+        code = process.wait(TIMEOUT_S)
+    return subprocess.CompletedProcess(process.args, code, "".join(said), "")
+
+
 @pytest.mark.slow
 def test_policy_changes_and_loads(small: Small, tmp_path: Path) -> None:
     output = tmp_path / "policy"
@@ -46,8 +76,13 @@ def test_policy_changes_and_loads(small: Small, tmp_path: Path) -> None:
         "warm_start.batch_size=10",
         "learner.lr=1e-3",
     ]
+    # A preempted warm start goes on behind its last step.
+    stopped = start_and_stop("step 1/3", *settings)
+    assert stopped.returncode == PREEMPTED, told(stopped)
+    assert not output.exists()
     done = run_job("warm_start", *settings)
     assert done.returncode == 0, told(done)
+    assert "resumed from" in done.stdout
     steps = RunFolder(small.run("warm").path / "warm_start").steps()
     assert [line["step"] for line in steps] == list(range(1, STEPS + 1))
     for line in steps:
