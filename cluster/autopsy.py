@@ -22,8 +22,12 @@ import ray
 READ_S = 10.0
 # Lines of a process that are shown.
 MOST_LINES = 60
-# Frames of threads that wait for work: nobody needs to see them.
-WAITING = re.compile(r"\((ray/|threading\.py|concurrent/|multiprocessing/|selectors\.py|asyncio/)")
+# The innermost frame of a thread that waits for work: nobody needs to see it,
+WAITING = re.compile(
+    r"\((ray|asyncio|concurrent|multiprocessing|zmq|tqdm)/|\((threading|selectors|queue)\.py"
+)
+# unless it waits in code of this project.
+OWN = re.compile(r"\((core|configs|data|rewards|systems|models|cluster|actors)/")
 
 
 @dataclass(frozen=True)
@@ -92,4 +96,5 @@ def busy_threads(dump: str) -> str:
 
 
 def _is_busy(frames: Sequence[str]) -> bool:
-    return any(not WAITING.search(frame) for frame in frames)
+    waits = bool(frames) and WAITING.search(frames[0]) is not None
+    return not waits or any(OWN.search(frame) for frame in frames)
