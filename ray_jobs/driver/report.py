@@ -111,14 +111,15 @@ def summarise(
         "logprob_gap_max": max(_column(steps, "logprob_gap_max")),
         "groups": len(steps) * cfg.rollout.prompts_per_step,
         "failed_episodes": int(sum(_column(steps, "failed_episodes"))),
-        "deaths": total_deaths(steps),
+        # Those since the last step are in no line.
+        "deaths": total_deaths([*steps, run.placement.watch.deaths.metrics()]),
         "seconds": seconds,
         "tokens_per_second": tokens / max(seconds.get("play", 0.0), 1e-9),
     }
 
 
 def total_deaths(steps: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Return the lost processes of each kind, summed over the lines of metrics.jsonl."""
+    """Return the lost processes of each kind, summed over lines of metrics."""
     deaths: Counter[str] = Counter()
     for line in steps:
         for name, count in line.items():
