@@ -110,7 +110,7 @@ class GroupLog:
             if file.exists():
                 repair_lines(file)
             self._say_once(
-                f"{file}: a group could not be written ({error}): after a death it is played again"
+                f"a group is not in the log, so after a death it would be played again: {error}"
             )
 
     def read(

@@ -112,12 +112,13 @@ def test_a_failed_write_is_said_and_the_next_one_works(
 def test_a_rank_that_dies_while_it_writes_is_noticed(
     saving: Saving, ranks: Any, said: list[str]
 ) -> None:
-    saving.start(ranks, 1, {}, said.append)
+    whole: list[Path] = []
+    saving.start(ranks, 1, {}, whole.append)
     ranks.lost = True
     ranks.go.set()
     with pytest.raises(LearnerLost):
         saving.finish(ranks)
     saving.abandon()
-    assert names(saving) == []
+    assert (names(saving), whole) == ([], [])
     # Its death is said by whoever starts the ranks anew.
     assert said == []
