@@ -25,7 +25,7 @@ from typing import Any
 from core.settings import nearest
 from ray_jobs.driver.entry import run_job
 from ray_jobs.driver.questions import questions_of
-from ray_jobs.record.door import FILE, Door
+from ray_jobs.record.contact import FILE, Contact
 from ray_jobs.record.owner import Owner, owner_of
 
 # Seconds for the answer of a run, which answers beside its work.
@@ -52,14 +52,14 @@ def control(argv: Sequence[str]) -> None:
             questions.append(word)
     questions = questions_of(questions)
     folder = Path(name) if "/" in name else Path(runs) / name
-    door, owner = find(folder)
-    with mailbox_of(door, owner) as mailbox:
+    contact, owner = find(folder)
+    with mailbox_of(contact, owner) as mailbox:
         for question in questions:
-            print(ask(mailbox, door, owner, question), flush=True)
+            print(ask(mailbox, contact, owner, question), flush=True)
 
 
-def find(folder: Path) -> tuple[Door, Owner]:
-    """Return the door of the run in a folder, and the process of the run.
+def find(folder: Path) -> tuple[Contact, Owner]:
+    """Return the contact of the run in a folder, and the process of the run.
 
     Raises:
         ValueError: as `control`.
@@ -72,7 +72,7 @@ def find(folder: Path) -> tuple[Door, Owner]:
             raise ValueError(f"{folder}: the run has ended; the command that began it goes on")
         if not (folder / FILE).is_file():
             raise ValueError(f"{folder}: {_process(owner)} starts or ends; try again in a minute")
-        return Door.read(folder / FILE), owner
+        return Contact.read(folder / FILE), owner
     except PermissionError:
         raise ValueError(
             f"{folder}: belongs to another user than {getpass.getuser()}, and only the user who "
@@ -81,27 +81,27 @@ def find(folder: Path) -> tuple[Door, Owner]:
 
 
 @contextmanager
-def mailbox_of(door: Door, owner: Owner) -> Iterator[Any]:
+def mailbox_of(contact: Contact, owner: Owner) -> Iterator[Any]:
     """Join the run's cluster for the block; yield its mailbox.
 
     Raises:
         ValueError: the cluster cannot be joined from here, or the mailbox is gone.
     """
-    if door.auth:
-        os.environ["RAY_AUTH_MODE"] = door.auth
+    if contact.auth:
+        os.environ["RAY_AUTH_MODE"] = contact.auth
     # Ray reads the variable when it is imported. Slow, and not needed for the errors above.
     import ray
 
     from actors.mailbox import NAME
 
     try:
-        ray.init(address=door.address, log_to_driver=False, logging_level=logging.ERROR)
-        mailbox = ray.get_actor(NAME, door.namespace)
+        ray.init(address=contact.address, log_to_driver=False, logging_level=logging.ERROR)
+        mailbox = ray.get_actor(NAME, contact.namespace)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         said = str(error).strip().splitlines()
         raise ValueError(
-            f"{_process(owner)} cannot be reached through Ray at {door.address} ({said[0]}); call "
-            "from a machine of its cluster, with the token of its Ray, or by `ray job submit`"
+            f"{_process(owner)} cannot be reached through Ray at {contact.address} ({said[0]}); "
+            "call from a machine of its cluster, with the token of its Ray, or by `ray job submit`"
         ) from None
     try:
         yield mailbox
@@ -109,7 +109,7 @@ def mailbox_of(door: Door, owner: Owner) -> Iterator[Any]:
         ray.shutdown()
 
 
-def ask(mailbox: Any, door: Door, owner: Owner, question: str) -> str:
+def ask(mailbox: Any, contact: Contact, owner: Owner, question: str) -> str:
     """Ask a question and return the answer.
 
     Raises:
@@ -118,7 +118,7 @@ def ask(mailbox: Any, door: Door, owner: Owner, question: str) -> str:
     import ray
 
     try:
-        answer = ray.get(mailbox.ask.remote(door.token, question), timeout=ANSWER_S)
+        answer = ray.get(mailbox.ask.remote(contact.token, question), timeout=ANSWER_S)
     except ray.exceptions.RayError as error:
         kind = type(error).__name__
         raise ValueError(

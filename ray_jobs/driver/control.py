@@ -21,7 +21,7 @@ from ray_jobs.driver import balance
 from ray_jobs.driver.elastic import Elastic
 from ray_jobs.driver.questions import WORDS, number_of
 from ray_jobs.driver.requests import Requests
-from ray_jobs.record.door import FILE, Door
+from ray_jobs.record.contact import FILE, Contact
 from ray_jobs.record.run_folder import RunFolder
 
 
@@ -43,7 +43,7 @@ def controlled(record: RunFolder, requests: Requests, elastic: Elastic) -> Itera
     mailbox = start_actor(Mailbox, options, token)
     file = record.path / FILE
     auth = os.environ.get("RAY_AUTH_MODE", "")
-    Door(context.gcs_address, namespace, token, auth).write(file)
+    Contact(context.gcs_address, namespace, token, auth).write(file)
     control = Control(record, requests, elastic)
     ended = threading.Event()
     serving = threading.Thread(target=_serve, args=(mailbox, control, ended), daemon=True)

@@ -15,7 +15,7 @@ from ray_jobs.control import find
 from ray_jobs.driver.control import Control
 from ray_jobs.driver.questions import questions_of
 from ray_jobs.driver.requests import Requests
-from ray_jobs.record.door import FILE, Door
+from ray_jobs.record.contact import FILE, Contact
 from ray_jobs.record.owner import owned
 from ray_jobs.record.run_folder import RunFolder
 
@@ -44,13 +44,13 @@ def test_words() -> None:
 
 
 def test_only_its_owner_reads_the_door(tmp_path: Path) -> None:
-    door = Door("host:1", "rayvos-1", "secret", "token")
+    contact = Contact("host:1", "rayvos-1", "secret", "token")
     file = tmp_path / FILE
     file.write_text("of a killed run")
     file.chmod(0o644)
-    door.write(file)
+    contact.write(file)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert Door.read(file) == door
+    assert Contact.read(file) == contact
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_damaged_door(tmp_path: Path, text: str) -> None:
     file = tmp_path / FILE
     file.write_text(text)
     with pytest.raises(ValueError, match=f"{FILE}: damaged"):
-        Door.read(file)
+        Contact.read(file)
 
 
 def make_run(folder: Path) -> Path:
@@ -91,9 +91,9 @@ def test_a_run_that_has_ended_or_starts(tmp_path: Path) -> None:
     with owned(run):
         with pytest.raises(ValueError, match="starts or ends; try again in a minute"):
             find(run)
-        door = Door("host:1", "rayvos-1", "secret", "token")
-        door.write(run / FILE)
-        assert find(run)[0] == door
+        contact = Contact("host:1", "rayvos-1", "secret", "token")
+        contact.write(run / FILE)
+        assert find(run)[0] == contact
     # The file of a killed run leads nowhere.
     with pytest.raises(ValueError, match="demo: the run has ended"):
         find(run)
@@ -102,13 +102,13 @@ def test_a_run_that_has_ended_or_starts(tmp_path: Path) -> None:
 def test_a_run_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "demo")
     with owned(run):
-        Door("host:1", "rayvos-1", "secret", "token").write(run / FILE)
+        Contact("host:1", "rayvos-1", "secret", "token").write(run / FILE)
 
-        def refuse(file: Path) -> Door:
+        def refuse(file: Path) -> Contact:
             raise PermissionError(13, "Permission denied", str(file))
 
         # The tests may run as root, who may read everything.
-        monkeypatch.setattr(Door, "read", refuse)
+        monkeypatch.setattr(Contact, "read", refuse)
         with pytest.raises(ValueError, match="demo: belongs to another user than"):
             find(run)
 

@@ -14,7 +14,7 @@ FILE = "control.json"
 
 
 @dataclass(frozen=True)
-class Door:
+class Contact:
     """Where the mailbox of a run is.
 
     Attributes:
@@ -38,14 +38,14 @@ class Door:
             json.dump(asdict(self), out)
 
     @classmethod
-    def read(cls, file: Path) -> Door:
+    def read(cls, file: Path) -> Contact:
         """Read the file. Raises OSError, or ValueError for damaged contents."""
         try:
-            door = cls(**json.loads(file.read_text(encoding="utf-8")))
-            if not all(isinstance(value, str) for value in asdict(door).values()):
+            contact = cls(**json.loads(file.read_text(encoding="utf-8")))
+            if not all(isinstance(value, str) for value in asdict(contact).values()):
                 raise TypeError("all values are texts")
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"{file}: damaged ({error}); the run goes on without control until its next start"
             ) from None
-        return door
+        return contact
