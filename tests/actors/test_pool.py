@@ -215,8 +215,10 @@ def test_a_constructors_own_error_is_raised_at_once(
 def test_a_worker_that_hangs_is_named_with_its_stack_and_replaced(ray_env: dict[str, str]) -> None:
     said: list[str] = []
     pool = DoublerPool(2, watch=Watch(Deaths(said.append), Limits(hang_s=10.0)))
-    pool.ready()
+    # Until its constructor has run Ray may not know its process, and pid 0 is all of this session.
+    results([worker.constructed() for worker in pool.workers.values()])
     pid = pool.workers[0].where().pid
+    assert pid > 0
     flights = [pool.hand_out(Job(number, seconds=3.0)) for number in range(4)]
     # It is at work by now.
     time.sleep(1.0)
