@@ -237,16 +237,14 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         stream.write(",".join(f'"{i}":{one}' for i in range(wanted)))
         stream.write("}")
     code = (
-        "import resource, sys; from pathlib import Path; from data.masks.rle_index import entries\n"
-        "used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "before = used(); found = entries(Path(sys.argv[1]), 'mask_dict')\n"
-        "print(len(found), used() - before)"
+        "import sys; from pathlib import Path; from data.masks.rle_index import entries\n"
+        "from tests.peak_memory import peak_bytes\n"
+        "before = peak_bytes(); found = entries(Path(sys.argv[1]), 'mask_dict')\n"
+        "print(len(found), peak_bytes() - before)"
     )
     command = [sys.executable, "-c", code, str(file)]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     count, grown = map(int, run.stdout.split())
     assert count == wanted
     assert file.stat().st_size > 39_000_000
-    # macOS counts bytes, Linux kilobytes.
-    limit = 25 << 20 if sys.platform == "darwin" else 25 << 10
-    assert grown < limit, f"it grew by {grown}"
+    assert grown < 25 << 20, f"it grew by {grown}"
