@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,12 +22,16 @@ from cluster.watch import Limits, Watch
 
 @dataclass(frozen=True)
 class Job:
-    """A number to double. The first `deaths` attempts kill their actor, marked in a folder."""
+    """A number to double. The first `deaths` attempts kill their actor, marked in a folder.
+
+    With a gate it waits until that file is there.
+    """
 
     number: int
     deaths: int = 0
     folder: str = ""
     seconds: float = 0.0
+    gate: str = ""
 
 
 class Doubler:
@@ -43,6 +48,8 @@ class Doubler:
     def double(self, job: Job) -> tuple[int, int]:
         """Return the doubled number, and the number of this actor."""
         time.sleep(job.seconds)
+        while job.gate and not Path(job.gate).exists():
+            time.sleep(0.05)
         if job.number < 0:
             raise ValueError(f"negative: {job.number}")
         if job.deaths:
@@ -262,14 +269,25 @@ def test_a_worker_gets_tasks_when_it_is_up(ray_env: dict[str, str]) -> None:
     pool.close()
 
 
-def test_a_worker_that_joins_takes_over_what_waits(pool: DoublerPool) -> None:
+def test_a_worker_that_joins_takes_over_what_waits(pool: DoublerPool, tmp_path: Path) -> None:
     """Without fresh tasks a new worker repeats those behind a full batch of the others."""
-    jobs = [Job(number, seconds=0.5) for number in range(6)]
+    gate = tmp_path / "gate"
+    jobs = [Job(0), *[Job(number, gate=str(gate)) for number in range(1, 6)]]
+
+    def open_when_all_are_up() -> None:
+        results([pool.workers[number].constructed() for number in (2, 3)])
+        # The loop looks for new workers every second.
+        time.sleep(3.0)
+        gate.touch()
+
+    opening = threading.Thread(target=open_when_all_are_up)
     done: list[tuple[int, int]] = []
     for job, (_, worker) in pool.run(jobs, in_flight=3, batch=1):
         done.append((job.number, worker))
         if len(done) == 1:
             pool.scale(4)
+            opening.start()
+    opening.join()
     assert sorted(number for number, _ in done) == list(range(6))
     assert {worker for _, worker in done} & {2, 3}
 
