@@ -272,12 +272,13 @@ def test_a_worker_gets_tasks_when_it_is_up(ray_env: dict[str, str]) -> None:
 def test_a_worker_that_joins_takes_over_what_waits(pool: DoublerPool, tmp_path: Path) -> None:
     """Without fresh tasks a new worker repeats those behind a full batch of the others."""
     gate = tmp_path / "gate"
-    jobs = [Job(0), *[Job(number, gate=str(gate)) for number in range(1, 6)]]
+    # What waits begins its 2 s only after the gate has opened, and a repetition has them behind it.
+    jobs = [Job(0), *[Job(number, seconds=2.0, gate=str(gate)) for number in range(1, 6)]]
 
     def open_when_all_are_up() -> None:
         results([pool.workers[number].constructed() for number in (2, 3)])
         # The loop looks for new workers every second.
-        time.sleep(3.0)
+        time.sleep(5.0)
         gate.touch()
 
     opening = threading.Thread(target=open_when_all_are_up)
