@@ -284,8 +284,11 @@ class FrameFeatures:
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self.sam = sam.to(device).eval().requires_grad_(False)
-        self.features = FeatureCache(self.sam, torch.device(device), cache_bytes)
-        self.half = torch.device(device).type == "cuda" and not shape.dense_prompt
+        is_official = not shape.dense_prompt
+        self.features = FeatureCache(
+            self.sam, torch.device(device), cache_bytes, like_official=is_official
+        )
+        self.half = torch.device(device).type == "cuda" and is_official
 
     def __call__(self, digests: Sequence[str], frames: Mapping[str, np.ndarray]) -> Maps:
         """Return the stacked features of the frames `digests`.

@@ -97,9 +97,9 @@ class _Track:
 class Sam2Segmenter(Segmenter):
     """SAM 2 on one device. Official shapes run in half precision on a GPU, as they were trained.
 
-    Differs from the official video predictor in two things: frames are resized as its image
-    predictor does (bilinear, antialiased), and small holes in masks are not filled (that needs its
-    CUDA extension).
+    Differs from the official video predictor in three things: small holes in masks are not filled
+    (that needs its CUDA extension), memory is not rounded to bfloat16, and in a video of fewer than
+    16 frames the time codes of object pointers are those of a longer one.
     """
 
     kind = "sam2"
@@ -127,7 +127,9 @@ class Sam2Segmenter(Segmenter):
         self.model = model.to(device).eval()
         self.shape = shape
         self.device = torch.device(device)
-        self.features = FeatureCache(self.model, self.device, cache_bytes)
+        self.features = FeatureCache(
+            self.model, self.device, cache_bytes, like_official=not shape.dense_prompt
+        )
         self.half = self.device.type == "cuda" and not shape.dense_prompt
 
     @torch.inference_mode()

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from PIL import Image
 from sam2.modeling.sam2_base import SAM2Base
 
 from models.segmenters import sam2_track
@@ -25,8 +26,18 @@ class FeatureCache:
         model: SAM2Base,
         device: torch.device,
         limit: int,
+        like_official: bool,
     ) -> None:
+        """Start empty.
+
+        Args:
+            model: the model.
+            device: its device.
+            limit: largest size in bytes.
+            like_official: resize frames as Meta's video predictor does (`resized`).
+        """
         self.model = model
+        self.like_official = like_official
         self.device = device
         self.limit = limit
         self.bytes = 0
@@ -61,7 +72,10 @@ class FeatureCache:
             part = keys[start : start + AHEAD]
             images = []
             for key in part:
-                image = torch.from_numpy(frames[key])[None].to(self.device)
+                frame = frames[key]
+                if self.like_official:
+                    frame = resized(frame, self.model.image_size)
+                image = torch.from_numpy(frame)[None].to(self.device)
                 images.append(sam2_track.normalise(image, self.model.image_size))
             levels = sam2_track.encode(self.model, torch.cat(images))
 
@@ -77,6 +91,16 @@ class FeatureCache:
                 return
             if key not in needed:
                 self.bytes -= size_of(self.kept.pop(key))
+
+
+def resized(frame_HWC: np.ndarray, size: int) -> np.ndarray:
+    """Return a frame of `size` x `size` pixels: Pillow's bicubic, rounded to 8 bits.
+
+    Meta's video predictor reads frames so. Even one grey level more or less moves masks.
+    """
+    image = Image.fromarray(frame_HWC)
+    # Writable, as torch wants it.
+    return np.array(image.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def size_of(maps: Maps) -> int:

@@ -242,13 +242,14 @@ def least_iou(a_FHW: np.ndarray, b_FHW: np.ndarray) -> float:
 def test_masks_are_those_of_metas_predictor(
     predictor: SAM2VideoPredictor, checkpoint: Path, tmp_path: Path
 ) -> None:
-    frames = video(tmp_path / "video", 128, 128, 128)
+    # Of another size than the model's input: both resize them.
+    frames = video(tmp_path / "video", 120, 128, 128)
     ours = make("sam2", {"path": str(checkpoint)})
     for prompt in PROMPTS:
         theirs = official_masks(predictor, tmp_path / "video", prompt)
         assert 0.02 < theirs.mean() < 0.98
         assert (theirs[1] != theirs[2]).any()
-        assert least_iou(ours.segment(frames, [prompt])[0], theirs) > 0.99
+        assert least_iou(ours.segment(frames, [prompt])[0], theirs) > 0.998
 
 
 def test_the_versions_make_different_masks_of_the_same_weights(tmp_path: Path) -> None:
