@@ -34,7 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measuring import argument_parser, cpu_seconds, spread
 from core import batch, grpo
 from core.types import End, Episode, Group, Media, MediaTable, Turn, View
-from models.policy import tree_attention
+from models.policy import tree_attention, window_attention
 from models.policy.pixels import Pixels
 from models.policy.policy import Policy
 
@@ -244,8 +244,9 @@ def learn_row(policy: Policy, row: batch.GroupBatch, pixels: Pixels, media: Medi
 
 
 def attend(policy: Policy, attention: str) -> None:
+    """Choose the attention of the language model; the vision tower keeps its own."""
     policy.attention = attention
-    policy.vlm.set_attn_implementation({"text_config": attention, "vision_config": "sdpa"})
+    policy.vlm.set_attn_implementation({"text_config": attention})
 
 
 def timed(work: Callable[[], None]) -> float:
@@ -356,12 +357,15 @@ class Comparison:
 
     def line(self, scale: int, repeats: int, peak_tflops: float = 0.0) -> str:
         """One line of the table; without repeats the times are those of the counting pass."""
-        # The operations of flex_attention are not counted. Counting also warms both sides up.
+        # The operations of GPU kernels are not counted. Counting also warms both sides up.
         chosen = self.policy.attention
+        chosen_tower = window_attention.choose(chosen, self.policy.vlm.dtype)
         attend(self.policy, tree_attention.SPLIT)
+        self.policy.vlm.set_attn_implementation({"vision_config": window_attention.WINDOWS})
         first_rows_s, rows_flops = counted(self.as_rows)
         first_tree_s, tree_flops = counted(self.as_tree)
         attend(self.policy, chosen)
+        self.policy.vlm.set_attn_implementation({"vision_config": chosen_tower})
         if GPU:
             # Compiles flex_attention.
             self.as_tree()

@@ -17,7 +17,7 @@ from transformers import AutoModelForImageTextToText
 
 from core.batch import GroupBatch, ImageLayout
 from models.families import family_of
-from models.policy import lora, tree_attention
+from models.policy import lora, tree_attention, window_attention
 from models.policy.logprob_head import LogprobHead
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -87,7 +87,7 @@ class Policy(nn.Module):
         self.chunk = chunk
 
         vlm = load_vlm(folder, dtype)
-        vlm.set_attn_implementation({"text_config": self.attention, "vision_config": "sdpa"})
+        window_attention.attend(vlm, self.attention)
         if gradient_checkpointing:
             vlm.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs={"use_reentrant": False}

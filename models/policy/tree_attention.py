@@ -2,7 +2,7 @@
 
 Two exact forms of the same attention. `rayvos_split` makes one call for each segment and no L x L
 mask, on any device. `rayvos_flex` is flex_attention with a block mask, for GPUs. The vision tower
-keeps PyTorch's own attention.
+has an attention of its own (`models.policy.window_attention`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Tree rows by flex_attention, which needs a GPU.
+"""Tree rows by flex_attention and a vision tower in one call, which need a GPU.
 
-The same log-probs and gradients as the exact form on a CPU.
+The same log-probs and gradients as the exact forms.
 """
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch._dynamo
 
 from models.policy.pixels import Pixels
 from models.policy.policy import Policy
+from models.policy.window_attention import VARLEN, WINDOWS
 from tests.models.policy_rows import relative, rows_and_media, run
 from tests.models.tiny_qwen import ALLOWED, build, build_qwen3
 
@@ -76,3 +77,19 @@ def test_bfloat16_rows_are_near(folder):
     gap_N = (found[0] - expected[0]).abs().numpy()
     assert 0 < gap_N.mean() < 3e-2
     assert np.isfinite(found).all()
+
+
+def test_the_tower_in_one_call_is_near_its_windows(folder):
+    rows, media, _ = rows_and_media((0, 1, 2))
+    pixels = Pixels(folder)
+    policies = []
+    found = []
+    for attention in (VARLEN, WINDOWS):
+        policy = Policy(
+            folder, allowed_ids=ALLOWED, attention="flex", device="cuda", dtype="bfloat16"
+        )
+        policy.vlm.set_attn_implementation({"vision_config": attention})
+        found.append(learned(policy, pixels, rows, media))
+        policies.append(policy.vlm)
+    assert (found[0] - found[1]).abs().max() < 3e-2
+    assert relative(*policies) < 3e-2
