@@ -70,7 +70,8 @@ def windows_attention(
 def _attend_equal(tensors: Sequence[Tensor], length: int, scaling: float | None) -> Tensor:
     """Attend within windows of one length: query, key and value (T, heads, width) to the same."""
     batched = [tensor_THd.unflatten(0, (-1, length)).transpose(1, 2) for tensor_THd in tensors]
-    attended = F.scaled_dot_product_attention(*batched, scale=scaling)
+    query, key, value = batched
+    attended = F.scaled_dot_product_attention(query, key, value, scale=scaling)
     return attended.transpose(1, 2).flatten(0, 1)
 
 

@@ -97,8 +97,8 @@ def as_documented(
     """The attention that PyTorch documents for `varlen_attn`: (T, heads, width)."""
     outputs = []
     for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-        parts = [each[None, start:stop].transpose(1, 2) for each in (query, key, value)]
-        attended = F.scaled_dot_product_attention(*parts, scale=scale)
+        q, k, v = (each[None, start:stop].transpose(1, 2) for each in (query, key, value))
+        attended = F.scaled_dot_product_attention(q, k, v, scale=scale)
         outputs.append(attended[0].transpose(0, 1))
     return torch.cat(outputs)
 
