@@ -13,10 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
 from core.types import Sample
+
+# Epochs whose order is kept: of two runs of a mix of 16 sets, or of more runs of fewer sets.
+EPOCHS = 32
 
 # Ends the seed of the choice among sets. A set's name, the end of its own seeds, has no blank.
 _WHICH_SET = tuple(b"which set")
@@ -100,16 +104,13 @@ def draw(mix: Mix, position: Position, count: int) -> tuple[list[Sample], Positi
     """
     check_left(mix, position.aside)
     used = {each.name: position.used.get(each.name, 0) for each in mix.sets}
-    orders: dict[tuple[str, int], np.ndarray] = {}
     drawn: list[Sample] = []
     while len(drawn) < count:
         each = _picked_set(mix, sum(used.values()))
         epoch, place = divmod(used[each.name], each.epoch)
         used[each.name] += 1
-        key = (each.name, epoch)
-        if key not in orders:
-            orders[key] = _order(mix.seed, each, epoch)
-        sample = each.samples[orders[key][place]]
+        order = _order(mix.seed, each.name, epoch, each.epoch)
+        sample = each.samples[order[place] % len(each.samples)]
         if sample.uid not in position.aside:
             drawn.append(sample)
     return drawn, Position(used, position.aside)
@@ -142,10 +143,14 @@ def _picked_set(mix: Mix, total: int) -> MixedSet:
     return mix.sets[rng.choice(len(mix.sets), p=mix.shares_D)]
 
 
-def _order(seed: int, each: MixedSet, epoch: int) -> np.ndarray:
-    """Return the indices of a set's samples in the order of one epoch, int64 (draws,)."""
-    rng = np.random.default_rng([seed, epoch, *each.name.encode()])
-    return rng.permutation(each.epoch) % len(each.samples)
+# The last epochs are kept: a step must not cost what a permutation of the whole set does.
+@lru_cache(maxsize=EPOCHS)
+def _order(seed: int, name: str, epoch: int, draws: int) -> np.ndarray:
+    """Return the order of the draws of a set in one epoch, int64 (draws,), read-only."""
+    rng = np.random.default_rng([seed, epoch, *name.encode()])
+    order = rng.permutation(draws)
+    order.flags.writeable = False
+    return order
 
 
 def shares(weights: Sequence[float]) -> np.ndarray:

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from core.types import Sample, Video
-from data.mixing import Mix, MixedSet, Position, by_temperature, draw, epochs_of, make_mix, shares
+from data.mixing import (
+    Mix,
+    MixedSet,
+    Position,
+    _order,
+    by_temperature,
+    draw,
+    epochs_of,
+    make_mix,
+    shares,
+)
 
 
 def made(name: str, count: int, weight: float = 0.0, repeats: int = 1) -> MixedSet:
@@ -120,6 +130,14 @@ def test_a_single_set_is_one_permutation_for_each_epoch() -> None:
         for place in np.random.default_rng([9, epoch]).permutation(5):
             expected.append(mix.sets[0].samples[place].uid)
     assert drawn(mix, [8, 7]) == expected
+
+
+def test_an_epoch_is_permuted_once_not_at_every_step() -> None:
+    mix = make_mix([made("a", 40), made("b", 20)], seed=7)
+    _order.cache_clear()
+    uids = drawn(mix, [4] * 14)
+    assert len(set(uids)) == len(uids), "the first epoch of both sets"
+    assert _order.cache_info().misses == 2
 
 
 def test_a_sample_set_aside_gives_its_place_to_the_next() -> None:
