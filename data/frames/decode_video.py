@@ -1,267 +1,237 @@
 """Read one video file, as a process of its own: its frames, or facts about it.
 
-    python decode_video.py DECODER PATH PIXELS FOLDER FRAME...
-        writes FOLDER/<frame>.npy, uint8 (height, width, 3) RGB, for each frame that exists, and
-        prints how many frames the file has
-    python decode_video.py facts PATH PIXELS
-        prints {"frames", "height", "width", "rate": [n, d]} as JSON
+    python -m data.frames.decode_video DECODER PATH INDEX PIXELS FIRST_PIXELS
 
-Pictures of more than PIXELS pixels are refused, not decoded.
+DECODER is pyav or decord, INDEX the file that keeps the index of PATH. Pictures of more than PIXELS
+pixels are refused, not decoded, and so is a file that announces more than FIRST_PIXELS.
 
-Frame numbers count pictures in the order of display, whatever their times. They must be ascending
-and distinct. A picture marked as lying on its side (phones do this) is turned upright.
+Each line of the input is a request in JSON, and each is answered by a line of JSON:
+
+    {"folder": F, "frames": [3, 4]}   writes F/<frame>.npy, uint8 (height, width, 3) RGB, for each
+                                      frame that exists; answers {"frames": N} of the file
+    {"facts": true}                   answers {"frames", "height", "width", "rate": [n, d]}
+
+Frame numbers are ascending and distinct. Later requests go on where the last one ended, so a file
+is read in a row in one pass, whatever its seek points. A process without requests ends itself. At
+work it writes an empty line each second: silence is a hang.
 
 decord can dead-lock in native code (decord#373), and then only killing its process helps. It never
 frees the frames that it prefetched (decord#157). `data.frames.decoders` starts the process with a
-time-out. This file imports nothing of rayvos, so that it starts in a tenth of a second, and holds
-one frame at a time.
+time-out. It holds one frame at a time.
 """
 
 from __future__ import annotations
 
 import json
+import select
 import sys
-from bisect import bisect_right
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from fractions import Fraction
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 
-# The most pixels of a picture, given on the command line.
-max_pixels = 8192 * 4320
+from data.frames.picture_index import PictureIndex, counted, distrusted, index_of, save
+from data.frames.video_file import open_video, pictures, shown
+
+# Seconds to wait for another request.
+IDLE_S = 30.0
 
 # Takes a frame with its number.
 Give = Callable[[int, np.ndarray], None]
 
 
-@dataclass(frozen=True)
-class Timeline:
-    """The frames of a file by its packets; empty if packets have no times, as in bare H.264.
-
-    Attributes:
-        times: Time of each frame in the order of display.
-        keys: Numbers of the key frames.
-    """
-
-    times: list[int]
-    keys: list[int]
+class MissingPictureError(Exception):
+    """A trusted index promised a picture that does not come out."""
 
 
-def with_pyav(path: str, indices: list[int], give: Give) -> int:
-    """Give frames, decoded from the nearest key frame on. Return the number of readable frames.
+class PyavReader:
+    """Frames of a file through its index, by PyAV."""
 
-    A damaged file gives the frames before the damage.
-    """
-    import av
+    def __init__(self, path: str, index_file: Path, max_pixels: int, first_pixels: int) -> None:
+        self.path = path
+        self.index_file = index_file
+        self.max_pixels = max_pixels
+        self.index = index_of(path, index_file, max_pixels, first_pixels, _tick)
+        self._open = ExitStack()
+        # The pictures from here on with their numbers, and the number of the last one.
+        self._coming: Iterator[tuple[int, Any]] = iter(())
+        self._at = -1
 
-    timeline = timeline_of(path)
-    num_frames = len(timeline.times) or indices[-1] + 1
-    missing = {index for index in indices if index < num_frames}
-    try:
-        for number, frame in _decoded(path, timeline, sorted(missing)):
-            if number in missing:
-                missing.remove(number)
-                give(number, _upright(frame))
-    except av.FFmpegError as error:
-        print(f"{path}: damaged: {error}", file=sys.stderr)
-    return min(missing, default=num_frames)
-
-
-def with_decord(path: str, indices: list[int], give: Give) -> int:
-    """Give frames by decord's own seeking. Return the number of frames.
-
-    decord raises an error for a damaged file and for one that is too short.
-    """
-    import decord
-
-    # It has no bound of its own.
-    with _open(path):
-        pass
-    reader = decord.VideoReader(path, num_threads=1)
-    for index in indices:
-        give(index, reader[index].asnumpy())
-    return len(reader)
-
-
-def timeline_of(path: str) -> Timeline:
-    """Read the timeline of a file off its packets, without decoding."""
-    packets: list[tuple[int, bool]] = []
-    with _open(path) as (container, stream):
-        for packet in container.demux(stream):
-            if packet.size and not packet.is_discard and not packet.is_corrupt:
-                # A kept packet would keep its part of the file in memory.
-                packets.append((packet.pts, packet.is_keyframe))
-    times = {time for time, _ in packets}
-    if None in times or len(times) < len(packets):
-        return Timeline([], [])
-
-    packets.sort()
-    keys = [number for number, (_, is_key) in enumerate(packets) if is_key]
-    return Timeline([time for time, _ in packets], keys)
-
-
-def _decoded(
-    path: str,
-    timeline: Timeline,
-    wanted: list[int],
-) -> Iterator[tuple[int, Any]]:
-    """Yield pictures with their numbers: the wanted ones, and those decoded on the way to them."""
-    numbers = {time: number for number, time in enumerate(timeline.times)}
-    for stretch in _stretches(timeline.keys, wanted):
-        missing = set(stretch.numbers)
-        # If a seek lands behind the key frame, read once more from the start.
-        for begin in dict.fromkeys([stretch.start, 0]):
-            with _open(path) as (container, stream):
-                if begin:
-                    container.seek(timeline.times[begin], stream=stream)
-                for position, frame in enumerate(container.decode(stream)):
-                    number = position
-                    if timeline.times:
-                        number = numbers.get(frame.pts, -1)
-                    if number >= 0:
-                        missing.discard(number)
-                        yield number, frame
-                    if number >= stretch.numbers[-1]:
-                        break
-            if not missing:
-                break
-
-
-@dataclass
-class Stretch:
-    """Frames to decode in one go, from the key frame `start` on."""
-
-    start: int
-    numbers: list[int]
-
-
-def _stretches(keys: list[int], wanted: list[int]) -> list[Stretch]:
-    """Return wanted frames in stretches. A seek inside a stretch would skip nothing."""
-    stretches: list[Stretch] = []
-    for number in wanted:
-        key = 0
-        if keys:
-            before = bisect_right(keys, number) - 1
-            key = keys[max(before, 0)]
-        if stretches and key <= stretches[-1].numbers[-1] + 1:
-            stretches[-1].numbers.append(number)
-        else:
-            stretches.append(Stretch(min(key, number), [number]))
-    return stretches
-
-
-def facts(path: str) -> dict[str, Any]:
-    """Return the number, size and rate of a file's frames."""
-    timeline = timeline_of(path)
-    times = timeline.times
-    with _open(path) as (container, stream):
-        first_HWC = _upright(next(container.decode(stream)))
-        rate = stream.average_rate or Fraction(1)
-        if len(times) > 1:
-            seconds = (times[-1] - times[0]) * stream.time_base
-            rate = (len(times) - 1) / seconds
-    rate = Fraction(rate).limit_denominator(1001)
-
-    # Packets count the frames, unless the last group of pictures does not decode.
-    num_frames = len(times)
-    last_group = range(timeline.keys[-1], num_frames) if timeline.keys else range(0)
-    if not last_group or not _decodes(path, timeline, last_group):
-        num_frames = _count(path)
-    return {
-        "frames": num_frames,
-        "height": first_HWC.shape[0],
-        "width": first_HWC.shape[1],
-        "rate": [rate.numerator, rate.denominator],
-    }
-
-
-def _decodes(path: str, timeline: Timeline, wanted: range) -> bool:
-    import av
-
-    try:
-        found = {number for number, _ in _decoded(path, timeline, list(wanted))}
-    except av.FFmpegError:
-        return False
-    return found >= set(wanted)
-
-
-def _count(path: str) -> int:
-    """Count the frames that can be decoded from the start."""
-    import av
-
-    number = 0
-    with _open(path) as (container, stream):
+    def give(self, numbers: list[int], give: Give) -> int:
+        """Give the frames that exist. Return the number of frames of the file."""
         try:
-            for _ in container.decode(stream):
-                number += 1
-        except av.FFmpegError as error:
-            print(f"{path}: damaged after {number} frames: {error}", file=sys.stderr)
-    return number
+            return self._give(numbers, give)
+        except MissingPictureError:
+            self._distrust()
+            return self._give(numbers, give)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the number, size and rate of the file's frames."""
+        if self.index.trusted and not self._ends_well():
+            self._distrust()
+        if self.index.frames < 0:
+            self._keep(counted(self.index, self.path, self.max_pixels, _tick))
+        index = self.index
+        rate = index.mean_rate
+        return {
+            "frames": index.frames,
+            "height": index.height,
+            "width": index.width,
+            "rate": [rate.numerator, rate.denominator],
+        }
+
+    def _give(self, numbers: list[int], give: Give) -> int:
+        size = (self.index.height, self.index.width)
+        for number in numbers:
+            if 0 <= self.index.frames <= number:
+                break
+            frame = self._picture(number)
+            if frame is None:
+                # The file ended before, so the last picture has the last number.
+                self._keep(replace(self.index, frames=self._at + 1))
+                break
+            give(number, shown(frame, size))
+        if self.index.frames >= 0:
+            return self.index.frames
+        return self._at + 1
+
+    def _picture(self, number: int) -> Any | None:
+        """Return a picture; None if an untrusted file ends before."""
+        if not self._is_on_the_way(number):
+            self._start(self.index.key_before(number))
+        for at, frame in self._coming:
+            _tick()
+            self._at = at
+            if at == number:
+                return frame
+            if at > number:
+                break
+        if self.index.trusted:
+            raise MissingPictureError
+        return None
+
+    def _is_on_the_way(self, number: int) -> bool:
+        """Return whether decoding on reaches a picture, and no seek would come nearer to it."""
+        return 0 <= self._at < number and self.index.key_before(number) <= self._at + 1
+
+    def _start(self, key: int) -> None:
+        """Open the file anew and go to a key frame."""
+        self._open.close()
+        opened = open_video(self.path, self.max_pixels)
+        container, stream = self._open.enter_context(opened)
+        if key:
+            container.seek(int(self.index.times_F[key]), stream=stream)
+        self._at = -1
+        self._coming = self._numbered(pictures(container, stream))
+
+    def _numbered(self, found: Iterator[Any]) -> Iterator[tuple[int, Any]]:
+        """Yield pictures with their numbers."""
+        if not self.index.trusted:
+            yield from enumerate(found)
+            return
+        times_F = self.index.times_F
+        for frame in found:
+            if frame.pts is None:
+                raise MissingPictureError
+            number = int(np.searchsorted(times_F, frame.pts))
+            if number < len(times_F) and times_F[number] == frame.pts:
+                yield number, frame
+
+    def _ends_well(self) -> bool:
+        """Return whether the pictures of the last group all come out: a cut file loses them."""
+        first = int(self.index.keys[-1])
+        try:
+            for number in range(first, self.index.frames):
+                self._picture(number)
+        except MissingPictureError:
+            return False
+        return True
+
+    def _distrust(self) -> None:
+        self._open.close()
+        self._at = -1
+        self._keep(distrusted(self.index))
+
+    def _keep(self, index: PictureIndex) -> None:
+        self.index = index
+        save(index, self.index_file)
 
 
-@contextmanager
-def _open(path: str) -> Iterator[tuple[Any, Any]]:
-    """Open a file and its first stream of moving pictures."""
-    import av
+class DecordReader:
+    """Frames of a file by decord, in a row from the start: its seeking is not exact."""
 
-    with av.open(path) as container:
-        for stream in container.streams.video:
-            # The cover of a song is a stream of its own, but no video.
-            is_cover = stream.disposition & type(stream.disposition).attached_pic
-            if not is_cover:
-                _bound(stream)
-                yield container, stream
-                return
-        kinds = {stream.type for stream in container.streams}
-        raise ValueError("no moving pictures in it, only: " + ", ".join(kinds))
+    def __init__(self, path: str, index_file: Path, max_pixels: int, first_pixels: int) -> None:
+        import decord
 
+        # It has no bound of its own.
+        with open_video(path, max_pixels, first_pixels):
+            pass
+        self._video = decord.VideoReader(path, num_threads=1)
+        self._at = 0
 
-def _bound(stream: Any) -> None:
-    """Refuse a stream of too large pictures, and those that become too large on the way."""
-    if stream.width * stream.height > max_pixels:
-        raise ValueError(
-            f"its pictures of {stream.height} x {stream.width} (height x width) are more than "
-            f"data.max_pixels={max_pixels}: scale it down, or raise data.max_pixels"
-        )
-    # Codecs pad pictures to whole blocks.
-    padded = max_pixels + 64 * (stream.width + stream.height + 64)
-    options = {**stream.codec_context.options, "max_pixels": str(padded)}
-    stream.codec_context.options = options
+    def give(self, numbers: list[int], give: Give) -> int:
+        """Give frames. Return the number of frames of the file."""
+        if numbers[0] < self._at:
+            self._video.seek(0)
+            self._at = 0
+        for number in numbers:
+            while self._at <= number:
+                frame_HWC = self._video.next()
+                self._at += 1
+                _tick()
+            give(number, frame_HWC.asnumpy())
+        return len(self._video)
 
 
-def _upright(frame: Any) -> np.ndarray:
-    turns = round(frame.rotation / 90)
-    frame_HWC = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(frame_HWC, turns))
+READERS: dict[str, type[PyavReader] | type[DecordReader]] = {
+    "pyav": PyavReader,
+    "decord": DecordReader,
+}
 
 
-DECODERS = {"pyav": with_pyav, "decord": with_decord}
+_ticked = time.monotonic()
+
+
+def _tick() -> None:
+    """Show that the process is at work, once a second."""
+    global _ticked
+    if time.monotonic() - _ticked > 1:
+        _ticked = time.monotonic()
+        print(flush=True)
 
 
 def main(argv: list[str]) -> None:
-    global max_pixels
-    kind, path, pixels, *rest = argv
-    max_pixels = int(pixels)
-    if kind == "facts":
-        print(json.dumps(facts(path)))
-        return
+    kind, path, index_file, pixels, first_pixels = argv
+    reader = READERS[kind](path, Path(index_file), int(pixels), int(first_pixels))
+    while select.select([sys.stdin], [], [], IDLE_S)[0]:
+        line = sys.stdin.readline()
+        if not line:
+            return
+        request = json.loads(line)
+        print(json.dumps(_answer(reader, request)), flush=True)
 
-    folder, *numbers = rest
 
-    def save(index: int, frame_HWC: np.ndarray) -> None:
-        np.save(Path(folder) / f"{index}.npy", frame_HWC)
+def _answer(reader: PyavReader | DecordReader, request: dict[str, Any]) -> dict[str, Any]:
+    if "facts" in request:
+        assert isinstance(reader, PyavReader)
+        return reader.facts()
 
-    indices = [int(number) for number in numbers]
-    print(DECODERS[kind](path, indices, save))
+    folder = Path(request["folder"])
+
+    def write(number: int, frame_HWC: np.ndarray) -> None:
+        np.save(folder / f"{number}.npy", frame_HWC)
+
+    return {"frames": reader.give(request["frames"], write)}
 
 
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, av.FFmpegError) as error:
         # The caller shows the last line of stderr. PyAV's errors have the short text in `strerror`.
         sys.exit(str(getattr(error, "strerror", None) or error))

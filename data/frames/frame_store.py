@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import fcntl
+import hashlib
 import io
 import mmap
 import os
@@ -47,6 +48,21 @@ def node_store() -> FrameStore:
     return FrameStore(folder, min(CAPACITY, shutil.disk_usage(place).free // 4))
 
 
+def content_name(path: str) -> str:
+    """Return a name for the content of a file; it changes when the file changes.
+
+    Raises:
+        ValueError: There is no such file.
+    """
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; is the data set complete?") from error
+    text = f"{os.path.abspath(path)}|{status.st_mtime_ns}|{status.st_size}"
+    # A name of a file may hold bytes of any encoding.
+    return hashlib.blake2b(os.fsencode(text), digest_size=16).hexdigest()
+
+
 def _has_room(place: Path) -> bool:
     return shutil.disk_usage(place).free >= 4 * CAPACITY
 
@@ -81,12 +97,15 @@ class FrameStore:
 
     Attributes:
         added: Number of frames put into the store by this process.
+        indices: Folder of the indices of video files (`data.frames.picture_index`).
     """
 
     def __init__(self, folder: Path, capacity: int) -> None:
         self.folder = folder
         self.capacity = capacity
         self.added = 0
+        self.indices = folder / "indices"
+        self.indices.mkdir(exist_ok=True)
         # Bytes put since the last check of the size. It starts full, so the first check comes soon.
         self._unchecked = capacity
         # This process holds a shared lock on this file while it uses the store.
@@ -124,7 +143,7 @@ class FrameStore:
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """Hold the lock of a name, one process at a time. A killed process gives it back."""
-        number = zlib.crc32(name.encode()) % LOCKS
+        number = zlib.crc32(os.fsencode(name)) % LOCKS
         with open(self.folder / f"lock-{number}", "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
@@ -152,6 +171,8 @@ class FrameStore:
         with suppress(BlockingIOError):
             fcntl.flock(self._user, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for path in self.folder.glob("*.npy"):
+                path.unlink(missing_ok=True)
+            for path in self.indices.iterdir():
                 path.unlink(missing_ok=True)
             # Killed processes leave their scratch folders.
             for folder in self.folder.glob("scratch-*"):

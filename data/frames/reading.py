@@ -9,7 +9,6 @@ file with another size or time of change is read again.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ import numpy as np
 from core.digest import image_digest
 from core.types import Media, Video, View
 from data.frames.decoders import DECODERS, TIMEOUT_S, decode
-from data.frames.frame_store import node_store
+from data.frames.frame_store import content_name, node_store
 from data.frames.images import FRAME_SUFFIXES, IMAGE_SUFFIXES, first_file, image_size
 
 # Frames of a video file to decode together when it is read from end to end, fewer if they are
@@ -147,7 +146,7 @@ def _load_frames(
     """
     is_folder = Path(video.path).is_dir()
     if is_folder:
-        names = {index: _content_name(_image_file(video, index)) for index in indices}
+        names = {index: content_name(_image_file(video, index)) for index in indices}
     else:
         names = _names_in_video_file(video, indices)
 
@@ -224,6 +223,7 @@ def _store_decoded(
             timeout_s=timeout_s,
             num_frames=video.num_frames,
             pixels=video.height * video.width or None,
+            in_a_row=block > 1,
         )
         frames = {}
         for index, number in zip(wanted, numbers, strict=True):
@@ -238,15 +238,8 @@ def _names_in_video_file(video: Video, indices: Sequence[int]) -> dict[int, str]
             f"{video.path}: neither a folder of frames nor a video file: needed for frame "
             f"{indices[0]}; is the data set complete, and its root right (data.root)?"
         )
-    content = _content_name(video.path)
+    content = content_name(video.path)
     return {index: f"{content}-{index * video.stride}" for index in indices}
-
-
-def _content_name(path: str) -> str:
-    """Return a name for the content of a file; it changes when the file changes."""
-    status = os.stat(path)
-    text = f"{os.path.abspath(path)}|{status.st_mtime_ns}|{status.st_size}"
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _image_file(video: Video, index: int) -> str:

@@ -15,8 +15,9 @@ import av
 from PIL import Image
 
 from core.types import Rle, Sample, Target, Video
-from data.bounds import TooLargeError, check_pixels, max_pixels
+from data.bounds import TooLargeError, max_pixels
 from data.frames.images import FRAME_SUFFIXES, first_file, image_size
+from data.frames.video_file import open_video, pictures, shown_size
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 # Masks of one object to list; further ones are only counted.
@@ -221,30 +222,33 @@ def _wrong_video_file(path: Path, video: Video) -> list[str]:
     """Decode a whole video file, one frame in memory at a time, and return its errors."""
     seen = 0
     texts: list[str] = []
+    damages: list[str] = []
     try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
+        with open_video(str(path), max_pixels()) as (container, stream):
+            # The first picture of another size is not worth its memory.
             wrong = _too_large(path, stream, video)
             if wrong:
                 return [wrong]
-            for frame in container.decode(stream):
+            for frame in pictures(container, stream, damages):
                 if frame.is_corrupt:
+                    damages.append("its picture is incomplete")
+                if damages and not texts:
                     texts.append(
-                        f"{path}: frame {seen} is damaged: copy or download the file again"
+                        f"{path}: damaged at frame {seen} ({_first_line(damages[0])}): copy or "
+                        "download the file again"
                     )
                 if seen == 0:
-                    height, width = _upright_size(frame)
+                    height, width = shown_size(frame)
                     wrong = _wrong_size(f"{path}: frame 0", height, width, video)
                     if wrong:
                         texts.append(wrong)
                 seen += 1
-    # PyAV raises an IndexError for a file without a video stream.
-    except (av.FFmpegError, IndexError) as error:
+    except (av.FFmpegError, ValueError) as error:
+        return [f"{path}: not a video ({_short(error)}): download it again"]
+    if damages and not texts:
         texts.append(
-            f"{path}: not a video, or damaged after frame {seen} ({_short(error)}): download it "
-            "again"
+            f"{path}: damaged after frame {seen} ({_first_line(damages[0])}): download it again"
         )
-        return texts
 
     needed = (video.num_frames - 1) * video.stride + 1
     if seen < needed:
@@ -253,25 +257,13 @@ def _wrong_video_file(path: Path, video: Video) -> list[str]:
 
 
 def _too_large(path: Path, stream: av.VideoStream, video: Video) -> str:
-    """Return the error of a stream of larger pictures than its video has; else bound them."""
+    """Return the error of a stream of larger pictures than its video has."""
     pixels = video.height * video.width or max_pixels()
     # Codecs pad pictures to whole blocks.
     padded = pixels + 64 * (stream.width + stream.height + 64)
     if stream.width * stream.height <= padded:
-        stream.codec_context.options = {"max_pixels": str(padded)}
         return ""
-    try:
-        check_pixels(stream.height, stream.width, str(path))
-    except TooLargeError as error:
-        return str(error)
     return _wrong_size(f"{path}: frame 0", stream.height, stream.width, video)
-
-
-def _upright_size(frame: av.VideoFrame) -> tuple[int, int]:
-    """Return (height, width) of a frame as it is shown: phones store some videos on their side."""
-    if frame.rotation % 180 != 0:
-        return frame.width, frame.height
-    return frame.height, frame.width
 
 
 def _wrong_size(where: str, height: int, width: int, video: Video) -> str:
@@ -285,5 +277,8 @@ def _wrong_size(where: str, height: int, width: int, video: Video) -> str:
 
 
 def _short(error: Exception) -> str:
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0][:160]
+    return _first_line(str(error)) or type(error).__name__
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0][:160]

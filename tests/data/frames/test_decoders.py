@@ -102,7 +102,8 @@ CLIPS: dict[str, Callable[[Path], Path]] = {
     "transport_stream": lambda folder: write(folder / "t.ts", g=12, bf=2),
     "without_times": lambda folder: write(folder / "bare.h264", g=12, bf=2),
 }
-# decord numbers the frames of the first wrongly and does not decode the second.
+# decord numbers the frames of the first wrongly and does not decode the second. It is asked only
+# where PyAV cannot open a file.
 NOT_BY_DECORD = ("transport_stream", "without_times")
 
 
@@ -163,8 +164,10 @@ def test_a_truncated_video_has_the_frames_before_the_cut(tmp_path: Path) -> None
     path.write_bytes(content[: int(len(content) * 0.7)])
     count = facts(str(path))["frames"]
     assert 30 < count < COUNT
-    every = list(range(count))
-    assert numbers_of(path, every, tmp_path / "out", "pyav") == every
+    found = numbers_of(path, list(range(count)), tmp_path / "out", "pyav")
+    # The cut loses B-frames between two pictures that are there; players show those two.
+    assert found[:-2] == list(range(count - 2))
+    assert sorted(set(found)) == found
     with pytest.raises(
         ValueError, match=r"cut\.mp4: the video stops after frame \d+ of 120 \(frame 119 was needed"
     ):
