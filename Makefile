@@ -10,7 +10,7 @@ PROCESSES ?= 2
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.rayvos-installed
 
-.PHONY: env train test lint bench clean
+.PHONY: env train test lint bench browser clean
 env: $(STAMP)
 
 $(STAMP): pyproject.toml cluster/sam2.txt cluster/sam2_needs.txt cluster/torch_cpu_hook.py
@@ -44,6 +44,12 @@ lint: $(STAMP)
 bench: $(STAMP)
 	@for b in $$(ls benchmarks | grep -v -e __init__ -e measuring | sed -n 's/\.py$$//p'); do \
 		echo "== $$b"; $(RUN) -m benchmarks.$$b || exit 1; done
+
+# For the tests of the replay page, which are skipped without one.
+browser:
+	@command -v chromium chromium-browser google-chrome || { \
+		run=; test "$$(id -u)" = 0 || run=sudo; \
+		$$run apt-get update && $$run apt-get install -y --no-install-recommends chromium; }
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -470,6 +470,21 @@ class TrackingConfig:
 
 
 @dataclass
+class RecordConfig:
+    """What the run folder keeps of episodes for the replay page (`ray_jobs.replay`)."""
+
+    episodes: int = setting(
+        16,
+        help="episodes of a step kept with pictures and tokens, in whole groups, at least one; "
+        "0: the texts alone",
+        least=0,
+    )
+    frames: int = setting(32, help="frames of a kept video", least=2)
+    side: int = setting(320, help="longer side of the frames of a kept video", least=16)
+    megabytes: int = setting(512, help="most MiB of pictures of a run", least=0)
+
+
+@dataclass
 class ClusterConfig:
     """Ray and the devices."""
 
@@ -596,6 +611,7 @@ class Config:
     mask: MaskConfig = section(MaskConfig, identifies=[RUN])
     train: TrainConfig = section(TrainConfig, identifies=())
     tracking: TrackingConfig = section(TrackingConfig, identifies=())
+    record: RecordConfig = section(RecordConfig, identifies=())
     cluster: ClusterConfig = section(ClusterConfig, identifies=())
     warm_start: WarmStartConfig = section(WarmStartConfig, identifies=())
     evaluate: EvaluateConfig = section(EvaluateConfig, identifies=())

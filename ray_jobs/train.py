@@ -47,7 +47,7 @@ from ray_jobs.driver.rebuilds import Rebuilds, history_of, newest_start, origin_
 from ray_jobs.driver.recording import Recording
 from ray_jobs.driver.report import Values, report, values_of
 from ray_jobs.driver.requests import Stopped
-from ray_jobs.driver.results import Evaluation, mean_parts, read_means, write_evaluation
+from ray_jobs.driver.results import Evaluation, mean_parts, read_means
 from ray_jobs.driver.run import Run, checked_config, refuse_other_run
 from ray_jobs.driver.sampling import Draws, mix_rows, training_mix
 from ray_jobs.driver.stages import StageTimer
@@ -400,7 +400,7 @@ def watch(
     means = read_means(folder) if again else None
     if means is None:
         evaluation = evaluate(run, pools, masking, split, f"step {step}, {split}")
-        write_evaluation(folder, evaluation)
+        run.keeping.evaluation(step, split, evaluation)
         means = {"jf": evaluation.mean("jf"), "reward": evaluation.mean("reward")}
         run.tracker.metrics(step, {f"{split}/{name}": mean for name, mean in means.items()})
         run.progress.note(f"step {step}, {split}: J&F {means['jf']:.3f}")
@@ -465,7 +465,7 @@ def measure_before(run: Run, pools: Pools, masking: Masking) -> dict[str, Values
     values = {}
     for how, evaluation in measure(run, pools, masking, "before").items():
         values[how] = values_of(evaluation)
-        write_evaluation(run.record.evaluation_folder(0) / how, evaluation)
+        run.keeping.evaluation(0, how, evaluation)
     return values
 
 
@@ -515,7 +515,7 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
         hints.ask(measured_splits, rollouts, again=start is None)
 
         deaths = run.placement.watch.deaths
-        recording = Recording.open(run.record, run.tracker, run.progress, deaths)
+        recording = Recording.open(run.record, run.tracker, run.progress, deaths, run.keeping)
         return train_through_deaths(
             run, pools, masking, log, recording, (mix, aside), start, initial
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 from cluster.lost import Deaths
 from core.types import Group
+from ray_jobs.driver.keeping import Keeping
 from ray_jobs.record.mlflow_writer import MlflowWriter
 from ray_jobs.record.progress import Progress
 from ray_jobs.record.run_folder import RunFolder
@@ -27,6 +28,7 @@ class Recording:
         progress: The display.
         deaths: Lost processes; those since the last record go into the next one.
         last: The last step on record.
+        keeping: Episodes kept in full; None keeps none.
         is_repeat: Whether the last learned step was on record before.
     """
 
@@ -35,17 +37,23 @@ class Recording:
     progress: Progress
     deaths: Deaths
     last: int
+    keeping: Keeping | None = None
     is_repeat: bool = False
 
     @classmethod
     def open(
-        cls, record: RunFolder, tracker: MlflowWriter, progress: Progress, deaths: Deaths
+        cls,
+        record: RunFolder,
+        tracker: MlflowWriter,
+        progress: Progress,
+        deaths: Deaths,
+        keeping: Keeping | None = None,
     ) -> Recording:
         """Go on behind the last step on record."""
         last = record.last_step()
         # A step counts from its line on; its episodes were written before.
-        record.truncate_after(last)
-        recording = cls(record, tracker, progress, deaths, last)
+        recording = cls(record, tracker, progress, deaths, last, keeping)
+        recording.forget_after(last)
         # A kill may have come between the two files.
         if last and not tracker.has(last, "reward"):
             recording.track(record.steps()[-1])
@@ -54,8 +62,14 @@ class Recording:
     def drop(self, step: int) -> None:
         """Drop a step and those behind it, if they are on record: their groups are new ones."""
         if step <= self.last:
-            self.record.truncate_after(step - 1)
+            self.forget_after(step - 1)
             self.last = step - 1
+
+    def forget_after(self, step: int) -> None:
+        """Drop the record of all later steps."""
+        self.record.truncate_after(step)
+        if self.keeping is not None:
+            self.keeping.forget_after(step)
 
     def write(
         self,
@@ -70,11 +84,14 @@ class Recording:
             return
         metrics = {**metrics, **self.deaths.metrics()}
         # The run folder comes first: it holds the truth if the tracker or the display fails.
-        self.record.write_episodes(step, groups)
+        words = None if self.keeping is None else self.keeping.words
+        self.record.write_episodes(step, groups, words)
         self.record.write_step(step, metrics, seconds)
         self.track({"step": step, "seconds": seconds, **metrics})
         self.progress.step(step, metrics, seconds)
         self.last = step
+        if self.keeping is not None:
+            self.keeping.step(step, groups)
 
     def track(self, line: Mapping[str, Any]) -> None:
         """Hand a line of metrics.jsonl to the tracker."""

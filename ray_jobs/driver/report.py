@@ -11,7 +11,7 @@ import numpy as np
 from data.load import video_objects
 from ray_jobs.driver.blind import blind_jf
 from ray_jobs.driver.overlays import OVERLAYS, write_overlays
-from ray_jobs.driver.results import Evaluation, best_and_worst, paired_gain, write_evaluation
+from ray_jobs.driver.results import Evaluation, best_and_worst, paired_gain
 from ray_jobs.driver.run import Run
 
 # Figure -> expression uid -> value. These travel in the checkpoint's state.
@@ -55,8 +55,7 @@ def report(
     """
     cfg = run.cfg
     folder = run.record.evaluation_folder(cfg.train.steps)
-    for how, evaluation in after.items():
-        write_evaluation(folder / how, evaluation)
+    run.keeping.evaluations(cfg.train.steps, after)
     # A gain above the best blind guess shows that the policy reads the sentence.
     blind = blind_guesses(run)
     values_after = {how: values_of(evaluation) for how, evaluation in after.items()}

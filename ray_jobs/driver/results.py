@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from core.files import replacing, write_atomic
+from core.files import json_line, replacing, write_atomic
 from core.types import End, Episode, Reward, Rle, Sample
+from ray_jobs.record.run_folder import episode_line
+from ray_jobs.record.words import Words
 
 COLUMNS = ("uid", "kind", "query", "J", "F", "J&F", "reward", "parts", "end", "answer")
 
@@ -156,8 +159,12 @@ def best_and_worst(results: Sequence[Result], count: int) -> list[Result]:
     return best + worst
 
 
-def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
-    """Write per_expression.csv, then summary.json: with it the evaluation is whole."""
+def write_evaluation(folder: Path, evaluation: Evaluation, words: Words | None = None) -> None:
+    """Write episodes.jsonl and per_expression.csv, then summary.json: with it all is whole.
+
+    Args:
+        words: Query and prompts go into the lines of episodes.jsonl too.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (
         replacing(folder / "per_expression.csv") as fresh,
@@ -167,7 +174,22 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
         table.writerow(COLUMNS)
         for result in evaluation.results:
             table.writerow(_row(result))
+    lines = [json_line(line) for line in _episode_lines(evaluation, words)]
+    write_atomic(folder / "episodes.jsonl", "".join(lines))
     write_atomic(folder / "summary.json", json.dumps(_summary(evaluation), indent=2) + "\n")
+
+
+def _episode_lines(evaluation: Evaluation, words: Words | None) -> Iterator[dict[str, Any]]:
+    """Yield a line for each result, in the form of a run's episodes.jsonl."""
+    repeats: Counter[str] = Counter()
+    for result in evaluation.results:
+        uid = result.sample.uid
+        head: dict[str, Any] = {"sample": uid, "episode": repeats[uid]}
+        if words is not None:
+            head |= words.about(uid)
+        line = episode_line(result.episode, result.reward, None, words)
+        yield head | line | {"scores": dict(result.scores)}
+        repeats[uid] += 1
 
 
 def read_means(folder: Path) -> dict[str, float] | None:

@@ -25,6 +25,7 @@ from core.settings import identity
 from core.types import Sample, System
 from data.generators import generator
 from data.prepare.keep import keep_samples
+from ray_jobs.driver.keeping import Keeping, keeping
 from ray_jobs.driver.preflight import check_prompts
 from ray_jobs.driver.requests import Requests, Stopped
 from ray_jobs.driver.truths import check_splits
@@ -47,6 +48,7 @@ class Run:
         tracker: The copy of metrics and files in MLflow.
         placement: The devices of the actors.
         requests: What users and signals ask of the job.
+        keeping: Its episodes kept in full for the replay page.
     """
 
     cfg: Config
@@ -57,6 +59,7 @@ class Run:
     tracker: MlflowWriter
     placement: Placement
     requests: Requests
+    keeping: Keeping
 
     @classmethod
     @contextmanager
@@ -92,7 +95,7 @@ class Run:
         check_splits(cfg, system, samples, job=folder)
         counted = check_prompts(cfg, system, samples.values())
 
-        path = Path(cfg.runs) / cfg.name / folder
+        path = folder_of(cfg, folder)
         title = f"{cfg.system.name} · {cfg.policy.path} · {cfg.data.root} · {path}"
         with owned(path):
             record = RunFolder.open(path, to_yaml(cfg), repository=Path("."), fresh=fresh)
@@ -102,10 +105,13 @@ class Run:
                 joined(cfg, job, progress.phase("start: Ray"), progress.note) as placement,
                 Requests.listening(progress.note) as requests,
                 tracked(cfg, folder, record, progress) as tracker,
+                keeping(cfg, path, samples, progress.note) as kept,
             ):
                 if counted.prompts:
                     progress.note(str(counted))
-                yield cls(cfg, system, samples, record, progress, tracker, placement, requests)
+                yield cls(
+                    cfg, system, samples, record, progress, tracker, placement, requests, kept
+                )
 
     def split(self, name: str) -> list[Sample]:
         """Return the samples of a split; it is read once."""
@@ -116,6 +122,11 @@ class Run:
     def measured_samples(self, split: str) -> list[Sample]:
         """Return the samples to measure in training: the first `train.eval_samples` of a split."""
         return self.split(split)[: self.cfg.train.eval_samples]
+
+
+def folder_of(cfg: Config, folder: str) -> Path:
+    """Return the run's folder, or that of a job inside it."""
+    return Path(cfg.runs) / cfg.name / folder
 
 
 @contextmanager

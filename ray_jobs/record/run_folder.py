@@ -3,6 +3,7 @@
     config.yaml  environment.json  metrics.jsonl  episodes.jsonl  summary.json
     set_aside.json (samples that cannot fit)  groups/step_N.jsonl (`ray_jobs.record.group_log`)
     checkpoints/step_N/  best -> checkpoints/step_K  evaluation/step_N/
+    replay/ (pictures and tokens of some episodes, and the replay page: `ray_jobs.replay`)
     hints/<split>.json (of a system with auxiliary questions: `data.hints`)
 
 Every step is written here before it goes to the tracker or the display.
@@ -31,6 +32,8 @@ from core.files import (
     write_json,
 )
 from core.types import Episode, Group, Reward
+from ray_jobs.record.kept import answer_places
+from ray_jobs.record.words import Words
 
 PACKAGES = (
     "torch",
@@ -112,11 +115,17 @@ class RunFolder:
         """Append a line to metrics.jsonl: `{"step": 3, "seconds": {...}, "reward": ...}`."""
         append_lines(self.metrics_file, {"step": step, "seconds": dict(seconds), **metrics})
 
-    def write_episodes(self, step: int, groups: Sequence[Group]) -> None:
-        """Append a line to episodes.jsonl for each episode of each group."""
+    def write_episodes(
+        self, step: int, groups: Sequence[Group], words: Words | None = None
+    ) -> None:
+        """Append a line to episodes.jsonl for each episode of each group.
+
+        Args:
+            words: Query and prompts go into the lines too.
+        """
         lines: list[dict[str, Any]] = []
         for group in groups:
-            lines += episode_lines(step, group)
+            lines += episode_lines(step, group, words)
         append_lines(self.episodes_file, *lines)
 
     def write_aside(self, reasons: Mapping[str, str]) -> None:
@@ -191,7 +200,7 @@ class RunFolder:
         return read_json(file, "remove it and start the job again, which writes it anew")
 
 
-def episode_lines(step: int, group: Group) -> Iterator[dict[str, Any]]:
+def episode_lines(step: int, group: Group, words: Words | None = None) -> Iterator[dict[str, Any]]:
     """Yield a line for each episode of a group.
 
     A failed episode has reward None and its traceback in `error`.
@@ -201,22 +210,31 @@ def episode_lines(step: int, group: Group) -> Iterator[dict[str, Any]]:
     advantages = group.advantages_G or nothing
     columns = zip(group.episodes, rewards, advantages, strict=True)
     for index, (episode, reward, advantage) in enumerate(columns):
-        head = {"step": step, "sample": group.sample_uid, "episode": index}
-        yield head | _episode(episode, reward, advantage)
+        head: dict[str, Any] = {"step": step, "sample": group.sample_uid, "episode": index}
+        if words is not None:
+            head |= words.about(group.sample_uid)
+        yield head | episode_line(episode, reward, advantage, words)
 
 
-def _episode(episode: Episode, reward: Reward | None, advantage: float | None) -> dict[str, Any]:
+def episode_line(
+    episode: Episode,
+    reward: Reward | None,
+    advantage: float | None = None,
+    words: Words | None = None,
+) -> dict[str, Any]:
+    """Return all that the lines of training and of evaluations hold alike."""
     turns = []
     for turn in episode.turns:
-        turns.append(
-            {
-                "text": turn.text,
-                "tokens": len(turn.completion_ids),
-                "complete": turn.complete,
-                "version": turn.version,
-                "frames": [media.view.frame for media in turn.media],
-            }
-        )
+        entry = {
+            "text": turn.text,
+            "tokens": len(turn.completion_ids),
+            "complete": turn.complete,
+            "version": turn.version,
+            "frames": [media.view.frame for media in turn.media],
+        }
+        if words is not None:
+            entry["prompt"] = words.prompt(turn)
+        turns.append(entry)
     line: dict[str, Any] = {
         "end": episode.end.value,
         "reward": reward.total if reward else None,
@@ -225,6 +243,8 @@ def _episode(episode: Episode, reward: Reward | None, advantage: float | None) -
         "facts": episode.answer.to_json(),
         "turns": turns,
     }
+    if episode.answer.prompts:
+        line["places"] = answer_places(episode.answer)
     if episode.error:
         line["error"] = episode.error
     return line

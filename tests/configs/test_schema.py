@@ -27,6 +27,7 @@ FREE_IN_A_RUN = (
     "runs",
     "train.",
     "tracking.",
+    "record.",
     "cluster.",
     "warm_start.",
     "evaluate.",

@@ -244,7 +244,7 @@ class Job:
         screen: Any = Silent()
         tracker: Any = Tracker(self.fate, self.points)
         nothing: Any = None
-        run = Run(cfg, nothing, {}, record, screen, tracker, nothing, Requests())
+        run = Run(cfg, nothing, {}, record, screen, tracker, nothing, Requests(), nothing)
         origin = origin_of(cfg, record.checkpoints, start)
         log = GroupLog.open(record.path / "groups", history_of(cfg, origin))
         recording = Recording.open(record, tracker, screen, Deaths(lambda text: None))

@@ -1,0 +1,212 @@
+// One episode: the video, the reward, and the dialogue turn by turn.
+"use strict";
+
+// A log-prob of this much or less is shaded in full.
+const SURPRISING = -4;
+
+const settings = { tokens: false };
+
+async function episodeView(row, open) {
+  const { run } = row;
+  const line = object(await run.line(row));
+  const { group, entry } = await run.kept(row);
+  const view = { element: dom.make("article", {}), stage: null };
+  if (group) {
+    try {
+      view.stage = new Stage(run, group, entry, line);
+    } catch (error) {
+      view.element.append(dom.make("p", { class: "note" }, `pictures cannot be shown: ${error.message}`));
+    }
+  }
+  const left = view.stage
+    ? view.stage.element
+    : dom.make("p", { class: "note" }, "No pictures were kept of this episode (record.episodes).");
+  view.element.append(
+    episodeHead(row, line),
+    dom.make(
+      "div",
+      { class: "two" },
+      left,
+      dom.make(
+        "div",
+        {},
+        dom.guarded("the reward", () => rewardBars(row, line)),
+        dom.guarded("the group", () => groupStrip(row, open)),
+      ),
+    ),
+    ...list(line.turns).map((turn, number) =>
+      dom.guarded(`turn ${number + 1}`, () => turnCard(row, object(turn), number, entry, view.stage)),
+    ),
+    line.error ? dom.make("pre", { class: "error" }, String(line.error)) : "",
+    factsTable(line),
+  );
+  return view;
+}
+
+function episodeHead(row, line) {
+  const { run } = row;
+  const [uid, query, kind] = run.samples[row.sample];
+  const end = run.ends[row.end];
+  const step = run.steps.get(row.step);
+  const seconds = Object.entries(object(step && step.seconds)).filter(([, spent]) => spent > 0.05);
+  const spent = seconds.map(([stage, each]) => `${stage} ${fixed(each, 1)} s`).join(" · ");
+  const isTraining = !run.sources[row.source].how;
+  return dom.make(
+    "div",
+    { class: "head" },
+    dom.make("h2", {}, query || uid),
+    dom.make(
+      "div",
+      { class: "row wrap" },
+      dom.chip(run.name),
+      run.system ? dom.chip(run.system) : null,
+      dom.chip(isTraining ? `step ${row.step}` : run.sourceName(row.source)),
+      dom.chip(`sample ${uid}`),
+      kind ? dom.chip(kind) : null,
+      dom.chip(`episode ${row.episode}`),
+      dom.chip(end, end),
+      dom.chip(`weights of step ${row.version}`),
+      dom.chip(`${row.tokens} tokens in ${row.turns} turns`),
+      row.score === null ? null : dom.chip(`J&F ${fixed(100 * row.score, 1)}`),
+    ),
+    isTraining && spent ? dom.make("div", { class: "faint" }, `the whole step: ${spent}`) : null,
+  );
+}
+
+function rewardBars(row, line) {
+  const weights = row.run.weights;
+  const parts = Object.entries(object(line.parts));
+  const table = dom.make("div", { class: "bars" });
+  const weighted = parts.map(([name, value]) => value * (name in weights ? weights[name] : 1));
+  const most = Math.max(1e-9, ...weighted.map(Math.abs));
+  parts.forEach(([name, value], n) => {
+    const bar = dom.make("div", { class: weighted[n] < 0 ? "bar negative" : "bar" });
+    bar.style.width = `${(100 * Math.abs(weighted[n])) / most}%`;
+    const weight = name in weights ? ` × ${weights[name]}` : "";
+    table.append(
+      dom.make("span", {}, name),
+      dom.make("div", { class: "bar-space" }, bar),
+      dom.make("span", { class: "figure" }, `${fixed(value, 3)}${weight}`),
+    );
+  });
+  const advantage = row.advantage === null ? "" : `advantage ${fixed(row.advantage, 3)}`;
+  return dom.make(
+    "section",
+    {},
+    dom.make("h3", {}, `reward ${fixed(row.reward, 3)}`, dom.make("span", { class: "faint" }, ` ${advantage}`)),
+    parts.length ? table : dom.make("p", { class: "faint" }, "no parts: this episode has no reward"),
+  );
+}
+
+// The episodes of the group in order of their reward, this one marked.
+function groupStrip(row, open) {
+  const others = groupOf(row);
+  const chips = others.map((other) =>
+    dom.make(
+      "button",
+      { class: other === row ? "chosen" : "", title: `episode ${other.episode}`, onclick: () => open(other) },
+      fixed(other.reward),
+    ),
+  );
+  return dom.make("section", {}, dom.make("h3", {}, "group"), dom.make("div", { class: "row wrap" }, ...chips));
+}
+
+function groupOf(row) {
+  const others = row.run.rows.filter((other) => other.group === row.group);
+  sortRows(others, "reward-");
+  return others;
+}
+
+function turnCard(row, turn, number, entry, stage) {
+  const kept = object(list(entry && entry.turns)[number]);
+  const cut = turn.complete === false ? dom.chip("cut off", "truncated") : null;
+  return dom.make(
+    "section",
+    { class: "turn" },
+    dom.make("h3", {}, `turn ${number + 1} `, cut, dom.make("span", { class: "faint" }, ` ${turn.tokens} tokens`)),
+    shownStrip(row.run, turn, kept, stage),
+    turn.prompt ? promptBox(String(turn.prompt), number) : null,
+    completion(String(turn.text || ""), list(kept.pieces)),
+  );
+}
+
+// The pictures as the policy saw them.
+function shownStrip(run, turn, kept, stage) {
+  const shown = list(kept.shown);
+  if (!shown.length) {
+    const frames = list(turn.frames);
+    return frames.length ? dom.make("div", { class: "faint" }, `shown: frames ${frames.join(", ")}`) : null;
+  }
+  const strip = dom.make("div", { class: "strip" });
+  for (const [frame, digest, height, width] of shown) {
+    const image = dom.make("img", { src: run.picture(digest), alt: `frame ${frame}`, loading: "lazy" });
+    image.addEventListener("error", () => image.replaceWith(dom.make("span", { class: "missing" }, "not kept")));
+    const title = `frame ${frame}, ${width} × ${height}, as the policy saw it`;
+    const show = () => stage && stage.show({ frame, digest, height, width });
+    strip.append(dom.make("button", { class: "thumb", title, onclick: show }, image, dom.make("small", {}, frame)));
+  }
+  return strip;
+}
+
+function promptBox(text, number) {
+  return dom.make(
+    "details",
+    { open: number === 0 ? false : undefined },
+    dom.make("summary", {}, `prompt: ${text.length} characters`),
+    dom.make("pre", { class: "prompt" }, text),
+  );
+}
+
+// The completion with its thinking set apart, or token by token.
+function completion(text, pieces) {
+  if (settings.tokens && pieces.length) {
+    return tokensShaded(pieces);
+  }
+  const box = dom.make("pre", { class: "completion" });
+  for (const [part, isThought] of thoughtsApart(text)) {
+    box.append(dom.make("span", { class: isThought ? "thought" : "answer" }, part));
+  }
+  if (!text) {
+    box.append(dom.make("span", { class: "faint" }, "(nothing)"));
+  }
+  return box;
+}
+
+// Return [text, whether it is a thought] from first to last; an open thought goes to the end.
+function thoughtsApart(text) {
+  const parts = [];
+  let at = 0;
+  while (at < text.length) {
+    const begin = text.indexOf("<think>", at);
+    if (begin < 0) {
+      parts.push([text.slice(at), false]);
+      break;
+    }
+    if (begin > at) parts.push([text.slice(at, begin), false]);
+    const close = text.indexOf("</think>", begin);
+    at = close < 0 ? text.length : close + "</think>".length;
+    parts.push([text.slice(begin, at), true]);
+  }
+  return parts;
+}
+
+function tokensShaded(pieces) {
+  const box = dom.make("pre", { class: "completion tokens" });
+  for (const [text, logprob] of pieces) {
+    const share = typeof logprob === "number" ? Math.min(1, logprob / SURPRISING) : 0;
+    const title = typeof logprob === "number" ? `log-prob ${fixed(logprob, 3)}` : "no log-prob";
+    const token = dom.make("span", { title }, String(text));
+    token.style.setProperty("--share", fixed(Math.max(0, share), 3));
+    box.append(token);
+  }
+  return box;
+}
+
+function factsTable(line) {
+  const facts = Object.entries(object(line.facts));
+  if (!facts.length) return "";
+  const rows = facts.map(([name, value]) =>
+    dom.make("tr", {}, dom.make("td", {}, name), dom.make("td", {}, JSON.stringify(value))),
+  );
+  return dom.make("details", {}, dom.make("summary", {}, "what was read from the answers"), dom.make("table", {}, ...rows));
+}
