@@ -6,6 +6,7 @@ never the run.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -85,7 +86,8 @@ class Keeping:
         write_evaluation(folder, evaluation, self.words)
         if self.cfg.episodes:
             results = best_and_worst(evaluation.results, ENDS)
-            self._start(self._keep_evaluation, step, how, results)
+            repeats = Counter(result.sample.uid for result in evaluation.results)
+            self._start(self._keep_evaluation, step, how, results, repeats)
 
     def forget_after(self, step: int) -> None:
         """Drop the kept groups of later steps."""
@@ -122,7 +124,9 @@ class Keeping:
             lines.append(self._line({"step": step}, sample, group.episodes, entries, step))
         write_kept(kept_folder(self.folder), f"step_{step}", lines)
 
-    def _keep_evaluation(self, step: int, how: str, results: Sequence[Result]) -> None:
+    def _keep_evaluation(
+        self, step: int, how: str, results: Sequence[Result], repeats: Mapping[str, int]
+    ) -> None:
         lines = []
         head = {"step": step, "how": how}
         for result in results:
@@ -131,7 +135,8 @@ class Keeping:
             frames = self._frames(sample.video, [result.episode])
             masks = masks_at(result.masks_F, frames)
             # Of several repeats the last one stands for its expression.
-            entry = episode_entry(-1, result.episode, self.words, masks)
+            number = repeats[sample.uid] - 1
+            entry = episode_entry(number, result.episode, self.words, masks)
             lines.append(self._line(head, sample, [result.episode], [entry], step))
         write_kept(kept_folder(self.folder), f"eval_{step}_{how}", lines)
 

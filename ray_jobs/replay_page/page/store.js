@@ -79,20 +79,17 @@ class Run {
     return lines[row.line];
   }
 
-  // Return { group, entry } of a kept episode; both null where nothing was kept.
+  // Return { group, entry } of an episode: what was kept of its sample, and of itself; null where
+  // nothing was. An evaluation keeps the last of several repeats.
   async kept(row) {
     if (!row.kept) {
       return { group: null, entry: null };
     }
     const { how, step } = this.sources[row.source];
     const name = how ? `kept_eval_${step}_${how}` : `kept_step_${row.step}`;
-    const group = (await rayvos.load(this.base, name))[row.uid];
+    const group = (await rayvos.load(this.base, name))[row.uid] || null;
     const entries = list(group && group.episodes);
-    // An evaluation keeps the last of several repeats, under the number -1.
-    const last = this.rows.filter((other) => other.group === row.group).pop();
-    const entry = entries.find((each) => each.episode === row.episode)
-      || (row === last && entries.find((each) => each.episode === -1));
-    return entry ? { group, entry } : { group, entry: null };
+    return { group, entry: entries.find((each) => each.episode === row.episode) || null };
   }
 
   picture(digest) {
