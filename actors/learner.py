@@ -20,7 +20,7 @@ from actors.objective import StepReport
 from cluster.beat import patient
 from cluster.placement import Device
 from cluster.refs import MediaRef
-from cluster.weights import WeightVersion
+from cluster.weights import Wanted, WeightVersion
 from configs.schema import Config
 from core.batch import GroupBatch, ImageLayout
 
@@ -112,8 +112,10 @@ class LearnerActor:
         return self.trainer.learn(rows, media, imitate, targets)
 
     @patient
-    def publish(self, version: int) -> tuple[WeightVersion | None, np.ndarray | None]:
-        return self.trainer.publish(version)
+    def publish(
+        self, version: int, wanted: Wanted = "nothing"
+    ) -> tuple[WeightVersion | None, np.ndarray | None]:
+        return self.trainer.publish(version, wanted)
 
     @patient
     def head(self) -> dict[str, np.ndarray]:

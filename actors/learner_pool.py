@@ -23,7 +23,7 @@ from actors.objective import RowStats, StepReport, batch_metrics
 from cluster.lost import LOST
 from cluster.placement import Device, Placement
 from cluster.refs import Handle, MediaRef, Method, Ref, results, start_actor
-from cluster.weights import WeightVersion
+from cluster.weights import Stored, Wanted, WeightVersion, several_nodes
 from configs.schema import Config
 from core import batch, grpo
 from core.batch import ImageLayout
@@ -77,6 +77,8 @@ class LearnerPool(DrawingPool[LearnerActor]):
         total = total_updates or cfg.train.steps * cfg.learner.optimizer_steps
         # Optimizer steps in a row that were skipped because loss or gradient was not finite.
         self.bad_steps = 0
+        # The last version in the object store, if the next one may be a delta to it.
+        self.stored: Stored | None = None
         self.watch = placement.watch
         # Process and machine of each rank, for messages.
         self.whereabouts: list[str] = []
@@ -256,20 +258,51 @@ class LearnerPool(DrawingPool[LearnerActor]):
         With a GPU backend the version names the ranks as its senders, and it must be taken before
         they learn on.
         """
+        wanted = self._wanted()
         described: list[Ref[WeightVersion | None]] = []
         payloads: list[Ref[np.ndarray]] = []
         for rank in self.ranks:
             # Two results, so that the payload stays in the object store. As a result it belongs to
             # the driver: a rank's death does not take it away.
             publish = rank.actor.publish.options(num_returns=2)
-            description, payload = publish.remote(version)
+            description, payload = publish.remote(version, wanted)
             described.append(description)
             payloads.append(payload)
         first = self.results(described, "published its weights")[0]
         assert first is not None, "rank 0 always publishes"
         if self.cfg.cluster.weight_backend != OBJECT_STORE:
             return replace(first, senders=tuple(self.ranks))
-        return replace(first, payload=payloads[0])
+        kept = first.kept()
+        if wanted != "nothing":
+            return self._store(kept, payloads[0])
+        self.stored = None
+        if kept.held is None:
+            # Its rank has died with it, which this call finds.
+            self.call_all("published its weights", LearnerActor.address)
+        return kept
+
+    def _wanted(self) -> Wanted:
+        """Return what the object store needs of the next version."""
+        cluster = self.cfg.cluster
+        if cluster.weight_backend != OBJECT_STORE:
+            return "nothing"
+        if cluster.weight_path == "auto" and not several_nodes():
+            return "nothing"
+        if cluster.weight_path == "full" or self.stored is None:
+            return "full"
+        return "delta" if len(self.stored.deltas) < cluster.weight_full_every else "full"
+
+    def _store(self, version: WeightVersion, payload: Ref[np.ndarray]) -> WeightVersion:
+        """Return a version with its payload, a full one or a delta to the one before."""
+        if version.delta is None or self.stored is None:
+            whole = version.with_full(payload)
+        else:
+            step = replace(version.delta, payload=payload)
+            whole = replace(version, stored=self.stored.followed_by(step), delta=None)
+        self.stored = whole.stored
+        if self.cfg.cluster.weight_path == "auto":
+            return whole
+        return replace(whole, place=None, held=None)
 
     def head(self) -> dict[str, np.ndarray]:
         """Return the mask head's weights, for segmenters with `mask.redraw`."""

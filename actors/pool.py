@@ -22,7 +22,7 @@ import ray
 
 from actors.stealing import Underway, theft
 from cluster.lost import LOST, as_own_error, is_lost
-from cluster.refs import Handle, Ref, get
+from cluster.refs import Handle, Ref, get, results
 from cluster.watch import Watch
 
 # Class of the actors, a task, and its result.
@@ -184,15 +184,22 @@ class Pool(ABC, Generic[A, T, R]):
             self.watch.lost(lost, self.kind, number, error, then)
             return 1
 
-    def wait_for_all(self, calls: dict[Ref[Any], int]) -> None:
-        """Wait for calls, each of the worker of this number; lost workers are replaced."""
-        # As they finish, so that the first error ends the wait.
-        while calls:
-            [ref], _ = ray.wait(list(calls), num_returns=1)
-            number = calls.pop(ref)
+    def wait_for_all(self, calls: Mapping[Ref[Any], int | None]) -> None:
+        """Wait for calls, each of the worker of this number; lost workers are replaced.
+
+        None stands for a process of somebody else, which this pool cannot replace.
+        """
+        waiting = dict(calls)
+        # As they finish, so that the first error ends the wait: others may wait for the process
+        # that failed.
+        while waiting:
+            [ref], _ = ray.wait(list(waiting), num_returns=1)
+            number = waiting.pop(ref)
             try:
-                get(ref)
+                results([ref])
             except LOST as error:
+                if number is None:
+                    raise
                 self.replace(number, error)
 
     def close(self) -> None:

@@ -17,19 +17,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import ray
 
 from actors import gpu_weights
 from actors.pool import Pool
 from actors.setup import make_system, system_message
 from cluster.beat import patient
-from cluster.lost import LOST, cause
+from cluster.lost import cause
 from cluster.placement import Placement
-from cluster.refs import Handle, MediaRef, Ref, get, start_actor
+from cluster.refs import Handle, MediaRef, Ref, start_actor
 from cluster.room import room
+from cluster.weight_reader import WeightReader
 from cluster.weights import WeightVersion
 from configs.schema import Config
 from core.pulse import working
+from core.shared_file import Held
 from core.types import DialogueTooLong, End, Episode, MediaTable, Sample
 from data.frames.reading import show_views
 from models.engine.conversation import SeedKey
@@ -73,6 +74,7 @@ class RolloutActor:
             raise
         self._ending = asyncio.create_task(self._end_with_engine())
         self.top_p = cfg.rollout.top_p
+        self.reader = WeightReader()
         if weights is not None:
             await self.take(weights)
 
@@ -123,7 +125,10 @@ class RolloutActor:
             return Episode(sample.uid, (), End.FAILED, error=traceback.format_exc())
 
     async def take(self, weights: WeightVersion) -> int:
-        """Load a version of the weights; return its number. Raises the errors of `Engine.take`."""
+        """Load a version of the weights, unless it is gone; return the number of the loaded one.
+
+        Raises the errors of `Engine.take` and `WeightReader.open`.
+        """
         with working("take", loading_seconds(weights)):
             try:
                 await self._take(weights)
@@ -133,20 +138,32 @@ class RolloutActor:
         return self.engine.version
 
     async def _take(self, weights: WeightVersion) -> None:
-        payload: np.ndarray | AsyncIterator[dict[str, Any]] | None = None
+        source: str | AsyncIterator[dict[str, Any]] | None = None
+        held: Held | None = None
         if weights.senders:
             # ipc: the rank on this GPU hands out one buffer after another.
-            payload = gpu_weights.messages(weights.senders[0])
-        elif weights.payload is not None:
-            payload = await weights.payload
-        await self.engine.take(
-            weights.version,
-            weights.names,
-            weights.dtypes,
-            weights.shapes,
-            weights.checksum,
-            payload,
-        )
+            source = gpu_weights.messages(weights.senders[0])
+        elif self.engine.settings.weight_backend == OBJECT_STORE:
+            held = await asyncio.to_thread(self.reader.open, weights)
+            if held is None:
+                # The pool sees the number and brings the newest.
+                return
+            source = held.place.path
+        try:
+            await self.engine.take(
+                weights.version,
+                weights.names,
+                weights.dtypes,
+                weights.shapes,
+                weights.checksums,
+                source,
+            )
+        except ValueError:
+            self.reader.forget()
+            raise
+        finally:
+            if held is not None:
+                held.close()
 
     @patient
     async def init_transfer(self, info: dict[str, Any]) -> None:
@@ -252,6 +269,8 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
         self.system = make_system(cfg)
         # The newest version. Actors that join later load it when they start.
         self.weights: WeightVersion | None = None
+        # Of each actor that joined: the last version it was brought.
+        self._brought: dict[int, int] = {}
         # Whether the engines have joined the learner's process group (GPU backends).
         self._connected = False
         workers = placement.count("rollout", cfg.rollout.first_workers)
@@ -261,7 +280,7 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
         if number >= self.cfg.rollout.first_workers:
             self.check_elastic()
         options = self.placement.options("rollout", self.seats[number])
-        return start_actor(RolloutActor, options, self.cfg, self.settings, self.weights)
+        return start_actor(RolloutActor, options, self.cfg, self.settings, self._newest())
 
     def send(self, worker: Handle[RolloutActor], task: GroupTask) -> Ref[tuple[Episode, ...]]:
         play_group = worker.actor.play_group.options(num_returns=2)
@@ -288,7 +307,20 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
             return worker.call(RolloutActor.version)
         if self.weights is None or answer == self.weights.version:
             return None
-        return worker.call(RolloutActor.take, self.weights)
+        # It had this very version in hand and did not find its bytes.
+        if self._brought.get(number) == self.weights.version:
+            raise ValueError(
+                f"rollout actor {number} cannot see the driver's shared memory on its machine; "
+                "set cluster.weight_path=full"
+            )
+        self._brought[number] = self.weights.version
+        return worker.call(RolloutActor.take, self._newest())
+
+    def _newest(self) -> WeightVersion | None:
+        """Return the newest version in the reach of an actor on any node."""
+        if self.weights is not None:
+            self.weights = self.weights.for_all_machines()
+        return self.weights
 
     def has_room(self) -> bool:
         """Return whether an engine may start now: it has a reserved seat, or the cluster room."""
@@ -327,20 +359,9 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
         """
         self.settle()
         with self._lock:
-            self.weights = weights
-            transfers = self._transfer(weights)
-        # One by one, so that the first error ends the wait: with a GPU backend all others may be
-        # waiting for the one that failed.
-        while transfers:
-            [ref], _ = ray.wait(list(transfers), num_returns=1)
-            worker = transfers.pop(ref)
-            try:
-                get(ref)
-            except LOST as error:
-                # This pool cannot replace a rank of the learner.
-                if worker is None:
-                    raise
-                self.replace(worker, error)
+            self.weights = weights.for_all_machines()
+            transfers = self._transfer(self.weights)
+        self.wait_for_all(transfers)
 
     def _transfer(self, weights: WeightVersion) -> dict[Ref[Any], int | None]:
         """Start a transfer; return its calls, each with its actor (None: a learner rank)."""

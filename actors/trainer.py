@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,10 @@ from actors.objective import (
     imitation_loss,
     spread_failure,
 )
-from cluster import weights
 from cluster.placement import Device
 from cluster.refs import MediaRef, load_media
-from cluster.weights import WeightVersion
+from cluster.weight_writer import WeightWriter
+from cluster.weights import Wanted, WeightVersion
 from configs.load import resolve
 from configs.schema import Config
 from core.batch import GroupBatch, ImageLayout
@@ -89,6 +89,9 @@ class TrainerRank:
         self.sender: NcclSender | IpcSender | None = None
         if cfg.cluster.weight_backend != "object_store":
             self.sender = weight_senders.make(cfg.cluster.weight_backend)
+        self.writer = WeightWriter()
+        # Whether frozen weights are in the last version; they are written once.
+        self.has_published = False
         # ipc: buffers of the version that is being taken.
         self.messages: Iterator[dict[str, Any]] | None = None
 
@@ -208,18 +211,38 @@ class TrainerRank:
             loss, stats = add_mask_loss(loss, stats, output.auxiliary)
         return spread_failure(loss, output.logprob_N), stats
 
-    def publish(self, version: int) -> tuple[WeightVersion | None, np.ndarray | None]:
-        """Return a version of the weights, and its payload, on rank 0; nothing on other ranks.
+    def publish(
+        self, version: int, wanted: Wanted = "nothing"
+    ) -> tuple[WeightVersion | None, np.ndarray | None]:
+        """Write a version of the weights into shared memory and return it, on rank 0.
 
         With a GPU backend only describe them, on every rank: the bytes are sent on request.
+
+        Args:
+            wanted: what to return beside it, for the object store. A delta may become a full one.
         """
+        tensors = whole_weights.describe(self.engine)
         if self.sender is not None:
-            tensors = whole_weights.describe(self.engine)
-            return WeightVersion(version, *tensors, checksum="", payload=None), None
-        state = whole_weights.whole_state(self.engine)
+            return WeightVersion(version, *tensors), None
+
+        names = tensors.names
+        if self.has_published:
+            names = whole_weights.learning(self.engine)
         if self.rank != 0:
+            whole_weights.hand_over(self.engine, names, put=None)
+            self.has_published = True
             return None, None
-        return weights.describe(version, state)
+        draft = self.writer.draft(*tensors)
+        whole_weights.hand_over(self.engine, names, draft.put)
+        written = draft.finish(version)
+        self.has_published = True
+        if wanted == "nothing":
+            return written, None
+        found = draft.delta(written) if wanted == "delta" else None
+        if found is None:
+            return written, draft.buffer.file.data
+        delta, payload = found
+        return replace(written, delta=delta), payload
 
     def head(self) -> dict[str, np.ndarray]:
         """Return the mask head's weights on rank 0; empty on other ranks."""
@@ -268,6 +291,8 @@ class TrainerRank:
     def load(self, folder: str) -> None:
         """Go on from a checkpoint. Raises the errors of `learner_state.load`."""
         self.updates = learner_state.load(self.engine, Path(folder), self.folder)
+        # A checkpoint holds frozen weights, too.
+        self.has_published = False
 
     def close(self) -> None:
         """Leave the process group."""

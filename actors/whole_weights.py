@@ -6,7 +6,7 @@ Everything here is collective: all ranks call the same function at the same time
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -55,6 +55,40 @@ def whole_state(engine: DeepSpeedEngine) -> dict[str, Tensor]:
         if is_first:
             state[name] = copies[key]
     return state
+
+
+def hand_over(
+    engine: DeepSpeedEngine,
+    names: Collection[str],
+    put: Callable[[str, Tensor], None] | None,
+) -> None:
+    """Hand whole weights of these names to `put`, which copies them; None: only take part.
+
+    Other names of the same parameter, such as those of a tied head, are among `names`.
+    """
+    found = lora.weights(engine.module.vlm)
+    # By identity of the parameter: a tied head is gathered once.
+    shared: dict[int, list[str]] = {}
+    for name in names:
+        shared.setdefault(id(found[name].base), []).append(name)
+    for same in shared.values():
+        weight = found[same[0]]
+        with gathered(engine, weight.parts):
+            if put is None:
+                continue
+            whole = weight.merged()
+            for name in same:
+                put(name, whole)
+
+
+def learning(engine: DeepSpeedEngine) -> tuple[str, ...]:
+    """Return the names of the weights that may change. Frozen parameters do not; buffers may."""
+    names = []
+    for name, weight in lora.weights(engine.module.vlm).items():
+        is_parameter = isinstance(weight.base, torch.nn.Parameter)
+        if not is_parameter or any(part.requires_grad for part in weight.parts):
+            names.append(name)
+    return tuple(names)
 
 
 def adapter_state(engine: DeepSpeedEngine) -> dict[str, Tensor]:

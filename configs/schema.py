@@ -495,6 +495,14 @@ class ClusterConfig:
     weight_backend: Literal["object_store", "nccl", "ipc"] = setting(
         "object_store", help="transfer of weights to the engines; nccl and ipc need GPUs"
     )
+    weight_path: Literal["auto", "full", "delta"] = setting(
+        "auto",
+        help="with object_store: auto: shared memory on the learner's machine, lossless deltas to "
+        "others; full, delta: through the object store to all engines",
+    )
+    weight_full_every: int = setting(
+        10, help="deltas in a row before the object store gets a full version again", least=0
+    )
     autoscaler: Literal["auto", "yes", "no"] = setting(
         "auto", help="more nodes may come: wait for missing GPUs; auto: if Ray's status says so"
     )

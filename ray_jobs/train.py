@@ -29,6 +29,7 @@ from actors.reward import Scoring
 from actors.rollout import Played
 from actors.shown_again import decode_again
 from actors.splits import set_of, training_split
+from cluster.weight_reader import sha256
 from configs.load import resolve
 from configs.schema import Config
 from core.grpo import judge
@@ -672,7 +673,7 @@ def finish(run: Run, pools: Pools, masking: Masking, state: TrainingState) -> di
     measured = balance.of_steps(run.record.steps())
     if measured is not None:
         run.progress.note(str(measured))
-    return report(run, state.before, after, state.start_seconds, weights.checksum)
+    return report(run, state.before, after, state.start_seconds, sha256(weights))
 
 
 def training_data(run: Run) -> tuple[Mix, dict[str, str]]:

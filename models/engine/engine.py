@@ -5,12 +5,12 @@ vLLM is imported where an engine starts: it takes ten seconds, and drivers only 
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
 import re
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 from PIL import Image
 
@@ -127,8 +127,8 @@ class Engine:
         names: Sequence[str],
         dtypes: Sequence[str],
         shapes: Sequence[Sequence[int]],
-        checksum: str = "",
-        payload: Any = None,
+        checksums: Sequence[str] = (),
+        source: Any = None,
     ) -> None:
         """Take new weights; requests in flight pause and go on with them.
 
@@ -137,28 +137,26 @@ class Engine:
         Args:
             version: number of the weight version.
             names, dtypes, shapes: description of its tensors.
-            checksum: SHA-256 of the payload; object_store only.
-            payload: object_store: the flat uint8 array (`core.flat`). nccl: None, the tensors are
-                received. ipc: an asynchronous iterator of messages
-                (`models.engine.weight_senders`); each is asked for when the last is loaded.
+            checksums: of each tensor (`core.flat.tensor_checksum`); object_store only.
+            source: object_store: path of the flat array (`core.flat`), which stays as it is until
+                they are taken. nccl: None, the tensors are received. ipc: an asynchronous iterator
+                of messages (`models.engine.weight_senders`); each is asked for when the last is
+                loaded.
 
         Raises:
-            ValueError: the checksum is wrong; the old weights stay. vLLM's error may be around it.
+            ValueError: a checksum is wrong; the old weights stay.
         """
         from models.engine import weight_transfer
 
         backend = self.settings.weight_backend
         if backend == "ipc":
-            await self._load(payload)
+            await self._load(source)
             self.version = version
             return
 
         extra: dict[str, Any] = {}
-        file: BinaryIO | None = None
         if backend == OBJECT_STORE:
-            # By way of a file: arrays inside the arguments of a remote call would arrive as lists.
-            file = await asyncio.to_thread(weight_transfer.write_shared, payload)
-            extra = {"path": weight_transfer.path_of(file), "checksum": checksum}
+            extra = {"path": source, "checksums": list(checksums), "engine": _whereabouts()}
         info = weight_transfer.update_info(
             backend,
             list(names),
@@ -168,10 +166,13 @@ class Engine:
         )
         try:
             await self._load(_single(info))
-            self.version = version
-        finally:
-            if file is not None:
-                file.close()
+        except Exception as error:
+            # vLLM brings the text of an error out of its process, not the error.
+            damage = re.search(weight_transfer.DAMAGE, str(error))
+            if damage is None:
+                raise
+            raise ValueError(damage.group()) from error
+        self.version = version
 
     async def init_transfer(self, info: dict[str, Any]) -> None:
         """Join the process group of nccl, or agree on the wire format of ipc."""
@@ -227,6 +228,11 @@ def _ticking(receive: Receive) -> Receive:
         return outputs
 
     return receive_and_tick
+
+
+def _whereabouts() -> str:
+    """Name the process of this engine for messages."""
+    return f"the engine of pid {os.getpid()} on {socket.gethostname()}"
 
 
 async def _single(info: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:

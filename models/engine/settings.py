@@ -8,12 +8,9 @@ from typing import Any
 
 from models.families import Family, family_of
 
-# The name of this project's weight transfer in `cluster.weight_backend`: the bytes come out of
-# Ray's object store.
+# The name of this project's weight transfer in `cluster.weight_backend`: the bytes come from shared
+# memory, or out of Ray's object store.
 OBJECT_STORE = "object_store"
-
-# How the system lists files with weights in memory, among the open files of a process.
-SHARED_NAME = "rayvos_weights"
 
 # Up to this vocabulary the allowed ids travel with a request; above it, the few banned ones.
 SMALL_VOCABULARY = 8192

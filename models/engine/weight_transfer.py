@@ -9,11 +9,13 @@ processes through the entry point `vllm.general_plugins`.
 from __future__ import annotations
 
 import functools
+import logging
 import multiprocessing
 import os
 import threading
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +26,12 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-from core.flat import checksum, unflatten
+from core.flat import layout, tensor_checksums, unflatten
 from models.engine.exact_logprobs import score_exactly
-from models.engine.settings import OBJECT_STORE, SHARED_NAME
+from models.engine.settings import OBJECT_STORE
+
+# Finds the message of damaged weights in the texts of vLLM's errors.
+DAMAGE = r"weights: tensor '.*' is damaged in .*: nothing was loaded, it keeps its old weights"
 
 
 @dataclass
@@ -40,22 +45,30 @@ class SharedUpdate(WeightTransferUpdateInfo):
 
     Attributes:
         names, dtype_names, shapes: description of the tensors.
-        path: file with the flat array (`core.flat`).
-        checksum: SHA-256 of the file.
+        path: file that begins with the flat array (`core.flat`).
+        checksums: of each tensor.
+        engine: name of the engine for messages.
     """
 
     names: list[str]
     dtype_names: list[str]
     shapes: list[list[int]]
     path: str
-    checksum: str
+    checksums: list[str]
+    engine: str
 
 
 class SharedMemoryTransfer(WeightTransferEngine[SharedInit, SharedUpdate]):
-    """Loads a whole version at once; touches the running model only if the checksum is right."""
+    """Loads what has changed in a version; touches the model only if the checksums are right."""
 
     init_info_cls = SharedInit
     update_info_cls = SharedUpdate
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Checksums of the tensors in the model; empty where they are not known.
+        self.loaded: dict[str, str] = {}
+        self.loading: dict[str, str] = {}
 
     def init_transfer_engine(self, init_info: SharedInit) -> None:
         """Do nothing: there is no group to join."""
@@ -67,37 +80,81 @@ class SharedMemoryTransfer(WeightTransferEngine[SharedInit, SharedUpdate]):
         """Load the weights.
 
         Raises:
-            ValueError: the checksum is wrong; the engine keeps its old weights.
+            ValueError: a checksum is wrong; the engine keeps its old weights.
         """
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
-        # torch needs a writable array; mode "c" is one and leaves the file alone.
-        flat = np.memmap(update_info.path, dtype=np.uint8, mode="c")
-        if checksum(flat) != update_info.checksum:
-            raise ValueError(
-                f"weights in {update_info.path} are damaged: not loaded, "
-                "the engine keeps its old ones"
-            )
-        tensors = unflatten(
-            torch.from_numpy(flat),
-            update_info.names,
-            update_info.dtype_names,
-            update_info.shapes,
-        )
-        loadable = list(tensors)
+        self.loading = dict(zip(update_info.names, update_info.checksums, strict=True))
+        changed = set()
+        for name, checksum in self.loading.items():
+            if self.loaded.get(name) != checksum:
+                changed.add(name)
+        tensors = verified(update_info, changed)
+
+        self.loaded = {}
+        loadable = [(name, tensors[name]) for name in with_siblings(self.loading, changed)]
         # On CPU vLLM repacks linear weights and leaves the parameters empty: only a layerwise
         # reload can fill them.
         initialize_layerwise_reload(self.model)
         self.model.load_weights(loadable)  # type: ignore[operator]
 
     def finish_weight_update(self) -> None:
-        """End the layerwise reload."""
+        """End the layerwise reload. Layers that were left out keep what they have."""
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
-        finalize_layerwise_reload(self.model, self.model_config)
+        # Not on purpose in vLLM's own use, so it warns of each such layer.
+        reload_log = logging.getLogger("vllm.model_executor.model_loader.reload.layerwise")
+        level = reload_log.level
+        reload_log.setLevel(logging.ERROR)
+        try:
+            finalize_layerwise_reload(self.model, self.model_config)
+        finally:
+            reload_log.setLevel(level)
+        self.loaded = self.loading
 
     def shutdown(self) -> None:
         """Do nothing."""
+
+
+def verified(update: SharedUpdate, changed: Collection[str]) -> dict[str, torch.Tensor]:
+    """Return the tensors in the file of an update.
+
+    Raises:
+        ValueError: a changed one does not have its checksum.
+    """
+    spans, size = layout(update.dtype_names, update.shapes)
+    # torch needs a writable array; mode "c" is one and leaves the file alone.
+    flat = np.memmap(update.path, dtype=np.uint8, mode="c", shape=(size,))
+    expected: dict[str, str] = {}
+    places: list[tuple[int, int]] = []
+    for name, checksum, span in zip(update.names, update.checksums, spans, strict=True):
+        if name in changed:
+            expected[name] = checksum
+            places.append(span)
+    for name, found in zip(expected, tensor_checksums(flat, places), strict=True):
+        if found != expected[name]:
+            raise ValueError(
+                f"weights: tensor {name!r} is damaged in {update.engine}: nothing was loaded, it "
+                "keeps its old weights"
+            )
+    return dict(
+        unflatten(
+            torch.from_numpy(flat),
+            update.names,
+            update.dtype_names,
+            update.shapes,
+        )
+    )
+
+
+def with_siblings(names: Iterable[str], changed: Iterable[str]) -> list[str]:
+    """Return the changed names with those of the same block, in order.
+
+    vLLM packs several layers of a block into one, such as `q_proj` and `k_proj`, and can load that
+    one only as a whole.
+    """
+    blocks = {name.rsplit(".", 2)[0] for name in changed}
+    return [name for name in names if name.rsplit(".", 2)[0] in blocks]
 
 
 def register() -> None:
@@ -143,26 +200,6 @@ def keep_images() -> None:
     scheduler_output.strip_covered_mm_data = keep_all
 
 
-def write_shared(flat: np.ndarray) -> BinaryIO:
-    """Write the flat array into a new file in memory, for all workers of one engine to read.
-
-    It has no name in any folder, so it is gone once it is closed, or this process killed.
-    """
-    file = os.fdopen(os.memfd_create(SHARED_NAME), "wb")
-    try:
-        file.write(flat.data)
-        file.flush()
-    except OSError:
-        file.close()
-        raise
-    return file
-
-
-def path_of(file: BinaryIO) -> str:
-    """Return the path under which other processes of this user open a file without a name."""
-    return f"/proc/{os.getpid()}/fd/{file.fileno()}"
-
-
 def update_info(
     backend: str,
     names: list[str],
@@ -175,7 +212,7 @@ def update_info(
     The messages of ipc come from the learner (`models.engine.weight_senders.ipc_message`).
     """
     keys: dict[str, set[str]] = {
-        OBJECT_STORE: {"path", "checksum"},
+        OBJECT_STORE: {"path", "checksums", "engine"},
         "nccl": set(),
     }
     if backend not in keys:

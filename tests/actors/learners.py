@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 
 from actors.learner import LearnerActor
 from actors.learner_pool import LearnerPool
 from cluster.refs import results
+from cluster.weight_reader import WeightReader
+from cluster.weights import WeightVersion
 from configs.schema import Config
-from core.flat import checksum, unflatten
+from core.flat import layout, tensor_checksums, unflatten
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -53,12 +54,22 @@ def restart(pools: Mapping[int, LearnerPool], cfg: Config) -> LearnerPool:
     return pool
 
 
+def flat_of(version: WeightVersion) -> np.ndarray:
+    """Return a copy of a version's flat array."""
+    held = WeightReader().open(version)
+    assert held is not None
+    flat = held.data().copy()
+    held.close()
+    return flat
+
+
 def weights(pool: LearnerPool) -> dict[str, torch.Tensor]:
     """Return copies of the weights that a pool publishes."""
     version = pool.publish(3)
     assert version.version == 3
-    flat = torch.from_numpy(np.array(ray.get(version.payload)))
-    assert checksum(flat.numpy()) == version.checksum
+    flat = torch.from_numpy(flat_of(version))
+    spans, _ = layout(version.dtypes, version.shapes)
+    assert tensor_checksums(flat.numpy(), spans) == version.checksums
 
     found: dict[str, torch.Tensor] = {}
     for name, tensor in unflatten(flat, version.names, version.dtypes, version.shapes):

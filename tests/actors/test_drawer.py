@@ -10,7 +10,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import ray
 
 from actors.drawer import DrawerPool
 from actors.drawing import DrawBatch, Drawn, mask_targets, tracking_prompts
@@ -22,7 +21,7 @@ from core.drawing.requests import DrawnMask
 from core.masks import decode
 from core.types import Answer, Group, MediaTable, Video
 from tests.actors.drawing_cases import HEIGHT, SEGS, WIDTH, sample, video
-from tests.actors.learners import restart
+from tests.actors.learners import flat_of, restart
 from tests.models.seg_cases import SEG, with_seg
 from tests.models.tiny_qwen import build, random_group
 
@@ -87,7 +86,7 @@ def pools(folder: Path, ray_env: dict[str, str]) -> Iterator[Pools]:
 
 
 def flat_weights(pool: LearnerPool) -> np.ndarray:
-    return np.array(ray.get(pool.publish(1).payload))
+    return flat_of(pool.publish(1))
 
 
 def draw(pool: LearnerPool | DrawerPool, clip: Video, played: Played) -> list[Drawn]:

@@ -81,8 +81,6 @@ def test_receiving_and_sending_go_on_together(ray_env: dict[str, str], backend: 
         names=("a",),
         dtypes=("float32",),
         shapes=((1,),),
-        checksum="",
-        payload=None,
         senders=ranks,
     )
 

@@ -90,7 +90,7 @@ def other_weights(version: int) -> WeightVersion:
     """Random weights, as the learner publishes them."""
     model = tiny_engine.model(tiny_engine.tokenizer(), seed=version)
     described, flat = describe(version, model.state_dict())
-    return replace(described, payload=ray.put(flat))
+    return described.with_full(ray.put(flat))
 
 
 def versions(played: Iterable[Played]) -> set[int]:
@@ -188,8 +188,12 @@ def test_new_weights_reach_the_engine(pool: RolloutPool, samples: list[Sample]) 
 
 def test_damaged_weights_are_an_error(pool: RolloutPool) -> None:
     weights = other_weights(2)
-    with pytest.raises(Exception, match="damaged"):
-        pool.take(replace(weights, checksum="0" * 64))
+    damaged = ("0" * 32, *weights.checksums[1:])
+    # One clear error, with tensor and engine.
+    message = f"^weights: tensor '{weights.names[0]}' is damaged in the engine of pid "
+    with pytest.raises(ValueError, match=message) as error:
+        pool.take(replace(weights, checksums=damaged))
+    assert type(error.value) is ValueError
     pool.take(weights)
 
 

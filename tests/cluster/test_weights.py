@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cluster.weights import describe
-from core.flat import checksum, flatten, unflatten
+from core.flat import checksum, flatten, layout, tensor_checksums, unflatten
 
 
 def state() -> dict[str, torch.Tensor]:
@@ -39,15 +39,21 @@ def test_wrong_size_is_refused() -> None:
 
 def test_checksum_sees_one_bit() -> None:
     flat = flatten(state())[3]
-    before = checksum(flat)
-    flat[40] ^= 1
-    assert checksum(flat) != before
+    spans, _ = layout(*flatten(state())[1:3])
+    whole = checksum(flat)
+    of_tensors = tensor_checksums(flat, spans)
+    # The second tensor.
+    flat[70] ^= 1
+    assert checksum(flat) != whole
+    changed = tensor_checksums(flat, spans)
+    assert [a == b for a, b in zip(changed, of_tensors, strict=True)] == [True, False, *[True] * 3]
 
 
 def test_described_weights_are_whole() -> None:
     weights, flat = describe(3, state())
     assert weights.version == 3
-    assert checksum(flat) == weights.checksum
+    spans, _ = layout(weights.dtypes, weights.shapes)
+    assert tensor_checksums(flat, spans) == weights.checksums
     back = dict(
         unflatten(torch.from_numpy(flat.copy()), weights.names, weights.dtypes, weights.shapes)
     )
