@@ -305,16 +305,17 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
         worker = self.workers[number]
         if answer is None:
             return worker.call(RolloutActor.version)
-        if self.weights is None or answer == self.weights.version:
+        newest = self._newest()
+        if newest is None or answer == newest.version:
             return None
         # It had this very version in hand and did not find its bytes.
-        if self._brought.get(number) == self.weights.version:
+        if self._brought.get(number) == newest.version:
             raise ValueError(
                 f"rollout actor {number} cannot see the driver's shared memory on its machine; "
                 "set cluster.weight_path=full"
             )
-        self._brought[number] = self.weights.version
-        return worker.call(RolloutActor.take, self._newest())
+        self._brought[number] = newest.version
+        return worker.call(RolloutActor.take, newest)
 
     def _newest(self) -> WeightVersion | None:
         """Return the newest version in the reach of an actor on any node."""

@@ -42,9 +42,9 @@ def encode(old: np.ndarray, new: np.ndarray, width: int) -> bytes:
     return HEADER.pack(DENSE, width, 0, len(xor)) + _compressed(xor)
 
 
-def apply(data: np.ndarray, delta: bytes | np.ndarray) -> None:
+def apply(data: np.ndarray, delta: np.ndarray) -> None:
     """Turn the old bytes, in place, into the new ones."""
-    packed = memoryview(delta)
+    packed = delta.data
     form, width, distance_width, count = HEADER.unpack_from(packed)
     elements = data.view(f"<u{width}")
     body = packed[HEADER.size :]

@@ -95,7 +95,7 @@ def tensor_checksum(data: np.ndarray) -> str:
 
     It is as fast as memory, and finds damage; it is no protection against forgery.
     """
-    return xxhash.xxh3_128_hexdigest(data)
+    return xxhash.xxh3_128_hexdigest(data.data)
 
 
 def hashing_threads() -> ThreadPoolExecutor:
