@@ -30,7 +30,7 @@ from cluster.weight_reader import WeightReader
 from cluster.weights import WeightVersion
 from configs.schema import Config
 from core.pulse import working
-from core.shared_file import Held
+from core.shared_file import Held, Place
 from core.types import DialogueTooLong, End, Episode, MediaTable, Sample
 from data.frames.reading import show_views
 from models.engine.conversation import SeedKey
@@ -269,8 +269,8 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
         self.system = make_system(cfg)
         # The newest version. Actors that join later load it when they start.
         self.weights: WeightVersion | None = None
-        # Of each actor that joined: the last version it was brought.
-        self._brought: dict[int, int] = {}
+        # Of each actor that joined: the place of the last version it was brought.
+        self._brought: dict[int, Place | None] = {}
         # Whether the engines have joined the learner's process group (GPU backends).
         self._connected = False
         workers = placement.count("rollout", cfg.rollout.first_workers)
@@ -308,13 +308,13 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
         newest = self._newest()
         if newest is None or answer == newest.version:
             return None
-        # It had this very version in hand and did not find its bytes.
-        if self._brought.get(number) == newest.version:
+        # It was shown these very bytes and did not find them.
+        if newest.place is not None and self._brought.get(number) == newest.place:
             raise ValueError(
                 f"rollout actor {number} cannot see the driver's shared memory on its machine; "
                 "set cluster.weight_path=full"
             )
-        self._brought[number] = newest.version
+        self._brought[number] = newest.place
         return worker.call(RolloutActor.take, newest)
 
     def _newest(self) -> WeightVersion | None:

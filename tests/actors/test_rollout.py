@@ -15,6 +15,7 @@ import ray
 from actors.rollout import Played, RolloutActor, RolloutPool, copies
 from cluster.placement import place
 from cluster.refs import call_all
+from cluster.weight_writer import WeightWriter
 from cluster.weights import WeightVersion, describe
 from configs.schema import Config, SystemConfig
 from core.digest import image_digest
@@ -87,10 +88,20 @@ def tokens(played: Iterable[Played]) -> dict[str, list[tuple[int, ...]]]:
 
 
 def other_weights(version: int) -> WeightVersion:
-    """Random weights, as the learner publishes them."""
+    """Random weights, as the learner publishes them for engines of other machines."""
     model = tiny_engine.model(tiny_engine.tokenizer(), seed=version)
     described, flat = describe(version, model.state_dict())
     return described.with_full(ray.put(flat))
+
+
+def shared_weights(version: int) -> WeightVersion:
+    """Random weights, as the learner publishes them; it is gone by now."""
+    state = tiny_engine.model(tiny_engine.tokenizer(), seed=version).state_dict()
+    described, _ = describe(version, state)
+    draft = WeightWriter().draft(described.names, described.dtypes, described.shapes)
+    for name, tensor in state.items():
+        draft.put(name, tensor)
+    return draft.finish(version).kept()
 
 
 def versions(played: Iterable[Played]) -> set[int]:
@@ -179,11 +190,15 @@ def test_copies_of_a_sample_in_one_step_differ(pool: RolloutPool, samples: list[
 
 def test_new_weights_reach_the_engine(pool: RolloutPool, samples: list[Sample]) -> None:
     before = list(pool.play(samples[:1], group_size=G, temperature=1.0, step=0))
-    pool.take(other_weights(1))
+    pool.take(shared_weights(1))
     after = list(pool.play(samples[:1], group_size=G, temperature=1.0, step=0))
     assert versions(before) == {0}
     assert versions(after) == {1}
     assert tokens(before) != tokens(after)
+
+    pool.take(other_weights(1))
+    stored = list(pool.play(samples[:1], group_size=G, temperature=1.0, step=0))
+    assert tokens(stored) == tokens(after), "by way of the object store they are the same"
 
 
 def test_damaged_weights_are_an_error(pool: RolloutPool) -> None:
@@ -194,7 +209,7 @@ def test_damaged_weights_are_an_error(pool: RolloutPool) -> None:
     with pytest.raises(ValueError, match=message) as error:
         pool.take(replace(weights, checksums=damaged))
     assert type(error.value) is ValueError
-    pool.take(weights)
+    pool.take(shared_weights(2))
 
 
 @pytest.mark.slow
