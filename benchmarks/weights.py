@@ -83,9 +83,10 @@ def write(writer: WeightWriter, version: int, state: State) -> tuple[Draft, Weig
 
 def serve(calls: Connection) -> None:
     """Answer calls in the process of an engine: with True once the weights could be loaded."""
-    from models.engine.weight_transfer import SharedUpdate, verified
+    from models.engine.weight_transfer import MappedFiles, SharedUpdate, verified
 
     reader = WeightReader()
+    files = MappedFiles()
     while True:
         asked: Any = calls.recv()
         if asked is None:
@@ -102,7 +103,7 @@ def serve(calls: Connection) -> None:
                 list(asked.checksums),
                 "an engine",
             )
-            verified(update, asked.names)
+            verified(update, asked.names, files)
             held.close()
         else:
             old_way_of_an_engine(*asked)

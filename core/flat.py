@@ -105,6 +105,9 @@ def hashing_threads() -> ThreadPoolExecutor:
 
 def tensor_checksums(flat: np.ndarray, spans: Sequence[tuple[int, int]]) -> tuple[str, ...]:
     """Return the checksums of tensors in a flat array, in order."""
-    pieces = [flat[start:stop] for start, stop in spans]
+    # The largest first, so that no thread is left with it in the end.
+    by_size = sorted(spans, key=lambda span: span[0] - span[1])
+    pieces = [flat[start:stop] for start, stop in by_size]
     with hashing_threads() as threads:
-        return tuple(threads.map(tensor_checksum, pieces))
+        found = dict(zip(by_size, threads.map(tensor_checksum, pieces), strict=True))
+    return tuple(found[span] for span in spans)

@@ -66,6 +66,7 @@ class SharedMemoryTransfer(WeightTransferEngine[SharedInit, SharedUpdate]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.files = MappedFiles()
         # Checksums of the tensors in the model; empty where they are not known.
         self.loaded: dict[str, str] = {}
         self.loading: dict[str, str] = {}
@@ -89,7 +90,7 @@ class SharedMemoryTransfer(WeightTransferEngine[SharedInit, SharedUpdate]):
         for name, checksum in self.loading.items():
             if self.loaded.get(name) != checksum:
                 changed.add(name)
-        tensors = verified(update_info, changed)
+        tensors = verified(update_info, changed, self.files)
 
         self.loaded = {}
         loadable = [(name, tensors[name]) for name in with_siblings(self.loading, changed)]
@@ -116,15 +117,37 @@ class SharedMemoryTransfer(WeightTransferEngine[SharedInit, SharedUpdate]):
         """Do nothing."""
 
 
-def verified(update: SharedUpdate, changed: Collection[str]) -> dict[str, torch.Tensor]:
+class MappedFiles:
+    """The last two files, mapped: the learner fills them in turns, and mapping takes its time."""
+
+    def __init__(self) -> None:
+        # By device and number. A mapped file keeps its number.
+        self.maps: dict[tuple[int, int], np.ndarray] = {}
+
+    def flat(self, path: str, size: int) -> np.ndarray:
+        """Return the first bytes of a file."""
+        found = os.stat(path)
+        key = (found.st_dev, found.st_ino)
+        flat = self.maps.pop(key, None)
+        if flat is None or len(flat) != size:
+            # torch needs a writable array; mode "c" is one and leaves the file alone.
+            flat = np.memmap(path, dtype=np.uint8, mode="c", shape=(size,))
+        self.maps[key] = flat
+        for oldest in list(self.maps)[:-2]:
+            del self.maps[oldest]
+        return flat
+
+
+def verified(
+    update: SharedUpdate, changed: Collection[str], files: MappedFiles
+) -> dict[str, torch.Tensor]:
     """Return the tensors in the file of an update.
 
     Raises:
         ValueError: a changed one does not have its checksum.
     """
     spans, size = layout(update.dtype_names, update.shapes)
-    # torch needs a writable array; mode "c" is one and leaves the file alone.
-    flat = np.memmap(update.path, dtype=np.uint8, mode="c", shape=(size,))
+    flat = files.flat(update.path, size)
     expected: dict[str, str] = {}
     places: list[tuple[int, int]] = []
     for name, checksum, span in zip(update.names, update.checksums, spans, strict=True):
