@@ -432,8 +432,10 @@ async def take(engine: Engine, weights: WeightVersion) -> None:
     held = hold(weights.place)
     assert held is not None
     tensors = (weights.names, weights.dtypes, weights.shapes, weights.checksums)
-    await engine.take(weights.version, *tensors, held.place.path)
-    held.close()
+    try:
+        await engine.take(weights.version, *tensors, held.place.path)
+    finally:
+        held.close()
 
 
 def open_files() -> list[str]:
@@ -447,8 +449,8 @@ def open_files() -> list[str]:
 
 
 def test_damaged_weights_are_refused_and_the_old_stay(bench: Bench) -> None:
-    before = [file for file in open_files() if SHARED_NAME in file]
     weights = bench.written(changed(bench.policy, "", 6))
+    before = [file for file in open_files() if SHARED_NAME in file]
     version = bench.engine.version
     assert bench.writer.newest is not None
     bench.writer.newest.file.data[-100] ^= 1
