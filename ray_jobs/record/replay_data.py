@@ -1,8 +1,8 @@
 """The data of the replay page: scripts that a browser loads from disk, each when it is looked at.
 
-    replay/data/index.js          a row for each episode: all that lists, filters and sorts need
-    replay/data/episodes_K.js     the texts of some groups
-    replay/data/kept_<name>.js    pictures, tokens and masks of the kept groups of one step
+    replay/data/index.js                  a row for each episode: all to list, filter and sort by
+    replay/data/episodes_<source>_K.js    the texts of some groups
+    replay/data/kept_<name>.js            pictures, tokens and masks of the kept groups of one step
 
 A page that is opened from disk may load scripts, but no JSON.
 """
@@ -22,6 +22,7 @@ import yaml
 import systems
 from core.types import Vision
 from ray_jobs.record.kept import FOLDER, kept_folder
+from ray_jobs.record.predictions import FILE as PREDICTIONS
 
 # Episodes of a script: small enough to load in no time, so that few are needed for a group.
 CHUNK = 200
@@ -47,21 +48,30 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Source:
-    """Where episodes come from: the training, or an evaluation.
+    """Where episodes come from: the training, an evaluation in it, or the job `evaluate`.
 
     Attributes:
         file: Its lines.
         how: Empty for the training.
         step: Step of the evaluation.
+        predicted: Whether the lines are those of `ray_jobs.record.predictions`.
     """
 
     file: Path
     how: str = ""
     step: int = 0
+    predicted: bool = False
 
-    def kept_name(self, step: int) -> str:
+    @property
+    def name(self) -> str:
+        """The part of its scripts' names; more episodes later do not change older scripts."""
+        return f"eval_{self.step}_{self.how}" if self.how else "training"
+
+    def kept_name(self, step: int, chunk: int) -> str:
         """Return the name of the file with the kept groups of a step."""
-        return f"eval_{self.step}_{self.how}" if self.how else f"step_{step}"
+        if self.predicted:
+            return f"{self.name}_{chunk}"
+        return self.name if self.how else f"step_{step}"
 
 
 @dataclass
@@ -107,9 +117,8 @@ def write_data(run: Path) -> dict[str, Any]:
     fresh.mkdir(parents=True)
     kept = _write_kept(run, fresh)
     table = Table()
-    chunks = 0
     for number, source in enumerate(sources):
-        chunks = _write_source(fresh, number, source, kept, table, chunks)
+        _write_source(fresh, number, source, kept, table)
     index = _index(run, sources, table)
     write_script(fresh / "index.js", index)
 
@@ -140,6 +149,8 @@ def sources_of(run: Path) -> list[Source]:
         evaluations.append(Source(file, file.parent.name, step))
     evaluations.sort(key=_by_step)
     sources += evaluations
+    if (run / PREDICTIONS).is_file():
+        sources.append(Source(run / PREDICTIONS, "predictions", predicted=True))
     if not sources:
         raise ValueError(
             f"{run}: no episodes.jsonl there: give the folder of a run that has finished a step, "
@@ -153,30 +164,61 @@ def _by_step(source: Source) -> tuple[int, str]:
 
 
 def _write_source(
-    folder: Path,
-    number: int,
-    source: Source,
-    kept: Mapping[str, set[str]],
-    table: Table,
-    chunk: int,
-) -> int:
-    """Write the texts of a source and its rows; return the number of the next script."""
+    folder: Path, number: int, source: Source, kept: Mapping[str, set[str]], table: Table
+) -> None:
+    """Write the texts of a source and its rows."""
+    for chunk, lines in enumerate(_chunks(source, table)):
+        groups: dict[str, Any] = {}
+        for place, line in enumerate(lines):
+            row = row_of(line, source, table)
+            uid = as_text(line.get("sample"))
+            of_step = kept.get(source.kept_name(row["step"], chunk), set())
+            if "kept" in line:
+                groups[uid] = line.pop("kept")
+                of_step = set(groups)
+            is_kept = int(uid in of_step)
+            table.add(row | {"source": number, "kept": is_kept, "chunk": chunk, "line": place})
+        write_script(folder / f"episodes_{source.name}_{chunk}.js", lines)
+        if groups:
+            write_script(folder / f"kept_{source.kept_name(0, chunk)}.js", groups)
+
+
+def _chunks(source: Source, table: Table) -> Iterator[list[dict[str, Any]]]:
+    """Yield the lines of a source in pieces of whole groups."""
     lines: list[dict[str, Any]] = []
     before: tuple[Any, ...] = ()
     for line in whole_lines(source.file, table):
+        if source.predicted:
+            line = of_prediction(line)
         group = (line.get("step"), line.get("sample"))
         if len(lines) >= CHUNK and group != before:
-            write_script(folder / f"episodes_{chunk}.js", lines)
+            yield lines
             lines = []
-            chunk += 1
         before = group
-        row = row_of(line, source, table)
-        of_step = kept.get(source.kept_name(row["step"]), set())
-        is_kept = int(as_text(line.get("sample")) in of_step)
-        table.add(row | {"source": number, "kept": is_kept, "chunk": chunk, "line": len(lines)})
         lines.append(line)
-    write_script(folder / f"episodes_{chunk}.js", lines)
-    return chunk + 1
+    if lines:
+        yield lines
+
+
+def of_prediction(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a line of predictions.jsonl as one of episodes.jsonl, its masks under "kept"."""
+    masks: list[list[Any]] = []
+    for frame, rle in enumerate(as_list(line.get("masks"))):
+        if rle is not None:
+            masks.append([frame, rle])
+    kept = {
+        "height": line.get("height"),
+        "width": line.get("width"),
+        "num_frames": len(as_list(line.get("frames"))),
+        "frames": [],
+        "truth": [],
+        "episodes": [{"episode": 0, "turns": [], "masks": masks}],
+    }
+    found = {"sample": line.get("uid"), "facts": line.get("answer"), "kept": kept}
+    found["places"] = line.get("prompts")
+    for name in ("query", "kind", "end", "reward", "parts", "scores", "turns", "error"):
+        found[name] = line.get(name)
+    return found
 
 
 def row_of(line: Mapping[str, Any], source: Source, table: Table) -> dict[str, Any]:
@@ -207,9 +249,14 @@ def jf_of(scores: Any) -> float | None:
 
 
 def whole_lines(file: Path, table: Table) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a file of lines; a broken line, or the last half of one, is counted."""
+    """Yield the objects of a file of lines; a broken line is counted.
+
+    A last line without its newline is still being written.
+    """
     with file.open("rb") as lines:
         for raw in lines:
+            if not raw.endswith(b"\n"):
+                return
             value = parsed(raw)
             if isinstance(value, dict):
                 yield value
@@ -252,7 +299,14 @@ def _index(run: Path, sources: Sequence[Source], table: Table) -> dict[str, Any]
             steps.append(_step(line))
     named = []
     for source in sources:
-        named.append({"how": source.how, "step": source.step})
+        named.append(
+            {
+                "name": source.name,
+                "how": source.how,
+                "step": source.step,
+                "predicted": source.predicted,
+            }
+        )
     return {
         "name": run.resolve().name,
         "sources": named,

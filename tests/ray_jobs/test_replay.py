@@ -11,9 +11,17 @@ from pathlib import Path
 import pytest
 
 from core.files import append_lines
+from ray_jobs.record.predictions import line_of
 from ray_jobs.record.replay_data import script
 from ray_jobs.replay import main, server_of, write_site
-from tests.ray_jobs.replay_run import HOSTILE, data_of, write_run
+from tests.ray_jobs.replay_run import (
+    HOSTILE,
+    data_of,
+    evaluation_of,
+    group_of,
+    sample_of,
+    write_run,
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +41,14 @@ def test_a_row_for_each_episode(run: Path) -> None:
     assert columns["reward"][:3] == [0.5, 1.5, 2.5]
     assert columns["advantage"][:3] == [-1.0, 0.0, 1.0]
     assert index["steps"][1]["seconds"] == {"play": 1.25, "learn": 0.5}
-    assert index["sources"] == [{"how": "", "step": 0}, {"how": "greedy", "step": 3}]
+    assert [source["name"] for source in index["sources"]] == ["training", "eval_3_greedy"]
     assert columns["score"][-1] == 0.8
 
 
 def test_every_row_finds_its_text(run: Path) -> None:
     columns = data_of(run / "replay/data/index.js")["columns"]
     row = columns["step"].index(2) + 1
-    lines = data_of(run / f"replay/data/episodes_{columns['chunk'][row]}.js")
+    lines = data_of(run / f"replay/data/episodes_training_{columns['chunk'][row]}.js")
     line = lines[columns["line"][row]]
     assert line["turns"][0]["text"] == "ünïcode 漢字 in step 2"
     assert line["turns"][0]["prompt"] == "Find: the red square that moves⟨image⟩"
@@ -102,8 +110,25 @@ def test_odd_lines_cost_only_themselves(tmp_path: Path, capsys: pytest.CaptureFi
     index = data_of(run / "replay/data/index.js")
     assert index["columns"]["reward"] == [None, 1.5]
     assert index["columns"]["step"] == [0, 2]
-    assert index["broken"] == 3
-    assert "3 lines are broken" in capsys.readouterr().out
+    # The last line is still being written.
+    assert index["broken"] == 2
+    assert "2 lines are broken" in capsys.readouterr().out
+
+
+def test_predictions_of_the_job_evaluate(tmp_path: Path) -> None:
+    sample = sample_of(tmp_path / "video", "v/0", "the red square")
+    [result, *_] = evaluation_of(sample, group_of(sample, 1, ("it moves",))).results
+    line = line_of(sample, result.episode, result.masks_F, result.reward, result.scores)
+    append_lines(tmp_path / "predictions.jsonl", line)
+    write_site([tmp_path])
+    data = tmp_path / "replay/data"
+    columns = data_of(data / "index.js")["columns"]
+    assert (columns["score"], columns["kept"]) == ([0.8], [1])
+    [text] = data_of(data / "episodes_eval_0_predictions_0.js")
+    assert text["turns"][0]["text"] == "it moves"
+    assert "masks" not in text
+    kept = data_of(data / "kept_eval_0_predictions_0.js")["v/0"]
+    assert kept["episodes"][0]["masks"][0] == [0, sample.targets[0].masks_F[0]]
 
 
 def test_two_runs_find_each_other(run: Path, tmp_path: Path) -> None:

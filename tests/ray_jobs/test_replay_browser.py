@@ -146,12 +146,12 @@ def test_two_runs_and_one_sample_over_steps(tab: Browser) -> None:
 
 
 def test_a_part_that_is_missing_is_named(tab: Browser, home: Path) -> None:
-    chunk = home / "first/replay/data/episodes_0.js"
+    chunk = home / "first/replay/data/episodes_training_0.js"
     text = chunk.read_bytes()
     chunk.unlink()
     try:
         tab.open((home / "first/replay/index.html").as_uri())
         tab.press("j")
-        tab.until(f"{MAIN}.includes('episodes_0.js is missing')")
+        tab.until(f"{MAIN}.includes('episodes_training_0.js is missing')")
     finally:
         chunk.write_bytes(text)

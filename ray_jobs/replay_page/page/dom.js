@@ -60,6 +60,10 @@ function fixed(value, digits = 2) {
   return typeof value === "number" ? value.toFixed(digits) : "–";
 }
 
+function counted(number, noun) {
+  return `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
+}
+
 function list(value) {
   return Array.isArray(value) ? value : [];
 }

@@ -66,7 +66,7 @@ function episodeHead(row, line) {
       dom.chip(`episode ${row.episode}`),
       dom.chip(end, end),
       dom.chip(`weights of step ${row.version}`),
-      dom.chip(`${row.tokens} tokens in ${row.turns} turns`),
+      dom.chip(`${counted(row.tokens, "token")} in ${counted(row.turns, "turn")}`),
       row.score === null ? null : dom.chip(`J&F ${fixed(100 * row.score, 1)}`),
     ),
     isTraining && spent ? dom.make("div", { class: "faint" }, `the whole step: ${spent}`) : null,
@@ -123,7 +123,7 @@ function turnCard(row, turn, number, entry, stage) {
   return dom.make(
     "section",
     { class: "turn" },
-    dom.make("h3", {}, `turn ${number + 1} `, cut, dom.make("span", { class: "faint" }, ` ${turn.tokens} tokens`)),
+    dom.make("h3", {}, `turn ${number + 1} `, cut, typeof turn.tokens === "number" ? dom.make("span", { class: "faint" }, ` ${counted(turn.tokens, "token")}`) : null),
     shownStrip(row.run, turn, kept, stage),
     turn.prompt ? promptBox(String(turn.prompt), number) : null,
     completion(String(turn.text || ""), list(kept.pieces)),

@@ -115,7 +115,8 @@ class EpisodeList {
     const [low, high] = this.range;
     const share = row.reward === null ? 0 : (row.reward - low) / (high - low || 1);
     const end = row.run.ends[row.end];
-    const where = `${row.run.sources[row.source].how ? "eval " : "step "}${row.step}`;
+    const { how, predicted } = row.run.sources[row.source];
+    const where = predicted ? "prediction" : `${how ? "eval" : "step"} ${row.step}`;
     const item = dom.make(
       "div",
       {

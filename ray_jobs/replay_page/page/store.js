@@ -19,7 +19,7 @@ const rayvos = {
 
   // Return a promise of the value in a script; each is loaded once.
   load(base, name) {
-    const address = `${base}data/${name}.js`;
+    const address = `${base}data/${encodeURIComponent(name)}.js`;
     if (!rayvos.loaded.has(address)) {
       const promise = new Promise((resolve, reject) => {
         rayvos.waiting.set(address, { resolve, reject });
@@ -51,7 +51,7 @@ class Run {
     this.steps = new Map(index.steps.map((step) => [step.step, step]));
     this.words = this.samples.map((about) => about.join("\n").toLowerCase());
     this.rows = this.makeRows(index.columns);
-    this.texts = [];
+    this.texts = new Map();
   }
 
   makeRows(columns) {
@@ -70,12 +70,19 @@ class Run {
 
   // Return "training" or the name of an evaluation.
   sourceName(source) {
-    const { how, step } = this.sources[source];
+    const { how, step, predicted } = this.sources[source];
+    if (predicted) {
+      return "predictions";
+    }
     return how ? `evaluation at ${step}, ${how}` : "training";
   }
 
+  textsName(source, chunk) {
+    return `episodes_${this.sources[source].name}_${chunk}`;
+  }
+
   async line(row) {
-    const lines = await rayvos.load(this.base, `episodes_${row.chunk}`);
+    const lines = await rayvos.load(this.base, this.textsName(row.source, row.chunk));
     return lines[row.line];
   }
 
@@ -85,9 +92,10 @@ class Run {
     if (!row.kept) {
       return { group: null, entry: null };
     }
-    const { how, step } = this.sources[row.source];
-    const name = how ? `kept_eval_${step}_${how}` : `kept_step_${row.step}`;
-    const group = (await rayvos.load(this.base, name))[row.uid] || null;
+    const { name, how, predicted } = this.sources[row.source];
+    const file = how ? name : `step_${row.step}`;
+    const groups = await rayvos.load(this.base, `kept_${predicted ? `${name}_${row.chunk}` : file}`);
+    const group = groups[row.uid] || null;
     const entries = list(group && group.episodes);
     return { group, entry: entries.find((each) => each.episode === row.episode) || null };
   }
@@ -98,18 +106,17 @@ class Run {
 
   // Load all texts for the search, a script after the other.
   async loadTexts(progress) {
-    const chunks = 1 + Math.max(-1, ...new Set(this.rows.map((row) => row.chunk)));
-    for (let chunk = this.texts.length; chunk < chunks; chunk++) {
-      const lines = await rayvos.load(this.base, `episodes_${chunk}`);
-      this.texts.push(lines.map(wordsOf));
-      progress(chunk + 1, chunks);
+    const names = unique(this.rows.map((row) => this.textsName(row.source, row.chunk)));
+    for (const [done, name] of names.entries()) {
+      this.texts.set(name, (await rayvos.load(this.base, name)).map(wordsOf));
+      progress(done + 1, names.length);
     }
   }
 
   // Return the text of a row for the search; "" before it is loaded.
   text(row) {
-    const chunk = this.texts[row.chunk];
-    return chunk ? chunk[row.line] : "";
+    const texts = this.texts.get(this.textsName(row.source, row.chunk));
+    return texts ? texts[row.line] : "";
   }
 }
 

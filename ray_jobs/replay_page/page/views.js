@@ -16,8 +16,8 @@ function overviewView(runs) {
       "section",
       { class: "card" },
       dom.make("h2", {}, run.name),
-      dom.make("p", {}, `${run.system || "unknown system"} · ${run.steps.size} steps · `
-        + `${run.rows.length.toLocaleString("en")} episodes of ${run.samples.length.toLocaleString("en")} samples, `
+      dom.make("p", {}, `${run.system || "unknown system"} · ${counted(run.steps.size, "step")} · `
+        + `${counted(run.rows.length, "episode")} of ${counted(run.samples.length, "sample")}, `
         + `${kept.toLocaleString("en")} with pictures`),
       dom.make("div", { class: "row wrap" }, ...chips),
       run.broken ? dom.make("p", { class: "note" }, `${run.broken} lines of its files are broken and left out`) : null,
@@ -82,7 +82,7 @@ async function groupView(row, open) {
     {},
     dom.make("h2", {}, query || uid),
     dom.make("p", { class: "faint" }, `${row.run.name} · ${row.run.sourceName(row.source)} · step ${row.step} · `
-      + `${cards.length} episodes, the best first (${fixed(first.reward, 3)})`),
+      + `${counted(cards.length, "episode")}, the best first (${fixed(first.reward, 3)})`),
     dom.make("div", { class: "cards" }, ...cards),
   );
 }
