@@ -61,13 +61,14 @@ def check_outline(polygon: Any, height: int, width: int, where: str) -> None:
         polygon: x and y in turn, a flat list.
 
     Raises:
-        ValueError: No flat list of 3 or more points, a coordinate far outside of the image, or
+        ValueError: No flat list of 2 or more points, a coordinate far outside of the image, or
             an outline that is too long.
     """
-    is_flat = isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
+    # COCO's own code draws a line of two points too.
+    is_flat = isinstance(polygon, list) and len(polygon) >= 4 and len(polygon) % 2 == 0
     if not is_flat or not all(_is_number(x) for x in polygon):
         raise ValueError(
-            f"{where} holds {polygon!r:.60}, which is not a flat list of 3 or more points"
+            f"{where} holds {polygon!r:.60}, which is not a flat list of 2 or more points"
         )
     check_corners(np.array(polygon, np.float64).reshape(-1, 2), height, width, where)
 

@@ -9,13 +9,22 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data.bounds import check_nesting, refuse_constant
+
+# Marks at the start of a text, the longer ones first.
+MARKS = {
+    b"\xef\xbb\xbf": "utf-8-sig",
+    b"\xff\xfe\0\0": "utf-32",
+    b"\0\0\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
 
 
 @dataclass
@@ -54,13 +63,13 @@ class Faults:
 def load_json(
     file: Path,
     kind: type = dict,
-    encodings: Sequence[str] = ("utf-8",),
+    old_encodings: bool = False,
 ) -> Any:
     """Return the content of a JSON file.
 
     Args:
         kind: Type of the content.
-        encodings: Encodings to try in turn.
+        old_encodings: True if a text that is not UTF-8 may be cp1252 or GBK.
 
     Raises:
         ValueError: The file is missing, empty, cut short, not JSON, or holds another type.
@@ -73,7 +82,7 @@ def load_json(
     if not raw.strip():
         raise ValueError(f"{file} is empty, so it is not JSON: download it again")
 
-    content = _decoded_json(file, raw, encodings)
+    content = _decoded_json(file, raw, old_encodings)
     if not isinstance(content, kind):
         wanted = "an object" if kind is dict else "a list"
         raise ValueError(
@@ -83,14 +92,22 @@ def load_json(
     return content
 
 
-def _decoded_json(file: Path, raw: bytes, encodings: Sequence[str]) -> Any:
-    first_error: Exception | None = None
-    for encoding in encodings:
+def _decoded_json(file: Path, raw: bytes, old_encodings: bool) -> Any:
+    encoding = "utf-8"
+    marked = encoding_of(raw, "") != ""
+    if old_encodings and not marked and not _decodes(raw, "utf-8"):
         try:
-            return parsed_json(raw, encoding)
+            encoding = chinese_or_western(raw)
         except ValueError as error:
-            first_error = first_error or error
-    raise ValueError(f"{file} is not JSON ({first_error}): download it again") from first_error
+            raise ValueError(f"{file}: {error}") from error
+    try:
+        return parsed_json(raw, encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{file} is not JSON ({error}): save it as UTF-8, or download it again"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error}): download it again") from error
 
 
 def parsed_json(raw: bytes, encoding: str = "utf-8") -> Any:
@@ -99,8 +116,43 @@ def parsed_json(raw: bytes, encoding: str = "utf-8") -> Any:
     Raises:
         ValueError: It is not JSON, too deep, or holds NaN, Infinity or an endless number.
     """
-    check_nesting(raw, "its text")
-    return json.loads(raw.decode(encoding), parse_constant=refuse_constant)
+    text = raw.decode(encoding_of(raw, encoding))
+    check_nesting(text.encode("utf-8", "replace"), "its text")
+    return json.loads(text, parse_constant=refuse_constant)
+
+
+def encoding_of(raw: bytes, otherwise: str = "utf-8") -> str:
+    """Return the encoding that a mark at the start tells, as Notepad and PowerShell write it."""
+    for mark, encoding in MARKS.items():
+        if raw.startswith(mark):
+            return encoding
+    return otherwise
+
+
+def chinese_or_western(raw: bytes) -> str:
+    """Return the encoding of a text in no UTF: "gb18030" or "cp1252".
+
+    Western letters beyond ASCII stand alone or in twos; Chinese ones are rows of pairs.
+
+    Raises:
+        ValueError: It could be both, or neither.
+    """
+    rows = re.findall(rb"[\x80-\xff]+", raw)
+    longest = max((len(row) for row in rows), default=0)
+    in_pairs = all(len(row) % 2 == 0 and min(row) >= 0xA1 for row in rows)
+    if longest >= 4 and in_pairs and _decodes(raw, "gb18030"):
+        return "gb18030"
+    if (longest < 4 or not _decodes(raw, "gb18030")) and _decodes(raw, "cp1252"):
+        return "cp1252"
+    raise ValueError("its text is not UTF-8, and could be GBK or cp1252: save it as UTF-8")
+
+
+def _decodes(raw: bytes, encoding: str) -> bool:
+    try:
+        raw.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def value(

@@ -7,13 +7,14 @@ The path names a video file, an image, or a folder of images.
 
 from __future__ import annotations
 
+import os
 import re
 from fractions import Fraction
 from pathlib import Path
 
 from core.types import Video
 from data.frames.decoders import facts
-from data.frames.images import IMAGE_SUFFIXES
+from data.frames.images import IMAGE_SUFFIXES, image_size, is_image, is_mask, num_pages
 from data.frames.reading import frame_size
 
 
@@ -39,19 +40,18 @@ def probe_with_rate(path: str | Path) -> tuple[Video, Fraction | None]:
     if path.is_dir():
         return _probe_images(path, path), None
     if path.suffix.lower() in IMAGE_SUFFIXES:
+        if num_pages(path) > 1:
+            return _probe_pages(path), None
         return _probe_images(path, path.parent), None
     return _probe_file(path)
 
 
 def _probe_images(path: Path, folder: Path) -> Video:
     """Return the video of one image, or of all images of a folder."""
-    files = [path]
+    names = [path.name]
     if path.is_dir():
-        files = list(folder.iterdir())
-    names = []
-    for file in files:
-        if file.suffix.lower() in IMAGE_SUFFIXES:
-            names.append(file.name)
+        names = [name for name in os.listdir(folder) if is_image(name)]
+        names = _without_masks(folder, names)
     if not names:
         known = ", ".join(IMAGE_SUFFIXES)
         raise ValueError(f"{path}: no image in this folder; known are {known}")
@@ -59,6 +59,36 @@ def _probe_images(path: Path, folder: Path) -> Video:
     names.sort(key=_as_people_count)
     height, width = frame_size(str(folder), names)
     return Video(path.stem, str(folder), tuple(names), height, width)
+
+
+def _without_masks(folder: Path, names: list[str]) -> list[str]:
+    """Return the pictures of a folder without the masks beside them: 1.png beside 1.jpg.
+
+    Raises:
+        ValueError: Two pictures have one name, and neither is a mask.
+    """
+    by_stem: dict[str, list[str]] = {}
+    for name in sorted(names):
+        by_stem.setdefault(os.path.splitext(name)[0], []).append(name)
+    kept = []
+    for several in by_stem.values():
+        shown = several
+        if len(several) > 1:
+            shown = [name for name in several if not is_mask(folder / name)]
+        if len(shown) != 1:
+            raise ValueError(
+                f"{folder}: {several[0]} and {several[1]} have one name: which is the frame? Put "
+                "masks into a folder of their own, or give each picture its own name"
+            )
+        kept += shown
+    return kept
+
+
+def _probe_pages(path: Path) -> Video:
+    """Return an animation, or a TIFF of pages, as a video."""
+    names = tuple(f"{index:05d}" for index in range(num_pages(path)))
+    height, width = image_size(path)
+    return Video(path.stem, str(path), names, height, width)
 
 
 def _probe_file(path: Path) -> tuple[Video, Fraction]:
@@ -75,6 +105,7 @@ def _probe_file(path: Path) -> tuple[Video, Fraction]:
 def _as_people_count(name: str) -> list[int | str]:
     """Split a name into texts and numbers, to sort by."""
     parts: list[int | str] = []
-    for part in re.split(r"(\d+)", name):
-        parts.append(int(part) if part.isdigit() else part)
+    # Other digits, as in "²", are letters here.
+    for part in re.split(r"([0-9]+)", name):
+        parts.append(int(part) if part[:1].isascii() and part.isdecimal() else part)
     return parts

@@ -22,7 +22,14 @@ from core.digest import image_digest
 from core.types import Media, Video, View
 from data.frames.decoders import DECODERS, TIMEOUT_S, decode
 from data.frames.frame_store import content_name, node_store
-from data.frames.images import FRAME_SUFFIXES, IMAGE_SUFFIXES, first_file, image_size
+from data.frames.images import (
+    FRAME_SUFFIXES,
+    frame_file,
+    image_size,
+    is_image,
+    read_image,
+    read_pages,
+)
 
 # Frames of a video file to decode together when it is read from end to end, fewer if they are
 # large.
@@ -160,6 +167,8 @@ def _load_frames(
         missing = _without(names, found)
         if is_folder:
             found |= _store_images(video, missing)
+        elif missing and is_image(Path(video.path).name):
+            found |= _store_pages(video, missing)
         elif missing:
             found |= _store_decoded(video, list(missing), block, decoders, timeout_s)
     node_store().tidy()
@@ -188,6 +197,19 @@ def _store_images(video: Video, names: Mapping[int, str]) -> dict[int, np.ndarra
         file = scratch / "image.npy"
         for index, name in names.items():
             np.save(file, _read_image(video, index))
+            frames[index] = node_store().put(name, file)
+    return frames
+
+
+def _store_pages(video: Video, names: Mapping[int, str]) -> dict[int, np.ndarray]:
+    """Read pictures of an animation, or pages of a TIFF."""
+    frames = {}
+    numbers = [index * video.stride for index in names]
+    with node_store().scratch() as scratch:
+        file = scratch / "page.npy"
+        pages = read_pages(Path(video.path), numbers)
+        for (index, name), page_HWC in zip(names.items(), pages, strict=True):
+            np.save(file, page_HWC)
             frames[index] = node_store().put(name, file)
     return frames
 
@@ -244,37 +266,27 @@ def _names_in_video_file(video: Video, indices: Sequence[int]) -> dict[int, str]
 
 def _image_file(video: Video, index: int) -> str:
     name = video.frame_names[index]
-    stem = os.path.join(video.path, name)
-    suffixes: tuple[str, ...] = FRAME_SUFFIXES
-    # Pictures of your own data keep their suffix in the name.
-    if Path(name).suffix.lower() in IMAGE_SUFFIXES:
-        suffixes = ("", *FRAME_SUFFIXES)
-
-    file = first_file(stem, suffixes)
+    file = frame_file(video.path, name)
     if file is None:
+        suffix = "" if is_image(name) else FRAME_SUFFIXES[0]
         place = _place(video, index)
         raise ValueError(
-            f"{stem}{suffixes[0]}: missing ({place}): extract the frames of this video again"
+            f"{os.path.join(video.path, name)}{suffix}: missing ({place}): extract the frames of "
+            "this video again"
         )
     return str(file)
 
 
 def _read_image(video: Video, index: int) -> np.ndarray:
-    path = _image_file(video, index)
+    path = Path(_image_file(video, index))
     # The header tells the size before a picture takes its memory.
     try:
-        size = image_size(Path(path))
+        size = image_size(path)
+        if video.height and math.prod(size) != video.height * video.width:
+            raise ValueError(_wrong_size(video, index, *size))
+        return read_image(path)
     except ValueError as error:
         raise ValueError(f"{error}; {_place(video, index)}") from error
-    if video.height and math.prod(size) != video.height * video.width:
-        raise ValueError(_wrong_size(video, index, *size))
-    image_HWC = cv2.imread(path, cv2.IMREAD_COLOR)
-    if image_HWC is None:
-        raise ValueError(
-            f"{path}: not a readable image ({_place(video, index)}): extract the frames of this "
-            "video again"
-        )
-    return cv2.cvtColor(image_HWC, cv2.COLOR_BGR2RGB)
 
 
 def _place(video: Video, index: int) -> str:

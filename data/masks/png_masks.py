@@ -7,6 +7,7 @@ object holds PNGs in which every pixel that is not 0 is the object; then `label`
 from __future__ import annotations
 
 import functools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from core.masks import encode
 from core.types import Rle
+from data.frames.images import first_file
 from data.masks.lazy import LazyMasks
 
 # Encoded objects that a process keeps: about 50 MB at 100 frames.
@@ -60,7 +62,8 @@ def _masks(
 ) -> tuple[Rle | None, ...]:
     masks: list[Rle | None] = []
     for name in names_F:
-        file = Path(folder) / f"{name}.png"
+        place = os.path.join(folder, name)
+        file = first_file(place, (".png",)) or Path(f"{place}.png")
         if missing_is_none and not file.is_file():
             masks.append(None)
         else:

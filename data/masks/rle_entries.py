@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ijson
 import numpy as np
 from pycocotools import mask as coco
 
 from data.bounds import ShallowStream, check_outline, check_pixels
-from data.fields import value
+from data.fields import encoding_of, value
+
+BOM = b"\xef\xbb\xbf"
 
 # (key, the masks as the file has them, or the error in them)
 KeyedMasks = tuple[str, Any]
@@ -49,7 +52,10 @@ def read_entries(file: Path, kind: str) -> Iterator[KeyedMasks]:
         ValueError: The file is empty, or holds something else.
     """
     with open(file, "rb") as stream:
-        first = stream.read(4096).lstrip()[:1]
+        start = stream.read(4096)
+    if encoding_of(start) not in ("utf-8", "utf-8-sig"):
+        raise ValueError(f"{file} is {encoding_of(start)}: save it as UTF-8")
+    first = start.removeprefix(BOM).lstrip()[:1]
     wanted = b"[" if kind == "groundings" else b"{"
     if first != wanted:
         what = "is empty"
@@ -190,11 +196,21 @@ def _by(size: tuple[int, int]) -> str:
 
 def _counts(mask: Any, where: str) -> tuple[str, tuple[int, int]]:
     size = value(mask, "size", list, where)
-    counts = value(mask, "counts", str, where)
+    counts = value(mask, "counts", (str, list), where)
     if len(size) != 2 or not _is_side(size[0]) or not _is_side(size[1]):
         raise ValueError(f'{where}: "size" is {size!r:.60}, not [height, width]')
     check_pixels(size[0], size[1], f'{where}: "size"')
+    if isinstance(counts, list):
+        counts = _compressed(counts, size[0], size[1], where)
     return counts, (size[0], size[1])
+
+
+def _compressed(runs: list[Any], height: int, width: int, where: str) -> str:
+    """Return an uncompressed encoding, the lengths of its runs, as a compressed one."""
+    _check_runs(runs, height * width, where)
+    rle = coco.frPyObjects({"counts": runs, "size": [height, width]}, height, width)
+    text: str = rle["counts"].decode("ascii")
+    return text
 
 
 def _is_side(side: Any) -> bool:
@@ -203,12 +219,21 @@ def _is_side(side: Any) -> bool:
 
 def items(file: Path, prefix: str) -> Iterator[Any]:
     """Yield the values below a path of a JSON file, one after the other."""
-    with open(file, "rb") as stream:
+    with _text_of(file) as stream:
         yield from ijson.items(ShallowStream(str(file), stream), prefix, use_float=True)
 
 
-def _read_mask_dict(file: Path) -> Iterator[KeyedMasks]:
+@contextmanager
+def _text_of(file: Path) -> Iterator[BinaryIO]:
+    """Open a JSON file behind the mark that some editors put at the start."""
     with open(file, "rb") as stream:
+        if stream.read(len(BOM)) != BOM:
+            stream.seek(0)
+        yield stream
+
+
+def _read_mask_dict(file: Path) -> Iterator[KeyedMasks]:
+    with _text_of(file) as stream:
         yield from ijson.kvitems(ShallowStream(str(file), stream), "", use_float=True)
 
 
@@ -256,18 +281,26 @@ def _rle_of(annotation: dict[str, Any], sizes: dict[Any, Any], where: str) -> An
     check_pixels(height, width, f"{where}: its image")
 
     if isinstance(shape, list):
-        for polygon in shape:
-            check_outline(polygon, height, width, f'{where}: "segmentation"')
-        if not shape:
-            return None
-        rle = coco.merge(coco.frPyObjects(shape, height, width))
-    elif isinstance(value(shape, "counts", (list, str), where), list):
+        return _drawn(shape, height, width, where)
+    if isinstance(value(shape, "counts", (list, str), where), list):
         # The encoding of a crowd is not compressed.
-        _check_runs(shape["counts"], height * width, where)
-        uncompressed = {"counts": shape["counts"], "size": [height, width]}
-        rle = coco.frPyObjects(uncompressed, height, width)
-    else:
-        return shape
+        counts = _compressed(shape["counts"], height, width, where)
+        return {"size": [height, width], "counts": counts}
+    return shape
+
+
+def _drawn(polygons: list[Any], height: int, width: int, where: str) -> Any:
+    """Return the union of polygons as COCO's own code draws it; None without any."""
+    for polygon in polygons:
+        check_outline(polygon, height, width, f'{where}: "segmentation"')
+    if not polygons:
+        return None
+    if len(polygons[0]) == 4:
+        raise ValueError(
+            f'{where}: "segmentation" begins with four numbers, which COCO takes for a box: put a '
+            "polygon first, or take it out"
+        )
+    rle = coco.merge(coco.frPyObjects(polygons, height, width))
     return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
 
 

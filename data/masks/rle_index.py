@@ -40,7 +40,7 @@ from data.masks.rle_entries import Entry, entries_of, read_entries
 log = logging.getLogger(__name__)
 ENDING = ".index.sqlite"
 # Version of the index; an index with another one is made anew.
-_VERSION = 1
+_VERSION = 2
 # Decompressed annotations that a process keeps: about 50 MB at 100 frames.
 _KEPT = 512
 

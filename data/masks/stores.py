@@ -11,7 +11,6 @@ mask is decoded here.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Protocol
 
 from core.types import Target
 from data.fields import inside
+from data.frames.images import stems_in
 from data.masks.png_masks import PngMasks
 from data.masks.rle_entries import Entry
 from data.masks.rle_index import RleMasks, entries
@@ -127,7 +127,7 @@ class PaletteStore:
     _targets: dict[tuple[str, str], Target] = field(default_factory=dict)
 
     def target(self, frames: ListedFrames, anno: str, where: str) -> Target:
-        if not anno.isdigit() or not 0 < int(anno) < 255:
+        if not anno.isdecimal() or not 0 < int(anno) < 255:
             raise ValueError(
                 f'{where}: "obj_id" is {anno!r}, not the number of an object in a palette PNG (1 '
                 "to 254)"
@@ -182,8 +182,8 @@ def check_masks(folder: Path, names: tuple[str, ...], where: str) -> None:
     """Raise ValueError if a frame has no PNG."""
     if not folder.is_dir():
         raise ValueError(f"{where} names an object, but there is no folder {folder}/: {RELEASE}")
-    present = set(os.listdir(folder))
-    missing = [f"{name}.png" for name in names if f"{name}.png" not in present]
+    present = stems_in(folder, ".png")
+    missing = [f"{name}.png" for name in names if name not in present]
     if not missing:
         return
 

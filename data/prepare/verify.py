@@ -16,10 +16,19 @@ from PIL import Image
 
 from core.types import Rle, Sample, Target, Video
 from data.bounds import TooLargeError, max_pixels
-from data.frames.images import FRAME_SUFFIXES, first_file, image_size
+from data.frames.images import (
+    FRAME_SUFFIXES,
+    frame_file,
+    image_size,
+    is_hidden,
+    is_image,
+    num_pages,
+    read_image,
+    read_pages,
+)
 from data.frames.video_file import open_video, pictures, shown_size
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".ts", ".mpg", ".wmv", ".flv")
 # Masks of one object to list; further ones are only counted.
 MANY = 5
 
@@ -44,9 +53,14 @@ def problems_of_video(video: Video, samples: Sequence[Sample]) -> list[Problem]:
     Args:
         samples: The samples of this video.
     """
-    texts = broken_frames(video)
-    for target in _targets_of(samples):
-        texts += broken_masks(video, target)
+    try:
+        texts = broken_frames(video)
+        for target in _targets_of(samples):
+            texts += broken_masks(video, target)
+    # One odd file must not end the check of all others.
+    except Exception as error:
+        kind = type(error).__name__
+        texts = [f"{video.path}: cannot be checked ({kind}: {_short(error)}): take the video out"]
     if texts:
         return [Problem(video.uid, text) for text in texts]
     return [Problem(video.uid, text, odd=True) for text in oddities(samples)]
@@ -58,10 +72,12 @@ def broken_frames(video: Video) -> list[str]:
     if path.is_dir():
         texts = []
         for name in video.frame_names:
-            text = _wrong_image(path / name, video)
+            text = _wrong_image(path, name, video)
             if text:
                 texts.append(text)
         return texts
+    if path.is_file() and is_image(path.name):
+        return _wrong_pages(path, video)
     if path.is_file():
         return _wrong_video_file(path, video)
     return [
@@ -78,10 +94,12 @@ def media_under(folder: Path) -> list[Video]:
     image_names: dict[Path, set[str]] = {}
     video_files = []
     for path in sorted(folder.rglob("*")):
-        if path.suffix in FRAME_SUFFIXES:
+        if is_hidden(path.name):
+            continue
+        if path.suffix.lower() in FRAME_SUFFIXES:
             name = path.name.removesuffix(path.suffix)
             image_names.setdefault(path.parent, set()).add(name)
-        if path.suffix in VIDEO_SUFFIXES:
+        if path.suffix.lower() in VIDEO_SUFFIXES:
             video_files.append(Video(str(path), str(path), (), 0, 0))
 
     folders = []
@@ -197,12 +215,25 @@ def _wrong_rle(rle: Rle, video: Video) -> str:
     return ""
 
 
-def _wrong_image(stem: Path, video: Video) -> str:
+def _wrong_pages(path: Path, video: Video) -> list[str]:
+    """Return the error in an animation or a TIFF of pages, if there is one."""
+    try:
+        for number, page_HWC in enumerate(read_pages(path, range(num_pages(path)))):
+            height, width = page_HWC.shape[:2]
+            wrong = _wrong_size(f"{path}: page {number}", height, width, video)
+            if wrong:
+                return [wrong]
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
+def _wrong_image(folder: Path, name: str, video: Video) -> str:
     """Return the error in an image, or ""."""
-    path = first_file(str(stem))
+    path = frame_file(folder, name)
     if path is None:
-        suffix = FRAME_SUFFIXES[0]
-        return f"{stem}{suffix}: missing: extract the frames of video {video.uid!r} again"
+        suffix = "" if is_image(name) else FRAME_SUFFIXES[0]
+        return f"{folder / name}{suffix}: missing: extract the frames of video {video.uid!r} again"
     try:
         height, width = image_size(path)
         wrong = _wrong_size(str(path), height, width, video)
@@ -211,9 +242,12 @@ def _wrong_image(stem: Path, video: Video) -> str:
         with Image.open(path) as image:
             # Opening reads the header alone; this reads to the last byte.
             image.load()
+        # What training reads may refuse more than Pillow does.
+        read_image(path)
     except TooLargeError as error:
         return str(error)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    # A damaged image raises almost anything.
+    except Exception as error:
         return f"{path}: damaged ({_short(error)}): extract the frames of video {video.uid!r} again"
     return ""
 

@@ -27,13 +27,14 @@ from pathlib import Path
 
 from core.types import Sample
 from data.fields import Faults, inside
+from data.frames.images import stems_in
 from data.readers.expressions import Meta
 from data.readers.youtube_vos import load_categories, load_expressions, read_layout
 
 # File and encoding of each annotator's sentences, 0 to 3.
 TEXTS = (
-    ("Davis17_annot1.txt", "utf-8"),
-    ("Davis17_annot1_full_video.txt", "utf-8"),
+    ("Davis17_annot1.txt", "utf-8-sig"),
+    ("Davis17_annot1_full_video.txt", "utf-8-sig"),
     ("Davis17_annot2.txt", "latin-1"),
     ("Davis17_annot2_full_video.txt", "latin-1"),
 )
@@ -99,7 +100,7 @@ def _listed_videos(root: Path, split: str) -> list[str]:
         raise ValueError(
             f"{file} is missing, and so is {root}/meta_expressions/: is the root right (data.root)?"
         )
-    return file.read_text("utf-8").split()
+    return file.read_text("utf-8-sig").split()
 
 
 def _official_video(uid: str, sentences_of: list[Sentences], root: Path) -> Meta:
@@ -125,7 +126,7 @@ def _official_video(uid: str, sentences_of: list[Sentences], root: Path) -> Meta
     for of_object in zip(*by_object, strict=False):
         for obj, sentence in of_object:
             expressions[str(len(expressions))] = {"exp": sentence, "obj_id": obj}
-    frames = sorted(path.stem for path in folder.glob("*.jpg"))
+    frames = sorted(stems_in(folder, ".jpg"))
     return {"frames": frames, "expressions": expressions}
 
 
@@ -140,7 +141,7 @@ def _sentences(file: Path, encoding: str, faults: Faults) -> Sentences:
         if not words:
             continue
         with faults.noted():
-            if len(words) < 3 or not words[1].isdigit():
+            if len(words) < 3 or not words[1].isdecimal():
                 raise ValueError(
                     f'{file}: line {number} is {line!r:.80}, not: video object "sentence"'
                 )
@@ -153,7 +154,7 @@ def _sentences(file: Path, encoding: str, faults: Faults) -> Sentences:
 
 def _with_annotator(sample: Sample, faults: Faults) -> Sample:
     key = sample.uid.rpartition("/")[2]
-    if not key.isdigit():
+    if not key.isdecimal():
         faults.report(
             f"{sample.video.path}: expression {key!r} of video {sample.video.uid!r} is not a number"
         )

@@ -15,7 +15,7 @@ from typing import Any
 
 from core.types import Notes, Sample, Target, Video
 from data.fields import Faults, inside, texts, value
-from data.frames.images import FRAME_SUFFIXES, first_file, image_size
+from data.frames.images import FRAME_SUFFIXES, frame_file, image_size, is_image
 from data.frames.reading import frame_size
 from data.masks.stores import ListedFrames, Size, Store
 
@@ -121,10 +121,11 @@ def present_frames(
     if not os.path.isdir(path):
         return names
     files = set(os.listdir(path))
+    stems = {os.path.splitext(file)[0] for file in files if is_image(file)}
     present: list[str] = []
     missing: list[str] = []
     for name in names:
-        if any(name + suffix in files for suffix in FRAME_SUFFIXES):
+        if name in stems or (name in files and is_image(name)):
             present.append(name)
         else:
             missing.append(name)
@@ -142,7 +143,7 @@ def present_frames(
 
 def header_size(path: str, name: str) -> Size | None:
     """Return (height, width) of a frame in a folder, from its header; None for a video file."""
-    file = first_file(os.path.join(path, name))
+    file = frame_file(path, name)
     return None if file is None else image_size(file)
 
 

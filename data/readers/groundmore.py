@@ -32,7 +32,7 @@ import numpy as np
 
 from core.types import Notes, Sample, Target
 from data.fields import Faults, inside, load_videos, splits_found, value
-from data.frames.images import FRAME_SUFFIXES
+from data.frames.images import FRAME_SUFFIXES, is_hidden, visible
 from data.masks.lazy import PartMasks
 from data.masks.png_masks import PngMasks
 from data.masks.stores import RELEASE, ListedFrames, Size
@@ -82,7 +82,7 @@ def _file(root: Path, split: str) -> Path:
         file = root / name.format(split)
         if file.is_file():
             return file
-    found = splits_found(path.name for path in root.glob("*.json"))
+    found = splits_found(path.name for path in visible(root.glob("*.json")))
     names = ", ".join(name.format(split) for name in FILES)
     raise ValueError(f"{root}: none of {names} is there; it has {found} (data.root)")
 
@@ -120,7 +120,7 @@ def _frames(folder: str) -> list[str]:
     names = []
     for name in sorted(os.listdir(folder)):
         stem, suffix = os.path.splitext(name)
-        if suffix in FRAME_SUFFIXES and not name.startswith("."):
+        if suffix.lower() in FRAME_SUFFIXES and not is_hidden(name):
             names.append(stem)
     if not names:
         raise ValueError(f"{folder} holds no image: download the frames of this clip again")

@@ -33,7 +33,7 @@ from typing import Any
 
 from core.types import Notes, Rle, Sample, Target, Video
 from data.fields import Faults, inside, load_videos, optional, splits_found, texts, value
-from data.frames.images import FRAME_SUFFIXES, IMAGE_SUFFIXES, stems_in
+from data.frames.images import FRAME_SUFFIXES, IMAGE_SUFFIXES, stems_in, visible
 from data.frames.probing import probe
 from data.masks.png_masks import PngMasks
 from data.masks.rle_entries import entries_of
@@ -55,7 +55,7 @@ def read_own(
     faults = faults or Faults()
     file = root / f"{split}.json"
     if not file.is_file():
-        found = splits_found(path.stem for path in root.glob("*.json"))
+        found = splits_found(path.stem for path in visible(root.glob("*.json")))
         raise ValueError(f"{file}: no such file; splits in {root}: {found} (data.root)")
 
     samples: list[Sample] = []
@@ -138,7 +138,7 @@ def _target_of_folder(folder: Path, video: Video, name: str, where: str) -> Targ
         )
     stems = []
     for name_of_frame in video.frame_names:
-        if name_of_frame.endswith(KEPT_SUFFIXES):
+        if name_of_frame.lower().endswith(KEPT_SUFFIXES):
             name_of_frame = name_of_frame.partition(".")[0]
         stems.append(name_of_frame)
 
@@ -211,6 +211,6 @@ def _refuse_unknown_keys(mapping: dict[str, Any], known: tuple[str, ...], where:
 
 def _without_frame_suffix(name: str) -> str:
     for suffix in FRAME_SUFFIXES:
-        if name.endswith(suffix):
-            return name.removesuffix(suffix)
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
     return name

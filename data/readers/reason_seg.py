@@ -6,8 +6,9 @@
 
 Splits: train, val, test. The mask is LISA's: the larger a polygon, the earlier it is drawn (outline
 and filling), and small ones stay visible. Label "flag" is skipped, a label with "ignore" in it
-marks pixels to ignore, everything else is the target. Files are UTF-8, or cp1252. In train every
-sentence is a sample; in val and test the first one alone counts, as in the published evaluation.
+marks pixels to ignore, everything else is the target. Files are UTF-8, cp1252 or GBK. In train
+every sentence is a sample; in val and test the first one alone counts, as in the published
+evaluation.
 
 `Sample.kind` is "long" (a sentence) or "short" (a phrase), and the test set is reported by it. The
 note `ignore_F` is the mask of the pixels to ignore, if any.
@@ -27,10 +28,9 @@ from core.masks import encode
 from core.types import Notes, Rle, Sample, Target, Video
 from data.bounds import check_corners
 from data.fields import Faults, load_json, splits_found, value
-from data.frames.images import image_size, stems_in
+from data.frames.images import image_size, stems_in, visible
 from data.masks.lazy import LazyMasks
 
-ENCODINGS = ("utf-8", "cp1252")
 # Values on the canvas.
 TARGET = 1
 IGNORED = 255
@@ -67,7 +67,9 @@ def read_reason_seg(
     folder = root / split
     faults = faults or Faults()
     if not folder.is_dir():
-        found = splits_found(path.name for path in root.glob("*/") if any(path.glob("*.json")))
+        found = splits_found(
+            path.name for path in root.glob("*/") if any(visible(path.glob("*.json")))
+        )
         raise ValueError(f"{folder}: no such folder; splits under {root}: {found} (data.root)")
 
     images = stems_in(folder, ".jpg")
@@ -86,7 +88,7 @@ def read_reason_seg(
 
 def _read_image(folder: Path, name: str, first_only: bool) -> list[Sample]:
     file = folder / f"{name}.json"
-    content = load_json(file, dict, ENCODINGS)
+    content = load_json(file, dict, old_encodings=True)
     texts = value(content, "text", list, str(file))
     if not texts or not all(isinstance(text, str) for text in texts):
         raise ValueError(f'{file}: "text" is {texts!r:.60}, not a list of one or more sentences')
@@ -138,7 +140,7 @@ def _shapes(content: Any, height: int, width: int, where: str) -> list[LabelledP
 @functools.lru_cache(maxsize=512)
 def _fill_polygons(file: str, height: int, width: int) -> tuple[Rle | None, Rle | None]:
     """Return the masks of the target and of the pixels to ignore; None for an empty one."""
-    shapes = _shapes(load_json(Path(file), dict, ENCODINGS), height, width, file)
+    shapes = _shapes(load_json(Path(file), dict, old_encodings=True), height, width, file)
     areas = []
     for _, corners_N2 in shapes:
         alone_HW = np.zeros((height, width), np.uint8)

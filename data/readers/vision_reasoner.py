@@ -30,7 +30,7 @@ from typing import Any
 from core.types import Place, Sample, Target, Video
 from data.derived import derived_places, writable_place, writing
 from data.fields import Faults, inside, load_json, parsed_json, splits_found, value
-from data.frames.images import image_size
+from data.frames.images import image_size, visible
 from data.masks.stores import Size
 
 COLUMNS = ("id", "problem", "solution", "image")
@@ -79,7 +79,7 @@ def _files(root: Path, split: str) -> list[Path]:
         (root, f"{split}-*.parquet"),
         (root / split, "data-*.arrow"),
     ):
-        files = sorted(folder.glob(ending))
+        files = visible(folder.glob(ending))
         if files:
             return files
     known = {path.name.partition("-")[0] for path in root.glob("data/*.parquet")}

@@ -168,7 +168,7 @@ def test_sizes_of_run_lengths(rle: dict[str, Any], problem: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"segmentation": [[1, 1, 2, 2, 1, "x"]]}, "not a flat list of 3 or more points"),
+        ({"segmentation": [[1, 1, 2, 2, 1, "x"]]}, "not a flat list of 2 or more points"),
         ({"segmentation": [[1, 1, 5000, 2, 1, 3]]}, "holds the coordinate 5000, far outside"),
         ({"segmentation": [[0, 0, 50, 40] * 30_000]}, "outline of 3000000 pixels"),
         ({"height": 10**9}, "1000000000 x 32 (height x width) is more than data.max_pixels="),

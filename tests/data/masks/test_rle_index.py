@@ -165,7 +165,7 @@ def test_polygons_of_coco(tmp_path: Path) -> None:
     assert RleMasks(str(file), "4", "instances", 1) == (None,)
     held = entries(file, "instances")
     assert '"image_id" is 9, which' in held["5"].problem
-    assert "not a flat list of 3" in held["6"].problem
+    assert "not a flat list of 2" in held["6"].problem
 
 
 @pytest.mark.parametrize(

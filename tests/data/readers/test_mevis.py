@@ -174,7 +174,7 @@ def broken(change: str) -> tuple[Any, Any]:
     if change == "size value":
         stored["11"][2]["size"] = [HEIGHT]
     if change == "counts":
-        stored["11"][2]["counts"] = [3, 5, 40]
+        stored["11"][2]["counts"] = [3, 5, 41]
     if change == "folder":
         good["videos"]["v3"] = good["videos"]["v1"]
     return good, stored
@@ -206,7 +206,7 @@ def broken(change: str) -> tuple[Any, Any]:
             r"have \"size\" 6 x 9 .* masks 6 x 8",
         ),
         ("size value", r"key '11': frame 2: \"size\" is \[6\], not \[height, width\]"),
-        ("counts", r"key '11': frame 2: \"counts\" is \[3, 5, 40\], not a str"),
+        ("counts", r"key '11': frame 2: \"counts\" is \[3, 5, 41\], which are not the lengths"),
         (
             "folder",
             r"video 'v3' is listed, but there is neither .*JPEGImages/v3/ nor .*Videos/v3\.mp4",
