@@ -124,9 +124,11 @@ class Notes:
         category: category of that object (Ref-YouTube-VOS).
         source: data set of the video's origin (ReasonVOS).
         annotator: number of the annotator, from 0 to 3 (Ref-DAVIS17).
-        frames_listed: names of the frames to evaluate; None is all (ReasonVOS).
+        frames_listed: names of the frames to evaluate; None is all (ReasonVOS, sparse masks of
+            your own).
         foreground_F: masks of everything annotated in the video, frame by frame (ReVOS).
         ignore_F: masks of the pixels left out of the evaluation, frame by frame (ReasonSeg).
+        void_F: masks of the pixels that the merged evaluation of Ref-DAVIS17 leaves out.
         thought: reasoning for a demonstration.
         description: looks of the targets, for a demonstration.
         names: names of the targets, for a demonstration without a description.
@@ -148,6 +150,7 @@ class Notes:
     frames_listed: tuple[str, ...] | None = None
     foreground_F: Sequence[Rle | None] | None = None
     ignore_F: Sequence[Rle | None] | None = None
+    void_F: Sequence[Rle | None] | None = None
     thought: str = ""
     description: str = ""
     names: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ import argparse
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -34,6 +35,17 @@ from ray_jobs.record.progress import Progress
 
 # The embedded default.
 PRESET = "revseg_tiny"
+
+# Files of a run in the folder of its results.
+RESULTS = (
+    "overlay.mp4",
+    "keyframe.png",
+    "keyframe_*.png",
+    "masks.json",
+    "masks/*.png",
+    "answer.json",
+    "reasoning.txt",
+)
 
 
 @dataclass(frozen=True)
@@ -189,9 +201,33 @@ def check_words(sentence: str, fps: Fraction | None) -> None:
 
 
 def folder_of(cfg: Config, video: Video) -> Path:
-    """Return the default folder of the results."""
+    """Return the default folder of the results: one for each video, by its name and a number."""
     name = re.sub(r"[^\w.-]+", "_", video.uid)
-    return Path(cfg.runs) / "segment" / name
+    folder = Path(cfg.runs) / "segment" / name
+    number = 2
+    while _video_in(folder) not in ("", video.path):
+        folder = folder.with_name(f"{name}_{number}")
+        number += 1
+    return folder
+
+
+def _video_in(folder: Path) -> str:
+    """Return the path of the video whose results a folder holds; "" without any."""
+    try:
+        held = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
+        return str(held["video"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def remove_results(out: Path) -> None:
+    """Remove the results of the run before, and nothing else, so that a folder holds one run."""
+    for pattern in RESULTS:
+        for file in out.glob(pattern):
+            file.unlink()
+    with suppress(OSError):
+        # Someone's own files beside the masks keep the folder.
+        (out / "masks").rmdir()
 
 
 def size_of(video: Video, rate: Fraction | None) -> str:
@@ -213,6 +249,7 @@ def write_results(
 ) -> dict[str, Path]:
     """Write everything into `out`; return the files by their content."""
     out.mkdir(parents=True, exist_ok=True)
+    remove_results(out)
     files = {}
     # An image, or a folder of images, has no rate of its own.
     rate = fps or Fraction(FPS)

@@ -30,7 +30,7 @@ from data.frames.video_file import open_video, pictures, shown_size
 # cut to a grid, or not at all, and the library guesses.
 TIMED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 # Pictures at the start to decode, to see whether each packet becomes one.
-HEAD = 64
+HEAD = 8
 # The time of a picture without one.
 NO_TIME = -(1 << 62)
 NOTHING = np.empty(0, np.int64)

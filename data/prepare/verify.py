@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -27,6 +28,7 @@ from data.frames.images import (
     read_pages,
 )
 from data.frames.video_file import open_video, pictures, shown_size
+from data.masks.png_masks import PngMasks
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".ts", ".mpg", ".wmv", ".flv")
 # Masks of one object to list; further ones are only counted.
@@ -142,9 +144,30 @@ def oddities(samples: Sequence[Sample]) -> Iterator[str]:
     for target in _targets_of(samples):
         if target.place is not None:
             continue
+        sparse = _sparse(target, samples[0])
+        if sparse:
+            yield sparse
         if not any(rle is not None and _has_pixels(rle) for rle in target.masks_F):
             video = samples[0].video.uid
             yield f"object {target.uid!r} of video {video!r} is not visible in any frame"
+
+
+def _sparse(target: Target, sample: Sample) -> str:
+    """Return a text for masks on every few frames that count as an object that comes and goes."""
+    masks_F = target.masks_F
+    is_sparse = isinstance(masks_F, PngMasks) and masks_F.missing_is_none
+    if not is_sparse or sample.notes.frames_listed is not None:
+        return ""
+    with_mask_F = [rle is not None for rle in masks_F]
+    gaps = sum(before != after for before, after in pairwise(with_mask_F))
+    # Few masks, each alone: labels of every few frames.
+    if sum(with_mask_F) > len(with_mask_F) / 2 or gaps < 2 * sum(with_mask_F) - 1:
+        return ""
+    return (
+        f"object {target.uid!r} has masks on {sum(with_mask_F)} of {len(with_mask_F)} frames, none "
+        "beside another: the others count as frames without it; if they are only not labelled, say "
+        '"without_mask": "not labelled" in the data set\'s JSON'
+    )
 
 
 def runs_of(counts: str) -> list[int]:

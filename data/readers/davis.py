@@ -16,8 +16,8 @@ of videos are misspelt. Sentences of a video are sorted by their object (as text
 object by object: expression = 4 * object + annotator. Annotator 0 is annot1, 1 annot1_full_video,
 2 annot2, 3 annot2_full_video.
 
-`Sample.kind` is "first_frame" or "full_video". The notes have `object` (its number) and `annotator`
-(0 to 3).
+`Sample.kind` is "first_frame" or "full_video". The notes have `object` (its number), `annotator` (0
+to 3) and `void_F`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,12 @@ from pathlib import Path
 from core.types import Sample
 from data.fields import Faults, inside
 from data.frames.images import stems_in
+from data.masks.png_masks import PngMasks
 from data.readers.expressions import Meta
 from data.readers.youtube_vos import load_categories, load_expressions, read_layout
 
+# Pixels of this value belong to no object, and the official evaluation leaves them out.
+VOID = 255
 # File and encoding of each annotator's sentences, 0 to 3.
 TEXTS = (
     ("Davis17_annot1.txt", "utf-8-sig"),
@@ -161,4 +164,6 @@ def _with_annotator(sample: Sample, faults: Faults) -> Sample:
         return sample
     annotator = int(key) % len(TEXTS)
     notes = replace(sample.notes, annotator=annotator)
+    if sample.targets and isinstance(sample.targets[0].masks_F, PngMasks):
+        notes = replace(notes, void_F=replace(sample.targets[0].masks_F, label=VOID))
     return replace(sample, kind=KINDS[annotator % 2], notes=notes)

@@ -18,6 +18,8 @@
                    - a folder of PNGs named as the frames (00000.png, ..): every pixel that is not
                      0 is the object, and without a PNG it is not visible in that frame
                    - a COCO run-length encoding or null for each frame
+    without_mask   optional: "not visible" (the default), or "not labelled": then frames without a
+                   mask of any object say nothing and are left out of the evaluation
     expressions    "objects" names the answer; [] means that nothing fits, and without "objects" the
                    answer is not known. "kind" is a name for reports.
 
@@ -28,6 +30,7 @@ checks everything and lists all errors; reading stops at the first error.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +42,9 @@ from data.masks.png_masks import PngMasks
 from data.masks.rle_entries import entries_of
 from data.readers.expressions import present_frames
 
-VIDEO_KEYS = ("path", "frames", "objects", "expressions")
+VIDEO_KEYS = ("path", "frames", "objects", "expressions", "without_mask")
+# What a frame without a mask says about its objects.
+WITHOUT_MASK = ("not visible", "not labelled")
 EXPRESSION_KEYS = ("exp", "objects", "kind")
 # Suffixes that stay in the name of a frame.
 KEPT_SUFFIXES = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix not in FRAME_SUFFIXES)
@@ -71,11 +76,42 @@ def _read_video(root: Path, uid: str, meta: Any, where: str, faults: Faults) -> 
     _refuse_unknown_keys(meta, VIDEO_KEYS, where)
     video = _video(uid, path, meta, where, faults)
     objects = _objects(root, video, meta, where, faults)
+    listed = _labelled_frames(video, objects, meta, where)
     samples: list[Sample] = []
     for i, expression in enumerate(value(meta, "expressions", list, where)):
         with faults.noted():
-            samples.append(_sample(video, i, expression, objects, f"{where}: expression {i}"))
+            sample = _sample(video, i, expression, objects, f"{where}: expression {i}")
+            samples.append(replace(sample, notes=replace(sample.notes, frames_listed=listed)))
     return samples
+
+
+def _labelled_frames(
+    video: Video, objects: dict[str, Target | None], meta: Any, where: str
+) -> tuple[str, ...] | None:
+    """Return the frames that say something about the objects; None for all."""
+    word = optional(meta, "without_mask", str, where, default=WITHOUT_MASK[0])
+    if word not in WITHOUT_MASK:
+        known = " or ".join(repr(one) for one in WITHOUT_MASK)
+        raise ValueError(f'{where}: "without_mask" is {word!r:.60}, not {known}')
+    if word == WITHOUT_MASK[0]:
+        return None
+
+    labelled: set[int] = set()
+    for target in objects.values():
+        if target is not None:
+            labelled |= frames_with_file(target)
+    if objects and not labelled:
+        raise ValueError(f'{where}: "without_mask" is {word!r}, but no frame has a mask')
+    return tuple(name for frame, name in enumerate(video.frame_names) if frame in labelled)
+
+
+def frames_with_file(target: Target) -> set[int]:
+    """Return the numbers of the frames for which the data set has a mask, an empty one too."""
+    masks_F = target.masks_F
+    if not isinstance(masks_F, PngMasks):
+        return {frame for frame, rle in enumerate(masks_F) if rle is not None}
+    stems = stems_in(masks_F.folder, ".png")
+    return {frame for frame, stem in enumerate(masks_F.names_F) if stem in stems}
 
 
 def _video(uid: str, path: Path, meta: Any, where: str, faults: Faults) -> Video:

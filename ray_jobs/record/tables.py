@@ -119,14 +119,14 @@ def _by_annotator(
         for target in sample.targets:
             truth[target.uid] = target.masks_F
 
-    ignore_F = samples[0].notes.ignore_F
-    ignored_FHW = decode_frames(ignore_F, video.height, video.width) if ignore_F else None
+    void_F = samples[0].notes.void_F
+    void_FHW = decode_frames(void_F, video.height, video.width) if void_F else None
 
     figures: dict[str, list[tuple[float, float]]] = {}
     for annotator, own in sorted(by_annotator.items()):
         masks_O = [_masks(predictions, sample) for sample in sorted(own, key=_object_number)]
         labels_FHW = davis.merge(masks_O, video.height, video.width)
-        j_O, f_O = davis.match(labels_FHW, list(truth.values()), ignored_FHW)
+        j_O, f_O = davis.match(labels_FHW, list(truth.values()), void_FHW)
         figures[annotator] = list(zip(j_O.tolist(), f_O.tolist(), strict=True))
     return figures
 

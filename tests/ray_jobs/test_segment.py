@@ -175,3 +175,23 @@ def test_what_is_said_of_an_episode() -> None:
     assert told["spans_with_mask"] == [(1, 2)]
     assert segment.spans([True, True, False, True]) == [(0, 2), (3, 4)]
     assert segment.spans([False]) == []
+
+
+def test_a_folder_holds_the_results_of_one_run(tmp_path: Path) -> None:
+    written = ["keyframe.png", "keyframe_3.png", "masks/00009.png", "overlay.mp4", "answer.json"]
+    for name in [*written, "notes.txt"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("of the run before")
+    segment.remove_results(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["notes.txt"]
+
+
+def test_two_videos_of_one_name_have_a_folder_each(tmp_path: Path) -> None:
+    cfg = segment.settings([f"runs={tmp_path}"])
+    first = Video("clip", "a/clip.mp4", ("0",), 4, 6)
+    second = Video("clip", "b/clip.mp4", ("0",), 4, 6)
+    folder = segment.folder_of(cfg, first)
+    folder.mkdir(parents=True)
+    (folder / "answer.json").write_text(json.dumps({"video": first.path}))
+    assert segment.folder_of(cfg, first) == folder
+    assert segment.folder_of(cfg, second) == folder.with_name("clip_2")
