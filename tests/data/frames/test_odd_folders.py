@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,7 +23,7 @@ from tests.data.frames.test_odd_videos import number_on
 APPLE_DOUBLE = b"\0\5\x16\7\0\2\0\0Mac OS X        "
 
 
-def save(file: Path, number: int, **options: object) -> None:
+def save(file: Path, number: int, **options: Any) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(barred(number)).save(file, **options)
 

@@ -13,7 +13,7 @@ from core.evaluation.protocols import measure
 from core.masks import decode
 from core.types import Sample
 from data.load import load_samples
-from data.masks.png_masks import _masks
+from data.masks.png_masks import PngMasks, _masks
 from data.prepare.verify import oddities
 from tests.data.fixtures import FIXTURES, dump
 
@@ -65,7 +65,9 @@ def test_another_word_is_refused(tmp_path: Path) -> None:
 def test_void_of_davis(tmp_path: Path) -> None:
     root = FIXTURES["ref_davis17"](tmp_path).root
     before = load_samples("ref_davis17", str(root), "valid")
-    file = Path(before[0].targets[0].masks_F.folder) / f"{before[0].video.frame_names[0]}.png"
+    masks_F = before[0].targets[0].masks_F
+    assert isinstance(masks_F, PngMasks)
+    file = Path(masks_F.folder) / f"{before[0].video.frame_names[0]}.png"
     with Image.open(file) as image:
         values_HW = np.array(image)
     values_HW[:3, :5] = 255
