@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from data.bounds import TooLargeError, check_pixels
+from data.frames.turning import turned
 
 # Suffixes of a frame whose name has none, in the order in which they are tried.
 FRAME_SUFFIXES = (".jpg", ".png", ".jpeg")
@@ -197,14 +198,7 @@ def _orientation(image: Any) -> int:
 def _turned(image_HWC: np.ndarray, orientation: int) -> np.ndarray:
     if orientation not in _SHOWN:
         return image_HWC
-    exchanged, mirror_x, mirror_y = _SHOWN[orientation]
-    if exchanged:
-        image_HWC = image_HWC.transpose(1, 0, 2)
-    if mirror_x:
-        image_HWC = image_HWC[:, ::-1]
-    if mirror_y:
-        image_HWC = image_HWC[::-1]
-    return np.ascontiguousarray(image_HWC)
+    return turned(image_HWC, *_SHOWN[orientation])
 
 
 def _has_its_end(data: bytes, kind: str | None) -> bool:

@@ -14,6 +14,8 @@ from typing import Any
 import av
 import numpy as np
 
+from data.frames.turning import turned
+
 
 @contextmanager
 def open_video(path: str, max_pixels: int, first_pixels: int = 0) -> Iterator[tuple[Any, Any]]:
@@ -130,10 +132,4 @@ def shown(frame: Any, size: tuple[int, int] | None = None) -> np.ndarray:
     if exchanged:
         height, width = width, height
     image_HWC = frame.to_ndarray(format="rgb24", width=width, height=height)
-    if exchanged:
-        image_HWC = image_HWC.transpose(1, 0, 2)
-    if mirror_x:
-        image_HWC = image_HWC[:, ::-1]
-    if mirror_y:
-        image_HWC = image_HWC[::-1]
-    return np.ascontiguousarray(image_HWC)
+    return turned(image_HWC, exchanged, mirror_x, mirror_y)

@@ -1,7 +1,7 @@
 """Keep some episodes of a run in full for its replay page: their pictures, tokens and masks.
 
-A thread beside the run does it, so that no step waits for pictures. A mistake here costs pictures,
-never the run.
+A thread beside the run does it, so that no step waits for its own pictures, only for those of the
+last one. A mistake here costs pictures, never the run.
 """
 
 from __future__ import annotations

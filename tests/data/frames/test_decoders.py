@@ -10,21 +10,13 @@ import numpy as np
 import pytest
 
 from data.frames.decoders import decode, facts
+from tests.data.frames.test_drawn_videos import barred
 
 HEIGHT = 64
 WIDTH = 96
 # At least two groups of pictures, except in "one_group".
 COUNT = 120
 BAR = WIDTH // 8
-
-
-def barred(number: int) -> np.ndarray:
-    """The eight bits of the number, left to right."""
-    image_HWC = np.full((HEIGHT, WIDTH, 3), 30, np.uint8)
-    for bit in range(8):
-        if number >> bit & 1:
-            image_HWC[:, bit * BAR : (bit + 1) * BAR] = 220
-    return image_HWC
 
 
 def number_on(image_HWC: np.ndarray) -> int:
@@ -63,7 +55,7 @@ def write(
         if times:
             stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
         for number in range(COUNT):
-            frame = av.VideoFrame.from_ndarray(barred(number), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(barred(number, HEIGHT, WIDTH), format="rgb24")
             if times:
                 frame.pts = times[number]
                 frame.time_base = Fraction(1, 1000)

@@ -45,12 +45,13 @@ FORMATS = {
 DAMAGES = ("none", "none", "zeros", "noise", "cut head", "cut tail", "late edit")
 
 
-def barred(number: int) -> np.ndarray:
+def barred(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     """A picture of the eight bits of its number, left to right."""
-    image_HWC = np.full((HEIGHT, WIDTH, 3), 30, np.uint8)
+    image_HWC = np.full((height, width, 3), 30, np.uint8)
+    bar = width // 8
     for bit in range(8):
         if number >> bit & 1:
-            image_HWC[:, bit * BAR : (bit + 1) * BAR] = 220
+            image_HWC[:, bit * bar : (bit + 1) * bar] = 220
     return image_HWC
 
 
