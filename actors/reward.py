@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,8 @@ from cluster.placement import Placement
 from cluster.refs import Handle, Ref, start_actor
 from configs.schema import Config
 from core.drawing.requests import DrawnMask
-from core.masks import decode
+from core.geometry import uniform_frames
+from core.masks import decode, encode
 from core.pulse import working
 from core.types import End, Episode, EpisodeMasks, Reward, Rle, Sample
 
@@ -89,9 +90,35 @@ class RewardActor:
         else:
             masks = [_decoded_drawn(drawn[number]) for number in alive]
         scored = self.system.score(sample, finished, masks)
-        for number, reward in zip(alive, scored, strict=True):
-            rewards[number] = reward
+        seen = self._seen(sample, finished, masks)
+        for number, reward, shown in zip(alive, scored, seen, strict=True):
+            rewards[number] = replace(reward, masks=shown)
         return tuple(rewards)
+
+    def _seen(
+        self, sample: Sample, episodes: Sequence[Episode], masks: EpisodeMasks | None
+    ) -> list[tuple[tuple[int, Rle], ...]]:
+        """Return the masks of each episode that the replay page may show, with their frames."""
+        if masks is None or not self.cfg.record.episodes:
+            return [()] * len(episodes)
+        seen = []
+        for episode, masks_M in zip(episodes, masks, strict=True):
+            found = []
+            for frame, mask_HW in zip(self._frames(sample, episode), masks_M, strict=True):
+                if frame is not None and mask_HW is not None:
+                    found.append((int(frame), encode(mask_HW)))
+            seen.append(tuple(found))
+        return seen
+
+    def _frames(self, sample: Sample, episode: Episode) -> list[int | None]:
+        """Return the frame of each mask of an episode; None for one that nobody will look at."""
+        if self.system.masks_by == "segmenter":
+            return [prompt.frame for prompt in episode.answer.prompts]
+        if self.system.masks_by == "policy":
+            return [seg.frame for seg in episode.answer.segs]
+        num_frames = sample.video.num_frames
+        shown = set(uniform_frames(num_frames, self.cfg.record.frames))
+        return [frame if frame in shown else None for frame in range(num_frames)]
 
     @cached_property
     def segmenter(self) -> Segmenter:

@@ -384,11 +384,14 @@ class Reward:
         parts: value of each term before its weight.
         per_turn: weighted reward of each trainable turn, adding up to `total`. Empty if the system
             does not tell turns apart.
+        masks: some of the masks that it was computed from, each with its frame, for people to look
+            at. Rewards are equal without them.
     """
 
     total: float
     parts: dict[str, float]
     per_turn: tuple[float, ...] = ()
+    masks: tuple[tuple[int, Rle], ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from ray_jobs.record.kept import (
     group_line,
     kept_folder,
     masks_at,
+    masks_of,
     pictures_folder,
     spread,
     wanted_frames,
@@ -118,9 +119,11 @@ class Keeping:
         for group in groups:
             sample = self.words.samples[group.sample_uid]
             entries = []
-            for number, episode in enumerate(group.episodes):
+            columns = zip(group.episodes, group.rewards, strict=True)
+            for number, (episode, reward) in enumerate(columns):
                 self._keep_shown(sample.video, episode, step)
-                entries.append(episode_entry(number, episode, self.words))
+                masks = masks_of(reward)
+                entries.append(episode_entry(number, episode, self.words, masks))
             lines.append(self._line({"step": step}, sample, group.episodes, entries, step))
         write_kept(kept_folder(self.folder), f"step_{step}", lines)
 

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from core.files import json_line, write_atomic
-from core.types import Answer, Episode, Group, Rle, Sample, Turn
+from core.geometry import uniform_frames
+from core.masks import union
+from core.types import Answer, Episode, Group, Reward, Rle, Sample, Turn
 from ray_jobs.record.words import Words
 
 FOLDER = "replay"
@@ -57,14 +59,12 @@ def _rank(group: Group) -> str:
 
 
 def spread(frames: int, most: int, wanted: Iterable[int]) -> list[int]:
-    """Return at most about `most` frames from first to last, with all of the wanted ones."""
-    if frames <= most:
-        return list(range(frames))
-    chosen_frames = {frame for frame in wanted if 0 <= frame < frames}
-    last = frames - 1
-    for number in range(most):
-        chosen_frames.add(round(number * last / max(most - 1, 1)))
-    return sorted(chosen_frames)
+    """Return about `most` frames, evenly over the video, with all of the wanted ones."""
+    found = set(uniform_frames(frames, most))
+    for frame in wanted:
+        if 0 <= frame < frames:
+            found.add(frame)
+    return sorted(found)
 
 
 def wanted_frames(episodes: Sequence[Episode]) -> set[int]:
@@ -74,8 +74,8 @@ def wanted_frames(episodes: Sequence[Episode]) -> set[int]:
         answer = episode.answer
         if answer.keyframe is not None:
             frames.add(int(answer.keyframe))
-        for prompt in answer.prompts:
-            frames.add(int(prompt.frame))
+        for place in (*answer.prompts, *answer.segs):
+            frames.add(int(place.frame))
     return frames
 
 
@@ -87,6 +87,14 @@ def masks_at(masks_F: Sequence[Rle | None], frames: Iterable[int]) -> list[list[
         if rle is not None:
             found.append([frame, rle])
     return found
+
+
+def masks_of(reward: Reward | None) -> list[list[Any]]:
+    """Return [frame, mask] for each frame with masks of a reward: their union."""
+    by_frame: dict[int, list[Rle | None]] = {}
+    for frame, rle in () if reward is None else reward.masks:
+        by_frame.setdefault(frame, []).append(rle)
+    return [[frame, union(rles)] for frame, rles in sorted(by_frame.items())]
 
 
 def group_line(

@@ -224,9 +224,13 @@ def test_masks_of_the_segmenter_are_made_only_for_a_reward_that_needs_them(setti
         visible = [target.masks_F[frame] for target in sample.targets if target.masks_F[frame]]
         truth = torch.tensor(np.array([decode(rle) for rle in visible]))
         hits = []
-        for episode in group:
+        # `rewards` are those by masks, which come with them for the replay page.
+        of_group = [reward for reward in rewards if reward is not None]
+        for episode, reward in zip(group, of_group, strict=True):
             prompts = episode.answer.prompts
             masks = segmenter.image_masks([pixels] * len(prompts), prompts)
+            assert [each for each, _ in reward.masks] == [frame] * len(prompts)
+            assert np.array_equal([decode(rle) for _, rle in reward.masks], list(masks))
             is_hit = (mask_iou_table(list(masks), truth) > 0.5).double()
             hits.append(matched_mean(is_hit, [len(prompts)]).item())
         assert by_mask == [*hits[:2], None, hits[2]]

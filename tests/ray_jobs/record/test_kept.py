@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from core.types import End, Episode, Group
-from ray_jobs.record.kept import chosen, forget_after, spread, write_kept
+from core.masks import area, encode
+from core.types import End, Episode, Group, Reward
+from ray_jobs.record.kept import chosen, forget_after, masks_of, spread, write_kept
 from ray_jobs.record.pictures import Pictures
 
 
@@ -27,7 +28,18 @@ def test_a_sample_is_chosen_again_whatever_is_played_beside_it() -> None:
 
 def test_frames_are_spread_and_hold_the_wanted_ones() -> None:
     assert spread(5, 8, []) == [0, 1, 2, 3, 4]
-    assert spread(100, 3, [7, 400]) == [0, 7, 50, 99]
+    assert spread(100, 2, [7, 400]) == [7, 25, 75]
+
+
+def test_masks_on_one_frame_are_united() -> None:
+    left = np.zeros((4, 6), bool)
+    left[:, :2] = True
+    right = ~left
+    reward = Reward(1.0, {}, masks=((5, encode(left)), (2, encode(left)), (5, encode(right))))
+    (first, alone), (second, both) = masks_of(reward)
+    assert (first, second) == (2, 5)
+    assert (area(alone), area(both)) == (8, 24)
+    assert masks_of(None) == []
 
 
 def test_later_steps_are_forgotten(tmp_path: Path) -> None:
