@@ -1,6 +1,7 @@
-"""Segmenter actors and their pool: from prompts to masks of whole videos.
+"""Segmenter actors and their pool: from prompts to masks of whole videos, and to their measures.
 
-An actor reads the frames itself, so only prompts and encoded masks travel. All episodes on a video
+An actor reads the frames itself, so only prompts and encoded masks travel. Where the ground truth
+is asked after, J and F are taken from the masks before they are encoded. All episodes on a video
 go to one actor together: its frames are decoded and encoded once, and equal prompts are tracked
 once, all in one batch. A long video is read in pieces and its masks are encoded as they come, so an
 array of all its frames never exists.
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,15 +25,16 @@ from cluster.refs import Handle, Ref, start_actor
 from configs.load import resolve
 from configs.schema import Config
 from core.drawing.requests import DrawnPrompt
+from core.evaluation.protocols import Meter, measure
 from core.masks import encode_frames, union
 from core.pulse import tick
 from core.segmenters import KINDS
-from core.types import MaskPrompt, Rle, Video
+from core.types import MaskPrompt, Rle, Sample, Video
 
 # Only the actors need torch. A driver that hands out work starts faster without it.
 if TYPE_CHECKING:
     from models.policy.mask_head import MaskHead
-    from models.segmenters.base import Frames, Prompt, Segmenter
+    from models.segmenters.base import Frames, MaskPiece, Prompt, Segmenter
 
 T = TypeVar("T")
 Prompts = tuple[MaskPrompt | DrawnPrompt, ...]
@@ -40,12 +42,41 @@ Prompts = tuple[MaskPrompt | DrawnPrompt, ...]
 # Masks of one episode, a union over its prompts for each frame; None where there is none.
 VideoMasks = tuple[Rle | None, ...]
 
+# Sees a prompt, some frames, and its masks there, bool (n, H, W).
+Made = Callable[["Prompt", Sequence[int], np.ndarray], None]
+
 # A video up to this size is decoded at once: 50 frames of 480 x 854.
 WHOLE_BYTES = 64 << 20
 # Prompts of such a video that are tracked in one batch.
 TOGETHER = 16
 # The same of a longer video, where every prompt holds frames that were read ahead at two places.
 TOGETHER_LONG = 4
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the masks of an episode are measured against.
+
+    Attributes:
+        sample: with its targets, read from the data set where they are needed.
+        keyframes: frames on which the episode located its objects.
+    """
+
+    sample: Sample
+    keyframes: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """An episode's masks on all frames of its video.
+
+    Attributes:
+        masks_F: the masks.
+        scores: figures of `core.evaluation.protocols.measure`; empty without a truth.
+    """
+
+    masks_F: VideoMasks
+    scores: Mapping[str, float]
 
 
 def load_segmenter(cfg: Config, device: str) -> Segmenter:
@@ -100,7 +131,10 @@ def masks_on_own_frames(
 
 
 def masks_on_all_frames(
-    segmenter: Segmenter, video: Video, episodes: Sequence[Prompts]
+    segmenter: Segmenter,
+    video: Video,
+    episodes: Sequence[Prompts],
+    made: Made | None = None,
 ) -> list[VideoMasks]:
     """Track each episode's prompts through the video; return its masks on every frame.
 
@@ -108,26 +142,22 @@ def masks_on_all_frames(
 
     Args:
         episodes: the prompts of each episode.
+        made: sees the masks of each prompt as they are made.
     """
-    from data.frames.reading import Clip
-
     prompts = _distinct(episodes)
-    clip = Clip(video)
-    # A short video is decoded at once. A long one is read in pieces, for fewer prompts at a time.
-    frames: Frames = clip
-    together = TOGETHER_LONG
-    if prompts and math.prod(clip.shape) <= WHOLE_BYTES:
-        frames = clip[:]
-        together = TOGETHER
-
-    tracks: dict[Prompt, list[Rle | None]] = {}
-    for prompt in prompts:
-        tracks[prompt] = [None] * video.num_frames
+    if not prompts:
+        return [(None,) * video.num_frames] * len(episodes)
+    frames, together = _opened(video)
+    tracks: dict[Prompt, list[Rle | None]] = {
+        prompt: [None] * video.num_frames for prompt in prompts
+    }
     # Masks come in pieces, in any order, and are encoded at once.
     for start in range(0, len(prompts), together):
         batch = prompts[start : start + together]
         for piece in segmenter.track(frames, batch):
             tick()
+            if made is not None:
+                _show(piece, batch, made)
             rles = encode_frames(piece.masks_NHW)
             for place, rle, mask_HW in zip(piece.places, rles, piece.masks_NHW, strict=True):
                 index, frame = place
@@ -139,6 +169,79 @@ def masks_on_all_frames(
         of_prompts = [tracks[prompt] for prompt in own_prompts]
         found.append(_unions(of_prompts, video.num_frames))
     return found
+
+
+def _opened(video: Video) -> tuple[Frames, int]:
+    """Return the frames of a video, and how many prompts are tracked together.
+
+    A short video is decoded at once. A long one is read in pieces, for fewer prompts at a time.
+    """
+    from data.frames.reading import Clip
+
+    clip = Clip(video)
+    if math.prod(clip.shape) <= WHOLE_BYTES:
+        return clip[:], TOGETHER
+    return clip, TOGETHER_LONG
+
+
+def _show(piece: MaskPiece, prompts: Sequence[Prompt], made: Made) -> None:
+    """Show the masks of a piece, prompt by prompt."""
+    rows: dict[int, list[int]] = {}
+    for row, (index, _) in enumerate(piece.places):
+        rows.setdefault(index, []).append(row)
+    for index, own_rows in rows.items():
+        frames = [piece.places[row][1] for row in own_rows]
+        made(prompts[index], frames, piece.masks_NHW[own_rows])
+
+
+def measured_on_all_frames(
+    segmenter: Segmenter,
+    video: Video,
+    episodes: Sequence[Prompts],
+    truths: Sequence[Truth | None],
+) -> list[Tracked]:
+    """Track as `masks_on_all_frames`, and measure each episode that has a truth."""
+    meters = Meters()
+    for prompts, truth in zip(episodes, truths, strict=True):
+        if truth is not None:
+            meters.add(prompts, truth)
+    masks = masks_on_all_frames(segmenter, video, episodes, meters.see)
+    found = []
+    for prompts, truth, masks_F in zip(episodes, truths, masks, strict=True):
+        scores: Mapping[str, float] = {}
+        if truth is not None:
+            scores = meters.scores(prompts, truth, masks_F)
+        found.append(Tracked(masks_F, scores))
+    return found
+
+
+class Meters:
+    """Measures of the episodes on one video; those with one prompt before masks are encoded."""
+
+    def __init__(self) -> None:
+        # By sample and prompts: equal answers are measured once.
+        self._meters: dict[tuple[str, Prompts], Meter] = {}
+        self._by_prompt: dict[Prompt, list[Meter]] = {}
+
+    def add(self, prompts: Prompts, truth: Truth) -> None:
+        """Measure an episode's masks as they are made, if it has one prompt."""
+        key = (truth.sample.uid, prompts)
+        if len(prompts) != 1 or key in self._meters:
+            return
+        self._meters[key] = Meter(truth.sample)
+        self._by_prompt.setdefault(prompts[0], []).append(self._meters[key])
+
+    def see(self, prompt: Prompt, frames: Sequence[int], masks_nHW: np.ndarray) -> None:
+        """Measure masks of a prompt on some frames."""
+        for meter in self._by_prompt.get(prompt, ()):
+            meter.add(frames, masks_nHW)
+
+    def scores(self, prompts: Prompts, truth: Truth, masks_F: VideoMasks) -> Mapping[str, float]:
+        """Return an episode's scores; `masks_F` are its encoded masks, a union of several."""
+        meter = self._meters.get((truth.sample.uid, prompts))
+        if meter is None:
+            return measure(truth.sample, masks_F, truth.keyframes).scores
+        return meter.scored(truth.keyframes).scores
 
 
 def _unions(tracks: Sequence[Sequence[Rle | None]], num_frames: int) -> VideoMasks:
@@ -166,26 +269,30 @@ class SegmenterActor:
         state = {name: torch.from_numpy(array.copy()) for name, array in weights.items()}
         self.head.load_state_dict(state)
 
-    def segment(self, video: Video, episodes: Sequence[Prompts]) -> list[VideoMasks]:
-        """Return masks as `masks_on_all_frames` does."""
-        return masks_on_all_frames(self.segmenter, video, episodes)
+    def segment(
+        self, video: Video, episodes: Sequence[Prompts], truths: Sequence[Truth | None]
+    ) -> list[Tracked]:
+        """Track and measure as `measured_on_all_frames` does."""
+        return measured_on_all_frames(self.segmenter, video, episodes, truths)
 
 
 @dataclass(frozen=True)
 class VideoTask:
-    """All episodes on one video.
+    """Episodes on one video.
 
     Attributes:
-        indices: positions of the episodes in the list given to `SegmenterPool.segment`.
+        indices: numbers of the episodes, for whoever made the task.
         episodes: the prompts of each of them.
+        truths: what each of them is measured against; None: not measured.
     """
 
     video: Video
     indices: tuple[int, ...]
     episodes: tuple[Prompts, ...]
+    truths: tuple[Truth | None, ...]
 
 
-class SegmenterPool(Pool[SegmenterActor, VideoTask, list[VideoMasks]]):
+class SegmenterPool(Pool[SegmenterActor, VideoTask, list[Tracked]]):
     """All segmenter actors, one video at a time each."""
 
     kind = "segmenter"
@@ -204,10 +311,10 @@ class SegmenterPool(Pool[SegmenterActor, VideoTask, list[VideoMasks]]):
             worker.actor.take_head.remote(self.head_ref)
         return worker
 
-    def send(self, worker: Handle[SegmenterActor], task: VideoTask) -> Ref[list[VideoMasks]]:
-        return worker.call(SegmenterActor.segment, task.video, task.episodes)
+    def send(self, worker: Handle[SegmenterActor], task: VideoTask) -> Ref[list[Tracked]]:
+        return worker.call(SegmenterActor.segment, task.video, task.episodes, task.truths)
 
-    def give_up(self, task: VideoTask, error: Exception) -> list[VideoMasks]:
+    def give_up(self, task: VideoTask, error: Exception) -> list[Tracked]:
         settings = self.cfg.segmenter
         raise RuntimeError(
             f"a segmenter actor died {self.attempts} times at video {task.video.uid!r} "
@@ -237,8 +344,8 @@ class SegmenterPool(Pool[SegmenterActor, VideoTask, list[VideoMasks]]):
         """
         masks: list[VideoMasks] = [(None,) * video.num_frames for video, _ in episodes]
         for task, found in self.run(_tasks_by_video(episodes)):
-            for index, masks_F in zip(task.indices, found, strict=True):
-                masks[index] = masks_F
+            for index, tracked in zip(task.indices, found, strict=True):
+                masks[index] = tracked.masks_F
         return masks
 
 
@@ -252,7 +359,7 @@ def _tasks_by_video(episodes: Sequence[tuple[Video, Prompts]]) -> list[VideoTask
     tasks: list[VideoTask] = []
     for video, found in indices.items():
         of_video = tuple(episodes[index][1] for index in found)
-        tasks.append(VideoTask(video, tuple(found), of_video))
+        tasks.append(VideoTask(video, tuple(found), of_video, (None,) * len(found)))
     return tasks
 
 

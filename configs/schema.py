@@ -444,7 +444,7 @@ class EvaluateConfig:
         "auto", help="protocol of the figures (core/evaluation/protocols.py); auto: by data.format"
     )
     chunk: int = setting(
-        32, help="expressions segmented and written together, the most that a kill costs", least=1
+        32, help="most expressions of a video segmented and written together", least=1
     )
     resume: Literal["auto", "never"] = setting(
         "auto", help="auto: keep finished predictions; never: start over"

@@ -8,9 +8,9 @@ greedily, by the protocol of the benchmark. `ray_jobs.submission` makes the zip 
     runs/<name>/evaluate/  evaluation.json  predictions.jsonl      see ray_jobs.record.predictions
                            summary.json  per_expression.csv  overlays/
 
-Finished expressions go to disk in chunks while others still play. Every figure is computed from the
-lines on disk, so a run in two parts ends with the table of an uninterrupted run. Expressions
-without public truth (`hidden` in their notes) are predicted and not measured.
+The finished expressions of a video go to disk while others still play. Every figure is computed
+from the lines on disk, so a run in two parts ends with the table of an uninterrupted run.
+Expressions without public truth (`hidden` in their notes) are predicted and not measured.
 
 All benchmarks with one start of the engines, in one table beside published figures:
 
@@ -49,9 +49,10 @@ from ray_jobs.driver.benchmark import (
     refuse_other_form,
 )
 from ray_jobs.driver.entry import run_job
-from ray_jobs.driver.evaluation import hidden, measured
+from ray_jobs.driver.evaluation import measured
 from ray_jobs.driver.frozen_sampler import ask_sampler
 from ray_jobs.driver.masking import make_masking
+from ray_jobs.driver.measuring import hidden
 from ray_jobs.driver.overlays import OVERLAYS, write_overlays
 from ray_jobs.driver.pools import Pools
 from ray_jobs.driver.preflight import check_prompts
@@ -167,14 +168,14 @@ def finish(benchmark: Benchmark, pools: Pools) -> tuple[dict[str, Any], list[Pat
 
 
 def predict(benchmark: Benchmark, pools: Pools) -> None:
-    """Play and measure the waiting samples, and append each finished chunk to the predictions.
+    """Play and measure the waiting samples, and append finished groups to the predictions.
 
     Raises:
         ValueError, RuntimeError: Too many episodes failed, of all those of the benchmark; the
             finished ones stay on disk.
     """
     run = benchmark.run
-    chunks = measured(
+    pieces = measured(
         run,
         pools,
         make_masking(run.cfg, pools),
@@ -184,7 +185,7 @@ def predict(benchmark: Benchmark, pools: Pools) -> None:
         chunk=run.cfg.evaluate.chunk,
         total=len(benchmark.samples),
     )
-    for results in chunks:
+    for results in pieces:
         lines = []
         for result in results:
             # A failed episode is not the policy's fault: it is not scored, and played again.

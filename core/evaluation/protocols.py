@@ -69,8 +69,61 @@ def measure(
     Raises:
         ValueError: the masks' size or number is not the video's.
     """
-    _check(sample, pred_rles_F)
-    columns = _columns(sample, pred_rles_F)
+    video = sample.video
+    if len(pred_rles_F) != video.num_frames:
+        raise ValueError(
+            f"{sample.uid}: {len(pred_rles_F)} predicted masks for a video of "
+            f"{video.num_frames} frames"
+        )
+    for frame, rle in enumerate(pred_rles_F):
+        if rle is not None:
+            _check_size(sample, frame, tuple(rle["size"]))
+    meter = Meter(sample)
+    for start in range(0, video.num_frames, CHUNK):
+        frames = range(start, min(start + CHUNK, video.num_frames))
+        meter.add(frames, _decode(sample, pred_rles_F, frames))
+    return meter.scored(keyframes)
+
+
+class Meter:
+    """Measures one expression frame by frame, from masks as they are made.
+
+    A frame that was never added counts as one without a predicted mask.
+    """
+
+    def __init__(self, sample: Sample) -> None:
+        self.sample = sample
+        self.truth_F = union_of_targets(sample)
+        self.added_F = np.zeros(len(self.truth_F), dtype=bool)
+        self.columns: Columns = {}
+
+    def add(self, frames: Sequence[int], pred_nHW: np.ndarray) -> None:
+        """Measure the predicted masks of some frames, bool (n, H, W).
+
+        Raises:
+            ValueError: the masks' size is not the video's.
+        """
+        if not len(frames):
+            return
+        _check_size(self.sample, frames[0], pred_nHW.shape[1:])
+        values = _measure_frames(self.sample, pred_nHW, self.truth_F, frames)
+        for name, values_n in values.items():
+            if name not in self.columns:
+                self.columns[name] = np.zeros(len(self.truth_F), dtype=values_n.dtype)
+            self.columns[name][list(frames)] = values_n
+        self.added_F[list(frames)] = True
+
+    def scored(self, keyframes: Collection[int] | None = None) -> Scored:
+        """Return all scores, as `measure`."""
+        video = self.sample.video
+        left = np.flatnonzero(~self.added_F).tolist()
+        for start in range(0, len(left), CHUNK):
+            frames = left[start : start + CHUNK]
+            self.add(frames, np.zeros((len(frames), video.height, video.width), dtype=bool))
+        return _scored(self.sample, self.columns, keyframes)
+
+
+def _scored(sample: Sample, columns: Columns, keyframes: Collection[int] | None) -> Scored:
     # A keyframe may be any frame, also one that does not count.
     visible_F = columns["gt"] > 0
     counted_F = _counted(sample)
@@ -290,20 +343,9 @@ def summarise(protocol: str, expressions: Sequence[Scored]) -> dict[str, Any]:
     return figures
 
 
-def _columns(sample: Sample, pred_rles_F: Sequence[Rle | None]) -> Columns:
-    """All values of all frames, (F,) each."""
-    truth_F = union_of_targets(sample)
-    parts: dict[str, list[np.ndarray]] = {}
-    for start in range(0, len(truth_F), CHUNK):
-        frames = range(start, min(start + CHUNK, len(truth_F)))
-        for name, values in _measure_frames(sample, pred_rles_F, truth_F, frames).items():
-            parts.setdefault(name, []).append(values)
-    return {name: np.concatenate(values) for name, values in parts.items()}
-
-
 def _measure_frames(
     sample: Sample,
-    pred_rles_F: Sequence[Rle | None],
+    pred_nHW: np.ndarray,
     truth_F: Sequence[Rle | None],
     frames: Sequence[int],
 ) -> Columns:
@@ -311,7 +353,7 @@ def _measure_frames(
     size = sample.video.height * sample.video.width
     ignore_F = sample.notes.ignore_F
     ignore_FHW = _decode(sample, ignore_F, frames) if ignore_F is not None else None
-    pred_FHW = metrics.without(_decode(sample, pred_rles_F, frames), ignore_FHW)
+    pred_FHW = metrics.without(pred_nHW, ignore_FHW)
     gt_FHW = metrics.without(_decode(sample, truth_F, frames), ignore_FHW)
 
     j_F, f_F = metrics.j_and_f(pred_FHW, gt_FHW)
@@ -365,21 +407,15 @@ def _decode(
     return decode_frames(rles, sample.video.height, sample.video.width)
 
 
-def _check(sample: Sample, pred_rles_F: Sequence[Rle | None]) -> None:
+def _check_size(sample: Sample, frame: int, size: tuple[int, ...]) -> None:
     video = sample.video
-    if len(pred_rles_F) != video.num_frames:
+    if size != (video.height, video.width):
+        height, width = size
         raise ValueError(
-            f"{sample.uid}: {len(pred_rles_F)} predicted masks for a video of "
-            f"{video.num_frames} frames"
+            f"{sample.uid}: the predicted mask of frame {frame} is {height} x {width}, the "
+            f"video {video.height} x {video.width} (height x width): predict at the size of "
+            "the video"
         )
-    for frame, rle in enumerate(pred_rles_F):
-        if rle is not None and tuple(rle["size"]) != (video.height, video.width):
-            height, width = rle["size"]
-            raise ValueError(
-                f"{sample.uid}: the predicted mask of frame {frame} is {height} x {width}, the "
-                f"video {video.height} x {video.width} (height x width): predict at the size of "
-                "the video"
-            )
 
 
 def _of_kind(expressions: Sequence[Scored], kind: str) -> list[Scored]:

@@ -22,9 +22,9 @@ from core.types import Sample
 from data.hints import hints_file
 from data.holdout import HOLDOUT
 from data.prepare.keep import keep_samples
-from ray_jobs.driver.evaluation import hidden
 from ray_jobs.driver.frozen_sampler import lacks_hints, sampler_of, with_answers
 from ray_jobs.driver.hints import FOLDER, HintStore, hints_of_policy
+from ray_jobs.driver.measuring import hidden
 from ray_jobs.driver.run import Run, prepare_data
 from ray_jobs.driver.truths import check_measurable
 from ray_jobs.record.predictions import FILE, IDENTITY, Predictions, content_of, digest_of

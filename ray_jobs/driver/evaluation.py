@@ -1,49 +1,27 @@
 """The one inference path: play, make masks, score, measure.
 
-`measured` yields results while other episodes still play. It has two sinks: `evaluate` collects the
-results in memory for training, and `ray_jobs.evaluate` writes them to disk. The episodes are played
-by the same rollout actors as in training.
+`measured` yields results while other episodes still play (`ray_jobs.driver.measuring`). It has two
+sinks: `evaluate` collects the results in memory for training, and `ray_jobs.evaluate` writes them
+to disk. The episodes are played by the same rollout actors as in training.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
-from actors.drawing import Drawn, tracking_prompts
-from actors.reward import Scoring
 from actors.rollout import Played
-from actors.segmenter import VideoMasks
-from core.evaluation.protocols import measure
-from core.types import End, Episode, Reward, Sample
+from core.types import End, Episode, Sample
 from ray_jobs.driver.fit import aside_line
 from ray_jobs.driver.masking import Masking
+from ray_jobs.driver.measuring import Measuring, Pieces, ScoredGroup, hidden
 from ray_jobs.driver.pools import Pools
 from ray_jobs.driver.results import Evaluation, Result
 from ray_jobs.driver.run import Run
-from ray_jobs.record.overlay import keyframes_of
 
 # The step number in the seeds of evaluation episodes: never that of a training step.
 EVAL_STEP = -1
-# Chunks that may wait for the segmenters before playing waits for them.
+# Chunks of groups that may wait for the segmenters before playing waits for them.
 IN_FLIGHT = 2
-
-
-@dataclass(frozen=True)
-class ScoredGroup:
-    """A played group on its way to its rewards.
-
-    Attributes:
-        played: The group.
-        drawn: The masks drawn by the policy; None if it points.
-        scoring: None if the truth is not public.
-    """
-
-    played: Played
-    drawn: Drawn | None
-    scoring: Scoring | None
 
 
 def measured(
@@ -61,8 +39,8 @@ def measured(
 ) -> Iterator[list[Result]]:
     """Play episodes and measure them against the ground truth.
 
-    Groups are measured in chunks by a background thread, while other groups still play. Playing
-    waits while more than `IN_FLIGHT` chunks are unfinished.
+    The groups of a video are segmented and measured as soon as all of them have been played, while
+    others still play. Playing waits while more than `IN_FLIGHT` chunks of groups are unfinished.
 
     Args:
         run: The run.
@@ -71,28 +49,24 @@ def measured(
         samples: The expressions to play.
         split: The split of the samples.
         title: The name of the phase on the display.
-        chunk: Groups to segment together.
+        chunk: Most groups of a video to segment together.
         temperature: 0 plays greedily.
         repeats: Episodes of each sample.
         total: Failures are counted against this number of episodes; by default all of `samples`.
 
     Raises:
-        ValueError, RuntimeError: As `stop_on_failures`; complete chunks come first.
+        ValueError, RuntimeError: As `stop_on_failures`; the finished groups come first.
     """
     share = run.cfg.rollout.max_failed_share
     total = total or len(samples) * repeats
     failed: list[Episode] = []
     too_long: dict[str, str] = {}
     unscored: list[Played] = []
-    scored: list[ScoredGroup] = []
-    chunks: deque[Future[list[Result]]] = deque()
     masking.prepare_evaluation()
-    # The background thread uses the pool as well, so it must not be the one to start it.
-    _ = pools.segmenters
-
+    pieces = Pieces(samples, chunk)
     with (
         run.progress.phase(title, total=len(samples)) as phase,
-        ThreadPoolExecutor(max_workers=1) as background,
+        Measuring(pools, IN_FLIGHT * chunk) as measuring,
     ):
         groups = pools.rollouts.play(
             samples, group_size=repeats, temperature=temperature, step=EVAL_STEP
@@ -107,20 +81,17 @@ def measured(
                 break
             unscored.append(group)
             if len(unscored) == masking.groups_together:
-                scored += start_scoring(unscored, split, pools, masking)
+                scored = start_scoring(unscored, split, pools, masking)
+                measuring.put(pieces.take(scored))
                 unscored = []
-            if len(scored) >= chunk:
-                chunks.append(background.submit(measure_chunk, scored, pools))
-                scored = []
-            while chunks and (len(chunks) > IN_FLIGHT or chunks[0].done()):
-                yield chunks.popleft().result()
+            yield from measuring.results()
             phase.advance(1)
 
         # The rest, also after too many failures: a finished group need not be played again.
-        scored += start_scoring(unscored, split, pools, masking)
-        chunks.append(background.submit(measure_chunk, scored, pools))
-        while chunks:
-            yield chunks.popleft().result()
+        scored = start_scoring(unscored, split, pools, masking)
+        measuring.put(pieces.take(scored))
+        measuring.put(pieces.rest())
+        yield from measuring.rest()
     if too_long:
         run.progress.note(aside_line(too_long, f"of {len(samples)} expressions, failed"))
     stop_on_failures(failed, share, total)
@@ -137,39 +108,6 @@ def start_scoring(
             scoring = pools.rewards.submit(split, group.sample.uid, group.episodes, drawn)
         scored.append(ScoredGroup(group, drawn, scoring))
     return scored
-
-
-def measure_chunk(groups: Sequence[ScoredGroup], pools: Pools) -> list[Result]:
-    """Segment the episodes of some groups and measure their masks; in the order of the samples."""
-    # Arrival differs from run to run; the order of the samples does not.
-    groups = sorted(groups, key=lambda group: group.played.index)
-    masks = iter(segment_groups(groups, pools))
-
-    results = []
-    for group in groups:
-        sample = group.played.sample
-        episodes = group.played.episodes
-        rewards: Sequence[Reward | None] = [None] * len(episodes)
-        if group.scoring is not None:
-            rewards = pools.rewards.collect(group.scoring)
-        for episode, reward in zip(episodes, rewards, strict=True):
-            masks_F = tuple(next(masks))
-            scores: Mapping[str, float] = {}
-            if not hidden(sample):
-                scores = measure(sample, masks_F, keyframes_of(episode)).scores
-            results.append(Result(sample, episode, masks_F, reward, scores))
-    return results
-
-
-def segment_groups(groups: Sequence[ScoredGroup], pools: Pools) -> list[VideoMasks]:
-    """Return the masks of each episode of each group, in order."""
-    prompts = []
-    for group in groups:
-        video = group.played.sample.video
-        for number, episode in enumerate(group.played.episodes):
-            drawn = () if group.drawn is None else group.drawn[number]
-            prompts.append((video, tracking_prompts(episode, drawn)))
-    return pools.segmenters.segment(prompts)
 
 
 def evaluate(
@@ -190,8 +128,8 @@ def evaluate(
         ValueError, RuntimeError: As `stop_on_failures`.
     """
     samples = run.measured_samples(split)
-    # One chunk: every video is segmented once, with the prompts of all its expressions.
-    chunks = measured(
+    # Every video is segmented once, with the prompts of all its expressions.
+    pieces = measured(
         run,
         pools,
         masking,
@@ -203,14 +141,11 @@ def evaluate(
         repeats=repeats,
     )
     results: list[Result] = []
-    for chunk in chunks:
-        results += chunk
+    for piece in pieces:
+        results += piece
+    places = {sample.uid: place for place, sample in enumerate(samples)}
+    results.sort(key=lambda result: places[result.sample.uid])
     return Evaluation(tuple(results))
-
-
-def hidden(sample: Sample) -> bool:
-    """Return True if the truth is not public. Such a sample has no targets and is not measured."""
-    return sample.notes.hidden
 
 
 def stop_on_failures(episodes: Sequence[Episode], max_share: float, total: int = 0) -> None:

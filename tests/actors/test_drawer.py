@@ -14,7 +14,7 @@ import pytest
 from actors.drawer import DrawerPool
 from actors.drawing import DrawBatch, Drawn, mask_targets, tracking_prompts
 from actors.learner_pool import LearnerPool
-from actors.segmenter import SegmenterActor
+from actors.segmenter import SegmenterActor, masks_on_all_frames
 from cluster.placement import place
 from configs.schema import Config, MaskConfig
 from core.drawing.requests import DrawnMask
@@ -244,22 +244,22 @@ def test_segmenters_that_redraw_take_the_learners_newest_head(
     saved_cfg = config(tmp_path / "one" / "policy")
     redrawing_cfg = replace(saved_cfg, mask=replace(cfg.mask, redraw=True))
     actor = SegmenterActor(redrawing_cfg, "cpu")
-    [before] = actor.segment(clip, [prompts])
+    [before] = masks_on_all_frames(actor.segmenter, clip, [prompts])
     # The saved head is the learner's own.
     actor.take_head(pool.head())
-    assert actor.segment(clip, [prompts]) == [before]
+    assert masks_on_all_frames(actor.segmenter, clip, [prompts]) == [before]
 
     masks = targets(clip, played, None, cfg)
     for _ in range(3):
         pool.imitate(groups, tables, masks)
     actor.take_head(pool.head())
-    [after] = actor.segment(clip, [prompts])
+    [after] = masks_on_all_frames(actor.segmenter, clip, [prompts])
     assert before != after
     assert any(rle is not None for rle in before)
 
     # SAM 2 alone tracks the mask in another way.
     plain = SegmenterActor(saved_cfg, "cpu")
-    assert plain.segment(clip, [prompts]) != [before]
+    assert masks_on_all_frames(plain.segmenter, clip, [prompts]) != [before]
 
 
 def test_imitation_of_true_masks_lowers_their_loss(

@@ -17,7 +17,7 @@ import torch
 
 import systems
 from actors.reward import RewardActor, RewardPool
-from actors.segmenter import SegmenterActor, load_segmenter
+from actors.segmenter import load_segmenter, masks_on_all_frames
 from actors.splits import read_split
 from cluster.placement import place
 from cluster.refs import Handle
@@ -170,7 +170,7 @@ def test_tracked_masks_are_those_of_the_segmenter_actor(setting):
     system = PaidForTracks()
     actor.system = cast(Any, system)
     rewards = actor.score("train", sample.uid, [episodes[0], failed, *episodes[1:]])
-    wanted = SegmenterActor(cfg, "cpu").segment(sample.video, prompts)
+    wanted = masks_on_all_frames(load_segmenter(cfg, "cpu"), sample.video, prompts)
 
     assert rewards[1] is None
     assert rewards[0] is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from actors import segmenter
-from actors.segmenter import SegmenterPool
+from actors.segmenter import SegmenterPool, Tracked, Truth
 from cluster.placement import place
 from configs.schema import ClusterConfig, Config, SegmenterConfig
-from core.masks import decode, union
-from core.types import MaskPrompt, Video
+from core.evaluation.protocols import measure
+from core.masks import decode, encode_frames, union
+from core.types import MaskPrompt, Sample, Target, Video
 from data.frames.frame_store import node_store
 from data.frames.probing import probe
 from data.frames.reading import read_frames
@@ -156,7 +157,7 @@ def test_an_actor_that_cannot_start_says_why(
 
 
 @pytest.mark.parametrize("kind", ["sam2", "grabcut"])
-def test_a_long_video_file_is_read_in_pieces_with_the_same_masks(
+def test_a_long_video_file_is_read_in_pieces_with_the_same_masks_and_measures(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The actor's class itself. The file is one group of pictures, the hardest for seeking."""
@@ -171,17 +172,30 @@ def test_a_long_video_file_is_read_in_pieces_with_the_same_masks(
 
     thing = int(scene.areas_OF[:, 12].argmax())
     prompts = [box_prompt(frame, scene.boxes_OF4[thing, 12]) for frame in (0, 36, 38)]
-    episodes = [(prompts[1],), (prompts[2], prompts[0])]
+    episodes: list[tuple[MaskPrompt, ...]] = [(prompts[1],), (prompts[2], prompts[0])]
     cfg = config(kind, str(tmp_path))
-    whole = segmenter.SegmenterActor(cfg, "cpu").segment(video, episodes)
-    assert whole[0][36] is not None
-    assert whole[0][30] is not None
-    assert whole[0][42] is not None
+    # Not that of every frame; what matters is that both ways measure the same.
+    shown_F = np.arange(72) % len(scene.owner_FHW)
+    true_F = encode_frames(scene.owner_FHW[shown_F] == thing)
+    sample = Sample("v/0", video, "it", (Target("0", true_F),))
+    truths = [Truth(sample, frozenset({36})), None, Truth(sample, frozenset()), None]
+    episodes += [episodes[1], ()]
+    whole = segmenter.SegmenterActor(cfg, "cpu").segment(video, episodes, truths)
+    assert whole[0].masks_F[36] is not None
+    assert whole[0].masks_F[30] is not None
+    assert whole[0].masks_F[42] is not None
+    assert whole[3] == Tracked((None,) * 72, {})
+    for tracked, truth in zip(whole, truths, strict=True):
+        expected: Mapping[str, float] = {}
+        if truth is not None:
+            expected = measure(sample, tracked.masks_F, truth.keyframes).scores
+            assert 0 < expected["J&F"] < 1
+        assert tracked.scores == expected, "to the last digit, as from the encoded masks"
 
     monkeypatch.setattr(segmenter, "WHOLE_BYTES", 0)
     monkeypatch.setattr("data.frames.reading.BLOCK", 10)
     # With another time stamp it is another file, unknown to the store of frames.
     os.utime(file, (1, 1))
     before = node_store().added
-    assert segmenter.SegmenterActor(cfg, "cpu").segment(video, episodes) == whole
+    assert segmenter.SegmenterActor(cfg, "cpu").segment(video, episodes, truths) == whole
     assert node_store().added == before + 72

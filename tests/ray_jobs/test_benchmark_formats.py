@@ -13,7 +13,7 @@ from core.evaluation.protocols import OF_FORMAT, PROTOCOLS, measure, protocol_of
 from core.masks import decode_frames, encode_frames
 from core.types import End, Episode, Reward, Sample
 from data.load import READERS, load_samples
-from ray_jobs.driver.evaluation import hidden
+from ray_jobs.driver.measuring import hidden
 from ray_jobs.evaluate import scored
 from ray_jobs.record.predictions import Predictions, line_of
 from ray_jobs.record.tables import davis_four_annotators, summary_of, write_tables

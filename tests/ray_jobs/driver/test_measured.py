@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,8 +13,10 @@ import numpy as np
 import pytest
 
 from actors.rollout import Played
+from actors.segmenter import Tracked, Truth, VideoTask
+from core.evaluation.protocols import measure
 from core.masks import encode
-from core.types import Answer, End, Episode, MaskPrompt, Notes, Reward, Rle, Sample, Target, Video
+from core.types import Answer, End, Episode, MaskPrompt, Notes, Reward, Sample, Target, Video
 from ray_jobs.driver.evaluation import evaluate, measured
 from ray_jobs.driver.masking import PointingPolicy
 from ray_jobs.driver.pools import Pools
@@ -67,13 +71,23 @@ class Rewards:
 
 
 class Segmenters:
-    """Returns the left half for a prompt, on the first frame alone."""
+    """Returns the left half for a prompt, on the first frame alone; the second task ends first."""
 
-    def segment(self, jobs: Sequence[tuple[Video, Sequence[Any]]]) -> list[tuple[Rle | None, ...]]:
-        masks: list[tuple[Rle | None, ...]] = []
-        for _, prompts in jobs:
-            masks.append((LEFT, None) if prompts else (None, None))
-        return masks
+    def run(
+        self, tasks: Iterator[VideoTask], in_flight: int
+    ) -> Iterator[tuple[VideoTask, list[Tracked]]]:
+        while pair := list(itertools.islice(tasks, 2)):
+            for task in reversed(pair):
+                found = []
+                for prompts, truth in zip(task.episodes, task.truths, strict=True):
+                    found.append(self.tracked(prompts, truth))
+                yield task, found
+
+    def tracked(self, prompts: Sequence[Any], truth: Truth | None) -> Tracked:
+        masks_F = (LEFT, None) if prompts else (None, None)
+        if truth is None:
+            return Tracked(masks_F, {})
+        return Tracked(masks_F, measure(truth.sample, masks_F, truth.keyframes).scores)
 
 
 class ScriptedProgress:
@@ -114,7 +128,33 @@ def test_results_do_not_depend_on_chunks() -> None:
             assert result.j == 0.5
             assert result.f == 0.5
             assert result.total == 1.0
-    assert [len(part) for part in results_of(samples, 2)] == [2, 2, 1]
+    # Pieces depend on the samples alone; the last one is the first to be there.
+    assert [len(part) for part in results_of(samples, 2)] == [1, 2, 2]
+    assert [result.sample.uid for result in results_of(samples, 2)[1]] == ["v/2", "v/3"]
+
+
+def test_a_video_is_measured_when_all_its_groups_are_there_in_the_order_of_arrival() -> None:
+    other = replace(VIDEO, uid="w")
+    samples = [sample(0), sample(1), sample(2), sample(3)]
+    samples[1] = replace(samples[1], uid="w/1", video=other)
+    samples[3] = replace(samples[3], uid="w/3", video=other)
+    uids = []
+    for part in results_of(samples, 5):
+        uids.append([result.sample.uid for result in part])
+    assert uids == [["w/1", "w/3"], ["v/0", "v/2"]]
+
+
+def test_an_error_of_a_segmenter_ends_the_evaluation() -> None:
+    def broken(tasks: Iterator[VideoTask], in_flight: int) -> Iterator[Any]:
+        next(tasks)
+        raise ValueError("v.mp4: the video stops after frame 3")
+        yield
+
+    samples = [sample(number) for number in range(20)]
+    run, pools = setting(samples)
+    pools.segmenters.run = broken  # type: ignore[method-assign, assignment]
+    with pytest.raises(ValueError, match="stops after frame 3"):
+        list(measured(run, pools, PointingPolicy(pools), samples, "test", "title", chunk=1))
 
 
 def test_the_sink_in_memory_keeps_the_order_of_the_samples() -> None:
