@@ -263,6 +263,11 @@ class Pool(ABC, Generic[A, T, R]):
             self._submitted[flight.ref] = flight
             return flight
 
+    def is_done(self, flight: Flight[T, R]) -> bool:
+        """Return whether a task from `hand_out` has ended, well or not."""
+        done, _ = ray.wait([flight.ref], timeout=0)
+        return bool(done)
+
     def wait_for(self, flight: Flight[T, R]) -> R:
         """Wait for the result of a task from `hand_out`, at most `timeout_s` from its start.
 

@@ -281,13 +281,11 @@ class VideoTask:
     """Episodes on one video.
 
     Attributes:
-        indices: numbers of the episodes, for whoever made the task.
         episodes: the prompts of each of them.
         truths: what each of them is measured against; None: not measured.
     """
 
     video: Video
-    indices: tuple[int, ...]
     episodes: tuple[Prompts, ...]
     truths: tuple[Truth | None, ...]
 
@@ -343,24 +341,24 @@ class SegmenterPool(Pool[SegmenterActor, VideoTask, list[Tracked]]):
             Errors of the segmenter.
         """
         masks: list[VideoMasks] = [(None,) * video.num_frames for video, _ in episodes]
-        for task, found in self.run(_tasks_by_video(episodes)):
-            for index, tracked in zip(task.indices, found, strict=True):
-                masks[index] = tracked.masks_F
+        indices = _with_prompts(episodes)
+        tasks = []
+        for video, found in indices.items():
+            prompts = tuple(episodes[index][1] for index in found)
+            tasks.append(VideoTask(video, prompts, (None,) * len(found)))
+        for task, tracked in self.run(tasks):
+            for index, each in zip(indices[task.video], tracked, strict=True):
+                masks[index] = each.masks_F
         return masks
 
 
-def _tasks_by_video(episodes: Sequence[tuple[Video, Prompts]]) -> list[VideoTask]:
-    """Return a task for each video with prompts, in the order of first appearance."""
+def _with_prompts(episodes: Sequence[tuple[Video, Prompts]]) -> dict[Video, list[int]]:
+    """Return the indices of the episodes with prompts, by video in the order of appearance."""
     indices: dict[Video, list[int]] = {}
     for index, (video, prompts) in enumerate(episodes):
         if prompts:
             indices.setdefault(video, []).append(index)
-
-    tasks: list[VideoTask] = []
-    for video, found in indices.items():
-        of_video = tuple(episodes[index][1] for index in found)
-        tasks.append(VideoTask(video, tuple(found), of_video, (None,) * len(found)))
-    return tasks
+    return indices
 
 
 def _distinct(episodes: Sequence[tuple[T, ...]]) -> list[T]:

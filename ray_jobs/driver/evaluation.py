@@ -64,10 +64,8 @@ def measured(
     unscored: list[Played] = []
     masking.prepare_evaluation()
     pieces = Pieces(samples, chunk)
-    with (
-        run.progress.phase(title, total=len(samples)) as phase,
-        Measuring(pools, IN_FLIGHT * chunk) as measuring,
-    ):
+    measuring = Measuring(pools, IN_FLIGHT * chunk)
+    with run.progress.phase(title, total=len(samples)) as phase:
         groups = pools.rollouts.play(
             samples, group_size=repeats, temperature=temperature, step=EVAL_STEP
         )

@@ -9,22 +9,17 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from queue import SimpleQueue
-from types import TracebackType
 
 from actors.drawing import Drawn, tracking_prompts
-from actors.reward import Scoring
+from actors.pool import Flight
+from actors.reward import RewardPool, Scoring
 from actors.rollout import Played
 from actors.segmenter import Tracked, Truth, VideoTask
 from core.types import Reward, Sample, Video
 from ray_jobs.driver.pools import Pools
 from ray_jobs.driver.results import Result
 from ray_jobs.record.overlay import keyframes_of
-
-# Pieces in the hands of one segmenter: the next one is there when it has finished one.
-IN_HAND = 2
 
 # A piece: its video, and its number among those of this video.
 PieceName = tuple[Video, int]
@@ -46,6 +41,8 @@ class ScoredGroup:
 
 
 Piece = Sequence[ScoredGroup]
+# A piece in the hands of a segmenter.
+Tracking = Flight[VideoTask, list[Tracked]]
 
 
 class Pieces:
@@ -83,103 +80,47 @@ def _in_order(groups: Iterable[ScoredGroup]) -> Piece:
 
 
 class Measuring:
-    """A background thread with pieces on one side, and their results on the other."""
+    """Pieces in the hands of the segmenters; results come in the order of the pieces."""
 
     def __init__(self, pools: Pools, most: int) -> None:
-        """Start the thread.
+        """Start the segmenters.
 
         Args:
             most: Groups that may be under way before `results` waits.
         """
-        # The thread uses the pool as well, so it must not be the one to start it.
-        _ = pools.segmenters
-        self._pools = pools
+        self._segmenters = pools.segmenters
+        self._rewards = pools.rewards
         self._most = most
         self._under_way = 0
-        self._stopped = False
-        self._pieces: SimpleQueue[Piece | None] = SimpleQueue()
-        # The groups of a piece, and its results; None when the thread has ended.
-        self._results: SimpleQueue[tuple[int, list[Result]] | None] = SimpleQueue()
-        self._executor = ThreadPoolExecutor(max_workers=1)
-        self._work: Future[None] = self._executor.submit(self._measure)
+        self._begun: deque[tuple[Piece, Tracking]] = deque()
 
     def put(self, pieces: Iterable[Piece]) -> None:
-        """Segment and measure pieces when those before them are under way."""
+        """Hand pieces to the segmenters; return at once."""
         for piece in pieces:
+            self._begun.append((piece, self._segmenters.hand_out(_task(piece))))
             self._under_way += len(piece)
-            self._pieces.put(piece)
 
     def results(self) -> Iterator[list[Result]]:
         """Yield what is finished; wait while too many groups are under way."""
-        while self._under_way > self._most or not self._results.empty():
+        while self._begun:
+            _, oldest = self._begun[0]
+            if self._under_way <= self._most and not self._segmenters.is_done(oldest):
+                return
             yield self._next()
 
     def rest(self) -> Iterator[list[Result]]:
         """Wait for all pieces; yield their results."""
-        self._pieces.put(None)
-        while self._under_way:
+        while self._begun:
             yield self._next()
 
     def _next(self) -> list[Result]:
-        found = self._results.get()
-        if found is None:
-            # Its error.
-            self._work.result()
-        assert found is not None, "the thread ends early by an error alone"
-        groups, results = found
-        self._under_way -= groups
-        return results
-
-    def _measure(self) -> None:
-        try:
-            for piece, results in measured_pieces(self._waiting(), self._pools):
-                self._results.put((len(piece), results))
-        finally:
-            self._results.put(None)
-
-    def _waiting(self) -> Iterator[Piece]:
-        for piece in iter(self._pieces.get, None):
-            if self._stopped:
-                return
-            yield piece
-
-    def __enter__(self) -> Measuring:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        # After an error nothing more is begun.
-        self._stopped = True
-        self._pieces.put(None)
-        self._executor.shutdown()
+        piece, tracking = self._begun.popleft()
+        self._under_way -= len(piece)
+        return _results(piece, self._segmenters.wait_for(tracking), self._rewards)
 
 
-def measured_pieces(pieces: Iterable[Piece], pools: Pools) -> Iterator[tuple[Piece, list[Result]]]:
-    """Segment and measure pieces; yield each with its results, in their order."""
-    begun: deque[tuple[int, Piece]] = deque()
-    ended: dict[int, list[Tracked]] = {}
-
-    def tasks() -> Iterator[VideoTask]:
-        start = 0
-        for piece in pieces:
-            task = _task(piece, start)
-            begun.append((start, piece))
-            start += len(task.indices)
-            yield task
-
-    for task, tracked in pools.segmenters.run(tasks(), IN_HAND):
-        ended[task.indices[0]] = tracked
-        while begun and begun[0][0] in ended:
-            start, piece = begun.popleft()
-            yield piece, _results(piece, ended.pop(start), pools)
-
-
-def _task(piece: Piece, start: int) -> VideoTask:
-    """Return the task of a piece; its episodes are numbered from `start`."""
+def _task(piece: Piece) -> VideoTask:
+    """Return the task of a piece."""
     prompts = []
     truths: list[Truth | None] = []
     for group in piece:
@@ -191,12 +132,11 @@ def _task(piece: Piece, start: int) -> VideoTask:
             if not hidden(sample):
                 truth = Truth(sample, frozenset(keyframes_of(episode)))
             truths.append(truth)
-    numbers = tuple(range(start, start + len(prompts)))
     video = piece[0].played.sample.video
-    return VideoTask(video, numbers, tuple(prompts), tuple(truths))
+    return VideoTask(video, tuple(prompts), tuple(truths))
 
 
-def _results(piece: Piece, tracked: Sequence[Tracked], pools: Pools) -> list[Result]:
+def _results(piece: Piece, tracked: Sequence[Tracked], pool: RewardPool) -> list[Result]:
     """Return the results of a piece, in its order."""
     left = iter(tracked)
     results = []
@@ -204,7 +144,7 @@ def _results(piece: Piece, tracked: Sequence[Tracked], pools: Pools) -> list[Res
         episodes = group.played.episodes
         rewards: Sequence[Reward | None] = [None] * len(episodes)
         if group.scoring is not None:
-            rewards = pools.rewards.collect(group.scoring)
+            rewards = pool.collect(group.scoring)
         for episode, reward in zip(episodes, rewards, strict=True):
             found = next(left)
             sample = group.played.sample

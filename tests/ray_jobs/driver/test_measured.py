@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -71,17 +70,32 @@ class Rewards:
 
 
 class Segmenters:
-    """Returns the left half for a prompt, on the first frame alone; the second task ends first."""
+    """Returns the left half for a prompt, on the first frame alone. A task is its own flight.
 
-    def run(
-        self, tasks: Iterator[VideoTask], in_flight: int
-    ) -> Iterator[tuple[VideoTask, list[Tracked]]]:
-        while pair := list(itertools.islice(tasks, 2)):
-            for task in reversed(pair):
-                found = []
-                for prompts, truth in zip(task.episodes, task.truths, strict=True):
-                    found.append(self.tracked(prompts, truth))
-                yield task, found
+    Attributes:
+        slow: tasks are not done before somebody waits for them.
+        under_way: most episodes that were under way at a time.
+    """
+
+    def __init__(self, slow: bool = False) -> None:
+        self.slow = slow
+        self.under_way = 0
+        self._waiting = 0
+
+    def hand_out(self, task: VideoTask) -> VideoTask:
+        self._waiting += len(task.episodes)
+        self.under_way = max(self.under_way, self._waiting)
+        return task
+
+    def is_done(self, task: VideoTask) -> bool:
+        return not self.slow
+
+    def wait_for(self, task: VideoTask) -> list[Tracked]:
+        self._waiting -= len(task.episodes)
+        found = []
+        for prompts, truth in zip(task.episodes, task.truths, strict=True):
+            found.append(self.tracked(prompts, truth))
+        return found
 
     def tracked(self, prompts: Sequence[Any], truth: Truth | None) -> Tracked:
         masks_F = (LEFT, None) if prompts else (None, None)
@@ -144,15 +158,25 @@ def test_a_video_is_measured_when_all_its_groups_are_there_in_the_order_of_arriv
     assert uids == [["w/1", "w/3"], ["v/0", "v/2"]]
 
 
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_playing_waits_while_too_many_groups_are_under_way(chunk: int) -> None:
+    samples = [sample(number) for number in range(20)]
+    run, pools = setting(samples)
+    slow = Segmenters(slow=True)
+    pools.segmenters = slow  # type: ignore[misc, assignment]
+    found = list(measured(run, pools, PointingPolicy(pools), samples, "test", "title", chunk=chunk))
+    assert sum(len(part) for part in found) == 20
+    # Two chunks, and the piece that was one too many.
+    assert 2 * chunk <= slow.under_way <= 3 * chunk
+
+
 def test_an_error_of_a_segmenter_ends_the_evaluation() -> None:
-    def broken(tasks: Iterator[VideoTask], in_flight: int) -> Iterator[Any]:
-        next(tasks)
+    def broken(task: VideoTask) -> list[Tracked]:
         raise ValueError("v.mp4: the video stops after frame 3")
-        yield
 
     samples = [sample(number) for number in range(20)]
     run, pools = setting(samples)
-    pools.segmenters.run = broken  # type: ignore[method-assign, assignment]
+    pools.segmenters.wait_for = broken  # type: ignore[method-assign, assignment]
     with pytest.raises(ValueError, match="stops after frame 3"):
         list(measured(run, pools, PointingPolicy(pools), samples, "test", "title", chunk=1))
 
