@@ -74,8 +74,8 @@ def wanted_frames(episodes: Sequence[Episode]) -> set[int]:
         answer = episode.answer
         if answer.keyframe is not None:
             frames.add(int(answer.keyframe))
-        for place in (*answer.prompts, *answer.segs):
-            frames.add(int(place.frame))
+        frames.update(int(prompt.frame) for prompt in answer.prompts)
+        frames.update(int(seg.frame) for seg in answer.segs)
     return frames
 
 
