@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ray_jobs.replay import write_site
 from tests.browser import Browser, browser, installed
 from tests.ray_jobs.replay_run import write_run
+from tests.screenshots import take
 
 pytestmark = pytest.mark.skipif(
     installed() is None, reason="no browser is installed: make browser installs Chromium"
@@ -155,3 +157,17 @@ def test_a_part_that_is_missing_is_named(tab: Browser, home: Path) -> None:
         tab.until(f"{MAIN}.includes('episodes_training_0.js is missing')")
     finally:
         chunk.write_bytes(text)
+
+
+def test_a_command_takes_a_picture_of_each_view(home: Path, tmp_path: Path) -> None:
+    files = take([home / "first", home / "second"], tmp_path / "new/pictures")
+    views = [file.stem for file in files]
+    assert views == [
+        f"first_{view}" for view in ("overview", "episode", "group", "sample", "compare")
+    ]
+    pictures = set()
+    for file in files:
+        with Image.open(file) as image:
+            assert image.size == (1400, 900)
+            pictures.add(image.tobytes())
+    assert len(pictures) == 5, "five different views"
