@@ -10,7 +10,7 @@ PROCESSES ?= 2
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.rayvos-installed
 
-.PHONY: env train test lint bench browser clean
+.PHONY: env train test lint bench browser chaos clean
 env: $(STAMP)
 
 $(STAMP): pyproject.toml cluster/sam2.txt cluster/sam2_needs.txt cluster/torch_cpu_hook.py
@@ -50,6 +50,10 @@ browser:
 	@command -v chromium chromium-browser google-chrome || { \
 		run=; test "$$(id -u)" = 0 || run=sudo; \
 		$$run apt-get update && $$run apt-get install -y --no-install-recommends chromium; }
+
+# Fifty faults in one run (about 40 minutes, on a machine of its own).
+chaos: $(STAMP)
+	$(RUN) -m tests.chaos chaos $(ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
