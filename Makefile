@@ -53,7 +53,7 @@ browser:
 
 # Fifty faults in one run (about 40 minutes, on a machine of its own).
 chaos: $(STAMP)
-	$(RUN) -m tests.chaos chaos $(ARGS)
+	$(RUN) -m tests.chaos $(ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,12 +1,16 @@
 """Fifty faults in one run, and nothing lost.
 
     make chaos
-    python -m tests.chaos OUT --steps 60 --faults 50 --seed 1
+    make chaos ARGS="--steps 12 --faults 8 --seed 2"
+    make chaos ARGS="--steps 4 --faults 2 --kind 'stop engine' --kind 'kill driver'"
 
-Two runs of the tiny default: one undisturbed, one under faults drawn from all kinds
-(`tests.chaos.faults`). The second must end by itself with the weights of the first, every group
-learned from exactly once, one point a step in MLflow, and nothing left behind. Takes a quiet
-machine of its own: one of the faults fills its memory.
+Trains the tiny default twice: undisturbed, then under faults drawn from all kinds
+(`tests.chaos.faults`). The second run must end by itself with the weights of the first, every group
+learned from exactly once, one point a step in MLflow, and nothing left behind.
+
+Both runs live in a mount namespace of their own, with a disk of their own to fill and a /dev/shm of
+their own to look into: this needs root, or user namespaces (`unshare --map-root-user`). Takes a
+quiet machine: one of the faults fills its memory.
 """
 
 from __future__ import annotations
@@ -18,10 +22,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.chaos.family import shared_memory
+from tests.chaos import processes
 from tests.chaos.faults import FAULTS
-from tests.chaos.trial import Planned, plan, trial
-from tests.chaos.verdict import differences, left_behind, tracking_that_differs
+from tests.chaos.plan import Planned, inflicting, plan
+from tests.chaos.space import enter
+from tests.chaos.trial import Trial
+from tests.chaos.verdict import differences, left_behind, told_hangs, tracking_that_differs
 
 SETTINGS = (
     "rollout.prompts_per_step=2",
@@ -42,37 +48,75 @@ SETTINGS = (
 )
 
 
-def chaos(folder: Path, steps: int, planned: Sequence[Planned], seed: int) -> list[str]:
+def chaos(trial: Trial, steps: int, planned: Sequence[Planned], kinds: Sequence[str]) -> list[str]:
     """Train twice, the second time under faults; return what is wrong afterwards."""
-    before = shared_memory()
-    with trial(folder, [*SETTINGS, f"train.steps={steps}"], seed) as made:
-        for name, faults in (("undisturbed", ()), ("chaos", planned)):
-            began = time.monotonic()
-            code = made.train(name, faults)
-            print(f"{name}: {time.monotonic() - began:.0f} s, {made.starts} starts", flush=True)
-            if code != 0:
-                return [f"exit code {code} of {name}: {made.log}"]
-        wrong = differences(made.run, made.run_of("undisturbed"), steps)
-        wrong += tracking_that_differs(made.server.uri, made.run, steps)
-        wrong += left_behind(made.family, before)
-        missed = [each.planned.kind for each in made.inflicted if not each.hit]
-        print(f"{len(made.inflicted)} of {len(planned)} faults; nobody to hurt: {missed}")
-    return wrong
+    undisturbed = trial.run_of("undisturbed")
+    began = time.monotonic()
+    trial.train("undisturbed")
+    print(f"undisturbed: {time.monotonic() - began:.0f} s", flush=True)
+
+    began = time.monotonic()
+    with inflicting(trial, planned, kinds) as inflicted:
+        trial.train("chaos")
+    seconds = time.monotonic() - began
+    print(f"chaos: {seconds:.0f} s, {trial.starts} starts, {len(inflicted)} faults", flush=True)
+    print(told_hangs(trial.log, inflicted), flush=True)
+
+    wrong = []
+    if len(inflicted) < len(planned):
+        wrong.append(f"{len(inflicted)} of {len(planned)} faults before its end: give more steps")
+    wrong += differences(trial.run, undisturbed, steps)
+    wrong += tracking_that_differs(trial, steps)
+    trial.server.stop()
+    return wrong + left_behind()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="tests.chaos",
+        description=__doc__,
+        epilog="kinds:\n    " + "\n    ".join(FAULTS),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("out", type=Path, metavar="OUT", help="a new folder")
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--faults", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--kind", action="append", choices=FAULTS, help="only these; all without")
+    parser.add_argument("--steps", type=int, default=60, help="steps of both runs (60)")
+    parser.add_argument("--faults", type=int, default=50, help="faults of the second one (50)")
+    parser.add_argument("--seed", type=int, default=1, help="draws kinds, moments and victims")
+    parser.add_argument(
+        "--kind",
+        action="append",
+        choices=FAULTS,
+        metavar="KIND",
+        help="only this kind; may be repeated",
+    )
+    parser.add_argument(
+        "--but",
+        action="append",
+        default=[],
+        choices=FAULTS,
+        metavar="KIND",
+        help="all kinds but this one; may be repeated",
+    )
+    parser.add_argument("--out", type=Path, help="a new folder (runs/chaos_DATE_TIME)")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings of both runs")
     given = parser.parse_args()
-    kinds = given.kind or list(FAULTS)
-    planned = plan(random.Random(given.seed), given.steps, given.faults, kinds)
-    wrong = chaos(given.out.resolve(), given.steps, planned, given.seed)
+
+    out = given.out or Path("runs") / time.strftime("chaos_%Y%m%d_%H%M%S")
+    if out.exists():
+        parser.error(f"--out {out} exists: give a new folder")
+    enter()
+
+    kinds = [kind for kind in given.kind or FAULTS if kind not in given.but]
+    rng = random.Random(given.seed)
+    planned = plan(rng, given.steps, given.faults, kinds)
+    settings = [*SETTINGS, f"train.steps={given.steps}", *given.settings]
+    trial = Trial(out.resolve(), settings, rng)
+    print(f"logs: {trial.folder}", flush=True)
+    try:
+        trial.open()
+        wrong = chaos(trial, given.steps, planned, kinds)
+    finally:
+        processes.end_all()
+        trial.close()
     print("\n".join(wrong) or "nothing is lost")
     return 1 if wrong else 0
 

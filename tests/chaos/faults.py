@@ -1,130 +1,117 @@
 """Faults that happen to a run: processes killed and stopped, memory and disk full, nodes that go.
 
-A fault is a function of a trial. It returns False where it found nobody to hurt.
+A fault is a function of a trial. It returns what it hurt, or "" where it found nobody.
 """
 
 from __future__ import annotations
 
-import random
+import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 import psutil
 
-from ray_jobs.record.run_folder import RunFolder
-from tests.chaos.family import Family, is_running, words_of
+from tests.chaos import processes
+from tests.chaos.trial import Trial
+
+Fault = Callable[[Trial], str]
 
 RAY = str(Path(sys.executable).with_name("ray"))
 
-# Longest wait for a victim: an actor may just be starting again.
-VICTIM_S = 60.0
+# Longest search for a victim: an actor may just be starting again.
+SEARCH_S = 60.0
+# Title of a rank that learns.
+LEARNING = "ray::LearnerActor.learn"
 # Seconds of a full disk, and of a node's visit.
 FULL_S = 10.0
-NODE_S = 15.0
-# Bytes that the memory monitor's balloon grows by.
+VISIT_S = 20.0
+# Bytes that the memory monitor's balloon grows by, and its growth beyond the monitor's threshold.
 GULP = 256 << 20
+BEYOND = 0.02
 
 
-class Trial(Protocol):
-    """The parts of a trial that faults reach for.
-
-    Attributes:
-        disk: The file system of the run, alone on it; None where none could be mounted.
-        memory_threshold: Share of the machine's memory above which Ray kills a worker.
-    """
-
-    family: Family
-    rng: random.Random
-    disk: Path | None
-    memory_threshold: float
-
-    @property
-    def run(self) -> RunFolder: ...
-
-    def address(self) -> str:
-        """Return the address of the run's Ray head; empty while it has none."""
-
-    def restart_mlflow(self) -> None:
-        """Kill the tracking server and start it again."""
+def looks(trial: Trial, every_s: float) -> Iterator[None]:
+    """Yield again and again while a search may go on and the run has not ended."""
+    deadline = time.monotonic() + SEARCH_S
+    while time.monotonic() < deadline and not trial.ended.is_set():
+        yield
+        trial.ended.wait(every_s)
 
 
-Fault = Callable[[Trial], bool]
+def hit(victim: psutil.Process, number: signal.Signals) -> str:
+    return str(victim.pid) if processes.send(victim, number) else ""
 
 
-def send(kind: str, number: signal.Signals, index: int | None = None) -> Fault:
-    """Return the fault that sends a signal to a process of a kind.
+def to_one(kind: str, number: signal.Signals) -> Fault:
+    """Return the fault that sends a signal to some process of a kind."""
 
-    Args:
-        index: Its place by age; None draws one.
-    """
-
-    def inflict(trial: Trial) -> bool:
-        victim = wait_for_victim(trial, kind, index)
-        return victim is not None and hit(victim, number)
+    def inflict(trial: Trial) -> str:
+        for _ in looks(trial, 0.2):
+            found = processes.of_kind(kind)
+            if found:
+                return hit(trial.rng.choice(found), number)
+        return ""
 
     return inflict
 
 
-def wait_for_victim(trial: Trial, kind: str, index: int | None) -> psutil.Process | None:
-    deadline = time.monotonic() + VICTIM_S
-    while time.monotonic() < deadline:
-        found = trial.family.of_kind(kind)
-        if index is None and found:
-            return trial.rng.choice(found)
-        if index is not None and len(found) > index:
-            return found[index]
-        time.sleep(0.2)
-    return None
+def to_rank(rank: int, number: signal.Signals) -> Fault:
+    """Return the fault that sends a signal to a rank of the learner."""
+
+    def inflict(trial: Trial) -> str:
+        for _ in looks(trial, 0.2):
+            ranks = processes.of_kind("learner")
+            if len(ranks) > rank:
+                return hit(ranks[rank], number)
+        return ""
+
+    return inflict
 
 
-def hit(victim: psutil.Process, number: signal.Signals) -> bool:
-    try:
-        victim.send_signal(number)
-    except psutil.NoSuchProcess:
-        return False
-    return True
-
-
-def kill_idle_engine(trial: Trial) -> bool:
+def kill_idle_engine(trial: Trial) -> str:
     """Kill an engine while the learner works, and nobody waits for the engine."""
-    deadline = time.monotonic() + VICTIM_S
-    while time.monotonic() < deadline:
-        learners = trial.family.of_kind("learner")
-        if any(words_of(learner)[:1] == ["ray::LearnerActor.learn"] for learner in learners):
-            engines = trial.family.of_kind("engine")
-            return bool(engines) and hit(trial.rng.choice(engines), signal.SIGKILL)
-        time.sleep(0.02)
-    return False
+    for _ in looks(trial, 0.02):
+        ranks = processes.of_kind("learner")
+        doing = [processes.words_of(rank)[:1] for rank in ranks]
+        engines = processes.of_kind("engine")
+        if [LEARNING] in doing and engines:
+            return hit(trial.rng.choice(engines), signal.SIGKILL)
+    return ""
 
 
-def fill_memory(trial: Trial) -> bool:
+def end_mlflow(trial: Trial) -> str:
+    """Kill the tracking server; another one starts some seconds later."""
+    trial.server.stop()
+    time.sleep(5)
+    trial.server.start()
+    return "the server"
+
+
+def fill_memory(trial: Trial) -> str:
     """Take memory until Ray's monitor kills a worker of the run, then let go."""
-    workers = []
-    for process in trial.family.alive():
-        if "ray::" in "".join(words_of(process)[:1]):
-            workers.append(process)
+    workers = [each for each in processes.alive() if _is_worker(each)]
     balloon = []
-    deadline = time.monotonic() + VICTIM_S
-    while time.monotonic() < deadline:
-        if not all(is_running(worker) for worker in workers):
-            return True
-        memory = psutil.virtual_memory()
-        if memory.percent / 100 < trial.memory_threshold + 0.02:
+    for _ in looks(trial, 0.1):
+        if not all(processes.is_running(worker) for worker in workers):
+            return f"{len(balloon) * GULP >> 20} MiB taken"
+        used = psutil.virtual_memory().percent / 100
+        if used < trial.memory_threshold + BEYOND:
             balloon.append(b"\1" * GULP)
-        time.sleep(0.1)
-    return False
+    return ""
 
 
-def fill_disk(trial: Trial) -> bool:
+def _is_worker(process: psutil.Process) -> bool:
+    title = "".join(processes.words_of(process)[:1])
+    return title.startswith("ray::")
+
+
+def fill_disk(trial: Trial) -> str:
     """Leave no byte free on the disk of the run for a while."""
-    if trial.disk is None:
-        return False
     filler = trial.disk / "filler"
     try:
         with filler.open("wb", buffering=0) as out:
@@ -134,60 +121,46 @@ def fill_disk(trial: Trial) -> bool:
         # It is full now.
         time.sleep(FULL_S)
     filler.unlink()
-    return True
+    return str(trial.disk)
 
 
-def visit_of_a_node(trial: Trial) -> bool:
+def visit_of_a_node(trial: Trial) -> str:
     """Let a second node join the cluster of the run, then kill it with all that runs on it."""
-    address = trial.address()
-    if not address:
-        return False
-    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
-    command = [RAY, "start", "--block", f"--address={address}", "--num-cpus=2"]
-    command += [f"--temp-dir={folder}", "--disable-usage-stats"]
-    node = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    time.sleep(NODE_S)
-    has_joined = node.poll() is None
-    kill_all([psutil.Process(node.pid)] if has_joined else [])
-    node.wait()
-    return has_joined
-
-
-def kill_all(roots: Sequence[psutil.Process]) -> None:
-    """Kill processes with all their children, children first stopped from starting others."""
-    for root in roots:
-        family = [root, *root.children(recursive=True)]
-        for process in family:
-            hit(process, signal.SIGSTOP)
-        for process in reversed(family):
-            hit(process, signal.SIGKILL)
-
-
-def end_mlflow(trial: Trial) -> bool:
-    """Kill the tracking server; another one starts some seconds later."""
-    trial.restart_mlflow()
-    return True
+    contact = trial.contact()
+    if contact is None:
+        return ""
+    env = os.environ | {"RAY_AUTH_MODE": contact.auth} if contact.auth else os.environ
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as own:
+        command = [RAY, "start", "--block", f"--address={contact.address}", "--num-cpus=8"]
+        command += [f"--temp-dir={own}", "--disable-usage-stats"]
+        with (trial.folder / "node.log").open("a") as log:
+            node = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+        trial.ended.wait(VISIT_S)
+        has_joined = node.poll() is None
+        processes.kill(processes.tree_of(psutil.Process(node.pid)))
+        node.wait()
+    return "its raylet" if has_joined else ""
 
 
 KILL = signal.SIGKILL
 STOP = signal.SIGSTOP
 
 FAULTS: dict[str, Fault] = {
-    "kill rollout": send("rollout", KILL),
-    "stop rollout": send("rollout", STOP),
-    "kill engine": send("engine", KILL),
+    "kill rollout": to_one("rollout", KILL),
+    "stop rollout": to_one("rollout", STOP),
+    "kill engine": to_one("engine", KILL),
     "kill idle engine": kill_idle_engine,
-    "stop engine": send("engine", STOP),
-    "kill reward": send("reward", KILL),
-    "stop reward": send("reward", STOP),
-    "kill segmenter": send("segmenter", KILL),
-    "stop segmenter": send("segmenter", STOP),
-    "kill learner 0": send("learner", KILL, 0),
-    "kill learner 1": send("learner", KILL, 1),
-    "stop learner 0": send("learner", STOP, 0),
-    "stop learner 1": send("learner", STOP, 1),
-    "kill driver": send("driver", KILL),
-    "end driver (SIGTERM)": send("supervisor", signal.SIGTERM),
+    "stop engine": to_one("engine", STOP),
+    "kill reward": to_one("reward", KILL),
+    "stop reward": to_one("reward", STOP),
+    "kill segmenter": to_one("segmenter", KILL),
+    "stop segmenter": to_one("segmenter", STOP),
+    "kill learner 0": to_rank(0, KILL),
+    "kill learner 1": to_rank(1, KILL),
+    "stop learner 0": to_rank(0, STOP),
+    "stop learner 1": to_rank(1, STOP),
+    "kill driver": to_one("driver", KILL),
+    "SIGTERM": to_one("supervisor", signal.SIGTERM),
     "kill MLflow": end_mlflow,
     "full memory": fill_memory,
     "full disk": fill_disk,
