@@ -51,7 +51,7 @@ browser:
 		run=; test "$$(id -u)" = 0 || run=sudo; \
 		$$run apt-get update && $$run apt-get install -y --no-install-recommends chromium; }
 
-# Fifty faults in one run (about 40 minutes, on a machine of its own).
+# Fifty faults in one run, on a machine of its own (docs/faults.md).
 chaos: $(STAMP)
 	$(RUN) -m tests.chaos $(ARGS)
 

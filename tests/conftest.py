@@ -19,8 +19,8 @@ import torch  # noqa: E402
 # must not depend on the order of tests.
 torch.set_warn_always(True)
 
-# Folders in running order: the first three start processes and take longest.
-LONGEST_FIRST = ("tests/ray_jobs/", "tests/actors/", "tests/models/", "")
+# Folders in running order: the first four start processes and take longest.
+LONGEST_FIRST = ("tests/chaos/", "tests/ray_jobs/", "tests/actors/", "tests/models/", "")
 # These files read the same finished run.
 ONE_RUN = (
     "tests/ray_jobs/test_evaluate.py",
@@ -36,12 +36,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=400,
         help="hostile answers for tests/systems/test_hostile.py",
     )
+    parser.addoption("--chaos", type=int, default=3, help="faults for tests/chaos/test_chaos.py")
 
 
 @pytest.fixture
 def hostile_answers(request: pytest.FixtureRequest) -> int:
     """Number of hostile answers to play, over all systems."""
     count: int = request.config.getoption("--hostile")
+    return count
+
+
+@pytest.fixture
+def chaos_faults(request: pytest.FixtureRequest) -> int:
+    """Number of faults of the small trial."""
+    count: int = request.config.getoption("--chaos")
     return count
 
 

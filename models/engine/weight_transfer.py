@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
@@ -187,6 +188,7 @@ def register() -> None:
     keep_images()
     score_exactly()
     end_with_parent()
+    lock_bars_in_this_process()
 
 
 @functools.cache
@@ -221,6 +223,15 @@ def keep_images() -> None:
         return mm_features
 
     scheduler_output.strip_covered_mm_data = keep_all
+
+
+def lock_bars_in_this_process() -> None:
+    """Let progress bars lock threads only.
+
+    In a process that was spawned, tqdm's lock between processes is a file in /dev/shm, which a
+    killed engine would leave there.
+    """
+    tqdm.set_lock(threading.RLock())
 
 
 def update_info(

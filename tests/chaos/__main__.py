@@ -67,7 +67,8 @@ def chaos(trial: Trial, steps: int, planned: Sequence[Planned], kinds: Sequence[
         wrong.append(f"{len(inflicted)} of {len(planned)} faults before its end: give more steps")
     wrong += differences(trial.run, undisturbed, steps)
     wrong += tracking_that_differs(trial, steps)
-    trial.server.stop()
+    if trial.server is not None:
+        trial.server.stop()
     return wrong + left_behind()
 
 
@@ -109,7 +110,7 @@ def main() -> int:
     rng = random.Random(given.seed)
     planned = plan(rng, given.steps, given.faults, kinds)
     settings = [*SETTINGS, f"train.steps={given.steps}", *given.settings]
-    trial = Trial(out.resolve(), settings, rng)
+    trial = Trial(out.resolve(), settings, rng, with_server="kill MLflow" in kinds)
     print(f"logs: {trial.folder}", flush=True)
     try:
         trial.open()

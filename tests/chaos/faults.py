@@ -86,6 +86,8 @@ def kill_idle_engine(trial: Trial) -> str:
 
 def end_mlflow(trial: Trial) -> str:
     """Kill the tracking server; another one starts some seconds later."""
+    if trial.server is None:
+        return ""
     trial.server.stop()
     time.sleep(5)
     trial.server.start()

@@ -50,9 +50,13 @@ class Server:
     def start(self) -> None:
         command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
         command += ["--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
+        command += ["--backend-store-uri", database_in(self.folder)]
+        # Otherwise it starts ten processes for jobs, which nobody gives it.
+        env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with (self.folder / "mlflow.log").open("a") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
+            self.process = subprocess.Popen(
+                command, env=env, stdout=log, stderr=log, cwd=self.folder
+            )
 
     def wait_until_up(self) -> None:
         """Wait for its first answer. Raises TimeoutError."""
@@ -72,6 +76,10 @@ class Server:
             self.process.wait()
 
 
+def database_in(folder: Path) -> str:
+    return f"sqlite:///{folder}/mlflow.db"
+
+
 def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -83,6 +91,7 @@ class Trial:
     """A disk, a tracking server, and the runs on them.
 
     Attributes:
+        server: None: the runs write into a database themselves.
         folder: Keeps logs and, in the end, the run folders.
         disk: File system of the runs, alone on it.
         rng: Draws victims.
@@ -92,12 +101,14 @@ class Trial:
         memory_threshold: Share of the machine's memory above which Ray kills a worker.
     """
 
-    def __init__(self, folder: Path, settings: Sequence[str], rng: random.Random) -> None:
+    def __init__(
+        self, folder: Path, settings: Sequence[str], rng: random.Random, with_server: bool
+    ) -> None:
         self.folder = folder
         self.disk = folder / "disk"
         self.settings = list(settings)
         self.rng = rng
-        self.server = Server(folder)
+        self.server = Server(folder) if with_server else None
         self.ended = threading.Event()
         self.name = ""
         self.starts = 0
@@ -108,12 +119,18 @@ class Trial:
         """Mount the disk and start the tracking server."""
         self.disk.mkdir(parents=True)
         space.mount(self.disk, DISK)
-        self.server.start()
-        self.server.wait_until_up()
+        if self.server is not None:
+            self.server.start()
+            self.server.wait_until_up()
 
     def close(self) -> None:
         """Keep the run folders: the disk vanishes with this process."""
         shutil.copytree(self.disk, self.folder, dirs_exist_ok=True)
+
+    @property
+    def tracking(self) -> str:
+        """The address of MLflow."""
+        return database_in(self.folder) if self.server is None else self.server.uri
 
     @property
     def run(self) -> RunFolder:
@@ -159,7 +176,7 @@ class Trial:
     def _start(self) -> int:
         command = [sys.executable, "-m", "ray_jobs.train", "revseg_tiny", *self.settings]
         command += [f"name={self.name}", f"runs={self.disk}/runs"]
-        command += [f"tracking.mlflow_uri={self.server.uri}"]
+        command += [f"tracking.mlflow_uri={self.tracking}"]
         env = os.environ | {"RAY_memory_usage_threshold": f"{self.memory_threshold:.2f}"}
         self.starts += 1
         with self.log.open("a") as log:
