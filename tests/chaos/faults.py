@@ -60,19 +60,6 @@ def to_one(kind: str, number: signal.Signals) -> Fault:
     return inflict
 
 
-def to_rank(rank: int, number: signal.Signals) -> Fault:
-    """Return the fault that sends a signal to a rank of the learner."""
-
-    def inflict(trial: Trial) -> str:
-        for _ in looks(trial, 0.2):
-            ranks = processes.of_kind("learner")
-            if len(ranks) > rank:
-                return hit(ranks[rank], number)
-        return ""
-
-    return inflict
-
-
 def kill_idle_engine(trial: Trial) -> str:
     """Kill an engine while the learner works, and nobody waits for the engine."""
     for _ in looks(trial, 0.02):
@@ -157,10 +144,8 @@ FAULTS: dict[str, Fault] = {
     "stop reward": to_one("reward", STOP),
     "kill segmenter": to_one("segmenter", KILL),
     "stop segmenter": to_one("segmenter", STOP),
-    "kill learner 0": to_rank(0, KILL),
-    "kill learner 1": to_rank(1, KILL),
-    "stop learner 0": to_rank(0, STOP),
-    "stop learner 1": to_rank(1, STOP),
+    "kill learner": to_one("learner", KILL),
+    "stop learner": to_one("learner", STOP),
     "kill driver": to_one("driver", KILL),
     "SIGTERM": to_one("supervisor", signal.SIGTERM),
     "kill MLflow": end_mlflow,

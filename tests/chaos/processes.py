@@ -31,7 +31,7 @@ def alive() -> list[psutil.Process]:
 
 
 def of_kind(kind: str) -> list[psutil.Process]:
-    """Return the running processes of a kind, oldest first: learner ranks by their number."""
+    """Return the running processes of a kind, oldest first."""
     return [process for process in alive() if kind_of(process) == kind]
 
 

@@ -21,7 +21,7 @@ from tests.ray_jobs.conftest import environment, told
 STEPS = 6
 KINDS = (
     "stop engine",
-    "kill learner 0",
+    "kill learner",
     "kill driver",
     "kill rollout",
     "stop reward",
