@@ -83,11 +83,14 @@ def told_hangs(log: Path, inflicted: Sequence[Inflicted]) -> str:
 
 
 def left_behind() -> list[str]:
-    """Return processes and files in shared memory that outlive the run."""
+    """Return processes and files in shared memory that outlive the run.
+
+    The store of decoded frames keeps its lock files, without a byte, for the next run.
+    """
     deadline = time.monotonic() + GRACE_S
     while True:
         alive = processes.alive()
-        files = sorted(SHARED_MEMORY.rglob("*"))
+        files = [file for file in sorted(SHARED_MEMORY.rglob("*")) if has_bytes(file)]
         if not alive and not files:
             return []
         if time.monotonic() > deadline:
@@ -98,3 +101,10 @@ def left_behind() -> list[str]:
         words = " ".join(processes.words_of(process))
         wrong.append(f"process {process.pid} still runs: {words[:80]}")
     return wrong + [f"{file} is left" for file in files[:TOLD]]
+
+
+def has_bytes(file: Path) -> bool:
+    try:
+        return file.is_file() and file.stat().st_size > 0
+    except FileNotFoundError:
+        return False
