@@ -84,7 +84,7 @@ def end_mlflow(trial: Trial) -> str:
 def fill_memory(trial: Trial) -> str:
     """Take memory until Ray's monitor kills a worker of the run, then let go."""
     workers = [each for each in processes.alive() if _is_worker(each)]
-    balloon = []
+    balloon: list[bytes] = []
     for _ in looks(trial, 0.1):
         if not all(processes.is_running(worker) for worker in workers):
             return f"{len(balloon) * GULP >> 20} MiB taken"
