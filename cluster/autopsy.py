@@ -45,7 +45,7 @@ class Seen:
 @ray.remote(num_cpus=0, max_retries=0)
 def look(pid: int) -> Seen:
     """Return the Python stacks of a process of this node and of its children."""
-    dumps = [_dump(member) for member in _family(pid)]
+    dumps = [stacks_of(member) for member in _family(pid)]
     stacks = "\n".join(dump.stacks for dump in dumps)
     return Seen(stacks, any(dump.readable for dump in dumps))
 
@@ -66,8 +66,8 @@ def _family(pid: int) -> list[psutil.Process]:
         return []
 
 
-def _dump(process: psutil.Process) -> Seen:
-    """Return the stacks of one process."""
+def stacks_of(process: psutil.Process) -> Seen:
+    """Return the Python stacks of a process of this machine."""
     title = f"process {process.pid}"
     with contextlib.suppress(psutil.Error):
         title += f" ({process.name()}, {process.status()})"

@@ -483,6 +483,7 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
     began = time.monotonic()
     cfg = checked_config(argv)
     supervisor.tell(f"max_restarts {cfg.cluster.max_restarts}")
+    supervisor.show_life(cfg.cluster.hang_s)
     refuse_choosing_on_the_test_split(cfg)
     # A restart by the parent goes on with what the first start has begun.
     fresh = cfg.train.resume == "never" and not supervisor.is_again()

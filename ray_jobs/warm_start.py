@@ -193,6 +193,7 @@ def warm_start(argv: Sequence[str]) -> Path:
 
     cfg = checked_config(argv)
     supervisor.tell(f"max_restarts {cfg.cluster.max_restarts}")
+    supervisor.show_life(cfg.cluster.hang_s)
     fresh = cfg.train.resume == "never" and not supervisor.is_again()
     splits = [training_split(cfg)]
     with Run.open(

@@ -20,6 +20,7 @@ Exit codes of the child, and of the parent:
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import signal
 import subprocess
@@ -42,6 +43,12 @@ FINAL = (0, 1, PREEMPTED, INTERRUPTED)
 FIRST_WAIT_S = 3.0
 LONGEST_WAIT_S = 60.0
 
+# Seconds between two looks at a child, and its signs of life in the time of a hang.
+LOOK_S = 1.0
+SIGNS = 10
+# Share of `cluster.hang_s` after which a silent child hangs: the rest is for its stack.
+CERTAIN = 0.8
+
 # In the environment of a child: its end of the pipe, and whether it goes on with an opened run.
 CHILD = "RAYVOS_SUPERVISED"
 
@@ -58,11 +65,13 @@ class Told:
 
     Attributes:
         max_restarts: Restarts without a step in between; none until the settings are read.
+        hang_s: Longest silence of a child; any until the settings are read.
         is_opened: The run folder is the job's own, so that a restart goes on in it.
         steps: Number of steps on record since the last death.
     """
 
     max_restarts: int = 0
+    hang_s: float = math.inf
     is_opened: bool = False
     steps: int = 0
 
@@ -71,6 +80,8 @@ class Told:
         word, _, value = line.strip().partition(" ")
         if word == "max_restarts":
             self.max_restarts = int(value)
+        elif word == "hang_s":
+            self.hang_s = float(value) or math.inf
         elif word == "opened":
             self.is_opened = True
         elif word == "step":
@@ -87,6 +98,7 @@ class Supervisor:
         told: What the children told.
         asked: The signal that asked for a stop, if there was one.
         child: The running child.
+        heard: Time of its last line on the monotonic clock, in seconds.
     """
 
     command: Sequence[str]
@@ -94,6 +106,7 @@ class Supervisor:
     told: Told = field(default_factory=Told)
     asked: signal.Signals | None = None
     child: subprocess.Popen[bytes] | None = None
+    heard: float = 0.0
 
     def run(self) -> int:
         """Run the job to its end; return the exit code."""
@@ -138,6 +151,7 @@ class Supervisor:
         reader.start()
         if self.asked is not None:
             self.child.send_signal(self.asked)
+        threading.Thread(target=self._watch, args=(self.child,), daemon=True).start()
         code = self.child.wait()
         _end_group(self.child.pid)
         reader.join(timeout=5.0)
@@ -146,7 +160,27 @@ class Supervisor:
     def _listen(self, end: int) -> None:
         with os.fdopen(end) as lines:
             for line in lines:
+                self.heard = time.monotonic()
                 self.told.hear(line)
+
+    def _watch(self, child: subprocess.Popen[bytes]) -> None:
+        """Kill a child that is silent for too long, so that it is started again."""
+        self.told.hang_s = math.inf
+        looked = self.heard = time.monotonic()
+        while child.returncode is None:
+            time.sleep(LOOK_S)
+            now = time.monotonic()
+            if now - looked > 2 * LOOK_S:
+                # This process was stopped itself, and perhaps the whole machine.
+                self.heard = now
+            looked = now
+            silence = now - self.heard
+            if silence > CERTAIN * self.told.hang_s:
+                who = f"the job's process (pid {child.pid})"
+                _say(f"{who} hangs: no sign of life for {silence:.0f} s. Its stack, then its end:")
+                _say(_stacks_of(child.pid))
+                child.kill()
+                return
 
     def _sleep(self, seconds: float) -> None:
         # In short pieces, because a signal handler that returns does not end a sleep.
@@ -197,9 +231,26 @@ def _become_child(words: str) -> None:
 
 
 def tell(fact: str) -> None:
-    """Tell the parent a fact: `max_restarts N`, `opened` or `step N`; without a parent nobody."""
+    """Tell the parent a fact, as `Told.hear` reads it; without a parent nobody."""
     if _here.end >= 0:
         os.write(_here.end, f"{fact}\n".encode())
+
+
+def show_life(hang_s: float) -> None:
+    """Tell the parent from now on, again and again, that this process lives.
+
+    Args:
+        hang_s: Silence for which the parent takes it for hung; 0: none is too long.
+    """
+    tell(f"hang_s {hang_s}")
+
+    def tell_it() -> None:
+        while True:
+            time.sleep(hang_s / SIGNS)
+            tell("alive")
+
+    if hang_s:
+        threading.Thread(target=tell_it, name="sign-of-life", daemon=True).start()
 
 
 def is_again() -> bool:
@@ -228,6 +279,15 @@ def _end_group(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         return
+
+
+def _stacks_of(pid: int) -> str:
+    # Both are slow to import, and only a hang needs them.
+    import psutil
+
+    from cluster.autopsy import stacks_of
+
+    return stacks_of(psutil.Process(pid)).stacks
 
 
 def _say(text: str) -> None:

@@ -110,7 +110,9 @@ def main() -> int:
     rng = random.Random(given.seed)
     planned = plan(rng, given.steps, given.faults, kinds)
     settings = [*SETTINGS, f"train.steps={given.steps}", *given.settings]
-    trial = Trial(out.resolve(), settings, rng, with_server="kill MLflow" in kinds)
+    trial = Trial(
+        out.resolve(), settings, rng, with_server=bool({"kill MLflow", "stop MLflow"} & set(kinds))
+    )
     print(f"logs: {trial.folder}", flush=True)
     try:
         trial.open()

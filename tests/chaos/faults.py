@@ -27,7 +27,8 @@ RAY = str(Path(sys.executable).with_name("ray"))
 SEARCH_S = 60.0
 # Title of a rank that learns.
 LEARNING = "ray::LearnerActor.learn"
-# Seconds of a full disk, and of a node's visit.
+# Seconds of a silent server, of a full disk, and of a node's visit.
+SILENT_S = 10.0
 FULL_S = 10.0
 VISIT_S = 20.0
 # Bytes that the memory monitor's balloon grows by, and its growth beyond the monitor's threshold.
@@ -60,15 +61,19 @@ def to_one(kind: str, number: signal.Signals) -> Fault:
     return inflict
 
 
-def kill_idle_engine(trial: Trial) -> str:
-    """Kill an engine while the learner works, and nobody waits for the engine."""
-    for _ in looks(trial, 0.02):
-        ranks = processes.of_kind("learner")
-        doing = [processes.words_of(rank)[:1] for rank in ranks]
-        engines = processes.of_kind("engine")
-        if [LEARNING] in doing and engines:
-            return hit(trial.rng.choice(engines), signal.SIGKILL)
-    return ""
+def to_idle_engine(number: signal.Signals) -> Fault:
+    """Return the fault that hits an engine while the learner works, and nobody waits for it."""
+
+    def inflict(trial: Trial) -> str:
+        for _ in looks(trial, 0.02):
+            ranks = processes.of_kind("learner")
+            doing = [processes.words_of(rank)[:1] for rank in ranks]
+            engines = processes.of_kind("engine")
+            if [LEARNING] in doing and engines:
+                return hit(trial.rng.choice(engines), number)
+        return ""
+
+    return inflict
 
 
 def end_mlflow(trial: Trial) -> str:
@@ -78,6 +83,19 @@ def end_mlflow(trial: Trial) -> str:
     trial.server.stop()
     time.sleep(5)
     trial.server.start()
+    return "the server"
+
+
+def stop_mlflow(trial: Trial) -> str:
+    """Let the tracking server be silent for a while, with its connections open."""
+    server = trial.server
+    if server is None or server.process is None:
+        return ""
+    members = processes.tree_of(psutil.Process(server.process.pid))
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        for member in members:
+            processes.send(member, number)
+        trial.ended.wait(SILENT_S)
     return "the server"
 
 
@@ -138,8 +156,9 @@ FAULTS: dict[str, Fault] = {
     "kill rollout": to_one("rollout", KILL),
     "stop rollout": to_one("rollout", STOP),
     "kill engine": to_one("engine", KILL),
-    "kill idle engine": kill_idle_engine,
     "stop engine": to_one("engine", STOP),
+    "kill idle engine": to_idle_engine(KILL),
+    "stop idle engine": to_idle_engine(STOP),
     "kill reward": to_one("reward", KILL),
     "stop reward": to_one("reward", STOP),
     "kill segmenter": to_one("segmenter", KILL),
@@ -147,8 +166,10 @@ FAULTS: dict[str, Fault] = {
     "kill learner": to_one("learner", KILL),
     "stop learner": to_one("learner", STOP),
     "kill driver": to_one("driver", KILL),
+    "stop driver": to_one("driver", STOP),
     "SIGTERM": to_one("supervisor", signal.SIGTERM),
     "kill MLflow": end_mlflow,
+    "stop MLflow": stop_mlflow,
     "full memory": fill_memory,
     "full disk": fill_disk,
     "a node joins and dies": visit_of_a_node,

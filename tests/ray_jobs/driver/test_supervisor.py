@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,12 @@ if kind == "steps":
         sys.exit(0)
 if kind == "twice" and count == 3:
     sys.exit(0)
+if kind == "hang":
+    if count == 2:
+        sys.exit(0)
+    supervisor.show_life(2)
+    time.sleep(4)
+    os.kill(os.getpid(), signal.SIGSTOP)
 if kind.isdigit():
     sys.exit(int(kind))
 if kind == "wait":
@@ -80,6 +87,17 @@ def test_a_killed_job_is_started_again_and_goes_on(tmp_path: Path) -> None:
     first, second = said.splitlines()
     assert first.startswith("the job's process was ended by SIGKILL: starts again in")
     assert second.endswith("(restart 2 of 2)")
+
+
+def test_a_stopped_job_is_named_and_started_again(tmp_path: Path) -> None:
+    with start(tmp_path, "hang") as parent:
+        said, _ = parent.communicate(timeout=60)
+        assert parent.returncode == 0
+    hangs, *stack, again = said.splitlines()
+    assert re.match(r"the job's process \(pid \d+\) hangs: no sign of life for \d s", hangs)
+    assert "job.py" in "".join(stack)
+    assert again.startswith("the job's process was ended by SIGKILL: starts again in")
+    assert starts(tmp_path) == ["False", "True"]
 
 
 def test_restarts_without_a_step_come_to_an_end(tmp_path: Path) -> None:
