@@ -1,4 +1,4 @@
-"""Ray tasks for the end of a process that hangs, on its own node: its Python stack, then SIGKILL.
+"""Ray tasks about a process that hangs, on its own node: is it stopped, its stack, SIGKILL.
 
 A stopped process cannot show its stack. py-spy (it comes with ray[default]) reads it from outside,
 where the system lets one process read another (ptrace).
@@ -48,6 +48,17 @@ def look(pid: int) -> Seen:
     dumps = [stacks_of(member) for member in _family(pid)]
     stacks = "\n".join(dump.stacks for dump in dumps)
     return Seen(stacks, any(dump.readable for dump in dumps))
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def stopped(pid: int) -> list[int]:
+    """Return those of a process of this node and its children that a signal has stopped."""
+    found = []
+    for member in _family(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if member.status() == psutil.STATUS_STOPPED:
+                found.append(member.pid)
+    return found
 
 
 @ray.remote(num_cpus=0, max_retries=0)

@@ -69,6 +69,10 @@ class Watched:
         asked: time of the question that waits for an answer; None if none does.
         question: that question.
         answer: the last answer; None before it is up.
+        look: at its processes, while it starts.
+        looked: time of the last look; None before the first one.
+        stopped: its processes that were stopped then.
+        stuck: those that were stopped at the look before as well.
     """
 
     handle: Handle[Any]
@@ -78,6 +82,10 @@ class Watched:
     asked: float | None = None
     question: Ref[Answer] | None = None
     answer: Answer | None = None
+    look: Ref[list[int]] | None = None
+    looked: float | None = None
+    stopped: frozenset[int] = frozenset()
+    stuck: frozenset[int] = frozenset()
 
     @property
     def name(self) -> str:
@@ -95,6 +103,9 @@ def hang_of(actor: Watched, now: float, limits: Limits) -> str | None:
     if actor.answer is None:
         if silence > limits.start_s:
             return f"not up {silence:.0f} s after its start (cluster.start_s)"
+        if actor.stuck:
+            numbers = ", ".join(map(str, sorted(actor.stuck)))
+            return f"process {numbers} is stopped while it starts"
         return None
 
     pulse = actor.answer.pulse
@@ -218,6 +229,7 @@ class Watch:
     def _round(self, actors: Sequence[Watched], now: float, excused: bool) -> None:
         for actor in actors:
             self._listen(actor, now, excused)
+            self._look(actor, now)
         for actor, reason in hung(actors, now, self.limits):
             self._end(actor, reason)
 
@@ -241,30 +253,59 @@ class Watch:
             # Nothing can be said of an actor that waits for room on the cluster.
             actor.asked = now
 
+    def _look(self, actor: Watched, now: float) -> None:
+        """Look for stopped processes of an actor that starts, twice in the time of a hang.
+
+        It answers nothing before its constructor has run, and that may take long.
+        """
+        if actor.answer is not None:
+            return
+        if actor.looked is None:
+            actor.looked = now
+        if actor.look is None:
+            where = actor.handle.where()
+            if where.pid and now - actor.looked > self.limits.quiet_s / 2:
+                actor.look = autopsy.stopped.options(**_on(where.node)).remote(where.pid)
+                actor.looked = now
+            return
+        done, _ = ray.wait([actor.look], timeout=0)
+        if done:
+            found: frozenset[int] = frozenset()
+            with contextlib.suppress(ray.exceptions.RayError):
+                found = frozenset(ray.get(done[0]))
+            actor.stuck = found & actor.stopped
+            actor.stopped = found
+            actor.look = None
+
     def _end(self, actor: Watched, reason: str) -> None:
         """Print what is known of an actor that hangs, and kill it."""
         where = actor.handle.where()
         say = self.deaths.say
         say(f"{actor.name} ({where}) hangs: {reason}. Its Python stack, then it is killed:")
-        there = NodeAffinitySchedulingStrategy(where.node, soft=False)
+        there = _on(where.node)
         say(self._stacks(actor, where.pid, there))
         self._reasons[actor.handle] = f"it hung, {reason}"
         self.drop(actor.handle)
         with contextlib.suppress(ray.exceptions.RayError):
-            ended = autopsy.end.options(scheduling_strategy=there).remote(where.pid)
+            ended = autopsy.end.options(**there).remote(where.pid)
             ray.get(ended, timeout=AUTOPSY_S)
         # Its node may be out of reach.
         actor.handle.kill()
 
-    def _stacks(self, actor: Watched, pid: int, there: NodeAffinitySchedulingStrategy) -> str:
+    def _stacks(self, actor: Watched, pid: int, there: dict[str, Any]) -> str:
         """Return the stacks of an actor's process and of its children."""
         own = "no stack of its own: it does not answer"
         with contextlib.suppress(ray.exceptions.RayError):
             answers = actor.silence(time.monotonic()) <= SILENT * self.limits.every_s
             own = ray.get(actor.handle.call(Beat.stacks), timeout=2.0) if answers else own
         try:
-            call = autopsy.look.options(scheduling_strategy=there).remote(pid)
+            call = autopsy.look.options(**there).remote(pid)
             seen = ray.get(call, timeout=AUTOPSY_S)
         except ray.exceptions.RayError as error:
             return f"no stack from its node ({type(error).__name__})\n{own}"
         return seen.stacks if seen.readable else f"{seen.stacks}\n{own}"
+
+
+def _on(node: str) -> dict[str, Any]:
+    """Return the options of a task for this very node."""
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}

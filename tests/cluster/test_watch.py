@@ -74,6 +74,14 @@ def test_no_hang(watched: Watched) -> None:
     assert hang_of(watched, NOW, LIMITS) is None
 
 
+def test_a_start_with_a_stopped_process_hangs() -> None:
+    starting = actor(silence=60.0)
+    starting.stopped = frozenset({7})
+    assert hang_of(starting, NOW, LIMITS) is None
+    starting.stuck = frozenset({7})
+    assert hang_of(starting, NOW, LIMITS) == "process 7 is stopped while it starts"
+
+
 def test_a_hang_is_found_and_printed_before_hang_s_has_passed() -> None:
     latest = LIMITS.quiet_s + 2 * LIMITS.every_s
     assert latest <= 0.9 * LIMITS.hang_s
