@@ -20,7 +20,6 @@ from core.drawing.requests import (
     DrawRequest,
     draw_requests,
     requests_of_row,
-    with_loss_weights,
 )
 from core.masks import union_of_targets
 from core.pulse import tick
@@ -131,8 +130,8 @@ def mask_targets(
     """Return the mask targets of the learner (docs/spec/videoseg_o3.md).
 
     A keyframe gets the mask sampled there; it calibrates the log-prob of the keyframe's token.
-    Every rewarded frame gets the true mask, for the auxiliary loss. The weights of that loss are
-    counted over the whole batch, so groups without an advantage must be learned from as well.
+    Every rewarded frame gets the true mask, for the auxiliary loss, with the weight of its whole
+    role: the learner divides it by the role's masks in the whole batch (`with_loss_weights`).
 
     Args:
         drawn: masks of each group; None for demonstrations.
@@ -150,8 +149,7 @@ def mask_targets(
         assert drawn is not None
         requests = _with_sampled_masks(requests, episodes, drawn)
     if cfg.loss:
-        requests = _with_truths(requests, samples, episodes)
-        requests = with_loss_weights(requests, cfg.loss)
+        requests = _with_truths(requests, samples, episodes, cfg.loss)
     else:
         requests = [request for request in requests if request.sampled is not None]
     return DrawBatch(tuple(requests), found.frames)
@@ -185,8 +183,9 @@ def _with_truths(
     requests: Sequence[DrawRequest],
     samples: Sequence[Sample],
     episodes: Sequence[Sequence[Episode]],
+    weight: float,
 ) -> list[DrawRequest]:
-    """Give every request the true mask of its frame."""
+    """Give every request the true mask of its frame, and a weight."""
     # The sample and the union of its targets of each episode of the batch.
     samples_of: list[Sample] = []
     unions: list[Sequence[Rle | None]] = []
@@ -200,7 +199,8 @@ def _with_truths(
         truth_F = unions[request.episode]
         if prompt.target is not None:
             truth_F = samples_of[request.episode].targets[prompt.target].masks_F
-        found.append(replace(request, truth=truth_F[prompt.frame]))
+        truth = truth_F[prompt.frame]
+        found.append(replace(request, truth=truth, weight=weight))
     return found
 
 

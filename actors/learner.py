@@ -102,14 +102,17 @@ class LearnerActor:
     ) -> DrawnMasks:
         return self.trainer.draw(rows, media, requests)
 
-    def learn(
+    def add(
         self,
         rows: list[GroupBatch],
         media: Mapping[int, MediaRef],
         imitate: bool,
         targets: DrawBatch | None = None,
-    ) -> list[StepReport]:
-        return self.trainer.learn(rows, media, imitate, targets)
+    ) -> None:
+        self.trainer.add(rows, media, imitate, targets)
+
+    def finish(self, divisor: float) -> list[StepReport]:
+        return self.trainer.finish(divisor)
 
     @patient
     def publish(

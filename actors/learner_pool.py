@@ -1,4 +1,4 @@
-"""The driver's side of the learner: groups become rows, and every rank gets the same number.
+"""The driver's side of the learner: its ranks, their batches (`actors.open_batch`) and weights.
 
 The weights of tokens are counted over the whole batch, so the update does not depend on how groups
 are dealt to rows and ranks.
@@ -6,7 +6,6 @@ are dealt to rows and ranks.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -16,22 +15,19 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 import ray
 
-from actors.drawer import DrawingPool, media_of_rows
+from actors.drawer import DrawingPool
 from actors.drawing import DrawBatch
 from actors.learner import LearnerActor, RankPlace
 from actors.objective import RowStats, StepReport, batch_metrics
+from actors.open_batch import OpenBatch
 from cluster.lost import LOST
 from cluster.placement import Device, Placement
 from cluster.refs import Handle, MediaRef, Method, Ref, results, start_actor
 from cluster.weights import Stored, Wanted, WeightVersion, several_nodes
 from configs.schema import Config
-from core import batch, grpo
 from core.batch import ImageLayout
 from core.types import Group, Update
 from models.engine.settings import OBJECT_STORE
-
-# Advantages of a group: of each turn of each episode.
-Credit = Sequence[Sequence[float]]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -119,6 +115,12 @@ class LearnerPool(DrawingPool[LearnerActor]):
         why = self.watch.why(self.ranks[rank], error)
         raise LearnerLost(f"rank {rank} ({where})", f"while it {work}: {why}") from error
 
+    def look(self, calls: Sequence[Ref[Any]], work: str) -> None:
+        """Raise the errors of `results` if one of these calls has failed by now."""
+        ended, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0)
+        if any(error_of(call) is not None for call in ended):
+            self.results(calls, work)
+
     def call_all(
         self, work: str, method: Method[LearnerActor, P, R], *args: P.args, **kwargs: P.kwargs
     ) -> list[R]:
@@ -128,38 +130,21 @@ class LearnerPool(DrawingPool[LearnerActor]):
             calls.append(rank.call(method, *args, **kwargs))
         return self.results(calls, work)
 
+    def begin(self, imitate: bool = False) -> OpenBatch:
+        """Open a batch; groups are added to it as they come.
+
+        Args:
+            imitate: learn from demonstrations, by cross-entropy.
+        """
+        return OpenBatch(self, imitate)
+
     def learn(
         self, groups: Sequence[Group], media: Sequence[MediaRef], masks: DrawBatch | None = None
     ) -> Update:
-        """Make the optimizer steps of GRPO on whole, judged groups (`core.grpo.judge`).
-
-        A group without any advantage carries no policy gradient. It is not computed, but it counts
-        in the mean. With a KL or entropy term, or with losses of `masks`, it is computed too. If
-        no group is left, no step is made.
-
-        Args:
-            media: pixels of each group.
-            masks: mask targets of the whole batch (`actors.drawing.mask_targets`).
-        """
-        cfg = self.cfg.grpo
-        credits: list[Credit] = []
-        for group in groups:
-            credits.append(
-                grpo.credit(
-                    group,
-                    per_turn=cfg.per_turn_credit,
-                    std=cfg.advantage_std,
-                    eps=cfg.advantage_eps,
-                )
-            )
-
-        has_other_losses = cfg.kl_coef > 0 or cfg.entropy_coef != 0
-        if masks is not None and any(request.weight for request in masks.requests):
-            has_other_losses = True
-        useful = [has_other_losses or _has_advantage(credit) for credit in credits]
-
-        forest = self._forest(groups, credits, cfg.aggregation, useful)
-        return self._run(forest, media, masks, imitate=False, skipped_groups=useful.count(False))
+        """Make the optimizer steps of GRPO on the groups of a whole batch (`OpenBatch`)."""
+        opened = self.begin()
+        opened.add(groups, media, masks)
+        return opened.finish()
 
     def imitate(
         self,
@@ -173,59 +158,19 @@ class LearnerPool(DrawingPool[LearnerActor]):
             demonstrations: groups with the ideal completion in every turn. Their log-probs,
                 rewards and advantages are ignored.
         """
-        credits: list[Credit] = []
-        for group in demonstrations:
-            credits.append([(0.0,) * len(episode.turns) for episode in group.episodes])
-        forest = self._forest(demonstrations, credits, "token_mean", [True] * len(demonstrations))
-        return self._run(forest, media, masks, imitate=True, skipped_groups=0)
+        opened = self.begin(imitate=True)
+        opened.add(demonstrations, media, masks)
+        return opened.finish()
 
-    def _forest(
-        self,
-        groups: Sequence[Group],
-        credits: Sequence[Credit],
-        aggregation: str,
-        useful: Sequence[bool],
-    ) -> list[batch.Tree]:
-        """Return the trees of the useful groups. Token weights are counted over all groups."""
-        counts: list[int] = []
-        for group in groups:
-            counts += grpo.trained_tokens(group)
-        weights = grpo.token_weights(counts, aggregation, max_tokens=self.cfg.rollout.max_model_len)
+    def no_update(self, skipped_groups: int) -> Update:
+        """Return the report of a batch without anything to learn from."""
+        metrics = batch_metrics(RowStats(), RowStats())
+        metrics["skipped_groups"] = float(skipped_groups)
+        metrics["skipped_steps"] = 0.0
+        metrics["bad_steps"] = float(self.bad_steps)
+        return Update(0.0, 0.0, metrics)
 
-        # A group left out still takes its numbers of episodes, which name them in the batch.
-        forest: list[batch.Tree] = []
-        first = 0
-        for number, group in enumerate(groups):
-            stop = first + len(group.episodes)
-            if useful[number]:
-                forest += batch.trees(group, number, credits[number], weights[first:stop], first)
-            first = stop
-        return forest
-
-    def _run(
-        self,
-        forest: list[batch.Tree],
-        media: Sequence[MediaRef],
-        masks: DrawBatch | None,
-        imitate: bool,
-        skipped_groups: int,
-    ) -> Update:
-        """Let all ranks learn from their share of the rows, and combine their reports."""
-        if not forest:
-            metrics = batch_metrics(RowStats(), RowStats())
-            metrics["skipped_groups"] = skipped_groups
-            metrics["skipped_steps"] = 0.0
-            metrics["bad_steps"] = float(self.bad_steps)
-            return Update(0.0, 0.0, metrics)
-
-        calls = []
-        for rank, rows in zip(self.ranks, self.deal(forest), strict=True):
-            own_media = media_of_rows(rows, media)
-            own_masks = masks.share(rows) if masks is not None else None
-            calls.append(rank.call(LearnerActor.learn, rows, own_media, imitate, own_masks))
-        return self._combine(self.results(calls, "learned"), skipped_groups)
-
-    def _combine(self, reports: Sequence[Sequence[StepReport]], skipped_groups: int) -> Update:
+    def combine(self, reports: Sequence[Sequence[StepReport]], skipped_groups: int) -> Update:
         """Combine the ranks' reports of every optimizer step on one batch."""
         steps: list[RowStats] = []
         norms: list[float] = []
@@ -250,7 +195,8 @@ class LearnerPool(DrawingPool[LearnerActor]):
 
         loss = float(np.mean([step.loss for step in steps]))
         grad_norm = float(np.mean(norms)) if norms else float("nan")
-        return Update(loss, grad_norm, metrics)
+        seconds = max(seconds_of(of_rank) for of_rank in reports)
+        return Update(loss, grad_norm, metrics, seconds)
 
     def publish(self, version: int) -> WeightVersion:
         """Make the current weights a version for rollout actors to pull.
@@ -369,6 +315,11 @@ def first_lost(calls: Sequence[Ref[Any]]) -> tuple[int, Exception] | None:
     return None
 
 
+def seconds_of(reports: Sequence[StepReport]) -> float:
+    """Return how long a rank computed for a batch."""
+    return sum(report.seconds for report in reports)
+
+
 def error_of(ref: Ref[Any]) -> Exception | None:
     """Return the error of an ended call, or None."""
     try:
@@ -393,7 +344,3 @@ def rank_places(hosts: Sequence[tuple[str, int]], device: Device) -> list[RankPl
             local_ranks = addresses.count(address)
         places.append(RankPlace(rank, len(hosts), local_rank, local_ranks, master=hosts[0]))
     return places
-
-
-def _has_advantage(credit: Credit) -> bool:
-    return any(advantage != 0.0 for advantage in itertools.chain.from_iterable(credit))

@@ -97,6 +97,13 @@ class RowStats:
             ratios=RatioStats.total(ratios) if ratios else None,
         )
 
+    def divided(self, divisor: float) -> RowStats:
+        """Return the statistics with their losses divided by the count of the batch."""
+        mask_loss = self.mask_loss
+        if mask_loss is not None:
+            mask_loss = mask_loss / divisor
+        return replace(self, loss=self.loss / divisor, mask_loss=mask_loss)
+
 
 @dataclass(frozen=True)
 class StepReport:
@@ -107,12 +114,14 @@ class StepReport:
         grad_norm: norm of the gradients before clipping; None if the step was skipped.
         lr: learning rate.
         weight_max: largest absolute value of this rank's trained weights after the step.
+        seconds: time that the rank computed.
     """
 
     stats: RowStats
     grad_norm: float | None
     lr: float
     weight_max: float
+    seconds: float
 
 
 def grpo_loss(

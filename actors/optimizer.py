@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import deepspeed
 import torch
 from deepspeed import DeepSpeedEngine
+from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from torch import Tensor
 
 from configs.schema import Config
@@ -88,8 +91,8 @@ def start_engine(policy: Policy | SegPolicy, cfg: Config) -> DeepSpeedEngine:
     return engine
 
 
-def step(engine: DeepSpeedEngine, lr: float) -> float | None:
-    """Make one optimizer step on the accumulated gradients.
+def step(engine: DeepSpeedEngine, lr: float, divisor: float) -> float | None:
+    """Make one optimizer step on the accumulated gradients, divided by a count of the batch.
 
     Returns:
         The norm of the gradients before clipping. None if they are not finite: then they are
@@ -98,19 +101,39 @@ def step(engine: DeepSpeedEngine, lr: float) -> float | None:
     for group in engine.optimizer.param_groups:
         group["lr"] = lr
     if engine.zero_optimization_stage() == 0:
-        return _plain_step(engine)
+        return _plain_step(engine, divisor)
 
-    engine.step()
+    with divided(engine.optimizer, divisor):
+        engine.step()
     if engine.optimizer.overflow:
         return None
     return float(engine.get_global_grad_norm())
 
 
-def _plain_step(engine: DeepSpeedEngine) -> float | None:
+@contextmanager
+def divided(optimizer: Any, divisor: float) -> Iterator[None]:
+    """Let a step of one of DeepSpeed's optimizers divide the gradients first."""
+    if isinstance(optimizer, BF16_Optimizer):
+        # It knows no scale of the loss, and keeps the sums of the gradients in fp32.
+        for gradient_M in optimizer.fp32_groups_gradients_flat:
+            gradient_M.div_(divisor)
+        yield
+        return
+    # The division of a scaled loss, which the norm, the clipping and the step know of.
+    optimizer.loss_scale = divisor
+    try:
+        yield
+    finally:
+        optimizer.loss_scale = 1.0
+
+
+def _plain_step(engine: DeepSpeedEngine, divisor: float) -> float | None:
     """As `step` for ZeRO stage 0. There DeepSpeed reports no norm and checks for no overflow."""
     if torch.distributed.get_world_size() > 1:
         engine.buffered_allreduce_fallback()
     gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+    for gradient in gradients:
+        gradient.div_(divisor)
     norm = float(torch.stack([gradient.norm() for gradient in gradients]).norm())
     if not math.isfinite(norm):
         engine.zero_grad()

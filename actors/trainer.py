@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,23 @@ class PreparedRow:
     old_N: Tensor | None = None
 
 
+@dataclass
+class Batch:
+    """The open batch of a rank: gradients are added up until its last row has come.
+
+    Attributes:
+        imitate: it holds demonstrations instead of judged groups.
+        stats: statistics of the rows that were computed since the last optimizer step.
+        kept: all rows, if further optimizer steps shall follow.
+        seconds: time of computation since the last optimizer step.
+    """
+
+    imitate: bool
+    stats: list[RowStats] = field(default_factory=list)
+    kept: list[PreparedRow] = field(default_factory=list)
+    seconds: float = 0.0
+
+
 class TrainerRank:
     """One DeepSpeed rank. Every method but `connect` is collective: all ranks call it together."""
 
@@ -84,6 +103,10 @@ class TrainerRank:
         self.updates = 0
         # Whether it has learned since its start.
         self.is_warm = False
+        self.batch: Batch | None = None
+        # It computes a row, while another one is prepared.
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._computing: Future[None] | None = None
 
         # A backend that cannot work is refused before the ranks wait for each other.
         self.sender: NcclSender | IpcSender | None = None
@@ -109,83 +132,111 @@ class TrainerRank:
         self, rows: list[GroupBatch], media: Mapping[int, MediaRef], requests: DrawBatch
     ) -> DrawnMasks:
         """Draw the masks of finished episodes."""
+        self._settle()
         shown = load_media(media)
         return draw_rows(self.engine.module, self.pixels, rows, shown, requests)
 
-    def learn(
+    def add(
         self,
         rows: list[GroupBatch],
         media: Mapping[int, MediaRef],
         imitate: bool,
         targets: DrawBatch | None = None,
-    ) -> list[StepReport]:
-        """Make the optimizer steps on these rows; return a report of each.
+    ) -> None:
+        """Add the gradients of these rows to those of the open batch; the first rows open one.
+
+        A thread computes row after row, while this one prepares the next. It returns when the last
+        row has begun.
 
         Args:
             media: pixels of the groups, by the number of the group.
             imitate: learn demonstrations instead of judged groups.
             targets: masks to learn from, on all ranks or on none.
         """
-        # The first rows compile what a GPU needs.
-        patience_s = 0.0 if self.is_warm else math.inf
-        with working("learn", patience_s):
-            reports = self._learn(rows, media, imitate, targets)
-        self.is_warm = True
-        return reports
-
-    def _learn(
-        self,
-        rows: list[GroupBatch],
-        media: Mapping[int, MediaRef],
-        imitate: bool,
-        targets: DrawBatch | None,
-    ) -> list[StepReport]:
-        temperature = 1.0 if imitate else self.cfg.rollout.temperature
-        batch = self._prepare(rows, media, targets)
-        # The reference never changes, so its log-probs serve all steps on this batch.
-        if self.reference is not None and not imitate:
-            patches = [prepared.patches for prepared in batch]
-            references = self.reference.logprobs(rows, patches, temperature)
-            for prepared, reference_N in zip(batch, references, strict=True):
-                prepared.reference_N = reference_N
-
-        steps = 1 if imitate else self.cfg.learner.optimizer_steps
-        return [self._update(batch, temperature, imitate) for _ in range(steps)]
-
-    def _prepare(
-        self,
-        rows: list[GroupBatch],
-        media: Mapping[int, MediaRef],
-        targets: DrawBatch | None,
-    ) -> list[PreparedRow]:
+        if self.batch is None:
+            self.batch = Batch(imitate)
         shown = load_media(media)
-        batch: list[PreparedRow] = []
         for row in rows:
             patches = self.pixels([shown[digest] for digest in row.images])
             drawing = () if targets is None else targets.of_row(row)
-            batch.append(PreparedRow(row, patches, drawing))
+            prepared = PreparedRow(row, patches, drawing)
             tick()
-        return batch
+            self._settle()
+            self._computing = self._thread.submit(self._add, self.batch, prepared)
 
-    def _update(self, batch: list[PreparedRow], temperature: float, imitate: bool) -> StepReport:
-        """Make one optimizer step."""
-        stats: list[RowStats] = []
-        for prepared in batch:
-            output: PolicyOutput = self.engine(
-                prepared.row, *prepared.patches, temperature, *prepared.drawing
-            )
-            tick()
-            loss, row_stats = self._loss(output, prepared, imitate)
-            stats.append(row_stats)
-            # DeepSpeed takes the mean over ranks, but the loss is a sum over the global batch.
-            self.engine.backward(loss * self.ranks)
-            tick()
+    def finish(self, divisor: float) -> list[StepReport]:
+        """Make the optimizer steps on the open batch, and close it; return a report of each.
 
+        Args:
+            divisor: count of the whole batch that the gradients and losses are divided by.
+        """
+        self._settle()
+        assert self.batch is not None, "rows come first"
+        batch = self.batch
+        self.batch = None
+        with working("learn", self._patience_s):
+            reports = [self._step(batch, divisor)]
+            for _ in range(1, self._steps_on(batch)):
+                for prepared in batch.kept:
+                    self._compute(batch, prepared)
+                reports.append(self._step(batch, divisor))
+        self.is_warm = True
+        return reports
+
+    def _settle(self) -> None:
+        """Wait until the rows that were handed over are computed. Raises their errors."""
+        computing = self._computing
+        if computing is not None:
+            self._computing = None
+            computing.result()
+
+    def _steps_on(self, batch: Batch) -> int:
+        return 1 if batch.imitate else self.cfg.learner.optimizer_steps
+
+    @property
+    def _patience_s(self) -> float:
+        # The first rows compile what a GPU needs.
+        return 0.0 if self.is_warm else math.inf
+
+    def _add(self, batch: Batch, prepared: PreparedRow) -> None:
+        """Compute a new row; in the thread."""
+        with working("learn", self._patience_s):
+            # The reference never changes, so its log-probs serve all steps on the batch.
+            if self.reference is not None and not batch.imitate:
+                temperature = self.cfg.rollout.temperature
+                rows, patches = [prepared.row], [prepared.patches]
+                [prepared.reference_N] = self.reference.logprobs(rows, patches, temperature)
+            self._compute(batch, prepared)
+            if self._steps_on(batch) > 1:
+                batch.kept.append(prepared)
+
+    def _compute(self, batch: Batch, prepared: PreparedRow) -> None:
+        """Add the gradients of one row."""
+        began = time.monotonic()
+        temperature = 1.0 if batch.imitate else self.cfg.rollout.temperature
+        output: PolicyOutput = self.engine(
+            prepared.row, *prepared.patches, temperature, *prepared.drawing
+        )
+        tick()
+        loss, row_stats = self._loss(output, prepared, batch.imitate)
+        batch.stats.append(row_stats)
+        # DeepSpeed takes the mean over ranks, but the loss is a sum over the global batch.
+        self.engine.backward(loss * self.ranks)
+        tick()
+        batch.seconds += time.monotonic() - began
+
+    def _step(self, batch: Batch, divisor: float) -> StepReport:
+        """Make one optimizer step on the gradients of all rows."""
+        began = time.monotonic()
         lr = learning_rate(self.updates, self.total_updates, self.cfg.learner)
-        grad_norm = optimizer.step(self.engine, lr)
+        grad_norm = optimizer.step(self.engine, lr, divisor)
         self.updates += 1
         weight_max = optimizer.largest_weight(self.engine)
-        return StepReport(RowStats.total(stats), grad_norm, lr, weight_max)
+        seconds = batch.seconds + time.monotonic() - began
+        stats = RowStats.total(batch.stats).divided(divisor)
+        batch.stats.clear()
+        batch.seconds = 0.0
+        return StepReport(stats, grad_norm, lr, weight_max, seconds)
 
     def _loss(
         self, output: PolicyOutput, prepared: PreparedRow, imitate: bool
@@ -280,6 +331,8 @@ class TrainerRank:
             beside: return once everything is copied to CPU memory, and write in a thread, which
                 leaves the mark of this rank in the end (`learner_state.mark_of`).
         """
+        # A stop may come in the middle of a batch, whose gradients are left behind.
+        self._settle()
         take = learner_state.Snapshot.take
         snapshot = take(self.engine, self.folder, self.updates, copy=beside)
         if not beside:

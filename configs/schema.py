@@ -221,6 +221,12 @@ class RolloutConfig:
         0, help="0: strictly on policy; 1: play the next step while learning this one"
     )
 
+    order: Literal["prompts", "arrival"] = setting(
+        "prompts",
+        help="order in which the learner adds groups up; as they arrive it never waits for one in "
+        "front, but two runs differ by rounding",
+    )
+
     @property
     def first_workers(self) -> int:
         """The number of engines that a job starts with, and reserves."""

@@ -323,12 +323,8 @@ def rows_of_ranks(
     layout: ImageLayout,
 ) -> list[list[GroupBatch]]:
     """Return the rows of every rank, the same number for each. `forest` must not be empty."""
-    parts: list[Tree] = []
-    for tree in forest:
-        parts.extend(split(tree, budget))
-    packed = [pack(share, budget) for share in balance(parts, ranks)]
-
-    filler = dummy(min(parts, key=lambda tree: len(tree.prompt_ids)))
+    packed = packed_rows(forest, ranks, budget)
+    filler = dummy(min(forest, key=lambda tree: len(tree.prompt_ids)))
     most = max(len(rows) for rows in packed)
     rows_of_rank = []
     for rows in packed:
@@ -336,6 +332,54 @@ def rows_of_ranks(
         filled = rows + [[filler]] * missing
         rows_of_rank.append([build_row(row, layout) for row in filled])
     return rows_of_rank
+
+
+def packed_rows(forest: Sequence[Tree], ranks: int, budget: int) -> list[list[list[Tree]]]:
+    """Return the trees of each row of every rank."""
+    parts: list[Tree] = []
+    for tree in forest:
+        parts.extend(split(tree, budget))
+    return [pack(share, budget) for share in balance(parts, ranks)]
+
+
+class Filling:
+    """Trees that wait until every rank has a row's worth of them.
+
+    What is handed on together depends on the trees and their order alone, never on the moment they
+    come.
+    """
+
+    def __init__(self, ranks: int, budget: int) -> None:
+        """Begin without any tree.
+
+        Args:
+            budget: tokens of a row.
+        """
+        self.ranks = ranks
+        self.budget = budget
+        self.waiting: list[Tree] = []
+
+    def add(self, trees: Sequence[Tree]) -> list[list[Tree]]:
+        """Take the trees of a group; return the forests that are ready, in order."""
+        ready: list[list[Tree]] = []
+        if self.waiting and not self._fit([*self.waiting, *trees]):
+            ready.append(self.rest())
+        self.waiting.extend(trees)
+        # Ready as well if there is no room for another group like this one.
+        if self.waiting and not self._fit([*self.waiting, *trees]):
+            ready.append(self.rest())
+        return ready
+
+    def rest(self) -> list[Tree]:
+        """Hand on what waits."""
+        forest = self.waiting
+        self.waiting = []
+        return forest
+
+    def _fit(self, forest: Sequence[Tree]) -> bool:
+        """Return True if one row for each rank holds them."""
+        packed = packed_rows(forest, self.ranks, self.budget)
+        return all(len(rows) <= 1 for rows in packed)
 
 
 def build_row(forest: Sequence[Tree], layout: ImageLayout) -> GroupBatch:

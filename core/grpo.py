@@ -4,7 +4,8 @@ Pure functions on numbers and tensors of any float type.
 
 The loss of a step is one sum over the tokens of the *global* batch, `sum(weight_N * loss_N)`. The
 weights come from counts of the whole batch, so the result does not depend on packing, on
-micro-batches or on the number of learners.
+micro-batches or on the number of learners. A weight is a share of the token alone, divided by one
+count of the batch, which need not be known before the last group has come.
 """
 
 from __future__ import annotations
@@ -170,19 +171,42 @@ def token_weights(counts: Sequence[int], aggregation: str, *, max_tokens: int) -
         aggregation: one of `AGGREGATIONS`.
         max_tokens: largest number of tokens of an episode.
     """
+    shares = token_shares(counts, aggregation)
+    divisor = batch_divisor(counts, aggregation, max_tokens=max_tokens)
+    return [share / divisor for share in shares]
+
+
+def token_shares(counts: Sequence[int], aggregation: str) -> list[float]:
+    """Return the weight of every trained token of each episode, before the division by a count.
+
+    It needs no other episode, so a batch may be added up while it is not whole yet
+    (`batch_divisor`).
+    """
     if aggregation not in AGGREGATIONS:
         raise ValueError(f"grpo.aggregation={aggregation!r}: one of {', '.join(AGGREGATIONS)}")
-    total = sum(counts)
+    shares: list[float] = []
+    for count in counts:
+        share = 1.0 if count else 0.0
+        if count and aggregation == "sequence_mean":
+            share = 1.0 / count
+        shares.append(share)
+    return shares
+
+
+def batch_divisor(counts: Sequence[int], aggregation: str, *, max_tokens: int) -> float:
+    """Return the count of the global batch that turns shares into weights; at least 1.
+
+    Args:
+        counts: number of trained tokens of each episode of the batch.
+        max_tokens: largest number of tokens of an episode.
+    """
     episodes = sum(count > 0 for count in counts)
-
-    def weight(count: int) -> float:
-        if aggregation == "token_mean":
-            return 1.0 / total
-        if aggregation == "sequence_mean":
-            return 1.0 / (episodes * count)
-        return 1.0 / (episodes * max_tokens)
-
-    return [weight(count) if count else 0.0 for count in counts]
+    divisors = {
+        "token_mean": sum(counts),
+        "sequence_mean": episodes,
+        "dr_grpo": episodes * max_tokens,
+    }
+    return float(max(divisors[aggregation], 1))
 
 
 def kl(logprob_N: Tensor, reference_N: Tensor, estimator: str, clamp: float = 0.0) -> Tensor:

@@ -534,8 +534,13 @@ class System(Protocol):
 
 @dataclass(frozen=True)
 class Update:
-    """The report of one optimizer step."""
+    """The report of the optimizer steps on one batch.
+
+    Attributes:
+        seconds: time that the learner computed; its longest rank.
+    """
 
     loss: float
     grad_norm: float
     metrics: dict[str, float]
+    seconds: float = 0.0

@@ -15,9 +15,9 @@ if __name__ == "__main__":
     supervisor.supervise()
 
 import copy
+import itertools
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,24 +25,24 @@ from typing import Any
 import numpy as np
 
 from actors.learner_pool import LearnerLost
-from actors.reward import Scoring
+from actors.reward import GroupRewards
 from actors.rollout import Played
-from actors.shown_again import decode_again
 from actors.splits import set_of, training_split
 from cluster.weight_reader import sha256
 from configs.load import resolve
-from configs.schema import Config
+from configs.schema import Config, GrpoConfig
 from core.grpo import judge
-from core.types import End, Episode, Group, Sample
+from core.types import End, Episode, Group
 from data.mixing import Mix, Position, check_left
 from ray_jobs.driver import balance
 from ray_jobs.driver.control import controlled
 from ray_jobs.driver.entry import run_job
 from ray_jobs.driver.evaluation import evaluate, stop_on_failures
-from ray_jobs.driver.fit import aside_line, too_long_for
+from ray_jobs.driver.fit import too_long_for
 from ray_jobs.driver.guard import Guard, lowest_reward
 from ray_jobs.driver.hints import HintStore, own_hints
 from ray_jobs.driver.masking import Masking, make_masking
+from ray_jobs.driver.player import Arrival, Player
 from ray_jobs.driver.pools import Pools
 from ray_jobs.driver.rebuilds import Rebuilds, history_of, newest_start, origin_of, step_of
 from ray_jobs.driver.recording import Recording
@@ -55,27 +55,6 @@ from ray_jobs.driver.stages import StageTimer
 from ray_jobs.driver.truths import check_measurable
 from ray_jobs.record import checkpoint
 from ray_jobs.record.group_log import GroupLog
-
-
-@dataclass(frozen=True)
-class PlayedStep:
-    """The played groups of one step, in the order of their prompts.
-
-    Attributes:
-        groups: One group for each of the P prompts.
-        scorings: Scoring under way, one entry a group; None before a policy has drawn its masks.
-        logged: Number of groups from the group log, which were played before a death.
-        set_aside: Number of samples set aside so far.
-        seconds: From the first group handed out to the last one finished.
-        engines: Rollout engines that played, the mean of start and end.
-    """
-
-    groups: Sequence[Played]
-    scorings: Sequence[Scoring | None]
-    logged: int = 0
-    set_aside: int = 0
-    seconds: float = 0.0
-    engines: float = 1.0
 
 
 @dataclass
@@ -108,147 +87,19 @@ class TrainingState:
         return Position(self.used, self.aside)
 
 
-def groups_of_step(
-    run: Run, pools: Pools, log: GroupLog, samples: Sequence[Sample], step: int
-) -> Iterator[Played]:
-    """Yield the groups of a step: those of the group log, then the others as they are played.
-
-    A group goes to the log before anything else is done with it.
-    """
-    cfg = run.cfg.rollout
-    uids = [sample.uid for sample in samples]
-    oldest = step - 1 - cfg.max_staleness
-    logged = log.read(step, uids, range(oldest, step))
-    yield from played_before(run, samples, logged)
-    if len(logged) == len(samples):
-        return
-
-    if cfg.max_staleness == 0:
-        # After a death the rollout actors may hold newer weights than these groups ask for.
-        bring_weights(pools, step - 1)
-    arrivals = pools.rollouts.play(
-        samples,
-        group_size=cfg.group_size,
-        temperature=cfg.temperature,
-        step=step,
-        training=True,
-        skip=logged.keys(),
-    )
-    for group in arrivals:
-        log.add(step, uids, group.index, group.episodes)
-        yield group
-
-
-def played_before(
-    run: Run, samples: Sequence[Sample], logged: Mapping[int, tuple[Episode, ...]]
-) -> Iterator[Played]:
-    """Yield the groups of the log, with their pixels decoded again."""
-    videos = [samples[index].video for index in logged]
-    pixels = decode_again(videos, list(logged.values()), run.placement)
-    for (index, episodes), media_ref in zip(logged.items(), pixels, strict=True):
-        yield Played(index, samples[index], episodes, media_ref, is_logged=True)
-
-
-def bring_weights(pools: Pools, version: int) -> None:
-    """Give the rollout actors the learner's weights, which are of this version."""
-    if pools.rollouts.version != version:
-        pools.rollouts.take(pools.learner.publish(version))
-
-
-def play(
-    run: Run, pools: Pools, masking: Masking, log: GroupLog, draws: Draws, step: int
-) -> PlayedStep:
-    """Play G episodes of each prompt of a step.
-
-    Groups arrive in any order as they finish. Each is scored at once, while others still decode,
-    unless the policy has to draw masks first. A sample without room for an answer is set aside.
-    """
-    split = training_split(run.cfg)
-    samples = draws.of_step(step)
-    groups: dict[int, Played] = {}
-    scorings: dict[int, Scoring | None] = {}
-    logged = 0
-    for group in groups_of_step(run, pools, log, samples, step):
-        groups[group.index] = group
-        scorings[group.index] = masking.score_early(split, group)
-        logged += group.is_logged
-
-    # The order of arrival must not change the update.
-    in_order = sorted(groups)
-    too_long: dict[str, str] = {}
-    for index in in_order:
-        if groups[index].too_long:
-            too_long[groups[index].sample.uid] = groups[index].episodes[0].error
-    if too_long:
-        draws.set_aside(step, too_long)
-        run.progress.note(aside_line(too_long, f"samples of step {step}"))
-    return PlayedStep(
-        groups=[groups[index] for index in in_order],
-        scorings=[scorings[index] for index in in_order],
-        logged=logged,
-        set_aside=len(draws.after(step).aside),
-    )
-
-
-def timed_play(
-    run: Run, pools: Pools, masking: Masking, log: GroupLog, draws: Draws, step: int
-) -> PlayedStep:
-    """Play a step, and note its seconds and the engines that played."""
-    began = time.monotonic()
-    before = len(pools.rollouts.up())
-    played = play(run, pools, masking, log, draws, step)
-    engines = (before + len(pools.rollouts.up())) / 2
-    return replace(played, seconds=time.monotonic() - began, engines=engines)
-
-
-def play_steps(
-    run: Run,
-    pools: Pools,
-    masking: Masking,
-    log: GroupLog,
-    draws: Draws,
-    first: int,
-    last: int,
-) -> Generator[PlayedStep]:
-    """Play each step when it is asked for, with the newest weights: strictly on policy."""
-    for step in range(first, last + 1):
-        yield timed_play(run, pools, masking, log, draws, step)
-
-
-def play_ahead(
-    run: Run,
-    pools: Pools,
-    masking: Masking,
-    log: GroupLog,
-    draws: Draws,
-    first: int,
-    last: int,
-) -> Generator[PlayedStep]:
-    """Play the next step in a thread while the last one is learned (`rollout.max_staleness=1`).
-
-    Its weights are one update old, or change while it is played; truncated importance weights
-    correct for this.
-    """
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        ahead = thread.submit(timed_play, run, pools, masking, log, draws, first)
-        for step in range(first, last + 1):
-            played = ahead.result()
-            if step < last:
-                ahead = thread.submit(timed_play, run, pools, masking, log, draws, step + 1)
-            yield played
-
-
 def train_step(
     run: Run,
     pools: Pools,
     masking: Masking,
     step: int,
-    played_steps: Iterator[PlayedStep],
+    player: Player,
     log: GroupLog,
     recording: Recording,
     guard: Guard,
 ) -> None:
     """Run one GRPO step on P prompts; record it, unless it was on record before a death.
+
+    The stages overlap: engines play all groups, and each goes through the others as it comes.
 
     Raises:
         ValueError, RuntimeError: As `stop_on_failures` and `Guard`.
@@ -256,28 +107,34 @@ def train_step(
     """
     cfg = run.cfg
     timer = StageTimer(run.progress)
+    batch = pools.learner.begin()
+    judged: dict[int, Group] = {}
 
     # 1 play: G episodes of each prompt, by the rollout actors.
-    with timer.stage("play"):
-        played = next(played_steps)
-    if played.logged < len(played.groups):
-        # With groups that were played just now it is another step than the one on record.
-        recording.drop(step)
+    for arrived in portions(player.groups(step), masking.portion, timer):
+        played = [arrival.group for arrival in arrived]
+        early = [arrival.scoring for arrival in arrived]
 
-    # 2 mask: masks that the policy draws itself; reward actors make those of a segmenter.
-    drawn_P = masking.draw_step(played.groups, timer)
+        # 2 mask: masks that the policy draws itself; reward actors make those of a segmenter.
+        drawn = masking.draw_step(played, timer)
 
-    # 3 score: a reward and its parts for each episode, by the reward actors.
-    with timer.stage("score"):
-        scorings = masking.score_step(training_split(cfg), played.groups, played.scorings, drawn_P)
-        rewards_PG = [pools.rewards.collect(scoring) for scoring in scorings]
+        # 3 score: a reward and its parts for each episode, by the reward actors.
+        with timer.stage("score"):
+            scorings = masking.score_step(training_split(cfg), played, early, drawn)
+            rewards = [pools.rewards.collect(scoring) for scoring in scorings]
 
-    # 4 judge: advantages relative to the group.
-    groups = []
-    for group, rewards_G in zip(played.groups, rewards_PG, strict=True):
-        scored = Group(group.sample.uid, group.episodes, rewards_G)
-        judged = judge(scored, std=cfg.grpo.advantage_std, eps=cfg.grpo.advantage_eps)
-        groups.append(judged)
+        # 4 judge: advantages relative to the group.
+        new = judge_groups(played, rewards, cfg.grpo)
+        judged |= new
+
+        # 5 learn: gradients are added up, group by group; pixels go from the rollout actors to the
+        # learner by reference.
+        media = [group.media_ref for group in played]
+        with timer.stage("learn"):
+            batch.add(list(new.values()), media, masking.targets(played, drawn))
+
+    # The order of arrival does not matter from here on.
+    groups = [judged[index] for index in sorted(judged)]
     try:
         stop_on_failures(all_episodes(groups), cfg.rollout.max_failed_share)
     except (ValueError, RuntimeError):
@@ -287,14 +144,11 @@ def train_step(
 
     # A half-learned step cannot be saved, so from here on it is finished.
     run.requests.be_patient()
-
-    # 5 learn: whole groups; pixels go from the rollout actors to the learner by reference.
-    targets = masking.targets(played.groups, drawn_P)
-    media = [group.media_ref for group in played.groups]
     with timer.stage("learn"):
-        update = pools.learner.learn(groups, media, targets)
+        update = batch.finish()
+    play = player.play_of(step)
     metrics = group_metrics(groups) | update.metrics
-    metrics["set_aside"] = float(played.set_aside)
+    metrics["set_aside"] = float(play.set_aside)
     if cfg.data.sets:
         metrics |= set_metrics(groups, [each.label for each in cfg.data.sets])
     metrics["loss"] = update.loss
@@ -307,12 +161,33 @@ def train_step(
         if step >= pools.rollouts.version:
             pools.rollouts.take(pools.learner.publish(step))
 
-    if not played.logged:
-        metrics |= balance.of_step(played.seconds, played.engines, timer.seconds).metrics
-        play_seconds = max(timer.seconds["play"], 1e-3)
-        metrics["tokens_per_second"] = metrics["completion_tokens"] / play_seconds
+    if not play.logged:
+        measured = balance.of_step(play.seconds, play.engines, update.seconds, timer.seconds)
+        metrics |= measured.metrics
+        metrics["tokens_per_second"] = metrics["completion_tokens"] / max(play.seconds, 1e-3)
     recording.write(step, metrics, timer.seconds, groups)
     guard.after_step(metrics, groups)
+
+
+def portions(arrivals: Iterator[Arrival], size: int, timer: StageTimer) -> Iterator[list[Arrival]]:
+    """Yield the groups of a step by so many; the time that they are waited for is that of play."""
+    while True:
+        with timer.stage("play"):
+            portion = list(itertools.islice(arrivals, size))
+        if not portion:
+            return
+        yield portion
+
+
+def judge_groups(
+    played: Sequence[Played], rewards: Sequence[GroupRewards], cfg: GrpoConfig
+) -> dict[int, Group]:
+    """Return groups with their advantages, by the index of their prompts."""
+    judged: dict[int, Group] = {}
+    for group, rewards_G in zip(played, rewards, strict=True):
+        scored = Group(group.sample.uid, group.episodes, rewards_G)
+        judged[group.index] = judge(scored, std=cfg.advantage_std, eps=cfg.advantage_eps)
+    return judged
 
 
 def set_metrics(groups: Sequence[Group], labels: Sequence[str]) -> dict[str, float]:
@@ -595,8 +470,8 @@ def learn_steps(
     cfg = run.cfg
     supervisor.tell("opened")
     checkpoints = run.record.checkpoints
-    play_all = play_ahead if cfg.rollout.max_staleness else play_steps
-    played = play_all(run, pools, masking, log, draws, state.step + 1, cfg.train.steps)
+    steps = range(state.step + 1, cfg.train.steps + 1)
+    player = Player(run, pools, masking, log, draws, recording, steps.start, steps.stop - 1)
     floor = lowest_reward(run.record.episodes(), through=state.step)
     guard = Guard(cfg, checkpoints, floor=floor)
     try:
@@ -604,11 +479,11 @@ def learn_steps(
         if due(state.step, cfg.train.eval_every) and str(state.step) not in state.watched:
             watch(run, pools, masking, state)
             save(run, pools, log, draws, state)
-        for step in range(state.step + 1, cfg.train.steps + 1):
+        for step in steps:
             while run.requests.wait_while_paused():
                 save_unsaved(run, pools, log, draws, state)
             with run.requests.patient(cfg.train.stop_s):
-                train_step(run, pools, masking, step, played, log, recording, guard)
+                train_step(run, pools, masking, step, player, log, recording, guard)
                 run.record.write_aside(draws.after(step).aside)
                 state.step = step
             if not recording.is_repeat:
@@ -618,10 +493,12 @@ def learn_steps(
         save_unsaved(run, pools, log, draws, state)
         raise
     except LearnerLost:
-        # The groups of a step that is played ahead reach the log before it is read again.
+        # The groups of a step under way reach the log before it is read again.
         if run.requests.stop is None:
-            played.close()
+            player.finish_step()
         raise
+    finally:
+        player.leave()
 
 
 def save_unsaved(run: Run, pools: Pools, log: GroupLog, draws: Draws, state: TrainingState) -> None:

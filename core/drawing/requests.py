@@ -41,7 +41,8 @@ class DrawRequest:
         sampled: the mask drawn before, for calibration; None if it is not calibrated.
         truth: the true mask at the frame's size; None is a frame without the object. Read only if
             `weight` is above 0.
-        weight: weight of the mask's auxiliary loss, counted over the whole batch.
+        weight: weight of the mask's auxiliary loss; before `with_loss_weights` that of its whole
+            role.
     """
 
     episode: int

@@ -30,9 +30,11 @@ class Masking(Protocol):
 
     Attributes:
         groups_together: An evaluation passes this many played groups to `draw` at once.
+        portion: A training step passes this many played groups to `draw_step` at once.
     """
 
     groups_together: int
+    portion: int
 
     def prepare_evaluation(self) -> None:
         """Bring the weights for making masks up to date."""
@@ -70,6 +72,7 @@ class PointingPolicy:
     """
 
     groups_together = 1
+    portion = 1
 
     def __init__(self, pools: Pools) -> None:
         self._pools = pools
@@ -108,8 +111,8 @@ class DrawingPolicy:
     """The policy decodes masks at its own `[SEG]` tokens.
 
     One teacher-forced forward pass over finished episodes draws them. In training the learner's
-    ranks do it, because they alone hold the newest mask head; drawing therefore waits until all
-    episodes of a step have been played and no step is being learned.
+    ranks do it, because they alone hold the newest mask head; they draw a few groups at once, while
+    others still play.
     """
 
     groups_together = DRAWN_TOGETHER
@@ -118,6 +121,8 @@ class DrawingPolicy:
         self._cfg = cfg
         self._pools = pools
         self._training = training
+        # A group for each rank, always the same ones together.
+        self.portion = cfg.learner.world_size
 
     @property
     def _drawers(self) -> DrawingPool:

@@ -97,7 +97,6 @@ def summarise(
     cfg = run.cfg
     steps = run.record.steps()
     seconds = {"start": start_seconds} | stage_seconds(steps)
-    tokens = sum(_column(steps, "completion_tokens"))
     return _means(before, after) | {
         "system": cfg.system.name,
         "steps": cfg.train.steps,
@@ -113,8 +112,18 @@ def summarise(
         # Those since the last step are in no line.
         "deaths": total_deaths([*steps, run.placement.watch.deaths.metrics()]),
         "seconds": seconds,
-        "tokens_per_second": tokens / max(seconds.get("play", 0.0), 1e-9),
+        "tokens_per_second": tokens_per_second(steps),
     }
+
+
+def tokens_per_second(steps: Sequence[Mapping[str, Any]]) -> float:
+    """Return the tokens that the engines decoded a second, while they played.
+
+    Steps with groups from before a death are left out: their playing was not measured.
+    """
+    measured = [line for line in steps if "balance/play_s" in line]
+    tokens = sum(_column(measured, "completion_tokens"))
+    return tokens / max(sum(_column(measured, "balance/play_s")), 1e-9)
 
 
 def total_deaths(steps: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -321,6 +321,54 @@ def test_imitation_lowers_the_loss(
     assert losses[-1] < 0.6 * losses[0]
 
 
+@pytest.mark.parametrize(
+    ("aggregation", "loss", "ranks", "stage"),
+    [
+        ("token_mean", "grpo", 1, 0),
+        ("sequence_mean", "gspo", 1, 1),
+        ("dr_grpo", "cispo", 2, 2),
+        ("sequence_mean", "dual_clip", 2, 3),
+    ],
+)
+def test_groups_that_come_one_by_one_make_the_step_of_their_batch(
+    learner_pools: Pools,
+    policy_folder: Path,
+    learner_batch: Batch,
+    aggregation: Any,
+    loss: Any,
+    ranks: int,
+    stage: int,
+) -> None:
+    """Bit for bit that of the same rows at once, and to rounding that of other rows."""
+    groups, media, _ = learner_batch
+    # The ratio leaves 1, and the losses differ, at the second step.
+    cfg = config(policy_folder, ranks, stage, row_tokens=200, optimizer_steps=2)
+    cfg.grpo.aggregation = aggregation
+    cfg.grpo.loss = loss
+    cfg.grpo.kl_coef = 0.1
+    pool = restart(learner_pools, cfg)
+    opened = pool.begin()
+    for group, media_ref in zip(groups, media, strict=True):
+        opened.add([group], [media_ref])
+    streamed = opened.finish()
+    after = weights(pool)
+
+    pool = restart(learner_pools, cfg)
+    at_once = pool.learn(groups, media)
+    assert streamed.loss == at_once.loss
+    assert streamed.grad_norm == at_once.grad_norm
+    assert distance(weights(pool), after) == 0.0
+
+    one_row = dataclasses.replace(cfg, learner=dataclasses.replace(cfg.learner, row_tokens=4096))
+    pool = restart(learner_pools, one_row)
+    whole = pool.learn(groups, media)
+    assert whole.metrics["rows"] == ranks
+    assert streamed.metrics["rows"] > 2 * ranks
+    assert streamed.loss == pytest.approx(whole.loss, rel=1e-6)
+    assert streamed.grad_norm == pytest.approx(whole.grad_norm, rel=1e-6)
+    assert distance(weights(pool), after) <= 1e-6
+
+
 def test_kl_and_several_optimizer_steps(
     learner_pools: Pools, policy_folder: Path, learner_batch: Batch
 ) -> None:

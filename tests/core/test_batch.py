@@ -3,6 +3,7 @@
 The numbers against the model are in tests/models/policy/test_policy.py.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -86,6 +87,37 @@ def test_packing_and_splitting_lose_no_token(ranks: int, budget: int) -> None:
     assert len({len(rows) for rows in rows_of_rank}) == 1
     all_rows = [row for rows in rows_of_rank for row in rows]
     assert tokens_of(all_rows) == tokens_of([batch.build_row(trees, LAYOUT)])
+
+
+def filled(trees: Sequence[Tree], ranks: int, budget: int) -> list[list[Tree]]:
+    """Return what is handed on as the trees come one by one, then the rest."""
+    filling = batch.Filling(ranks, budget)
+    forests: list[list[Tree]] = []
+    for tree in trees:
+        forests += filling.add([tree])
+    rest = filling.rest()
+    return [*forests, rest] if rest else forests
+
+
+@pytest.mark.parametrize(("ranks", "budget"), [(1, 10**6), (1, 300), (2, 200), (3, 90)])
+def test_trees_that_come_one_by_one_are_handed_on_in_order(ranks: int, budget: int) -> None:
+    trees = forest(range(12))
+    forests = filled(trees, ranks, budget)
+    assert list(itertools.chain.from_iterable(forests)) == trees
+    assert (len(forests) == 1) == (budget == 10**6)
+    for part in forests:
+        [first, *others] = batch.rows_of_ranks(part, ranks, budget, LAYOUT)
+        # More rows than one are those of a single tree that is too long for it.
+        assert len(first) == 1 or len(part) <= ranks
+        assert all(len(rows) == len(first) for rows in others)
+
+
+def test_trees_wait_for_a_row_of_every_rank() -> None:
+    (tree,) = forest((0,))
+    filling = batch.Filling(2, 2 * tree.tokens + 1)
+    handed_on = [len(filling.add([tree])) for _ in range(8)]
+    assert handed_on == [0, 0, 0, 1, 0, 0, 0, 1]
+    assert filling.rest() == []
 
 
 def test_rows_keep_the_token_budget() -> None:

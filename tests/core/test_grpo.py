@@ -151,6 +151,18 @@ def test_token_weights_give_the_named_means() -> None:
         grpo.token_weights(counts, "mean", max_tokens=10)
 
 
+@pytest.mark.parametrize("aggregation", grpo.AGGREGATIONS)
+def test_shares_need_no_other_group(aggregation: str) -> None:
+    counts = [3, 0, 5, 2]
+    shares = grpo.token_shares(counts, aggregation)
+    alone = grpo.token_shares(counts[:2], aggregation) + grpo.token_shares(counts[2:], aggregation)
+    assert shares == alone
+    divisor = grpo.batch_divisor(counts, aggregation, max_tokens=10)
+    weights = grpo.token_weights(counts, aggregation, max_tokens=10)
+    assert [share / divisor for share in shares] == weights
+    assert grpo.batch_divisor([0, 0], aggregation, max_tokens=10) == 1.0
+
+
 def test_a_clamped_estimate_has_no_gradient_beyond_its_bound() -> None:
     logprob_N = torch.tensor([-1.0, -4.0], requires_grad=True)
     reference_N = torch.tensor([-1.5, -0.5])

@@ -27,6 +27,7 @@ from configs.schema import Config
 from core.types import Answer, End, Episode, Group, Reward, Sample, Turn, Update, Video
 from data.mixing import MixedSet, make_mix
 from ray_jobs import train
+from ray_jobs.driver import player
 from ray_jobs.driver.masking import PointingPolicy
 from ray_jobs.driver.rebuilds import history_of, origin_of
 from ray_jobs.driver.recording import Recording
@@ -82,13 +83,8 @@ class Learner:
         self.weights = "initial"
         fate.pass_by()
 
-    def learn(self, groups: Sequence[Group], media: Sequence[Any], masks: None) -> Update:
-        self.fate.pass_by()
-        shown = [turn for group in groups for turn in group.episodes[0].turns]
-        self.weights = digest(self.weights, shown, list(media))
-        self.fate.pass_by()
-        metrics = {"weight_max": 1.0, "bad_steps": 0.0, "logprob_gap_mean": 0.0}
-        return Update(0.0, 1.0, metrics)
+    def begin(self) -> OpenBatch:
+        return OpenBatch(self)
 
     def publish(self, version: int) -> Version:
         self.fate.pass_by()
@@ -106,14 +102,40 @@ class Learner:
         self.weights = (folder / "weights").read_text()
 
 
-class Rollouts:
-    """Plays with the weights it was given; a group's tokens tell which ones these were."""
+@dataclass
+class OpenBatch:
+    """Gradients of an open batch; the weights change at its end."""
 
-    def __init__(self, cfg: Config, fate: Fate, plays: Counter[tuple[int, int]]) -> None:
+    learner: Learner
+    gradients: str = ""
+
+    def add(self, groups: Sequence[Group], media: Sequence[Any], masks: None) -> None:
+        self.learner.fate.pass_by()
+        shown = [turn for group in groups for turn in group.episodes[0].turns]
+        self.gradients = digest(self.gradients, shown, list(media))
+
+    def finish(self) -> Update:
+        self.learner.fate.pass_by()
+        self.learner.weights = digest(self.learner.weights, self.gradients)
+        self.learner.fate.pass_by()
+        metrics = {"weight_max": 1.0, "bad_steps": 0.0, "logprob_gap_mean": 0.0}
+        return Update(0.0, 1.0, metrics)
+
+
+class Rollouts:
+    """Plays with the weights it was given; a group's tokens tell which ones these were.
+
+    Groups finish in any order.
+    """
+
+    def __init__(
+        self, cfg: Config, fate: Fate, plays: Counter[tuple[int, int]], rng: random.Random
+    ) -> None:
         self.cfg = cfg
         self.fate = fate
         self.plays = plays
         self.held = Version(0, "initial")
+        self.rng = rng
 
     @property
     def version(self) -> int:
@@ -129,7 +151,9 @@ class Rollouts:
         self, samples: Sequence[Sample], *, step: int, skip: Collection[int], **_: Any
     ) -> Iterator[Played]:
         numbers = copies(samples)
-        for index in reversed(range(len(samples))):
+        order = list(range(len(samples)))
+        self.rng.shuffle(order)
+        for index in order:
             if index in skip:
                 continue
             self.fate.pass_by()
@@ -181,9 +205,14 @@ def shown(video: Video) -> Any:
 
 class ScriptedPools:
     def __init__(
-        self, cfg: Config, fate: Fate, plays: Counter[tuple[int, int]], checkpoints: Path
+        self,
+        cfg: Config,
+        fate: Fate,
+        plays: Counter[tuple[int, int]],
+        checkpoints: Path,
+        rng: random.Random,
     ) -> None:
-        self.rollouts = Rollouts(cfg, fate, plays)
+        self.rollouts = Rollouts(cfg, fate, plays, rng)
         self.rewards = Rewards()
         self.saving = Saving(checkpoints, print)
         self._fate = fate
@@ -206,12 +235,14 @@ class Job:
     Attributes:
         plays: how often each group was played, by step and index.
         points: steps as the tracker got them.
+        rng: decides on the order in which groups finish.
     """
 
     def __init__(self, home: Path, deaths: Mapping[int, type[BaseException]], *more: str) -> None:
         self.fate = Fate(deaths)
         self.plays: Counter[tuple[int, int]] = Counter()
         self.points: list[int] = []
+        self.rng = random.Random(0)
         self.saving = Saving(home, print)
         self.folder = RunFolder(home / "run")
         settings = [
@@ -239,7 +270,7 @@ class Job:
         cfg = self.cfg
         record = RunFolder.open(self.folder.path, "")
         start = checkpoint.find(record.checkpoints, "auto")
-        pools: Any = ScriptedPools(cfg, self.fate, self.plays, record.checkpoints)
+        pools: Any = ScriptedPools(cfg, self.fate, self.plays, record.checkpoints, self.rng)
         self.saving = pools.saving
         screen: Any = Silent()
         tracker: Any = Tracker(self.fate, self.points)
@@ -267,9 +298,13 @@ def without_processes() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         # No death here costs the contents of a file, so nothing has to wait for the disk.
         patch.setattr(os, "fsync", lambda file: None)
-        patch.setattr(train, "decode_again", lambda videos, groups, place: list(map(shown, videos)))
+        patch.setattr(player, "decode_again", decode_again)
         patch.setattr(train, "finish", final_weights)
         yield
+
+
+def decode_again(videos: Sequence[Video], groups: Any, placement: Any) -> list[Any]:
+    return [shown(video) for video in videos]
 
 
 def final_weights(run: Run, pools: Any, masking: Any, state: Any) -> dict[str, str]:
@@ -296,6 +331,17 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, int]:
     weights = job.run()
     check_history(job)
     return weights, job.fate.events
+
+
+@pytest.mark.parametrize(("order", "same"), [("prompts", True), ("arrival", False)])
+def test_the_order_of_arrival_matters_only_if_asked_for(
+    tmp_path: Path, undisturbed: tuple[str, int], order: str, same: bool
+) -> None:
+    job = Job(tmp_path, {}, f"rollout.order={order}")
+    job.rng.seed(1)
+    weights = job.run()
+    check_history(job)
+    assert (weights == undisturbed[0]) is same
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -330,7 +376,7 @@ def test_groups_that_are_lost_are_played_again(
     tmp_path: Path, undisturbed: tuple[str, int]
 ) -> None:
     # The third step is on record, and the last checkpoint is of the second one.
-    job = Job(tmp_path, {24: DriverKilled})
+    job = Job(tmp_path, {33: DriverKilled})
     with pytest.raises(DriverKilled):
         job.start()
     assert job.folder.last_step() == 3

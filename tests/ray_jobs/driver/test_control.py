@@ -12,6 +12,7 @@ import pytest
 
 from actors.mailbox import Answer
 from ray_jobs.control import find
+from ray_jobs.driver import balance
 from ray_jobs.driver.control import Control
 from ray_jobs.driver.questions import questions_of
 from ray_jobs.driver.requests import Requests
@@ -146,8 +147,7 @@ def test_answers(tmp_path: Path) -> None:
     assert control.answer("resume").done
     assert not requests.paused
 
-    measured = {"balance/play_s": 4.0, "balance/learn_s": 2.0, "balance/engines": 1.0}
-    record.write_step(7, measured, {})
+    record.write_step(7, balance.of_step(4.0, 1.0, 2.0, {"play": 4.0}).metrics, {})
     assert control.answer("stop").done
     assert requests.stop is not None
     assert requests.stop.code == 0
