@@ -38,6 +38,8 @@ MAX_STARTS = 4
 
 # Seconds after which a waiting pool looks for workers that another thread has started.
 LOOK_S = 1.0
+# Seconds after which it asks for tasks again when there were none for now.
+PAUSE_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,7 @@ class Pool(ABC, Generic[A, T, R]):
 
     def run(
         self,
-        tasks: Iterable[T],
+        tasks: Iterable[T | None],
         in_flight: int = 1,
         batch: int = 0,
     ) -> Iterator[tuple[T, R]]:
@@ -219,6 +221,7 @@ class Pool(ABC, Generic[A, T, R]):
         Tasks are taken from the iterable one ahead of need. The task of a lost worker goes first.
 
         Args:
+            tasks: None is no task: there is none for now, and the next look asks again.
             in_flight: most of these tasks for one worker at a time.
             batch: tasks that a worker works on at once. In the end an idle worker repeats what a
                 straggler has left (`actors.stealing`): the first result counts, and the other
@@ -233,14 +236,14 @@ class Pool(ABC, Generic[A, T, R]):
         flying: dict[Ref[R], Flight[T, R]] = {}
         longest_s = 0.0
         while True:
-            self._fill(flying, waiting, fresh, in_flight)
-            if not flying and not waiting:
+            is_paused = self._fill(flying, waiting, fresh, in_flight)
+            if not flying and not waiting and not is_paused:
                 return
             if batch and not waiting:
                 self._steal(flying, batch, longest_s or math.inf)
 
             # One result at a time, so that its worker gets the next task at once.
-            ref = self._next(flying)
+            ref = self._next(flying, PAUSE_S if is_paused else LOOK_S)
             if ref is None:
                 continue
             done = flying.pop(ref)
@@ -293,20 +296,26 @@ class Pool(ABC, Generic[A, T, R]):
         self,
         flying: dict[Ref[R], Flight[T, R]],
         waiting: deque[tuple[T, int]],
-        fresh: Iterator[T],
+        fresh: Iterator[T | None],
         in_flight: int,
-    ) -> None:
-        """Hand out waiting tasks, then fresh ones, while a worker has room."""
+    ) -> bool:
+        """Hand out waiting tasks, then fresh ones, while a worker has room.
+
+        Returns:
+            Whether there are no fresh ones for now.
+        """
         while True:
             if not waiting:
                 for task in itertools.islice(fresh, 1):
+                    if task is None:
+                        return True
                     waiting.append((task, 1))
             if not waiting:
-                return
+                return False
             task, attempt = waiting[0]
             flight = self._send(task, attempt, flying.values(), in_flight)
             if flight is None:
-                return
+                return False
             waiting.popleft()
             flying[flight.ref] = flight
 
@@ -335,14 +344,15 @@ class Pool(ABC, Generic[A, T, R]):
         if done.twin is not None and done.twin in flying:
             ray.cancel(flying.pop(done.twin).ref)
 
-    def _next(self, flying: Collection[Ref[R]]) -> Ref[R] | None:
+    def _next(self, flying: Collection[Ref[R]], timeout: float) -> Ref[R] | None:
         """Wait for a result; return None if only workers have joined, or nothing happened."""
         refs = [*flying, *self._joining]
         if not refs:
-            # All workers are gone, and another thread starts new ones when there is room.
-            time.sleep(LOOK_S)
+            # There is no task, or all workers are gone, and another thread starts new ones when
+            # there is room.
+            time.sleep(timeout)
             return None
-        done, _ = ray.wait(refs, num_returns=1, timeout=LOOK_S)
+        done, _ = ray.wait(refs, num_returns=1, timeout=timeout)
         for ref in done:
             if ref in flying:
                 return ref

@@ -12,7 +12,7 @@ import math
 import os
 import traceback
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,9 +186,10 @@ class Played:
     """A finished group, not scored yet.
 
     Attributes:
-        index: position of the sample among those given to `RolloutPool.play`.
+        index: position of the sample among those of `RolloutPool.tasks`.
         sample: the sample with its ground truth.
         media_ref: pixels of the episodes' images, in the object store.
+        step: the step that it was played for.
         is_logged: whether it was played before a death, and comes from the run's group log.
     """
 
@@ -196,6 +197,7 @@ class Played:
     sample: Sample
     episodes: tuple[Episode, ...]
     media_ref: MediaRef
+    step: int = 0
     is_logged: bool = False
 
     @property
@@ -209,13 +211,16 @@ class GroupTask:
     """A group to be played.
 
     Attributes:
-        sample: the sample as the policy may see it, without ground truth.
+        whole: the sample with its ground truth; it stays on the driver.
+        shown: the sample as the policy may see it, without ground truth.
         media_ref: pixels of the newest attempt. They stay in the object store until the learner
             needs them; only the episodes, small beside them, come to the driver.
     """
 
+    step: int
     index: int
-    sample: Sample
+    whole: Sample
+    shown: Sample
     group_size: int
     temperature: float
     key: SeedKey
@@ -285,13 +290,13 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
     def send(self, worker: Handle[RolloutActor], task: GroupTask) -> Ref[tuple[Episode, ...]]:
         play_group = worker.actor.play_group.options(num_returns=2)
         episodes_ref, task.media_ref = play_group.remote(
-            task.sample, task.group_size, task.temperature, task.key
+            task.shown, task.group_size, task.temperature, task.key
         )
         return episodes_ref
 
     def give_up(self, task: GroupTask, error: Exception) -> tuple[Episode, ...]:
         raise RuntimeError(
-            f"sample {task.sample.uid!r}: {self.attempts} rollout actors died playing it; "
+            f"sample {task.whole.uid!r}: {self.attempts} rollout actors died playing it; "
             f"the last one: {cause(error)}"
         ) from error
 
@@ -388,9 +393,27 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
         temperature: float,
         step: int,
         training: bool = False,
-        skip: Collection[int] = (),
     ) -> Iterator[Played]:
         """Play a group of each sample; yield groups as they finish, in any order.
+
+        Args and errors are those of `tasks` and `play_tasks`.
+        """
+        tasks = self.tasks(
+            samples, group_size=group_size, temperature=temperature, step=step, training=training
+        )
+        return self.play_tasks(tasks, group_size)
+
+    def tasks(
+        self,
+        samples: Sequence[Sample],
+        *,
+        group_size: int,
+        temperature: float,
+        step: int,
+        training: bool = False,
+        skip: Collection[int] = (),
+    ) -> Iterator[GroupTask]:
+        """Yield a task for a group of each sample.
 
         Args:
             step: seeds the sampling, together with the run's seed and the sample.
@@ -399,28 +422,35 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
 
         Raises:
             ValueError: a temperature out of vLLM's range.
-            RuntimeError: a group lost its actor MAX_ATTEMPTS times.
         """
         if not 0 <= temperature <= 2:
             raise ValueError(
                 f"rollout.temperature={temperature}: must lie between 0 (greedy) and 2"
             )
+        for index, (sample, copy) in enumerate(zip(samples, copies(samples), strict=True)):
+            if index in skip:
+                continue
+            shown = self._shown(sample, step) if training else sample.bare
+            key: SeedKey = (self.cfg.seed, step, sample.uid)
+            if copy:
+                key = (*key, "copy", copy)
+            yield GroupTask(step, index, sample, shown, group_size, temperature, key)
 
-        def tasks() -> Iterator[GroupTask]:
-            for index, (sample, copy) in enumerate(zip(samples, copies(samples), strict=True)):
-                if index in skip:
-                    continue
-                shown = self._shown(sample, step) if training else sample.bare
-                key: SeedKey = (self.cfg.seed, step, sample.uid)
-                if copy:
-                    key = (*key, "copy", copy)
-                yield GroupTask(index, shown, group_size, temperature, key)
+    def play_tasks(self, tasks: Iterable[GroupTask | None], group_size: int) -> Iterator[Played]:
+        """Play groups; yield them as they finish, in any order.
 
+        Args:
+            tasks: as `Pool.run` takes them.
+            group_size: episodes of a group.
+
+        Raises:
+            RuntimeError: a group lost its actor MAX_ATTEMPTS times.
+        """
         groups_a_batch = math.ceil(self.settings.max_num_seqs / group_size)
         in_flight = BATCHES * groups_a_batch
-        for task, episodes in self.run(tasks(), in_flight, batch=groups_a_batch):
+        for task, episodes in self.run(tasks, in_flight, batch=groups_a_batch):
             assert task.media_ref is not None, "set when the task was sent"
-            yield Played(task.index, samples[task.index], episodes, task.media_ref)
+            yield Played(task.index, task.whole, episodes, task.media_ref, task.step)
 
     def _shown(self, sample: Sample, step: int) -> Sample:
         """Return the sample as its whole group sees it in this training step, always the same."""

@@ -217,8 +217,11 @@ class RolloutConfig:
         least=0,
         below=1,
     )
-    max_staleness: Literal[0, 1] = setting(
-        0, help="0: strictly on policy; 1: play the next step while learning this one"
+    max_staleness: int = setting(
+        0,
+        help="updates that the weights of a group may be behind when it is learned; 0: strictly on "
+        "policy",
+        least=0,
     )
 
     order: Literal["prompts", "arrival"] = setting(

@@ -423,7 +423,9 @@ def train_through_deaths(
             if start is None and not initial.before:
                 initial.before = measure_before(run, pools, masking)
             state = starting_state(run, pools, start, initial)
-            draws = Draws(mix, run.cfg.rollout.prompts_per_step, state.step, state.position)
+            rollout = run.cfg.rollout
+            ahead = rollout.max_staleness
+            draws = Draws(mix, rollout.prompts_per_step, state.step, state.position, ahead)
             draws.set_aside(state.step, aside)
             learn_steps(run, pools, masking, log, recording, draws, state)
             return finish(run, pools, masking, state)
@@ -493,9 +495,9 @@ def learn_steps(
         save_unsaved(run, pools, log, draws, state)
         raise
     except LearnerLost:
-        # The groups of a step under way reach the log before it is read again.
+        # The groups under way reach the log before it is read again.
         if run.requests.stop is None:
-            player.finish_step()
+            player.finish()
         raise
     finally:
         player.leave()

@@ -5,8 +5,10 @@
         ...
     play = player.play_of(1)
 
-Weights bound it: step s is played when the weights of step s - 1 - `rollout.max_staleness` are
-there. With 0 it is strictly on policy.
+The engines get one stream of groups, those of a step after those of the step before, and do not
+wait for a step to end. Weights bound it: a group of step s is handed out when the weights of step
+s - 1 - `rollout.max_staleness` are there, so none is older when it is learned. With 0 all are
+strictly on policy.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from actors.reward import Scoring
-from actors.rollout import Played
+from actors.rollout import GroupTask, Played
 from actors.shown_again import decode_again
 from actors.splits import training_split
 from core.types import Episode, Sample
@@ -48,19 +50,19 @@ class Arrival:
 
 @dataclass(frozen=True)
 class StepPlay:
-    """The playing of one step.
+    """The playing between one step and the next.
 
     Attributes:
         logged: Number of groups from the group log, which were played before a death.
         set_aside: Number of samples set aside so far.
-        seconds: From the first group handed out to the last one finished.
-        engines: Rollout engines that played, the mean of start and end.
+        seconds: Time in which the engines had groups to play.
+        engines: Rollout engines that are up.
     """
 
     logged: int
     set_aside: int
     seconds: float
-    engines: float
+    engines: int
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,37 @@ class StepPlan:
     def is_logged(self) -> bool:
         """Whether nothing is left to play."""
         return len(self.logged) == len(self.samples)
+
+
+class BusyClock:
+    """The time in which at least one group is under way."""
+
+    def __init__(self) -> None:
+        self.under_way = 0
+        self._since = 0.0
+        self._spent = 0.0
+
+    def begin(self) -> None:
+        """Note a group that is handed out."""
+        if self.under_way == 0:
+            self._since = time.monotonic()
+        self.under_way += 1
+
+    def end(self) -> None:
+        """Note a group that has come."""
+        self.under_way -= 1
+        if self.under_way == 0:
+            self._spent += time.monotonic() - self._since
+
+    def take(self) -> float:
+        """Return the seconds since the last call."""
+        now = time.monotonic()
+        if self.under_way:
+            self._spent += now - self._since
+            self._since = now
+        spent = self._spent
+        self._spent = 0.0
+        return spent
 
 
 class Player:
@@ -103,11 +136,13 @@ class Player:
         self.draws = draws
         self.recording = recording
         self.staleness = run.cfg.rollout.max_staleness
+        # Steps that are being played.
         self._plans: dict[int, StepPlan] = {}
+        self._drawn = first - 1
         # All below is guarded by the condition.
         self._changed = threading.Condition()
         self._arrived: dict[int, deque[Arrival]] = defaultdict(deque)
-        self._plays: dict[int, StepPlay] = {}
+        self._clock = BusyClock()
         self._allowed = first - 1
         self._is_closed = False
         self._is_left = False
@@ -129,7 +164,6 @@ class Player:
             self._bring_weights(step)
         with self._changed:
             self._allowed = step + self.staleness
-            self._changed.notify_all()
         prompts = range(self.run.cfg.rollout.prompts_per_step)
         if self.run.cfg.rollout.order == "arrival":
             for _ in prompts:
@@ -145,19 +179,22 @@ class Player:
             yield early.pop(index)
 
     def play_of(self, step: int) -> StepPlay:
-        """Return how a step was played, after its groups were taken."""
+        """Return how the engines played since the step before; after the groups of this step."""
         with self._changed:
-            self._changed.wait_for(lambda: step in self._plays or self._error is not None)
-            if step not in self._plays:
-                self._raise()
-            del self._arrived[step]
-            return self._plays.pop(step)
+            self._arrived.pop(step)
+            seconds = self._clock.take()
+        plan = self._plans.pop(step)
+        return StepPlay(
+            logged=len(plan.logged),
+            set_aside=len(self.draws.after(self._drawn).aside),
+            seconds=seconds,
+            engines=len(self.pools.rollouts.up()),
+        )
 
-    def finish_step(self) -> None:
-        """Let the groups of the step under way reach the log, and end."""
+    def finish(self) -> None:
+        """Let the groups under way reach the log, and end."""
         with self._changed:
             self._is_closed = True
-            self._changed.notify_all()
         self._thread.join()
 
     def leave(self) -> None:
@@ -165,7 +202,6 @@ class Player:
         with self._changed:
             self._is_closed = True
             self._is_left = True
-            self._changed.notify_all()
         self._thread.join(LEAVE_S)
 
     def _next(self, step: int) -> Arrival:
@@ -174,80 +210,59 @@ class Player:
             arrived = self._arrived[step]
             self._changed.wait_for(lambda: arrived or self._error is not None)
             if not arrived:
-                self._raise()
+                assert self._error is not None, "nothing else ends the wait"
+                raise self._error
             return arrived.popleft()
-
-    def _raise(self) -> None:
-        assert self._error is not None, "nothing else ends a wait"
-        raise self._error
 
     def _play_all(self, first: int, last: int) -> None:
         """Play all steps; in the thread."""
         try:
-            for step in range(first, last + 1):
-                if not self._may_play(step):
+            tasks = self._tasks(first, last)
+            group_size = self.run.cfg.rollout.group_size
+            for group in self.pools.rollouts.play_tasks(tasks, group_size):
+                # It goes to the log before anything else is done with it.
+                samples = self._plans[group.step].samples
+                uids = [sample.uid for sample in samples]
+                self.log.add(group.step, uids, group.index, group.episodes)
+                with self._changed:
+                    self._clock.end()
+                self._arrive(group)
+                if self._is_left:
                     return
-                self._play(step)
         except BaseException as error:
             # The thread's boundary: the loop raises it.
             with self._changed:
                 self._error = error
                 self._changed.notify_all()
 
-    def _may_play(self, step: int) -> bool:
-        """Wait until a step may be played; return False at the end."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or step <= self._allowed)
-            return not self._is_closed
+    def _tasks(self, first: int, last: int) -> Iterator[GroupTask | None]:
+        """Yield the groups to be played, step by step; None while the next step must wait.
 
-    def _play(self, step: int) -> None:
-        """Play G episodes of each prompt of a step.
-
-        Each group is scored at once, while others still decode, unless the policy has to draw masks
-        first. A sample without room for an answer is set aside.
+        Groups of the log arrive on the way.
         """
-        began = time.monotonic()
-        before = len(self.pools.rollouts.up())
-        split = training_split(self.run.cfg)
-        logged = 0
-        too_long: dict[int, Played] = {}
-        for group in self._groups(step):
-            logged += group.is_logged
-            if group.too_long:
-                too_long[group.index] = group
-            arrival = Arrival(group, self.masking.score_early(split, group))
-            with self._changed:
-                self._arrived[step].append(arrival)
-                self._changed.notify_all()
-                if self._is_left:
+        for step in range(first, last + 1):
+            while step > self._allowed and not self._is_closed:
+                yield None
+            if self._is_closed:
+                return
+            plan = self._plan(step)
+            for group in self._played_before(step, plan):
+                self._arrive(group)
+            if plan.is_logged:
+                continue
+            # With groups that are played now it is another step than the one on record.
+            self.recording.drop(step)
+            for task in self._tasks_of(step, plan):
+                if self._is_closed:
                     return
+                with self._changed:
+                    self._clock.begin()
+                yield task
 
-        self._set_aside(step, too_long)
-        play = StepPlay(
-            logged=logged,
-            set_aside=len(self.draws.after(step).aside),
-            seconds=time.monotonic() - began,
-            engines=(before + len(self.pools.rollouts.up())) / 2,
-        )
-        with self._changed:
-            self._plays[step] = play
-            self._changed.notify_all()
-
-    def _groups(self, step: int) -> Iterator[Played]:
-        """Yield the groups of a step: those of the group log, then the others as they are played.
-
-        A group goes to the log before anything else is done with it.
-        """
+    def _tasks_of(self, step: int, plan: StepPlan) -> Iterator[GroupTask]:
+        """Yield the groups of a step that are not in the log."""
         cfg = self.run.cfg.rollout
-        plan = self._plan(step)
-        del self._plans[step]
-        yield from self._played_before(plan)
-        if plan.is_logged:
-            return
-
-        # With groups that are played now it is another step than the one on record.
-        self.recording.drop(step)
-        arrivals = self.pools.rollouts.play(
+        return self.pools.rollouts.tasks(
             plan.samples,
             group_size=cfg.group_size,
             temperature=cfg.temperature,
@@ -255,10 +270,23 @@ class Player:
             training=True,
             skip=plan.logged.keys(),
         )
-        uids = [sample.uid for sample in plan.samples]
-        for group in arrivals:
-            self.log.add(step, uids, group.index, group.episodes)
-            yield group
+
+    def _arrive(self, group: Played) -> None:
+        """Take a played group.
+
+        It is scored at once, while others still decode, unless the policy has to draw masks first.
+        A sample without room for an answer is set aside.
+        """
+        if group.too_long:
+            reasons = {group.sample.uid: group.episodes[0].error}
+            for step in range(group.step, self._drawn + 1):
+                self.draws.set_aside(step, reasons)
+            self.run.progress.note(aside_line(reasons, f"samples of step {group.step}"))
+        split = training_split(self.run.cfg)
+        arrival = Arrival(group, self.masking.score_early(split, group))
+        with self._changed:
+            self._arrived[group.step].append(arrival)
+            self._changed.notify_all()
 
     def _plan(self, step: int) -> StepPlan:
         """Draw the prompts of a step, and look for their groups in the log; once."""
@@ -268,15 +296,16 @@ class Player:
             oldest = step - 1 - self.staleness
             logged = self.log.read(step, uids, range(oldest, step))
             self._plans[step] = StepPlan(samples, logged)
+            self._drawn = step
         return self._plans[step]
 
-    def _played_before(self, plan: StepPlan) -> Iterator[Played]:
+    def _played_before(self, step: int, plan: StepPlan) -> Iterator[Played]:
         """Yield the groups of the log, with their pixels decoded again."""
         videos = [plan.samples[index].video for index in plan.logged]
         groups = list(plan.logged.values())
         pixels = decode_again(videos, groups, self.run.placement)
         for (index, episodes), media_ref in zip(plan.logged.items(), pixels, strict=True):
-            yield Played(index, plan.samples[index], episodes, media_ref, is_logged=True)
+            yield Played(index, plan.samples[index], episodes, media_ref, step, is_logged=True)
 
     def _bring_weights(self, step: int) -> None:
         """Give the rollout actors the learner's weights, if they hold others.
@@ -286,14 +315,3 @@ class Player:
         rollouts = self.pools.rollouts
         if rollouts.version != step - 1 and not self._plan(step).is_logged:
             rollouts.take(self.pools.learner.publish(step - 1))
-
-    def _set_aside(self, step: int, too_long: Mapping[int, Played]) -> None:
-        """Draw samples without room for an answer no more."""
-        if not too_long:
-            return
-        reasons: dict[str, str] = {}
-        for index in sorted(too_long):
-            group = too_long[index]
-            reasons[group.sample.uid] = group.episodes[0].error
-        self.draws.set_aside(step, reasons)
-        self.run.progress.note(aside_line(reasons, f"samples of step {step}"))

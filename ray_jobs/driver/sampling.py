@@ -17,7 +17,7 @@ from configs.schema import Config
 from core.types import Sample
 from data.mixing import Mix, MixedSet, Position, draw, epochs_of, make_mix
 
-# Positions to remember: a step is saved while the next one or two have been drawn already.
+# Positions to remember: a step is saved while the next one has been drawn already.
 REMEMBERED = 4
 
 
@@ -67,6 +67,7 @@ class Draws:
         count: int,
         step: int = 0,
         position: Position | None = None,
+        ahead: int = 0,
     ) -> None:
         """Begin behind a step.
 
@@ -75,9 +76,11 @@ class Draws:
             step: The last step drawn; 0 at the start.
             position: The position behind it; by default the one of a run of one data set without
                 any sample set aside.
+            ahead: Most steps that are drawn before the first of them is learned.
         """
         self._mix = mix
         self._count = count
+        self._remembered = REMEMBERED + ahead
         if position is None:
             assert step == 0 or len(mix.sets) == 1, "a mix goes on from the position of its run"
             position = Position({mix.sets[0].name: step * count})
@@ -86,7 +89,7 @@ class Draws:
     def of_step(self, step: int) -> list[Sample]:
         """Return the prompts of the step after the last one."""
         samples, self._positions[step] = draw(self._mix, self._positions[step - 1], self._count)
-        self._positions.pop(step - REMEMBERED, None)
+        self._positions.pop(step - self._remembered, None)
         return samples
 
     def set_aside(self, step: int, reasons: Mapping[str, str]) -> None:
