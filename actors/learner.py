@@ -106,10 +106,11 @@ class LearnerActor:
         self,
         rows: list[GroupBatch],
         media: Mapping[int, MediaRef],
+        newest: int,
         imitate: bool,
         targets: DrawBatch | None = None,
     ) -> None:
-        self.trainer.add(rows, media, imitate, targets)
+        self.trainer.add(rows, media, newest, imitate, targets)
 
     def finish(self, divisor: float) -> list[StepReport]:
         return self.trainer.finish(divisor)

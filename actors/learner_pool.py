@@ -130,13 +130,14 @@ class LearnerPool(DrawingPool[LearnerActor]):
             calls.append(rank.call(method, *args, **kwargs))
         return self.results(calls, work)
 
-    def begin(self, imitate: bool = False) -> OpenBatch:
+    def begin(self, newest: int = 0, imitate: bool = False) -> OpenBatch:
         """Open a batch; groups are added to it as they come.
 
         Args:
+            newest: version of the learner's weights; tokens of older ones have an age.
             imitate: learn from demonstrations, by cross-entropy.
         """
-        return OpenBatch(self, imitate)
+        return OpenBatch(self, newest, imitate)
 
     def learn(
         self, groups: Sequence[Group], media: Sequence[MediaRef], masks: DrawBatch | None = None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ class RatioStats:
         ratio_sum: probability ratios of the learner's policy to itself before the batch.
         importance_sum: importance weights of the learner's policy to the engine's.
         above_cap_sum: number of importance weights above the cap.
+        gap_by_age: sum of the gaps and number of tokens by their age: the updates between the
+            weights that sampled them and the learner's.
     """
 
     gap_sum: float
@@ -42,6 +45,7 @@ class RatioStats:
     importance_sum: float
     importance_max: float
     above_cap_sum: float
+    gap_by_age: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
     def total(cls, parts: Sequence[RatioStats]) -> RatioStats:
@@ -57,6 +61,7 @@ class RatioStats:
             importance_sum=_sum([part.importance_sum for part in parts]),
             importance_max=max(part.importance_max for part in parts),
             above_cap_sum=_sum([part.above_cap_sum for part in parts]),
+            gap_by_age=_total_by_age([part.gap_by_age for part in parts]),
         )
 
 
@@ -133,6 +138,7 @@ def grpo_loss(
     old_N: Tensor,
     reference_N: Tensor | None,
     off_policy: bool,
+    newest: int = 0,
     text_N: Tensor | None = None,
 ) -> tuple[Tensor, RowStats]:
     """Return the row's share of the global loss, and its statistics.
@@ -144,6 +150,7 @@ def grpo_loss(
         reference_N: log-probs of the reference policy; None without a KL term.
         off_policy: the samples may come from an older policy, so the surrogate is weighted by
             truncated importance weights. These are reported in any case.
+        newest: version of the learner's weights; older tokens have an age.
         text_N: log-probs of the text alone, for the KL term, if `logprob_N` also holds the
             likelihood of drawn masks.
     """
@@ -178,7 +185,9 @@ def grpo_loss(
 
     gap_N = (logprob_N - engine_N).abs()
     cap = cfg.importance_cap or WATCHED_CAP
-    return loss, replace(stats, ratios=_ratio_stats(gap_N, kl_N, surrogate, importance_N, cap))
+    ratios = _ratio_stats(gap_N, kl_N, surrogate, importance_N, cap)
+    by_age = _gap_by_age(gap_N, row, newest)
+    return loss, replace(stats, ratios=replace(ratios, gap_by_age=by_age))
 
 
 @torch.no_grad()
@@ -197,6 +206,18 @@ def _ratio_stats(
         importance_max=float(importance_N.max()),
         above_cap_sum=float((importance_N > cap).sum()),
     )
+
+
+@torch.no_grad()
+def _gap_by_age(gap_N: Tensor, row: GroupBatch, newest: int) -> dict[int, tuple[float, float]]:
+    """Return sum and number of the gaps by the age of their tokens, 0 for the newest weights."""
+    # After a death a group may have been played with newer weights than those of its step.
+    age_N = np.maximum(newest - row.version_N, 0)
+    found: dict[int, tuple[float, float]] = {}
+    for age in np.unique(age_N).tolist():
+        chosen_N = torch.from_numpy(age_N == age).to(gap_N.device)
+        found[age] = (float(gap_N[chosen_N].sum()), float(chosen_N.sum()))
+    return found
 
 
 def imitation_loss(
@@ -264,7 +285,7 @@ def batch_metrics(first: RowStats, last: RowStats) -> dict[str, float]:
     before = first.ratios or neutral
     after = last.ratios or neutral
 
-    metrics: dict[str, float] = {}
+    metrics = age_metrics(before.gap_by_age)
     if first.mask_loss is not None:
         metrics["mask_loss"] = first.mask_loss
     return metrics | {
@@ -283,6 +304,29 @@ def batch_metrics(first: RowStats, last: RowStats) -> dict[str, float]:
         "row_tokens": first.row_tokens,
         "rows": first.rows,
     }
+
+
+def age_metrics(gap_by_age: Mapping[int, tuple[float, float]]) -> dict[str, float]:
+    """Return the tokens' mean and largest age in updates, and the mean gap of each age."""
+    tokens = sum(count for _, count in gap_by_age.values())
+    if not tokens:
+        return {}
+    ages = sum(age * count for age, (_, count) in gap_by_age.items())
+    metrics = {"age/mean": ages / tokens, "age/max": float(max(gap_by_age))}
+    for age, (gap_sum, count) in sorted(gap_by_age.items()):
+        metrics[f"logprob_gap_of_age/{age}"] = gap_sum / count
+    return metrics
+
+
+def _total_by_age(
+    parts: Sequence[Mapping[int, tuple[float, float]]],
+) -> dict[int, tuple[float, float]]:
+    ages = sorted(set(itertools.chain.from_iterable(parts)))
+    total: dict[int, tuple[float, float]] = {}
+    for age in ages:
+        own = [part[age] for part in parts if age in part]
+        total[age] = (_sum([gap for gap, _ in own]), _sum([count for _, count in own]))
+    return total
 
 
 def _sum(values: Sequence[float]) -> float:

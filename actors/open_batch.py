@@ -40,9 +40,10 @@ AHEAD = 2
 class OpenBatch:
     """A batch that is being learned."""
 
-    def __init__(self, pool: LearnerPool, imitate: bool) -> None:
+    def __init__(self, pool: LearnerPool, newest: int, imitate: bool) -> None:
         """Open the batch of `LearnerPool.begin`."""
         self.pool = pool
+        self.newest = newest
         self.imitate = imitate
         self.aggregation = "token_mean" if imitate else pool.cfg.grpo.aggregation
         # Trained tokens of each episode so far, and pixels of each group.
@@ -171,7 +172,7 @@ class OpenBatch:
         for rank, rows in zip(self.pool.ranks, self.pool.deal(forest), strict=True):
             media = media_of_rows(rows, self.media)
             masks = targets.share(rows) if targets is not None else None
-            calls.append(rank.call(LearnerActor.add, rows, media, self.imitate, masks))
+            calls.append(rank.call(LearnerActor.add, rows, media, self.newest, self.imitate, masks))
         self.calls.append(calls)
         self.is_begun = True
 

@@ -68,12 +68,14 @@ class Batch:
     """The open batch of a rank: gradients are added up until its last row has come.
 
     Attributes:
+        newest: version of the weights that it is learned with.
         imitate: it holds demonstrations instead of judged groups.
         stats: statistics of the rows that were computed since the last optimizer step.
         kept: all rows, if further optimizer steps shall follow.
         seconds: time of computation since the last optimizer step.
     """
 
+    newest: int
     imitate: bool
     stats: list[RowStats] = field(default_factory=list)
     kept: list[PreparedRow] = field(default_factory=list)
@@ -140,6 +142,7 @@ class TrainerRank:
         self,
         rows: list[GroupBatch],
         media: Mapping[int, MediaRef],
+        newest: int,
         imitate: bool,
         targets: DrawBatch | None = None,
     ) -> None:
@@ -150,11 +153,12 @@ class TrainerRank:
 
         Args:
             media: pixels of the groups, by the number of the group.
+            newest: version of the weights here.
             imitate: learn demonstrations instead of judged groups.
             targets: masks to learn from, on all ranks or on none.
         """
         if self.batch is None:
-            self.batch = Batch(imitate)
+            self.batch = Batch(newest, imitate)
         shown = load_media(media)
         for row in rows:
             patches = self.pixels([shown[digest] for digest in row.images])
@@ -218,7 +222,7 @@ class TrainerRank:
             prepared.row, *prepared.patches, temperature, *prepared.drawing
         )
         tick()
-        loss, row_stats = self._loss(output, prepared, batch.imitate)
+        loss, row_stats = self._loss(output, prepared, batch)
         batch.stats.append(row_stats)
         # DeepSpeed takes the mean over ranks, but the loss is a sum over the global batch.
         self.engine.backward(loss * self.ranks)
@@ -239,13 +243,13 @@ class TrainerRank:
         return StepReport(stats, grad_norm, lr, weight_max, seconds)
 
     def _loss(
-        self, output: PolicyOutput, prepared: PreparedRow, imitate: bool
+        self, output: PolicyOutput, prepared: PreparedRow, batch: Batch
     ) -> tuple[Tensor, RowStats]:
         """Return the row's share of the loss, and its statistics."""
         if prepared.old_N is None:
             # From the very same forward, so that on policy the ratio is exactly 1.
             prepared.old_N = output.logprob_N.detach()
-        if imitate:
+        if batch.imitate:
             loss, stats = imitation_loss(output.logprob_N, output.entropy_N, prepared.row)
         else:
             loss, stats = grpo_loss(
@@ -256,6 +260,7 @@ class TrainerRank:
                 old_N=prepared.old_N,
                 reference_N=prepared.reference_N,
                 off_policy=self.cfg.rollout.max_staleness > 0,
+                newest=batch.newest,
                 text_N=output.text_logprob_N,
             )
         if output.auxiliary is not None:

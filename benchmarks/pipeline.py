@@ -3,10 +3,11 @@
     python -m benchmarks.pipeline [--seconds 6] [--prompts 64] [--steps 5] [--jitter 0 0.33 0.67]
 
 Three engines and four ranks sleep: an engine plays one group after another, each for a random time
-around the mean, and a rank learns a row for a constant time. Playing a step and learning it take the
-same time on average. `barrier` is the loop before groups were streamed: a step is played to its end,
-then learned. `streamed` is `train_step`. Prints the seconds of a step, and their ratio to the longer
-one of play and learn.
+around the mean, and a rank learns a row for a constant time. Playing a step and learning it take
+the same time on average. `barrier` is the loop before groups were streamed: a step is played to its
+end, then learned; `barrier, ahead` plays the next step meanwhile. `k=0` and `k=2` are `train_step`
+with that `rollout.max_staleness`. Prints the seconds of a step, and their mean relative to the
+longer one of play and learn.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -27,7 +29,7 @@ import ray
 from actors.learner import LearnerActor
 from actors.learner_pool import LearnerPool
 from actors.objective import RowStats, StepReport
-from actors.rollout import RolloutActor, RolloutPool
+from actors.rollout import Played, RolloutActor, RolloutPool
 from benchmarks.measuring import argument_parser, spread
 from cluster.lost import Deaths
 from cluster.refs import Handle, start_actor
@@ -40,6 +42,7 @@ from core.grpo import judge
 from core.types import Answer, End, Episode, Group, Reward, Sample, Turn, Video
 from data.mixing import MixedSet, make_mix
 from ray_jobs.driver.guard import Guard
+from ray_jobs.driver.masking import PointingPolicy
 from ray_jobs.driver.player import Player
 from ray_jobs.driver.recording import Recording
 from ray_jobs.driver.requests import Requests
@@ -90,7 +93,7 @@ class SleepingRank:
         self.seconds = seconds
         self.rows = 0
 
-    def add(self, rows: Sequence[Any], media: Any, imitate: bool, targets: Any = None) -> None:
+    def add(self, rows: Sequence[Any], *_: Any) -> None:
         time.sleep(self.seconds * len(rows))
         self.rows += len(rows)
 
@@ -155,7 +158,7 @@ class Silent:
     def __exit__(self, *_: Any) -> None: ...
 
 
-def settings(options: argparse.Namespace) -> Config:
+def settings(options: argparse.Namespace, staleness: int) -> Config:
     """Return the configuration of the simulated run."""
     return load_config(
         [
@@ -163,6 +166,7 @@ def settings(options: argparse.Namespace) -> Config:
             f"train.steps={options.steps}",
             f"rollout.workers={ENGINES}",
             f"rollout.prompts_per_step={options.prompts}",
+            f"rollout.max_staleness={staleness}",
             "rollout.group_size=2",
             # One group at a time; three wait for it in an engine's queue.
             "rollout.max_num_seqs=2",
@@ -174,15 +178,16 @@ def settings(options: argparse.Namespace) -> Config:
 
 
 class Bench:
-    """One run with simulated stages, for each way to order them."""
+    """One run with simulated stages."""
 
-    def __init__(self, options: argparse.Namespace, jitter: float) -> None:
+    def __init__(self, options: argparse.Namespace, jitter: float, staleness: int) -> None:
         """Start the pools.
 
         Args:
             jitter: largest deviation of a group's seconds, as a share of their mean.
         """
-        self.cfg = settings(options)
+        self.cfg = settings(options, staleness)
+        self.steps = range(1, options.steps + 1)
         # Means: all groups by three engines, and all rows by four ranks.
         play_s = options.seconds * ENGINES / options.prompts
         learn_s = options.seconds * RANKS / options.prompts
@@ -199,39 +204,56 @@ class Bench:
 
     def draws(self) -> Draws:
         mix = make_mix([MixedSet("", self.samples)], self.cfg.seed)
-        return Draws(mix, self.cfg.rollout.prompts_per_step)
+        rollout = self.cfg.rollout
+        return Draws(mix, rollout.prompts_per_step, ahead=rollout.max_staleness)
 
     def barrier(self) -> list[float]:
-        """Play each step to its end, then learn it, as before groups were streamed."""
+        """Play each step to its end, then learn it."""
         draws = self.draws()
-        rollout = self.cfg.rollout
         seconds: list[float] = []
-        for step in range(1, self.cfg.train.steps + 1):
+        for step in self.steps:
             began = time.monotonic()
-            groups: dict[int, Group] = {}
-            media: dict[int, Any] = {}
-            arrivals = self.pools.rollouts.play(
-                draws.of_step(step),
-                group_size=rollout.group_size,
-                temperature=rollout.temperature,
-                step=step,
-                training=True,
-            )
-            for played in arrivals:
-                rewards = self.pools.rewards.collect(played.episodes)
-                groups[played.index] = judge(Group(played.sample.uid, played.episodes, rewards))
-                media[played.index] = played.media_ref
-            order = sorted(groups)
-            judged = [groups[index] for index in order]
-            self.pools.learner.learn(judged, [media[index] for index in order])
-            self.pools.rollouts.take(self.pools.learner.publish(step))
+            self.learn(step, self.play(draws.of_step(step), step))
             seconds.append(time.monotonic() - began)
         return seconds
 
-    def streamed(self) -> list[float]:
-        """Run the loop of `ray_jobs.train`."""
-        from ray_jobs.driver.masking import PointingPolicy
+    def barrier_ahead(self) -> list[float]:
+        """Play each step to its end, while the one before is learned."""
+        draws = self.draws()
+        seconds: list[float] = []
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            ahead = thread.submit(self.play, draws.of_step(1), 1)
+            for step in self.steps:
+                began = time.monotonic()
+                played = ahead.result()
+                ahead = thread.submit(self.play, draws.of_step(step + 1), step + 1)
+                self.learn(step, played)
+                seconds.append(time.monotonic() - began)
+        return seconds
 
+    def play(self, samples: Sequence[Sample], step: int) -> list[Played]:
+        """Play a step to its end."""
+        rollout = self.cfg.rollout
+        played = self.pools.rollouts.play(
+            samples,
+            group_size=rollout.group_size,
+            temperature=rollout.temperature,
+            step=step,
+            training=True,
+        )
+        return sorted(played, key=lambda group: group.index)
+
+    def learn(self, step: int, played: Sequence[Played]) -> None:
+        """Learn a whole step and publish it."""
+        groups: list[Group] = []
+        for group in played:
+            rewards = self.pools.rewards.collect(group.episodes)
+            groups.append(judge(Group(group.sample.uid, group.episodes, rewards)))
+        self.pools.learner.learn(groups, [group.media_ref for group in played])
+        self.pools.rollouts.take(self.pools.learner.publish(step))
+
+    def streamed(self) -> list[float]:
+        """Run the steps of `ray_jobs.train`."""
         silent: Any = Silent()
         seconds: list[float] = []
         with tempfile.TemporaryDirectory() as home:
@@ -244,9 +266,9 @@ class Bench:
             log = GroupLog.open(record.path / "groups", "pipeline")
             recording = Recording.open(record, silent, silent, Deaths(lambda text: None))
             guard = Guard(self.cfg, record.checkpoints)
-            steps = self.cfg.train.steps
-            player = Player(run, self.pools, masking, log, self.draws(), recording, 1, steps)
-            for step in range(1, steps + 1):
+            last = self.cfg.train.steps
+            player = Player(run, self.pools, masking, log, self.draws(), recording, 1, last)
+            for step in self.steps:
                 began = time.monotonic()
                 train_step(run, self.pools, masking, step, player, log, recording, guard)
                 seconds.append(time.monotonic() - began)
@@ -260,14 +282,20 @@ class Bench:
 
 def measure(options: argparse.Namespace, jitter: float) -> list[str]:
     """Return the rows of the table for one jitter."""
+    ways = {
+        "barrier": (Bench.barrier, 0),
+        "k=0": (Bench.streamed, 0),
+        "barrier, ahead": (Bench.barrier_ahead, 1),
+        "k=2": (Bench.streamed, 2),
+    }
     rows: list[str] = []
-    for way in ("barrier", "streamed"):
-        bench = Bench(options, jitter)
-        # The first step warms up.
-        seconds = getattr(bench, way)()[1:]
+    for name, (run, staleness) in ways.items():
+        bench = Bench(options, jitter, staleness)
+        # The first step begins without anything to learn.
+        seconds = run(bench)[1:]
         bench.close()
         ratio = statistics.mean(seconds) / options.seconds
-        rows.append(f"| {way} | {jitter:.0%} | {spread(seconds)} | {ratio:.2f} |")
+        rows.append(f"| {name} | {jitter:.0%} | {spread(seconds)} | {ratio:.2f} |")
     return rows
 
 

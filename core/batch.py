@@ -49,6 +49,7 @@ class Branch:
         offset_N: place of each trained token in `ids_R`.
         turn_N: index of its turn in the episode.
         engine_logprob_N: its log-prob in the engine.
+        version_N: version of the weights that sampled it.
         advantage_N: its advantage.
         weight: weight of each trained token in the loss.
         episode: number of the episode in the whole batch.
@@ -59,6 +60,7 @@ class Branch:
     offset_N: np.ndarray
     turn_N: np.ndarray
     engine_logprob_N: np.ndarray
+    version_N: np.ndarray
     advantage_N: np.ndarray
     weight: float
     episode: int
@@ -102,6 +104,7 @@ class GroupBatch:
         episode_N: int64, number of its episode in the whole batch.
         turn_N: int64, index of its turn in the episode.
         engine_logprob_N: float32.
+        version_N: int64, version of the weights that sampled it.
         advantage_N: float32.
         weight_N: float64; 0 in a dummy row.
         groups: indices of the groups with `images` in their media tables.
@@ -119,6 +122,7 @@ class GroupBatch:
     episode_N: np.ndarray
     turn_N: np.ndarray
     engine_logprob_N: np.ndarray
+    version_N: np.ndarray
     advantage_N: np.ndarray
     weight_N: np.ndarray
     groups: tuple[int, ...]
@@ -180,12 +184,14 @@ def _next_image(is_image_T: np.ndarray, done: int, height: int, width: int) -> t
     return start, stop
 
 
-# Place of a trained token in its branch, its turn, its log-prob in the engine, its advantage.
+# Place of a trained token in its branch, its turn, its log-prob in the engine, the version that
+# sampled it, its advantage.
 _TRAINED = np.dtype(
     [
         ("offset", np.int64),
         ("turn", np.int64),
         ("logprob", np.float32),
+        ("version", np.int64),
         ("advantage", np.float32),
     ]
 )
@@ -202,7 +208,7 @@ def branch(episode: Episode, advantages: Sequence[float], weight: float, number:
     """
     ids: list[int] = []
     media: list[Media] = []
-    trained: list[tuple[int, int, float, float]] = []
+    trained: list[tuple[int, int, float, int, float]] = []
     is_first = True
     for index, turn in enumerate(episode.turns):
         if not turn.trainable:
@@ -215,7 +221,7 @@ def branch(episode: Episode, advantages: Sequence[float], weight: float, number:
         # Demonstrations have no log-probs.
         logprobs = turn.logprobs or (0.0,) * len(turn.completion_ids)
         for token, logprob in zip(turn.completion_ids, logprobs, strict=True):
-            trained.append((len(ids), index, logprob, advantages[index]))
+            trained.append((len(ids), index, logprob, turn.version, advantages[index]))
             ids.append(token)
 
     trained_N = np.array(trained, dtype=_TRAINED)
@@ -225,6 +231,7 @@ def branch(episode: Episode, advantages: Sequence[float], weight: float, number:
         offset_N=trained_N["offset"],
         turn_N=trained_N["turn"],
         engine_logprob_N=trained_N["logprob"],
+        version_N=trained_N["version"],
         advantage_N=trained_N["advantage"],
         weight=weight,
         episode=number,
@@ -420,6 +427,7 @@ class _RowBuilder:
         self.episode: list[np.ndarray] = []
         self.turn: list[np.ndarray] = []
         self.engine_logprob: list[np.ndarray] = []
+        self.version: list[np.ndarray] = []
         self.advantage: list[np.ndarray] = []
         self.weight: list[np.ndarray] = []
 
@@ -453,6 +461,7 @@ class _RowBuilder:
         self.episode.append(np.full(count, leaf.episode))
         self.turn.append(leaf.turn_N)
         self.engine_logprob.append(leaf.engine_logprob_N)
+        self.version.append(leaf.version_N)
         self.advantage.append(leaf.advantage_N)
         self.weight.append(np.full(count, leaf.weight))
 
@@ -473,6 +482,7 @@ class _RowBuilder:
             episode_N=np.concatenate(self.episode),
             turn_N=np.concatenate(self.turn),
             engine_logprob_N=np.concatenate(self.engine_logprob),
+            version_N=np.concatenate(self.version),
             advantage_N=np.concatenate(self.advantage),
             weight_N=np.concatenate(self.weight),
             groups=tuple(sorted(self.groups)),

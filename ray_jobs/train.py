@@ -107,7 +107,7 @@ def train_step(
     """
     cfg = run.cfg
     timer = StageTimer(run.progress)
-    batch = pools.learner.begin()
+    batch = pools.learner.begin(newest=step - 1)
     judged: dict[int, Group] = {}
 
     # 1 play: G episodes of each prompt, by the rollout actors.

@@ -122,13 +122,17 @@ def lowest_reward(episodes: Iterable[Mapping[str, Any]], through: int) -> float:
 
 
 def stop_on_gap(cfg: Config, metrics: Mapping[str, float]) -> None:
-    """Check that engine and learner see the same. Only on policy are their weights equal.
+    """Check that engine and learner see the same, on tokens that the newest weights sampled.
+
+    In a strictly on-policy run these are all; off policy they are those sampled since the last
+    update, and a step may have none.
 
     Raises:
         Hopeless: The mean log-prob gap is above `train.max_logprob_gap`.
     """
-    gap = metrics.get("logprob_gap_mean", 0.0)
-    if cfg.rollout.max_staleness > 0 or gap <= cfg.train.max_logprob_gap:
+    name = "logprob_gap_of_age/0" if cfg.rollout.max_staleness else "logprob_gap_mean"
+    gap = metrics.get(name, 0.0)
+    if gap <= cfg.train.max_logprob_gap:
         return
     raise Hopeless(
         f"mean |log-prob gap| between engine and learner is {gap:.2e}, above "

@@ -21,6 +21,7 @@ RATIOS = RatioStats(
     importance_sum=1.0,
     importance_max=1.0,
     above_cap_sum=0.0,
+    gap_by_age={0: (0.5, 1.0)},
 )
 FIRST = RowStats(loss=1.0, tokens=1.0, row_tokens=10.0, rows=1.0, ratios=RATIOS)
 SECOND = replace(
@@ -31,6 +32,7 @@ SECOND = replace(
         RATIOS,
         gap_sum=0.1,
         gap_max=0.1,
+        gap_by_age={0: (0.04, 1.0), 2: (0.06, 2.0)},
         ratio_sum=2.7,
         ratio_max=1.0,
         ratio_min=0.8,
@@ -66,6 +68,10 @@ def test_statistics_of_rows_combine() -> None:
     assert metrics["clip_fraction"] == 0.5
     assert metrics["trained_tokens"] == 4.0
     assert "mask_loss" not in metrics
+    assert metrics["logprob_gap_of_age/0"] == pytest.approx(0.27)
+    assert metrics["logprob_gap_of_age/2"] == pytest.approx(0.03)
+    assert metrics["age/mean"] == 1.0
+    assert metrics["age/max"] == 2.0
 
 
 def test_opposite_infinities_combine_to_nan() -> None:

@@ -85,7 +85,7 @@ class Learner:
         self.weights = "initial"
         fate.pass_by()
 
-    def begin(self) -> OpenBatch:
+    def begin(self, newest: int) -> OpenBatch:
         return OpenBatch(self)
 
     def publish(self, version: int) -> Version:

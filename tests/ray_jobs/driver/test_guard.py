@@ -95,10 +95,14 @@ def test_zero_dead_steps_never_stop(tmp_path: Path) -> None:
         guard.after_step(GOOD, [group(0.0, 0.0)])
 
 
-def test_the_gap_counts_on_policy_only(tmp_path: Path) -> None:
+def test_the_gap_counts_on_tokens_of_the_newest_weights(tmp_path: Path) -> None:
     cfg = Config()
     wide = GOOD | {"logprob_gap_mean": 2e-4}
     with pytest.raises(RuntimeError, match=r"gap.*is 2.00e-04, above train.max_logprob_gap=0.0001"):
         Guard(cfg, tmp_path).after_step(wide, [])
     cfg.rollout.max_staleness = 1
-    Guard(cfg, tmp_path).after_step(wide, [])
+    Guard(cfg, tmp_path).after_step(wide | {"logprob_gap_of_age/0": 1e-6}, [])
+    # All tokens are older.
+    Guard(cfg, tmp_path).after_step(wide | {"logprob_gap_of_age/1": 2e-4}, [])
+    with pytest.raises(RuntimeError, match=r"gap.*is 3.00e-04, above train.max_logprob_gap=0.0001"):
+        Guard(cfg, tmp_path).after_step(wide | {"logprob_gap_of_age/0": 3e-4}, [])
