@@ -360,8 +360,7 @@ def wrong_values(cfg: Config) -> Iterator[str]:
     learner = cfg.learner
     if learner.lora_rank > 0 and learner.lora_alpha <= 0:
         yield f"learner.lora_alpha={learner.lora_alpha}: must be above 0 if lora_rank is"
-    if cfg.grpo.loss == "dual_clip" and cfg.grpo.dual_clip <= 1:
-        yield f"grpo.dual_clip={cfg.grpo.dual_clip}: must be above 1"
+    yield from _wrong_grpo(cfg)
     if cfg.cluster.use_gpu == "no" and cfg.cluster.weight_backend != "object_store":
         yield f"cluster.weight_backend={cfg.cluster.weight_backend}: needs GPUs; use object_store"
     if cfg.mask.token and not KINDS[cfg.segmenter.kind].follows_drawn:
@@ -381,6 +380,24 @@ def wrong_values(cfg: Config) -> Iterator[str]:
         )
     if not cfg.name or Path(cfg.name).name != cfg.name or cfg.name in (".", ".."):
         yield (f"name={cfg.name!r}: must be a plain folder name; put the folder above it in `runs`")
+
+
+def _wrong_grpo(cfg: Config) -> Iterator[str]:
+    """Yield settings of the loss that contradict each other."""
+    loss = cfg.grpo
+    staleness = cfg.rollout.max_staleness
+    if loss.loss == "dual_clip" and loss.dual_clip <= 1:
+        yield f"grpo.dual_clip={loss.dual_clip}: must be above 1"
+    if staleness and loss.importance_cap <= 0:
+        yield (
+            f"rollout.max_staleness={staleness}: older groups need importance weights; "
+            "give grpo.importance_cap above 0, such as 2"
+        )
+    if 0 < loss.overlong_tokens < loss.overlong_cache:
+        yield (
+            f"grpo.overlong_cache={loss.overlong_cache}: is above "
+            f"grpo.overlong_tokens={loss.overlong_tokens}; lower it"
+        )
 
 
 def _wrong_workers(cfg: Config) -> Iterator[str]:

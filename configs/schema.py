@@ -253,6 +253,12 @@ class GrpoConfig:
     dual_clip: float = setting(
         3.0, help="loss dual_clip: bound of the ratio where the advantage is negative; above 1"
     )
+    overlong_tokens: int = setting(
+        0, help="trained tokens of an episode from which it loses a reward of 1; 0: off", least=0
+    )
+    overlong_cache: int = setting(
+        64, help="tokens before overlong_tokens in which this loss grows", least=1
+    )
     kl_coef: float = setting(0.0, help="weight of the KL term")
     kl_estimator: Literal["k1", "k2", "k3"] = setting("k3", help="estimator of the KL term")
     kl_clamp: float = setting(

@@ -60,6 +60,36 @@ def normalise(
     return tuple(advantages_G)
 
 
+def overlong_penalty(tokens: int, most: int, cache: int) -> float:
+    """Return DAPO's soft punishment of a long episode, from 0 down to -1 (Eq. 13).
+
+    Args:
+        tokens: number of its trained tokens.
+        most: number from which it is whole.
+        cache: number of tokens before `most` in which it grows.
+    """
+    beyond = tokens - (most - cache)
+    return -min(max(beyond / cache, 0.0), 1.0)
+
+
+def shape_overlong(group: Group, most: int, cache: int) -> Group:
+    """Return the group with `overlong_penalty` in its rewards, as their part "overlong".
+
+    The last turn bears it, since it made the episode too long.
+    """
+    rewards: list[Reward | None] = []
+    for reward, tokens in zip(group.rewards, trained_tokens(group), strict=True):
+        if reward is not None:
+            penalty = overlong_penalty(tokens, most, cache)
+            per_turn = reward.per_turn
+            if per_turn:
+                per_turn = (*per_turn[:-1], per_turn[-1] + penalty)
+            parts = {**reward.parts, "overlong": penalty}
+            reward = Reward(reward.total + penalty, parts, per_turn)
+        rewards.append(reward)
+    return dataclasses.replace(group, rewards=tuple(rewards))
+
+
 def judge(group: Group, *, std: bool = True, eps: float = 1e-6) -> Group:
     """Return the group with `advantages_G` from the totals of its rewards."""
     totals_G = [None if reward is None else reward.total for reward in group.rewards]

@@ -31,7 +31,7 @@ from actors.splits import set_of, training_split
 from cluster.weight_reader import sha256
 from configs.load import resolve
 from configs.schema import Config, GrpoConfig
-from core.grpo import judge
+from core.grpo import judge, shape_overlong
 from core.types import End, Episode, Group
 from data.mixing import Mix, Position, check_left
 from ray_jobs.driver import balance
@@ -186,6 +186,8 @@ def judge_groups(
     judged: dict[int, Group] = {}
     for group, rewards_G in zip(played, rewards, strict=True):
         scored = Group(group.sample.uid, group.episodes, rewards_G)
+        if cfg.overlong_tokens:
+            scored = shape_overlong(scored, cfg.overlong_tokens, cfg.overlong_cache)
         judged[group.index] = judge(scored, std=cfg.advantage_std, eps=cfg.advantage_eps)
     return judged
 

@@ -211,6 +211,13 @@ def test_validate(tmp_path: Path, argument: str, message: str) -> None:
         validate(load([*good, argument]))
 
 
+def test_older_groups_need_importance_weights(tmp_path: Path) -> None:
+    stale = [*_runnable(tmp_path), "rollout.max_staleness=2"]
+    validate(load(stale))
+    with pytest.raises(ValueError, match=r"max_staleness=2: .* give grpo.importance_cap above 0"):
+        validate(load([*stale, "grpo.importance_cap=0"]))
+
+
 def test_lora_needs_a_scale(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="learner.lora_alpha=0.0: must be above 0"):
         validate(load([*_runnable(tmp_path), "learner.lora_rank=4", "learner.lora_alpha=0"]))

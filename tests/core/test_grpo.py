@@ -151,6 +151,23 @@ def test_token_weights_give_the_named_means() -> None:
         grpo.token_weights(counts, "mean", max_tokens=10)
 
 
+def test_long_episodes_lose_reward_softly() -> None:
+    lengths = (10, 16, 18, 20, 99)
+    penalties = [grpo.overlong_penalty(tokens, most=20, cache=4) for tokens in lengths]
+    assert penalties == [0.0, 0.0, -0.5, -1.0, -1.0]
+
+    whole = Reward(2.0, {"iou": 2.0})
+    by_turn = Reward(2.0, {"iou": 2.0}, (0.5, 1.5))
+    shaped = grpo.shape_overlong(
+        group([whole, None, by_turn], [episode(3), episode(18), episode(9, 9)]), most=20, cache=4
+    )
+    assert shaped.rewards == (
+        Reward(2.0, {"iou": 2.0, "overlong": 0.0}),
+        None,
+        Reward(1.5, {"iou": 2.0, "overlong": -0.5}, (0.5, 1.0)),
+    )
+
+
 @pytest.mark.parametrize("aggregation", grpo.AGGREGATIONS)
 def test_shares_need_no_other_group(aggregation: str) -> None:
     counts = [3, 0, 5, 2]
