@@ -224,6 +224,12 @@ class RolloutConfig:
         least=0,
     )
 
+    max_replaced: int = setting(
+        0,
+        help="most prompts of a step that are replaced because the rewards of their group do not "
+        "differ (DAPO's dynamic sampling); 0: such groups stay, and count in the mean",
+        least=0,
+    )
     order: Literal["prompts", "arrival"] = setting(
         "prompts",
         help="order in which the learner adds groups up; as they arrive it never waits for one in "

@@ -24,6 +24,8 @@ EPOCHS = 32
 
 # Ends the seed of the choice among sets. A set's name, the end of its own seeds, has no blank.
 _WHICH_SET = tuple(b"which set")
+# Ends the seed of a draw beside the epochs.
+_BESIDE = tuple(b"beside the epochs")
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,25 @@ def draw(mix: Mix, position: Position, count: int) -> tuple[list[Sample], Positi
         if sample.uid not in position.aside:
             drawn.append(sample)
     return drawn, Position(used, position.aside)
+
+
+def draw_beside(mix: Mix, aside: Mapping[str, str], key: Sequence[int]) -> Sample:
+    """Return a sample at random, which no epoch counts.
+
+    Args:
+        aside: Samples that are not drawn any more.
+        key: Names the draw; with the mix's seed it decides.
+
+    Raises:
+        ValueError: All samples of a set are set aside.
+    """
+    check_left(mix, aside)
+    rng = np.random.default_rng([mix.seed, *key, *_BESIDE])
+    while True:
+        each = mix.sets[rng.choice(len(mix.sets), p=mix.shares_D)]
+        sample = each.samples[rng.integers(len(each.samples))]
+        if sample.uid not in aside:
+            return sample
 
 
 def check_left(mix: Mix, aside: Mapping[str, str]) -> None:

@@ -15,7 +15,6 @@ if __name__ == "__main__":
     supervisor.supervise()
 
 import copy
-import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -111,7 +110,8 @@ def train_step(
     judged: dict[int, Group] = {}
 
     # 1 play: G episodes of each prompt, by the rollout actors.
-    for arrived in portions(player.groups(step), masking.portion, timer):
+    player.begin(step)
+    for arrived in portions(player, step, masking.portion, timer):
         played = [arrival.group for arrival in arrived]
         early = [arrival.scoring for arrival in arrived]
 
@@ -123,15 +123,21 @@ def train_step(
             scorings = masking.score_step(training_split(cfg), played, early, drawn)
             rewards = [pools.rewards.collect(scoring) for scoring in scorings]
 
-        # 4 judge: advantages relative to the group.
+        # 4 judge: advantages relative to the group. Groups without any may be replaced.
         new = judge_groups(played, rewards, cfg.grpo)
         judged |= new
+        kept = []
+        for number, group in enumerate(played):
+            if new[group.index].informative or not player.replace(step):
+                kept.append(number)
 
         # 5 learn: gradients are added up, group by group; pixels go from the rollout actors to the
         # learner by reference.
-        media = [group.media_ref for group in played]
+        useful = [played[number] for number in kept]
+        targets = masking.targets(useful, [drawn[number] for number in kept])
+        media = [group.media_ref for group in useful]
         with timer.stage("learn"):
-            batch.add(list(new.values()), media, masking.targets(played, drawn))
+            batch.add([new[group.index] for group in useful], media, targets)
 
     # The order of arrival does not matter from here on.
     groups = [judged[index] for index in sorted(judged)]
@@ -149,6 +155,7 @@ def train_step(
     play = player.play_of(step)
     metrics = group_metrics(groups) | update.metrics
     metrics["set_aside"] = float(play.set_aside)
+    metrics["replaced_groups"] = float(len(groups) - cfg.rollout.prompts_per_step)
     if cfg.data.sets:
         metrics |= set_metrics(groups, [each.label for each in cfg.data.sets])
     metrics["loss"] = update.loss
@@ -169,11 +176,11 @@ def train_step(
     guard.after_step(metrics, groups)
 
 
-def portions(arrivals: Iterator[Arrival], size: int, timer: StageTimer) -> Iterator[list[Arrival]]:
+def portions(player: Player, step: int, size: int, timer: StageTimer) -> Iterator[list[Arrival]]:
     """Yield the groups of a step by so many; the time that they are waited for is that of play."""
     while True:
         with timer.stage("play"):
-            portion = list(itertools.islice(arrivals, size))
+            portion = player.take(step, size)
         if not portion:
             return
         yield portion

@@ -1,7 +1,8 @@
 """The playing of a run's groups, in a thread, while the loop learns from those that have come.
 
     player = Player(run, pools, masking, log, draws, recording, first=1, last=100)
-    for arrival in player.groups(1):
+    player.begin(1)
+    while arrived := player.take(1, size=4):
         ...
     play = player.play_of(1)
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from actors.reward import Scoring
@@ -65,22 +66,31 @@ class StepPlay:
     engines: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class StepPlan:
-    """What is to be played in a step.
+    """What is played in a step.
 
     Attributes:
-        samples: Its prompts.
+        drawn: Prompts that were drawn for it.
         logged: Groups of the group log, by the index of their prompts.
+        samples: All prompts: those drawn, then those in the place of others.
+        taken: Number of groups that the loop has taken.
     """
 
-    samples: Sequence[Sample]
+    drawn: tuple[Sample, ...]
     logged: Mapping[int, tuple[Episode, ...]]
+    samples: list[Sample]
+    taken: int = 0
+
+    @property
+    def uids(self) -> list[str]:
+        """The names of the prompts that were drawn."""
+        return [sample.uid for sample in self.drawn]
 
     @property
     def is_logged(self) -> bool:
-        """Whether nothing is left to play."""
-        return len(self.logged) == len(self.samples)
+        """Whether none of the prompts that were drawn is left to play."""
+        return all(index in self.logged for index in range(len(self.drawn)))
 
 
 class BusyClock:
@@ -142,6 +152,10 @@ class Player:
         # All below is guarded by the condition.
         self._changed = threading.Condition()
         self._arrived: dict[int, deque[Arrival]] = defaultdict(deque)
+        # Groups that finished before those in front of them.
+        self._early: dict[int, Arrival] = {}
+        # Step and index of groups to be played in the place of others.
+        self._instead: deque[tuple[int, int]] = deque()
         self._clock = BusyClock()
         self._allowed = first - 1
         self._is_closed = False
@@ -151,37 +165,50 @@ class Player:
         self._thread = threading.Thread(target=self._play_all, args=(first, last), daemon=True)
         self._thread.start()
 
-    def groups(self, step: int) -> Iterator[Arrival]:
-        """Yield the P groups of a step; let the thread play the steps that its weights allow.
+    def begin(self, step: int) -> None:
+        """Let the thread play the steps that the weights of the step before this one allow.
 
-        Steps are asked for in ascending order, when the step before is published. Groups come in
-        the order of their prompts, or as they finish (`rollout.order`).
-
-        Raises:
-            Errors of the thread.
+        Steps are begun in ascending order, when the step before is published.
         """
         if self.staleness == 0:
             self._bring_weights(step)
         with self._changed:
             self._allowed = step + self.staleness
-        prompts = range(self.run.cfg.rollout.prompts_per_step)
-        if self.run.cfg.rollout.order == "arrival":
-            for _ in prompts:
-                yield self._next(step)
-            return
 
-        # Those that finished before the ones in front of them.
-        early: dict[int, Arrival] = {}
-        for index in prompts:
-            while index not in early:
-                arrival = self._next(step)
-                early[arrival.group.index] = arrival
-            yield early.pop(index)
+    def take(self, step: int, size: int) -> list[Arrival]:
+        """Return the next groups of a step, fewer at its end, and then none.
+
+        They come in the order of their prompts, or as they finish (`rollout.order`).
+
+        Raises:
+            Errors of the thread.
+        """
+        arrivals: list[Arrival] = []
+        while len(arrivals) < size and self._is_left_over(step):
+            arrivals.append(self._next(step))
+            self._plans[step].taken += 1
+        return arrivals
+
+    def replace(self, step: int) -> bool:
+        """Let another prompt be played in the place of one whose group has no variance.
+
+        Returns:
+            False if `rollout.max_replaced` prompts of the step were replaced.
+        """
+        plan = self._plans[step]
+        number = len(plan.samples) - len(plan.drawn)
+        if number == self.run.cfg.rollout.max_replaced:
+            return False
+        plan.samples.append(self.draws.instead(step, number))
+        with self._changed:
+            self._instead.append((step, len(plan.samples) - 1))
+        return True
 
     def play_of(self, step: int) -> StepPlay:
         """Return how the engines played since the step before; after the groups of this step."""
         with self._changed:
             self._arrived.pop(step)
+            assert not self._early, "all groups of the step were taken"
             seconds = self._clock.take()
         plan = self._plans.pop(step)
         return StepPlay(
@@ -204,15 +231,37 @@ class Player:
             self._is_left = True
         self._thread.join(LEAVE_S)
 
+    def _is_left_over(self, step: int) -> bool:
+        """Return whether the loop has not taken all groups of a step."""
+        with self._changed:
+            self._changed.wait_for(lambda: step in self._plans or self._error is not None)
+            if step not in self._plans:
+                self._raise()
+            plan = self._plans[step]
+        return plan.taken < len(plan.samples)
+
     def _next(self, step: int) -> Arrival:
-        """Wait for the next group of a step."""
+        """Wait for the next group of a step, in the order of `rollout.order`."""
+        if self.run.cfg.rollout.order == "arrival":
+            return self._next_arrival(step)
+        index = self._plans[step].taken
+        while index not in self._early:
+            arrival = self._next_arrival(step)
+            self._early[arrival.group.index] = arrival
+        return self._early.pop(index)
+
+    def _next_arrival(self, step: int) -> Arrival:
+        """Wait for the next group of a step to come."""
         with self._changed:
             arrived = self._arrived[step]
             self._changed.wait_for(lambda: arrived or self._error is not None)
             if not arrived:
-                assert self._error is not None, "nothing else ends the wait"
-                raise self._error
+                self._raise()
             return arrived.popleft()
+
+    def _raise(self) -> None:
+        assert self._error is not None, "nothing else ends a wait"
+        raise self._error
 
     def _play_all(self, first: int, last: int) -> None:
         """Play all steps; in the thread."""
@@ -221,8 +270,7 @@ class Player:
             group_size = self.run.cfg.rollout.group_size
             for group in self.pools.rollouts.play_tasks(tasks, group_size):
                 # It goes to the log before anything else is done with it.
-                samples = self._plans[group.step].samples
-                uids = [sample.uid for sample in samples]
+                uids = self._plans[group.step].uids
                 self.log.add(group.step, uids, group.index, group.episodes)
                 with self._changed:
                     self._clock.end()
@@ -236,39 +284,59 @@ class Player:
                 self._changed.notify_all()
 
     def _tasks(self, first: int, last: int) -> Iterator[GroupTask | None]:
-        """Yield the groups to be played, step by step; None while the next step must wait.
+        """Yield the groups to be played, step by step; None while the next one must wait.
 
-        Groups of the log arrive on the way.
+        Groups of the log arrive on the way. Those in the place of others go first.
         """
-        for step in range(first, last + 1):
-            while step > self._allowed and not self._is_closed:
-                yield None
-            if self._is_closed:
-                return
-            plan = self._plan(step)
-            for group in self._played_before(step, plan):
-                self._arrive(group)
-            if plan.is_logged:
-                continue
-            # With groups that are played now it is another step than the one on record.
-            self.recording.drop(step)
-            for task in self._tasks_of(step, plan):
+        for step in range(first, last + 2):
+            # Behind the last step only groups in the place of others may come.
+            while step > min(self._allowed, last):
                 if self._is_closed:
                     return
-                with self._changed:
-                    self._clock.begin()
-                yield task
+                yield self._task_instead()
+            plan = self._plan(step)
+            indices = range(len(plan.drawn))
+            self._arrive_logged(step, indices)
+            for task in self._tasks_of(step, indices):
+                instead = self._task_instead()
+                while instead is not None:
+                    yield instead
+                    instead = self._task_instead()
+                if self._is_closed:
+                    return
+                yield self._begun(task)
 
-    def _tasks_of(self, step: int, plan: StepPlan) -> Iterator[GroupTask]:
-        """Yield the groups of a step that are not in the log."""
+    def _task_instead(self) -> GroupTask | None:
+        """Return a group to be played in the place of another one, if there is one by now."""
+        while self._instead:
+            step, index = self._instead.popleft()
+            self._arrive_logged(step, [index])
+            for task in self._tasks_of(step, [index]):
+                return self._begun(task)
+        return None
+
+    def _begun(self, task: GroupTask) -> GroupTask:
+        """Note that a group is handed out."""
+        # With groups that are played now it is another step than the one on record.
+        self.recording.drop(task.step)
+        with self._changed:
+            self._clock.begin()
+        return task
+
+    def _tasks_of(self, step: int, indices: Collection[int]) -> Iterator[GroupTask]:
+        """Yield those of the groups of a step that are not in the log."""
         cfg = self.run.cfg.rollout
+        plan = self._plans[step]
+        # The loop may replace further prompts meanwhile.
+        samples = list(plan.samples)
+        others = set(range(len(samples))).difference(indices)
         return self.pools.rollouts.tasks(
-            plan.samples,
+            samples,
             group_size=cfg.group_size,
             temperature=cfg.temperature,
             step=step,
             training=True,
-            skip=plan.logged.keys(),
+            skip=others.union(plan.logged),
         )
 
     def _arrive(self, group: Played) -> None:
@@ -291,21 +359,26 @@ class Player:
     def _plan(self, step: int) -> StepPlan:
         """Draw the prompts of a step, and look for their groups in the log; once."""
         if step not in self._plans:
-            samples = self.draws.of_step(step)
-            uids = [sample.uid for sample in samples]
+            drawn = tuple(self.draws.of_step(step))
+            uids = [sample.uid for sample in drawn]
             oldest = step - 1 - self.staleness
             logged = self.log.read(step, uids, range(oldest, step))
-            self._plans[step] = StepPlan(samples, logged)
             self._drawn = step
+            with self._changed:
+                self._plans[step] = StepPlan(drawn, logged, list(drawn))
+                self._changed.notify_all()
         return self._plans[step]
 
-    def _played_before(self, step: int, plan: StepPlan) -> Iterator[Played]:
-        """Yield the groups of the log, with their pixels decoded again."""
-        videos = [plan.samples[index].video for index in plan.logged]
-        groups = list(plan.logged.values())
+    def _arrive_logged(self, step: int, indices: Collection[int]) -> None:
+        """Take those of the groups of a step that are in the log, with their pixels decoded."""
+        plan = self._plans[step]
+        found = [index for index in plan.logged if index in indices]
+        videos = [plan.samples[index].video for index in found]
+        groups = [plan.logged[index] for index in found]
         pixels = decode_again(videos, groups, self.run.placement)
-        for (index, episodes), media_ref in zip(plan.logged.items(), pixels, strict=True):
-            yield Played(index, plan.samples[index], episodes, media_ref, step, is_logged=True)
+        for index, episodes, media_ref in zip(found, groups, pixels, strict=True):
+            sample = plan.samples[index]
+            self._arrive(Played(index, sample, episodes, media_ref, step, is_logged=True))
 
     def _bring_weights(self, step: int) -> None:
         """Give the rollout actors the learner's weights, if they hold others.

@@ -15,7 +15,7 @@ from dataclasses import replace
 from actors.splits import set_of
 from configs.schema import Config
 from core.types import Sample
-from data.mixing import Mix, MixedSet, Position, draw, epochs_of, make_mix
+from data.mixing import Mix, MixedSet, Position, draw, draw_beside, epochs_of, make_mix
 
 # Positions to remember: a step is saved while the next one has been drawn already.
 REMEMBERED = 4
@@ -91,6 +91,18 @@ class Draws:
         samples, self._positions[step] = draw(self._mix, self._positions[step - 1], self._count)
         self._positions.pop(step - self._remembered, None)
         return samples
+
+    def instead(self, step: int, number: int) -> Sample:
+        """Return a prompt for the place of another one of a step.
+
+        It is drawn at random, apart from the epochs: they go on as if nothing had been replaced.
+
+        Args:
+            number: Number of prompts of the step that were replaced before.
+        """
+        # What is set aside in the step itself depends on the order in which groups finish.
+        before = self._positions[step - 1]
+        return draw_beside(self._mix, before.aside, [step, number])
 
     def set_aside(self, step: int, reasons: Mapping[str, str]) -> None:
         """Leave out samples from the step after `step` on.

@@ -100,10 +100,11 @@ class GroupLog:
         Without room the run goes on: only a death would make it play the group again.
 
         Args:
-            uids: samples of the step.
+            uids: samples that were drawn for the step. A group in the place of one of them has an
+                index behind these.
         """
         file = self._file(step)
-        group = LoggedGroup(self._draw(step, uids), index, uids[index], episodes)
+        group = LoggedGroup(self._draw(step, uids), index, episodes[0].sample_uid, episodes)
         try:
             append_text(file, to_line(group))
         except OSError as error:

@@ -15,6 +15,7 @@ from data.mixing import (
     _order,
     by_temperature,
     draw,
+    draw_beside,
     epochs_of,
     make_mix,
     shares,
@@ -149,6 +150,14 @@ def test_a_sample_set_aside_gives_its_place_to_the_next() -> None:
     assert position.used == {"": 5}
     samples, position = draw(mix, position, 4)
     assert aside not in [sample.uid for sample in samples]
+
+
+def test_draws_beside_the_epochs_are_named_by_their_key() -> None:
+    mix = make_mix([made("a", 6), made("b", 2)], seed=5)
+    keys = [(step, number) for step in range(10) for number in range(5)]
+    uids = [draw_beside(mix, {"a/0": "too long"}, key).uid for key in keys]
+    assert uids == [draw_beside(mix, {"a/0": "too long"}, key).uid for key in keys]
+    assert set(uids) == {sample.uid for each in mix.sets for sample in each.samples} - {"a/0"}
 
 
 def test_a_set_with_nothing_left_is_named() -> None:

@@ -192,7 +192,9 @@ class Rewards:
         return episodes
 
     def collect(self, episodes: Sequence[Episode]) -> tuple[Reward, ...]:
-        return tuple(Reward(float(number), {}) for number in range(len(episodes)))
+        """Return rewards that differ in two of three groups."""
+        differ = int(episodes[0].turns[0].text, 16) % 3 > 0
+        return tuple(Reward(float(number * differ), {}) for number in range(len(episodes)))
 
 
 class Tracker:
@@ -364,6 +366,25 @@ def test_the_order_of_arrival_matters_only_if_asked_for(
     weights = job.run()
     check_history(job)
     assert (weights == undisturbed[0]) is same
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_deaths_change_nothing_where_groups_are_replaced(tmp_path: Path, seed: int) -> None:
+    job = Job(tmp_path / "calm", {}, "rollout.max_replaced=2")
+    weights = job.run()
+    played = Counter(step for step, _ in job.plays)
+    assert set(job.plays.values()) == {1}
+    assert PROMPTS < max(played.values()) <= PROMPTS + 2
+    assert sum(line["replaced_groups"] for line in job.folder.steps()) == len(job.plays) - (
+        STEPS * PROMPTS
+    )
+
+    rng = random.Random(seed)
+    moments = rng.sample(range(1, 100), 6)
+    deaths = {moment: rng.choice([DriverKilled, LearnerLost]) for moment in moments}
+    disturbed = Job(tmp_path / "disturbed", deaths, "rollout.max_replaced=2")
+    assert disturbed.run() == weights
+    assert disturbed.plays == job.plays
 
 
 @pytest.mark.parametrize("seed", range(8))
