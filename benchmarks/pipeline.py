@@ -102,8 +102,11 @@ class SleepingRank:
         self.rows = 0
         return [StepReport(RowStats(), 1.0, 0.0, 1.0, seconds)]
 
-    def publish(self, version: int) -> tuple[WeightVersion, None]:
-        return WeightVersion(version, (), (), (), "", None), None
+    def publish(self, version: int, wanted: str) -> tuple[WeightVersion, None]:
+        return WeightVersion(version, (), (), ()), None
+
+    def address(self) -> tuple[str, int]:
+        return "", 0
 
 
 class SleepingRollouts(RolloutPool):
@@ -130,6 +133,7 @@ class SleepingLearner(LearnerPool):
         self.watch = Watch()
         self.whereabouts = []
         self.bad_steps = 0
+        self.stored = None
         self.layout = ImageLayout(1, 28)
         self.ranks = []
         for _ in range(RANKS):
