@@ -208,8 +208,9 @@ class TrainerRank:
             # The reference never changes, so its log-probs serve all steps on the batch.
             if self.reference is not None and not batch.imitate:
                 temperature = self.cfg.rollout.temperature
-                rows, patches = [prepared.row], [prepared.patches]
-                [prepared.reference_N] = self.reference.logprobs(rows, patches, temperature)
+                [prepared.reference_N] = self.reference.logprobs(
+                    [prepared.row], [prepared.patches], temperature
+                )
             self._compute(batch, prepared)
             if self._steps_on(batch) > 1:
                 batch.kept.append(prepared)
