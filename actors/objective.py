@@ -325,7 +325,8 @@ def _total_by_age(
     total: dict[int, tuple[float, float]] = {}
     for age in ages:
         own = [part[age] for part in parts if age in part]
-        total[age] = (_sum([gap for gap, _ in own]), _sum([count for _, count in own]))
+        gap_sum = _sum([gap for gap, _ in own])
+        total[age] = (gap_sum, _sum([count for _, count in own]))
     return total
 
 

@@ -6,10 +6,11 @@ Construct it only after the environment variables of the process group are set
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -82,6 +83,25 @@ class Batch:
     seconds: float = 0.0
 
 
+class Beside:
+    """A thread with one piece of work at a time."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._work: Future[None] | None = None
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Start a piece of work; the last one was settled."""
+        self._work = self._thread.submit(work)
+
+    def settle(self) -> None:
+        """Wait for the work under way, if there is any. Raises its errors."""
+        work = self._work
+        if work is not None:
+            self._work = None
+            work.result()
+
+
 class TrainerRank:
     """One DeepSpeed rank. Every method but `connect` is collective: all ranks call it together."""
 
@@ -107,8 +127,7 @@ class TrainerRank:
         self.is_warm = False
         self.batch: Batch | None = None
         # It computes a row, while another one is prepared.
-        self._thread = ThreadPoolExecutor(max_workers=1)
-        self._computing: Future[None] | None = None
+        self.beside = Beside()
 
         # A backend that cannot work is refused before the ranks wait for each other.
         self.sender: NcclSender | IpcSender | None = None
@@ -134,7 +153,7 @@ class TrainerRank:
         self, rows: list[GroupBatch], media: Mapping[int, MediaRef], requests: DrawBatch
     ) -> DrawnMasks:
         """Draw the masks of finished episodes."""
-        self._settle()
+        self.beside.settle()
         shown = load_media(media)
         return draw_rows(self.engine.module, self.pixels, rows, shown, requests)
 
@@ -165,8 +184,8 @@ class TrainerRank:
             drawing = () if targets is None else targets.of_row(row)
             prepared = PreparedRow(row, patches, drawing)
             tick()
-            self._settle()
-            self._computing = self._thread.submit(self._add, self.batch, prepared)
+            self.beside.settle()
+            self.beside.start(functools.partial(self._add, self.batch, prepared))
 
     def finish(self, divisor: float) -> list[StepReport]:
         """Make the optimizer steps on the open batch, and close it; return a report of each.
@@ -174,7 +193,7 @@ class TrainerRank:
         Args:
             divisor: count of the whole batch that the gradients and losses are divided by.
         """
-        self._settle()
+        self.beside.settle()
         assert self.batch is not None, "rows come first"
         batch = self.batch
         self.batch = None
@@ -186,13 +205,6 @@ class TrainerRank:
                 reports.append(self._step(batch, divisor))
         self.is_warm = True
         return reports
-
-    def _settle(self) -> None:
-        """Wait until the rows that were handed over are computed. Raises their errors."""
-        computing = self._computing
-        if computing is not None:
-            self._computing = None
-            computing.result()
 
     def _steps_on(self, batch: Batch) -> int:
         return 1 if batch.imitate else self.cfg.learner.optimizer_steps
@@ -338,7 +350,7 @@ class TrainerRank:
                 leaves the mark of this rank in the end (`learner_state.mark_of`).
         """
         # A stop may come in the middle of a batch, whose gradients are left behind.
-        self._settle()
+        self.beside.settle()
         take = learner_state.Snapshot.take
         snapshot = take(self.engine, self.folder, self.updates, copy=beside)
         if not beside:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from core.types import End, Episode, Group, Media
+from core.types import End, Episode, Group, Media, Turn
 
 # For each tree of a row: start and stop of its prompt, and (start, stop) of each branch.
 Segments = tuple[tuple[int, int, tuple[tuple[int, int], ...]], ...]
@@ -218,9 +218,7 @@ def branch(episode: Episode, advantages: Sequence[float], weight: float, number:
             ids.extend(turn.prompt_ids)
             media.extend(turn.media)
         is_first = False
-        # Demonstrations have no log-probs.
-        logprobs = turn.logprobs or (0.0,) * len(turn.completion_ids)
-        for token, logprob in zip(turn.completion_ids, logprobs, strict=True):
+        for token, logprob in zip(turn.completion_ids, _logprobs(turn), strict=True):
             trained.append((len(ids), index, logprob, turn.version, advantages[index]))
             ids.append(token)
 
@@ -236,6 +234,11 @@ def branch(episode: Episode, advantages: Sequence[float], weight: float, number:
         weight=weight,
         episode=number,
     )
+
+
+def _logprobs(turn: Turn) -> Sequence[float]:
+    # Demonstrations have none.
+    return turn.logprobs or (0.0,) * len(turn.completion_ids)
 
 
 def trees(

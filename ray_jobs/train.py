@@ -432,9 +432,7 @@ def train_through_deaths(
             if start is None and not initial.before:
                 initial.before = measure_before(run, pools, masking)
             state = starting_state(run, pools, start, initial)
-            rollout = run.cfg.rollout
-            ahead = rollout.max_staleness
-            draws = Draws(mix, rollout.prompts_per_step, state.step, state.position, ahead)
+            draws = draws_from(run.cfg, mix, state)
             draws.set_aside(state.step, aside)
             learn_steps(run, pools, masking, log, recording, draws, state)
             return finish(run, pools, masking, state)
@@ -447,6 +445,13 @@ def train_through_deaths(
             start = newest_start(run.record.checkpoints, start)
             then = rebuilds.allow(lost, start)
             recording.deaths.add("learner", lost.who, lost.why, then)
+
+
+def draws_from(cfg: Config, mix: Mix, state: TrainingState) -> Draws:
+    """Return the draws behind a state."""
+    rollout = cfg.rollout
+    ahead = rollout.max_staleness
+    return Draws(mix, rollout.prompts_per_step, state.step, state.position, ahead)
 
 
 def starting_state(
