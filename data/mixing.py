@@ -132,7 +132,7 @@ def draw_beside(mix: Mix, aside: Mapping[str, str], key: Sequence[int]) -> Sampl
     rng = np.random.default_rng([mix.seed, *key, *_BESIDE])
     while True:
         each = mix.sets[rng.choice(len(mix.sets), p=mix.shares_D)]
-        sample = each.samples[rng.integers(len(each.samples))]
+        sample = each.samples[int(rng.integers(len(each.samples)))]
         if sample.uid not in aside:
             return sample
 
