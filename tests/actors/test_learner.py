@@ -342,7 +342,7 @@ def test_groups_that_come_one_by_one_make_the_step_of_their_batch(
     """Bit for bit that of the same rows at once, and to rounding that of other rows."""
     groups, media, _ = learner_batch
     # The ratio leaves 1, and the losses differ, at the second step.
-    cfg = config(policy_folder, ranks, stage, row_tokens=200, optimizer_steps=2)
+    cfg = config(policy_folder, ranks, stage, row_tokens=150, optimizer_steps=2)
     cfg.grpo.aggregation = aggregation
     cfg.grpo.loss = loss
     cfg.grpo.kl_coef = 0.1
@@ -363,7 +363,7 @@ def test_groups_that_come_one_by_one_make_the_step_of_their_batch(
     pool = restart(learner_pools, one_row)
     whole = pool.learn(groups, media)
     assert whole.metrics["rows"] == ranks
-    assert streamed.metrics["rows"] > 2 * ranks
+    assert streamed.metrics["rows"] > ranks
     assert streamed.loss == pytest.approx(whole.loss, rel=1e-6)
     assert streamed.grad_norm == pytest.approx(whole.grad_norm, rel=1e-6)
     assert distance(weights(pool), after) <= 1e-6
