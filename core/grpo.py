@@ -85,7 +85,8 @@ def shape_overlong(group: Group, most: int, cache: int) -> Group:
             if per_turn:
                 per_turn = (*per_turn[:-1], per_turn[-1] + penalty)
             parts = {**reward.parts, "overlong": penalty}
-            reward = Reward(reward.total + penalty, parts, per_turn)
+            total = reward.total + penalty
+            reward = dataclasses.replace(reward, total=total, parts=parts, per_turn=per_turn)
         rewards.append(reward)
     return dataclasses.replace(group, rewards=tuple(rewards))
 

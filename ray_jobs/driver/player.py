@@ -9,7 +9,8 @@
 The engines get one stream of groups, those of a step after those of the step before, and do not
 wait for a step to end. Weights bound it: a group of step s is handed out when the weights of step
 s - 1 - `rollout.max_staleness` are there, so none is older when it is learned. With 0 all are
-strictly on policy.
+strictly on policy. Otherwise the last group of a step still waits for the weights of step s - 1, so
+that in every step some tokens show whether engine and learner see the same.
 """
 
 from __future__ import annotations
@@ -154,8 +155,10 @@ class Player:
         self._arrived: dict[int, deque[Arrival]] = defaultdict(deque)
         # Groups that finished before those in front of them.
         self._early: dict[int, Arrival] = {}
-        # Step and index of groups to be played in the place of others.
-        self._instead: deque[tuple[int, int]] = deque()
+        # Step and index of groups that go before all others.
+        self._urgent: deque[tuple[int, int]] = deque()
+        # Steps whose last group waits for their newest weights.
+        self._held: set[int] = set()
         self._clock = BusyClock()
         self._allowed = first - 1
         self._is_closed = False
@@ -174,6 +177,9 @@ class Player:
             self._bring_weights(step)
         with self._changed:
             self._allowed = step + self.staleness
+            if step in self._held:
+                self._held.remove(step)
+                self._urgent.append((step, len(self._plans[step].drawn) - 1))
 
     def take(self, step: int, size: int) -> list[Arrival]:
         """Return the next groups of a step, fewer at its end, and then none.
@@ -201,7 +207,7 @@ class Player:
             return False
         plan.samples.append(self.draws.instead(step, number))
         with self._changed:
-            self._instead.append((step, len(plan.samples) - 1))
+            self._urgent.append((step, len(plan.samples) - 1))
         return True
 
     def play_of(self, step: int) -> StepPlay:
@@ -286,30 +292,40 @@ class Player:
     def _tasks(self, first: int, last: int) -> Iterator[GroupTask | None]:
         """Yield the groups to be played, step by step; None while the next one must wait.
 
-        Groups of the log arrive on the way. Those in the place of others go first.
+        Groups of the log arrive on the way.
         """
         for step in range(first, last + 2):
-            # Behind the last step only groups in the place of others may come.
+            # Behind the last step only urgent groups may come.
             while step > min(self._allowed, last):
                 if self._is_closed:
                     return
-                yield self._task_instead()
-            plan = self._plan(step)
-            indices = range(len(plan.drawn))
+                yield self._urgent_task()
+            self._plan(step)
+            indices = self._indices(step)
             self._arrive_logged(step, indices)
             for task in self._tasks_of(step, indices):
-                instead = self._task_instead()
-                while instead is not None:
-                    yield instead
-                    instead = self._task_instead()
+                urgent = self._urgent_task()
+                while urgent is not None:
+                    yield urgent
+                    urgent = self._urgent_task()
                 if self._is_closed:
                     return
                 yield self._begun(task)
 
-    def _task_instead(self) -> GroupTask | None:
-        """Return a group to be played in the place of another one, if there is one by now."""
-        while self._instead:
-            step, index = self._instead.popleft()
+    def _indices(self, step: int) -> range:
+        """Return the groups of a step that can be played now; its last one may have to wait."""
+        count = len(self._plans[step].drawn)
+        with self._changed:
+            if step + self.staleness <= self._allowed:
+                # The weights of the step before are there.
+                return range(count)
+            self._held.add(step)
+            return range(count - 1)
+
+    def _urgent_task(self) -> GroupTask | None:
+        """Return a group that goes before all others, if there is one by now."""
+        while self._urgent:
+            step, index = self._urgent.popleft()
             self._arrive_logged(step, [index])
             for task in self._tasks_of(step, [index]):
                 return self._begun(task)

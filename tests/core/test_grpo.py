@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from core import grpo
-from core.types import End, Episode, Group, Reward, Turn
+from core.types import End, Episode, Group, Reward, Rle, Turn
 
 
 def turn(tokens: int, trainable: bool = True) -> Turn:
@@ -156,7 +156,8 @@ def test_long_episodes_lose_reward_softly() -> None:
     penalties = [grpo.overlong_penalty(tokens, most=20, cache=4) for tokens in lengths]
     assert penalties == [0.0, 0.0, -0.5, -1.0, -1.0]
 
-    whole = Reward(2.0, {"iou": 2.0})
+    seen = ((0, Rle(size=[2, 2], counts="4")),)
+    whole = Reward(2.0, {"iou": 2.0}, masks=seen)
     by_turn = Reward(2.0, {"iou": 2.0}, (0.5, 1.5))
     shaped = grpo.shape_overlong(
         group([whole, None, by_turn], [episode(3), episode(18), episode(9, 9)]), most=20, cache=4
@@ -166,6 +167,8 @@ def test_long_episodes_lose_reward_softly() -> None:
         None,
         Reward(1.5, {"iou": 2.0, "overlong": -0.5}, (0.5, 1.0)),
     )
+    assert shaped.rewards[0] is not None
+    assert shaped.rewards[0].masks == seen
 
 
 @pytest.mark.parametrize("aggregation", grpo.AGGREGATIONS)

@@ -139,11 +139,17 @@ class Rollouts:
     """
 
     def __init__(
-        self, cfg: Config, fate: Fate, plays: Counter[tuple[int, int]], rng: random.Random
+        self,
+        cfg: Config,
+        fate: Fate,
+        plays: Counter[tuple[int, int]],
+        ages: dict[tuple[int, int], int],
+        rng: random.Random,
     ) -> None:
         self.cfg = cfg
         self.fate = fate
         self.plays = plays
+        self.ages = ages
         self.held = Version(0, "initial")
         self.rng = rng
 
@@ -184,6 +190,7 @@ class Rollouts:
         turn = Turn(ids, ids, (-0.5,) * len(ids), key, (), True, self.held.version)
         episode = Episode(sample.uid, (turn,), End.DONE, Answer())
         self.plays[task.step, task.index] += 1
+        self.ages[task.step, task.index] = task.step - 1 - turn.version
         return Played(task.index, sample, (episode, episode), shown(sample.video), task.step)
 
 
@@ -233,10 +240,11 @@ class ScriptedPools:
         cfg: Config,
         fate: Fate,
         plays: Counter[tuple[int, int]],
+        ages: dict[tuple[int, int], int],
         checkpoints: Path,
         rng: random.Random,
     ) -> None:
-        self.rollouts = Rollouts(cfg, fate, plays, rng)
+        self.rollouts = Rollouts(cfg, fate, plays, ages, rng)
         self.rewards = Rewards()
         self.saving = Saving(checkpoints, print)
         self._fate = fate
@@ -258,6 +266,7 @@ class Job:
 
     Attributes:
         plays: how often each group was played, by step and index.
+        ages: updates between the weights of each group and those of its step.
         points: steps as the tracker got them.
         rng: decides on the order in which groups finish.
     """
@@ -265,6 +274,7 @@ class Job:
     def __init__(self, home: Path, deaths: Mapping[int, type[BaseException]], *more: str) -> None:
         self.fate = Fate(deaths)
         self.plays: Counter[tuple[int, int]] = Counter()
+        self.ages: dict[tuple[int, int], int] = {}
         self.points: list[int] = []
         self.rng = random.Random(0)
         self.saving = Saving(home, print)
@@ -294,7 +304,9 @@ class Job:
         cfg = self.cfg
         record = RunFolder.open(self.folder.path, "")
         start = checkpoint.find(record.checkpoints, "auto")
-        pools: Any = ScriptedPools(cfg, self.fate, self.plays, record.checkpoints, self.rng)
+        pools: Any = ScriptedPools(
+            cfg, self.fate, self.plays, self.ages, record.checkpoints, self.rng
+        )
         self.saving = pools.saving
         screen: Any = Silent()
         tracker: Any = Tracker(self.fate, self.points)
@@ -405,6 +417,9 @@ def test_deaths_while_playing_ahead(tmp_path: Path, seed: int, staleness: int) -
     job = Job(tmp_path, deaths, f"rollout.max_staleness={staleness}")
     job.run()
     check_history(job)
+    assert 1 <= max(job.ages.values()) <= staleness
+    # After a death a group may be played with newer weights than those of its step.
+    assert max(job.ages[step, PROMPTS - 1] for step in range(1, STEPS + 1)) <= 0
 
 
 def test_a_learner_that_always_dies_ends_the_run(tmp_path: Path) -> None:
