@@ -7,9 +7,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -275,18 +276,20 @@ def test_a_worker_that_joins_takes_over_what_waits(pool: DoublerPool, tmp_path: 
     # What waits begins its 2 s only after the gate has opened, and a repetition has them behind it.
     jobs = [Job(0), *[Job(number, seconds=2.0, gate=str(gate)) for number in range(1, 6)]]
 
-    def open_when_all_are_up() -> None:
-        results([pool.workers[number].constructed() for number in (2, 3)])
+    def open_when_all_are_up(constructed: Sequence[Ref[Any]]) -> None:
+        results(constructed)
         # The loop looks for new workers every second.
         time.sleep(5.0)
         gate.touch()
 
-    opening = threading.Thread(target=open_when_all_are_up)
     done: list[tuple[int, int]] = []
     for job, (_, worker) in pool.run(jobs, in_flight=3, batch=1):
         done.append((job.number, worker))
         if len(done) == 1:
             pool.scale(4)
+            # Asked before they get tasks: these calls would wait behind the gate.
+            constructed = [pool.workers[number].constructed() for number in (2, 3)]
+            opening = threading.Thread(target=open_when_all_are_up, args=[constructed])
             opening.start()
     opening.join()
     assert sorted(number for number, _ in done) == list(range(6))
