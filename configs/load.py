@@ -88,6 +88,8 @@ def load(argv: Sequence[str]) -> Config:
 
     cfg = cast(Config, OmegaConf.to_object(tree))
     cfg.policy.path = policy_path(cfg.policy.path)
+    if not cfg.tracking.preset:
+        cfg.tracking.preset = Path(argv[0]).stem
     return cfg
 
 

@@ -488,6 +488,11 @@ class TrackingConfig:
 
     mlflow_uri: str = setting("sqlite:///mlflow.db", help="tracking server; empty: no MLflow")
     experiment: str = setting("rayvos", help="experiment in MLflow")
+    traces: int = setting(
+        8, help="episodes of a step sent as traces, in whole groups; 0: none", least=0
+    )
+    preset: str = setting("", help="tag `preset`; empty: the one that the job is started with")
+    parent: str = setting("", help="outbox of the parent run (set by ray_jobs.ablate)")
 
 
 @dataclass

@@ -138,6 +138,14 @@ def identity(tree: Any, kind: str) -> dict[str, Any]:
     return values
 
 
+def flat_settings(tree: Any) -> dict[str, Any]:
+    """Return dotted key -> value of all settings; a mapping as in `identity`."""
+    values: dict[str, Any] = {}
+    for each in settings_of(tree):
+        values.update(_flat(each.key, each.value))
+    return values
+
+
 def make_settings(schema: type[T], values: Mapping[str, Any], where: str) -> T:
     """Return an instance of the dataclass `schema`; missing keys keep their default.
 

@@ -8,17 +8,18 @@ Each run is a `ray_jobs.train`, or a `ray_jobs.evaluate` if the variants differ 
 policy is used. Further `key=value`s go to every run. With its tiny preset an ablation has short
 settings of its own (`ray_jobs.driver.ablations`); any other preset=... has none.
 
-All runs are in one MLflow experiment, `ablate_<name>`, and in one folder, <runs>/ablate_<name>/;
-table.md there is rewritten after each. Started again, the job continues: finished runs are not
-repeated, and killed ones resume. A run with other settings in the same place is an error; choose
-another runs=... then.
+All runs are below one parent in one MLflow experiment, `ablate_<name>`, and in one folder,
+<runs>/ablate_<name>/; table.md there is rewritten after each. Started again, the job continues:
+finished runs are not repeated, and killed ones resume. A run with other settings in the same place
+is an error; choose another runs=... then.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,17 @@ from core.settings import identity, unknown_name
 from ray_jobs.driver.ablations import ABLATIONS, Ablation, Outcome, markdown
 from ray_jobs.driver.entry import run_job
 from ray_jobs.driver.run import checked_config, refuse_other_run
+from ray_jobs.driver.tracking import ended
+from ray_jobs.record.dead_runs import FOLDER
+from ray_jobs.record.mlflow_writer import MlflowWriter
+from ray_jobs.record.owner import owned
 from ray_jobs.record.run_folder import RunFolder
 
 SEEDS = (0, 1, 2)
 # Measures of training episodes are averaged over this many steps, at the end of a run.
 LAST_STEPS = 10
 # Settings that the ablation itself gives to each run.
-RESERVED = ("name", "seed", "tracking.experiment")
+RESERVED = ("name", "seed", "tracking.experiment", "tracking.parent")
 
 # From the name and the arguments of a job to its exit code.
 Start = Callable[[str, Sequence[str]], int]
@@ -97,22 +102,62 @@ def ablate(
     runs = plan(name, ablation, seeds, [*extra, f"runs={root}"])
     # All of them, before the first one starts: a mistake in the last would cost hours.
     configs = {key: checked(arguments) for key, arguments in runs.items()}
-    root.mkdir(parents=True, exist_ok=True)
 
     table = root / "table.md"
     outcomes: dict[str, dict[int, Outcome]] = {}
-    for number, (key, arguments) in enumerate(runs.items(), 1):
-        variant, seed = key
-        cfg = configs[key]
-        folder = Path(cfg.runs) / cfg.name
-        found = outcome(ablation, cfg)
-        state = "finished before" if found else folder
-        print(f"[{number}/{len(runs)}] {variant}, seed {seed}: {state}", flush=True)
-        if found is None:
-            found = run_variant(ablation, cfg, arguments, start)
-        outcomes.setdefault(variant, {})[seed] = found
-        write_atomic(table, markdown(name, ablation, outcomes))
+    with tracked_above(name, root, configs.values()) as tracker:
+        parent = f"tracking.parent={tracker.outbox_name}"
+        for number, (key, arguments) in enumerate(runs.items(), 1):
+            variant, seed = key
+            print(f"[{number}/{len(runs)}] {variant}, seed {seed}:", end=" ", flush=True)
+            found = found_or_run(ablation, configs[key], [*arguments, parent], start)
+            outcomes.setdefault(variant, {})[seed] = found
+            write_atomic(table, markdown(name, ablation, outcomes))
+            track_variant(tracker, variant, outcomes[variant])
+            tracker.artifact(table)
     return table
+
+
+def found_or_run(
+    ablation: Ablation, cfg: Config, arguments: Sequence[str], start: Start
+) -> Outcome:
+    """Return the measures of a variant with one seed, which runs if it has not finished before.
+
+    Raises:
+        RuntimeError: The run ended badly.
+    """
+    found = outcome(ablation, cfg)
+    print("finished before" if found else Path(cfg.runs) / cfg.name, flush=True)
+    return found or run_variant(ablation, cfg, arguments, start)
+
+
+@contextmanager
+def tracked_above(name: str, root: Path, configs: Iterable[Config]) -> Iterator[MlflowWriter]:
+    """Open the MLflow run that is the parent of all runs of an ablation.
+
+    Raises:
+        ValueError: The ablation runs already.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    first = next(iter(configs))
+    tags = {"job": "ablate", "system": first.system.name, FOLDER: str(root.absolute())}
+    with owned(root):
+        tracker = MlflowWriter(
+            first.tracking.mlflow_uri, first.tracking.experiment, root.name, root, tags=tags
+        )
+        tracker.tags({"ablation": name, "preset": first.tracking.preset})
+        with ended(tracker):
+            yield tracker
+
+
+def track_variant(tracker: MlflowWriter, variant: str, by_seed: Mapping[int, Outcome]) -> None:
+    """Hand over the means of a variant over the seeds so far."""
+    columns: dict[str, list[float]] = {}
+    for found in by_seed.values():
+        for measure, value in found.items():
+            columns.setdefault(f"{measure}/{variant}", []).append(value)
+    means = {name: float(np.mean(values)) for name, values in columns.items()}
+    tracker.metrics(len(by_seed), means)
 
 
 def run_variant(ablation: Ablation, cfg: Config, arguments: Sequence[str], start: Start) -> Outcome:

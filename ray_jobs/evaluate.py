@@ -58,6 +58,7 @@ from ray_jobs.driver.pools import Pools
 from ray_jobs.driver.preflight import check_prompts
 from ray_jobs.driver.results import Result, best_and_worst
 from ray_jobs.driver.run import Run
+from ray_jobs.driver.tracking import describe
 from ray_jobs.record import benchmark_table
 from ray_jobs.record.benchmark_table import BenchmarkTable, MeasuredSet
 from ray_jobs.record.predictions import FILE, Predictions, episode_of, line_of
@@ -302,6 +303,10 @@ def track(benchmark: Benchmark, summary: dict[str, Any]) -> None:
     if name:
         figures = {f"{name}/{figure}": value for figure, value in figures.items()}
     tracker.metrics(0, figures)
+    split = benchmark.split
+    tracker.data(describe(benchmark.run.cfg, split, "evaluation", benchmark.samples))
+    there = f"{name}/per_expression.json" if name else "per_expression.json"
+    tracker.table(folder / "per_expression.csv", there)
     for file in ARTIFACTS:
         tracker.artifact(folder / file, name)
     if (folder / "overlays").is_dir():

@@ -321,6 +321,7 @@ def note_checkpoint(run: Run, log: GroupLog, folder: Path, is_best: bool) -> Non
     """
     if is_best:
         run.record.mark_best(folder)
+        run.tracker.model(run.record.path / "best" / "policy", step_of(folder))
     checkpoints = run.record.checkpoints
     keep = run.cfg.train.keep_checkpoints
     checkpoint.prune(checkpoints, keep)

@@ -1,5 +1,7 @@
 """Keep some episodes of a run in full for its replay page: their pictures, tokens and masks.
 
+MLflow gets the tables of evaluations, the texts of some episodes, and a picture of each step.
+
 A thread beside the run does it, so that no step waits for its own pictures, only for those of the
 last one. A mistake here costs pictures, never the run.
 """
@@ -11,12 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from actors.setup import system_message
 from configs.load import resolve
 from configs.schema import Config, RecordConfig
+from core.digest import image_digest
 from core.masks import union_of_targets
 from core.types import Episode, Group, Sample, Video, View
 from data.frames.reading import show_views
@@ -34,7 +40,10 @@ from ray_jobs.record.kept import (
     wanted_frames,
     write_kept,
 )
+from ray_jobs.record.mlflow_writer import MlflowWriter
+from ray_jobs.record.overlay import episode_picture
 from ray_jobs.record.pictures import Pictures
+from ray_jobs.record.run_folder import episode_lines
 from ray_jobs.record.words import Words
 
 # Best and worst expressions of an evaluation, each.
@@ -54,6 +63,8 @@ class Keeping:
         words: The words of its episodes.
         pictures: Its pictures.
         say: Takes a line for the user.
+        tracker: The copy in MLflow.
+        traces: Episodes of a step whose texts go there.
     """
 
     folder: Path
@@ -62,12 +73,17 @@ class Keeping:
     words: Words
     pictures: Pictures
     say: Callable[[str], None]
+    tracker: MlflowWriter
+    traces: int
     _thread: ThreadPoolExecutor
     _last: Future[None] | None = None
     _failed: bool = False
 
     def step(self, step: int, groups: Sequence[Group]) -> None:
         """Keep some groups of a step."""
+        for group in chosen(groups, self.traces):
+            for line in episode_lines(step, group, self.words):
+                self.tracker.episode(line)
         kept = chosen(groups, self.cfg.episodes)
         if kept:
             self._start(self._keep_step, step, kept)
@@ -85,6 +101,9 @@ class Keeping:
         """
         folder = self.folder / "evaluation" / f"step_{step}" / how
         write_evaluation(folder, evaluation, self.words)
+        there = f"evaluation/step_{step}/{how}"
+        self.tracker.table(folder / "per_expression.csv", f"{there}/per_expression.json")
+        self.tracker.artifact(folder / "summary.json", there)
         if self.cfg.episodes:
             results = best_and_worst(evaluation.results, ENDS)
             repeats = Counter(result.sample.uid for result in evaluation.results)
@@ -126,6 +145,18 @@ class Keeping:
                 entries.append(episode_entry(number, episode, self.words, masks))
             lines.append(self._line({"step": step}, sample, group.episodes, entries, step))
         write_kept(kept_folder(self.folder), f"step_{step}", lines)
+        if self.tracker.is_on:
+            self._keep_picture(step, groups[0])
+
+    def _keep_picture(self, step: int, group: Group) -> None:
+        """Keep one picture of the best and the worst episode of a group, for MLflow."""
+        sample = self.words.samples[group.sample_uid]
+        truth_F = union_of_targets(sample)
+        shown = [episode_picture(sample, each, truth_F) for each in _ends_of(group)]
+        image_HWC = np.vstack(shown)
+        name = f"step_{step}_{image_digest(image_HWC)[:8]}"
+        if self.pictures.add(name, image_HWC, self._share(step)):
+            self.tracker.artifact(self.pictures.folder / f"{name}.jpg", "episodes")
 
     def _keep_evaluation(
         self, step: int, how: str, results: Sequence[Result], repeats: Mapping[str, int]
@@ -183,6 +214,20 @@ class Keeping:
         return FIRST_SHARE + (1.0 - FIRST_SHARE) * done
 
 
+def _ends_of(group: Group) -> list[Episode]:
+    """Return the best and the worst episode of a group, as far as it has rewards."""
+    ranked = []
+    for episode, reward in zip(group.episodes, group.rewards or (), strict=False):
+        if reward is not None:
+            ranked.append((reward.total, episode))
+    ranked.sort(key=itemgetter(0), reverse=True)
+    if not ranked:
+        return list(group.episodes[:1])
+    best = ranked[0][1]
+    worst = ranked[-1][1]
+    return [best, worst]
+
+
 def _place(view: View) -> tuple[int, int, int]:
     return view.frame, view.height, view.width
 
@@ -193,6 +238,7 @@ def keeping(
     folder: Path,
     samples: Mapping[str, Sequence[Sample]],
     say: Callable[[str], None],
+    tracker: MlflowWriter,
 ) -> Iterator[Keeping]:
     """Open the kept episodes of a run; at the end wait for the last ones.
 
@@ -209,7 +255,10 @@ def keeping(
     words = Words(by_uid, dialogue.tokenizer, dialogue.image_id)
     pictures = Pictures.open(pictures_folder(folder), cfg.record.megabytes << 20)
     thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="keeping")
-    kept = Keeping(folder, cfg.record, cfg.train.steps, words, pictures, say, thread)
+    traces = cfg.tracking.traces
+    kept = Keeping(
+        folder, cfg.record, cfg.train.steps, words, pictures, say, tracker, traces, thread
+    )
     try:
         yield kept
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,11 +73,22 @@ def report(
     run.progress.table("before and after, held-out test split", rows)
     # Last, since a codec may fail and the figures must not depend on it.
     overlays = write_overlays(folder, best_and_worst(after["greedy"].results, OVERLAYS))
-    run.progress.note(f"overlay video: {overlays[0]}")
-    if cfg.tracking.mlflow_uri:
-        uri = cfg.tracking.mlflow_uri
-        run.progress.note(f"compare runs: mlflow ui --backend-store-uri {uri}")
+    run.tracker.artifact(folder / "overlays", f"evaluation/step_{cfg.train.steps}/overlays")
+    run.tracker.artifact(run.record.path / "summary.json")
+    say_what_next(run, overlays[0])
     return summary
+
+
+def say_what_next(run: Run, overlay: Path) -> None:
+    """Show what a person does next, in three commands."""
+    cfg = run.cfg
+    say = run.progress.note
+    say(f"overlay video: {overlay}")
+    say(f"look at its episodes: python -m ray_jobs.replay {run.record.path}")
+    config = f"{run.record.path}/config.yaml policy.path={run.record.path}"
+    say(f'segment a clip: python -m ray_jobs.segment CLIP.mp4 "the red square" {config}')
+    if cfg.tracking.mlflow_uri:
+        say(f"compare runs: mlflow ui --backend-store-uri {cfg.tracking.mlflow_uri}")
 
 
 def blind_guesses(run: Run) -> dict[str, float]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from actors.setup import make_system
@@ -27,7 +27,8 @@ from data.generators import generator
 from data.prepare.keep import keep_samples
 from ray_jobs.driver.keeping import Keeping, keeping
 from ray_jobs.driver.preflight import check_prompts
-from ray_jobs.driver.requests import Requests, Stopped
+from ray_jobs.driver.requests import Requests
+from ray_jobs.driver.tracking import tracked
 from ray_jobs.driver.truths import check_splits
 from ray_jobs.record.mlflow_writer import MlflowWriter
 from ray_jobs.record.owner import owned
@@ -90,22 +91,19 @@ class Run:
         # Cheap checks first; reading a large data set takes minutes.
         system = make_system(cfg)
         check_mask_token(cfg, system)
-        prepare_data(cfg)
-        samples = read_splits(cfg, splits)
-        check_splits(cfg, system, samples, job=folder)
+        samples = checked_splits(cfg, system, splits, folder)
         counted = check_prompts(cfg, system, samples.values())
 
         path = folder_of(cfg, folder)
-        title = f"{cfg.system.name} · {cfg.policy.path} · {cfg.data.root} · {path}"
         with owned(path):
             record = RunFolder.open(path, to_yaml(cfg), repository=Path("."), fresh=fresh)
             # The tracker is closed after the actors: sending the rest takes a while.
             with (
-                Progress.open(total_steps, title) as progress,
+                Progress.open(total_steps, title_of(cfg, path)) as progress,
                 joined(cfg, job, progress.phase("start: Ray"), progress.note) as placement,
                 Requests.listening(progress.note) as requests,
-                tracked(cfg, folder, record, progress) as tracker,
-                keeping(cfg, path, samples, progress.note) as kept,
+                tracked(cfg, folder, record, samples, progress.note) as tracker,
+                keeping(cfg, path, samples, progress.note, tracker) as kept,
             ):
                 if counted.prompts:
                     progress.note(str(counted))
@@ -124,36 +122,14 @@ class Run:
         return self.split(split)[: self.cfg.train.eval_samples]
 
 
+def title_of(cfg: Config, path: Path) -> str:
+    """Return the headline of a job."""
+    return f"{cfg.system.name} · {cfg.policy.path} · {cfg.data.root} · {path}"
+
+
 def folder_of(cfg: Config, folder: str) -> Path:
     """Return the run's folder, or that of a job inside it."""
     return Path(cfg.runs) / cfg.name / folder
-
-
-@contextmanager
-def tracked(
-    cfg: Config, folder: str, record: RunFolder, progress: Progress
-) -> Iterator[MlflowWriter]:
-    """Copy the record to MLflow, with the status FAILED after an error and KILLED after a stop."""
-    tracker = MlflowWriter(
-        cfg.tracking.mlflow_uri,
-        cfg.tracking.experiment,
-        f"{cfg.name} {folder}".strip(),
-        record.path,
-        asdict(cfg),
-        say=progress.note,
-    )
-    status = "FAILED"
-    timeout = 60.0
-    try:
-        yield tracker
-        status = "FINISHED"
-    except Stopped:
-        status = "KILLED"
-        # The notice before a preemption is short, and the next start sends the rest.
-        timeout = 10.0
-        raise
-    finally:
-        tracker.close(timeout=timeout, status=status)
 
 
 def checked_config(argv: Sequence[str]) -> Config:
@@ -196,6 +172,20 @@ def refuse_other_run(folder: Path, cfg: Config) -> None:
             f"{folder} holds a run with other settings ({'; '.join(differing[:4])}): choose "
             "another name=..., or train.resume=never, which sets the old folder aside"
         )
+
+
+def checked_splits(
+    cfg: Config, system: System, splits: Sequence[str], job: str
+) -> dict[str, list[Sample]]:
+    """Read some splits, made first if they are synthetic, and check them for a job.
+
+    Raises:
+        ValueError: As `read_split` and `check_splits`.
+    """
+    prepare_data(cfg)
+    samples = read_splits(cfg, splits)
+    check_splits(cfg, system, samples, job=job)
+    return samples
 
 
 def read_splits(cfg: Config, splits: Sequence[str]) -> dict[str, list[Sample]]:

@@ -15,10 +15,13 @@ Exit codes of the child, and of the parent:
     75   stopped on request; the same command goes on
     130  ended at once by a second Ctrl-C
     else died: the parent starts it again, `cluster.max_restarts` times without a step in between
+
+A child that could not say how it ended, killed or out of memory, is told to MLflow by the parent.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import os
@@ -29,9 +32,11 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 
 from ray_jobs.driver.requests import PREEMPTED
+from ray_jobs.record.outbox import last_status, name_of
 
 # Exit code of an error that another start may not meet (EX_SOFTWARE of sysexits.h).
 CRASHED = 70
@@ -48,6 +53,9 @@ LOOK_S = 1.0
 SIGNS = 10
 # Share of `cluster.hang_s` after which a silent child hangs: the rest is for its stack.
 CERTAIN = 0.8
+
+# Most seconds for telling MLflow the end of a run.
+END_S = 120.0
 
 # In the environment of a child: its end of the pipe, and whether it goes on with an opened run.
 CHILD = "RAYVOS_SUPERVISED"
@@ -68,12 +76,14 @@ class Told:
         hang_s: Longest silence of a child; any until the settings are read.
         is_opened: The run folder is the job's own, so that a restart goes on in it.
         steps: Number of steps on record since the last death.
+        folder: The run folder with the outbox of MLflow; empty before it is open.
     """
 
     max_restarts: int = 0
     hang_s: float = math.inf
     is_opened: bool = False
     steps: int = 0
+    folder: str = ""
 
     def hear(self, line: str) -> None:
         """Take a line of a child, as `tell` writes them."""
@@ -84,6 +94,8 @@ class Told:
             self.hang_s = float(value) or math.inf
         elif word == "opened":
             self.is_opened = True
+        elif word == "tracked":
+            self.folder = value
         elif word == "step":
             self.steps += 1
 
@@ -109,7 +121,13 @@ class Supervisor:
     heard: float = 0.0
 
     def run(self) -> int:
-        """Run the job to its end; return the exit code."""
+        """Run the job to its end, and see that MLflow knows the end; return the exit code."""
+        code = self._run_to_end()
+        if self.told.folder:
+            _end_tracking(Path(self.told.folder), "FAILED" if self.asked is None else "KILLED")
+        return code
+
+    def _run_to_end(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._pass_on)
         deaths = 0
@@ -232,6 +250,12 @@ def _become_child(words: str) -> None:
 
 def tell(fact: str) -> None:
     """Tell the parent a fact, as `Told.hear` reads it; without a parent nobody."""
+
+    """Tell the parent a fact; without a parent nobody.
+
+    Args:
+        fact: `max_restarts N`, `tracked FOLDER`, `opened` or `step N`.
+    """
     if _here.end >= 0:
         os.write(_here.end, f"{fact}\n".encode())
 
@@ -288,6 +312,14 @@ def _stacks_of(pid: int) -> str:
     from cluster.autopsy import stacks_of
 
     return stacks_of(psutil.Process(pid)).stacks
+
+def _end_tracking(folder: Path, status: str) -> None:
+    """Tell MLflow the end of a run, unless its own process has told it."""
+    if not name_of(folder) or last_status(folder):
+        return
+    command = [sys.executable, "-m", "ray_jobs.driver.end_tracking", str(folder), status]
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(command, timeout=END_S, check=False)
 
 
 def _say(text: str) -> None:

@@ -6,7 +6,7 @@ thread. Another thread reads that file, sends it, and backs off while MLflow doe
 A later process continues there, and another URI gets the whole history. Points carry the time of
 their step, so sending one twice changes nothing, and a step that is played again adds no second
 point. The outbox names files; they are read on sending. Its own name is a tag of the MLflow run,
-by which a run is found again if `mlflow.json` was lost.
+by which a run is found again if `mlflow.json` was lost, and by which its children find it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import itertools
 import json
 import logging
 import os
-import re
 import threading
 import time
 import uuid
@@ -27,42 +26,28 @@ from pathlib import Path
 from typing import Any
 
 from core.files import append_lines, read_lines, repair_lines, write_json
+from ray_jobs.record.dead_runs import TAG, end_dead_runs
+from ray_jobs.record.mlflow_sender import Sender, first_line, log_params
+from ray_jobs.record.outbox import OUTBOX, record_of
 
-OUTBOX = "mlflow_outbox.jsonl"
 STATE = "mlflow.json"
 
 # Back-off while MLflow does not answer.
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 30.0
 
-# MLflow takes 1000 metrics and 100 parameters in one call.
-METRICS_PER_CALL = 900
-PARAMS_PER_CALL = 100
-
 # Records sent before the position is written down.
 CHUNK = 100
 
-# Tag of an MLflow run with the name of its outbox.
-TAG = "rayvos_outbox"
-
-# MLflow's words for the end of a run.
-STATUSES = ("FINISHED", "FAILED", "KILLED")
-
-# The fields of a record by the first of them, each with its type.
-FIELDS: dict[str, dict[str, type]] = {
-    "outbox": {"outbox": str},
-    "metrics": {"metrics": dict, "step": int, "time_ms": int},
-    "tags": {"tags": dict},
-    "artifact": {"artifact": str, "to": str},
-    "status": {"status": str},
-}
+# MLflow's tag of a child run.
+PARENT = "mlflow.parentRunId"
 
 
 class MlflowWriter:
     """Sends the steps of one run to MLflow. With an empty `uri` every call does nothing.
 
     `say` gets one line when MLflow stops answering and one when everything is delivered again, in
-    the background thread.
+    the background thread. Of the tags, PARENT is the outbox of the parent run.
     """
 
     def __init__(
@@ -73,6 +58,7 @@ class MlflowWriter:
         folder: Path,
         params: Mapping[str, Any] | None = None,
         say: Callable[[str], None] = print,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         self._outbox = folder / OUTBOX
         self._state_file = folder / STATE
@@ -81,7 +67,8 @@ class MlflowWriter:
         self._name = name
         self._params = dict(params or {})
         self._say = say
-        self._client: Any = None
+        self._tags = dict(tags or {})
+        self._sender: Sender | None = None
         self._run_id = ""
         self._closing = threading.Event()
         self._news = threading.Event()
@@ -98,6 +85,16 @@ class MlflowWriter:
             self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
             self._thread.start()
 
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a URI."""
+        return bool(self._uri)
+
+    @property
+    def outbox_name(self) -> str:
+        """The name by which a child finds this run; "" without a URI."""
+        return self._outbox_name
+
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Hand over the points of one step. Values without a finite number stay in the outbox.
 
@@ -109,14 +106,14 @@ class MlflowWriter:
                 fresh[name] = value
         if fresh:
             self._points |= {(step, name) for name in fresh}
-            self._put({"step": step, "time_ms": int(time.time() * 1000), "metrics": fresh})
+            self._put({"step": step, "time_ms": _now_ms(), "metrics": fresh})
 
     def has(self, step: int, name: str) -> bool:
         """Return True if the outbox holds a metric of a step; True without a URI."""
         if not self._uri:
             return True
         for record in read_lines(self._outbox):
-            if record.get("step") == step and name in record["metrics"]:
+            if record.get("step") == step and name in record.get("metrics", {}):
                 return True
         return False
 
@@ -127,6 +124,22 @@ class MlflowWriter:
     def artifact(self, file: Path, folder: str = "") -> None:
         """Hand over a file, or all files below a folder, for `folder` in the run's artifacts."""
         self._put({"artifact": str(file.resolve()), "to": folder})
+
+    def table(self, file: Path, to: str) -> None:
+        """Hand over a CSV file as a table; `to` is a .json in the run's artifacts."""
+        self._put({"table": str(file.resolve()), "to": to})
+
+    def data(self, described: Mapping[str, Any]) -> None:
+        """Hand over a data set: name, digest, root, context and profile."""
+        self._put({"data": dict(described)})
+
+    def model(self, folder: Path, step: int) -> None:
+        """Hand over where the policy of a step is; MLflow gets its path, not its weights."""
+        self._put({"model": str(folder.absolute()), "step": step})
+
+    def episode(self, line: Mapping[str, Any]) -> None:
+        """Hand over a line of episodes.jsonl, which becomes a trace."""
+        self._put({"episode": dict(line), "time_ms": _now_ms()})
 
     def close(self, timeout: float = 30.0, status: str = "FINISHED") -> bool:
         """Send the rest, for at most `timeout` seconds; return True if MLflow has everything.
@@ -154,7 +167,7 @@ class MlflowWriter:
         if self._outbox.exists():
             with self._outbox.open("rb") as outbox:
                 for line in outbox:
-                    record = _record(line) or {}
+                    record = record_of(line) or {}
                     self._outbox_name = record.get("outbox", self._outbox_name)
                     names = record.get("metrics", {})
                     self._points |= {(record["step"], name) for name in names}
@@ -182,9 +195,9 @@ class MlflowWriter:
                 down = False
             except Exception as error:
                 # The one boundary: no error of a tracking service may reach training.
-                self._client = None
+                self._sender = None
                 if not down:
-                    reason = _first_line(error)
+                    reason = first_line(error)
                     self._say(f"MLflow does not answer, steps are kept in {OUTBOX} ({reason})")
                 down = True
 
@@ -200,7 +213,7 @@ class MlflowWriter:
 
     def _send_all(self) -> None:
         """Send every whole line of the outbox after the remembered position."""
-        self._connect()
+        sender = self._connect()
         if not self._outbox.exists():
             return
         with self._outbox.open("rb") as outbox:
@@ -211,11 +224,11 @@ class MlflowWriter:
                 if not whole:
                     return
                 records = self._records(whole)
-                self._send(records)
+                sender.send(records)
                 # The status of an earlier process says nothing while this one works.
                 is_own = outbox.tell() > self._began
                 if is_own and records and "status" in records[-1]:
-                    self._client.set_terminated(self._run_id, status=records[-1]["status"])
+                    sender.end(records[-1]["status"])
                 length = sum(len(line) for line in whole)
                 self._remember(self._state().get("sent", 0) + length)
 
@@ -223,36 +236,51 @@ class MlflowWriter:
         """Return the records of some lines; a line that is none is reported and left out."""
         records = []
         for line in lines:
-            record = _record(line)
+            record = record_of(line)
             if record is None:
                 self._say(f"a line of {self._outbox} is no record, MLflow does not get it")
             else:
                 records.append(record)
         return records
 
-    def _connect(self) -> None:
+    def _connect(self) -> Sender:
         """Open the client and this folder's run; make a new run if MLflow has none."""
-        if self._client is not None:
-            return
+        if self._sender is not None:
+            return self._sender
         # Several runs may start on one database, and each would make its tables.
         with _turn(self._uri):
             client = _client(self._uri)
             self._run_id = self._state().get("run_id", "")
             if not self._run_id or not _is_alive(client, self._run_id):
-                self._run_id = self._find_run(client) or self._make_run(client)
+                self._run_id = self._find_run(client, self._outbox_name) or self._make_run(client)
                 self._remember(0)
         if not self._state().get("params"):
-            _log_params(client, self._run_id, self._params)
+            log_params(client, self._run_id, self._params)
             self._remember(self._state()["sent"], params=True)
         client.update_run(self._run_id, status="RUNNING")
-        self._client = client
+        experiment = client.get_run(self._run_id).info.experiment_id
+        self._say_who(client)
+        end_dead_runs(client, experiment, self._run_id)
+        self._sender = Sender(
+            client, self._uri, experiment, self._run_id, self._name, self._outbox_name, self._say
+        )
+        return self._sender
 
-    def _find_run(self, client: Any) -> str:
-        """Return the MLflow run of this outbox, or ""."""
+    def _say_who(self, client: Any) -> None:
+        """Set the tags; the parent is found by its outbox."""
+        tags = dict(self._tags)
+        if tags.get(PARENT):
+            tags[PARENT] = self._find_run(client, tags[PARENT])
+        for key, value in tags.items():
+            if value:
+                client.set_tag(self._run_id, key, value)
+
+    def _find_run(self, client: Any, outbox: str) -> str:
+        """Return the MLflow run of an outbox, or ""."""
         experiment = client.get_experiment_by_name(self._experiment)
         if experiment is None:
             return ""
-        query = f"tags.{TAG} = '{self._outbox_name}'"
+        query = f"tags.{TAG} = '{outbox}'"
         found = client.search_runs([experiment.experiment_id], query, max_results=1)
         return found[0].info.run_id if found else ""
 
@@ -265,49 +293,6 @@ class MlflowWriter:
         tags = {TAG: self._outbox_name}
         run_id: str = client.create_run(number, run_name=self._name, tags=tags).info.run_id
         return run_id
-
-    def _send(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Send records together; if MLflow refuses them as malformed, one by one.
-
-        A record that is refused alone is reported.
-        """
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self._send_metrics(records)
-            for record in records:
-                self._send_rest(record)
-        except MlflowException as error:
-            if error.get_http_status_code() != 400:
-                raise
-            if len(records) == 1:
-                reason = _first_line(error)
-                self._say(f"MLflow refuses a record, which stays in {OUTBOX} only: {reason}")
-                return
-            for record in records:
-                self._send([record])
-
-    def _send_metrics(self, records: Sequence[Mapping[str, Any]]) -> None:
-        points: list[Any] = []
-        for record in records:
-            points += _metrics(record)
-        for start in range(0, len(points), METRICS_PER_CALL):
-            part = points[start : start + METRICS_PER_CALL]
-            self._client.log_batch(self._run_id, metrics=part)
-
-    def _send_rest(self, record: Mapping[str, Any]) -> None:
-        for key, value in record.get("tags", {}).items():
-            self._client.set_tag(self._run_id, _key(key), value)
-        if "artifact" in record:
-            self._upload(Path(record["artifact"]), record["to"])
-
-    def _upload(self, file: Path, folder: str) -> None:
-        if file.is_dir():
-            self._client.log_artifacts(self._run_id, str(file), folder or None)
-        elif file.exists():
-            self._client.log_artifact(self._run_id, str(file), folder or None)
-        else:
-            self._say(f"{file} is gone: MLflow does not get it")
 
     def _states(self) -> dict[str, Any]:
         """Return the state of every URI; none from a broken file, since all can be sent again."""
@@ -330,6 +315,10 @@ class MlflowWriter:
         write_json(self._state_file, {**self._states(), self._uri: state})
 
 
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
 @contextmanager
 def _turn(uri: str) -> Iterator[None]:
     """Let one process at a time into the block, by a lock beside a database on disk."""
@@ -341,22 +330,6 @@ def _turn(uri: str) -> Iterator[None]:
     with file.with_name(f".{file.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _record(line: bytes) -> dict[str, Any] | None:
-    """Return the record of a line of the outbox, or None for anything else."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(record, dict):
-        return None
-    wanted: list[tuple[str, type]] = []
-    for key, kinds in FIELDS.items():
-        if key in record:
-            wanted += kinds.items()
-    is_record = all(isinstance(record.get(key), kind) for key, kind in wanted)
-    return record if is_record and record.get("status", "FAILED") in STATUSES else None
 
 
 def _database(uri: str) -> Path | None:
@@ -374,6 +347,7 @@ def _client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     for noisy in ("alembic", "mlflow.store.db.utils", "urllib3.connectionpool"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -396,20 +370,6 @@ def _artifacts_of(uri: str) -> str | None:
     return (file.parent / "mlartifacts").as_uri()
 
 
-def _metrics(record: Mapping[str, Any]) -> list[Any]:
-    """Return the MLflow points of a record.
-
-    NaN and infinity are strings in the outbox. MLflow cannot draw them, so they are left out.
-    """
-    from mlflow.entities import Metric
-
-    points = []
-    for key, value in record.get("metrics", {}).items():
-        if isinstance(value, (int, float)):
-            points.append(Metric(_key(key), float(value), record["time_ms"], record["step"]))
-    return points
-
-
 def _is_alive(client: Any, run_id: str) -> bool:
     from mlflow.exceptions import MlflowException
 
@@ -420,27 +380,3 @@ def _is_alive(client: Any, run_id: str) -> bool:
             # The database was replaced: a new run gets the whole outbox.
             return False
         raise
-
-
-def _log_params(client: Any, run_id: str, params: Mapping[str, Any]) -> None:
-    """Log the parameters; those of a run that has others keep their first value."""
-    from mlflow.entities import Param
-
-    known = client.get_run(run_id).data.params
-    entries = []
-    for name, value in params.items():
-        if _key(name) not in known:
-            entries.append(Param(_key(name), str(value)[:6000]))
-    for start in range(0, len(entries), PARAMS_PER_CALL):
-        client.log_batch(run_id, params=entries[start : start + PARAMS_PER_CALL])
-
-
-def _key(name: str) -> str:
-    """Return a name in MLflow's alphabet: letters, digits, and _ - . / : space."""
-    return re.sub(r"[^\w\-./: ]", "_", name)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    first = lines[0][:200] if lines else ""
-    return f"{type(error).__name__}: {first}"

@@ -134,6 +134,24 @@ def keyframe_pictures(sample: Sample, episode: Episode, pred_rles_F: Rles) -> di
     return pictures
 
 
+def episode_picture(sample: Sample, episode: Episode, gt_rles_F: Rles) -> np.ndarray:
+    """Return one frame of an episode beside its text, uint8 (height, width, 3) RGB.
+
+    The frame is the answer's first, with boxes, points and the truth as an outline; without an
+    answer it is the middle one.
+    """
+    video = sample.video
+    frames = [frame for frame in sorted(keyframes_of(episode)) if 0 <= frame < video.num_frames]
+    frame = frames[0] if frames else video.num_frames // 2
+    image_HWC = Clip(video)[frame : frame + 1][0]
+    scale = _scale(sample)
+    nothing_HW = np.zeros((video.height, video.width), bool)
+    large = _masks_over(image_HWC, nothing_HW, _mask(gt_rles_F, frame, sample), scale)
+    if frames:
+        large = _prompts_over(large, episode, frame, scale)
+    return _beside(large, _text_panel(sample, episode, len(large)))
+
+
 def keyframes_of(episode: Episode) -> set[int]:
     """Return the frames with mask prompts; without prompts the answer's keyframe."""
     answer = episode.answer

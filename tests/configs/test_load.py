@@ -146,6 +146,8 @@ def test_base_is_inherited(tmp_path: Path) -> None:
     mine = load([str(tmp_path / "mine.yaml")])
     base = load(["revseg_tiny"])
     assert mine.system.options == {**base.system.options, "new_one": 1}
+    assert mine.tracking.preset == "mine"
+    mine.tracking.preset = base.tracking.preset
     assert dataclasses.replace(mine, name=base.name, system=base.system) == base
 
 

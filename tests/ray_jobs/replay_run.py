@@ -33,6 +33,7 @@ from models.dialogue import Dialogue, load_dialogue
 from ray_jobs.driver.keeping import Keeping
 from ray_jobs.driver.results import Evaluation, Result
 from ray_jobs.record.kept import pictures_folder
+from ray_jobs.record.mlflow_writer import MlflowWriter
 from ray_jobs.record.pictures import Pictures
 from ray_jobs.record.run_folder import RunFolder
 from ray_jobs.record.words import Words
@@ -105,12 +106,17 @@ def group_of(sample: Sample, step: int, texts: tuple[str, ...]) -> Group:
     return Group(sample.uid, tuple(episodes), tuple(rewards), advantages)
 
 
-def keeping_of(run: Path, samples: list[Sample], **settings: Any) -> Keeping:
+def keeping_of(
+    run: Path, samples: list[Sample], tracker: MlflowWriter | None = None, **settings: Any
+) -> Keeping:
     talk = dialogue()
     words = Words({each.uid: each for each in samples}, talk.tokenizer, talk.image_id)
     cfg = RecordConfig(**settings)
     pictures = Pictures.open(pictures_folder(run), cfg.megabytes << 20)
-    return Keeping(run, cfg, 3, words, pictures, print, ThreadPoolExecutor(max_workers=1))
+    # Without a URI it does nothing.
+    tracker = tracker or MlflowWriter("", "", "", run)
+    thread = ThreadPoolExecutor(max_workers=1)
+    return Keeping(run, cfg, 3, words, pictures, print, tracker, 2, thread)
 
 
 def write_run(tmp: Path, name: str, bonus: float = 0.0, steps: int = 3) -> Path:

@@ -171,7 +171,7 @@ class Runs:
 
 
 def test_finished_runs_are_not_repeated(tmp_path: Path) -> None:
-    extra = [f"runs={tmp_path}", "train.steps=100"]
+    extra = [f"runs={tmp_path}", "train.steps=100", "tracking.mlflow_uri="]
     broken = Runs(fail_at=3)
     with pytest.raises(RuntimeError, match="soft_seed1: ended with exit code 1.*start again"):
         ablate("trial", TWO, [0, 1], extra, broken)
@@ -212,16 +212,17 @@ def test_an_ablation_of_use_evaluates_and_goes_on_where_a_prediction_is_missing(
         )
         return 0
 
-    table = ablate("sampler", sampler, [3], [f"runs={tmp_path}"], start).read_text()
+    extra = [f"runs={tmp_path}", "tracking.mlflow_uri="]
+    table = ablate("sampler", sampler, [3], extra, start).read_text()
     assert started == [("evaluate", mode) for mode in ("full", "direct", "random", "first")]
     assert table.startswith("# sampler: `evaluate videoseg_r1_tiny`\n")
     assert "| 50.0 (-10.0, one seed: no spread) |" in table
     folder = tmp_path / "ablate_sampler" / "first_frame_seed3"
     cfg = load([str(folder / "evaluate" / "config.yaml")])
     assert evaluated(folder, cfg) == {"J&F": 50.0}
-    ablate("sampler", sampler, [3], [f"runs={tmp_path}"], start)
+    ablate("sampler", sampler, [3], extra, start)
     assert len(started) == 4, "finished before"
-    ablate("sampler", sampler, [3], [f"runs={tmp_path}", "policy.path=tiny/weights/revseg"], start)
+    ablate("sampler", sampler, [3], [*extra, "policy.path=tiny/weights/revseg"], start)
     assert len(started) == 8, "of another policy, and no result of this one"
     (folder / "evaluate" / "summary.json").write_text('{"J&F": 50.0, "missing": ["a/0"]}')
     cfg = load([str(folder / "evaluate" / "config.yaml")])

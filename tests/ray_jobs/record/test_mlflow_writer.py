@@ -168,7 +168,7 @@ def test_parameters_arrive_after_a_connection_error(
 ) -> None:
     """The connection ends just between the new run and its parameters."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    log_params = mlflow_writer._log_params
+    log_params = mlflow_writer.log_params
     failed: list[str] = []
 
     def fail_once(client: Any, run_id: str, params: Any) -> None:
@@ -177,7 +177,7 @@ def test_parameters_arrive_after_a_connection_error(
             raise ConnectionError("gone")
         log_params(client, run_id, params)
 
-    monkeypatch.setattr(mlflow_writer, "_log_params", fail_once)
+    monkeypatch.setattr(mlflow_writer, "log_params", fail_once)
     said: list[str] = []
     writer = MlflowWriter(uri, "tests", "mine", tmp_path, {"lr": 1e-4}, say=said.append)
     writer.metrics(1, {"reward": 1.0})
@@ -226,12 +226,16 @@ def test_four_runs_start_on_one_fresh_database(tmp_path: Path) -> None:
     for number in range(4):
         folder = tmp_path / str(number)
         folder.mkdir()
-        writers.append(MlflowWriter(uri, "tests", f"run {number}", folder, say=said.append))
-        writers[-1].metrics(1, {"reward": float(number)})
+        params = {"learner.lr": number}
+        writers.append(MlflowWriter(uri, "tests", f"run {number}", folder, params, said.append))
+        for step in range(50):
+            writers[-1].metrics(step, {"reward": float(number)})
     for writer in writers:
         assert writer.close(240)
     for number in range(4):
-        assert _points(uri, tmp_path / str(number), "reward") == [(1, number)]
+        points = _points(uri, tmp_path / str(number), "reward")
+        assert points == [(step, number) for step in range(50)]
+        assert _run(uri, tmp_path / str(number)).data.params == {"learner.lr": str(number)}
     assert said == []
 
 
