@@ -313,6 +313,7 @@ def _stacks_of(pid: int) -> str:
 
     return stacks_of(psutil.Process(pid)).stacks
 
+
 def _end_tracking(folder: Path, status: str) -> None:
     """Tell MLflow the end of a run, unless its own process has told it."""
     if not name_of(folder) or last_status(folder):
