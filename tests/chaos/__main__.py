@@ -4,7 +4,7 @@
     make chaos ARGS="--steps 12 --faults 8 --seed 2"
     make chaos ARGS="--steps 4 --faults 2 --kind 'stop engine' --kind 'kill driver'"
 
-Trains the tiny default twice: undisturbed, then under faults drawn from all kinds
+Trains a tiny preset twice: undisturbed, then under faults drawn from all kinds
 (`tests.chaos.faults`). The second run must end by itself with the weights of the first, every group
 learned from exactly once, one point a step in MLflow, and nothing left behind.
 
@@ -79,6 +79,7 @@ def main() -> int:
         epilog="kinds:\n    " + "\n    ".join(FAULTS),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--preset", default="revseg_tiny", help="of both runs (revseg_tiny)")
     parser.add_argument("--steps", type=int, default=60, help="steps of both runs (60)")
     parser.add_argument("--faults", type=int, default=50, help="faults of the second one (50)")
     parser.add_argument("--seed", type=int, default=1, help="draws kinds, moments and victims")
@@ -110,9 +111,8 @@ def main() -> int:
     rng = random.Random(given.seed)
     planned = plan(rng, given.steps, given.faults, kinds)
     settings = [*SETTINGS, f"train.steps={given.steps}", *given.settings]
-    trial = Trial(
-        out.resolve(), settings, rng, with_server=bool({"kill MLflow", "stop MLflow"} & set(kinds))
-    )
+    with_server = "kill MLflow" in kinds or "stop MLflow" in kinds
+    trial = Trial(out.resolve(), given.preset, settings, rng, with_server)
     print(f"logs: {trial.folder}", flush=True)
     try:
         trial.open()

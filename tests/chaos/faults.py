@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from configs.load import REPOSITORY
 from tests.chaos import processes
 from tests.chaos.trial import Trial
 
@@ -25,8 +26,6 @@ RAY = str(Path(sys.executable).with_name("ray"))
 
 # Longest search for a victim: an actor may just be starting again.
 SEARCH_S = 60.0
-# Title of a rank that learns.
-LEARNING = "ray::LearnerActor.learn"
 # Seconds of a silent server, of a full disk, and of a node's visit.
 SILENT_S = 10.0
 FULL_S = 10.0
@@ -66,14 +65,34 @@ def to_idle_engine(number: signal.Signals) -> Fault:
 
     def inflict(trial: Trial) -> str:
         for _ in looks(trial, 0.02):
-            ranks = processes.of_kind("learner")
-            doing = [processes.words_of(rank)[:1] for rank in ranks]
             engines = processes.of_kind("engine")
-            if [LEARNING] in doing and engines:
+            if engines and processes.at_work("learner", "learn"):
                 return hit(trial.rng.choice(engines), number)
         return ""
 
     return inflict
+
+
+def to_one_in(kind: str, method: str, number: signal.Signals) -> Fault:
+    """Return the fault that hits an actor in one of its methods."""
+
+    def inflict(trial: Trial) -> str:
+        for _ in looks(trial, 0.02):
+            found = processes.at_work(kind, method)
+            if found:
+                return hit(trial.rng.choice(found), number)
+        return ""
+
+    return inflict
+
+
+def scale(trial: Trial) -> str:
+    """Ask the run for another number of engines, as a user does."""
+    workers = trial.rng.randint(1, 3)
+    command = [sys.executable, "-m", "ray_jobs.control", str(trial.run.path), f"workers={workers}"]
+    with (trial.folder / "control.log").open("a") as log:
+        code = subprocess.run(command, cwd=REPOSITORY, stdout=log, stderr=log).returncode
+    return f"{workers} engines" if code == 0 else ""
 
 
 def end_mlflow(trial: Trial) -> str:
@@ -165,6 +184,8 @@ FAULTS: dict[str, Fault] = {
     "stop segmenter": to_one("segmenter", STOP),
     "kill learner": to_one("learner", KILL),
     "stop learner": to_one("learner", STOP),
+    "kill learner in publish": to_one_in("learner", "publish", KILL),
+    "kill rollout in take": to_one_in("rollout", "take", KILL),
     "kill driver": to_one("driver", KILL),
     "stop driver": to_one("driver", STOP),
     "SIGTERM": to_one("supervisor", signal.SIGTERM),
@@ -173,4 +194,5 @@ FAULTS: dict[str, Fault] = {
     "full memory": fill_memory,
     "full disk": fill_disk,
     "a node joins and dies": visit_of_a_node,
+    "other number of engines": scale,
 }

@@ -35,6 +35,12 @@ def of_kind(kind: str) -> list[psutil.Process]:
     return [process for process in alive() if kind_of(process) == kind]
 
 
+def at_work(kind: str, method: str) -> list[psutil.Process]:
+    """Return the actors of a kind that are in a method."""
+    title = f"{TITLES[kind]}.{method}"
+    return [process for process in alive() if words_of(process)[:1] == [title]]
+
+
 def kind_of(process: psutil.Process) -> str:
     """Return the kind of a process: one of `TITLES`, "supervisor", "driver" or ""."""
     words = words_of(process)

@@ -102,10 +102,16 @@ class Trial:
     """
 
     def __init__(
-        self, folder: Path, settings: Sequence[str], rng: random.Random, with_server: bool
+        self,
+        folder: Path,
+        preset: str,
+        settings: Sequence[str],
+        rng: random.Random,
+        with_server: bool,
     ) -> None:
         self.folder = folder
         self.disk = folder / "disk"
+        self.preset = preset
         self.settings = list(settings)
         self.rng = rng
         self.server = Server(folder) if with_server else None
@@ -174,7 +180,7 @@ class Trial:
             raise RuntimeError(f"exit code {code} of {name}: {self.log}")
 
     def _start(self) -> int:
-        command = [sys.executable, "-m", "ray_jobs.train", "revseg_tiny", *self.settings]
+        command = [sys.executable, "-m", "ray_jobs.train", self.preset, *self.settings]
         command += [f"name={self.name}", f"runs={self.disk}/runs"]
         command += [f"tracking.mlflow_uri={self.tracking}"]
         env = os.environ | {"RAY_memory_usage_threshold": f"{self.memory_threshold:.2f}"}
