@@ -26,10 +26,11 @@ RAY = str(Path(sys.executable).with_name("ray"))
 
 # Longest search for a victim: an actor may just be starting again.
 SEARCH_S = 60.0
-# Seconds of a silent server, of a full disk, and of a node's visit.
+# Seconds of a silent server and of a full disk.
 SILENT_S = 10.0
 FULL_S = 10.0
-VISIT_S = 20.0
+# Shortest and longest visit of a node: it may go before an engine is up on it, or after.
+VISIT_S = (10.0, 60.0)
 # Bytes that the memory monitor's balloon grows by, and its growth beyond the monitor's threshold.
 GULP = 256 << 20
 BEYOND = 0.02
@@ -161,7 +162,7 @@ def visit_of_a_node(trial: Trial) -> str:
         command += [f"--temp-dir={own}", "--disable-usage-stats"]
         with (trial.folder / "node.log").open("a") as log:
             node = subprocess.Popen(command, env=env, stdout=log, stderr=log)
-        trial.ended.wait(VISIT_S)
+        trial.ended.wait(trial.rng.uniform(*VISIT_S))
         has_joined = node.poll() is None
         processes.kill(processes.tree_of(psutil.Process(node.pid)))
         node.wait()
