@@ -1,51 +1,36 @@
 """Segment the object of a sentence in your own video: masks, an overlay video, and the reasoning.
 
     python -m ray_jobs.segment VIDEO "the first dog to jump" [PRESET] [key=value ...]
+    python -m ray_jobs.segment FOLDER "the first dog to jump" [PRESET] [key=value ...]
+    python -m ray_jobs.segment LIST.csv [PRESET] [key=value ...]
 
-Plays one greedy episode with the actors of training and evaluation. Needs no data set.
+Plays one greedy episode of each video with the actors of training and evaluation. Needs no data
+set. Many videos, in a folder or in a list with the columns video and sentence, are shared among all
+workers (`ray_jobs.driver.many_videos`).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import re
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from PIL import Image
 
 from configs.load import help_text, presets, resolve, validate
 from configs.load import load as load_config
 from configs.schema import Config
-from core.masks import decode
-from core.printable import printable
-from core.segmenters import KINDS
 from core.types import Episode, Rle, Sample, Video
 from data.bounds import allow_pixels
 from data.frames.probing import probe_with_rate
 from ray_jobs.driver.entry import run_job
-from ray_jobs.record.overlay import FPS, keyframe_pictures, keyframes_of, overlay_video
+from ray_jobs.driver.video_list import check_sentence, is_list, lines_of, names_several
+from ray_jobs.record.overlay import FPS
 from ray_jobs.record.progress import Progress
+from ray_jobs.record.segmented import folder_name, verdict, video_in, write_results
 
 # The embedded default.
 PRESET = "revseg_tiny"
-
-# Files of a run in the folder of its results.
-RESULTS = (
-    "overlay.mp4",
-    "keyframe.png",
-    "keyframe_*.png",
-    "masks.json",
-    "masks/*.png",
-    "answer.json",
-    "reasoning.txt",
-)
 
 
 @dataclass(frozen=True)
@@ -65,11 +50,36 @@ class Written:
 
 def main(argv: Sequence[str]) -> None:
     given = parser().parse_intermixed_args(argv)
+    if names_several(given.video):
+        segment_several(given)
+        return
     cfg = settings(given.settings)
-    out = None
+    out = Path(given.out) if given.out else None
+    segment(given.video, given.sentence or "", cfg, out, png=given.png, fps=given.fps)
+
+
+def segment_several(given: argparse.Namespace) -> None:
+    """Segment the videos of a folder or of a list.
+
+    Raises:
+        ValueError: As `lines_of` and `segment_many`.
+    """
+    words = list(given.settings)
+    sentence = given.sentence or ""
+    if is_list(given.video) and sentence:
+        # The sentences are in the list, so the word after it is a preset or a setting.
+        words = [sentence, *words]
+    cfg = settings(words, all_workers=True)
+    check_rate(given.fps)
+    allow_pixels(cfg.data.max_pixels)
+    lines = lines_of(given.video, sentence)
+    out = Path(cfg.runs) / "segment" / Path(given.video).stem
     if given.out:
         out = Path(given.out)
-    segment(given.video, given.sentence, cfg, out, png=given.png, fps=given.fps)
+    # This import takes seconds; wrong words are reported before it.
+    from ray_jobs.driver.many_videos import segment_many
+
+    segment_many(lines, out, cfg, png=given.png, fps=given.fps)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -81,8 +91,18 @@ def parser() -> argparse.ArgumentParser:
         epilog=keys,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    found.add_argument("video", help="a video file, an image, or a folder of images")
-    found.add_argument("sentence", help='what to segment, e.g. "the dog that jumps first"')
+    found.add_argument(
+        "video",
+        help=(
+            "a video file, an image, or a folder of images; or many: a folder of these, or a CSV "
+            "file with the columns video and sentence"
+        ),
+    )
+    found.add_argument(
+        "sentence",
+        nargs="?",
+        help='what to segment, e.g. "the dog that jumps first"; not with a CSV file',
+    )
     found.add_argument(
         "settings",
         nargs="*",
@@ -110,8 +130,11 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def settings(words: Sequence[str]) -> Config:
-    """Return the configuration for one video: one actor of a kind, no learner, no data set.
+def settings(words: Sequence[str], all_workers: bool = False) -> Config:
+    """Return the configuration for videos without a data set: no learner, no tracking.
+
+    Args:
+        all_workers: Keep the number of actors; otherwise there is one of a kind, for one video.
 
     Raises:
         ValueError: Two presets, or as `configs.load`.
@@ -133,8 +156,10 @@ def settings(words: Sequence[str]) -> Config:
     preset = named[0] if named else PRESET
     cfg = load_config([preset, *assignments])
     cfg.data = replace(cfg.data, root=".", synthetic=False, sets=[])
-    cfg.rollout = replace(cfg.rollout, workers=1)
-    cfg.segmenter = replace(cfg.segmenter, workers=1)
+    cfg.tracking = replace(cfg.tracking, mlflow_uri="")
+    if not all_workers:
+        cfg.rollout = replace(cfg.rollout, workers=1)
+        cfg.segmenter = replace(cfg.segmenter, workers=1)
     cfg.cluster = replace(cfg.cluster, weight_backend="object_store")
     validate(cfg)
     policy = resolve(cfg.policy.path)
@@ -194,40 +219,25 @@ def segment(
 
 def check_words(sentence: str, fps: Fraction | None) -> None:
     """Refuse an empty sentence, and a frame rate that is not above 0."""
-    if not sentence.strip():
-        raise ValueError("the sentence is empty: say what to segment")
+    check_sentence(sentence)
+    check_rate(fps)
+
+
+def check_rate(fps: Fraction | None) -> None:
+    """Refuse a frame rate that is not above 0."""
     if fps is not None and fps <= 0:
         raise ValueError(f"--fps {fps}: must be above 0")
 
 
 def folder_of(cfg: Config, video: Video) -> Path:
     """Return the default folder of the results: one for each video, by its name and a number."""
-    name = re.sub(r"[^\w.-]+", "_", video.uid)
+    name = folder_name(video)
     folder = Path(cfg.runs) / "segment" / name
     number = 2
-    while _video_in(folder) not in ("", video.path):
+    while video_in(folder) not in ("", video.path):
         folder = folder.with_name(f"{name}_{number}")
         number += 1
     return folder
-
-
-def _video_in(folder: Path) -> str:
-    """Return the path of the video whose results a folder holds; "" without any."""
-    try:
-        held = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
-        return str(held["video"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-
-
-def remove_results(out: Path) -> None:
-    """Remove the results of the run before, and nothing else, so that a folder holds one run."""
-    for pattern in RESULTS:
-        for file in out.glob(pattern):
-            file.unlink()
-    with suppress(OSError):
-        # Someone's own files beside the masks keep the folder.
-        (out / "masks").rmdir()
 
 
 def size_of(video: Video, rate: Fraction | None) -> str:
@@ -236,141 +246,6 @@ def size_of(video: Video, rate: Fraction | None) -> str:
     if rate:
         text += f", {float(rate):g}/s"
     return text
-
-
-def write_results(
-    out: Path,
-    cfg: Config,
-    sample: Sample,
-    episode: Episode,
-    masks_F: tuple[Rle | None, ...],
-    fps: Fraction | None,
-    png: bool,
-) -> dict[str, Path]:
-    """Write everything into `out`; return the files by their content."""
-    out.mkdir(parents=True, exist_ok=True)
-    remove_results(out)
-    files = {}
-    # An image, or a folder of images, has no rate of its own.
-    rate = fps or Fraction(FPS)
-    overlay = out / "overlay.mp4"
-    files["overlay"] = overlay_video(overlay, sample, episode, masks_F, None, rate)
-
-    files |= write_keyframes(out, sample, episode, masks_F)
-    video = sample.video
-    masks = {
-        "video": video.path,
-        "height": video.height,
-        "width": video.width,
-        "masks": masks_F,
-    }
-    files["masks"] = write_text(out / "masks.json", json.dumps(masks))
-    found = json.dumps(answer(cfg, sample, episode, masks_F), indent=2)
-    files["answer"] = write_text(out / "answer.json", found + "\n")
-    files["reasoning"] = write_text(out / "reasoning.txt", printable(dialogue(sample, episode)))
-    if png:
-        files["mask PNGs"] = write_pngs(out / "masks", sample, masks_F)
-    return files
-
-
-def write_text(file: Path, text: str) -> Path:
-    file.write_text(text, encoding="utf-8")
-    return file
-
-
-def write_keyframes(
-    out: Path, sample: Sample, episode: Episode, masks_F: tuple[Rle | None, ...]
-) -> dict[str, Path]:
-    """Write a picture of each keyframe; return the files by their content."""
-    files = {}
-    pictures = keyframe_pictures(sample, episode, masks_F)
-    for frame, image_HWC in pictures.items():
-        name = "keyframe" if len(pictures) == 1 else f"keyframe_{frame}"
-        files[name] = out / f"{name}.png"
-        Image.fromarray(image_HWC).save(files[name])
-    return files
-
-
-def write_pngs(folder: Path, sample: Sample, masks_F: Sequence[Rle | None]) -> Path:
-    """Write the mask of each frame as a PNG, named as the frame; return the folder."""
-    folder.mkdir(exist_ok=True)
-    video = sample.video
-    for name, rle in zip(video.frame_names, masks_F, strict=True):
-        image = Image.new("L", (video.width, video.height))
-        if rle is not None:
-            image = Image.fromarray(decode(rle).astype("uint8") * 255)
-        image.save(folder / f"{Path(name).stem}.png")
-    return folder
-
-
-def verdict(episode: Episode, masks_F: Sequence[Rle | None]) -> str:
-    """Return the outcome in one line."""
-    answered = episode.answer
-    with_mask = [frame for frame, rle in enumerate(masks_F) if rle is not None]
-    if not answered.prompts and not answered.segs:
-        return (
-            f"the policy gave no box or point ({episode.end.value}), so there is no mask: "
-            "see reasoning.txt"
-        )
-    keyframes = ", ".join(str(frame) for frame in sorted(keyframes_of(episode)))
-    if not with_mask and not answered.prompts:
-        return f"keyframe {keyframes}, but the mask that the policy drew there is empty"
-    if not with_mask:
-        return f"keyframe {keyframes}, but the segmenter found nothing in the box"
-    return (
-        f"keyframe {keyframes}; masks on {len(with_mask)} of {len(masks_F)} frames "
-        f"({with_mask[0]} to {with_mask[-1]})"
-    )
-
-
-def dialogue(sample: Sample, episode: Episode) -> str:
-    """Return the dialogue as text for people."""
-    lines = [f"sentence: {sample.query}", ""]
-    for number, turn in enumerate(episode.turns, 1):
-        frames = ", ".join(str(media.view.frame) for media in turn.media)
-        lines.append(f"turn {number}, shown frames {frames or 'none'}:")
-        lines.append(turn.text.strip() or "(nothing)")
-        lines.append("")
-    lines.append(f"end: {episode.end.value}")
-    lines.append("")
-    return "\n".join(lines)
-
-
-def answer(
-    cfg: Config, sample: Sample, episode: Episode, masks_F: Sequence[Rle | None]
-) -> dict[str, Any]:
-    """Return the contents of answer.json.
-
-    Boxes and points are in pixels of the video, frames count from 0, spans are [start, stop).
-    """
-    video = sample.video
-    segmenter: str = cfg.segmenter.kind
-    # A kind with one file is named by it.
-    if list(KINDS[cfg.segmenter.kind].files) == ["path"]:
-        segmenter = cfg.segmenter.path
-    return {
-        "video": video.path,
-        "frames": video.num_frames,
-        "height": video.height,
-        "width": video.width,
-        "sentence": sample.query,
-        "system": cfg.system.name,
-        "policy": cfg.policy.path,
-        "segmenter": segmenter,
-        "end": episode.end.value,
-        "prompts": [asdict(prompt) for prompt in episode.answer.prompts],
-        "segs": [asdict(seg) for seg in episode.answer.segs],
-        "facts": episode.answer.to_json(),
-        "spans_with_mask": spans([rle is not None for rle in masks_F]),
-    }
-
-
-def spans(with_mask_F: Sequence[bool]) -> list[tuple[int, int]]:
-    """Return the runs of True as half-open spans."""
-    # Padded, so that a run at either end of the video has two edges as well.
-    padded = [False, *with_mask_F, False]
-    edges = np.flatnonzero(np.diff(padded)).tolist()
-    return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from data.frames.decoders import facts
 from data.frames.images import IMAGE_SUFFIXES, image_size, is_image, is_mask, num_pages
 from data.frames.reading import frame_size
 
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".ts", ".mpg", ".wmv", ".flv")
+
 
 def probe(path: str | Path) -> Video:
     """Return a video as its file holds it, also where the frame rate varies.
@@ -56,7 +58,7 @@ def _probe_images(path: Path, folder: Path) -> Video:
         known = ", ".join(IMAGE_SUFFIXES)
         raise ValueError(f"{path}: no image in this folder; known are {known}")
 
-    names.sort(key=_as_people_count)
+    names.sort(key=as_people_count)
     height, width = frame_size(str(folder), names)
     return Video(path.stem, str(folder), tuple(names), height, width)
 
@@ -102,7 +104,7 @@ def _probe_file(path: Path) -> tuple[Video, Fraction]:
     return video, Fraction(*found["rate"])
 
 
-def _as_people_count(name: str) -> list[int | str]:
+def as_people_count(name: str) -> list[int | str]:
     """Split a name into texts and numbers, to sort by."""
     parts: list[int | str] = []
     # Other digits, as in "²", are letters here.

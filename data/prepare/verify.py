@@ -27,10 +27,10 @@ from data.frames.images import (
     read_image,
     read_pages,
 )
+from data.frames.probing import VIDEO_SUFFIXES
 from data.frames.video_file import open_video, pictures, shown_size
 from data.masks.png_masks import PngMasks
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".ts", ".mpg", ".wmv", ".flv")
 # Masks of one object to list; further ones are only counted.
 MANY = 5
 

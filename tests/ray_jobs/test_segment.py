@@ -6,6 +6,7 @@ An image is segmented with a drawing policy, in test_drawing_system.py.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from fractions import Fraction
 from pathlib import Path
@@ -16,8 +17,8 @@ import pytest
 from PIL import Image
 
 from configs.load import REPOSITORY, keys
-from core.masks import decode, encode
-from core.types import Answer, End, Episode, MaskPrompt, Media, Sample, Turn, Video, View
+from core.masks import decode
+from core.types import Video
 from data.frames.probing import probe
 from data.frames.reading import read_frames
 from ray_jobs import segment
@@ -86,6 +87,35 @@ def test_a_video_file_ends_with_an_overlay_to_look_at(tmp_path: Path) -> None:
     assert "the blue triangle" in text
     assert "turn 2" in text
     assert "bbox_2d" in text
+    several_give_the_same(clip, out)
+
+
+def several_give_the_same(clip: Path, out: Path) -> None:
+    """Segment a folder of the clip, an image and a broken file, twice."""
+    folder = clip.parent / "several"
+    folder.mkdir()
+    shutil.copy(clip, folder)
+    (folder / "broken.mp4").write_text("no pictures here")
+    (folder / "frames").mkdir()
+    Image.open(out / "keyframe.png").save(folder / "frames/1.png")
+    results = clip.parent / "results"
+    words = (str(folder), "the blue triangle", "revseg_tiny", *EXTRA, "--out", str(results))
+    done = run(*words)
+    # The broken one is told, and costs nothing else.
+    assert done.returncode == 1, told(done)
+    assert "1 of 3 videos have no result" in done.stderr
+    assert f"{folder}/broken.mp4" in done.stderr
+    assert not (results / "broken").exists()
+    alone = json.loads((out / "masks.json").read_text())["masks"]
+    together = json.loads((results / "my_clip/masks.json").read_text())["masks"]
+    assert together == alone
+    assert json.loads((results / "frames/answer.json").read_text())["frames"] == 1
+
+    before = (results / "my_clip/answer.json").stat().st_mtime_ns
+    done = run(*words)
+    assert "2 of 3 videos were finished before" in done.stdout, told(done)
+    assert done.returncode == 1
+    assert (results / "my_clip/answer.json").stat().st_mtime_ns == before
 
 
 def test_a_text_file_renamed_is_one_clear_error_at_once(tmp_path: Path) -> None:
@@ -143,47 +173,6 @@ def test_wrong_words_are_told_before_anything_starts(tmp_path: Path) -> None:
         segment.segment(str(tmp_path / "a.png"), "  ", cfg)
     with pytest.raises(ValueError, match="--fps -1: must be above 0"):
         segment.segment(str(tmp_path / "a.png"), "a dog", cfg, fps=Fraction(-1))
-
-
-SAMPLE = Sample("v/0", Video("v", "v.mp4", ("00000", "00001", "00002"), 4, 6), "the dog", ())
-TURN = Turn(
-    (),
-    (),
-    (),
-    "<think>so</think>",
-    (Media("d", View(1, 28, 28)), Media("e", View(2, 28, 28))),
-    True,
-    0,
-)
-
-
-def test_what_is_said_of_an_episode() -> None:
-    rle = encode(np.ones((4, 6), bool))
-    found = Episode(
-        "v/0", (TURN,), End.DONE, Answer((MaskPrompt(1, (0.0, 0.0, 3.0, 3.0)),), {"frame": 1})
-    )
-    assert segment.verdict(found, (None, rle, rle)) == "keyframe 1; masks on 2 of 3 frames (1 to 2)"
-    assert "found nothing" in segment.verdict(found, (None, None, None))
-    none = Episode("v/0", (TURN,), End.UNREADABLE)
-    assert "no box or point (unreadable)" in segment.verdict(none, (None, None, None))
-    assert segment.dialogue(SAMPLE, none).splitlines()[2:4] == [
-        "turn 1, shown frames 1, 2:",
-        "<think>so</think>",
-    ]
-    told = segment.answer(segment.settings([]), SAMPLE, found, (None, rle, None))
-    assert json.loads(json.dumps(told))["prompts"][0]["frame"] == 1
-    assert told["spans_with_mask"] == [(1, 2)]
-    assert segment.spans([True, True, False, True]) == [(0, 2), (3, 4)]
-    assert segment.spans([False]) == []
-
-
-def test_a_folder_holds_the_results_of_one_run(tmp_path: Path) -> None:
-    written = ["keyframe.png", "keyframe_3.png", "masks/00009.png", "overlay.mp4", "answer.json"]
-    for name in [*written, "notes.txt"]:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("of the run before")
-    segment.remove_results(tmp_path)
-    assert [path.name for path in tmp_path.rglob("*")] == ["notes.txt"]
 
 
 def test_two_videos_of_one_name_have_a_folder_each(tmp_path: Path) -> None:

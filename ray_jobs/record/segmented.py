@@ -1,0 +1,214 @@
+"""Results of `ray_jobs.segment` for one video: what is said of it, and its files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from configs.schema import Config
+from core.files import write_atomic
+from core.masks import decode
+from core.printable import printable
+from core.segmenters import KINDS
+from core.types import Episode, Rle, Sample, Video
+from ray_jobs.record.overlay import FPS, keyframe_pictures, keyframes_of, overlay_video
+
+# Is written last and removed first: where it is, the other files are whole.
+ANSWER = "answer.json"
+# Files of a run in the folder of its results.
+RESULTS = (
+    ANSWER,
+    "overlay.mp4",
+    "keyframe.png",
+    "keyframe_*.png",
+    "masks.json",
+    "masks/*.png",
+    "reasoning.txt",
+)
+
+
+def folder_name(video: Video) -> str:
+    """Return the name of a video as that of a folder."""
+    return re.sub(r"[^\w.-]+", "_", video.uid)
+
+
+def remove_results(out: Path) -> None:
+    """Remove the results of the run before, and nothing else, so that a folder holds one run."""
+    for pattern in RESULTS:
+        for file in out.glob(pattern):
+            file.unlink()
+    with suppress(OSError):
+        # Someone's own files beside the masks keep the folder.
+        (out / "masks").rmdir()
+
+
+def write_results(
+    out: Path,
+    cfg: Config,
+    sample: Sample,
+    episode: Episode,
+    masks_F: tuple[Rle | None, ...],
+    fps: Fraction | None,
+    png: bool,
+) -> dict[str, Path]:
+    """Write everything into `out`; return the files by their content."""
+    out.mkdir(parents=True, exist_ok=True)
+    remove_results(out)
+    files = {}
+    # An image, or a folder of images, has no rate of its own.
+    rate = fps or Fraction(FPS)
+    overlay = out / "overlay.mp4"
+    files["overlay"] = overlay_video(overlay, sample, episode, masks_F, None, rate)
+
+    files |= write_keyframes(out, sample, episode, masks_F)
+    video = sample.video
+    masks = {
+        "video": video.path,
+        "height": video.height,
+        "width": video.width,
+        "masks": masks_F,
+    }
+    files["masks"] = write_text(out / "masks.json", json.dumps(masks))
+    files["reasoning"] = write_text(out / "reasoning.txt", printable(dialogue(sample, episode)))
+    if png:
+        files["mask PNGs"] = write_pngs(out / "masks", sample, masks_F)
+    found = json.dumps(answer(cfg, sample, episode, masks_F), indent=2)
+    files["answer"] = out / ANSWER
+    write_atomic(files["answer"], found + "\n")
+    return files
+
+
+def write_text(file: Path, text: str) -> Path:
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def write_keyframes(
+    out: Path, sample: Sample, episode: Episode, masks_F: tuple[Rle | None, ...]
+) -> dict[str, Path]:
+    """Write a picture of each keyframe; return the files by their content."""
+    files = {}
+    pictures = keyframe_pictures(sample, episode, masks_F)
+    for frame, image_HWC in pictures.items():
+        name = "keyframe" if len(pictures) == 1 else f"keyframe_{frame}"
+        files[name] = out / f"{name}.png"
+        Image.fromarray(image_HWC).save(files[name])
+    return files
+
+
+def write_pngs(folder: Path, sample: Sample, masks_F: Sequence[Rle | None]) -> Path:
+    """Write the mask of each frame as a PNG, named as the frame; return the folder."""
+    folder.mkdir(exist_ok=True)
+    video = sample.video
+    for name, rle in zip(video.frame_names, masks_F, strict=True):
+        image = Image.new("L", (video.width, video.height))
+        if rle is not None:
+            image = Image.fromarray(decode(rle).astype("uint8") * 255)
+        image.save(folder / f"{Path(name).stem}.png")
+    return folder
+
+
+def verdict(episode: Episode, masks_F: Sequence[Rle | None]) -> str:
+    """Return the outcome in one line."""
+    answered = episode.answer
+    with_mask = [frame for frame, rle in enumerate(masks_F) if rle is not None]
+    if not answered.prompts and not answered.segs:
+        return (
+            f"the policy gave no box or point ({episode.end.value}), so there is no mask: "
+            "see reasoning.txt"
+        )
+    keyframes = ", ".join(str(frame) for frame in sorted(keyframes_of(episode)))
+    if not with_mask and not answered.prompts:
+        return f"keyframe {keyframes}, but the mask that the policy drew there is empty"
+    if not with_mask:
+        return f"keyframe {keyframes}, but the segmenter found nothing in the box"
+    return (
+        f"keyframe {keyframes}; masks on {len(with_mask)} of {len(masks_F)} frames "
+        f"({with_mask[0]} to {with_mask[-1]})"
+    )
+
+
+def dialogue(sample: Sample, episode: Episode) -> str:
+    """Return the dialogue as text for people."""
+    lines = [f"sentence: {sample.query}", ""]
+    for number, turn in enumerate(episode.turns, 1):
+        frames = ", ".join(str(media.view.frame) for media in turn.media)
+        lines.append(f"turn {number}, shown frames {frames or 'none'}:")
+        lines.append(turn.text.strip() or "(nothing)")
+        lines.append("")
+    lines.append(f"end: {episode.end.value}")
+    lines.append("")
+    return "\n".join(lines)
+
+
+def answer(
+    cfg: Config, sample: Sample, episode: Episode, masks_F: Sequence[Rle | None]
+) -> dict[str, Any]:
+    """Return the contents of answer.json.
+
+    Boxes and points are in pixels of the video, frames count from 0, spans are [start, stop).
+    """
+    found = {
+        "end": episode.end.value,
+        "prompts": [asdict(prompt) for prompt in episode.answer.prompts],
+        "segs": [asdict(seg) for seg in episode.answer.segs],
+        "facts": episode.answer.to_json(),
+        "spans_with_mask": spans([rle is not None for rle in masks_F]),
+    }
+    return asked(cfg, sample) | found
+
+
+def asked(cfg: Config, sample: Sample) -> dict[str, Any]:
+    """Return the part of answer.json that is known beforehand."""
+    video = sample.video
+    segmenter: str = cfg.segmenter.kind
+    # A kind with one file is named by it.
+    if list(KINDS[cfg.segmenter.kind].files) == ["path"]:
+        segmenter = cfg.segmenter.path
+    return {
+        "video": video.path,
+        "frames": video.num_frames,
+        "height": video.height,
+        "width": video.width,
+        "sentence": sample.query,
+        "system": cfg.system.name,
+        "policy": cfg.policy.path,
+        "segmenter": segmenter,
+    }
+
+
+def is_answered(folder: Path, cfg: Config, sample: Sample) -> bool:
+    """Return whether a folder holds the results of this video, sentence, policy and segmenter."""
+    held = _held(folder)
+    return all(held.get(name) == value for name, value in asked(cfg, sample).items())
+
+
+def video_in(folder: Path) -> str:
+    """Return the path of the video whose results a folder holds; "" without any."""
+    return str(_held(folder).get("video", ""))
+
+
+def _held(folder: Path) -> dict[str, Any]:
+    """Return what is in a folder's answer.json; nothing if it is missing or broken."""
+    try:
+        held = json.loads((folder / ANSWER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return held if isinstance(held, dict) else {}
+
+
+def spans(with_mask_F: Sequence[bool]) -> list[tuple[int, int]]:
+    """Return the runs of True as half-open spans."""
+    # Padded, so that a run at either end of the video has two edges as well.
+    padded = [False, *with_mask_F, False]
+    edges = np.flatnonzero(np.diff(padded)).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))
