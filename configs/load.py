@@ -17,6 +17,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from configs.places import cached_model, lead_to_files
 from configs.schema import Config, SetConfig
 from core.segmenters import KINDS, kinds_that_follow_drawn
 from core.settings import (
@@ -87,6 +88,7 @@ def load(argv: Sequence[str]) -> Config:
         _set(tree, key, value, "command line")
 
     cfg = cast(Config, OmegaConf.to_object(tree))
+    lead_to_files(cfg)
     cfg.policy.path = policy_path(cfg.policy.path)
     if not cfg.tracking.preset:
         cfg.tracking.preset = Path(argv[0]).stem
@@ -96,13 +98,24 @@ def load(argv: Sequence[str]) -> Config:
 def policy_path(path: str) -> str:
     """Return the model folder meant by `path`.
 
-    That is `path` itself, the policy of a checkpoint (checkpoints/step_N), or a run's best policy.
-    Without any of them `path` comes back unchanged, and `validate` reports it.
+    That is `path` itself, the policy of a checkpoint (checkpoints/step_N), a run's best policy, or
+    the folder of a name on a hub, if the model is in this machine's cache. Without any of them
+    `path` comes back unchanged, and `validate` reports it.
     """
     for inside in (path, f"{path}/policy", f"{path}/best/policy"):
         if (resolve(inside) / "config.json").is_file():
             return inside
+    if _hub_name(path) and not resolve(path).exists():
+        return str(cached_model(_hub_name(path)) or path)
     return path
+
+
+def _hub_name(path: str) -> str:
+    """Return the name on a hub that a path looks like; "" for a local path."""
+    name = path.removeprefix("hf://")
+    looks_so = re.fullmatch(r"[\w-]+/[\w.-]+", name)
+    is_own = Path(name).parts[:1] and Path(name).parts[0] in OWN_FOLDERS
+    return name if looks_so and not is_own else ""
 
 
 def validate(cfg: Config) -> None:
@@ -524,13 +537,13 @@ def _similar_path(path: str) -> str:
 
 def _download(path: str) -> str:
     """Return the command that downloads a model, if `path` looks like its name on a hub."""
+    named = _hub_name(path)
     path = path.removeprefix("hf://")
     folder = Path(path)
     known = folder.name.startswith(HUB_OWNER)
-    named = re.fullmatch(r"[\w-]+/[\w.-]+", path) and folder.parts[0] not in OWN_FOLDERS
     if resolve(path).exists() or not (known or named):
         return ""
-    hub_name = path if named else f"{HUB_OWNER}/{folder.name}"
+    hub_name = named or f"{HUB_OWNER}/{folder.name}"
     target = f"checkpoints/{folder.name}" if named else path
     return (
         "; models are not downloaded by jobs: "

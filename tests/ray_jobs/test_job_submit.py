@@ -8,6 +8,8 @@ every Ray on the machine.
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import re
 import secrets
@@ -17,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -140,16 +143,20 @@ def test_a_job_from_an_uploaded_working_directory(head: Head, small: Small) -> N
         "train.keep_checkpoints=1",
         "train.eval_before=false",
     ]
-    submit = [RAY, "job", "submit", "--working-dir", ".", "--"]
+    # Relative paths of models, data and runs begin there, not in the copy.
+    files = json.dumps({"env_vars": {"RAYVOS_FILES": str(small.home)}})
+    submit = [RAY, "job", "submit", "--working-dir", ".", "--runtime-env-json", files, "--"]
+    settings = [word for word in settings if not word.startswith("runs=")]
     train = [sys.executable, "-m", "ray_jobs.train", "revseg_tiny", *EXTRA, *settings]
-    done = subprocess.run(
-        submit + train,
-        cwd=REPOSITORY,
-        env=head.shell(),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-    )
+    with dummy_policy():
+        done = subprocess.run(
+            submit + train,
+            cwd=REPOSITORY,
+            env=head.shell(),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+        )
     assert done.returncode == 0, f"{told(done)}\n{head.logs()}"
     assert "succeeded" in (done.stdout + done.stderr).lower()
     summary = small.run("job").summary()
@@ -162,6 +169,21 @@ def test_a_job_from_an_uploaded_working_directory(head: Head, small: Small) -> N
     assert "commit" not in (small.run("job").path / "environment.json").read_text()
     check_staleness(small.run("job"))
     check_what_is_kept(small.run("job"), summary)
+
+
+@contextmanager
+def dummy_policy() -> Iterator[None]:
+    """Put 600 MB below `checkpoints/` of the checkout, more than Ray uploads; a hole, no blocks."""
+    folder = REPOSITORY / "checkpoints" / f"dummy_{os.getpid()}"
+    folder.mkdir(parents=True)
+    with (folder / "model.safetensors").open("wb") as sparse:
+        sparse.truncate(600 << 20)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder)
+        with suppress(OSError):
+            folder.parent.rmdir()
 
 
 def check_staleness(run: RunFolder) -> None:
