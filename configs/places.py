@@ -45,7 +45,7 @@ def _lead(tree: Any, files: Path) -> None:
             for item in value:
                 if is_dataclass(item):
                     _lead(item, files)
-        elif isinstance(value, str) and Path(value).parts[:1] and Path(value).parts[0] in KEPT:
+        elif isinstance(value, str) and value.partition("/")[0] in KEPT:
             setattr(tree, each.name, str(files / value))
 
 
