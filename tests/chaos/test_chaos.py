@@ -19,15 +19,16 @@ from tests.chaos.space import is_allowed
 from tests.ray_jobs.conftest import environment, told
 
 STEPS = 6
+# The first three need no second start.
 KINDS = (
-    "stop engine",
+    "kill engine",
     "kill learner",
+    "kill reward",
+    "stop engine",
+    "stop segmenter",
     "kill driver",
-    "kill rollout",
-    "stop reward",
-    "kill segmenter",
-    "kill idle engine",
     "SIGTERM",
+    "kill rollout",
 )
 # As few processes as have all these kinds.
 FEW = (
