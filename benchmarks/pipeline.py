@@ -262,9 +262,12 @@ class Bench:
         seconds: list[float] = []
         with tempfile.TemporaryDirectory() as home:
             record = RunFolder.open(Path(home) / "run", "")
-            nothing: Any = None
             run: Any = SimpleNamespace(
-                cfg=self.cfg, record=record, progress=silent, requests=Requests(), placement=nothing
+                cfg=self.cfg,
+                record=record,
+                progress=silent,
+                requests=Requests(),
+                placement=SimpleNamespace(runtime_env={}),
             )
             masking = PointingPolicy(self.pools)
             log = GroupLog.open(record.path / "groups", "pipeline")
