@@ -25,7 +25,7 @@ Fault = Callable[[Trial], str]
 RAY = str(Path(sys.executable).with_name("ray"))
 
 # Longest search for a victim: an actor may just be starting again.
-SEARCH_S = 60.0
+SEARCH_S = 15.0
 # Seconds of a silent server and of a full disk.
 SILENT_S = 10.0
 FULL_S = 10.0
@@ -65,7 +65,7 @@ def to_idle_engine(number: signal.Signals) -> Fault:
     """Return the fault that hits an engine while the learner works, and nobody waits for it."""
 
     def inflict(trial: Trial) -> str:
-        for _ in looks(trial, 0.02):
+        for _ in looks(trial, 0.05):
             engines = processes.of_kind("engine")
             if engines and processes.at_work("learner", "learn"):
                 return hit(trial.rng.choice(engines), number)
@@ -78,7 +78,7 @@ def to_one_in(kind: str, method: str, number: signal.Signals) -> Fault:
     """Return the fault that hits an actor in one of its methods."""
 
     def inflict(trial: Trial) -> str:
-        for _ in looks(trial, 0.02):
+        for _ in looks(trial, 0.05):
             found = processes.at_work(kind, method)
             if found:
                 return hit(trial.rng.choice(found), number)
