@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -106,6 +107,8 @@ def main() -> int:
     if out.exists():
         parser.error(f"--out {out} exists: give a new folder")
     enter()
+    # The processes below are ended in any case.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     kinds = [kind for kind in given.kind or FAULTS if kind not in given.but]
     rng = random.Random(given.seed)
