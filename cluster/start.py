@@ -13,6 +13,7 @@ from typing import Any
 import ray
 
 from cluster.placement import Job, Placement, Say, place
+from cluster.worker_log import add_logs
 from configs.schema import Config
 
 # Ray gives its own head 30 s, which a busy machine may exceed; the error has no class of its own.
@@ -29,7 +30,8 @@ def joined(
 ) -> Iterator[Placement]:
     """Join the cluster as `join` does, and leave it at the end.
 
-    A connection from before stays open.
+    An error in between gets the ends of the logs of the processes that it names. A connection
+    from before stays open.
 
     Args:
         job: the job; it decides which actors need room.
@@ -42,6 +44,10 @@ def joined(
         with while_joining or nullcontext(), _own_sigterm():
             placement = join(cfg, job, say)
         yield placement
+    except Exception as error:
+        # While Ray runs: its folder is known by it.
+        add_logs(error)
+        raise
     finally:
         if placement is not None:
             placement.release()

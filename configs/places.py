@@ -10,7 +10,7 @@ from typing import Any
 # Environment variable with the folder of models, data and runs of a job in an uploaded copy.
 FILES = "RAYVOS_FILES"
 # Folders that are never uploaded (.rayignore).
-KEPT = ("checkpoints", "datasets", "runs")
+KEPT = ("checkpoints/", "datasets/", "runs/")
 
 
 def lead_to_files(cfg: Any) -> None:
@@ -45,7 +45,7 @@ def _lead(tree: Any, files: Path) -> None:
             for item in value:
                 if is_dataclass(item):
                     _lead(item, files)
-        elif isinstance(value, str) and value.partition("/")[0] in KEPT:
+        elif isinstance(value, str) and value.startswith(KEPT):
             setattr(tree, each.name, str(files / value))
 
 

@@ -48,6 +48,13 @@ class Written:
     files: dict[str, Path]
 
 
+# A real clip gets an answer too, which looks like a fault of the program.
+SHAPES_ONLY = (
+    "the policy that comes with rayvos knows coloured shapes only; for real video give real "
+    "weights: policy.path=FOLDER segmenter.path=FILE"
+)
+
+
 def main(argv: Sequence[str]) -> None:
     given = parser().parse_intermixed_args(argv)
     if names_several(given.video):
@@ -56,6 +63,8 @@ def main(argv: Sequence[str]) -> None:
     cfg = settings(given.settings)
     out = Path(given.out) if given.out else None
     segment(given.video, given.sentence or "", cfg, out, png=given.png, fps=given.fps)
+    if is_shipped(cfg):
+        print(SHAPES_ONLY, flush=True)
 
 
 def segment_several(given: argparse.Namespace) -> None:
@@ -79,6 +88,8 @@ def segment_several(given: argparse.Namespace) -> None:
     # This import takes seconds; wrong words are reported before it.
     from ray_jobs.driver.many_videos import segment_many
 
+    if is_shipped(cfg):
+        print(SHAPES_ONLY, flush=True)
     segment_many(lines, out, cfg, png=given.png, fps=given.fps)
 
 
@@ -215,6 +226,11 @@ def segment(
             progress.note(f"{name + ':':<11} {file}")
         progress.note(verdict(episode, masks_F))
     return Written(episode, masks_F, files)
+
+
+def is_shipped(cfg: Config) -> bool:
+    """Return whether the policy is one of those that come with rayvos."""
+    return resolve(cfg.policy.path).is_relative_to(resolve("tiny/weights"))
 
 
 def check_words(sentence: str, fps: Fraction | None) -> None:

@@ -355,6 +355,22 @@ def measure_before(run: Run, pools: Pools, masking: Masking) -> dict[str, Values
     return values
 
 
+def plan_of(cfg: Config, start: Path | None) -> str:
+    """Return what the run will do, in one line.
+
+    Args:
+        start: The checkpoint to go on from; None begins anew.
+    """
+    done = 0 if start is None else step_of(start)
+    episodes = cfg.rollout.prompts_per_step * cfg.rollout.group_size
+    answers = cfg.train.eval_samples * (1 + cfg.train.sampled_repeats)
+    measured = f"measure the policy (up to {answers} answers)"
+    words = [f"steps {done + 1} to {cfg.train.steps} of {episodes} episodes", f"{measured} again"]
+    if start is None and cfg.train.eval_before:
+        words.insert(0, measured)
+    return f"plan: start the engines, then {', then '.join(words)}"
+
+
 def due(step: int, every: int) -> bool:
     return step > 0 and every > 0 and step % every == 0
 
@@ -389,6 +405,7 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
             check_fits(cfg, start)
         origin = origin_of(cfg, checkpoints, start)
         history = history_of(cfg, origin)
+        run.progress.note(plan_of(cfg, start))
         log = GroupLog.open(run.record.path / "groups", history, run.progress.note)
         rollouts = pools.rollouts
         initial = TrainingState(start_seconds=time.monotonic() - began, origin=origin)

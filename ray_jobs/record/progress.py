@@ -14,7 +14,7 @@ import itertools
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -37,6 +37,9 @@ STAGES = ("play", "mask", "score", "learn", "publish")
 
 REFRESH_S = 0.2
 
+# Seconds between two lines about a phase in a log.
+TELL_S = 60.0
+
 # Steps in the live table.
 LAST = 8
 
@@ -57,12 +60,16 @@ class Phase:
 
     Attributes:
         total: number of pieces, None if they cannot be counted.
+        say: takes a line about a long phase now and then, in a log; None on a terminal.
+        told: time of the last such line.
     """
 
     name: str
     total: float | None = None
     done: float = 0.0
     began: float = field(default_factory=time.monotonic)
+    say: Callable[[str], None] | None = None
+    told: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.spinner = Spinner("dots")
@@ -70,6 +77,18 @@ class Phase:
     def advance(self, count: float = 1) -> None:
         """Count finished pieces."""
         self.done += count
+        now = time.monotonic()
+        if self.say is not None and now - self.told > TELL_S:
+            self.told = now
+            self.say(f"{self.name}: {self.state()}")
+
+    def state(self) -> str:
+        """Return the seconds so far, and the estimated rest."""
+        spent = duration(self.seconds)
+        if not self.total or not self.done:
+            return spent
+        left = self.seconds * max(self.total - self.done, 0.0) / self.done
+        return f"{self.done:g}/{self.total:g}, {spent}, about {duration(left)} left"
 
     @property
     def seconds(self) -> float:
@@ -171,7 +190,7 @@ class Progress:
 
         The stages of a step leave no line.
         """
-        phase = Phase(name, total)
+        phase = Phase(name, total, say=self.note if self._live is None else None)
         self._wake()
         with self._lock:
             self._phases.append(phase)
@@ -415,12 +434,9 @@ def _phase_rows(phases: Sequence[Phase], width: int) -> RenderableType:
     grid = Table.grid(padding=(0, 1))
     for phase in phases:
         bar: RenderableType = ""
-        count = ""
         if phase.total:
             bar = ProgressBar(phase.total, phase.done, width=width)
-            count = f"{phase.done:g}/{phase.total:g}"
-        spent = f"[dim]{duration(phase.seconds)}[/]"
-        grid.add_row(phase.spinner, _shown(phase.name), bar, count, spent)
+        grid.add_row(phase.spinner, _shown(phase.name), bar, f"[dim]{phase.state()}[/]")
     return grid
 
 

@@ -131,6 +131,11 @@ def test_a_text_file_renamed_is_one_clear_error_at_once(tmp_path: Path) -> None:
 
 def test_settings_are_those_of_the_other_jobs_but_for_what_one_video_does_not_need() -> None:
     plain = segment.settings([])
+    # Whoever brings a clip of a real scene is told what to expect.
+    assert segment.is_shipped(plain)
+    plain.policy.path = "/data/policy"
+    assert not segment.is_shipped(plain)
+    plain = segment.settings([])
     assert plain.system.name == "revseg"
     assert plain.policy.path == str(REPOSITORY / "tiny/weights/revseg")
     assert plain.rollout.workers == 1

@@ -17,7 +17,7 @@ from actors.splits import MIX, read_split, set_of
 from configs.load import load
 from ray_jobs.driver.sampling import Draws, training_mix
 from ray_jobs.record import checkpoint
-from ray_jobs.train import TrainingState, due
+from ray_jobs.train import TrainingState, due, plan_of
 from tests.ray_jobs.conftest import (
     EVALUATED,
     GROUP,
@@ -212,3 +212,18 @@ def test_draws_go_on_from_a_checkpoint(small: Small, tmp_path: Path) -> None:
     resumed = Draws(mix, PROMPTS, kept.step, kept.position)
     for step in range(4, 9):
         assert [sample.uid for sample in resumed.of_step(step)] == drawn[step - 1]
+
+
+def test_the_plan_of_a_run_is_one_line(tmp_path: Path) -> None:
+    words = ["train.steps=9", "rollout.prompts_per_step=2", "rollout.group_size=4"]
+    words += ["train.eval_samples=50", "train.sampled_repeats=3"]
+    cfg = load(["revseg_tiny", *words])
+    assert plan_of(cfg, None) == (
+        "plan: start the engines, then measure the policy (up to 200 answers), then steps 1 to 9 "
+        "of 8 episodes, then measure the policy (up to 200 answers) again"
+    )
+    (tmp_path / "step_4").mkdir()
+    (tmp_path / "step_4" / "state.json").write_text('{"step": 4}')
+    assert plan_of(cfg, tmp_path / "step_4").startswith(
+        "plan: start the engines, then steps 5 to 9 of 8 episodes, then measure"
+    )

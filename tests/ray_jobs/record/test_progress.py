@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.load import REPOSITORY
-from ray_jobs.record.progress import BARS, Progress, Screen, duration, sparkline
+from ray_jobs.record.progress import BARS, TELL_S, Progress, Screen, duration, sparkline
 
 METRICS = {
     "reward": 1.25,
@@ -47,6 +47,19 @@ def test_a_log_gets_one_line_a_step_and_one_a_phase(capsys: pytest.CaptureFixtur
     assert [line.split()[1] for line in lines[2:5]] == ["1/10", "2/10", "3/10"]
     assert lines[5] == "[note] stays"
     assert "│ J&F │    1.0 │   2.0 │" in lines[-2]
+
+
+def test_a_long_phase_says_in_a_log_how_far_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Progress.open(0, "title") as progress, progress.phase("evaluate", total=40) as phase:
+        phase.advance(10)
+        phase.began -= 100
+        phase.told -= TELL_S
+        phase.advance(10)
+        phase.advance(10)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:-1] == ["evaluate: 20/40, 1 min 40 s, about 1 min 40 s left"]
 
 
 def test_a_failing_phase_is_named_and_the_error_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
