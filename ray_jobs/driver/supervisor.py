@@ -21,6 +21,7 @@ A child that could not say how it ended, killed or out of memory, is told to MLf
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import math
@@ -274,6 +275,8 @@ def show_life(hang_s: float) -> None:
             tell("alive")
 
     if hang_s:
+        # Python's own end may take a while, without threads.
+        atexit.register(tell, "hang_s 0")
         threading.Thread(target=tell_it, name="sign-of-life", daemon=True).start()
 
 

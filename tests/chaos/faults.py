@@ -96,6 +96,15 @@ def scale(trial: Trial) -> str:
     return f"{workers} engines" if code == 0 else ""
 
 
+def stop_driver(trial: Trial) -> str:
+    """Stop the driver of an opened run: before that its parent knows no limit of its silence."""
+    for _ in looks(trial, 0.2):
+        drivers = processes.of_kind("driver")
+        if drivers and trial.contact() is not None:
+            return hit(drivers[0], signal.SIGSTOP)
+    return ""
+
+
 def end_mlflow(trial: Trial) -> str:
     """Kill the tracking server; another one starts some seconds later."""
     if trial.server is None:
@@ -188,7 +197,7 @@ FAULTS: dict[str, Fault] = {
     "kill learner in publish": to_one_in("learner", "publish", KILL),
     "kill rollout in take": to_one_in("rollout", "take", KILL),
     "kill driver": to_one("driver", KILL),
-    "stop driver": to_one("driver", STOP),
+    "stop driver": stop_driver,
     "SIGTERM": to_one("supervisor", signal.SIGTERM),
     "kill MLflow": end_mlflow,
     "stop MLflow": stop_mlflow,
