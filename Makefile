@@ -55,5 +55,10 @@ browser:
 chaos: $(STAMP)
 	$(RUN) -m tests.chaos $(ARGS)
 
+# The pages below docs/ as a site in site/, every link checked; with tools of their own.
+docs:
+	test -x .venv-docs/bin/mkdocs || { $(PYTHON) -m venv .venv-docs && .venv-docs/bin/pip install -q "mkdocs-material>=9.6,<10"; }
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) .venv-docs site build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
