@@ -10,7 +10,7 @@ PROCESSES ?= 2
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.rayvos-installed
 
-.PHONY: env train test lint bench browser chaos clean
+.PHONY: env train test lint bench browser chaos docs clean
 env: $(STAMP)
 
 $(STAMP): pyproject.toml cluster/sam2.txt cluster/sam2_needs.txt cluster/torch_cpu_hook.py
