@@ -250,8 +250,6 @@ def _become_child(words: str) -> None:
 
 
 def tell(fact: str) -> None:
-    """Tell the parent a fact, as `Told.hear` reads it; without a parent nobody."""
-
     """Tell the parent a fact; without a parent nobody.
 
     Args:
