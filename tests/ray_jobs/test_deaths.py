@@ -218,6 +218,8 @@ class Tracker:
     def has(self, step: int, name: str) -> bool:
         return step in self.steps
 
+    def model(self, folder: Path, step: int) -> None: ...
+
 
 class Silent:
     """A display without a screen."""
