@@ -44,8 +44,9 @@ class Inflicted:
 
 
 def plan(rng: random.Random, steps: int, faults: int, kinds: Sequence[str]) -> list[Planned]:
-    """Draw faults: every kind in turn, at random moments of the run."""
-    moments = sorted(rng.randrange(steps) for _ in range(faults))
+    """Draw faults: every kind in turn, at random moments of the run, which must not end before."""
+    last = max(1, steps * 2 // 3)
+    moments = sorted(rng.randrange(last) for _ in range(faults))
     drawn: list[str] = []
     while len(drawn) < faults:
         drawn += rng.sample(list(kinds), len(kinds))
