@@ -83,6 +83,7 @@ def main() -> int:
     parser.add_argument("--preset", default="revseg_tiny", help="of both runs (revseg_tiny)")
     parser.add_argument("--steps", type=int, default=60, help="steps of both runs (60)")
     parser.add_argument("--faults", type=int, default=50, help="faults of the second one (50)")
+    parser.add_argument("--first", type=int, default=0, help="no fault before this step (0)")
     parser.add_argument("--seed", type=int, default=1, help="draws kinds, moments and victims")
     parser.add_argument(
         "--kind",
@@ -112,7 +113,7 @@ def main() -> int:
 
     kinds = [kind for kind in given.kind or FAULTS if kind not in given.but]
     rng = random.Random(given.seed)
-    planned = plan(rng, given.steps, given.faults, kinds)
+    planned = plan(rng, given.steps, given.faults, kinds, given.first)
     settings = [*SETTINGS, f"train.steps={given.steps}", *given.settings]
     with_server = "kill MLflow" in kinds or "stop MLflow" in kinds
     trial = Trial(out.resolve(), given.preset, settings, rng, with_server)

@@ -43,10 +43,16 @@ class Inflicted:
     victim: str
 
 
-def plan(rng: random.Random, steps: int, faults: int, kinds: Sequence[str]) -> list[Planned]:
-    """Draw faults: every kind in turn, at random moments of the run, which must not end before."""
-    last = max(1, steps * 2 // 3)
-    moments = sorted(rng.randrange(last) for _ in range(faults))
+def plan(
+    rng: random.Random, steps: int, faults: int, kinds: Sequence[str], first: int = 0
+) -> list[Planned]:
+    """Draw faults: every kind in turn, at random moments of the run, which must not end before.
+
+    Args:
+        first: None comes before this step is on record.
+    """
+    last = max(first + 1, steps * 2 // 3)
+    moments = sorted(rng.randrange(first, last) for _ in range(faults))
     drawn: list[str] = []
     while len(drawn) < faults:
         drawn += rng.sample(list(kinds), len(kinds))

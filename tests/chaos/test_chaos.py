@@ -48,7 +48,10 @@ def test_a_plan_draws_every_kind_in_turn_at_moments_in_order() -> None:
     moments = [fault.step for fault in planned]
     assert moments == sorted(moments)
     assert moments[0] >= 0
-    assert moments[-1] < 60
+    # The run must not end before the last of them.
+    assert moments[-1] < 40
+    late = plan(random.Random(1), steps=6, faults=3, kinds=["kill engine"], first=1)
+    assert {fault.step for fault in late} <= {1, 2, 3}
 
 
 @pytest.mark.slow
@@ -58,7 +61,8 @@ def test_a_run_under_faults_ends_as_an_undisturbed_one(tmp_path: Path, chaos_fau
     if chaos_faults == 0:
         pytest.skip("--chaos 0")
     command = [sys.executable, "-m", "tests.chaos", "--out", str(tmp_path / "chaos")]
-    command += ["--steps", str(STEPS), "--faults", str(chaos_faults)]
+    # An engine that is killed while it starts may still leave a named semaphore (docs/faults.md).
+    command += ["--steps", str(STEPS), "--faults", str(chaos_faults), "--first", "1"]
     for kind in KINDS[:chaos_faults]:
         command += ["--kind", kind]
     done = subprocess.run(
