@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -226,11 +227,12 @@ def _points(record: Mapping[str, Any]) -> list[Any]:
 
 
 def _cell(text: str) -> str | float:
-    """Return a cell of a table, numbers as numbers."""
+    """Return a cell of a table, numbers as numbers; JSON has none that is not finite."""
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return text
+    return number if math.isfinite(number) else text
 
 
 def _with_table(known: str, path: str) -> str:
