@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 # As Ray's messages name a process.
@@ -26,8 +27,10 @@ def add_logs(error: BaseException) -> None:
     node = worker._global_node
     if node is None:
         return
-    for note in log_notes(error, Path(node.get_session_dir_path()) / "logs"):
-        error.add_note(note)
+    # A log that cannot be read must not hide the error.
+    with suppress(OSError):
+        for note in log_notes(error, Path(node.get_session_dir_path()) / "logs"):
+            error.add_note(note)
 
 
 def log_notes(error: BaseException, folder: Path) -> list[str]:

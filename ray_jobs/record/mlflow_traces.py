@@ -58,11 +58,15 @@ def trace_number(outbox: str, line: Line) -> str:
     return hashlib.blake2b(json.dumps(words).encode(), digest_size=16).hexdigest()
 
 
-def storable(line: Line) -> dict[str, Any]:
-    """Return a line without what databases refuse: halves of surrogate pairs and the zero byte."""
-    text = json.dumps(line, ensure_ascii=False).replace("\\u0000", "�")
-    cleaned: dict[str, Any] = json.loads(text.encode(errors="replace"))
-    return cleaned
+def storable(value: Any) -> Any:
+    """Return JSON without what databases refuse: halves of surrogate pairs and the zero byte."""
+    if isinstance(value, str):
+        return value.replace("\0", "�").encode(errors="replace").decode()
+    if isinstance(value, Mapping):
+        return {storable(key): storable(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [storable(each) for each in value]
+    return value
 
 
 def _is_there(client: Any, trace_id: str, run_id: str) -> bool:
