@@ -497,7 +497,7 @@ class TrackingConfig:
 
 @dataclass
 class RecordConfig:
-    """What the run folder keeps of episodes for the replay page (`ray_jobs.replay`)."""
+    """What the run folder keeps for the replay page (`ray_jobs.replay`), and the live page."""
 
     episodes: int = setting(
         16,
@@ -508,6 +508,13 @@ class RecordConfig:
     frames: int = setting(32, help="frames of a kept video", least=2)
     side: int = setting(320, help="longer side of the frames of a kept video", least=16)
     megabytes: int = setting(512, help="most MiB of pictures of a run", least=0)
+    port: int = setting(
+        0,
+        help="port of the live page of a training on this machine, such as 8700; 0: none "
+        "(ray_jobs.watch shows it too)",
+        least=0,
+        most=65535,
+    )
 
 
 @dataclass

@@ -40,6 +40,7 @@ from ray_jobs.driver.evaluation import evaluate, stop_on_failures
 from ray_jobs.driver.fit import too_long_for
 from ray_jobs.driver.guard import Guard, lowest_reward
 from ray_jobs.driver.hints import HintStore, own_hints
+from ray_jobs.driver.live_server import live_page
 from ray_jobs.driver.masking import Masking, make_masking
 from ray_jobs.driver.player import Arrival, Player
 from ray_jobs.driver.pools import Pools
@@ -48,7 +49,7 @@ from ray_jobs.driver.recording import Recording
 from ray_jobs.driver.report import Values, report, values_of
 from ray_jobs.driver.requests import Stopped
 from ray_jobs.driver.results import Evaluation, mean_parts, read_means
-from ray_jobs.driver.run import Run, checked_config, refuse_other_run
+from ray_jobs.driver.run import Run, checked_config, folder_of, refuse_other_run
 from ray_jobs.driver.sampling import Draws, mix_rows, training_mix
 from ray_jobs.driver.stages import StageTimer
 from ray_jobs.driver.truths import check_measurable
@@ -230,6 +231,7 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
         metrics[f"end/{end.value}"] = ends.count(end) / len(ends)
     metrics["turns"] = float(np.mean(turns))
     metrics["completion_tokens"] = float(tokens)
+    metrics["tokens_per_episode"] = tokens / len(ends)
     metrics["failed_episodes"] = float(ends.count(End.FAILED))
     metrics["too_long_episodes"] = float(too_long)
     metrics["zero_variance_groups"] = float(sum(not group.informative for group in groups))
@@ -393,6 +395,7 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
 
     splits = splits_to_read(cfg)
     with (
+        live_page(folder_of(cfg, ""), cfg.record.port),
         Run.open(cfg, splits=splits, fresh=fresh, total_steps=cfg.train.steps) as run,
         Pools(run, reward_splits=splits) as pools,
         controlled(run.record, run.requests, pools.elastic),
