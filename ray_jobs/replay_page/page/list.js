@@ -3,23 +3,44 @@
 
 const ROW_HEIGHT = 46;
 
+// Ten thousand rows are filtered while somebody types, on a busy machine too. So a filter is one pass
+// over rows that are in order already, the elements of the rows in sight stay and get other texts,
+// and nothing asks the browser for sizes, which it would have to lay the page out for.
 class EpisodeList {
   constructor(runs, choose) {
     this.runs = runs;
     this.choose = choose;
     this.all = runs.flatMap((run) => run.rows);
+    // All rows by each order that was asked for.
+    this.orders = new Map([["", this.all]]);
     this.shown = this.all;
     this.chosen = null;
     this.box = dom.byId("list");
     this.space = dom.byId("list-space");
+    this.window = dom.byId("list-window");
+    this.items = [];
+    // Episodes whose texts could not be loaded for the search.
+    this.missing = 0;
+    this.top = 0;
+    this.height = this.box.clientHeight;
     this.range = rewardRange(this.all);
-    this.box.addEventListener("scroll", () => this.draw());
-    window.addEventListener("resize", () => this.draw());
+    this.box.addEventListener("scroll", () => {
+      this.top = this.box.scrollTop;
+      this.draw();
+    });
+    new ResizeObserver(() => {
+      this.height = this.box.clientHeight;
+      this.draw();
+    }).observe(this.box);
     this.fillChoices();
     const filters = dom.byId("filters");
     filters.addEventListener("input", () => this.filter());
     filters.addEventListener("submit", (event) => event.preventDefault());
     this.filter();
+    // Before somebody asks for them.
+    for (const { value } of dom.byId("sort").options) {
+      requestIdleCallback(() => this.inOrder(value));
+    }
   }
 
   fillChoices() {
@@ -38,21 +59,25 @@ class EpisodeList {
   filter() {
     const began = performance.now();
     const wanted = this.wanted();
-    const shown = [];
-    for (const row of this.all) {
-      if (passes(row, wanted)) {
-        shown.push(row);
-      }
+    const gates = this.runs.map((run) => gatesOf(run, wanted));
+    this.shown = this.inOrder(dom.byId("sort").value).filter((row) => passes(row, gates[row.run.number], wanted));
+    if (this.top) {
+      this.box.scrollTop = 0;
+      this.top = 0;
     }
-    sortRows(shown, dom.byId("sort").value);
-    this.shown = shown;
-    this.box.scrollTop = 0;
     this.draw();
     this.filterMs = performance.now() - began;
-    this.count(wanted);
+    this.count();
     if (wanted.inTexts && wanted.search) {
       this.searchTexts();
     }
+  }
+
+  inOrder(order) {
+    if (!this.orders.has(order)) {
+      this.orders.set(order, sortRows([...this.all], order));
+    }
+    return this.orders.get(order);
   }
 
   wanted() {
@@ -83,11 +108,7 @@ class EpisodeList {
       const said = (done, all) => {
         dom.byId("count").textContent = `reading texts of ${run.name}: ${done} of ${all}`;
       };
-      try {
-        await run.loadTexts(said);
-      } catch (error) {
-        dom.byId("count").textContent = error.message;
-      }
+      this.missing += await run.loadTexts(said);
       run.complete = true;
     }
     this.isLoading = false;
@@ -97,63 +118,34 @@ class EpisodeList {
   count() {
     const all = this.all.length.toLocaleString("en");
     const shown = this.shown.length.toLocaleString("en");
-    dom.byId("count").textContent = `${shown} of ${all} episodes`;
+    const missing = this.missing ? `, texts of ${counted(this.missing, "episode")} are missing` : "";
+    dom.byId("count").textContent = `${shown} of ${all} episodes${missing}`;
   }
 
   draw() {
+    const first = Math.max(0, Math.floor(this.top / ROW_HEIGHT) - 4);
+    const last = Math.min(this.shown.length, first + Math.ceil(this.height / ROW_HEIGHT) + 8);
     this.space.style.height = `${this.shown.length * ROW_HEIGHT}px`;
-    const first = Math.max(0, Math.floor(this.box.scrollTop / ROW_HEIGHT) - 4);
-    const last = Math.min(this.shown.length, first + Math.ceil(this.box.clientHeight / ROW_HEIGHT) + 8);
-    const items = [];
-    for (let n = first; n < last; n++) {
-      items.push(this.item(this.shown[n], n));
+    this.window.style.transform = `translateY(${first * ROW_HEIGHT}px)`;
+    while (this.items.length < last - first) {
+      const item = new ListItem(this);
+      this.items.push(item);
+      this.window.append(item.element);
     }
-    this.space.replaceChildren(...items);
-  }
-
-  item(row, place) {
-    const [low, high] = this.range;
-    const share = row.reward === null ? 0 : (row.reward - low) / (high - low || 1);
-    const end = row.run.ends[row.end];
-    const { how, predicted } = row.run.sources[row.source];
-    const where = predicted ? "prediction" : `${how ? "eval" : "step"} ${row.step}`;
-    const item = dom.make(
-      "div",
-      {
-        class: `item${row === this.chosen ? " chosen" : ""}`,
-        role: "option",
-        "aria-selected": row === this.chosen,
-        onclick: () => this.choose(row),
-      },
-      dom.make("div", { class: "item-head" }, row.run.samples[row.sample][1] || row.uid),
-      dom.make(
-        "div",
-        { class: "item-foot" },
-        this.runs.length > 1 ? dom.chip("AB"[row.run.number] || String(row.run.number)) : null,
-        dom.make("span", {}, `${where} · #${row.episode}`),
-        dom.chip(end, end),
-        row.kept ? dom.make("span", { title: "with pictures" }, "▣") : null,
-        dom.make("span", { class: "grow" }),
-        dom.make("meter", { min: 0, max: 1, value: share, "aria-label": "reward" }),
-        dom.make("b", {}, fixed(row.reward)),
-      ),
-    );
-    item.style.top = `${place * ROW_HEIGHT}px`;
-    return item;
+    this.items.forEach((item, n) => item.show(first + n < last ? this.shown[first + n] : null));
   }
 
   // Mark a row and bring it in sight.
   mark(row) {
     this.chosen = row;
     const place = this.shown.indexOf(row);
-    if (place >= 0) {
-      const top = place * ROW_HEIGHT;
-      const { scrollTop, clientHeight } = this.box;
-      if (top < scrollTop) {
-        this.box.scrollTop = top;
-      } else if (top + ROW_HEIGHT > scrollTop + clientHeight) {
-        this.box.scrollTop = top + ROW_HEIGHT - clientHeight;
-      }
+    const top = place * ROW_HEIGHT;
+    if (place >= 0 && top < this.top) {
+      this.top = top;
+      this.box.scrollTop = top;
+    } else if (place >= 0 && top + ROW_HEIGHT > this.top + this.height) {
+      this.top = top + ROW_HEIGHT - this.height;
+      this.box.scrollTop = this.top;
     }
     this.draw();
   }
@@ -166,34 +158,103 @@ class EpisodeList {
   }
 }
 
-function passes(row, wanted) {
-  const { run } = row;
-  if (wanted.run !== "" && run.number !== Number(wanted.run)) return false;
-  if (wanted.end && run.ends[row.end] !== wanted.end) return false;
-  if (wanted.kind && run.samples[row.sample][2] !== wanted.kind) return false;
-  if (wanted.source && run.sourceName(row.source) !== wanted.source) return false;
+// An element of the list, which shows one row after another.
+class ListItem {
+  constructor(list) {
+    this.list = list;
+    this.row = null;
+    this.head = dom.make("div", { class: "item-head" });
+    this.letter = list.runs.length > 1 ? dom.chip("") : null;
+    this.where = dom.make("span", {});
+    this.end = dom.chip("");
+    this.kept = dom.make("span", { title: "with pictures" });
+    this.bar = dom.make("i", {});
+    this.reward = dom.make("b", {});
+    this.element = dom.make(
+      "div",
+      { role: "option", onclick: () => list.choose(this.row) },
+      this.head,
+      dom.make(
+        "div",
+        { class: "item-foot" },
+        this.letter,
+        this.where,
+        this.end,
+        this.kept,
+        dom.make("span", { class: "grow" }),
+        dom.make("span", { class: "item-bar" }, this.bar),
+        this.reward,
+      ),
+    );
+  }
+
+  // Show a row; null hides the element.
+  show(row) {
+    const { element, list } = this;
+    const chosen = row !== null && row === list.chosen;
+    element.hidden = row === null;
+    element.className = chosen ? "item chosen" : "item";
+    element.setAttribute("aria-selected", String(chosen));
+    if (row !== null && row !== this.row) {
+      this.write(row);
+    }
+    this.row = row;
+  }
+
+  write(row) {
+    const [low, high] = this.list.range;
+    const { run } = row;
+    const end = run.ends[row.end];
+    const { how, predicted } = run.sources[row.source];
+    const where = predicted ? "prediction" : `${how ? "eval" : "step"} ${row.step}`;
+    const share = row.reward === null ? 0 : (row.reward - low) / (high - low || 1);
+    this.head.textContent = readable(run.samples[row.sample][1] || row.uid);
+    if (this.letter) {
+      this.letter.textContent = "AB"[run.number] || String(run.number);
+    }
+    this.where.textContent = `${where} · #${row.episode}`;
+    this.end.textContent = readable(end);
+    this.end.className = `chip ${end}`;
+    this.kept.textContent = row.kept ? "▣" : "";
+    this.bar.style.width = `${Math.round(100 * share)}%`;
+    this.reward.textContent = fixed(row.reward);
+  }
+}
+
+// Return what the filters let through in a run, by number: rows are looked up there.
+function gatesOf(run, wanted) {
+  const isRun = wanted.run === "" || run.number === Number(wanted.run);
+  return {
+    sources: run.sources.map((_, n) => isRun && (!wanted.source || run.sourceName(n) === wanted.source)),
+    ends: run.ends.map((end) => !wanted.end || end === wanted.end),
+    kinds: run.samples.map((about) => !wanted.kind || about[2] === wanted.kind),
+    // Nothing is in all words.
+    words: run.words.map((words) => words.includes(wanted.search)),
+  };
+}
+
+function passes(row, gates, wanted) {
+  if (!gates.sources[row.source] || !gates.ends[row.end] || !gates.kinds[row.sample]) return false;
   if (row.step < wanted.steps[0] || row.step > wanted.steps[1]) return false;
   if (wanted.onlyKept && !row.kept) return false;
   if (!wanted.anyReward) {
     if (row.reward === null) return false;
     if (row.reward < wanted.rewards[0] || row.reward > wanted.rewards[1]) return false;
   }
-  if (!wanted.search) return true;
-  if (run.words[row.sample].includes(wanted.search)) return true;
-  return wanted.inTexts && run.text(row).includes(wanted.search);
+  if (gates.words[row.sample]) return true;
+  return wanted.inTexts && row.text.includes(wanted.search);
 }
 
+// Sort rows in place, equal ones as they came; those without the figure come last either way.
 function sortRows(rows, order) {
-  if (!order) return;
   const name = order.slice(0, -1);
   const sign = order.endsWith("-") ? -1 : 1;
-  // Rows without the figure come last either way.
-  const key = (row) => (row[name] === null ? Infinity : sign * row[name]);
-  rows.sort((a, b) => {
-    const first = key(a);
-    const second = key(b);
-    return first === second ? 0 : first - second;
+  const keyed = rows.map((row) => ({ row, key: row[name] === null ? Infinity : sign * row[name] }));
+  keyed.sort((a, b) => (a.key === b.key ? 0 : a.key - b.key));
+  keyed.forEach(({ row }, n) => {
+    rows[n] = row;
   });
+  return rows;
 }
 
 function rewardRange(rows) {

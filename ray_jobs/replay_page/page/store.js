@@ -51,7 +51,6 @@ class Run {
     this.steps = new Map(index.steps.map((step) => [step.step, step]));
     this.words = this.samples.map((about) => about.join("\n").toLowerCase());
     this.rows = this.makeRows(index.columns);
-    this.texts = new Map();
   }
 
   makeRows(columns) {
@@ -61,6 +60,8 @@ class Run {
       for (const name of Object.keys(columns)) {
         row[name] = columns[name][n];
       }
+      // For the search, once it is loaded.
+      row.text = "";
       row.uid = this.samples[row.sample][0];
       row.group = `${this.number}/${row.source}/${row.step}/${row.sample}`;
       rows.push(row);
@@ -104,19 +105,20 @@ class Run {
     return `${this.base}pictures/${encodeURIComponent(digest)}.jpg`;
   }
 
-  // Load all texts for the search, a script after the other.
+  // Load all texts for the search, a script after the other; return how many are missing.
   async loadTexts(progress) {
-    const names = unique(this.rows.map((row) => this.textsName(row.source, row.chunk)));
-    for (const [done, name] of names.entries()) {
-      this.texts.set(name, (await rayvos.load(this.base, name)).map(wordsOf));
-      progress(done + 1, names.length);
+    let done = 0;
+    let missing = 0;
+    for (const row of this.rows) {
+      try {
+        row.text = wordsOf(object(await this.line(row)));
+      } catch {
+        missing += 1;
+      }
+      done += 1;
+      if (row.line === 0) progress(done, this.rows.length);
     }
-  }
-
-  // Return the text of a row for the search; "" before it is loaded.
-  text(row) {
-    const texts = this.texts.get(this.textsName(row.source, row.chunk));
-    return texts ? texts[row.line] : "";
+    return missing;
   }
 }
 
