@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.pulse import tick
+
 # Bytes of the fp32 logits of one chunk; two chunks are alive at the peak. The gradient of a
 # bfloat16 head is rounded once for each chunk.
 CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}
@@ -71,6 +73,7 @@ class _LogprobEntropy(torch.autograd.Function):
         entropies = []
         norms = []
         for start in range(0, len(target_N), chunk):
+            tick()
             span = slice(start, start + chunk)
             logits_NV = _logits(hidden_ND[span], weight_VD, banned_V, temperature)
             norm_N = logits_NV.logsumexp(-1)
@@ -106,6 +109,7 @@ class _LogprobEntropy(torch.autograd.Function):
         d_weight_VD = torch.zeros_like(weight_VD) if head_is_trained else None
 
         for start in range(0, len(target_N), ctx.chunk):
+            tick()
             span = slice(start, start + ctx.chunk)
             logits_NV = _logits(hidden_ND[span], weight_VD, banned_V, ctx.temperature)
             probs_NV = logits_NV.sub_(norm_N[span, None]).exp_()

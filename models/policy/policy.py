@@ -19,6 +19,7 @@ from core.batch import GroupBatch, ImageLayout
 from models.families import family_of
 from models.policy import lora, tree_attention, window_attention
 from models.policy.logprob_head import LogprobHead
+from models.policy.progress import show_progress
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -96,6 +97,7 @@ class Policy(nn.Module):
             vlm.get_submodule(self.family.vision_tower).requires_grad_(False)
         if adapter is not None:
             lora.add(vlm, adapter, self.family)
+        show_progress(vlm)
         self.vlm = vlm.to(device).train()
 
         vocabulary = vlm.config.get_text_config().vocab_size

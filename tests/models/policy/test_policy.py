@@ -13,6 +13,7 @@ from transformers import AutoModelForImageTextToText
 
 from core import batch, grpo
 from core.types import End, Media
+from models.policy import progress
 from models.policy.logprob_head import CHUNK_BYTES, chunk_of
 from models.policy.pixels import Pixels
 from models.policy.policy import Policy
@@ -84,6 +85,23 @@ def test_tree_rows_equal_rows_of_episodes(folder, seeds, budget, checkpointing):
     (found_N2 * signs_N2).sum().backward()
     (expected_N2 * signs_N2).sum().backward()
     assert relative(policy.vlm, model) <= 1e-5
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_pass_over_one_row_shows_progress_in_every_block(folder, monkeypatch, checkpointing):
+    """On a CPU a row of a large model lasts longer than `cluster.hang_s`."""
+    ticks: list[str] = []
+    monkeypatch.setattr(progress, "tick", lambda: ticks.append("block"))
+    policy = Policy(folder, allowed_ids=ALLOWED, gradient_checkpointing=checkpointing)
+    rows, media, _ = rows_and_media((0,))
+    output = run(policy, Pixels(folder), rows[0], media)
+    config = policy.vlm.config
+    blocks = config.get_text_config().num_hidden_layers + config.vision_config.depth
+    assert len(ticks) >= blocks
+
+    ticks.clear()
+    output.logprob_N.sum().backward()
+    assert len(ticks) >= blocks
 
 
 def test_siblings_are_invisible_and_the_test_would_notice(folder):
