@@ -14,6 +14,7 @@ from core.types import Sample
 from data.bounds import allow_pixels
 from data.difficulty import ratings_file, with_ratings
 from data.holdout import HOLDOUT, held_out_part, training_part
+from data.labelled import on_labelled_frames
 from data.load import load_samples
 from data.prepare.keep import keep_samples
 
@@ -30,7 +31,8 @@ def training_split(cfg: Config) -> str:
 def read_split(cfg: Config, split: str) -> list[Sample]:
     """Read the samples of a split, with difficulty ratings if `difficulty.folder` is given.
 
-    `data.holdout` moves videos of the training split to the split `holdout`.
+    `data.holdout` moves videos of the training split to the split `holdout`. Both are played on
+    frames whose truth is known.
 
     Driver and reward actors both read a split with this function. Rewards depend on difficulty
     only in training, so the training split must be rated; another split is rated if it has a file.
@@ -43,9 +45,10 @@ def read_split(cfg: Config, split: str) -> list[Sample]:
         ValueError: As `data.load.load_samples` and `data.difficulty.with_ratings`.
     """
     if split == HOLDOUT:
-        return held_out_part(_stored(cfg, training_split(cfg)), cfg.data.holdout)
+        known = on_labelled_frames(_stored(cfg, training_split(cfg)))
+        return held_out_part(known, cfg.data.holdout)
     if split == training_split(cfg):
-        return training_part(_stored(cfg, split), cfg.data.holdout)
+        return training_part(on_labelled_frames(_stored(cfg, split)), cfg.data.holdout)
     return _stored(cfg, split)
 
 

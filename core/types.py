@@ -46,6 +46,7 @@ class Video:
         height: pixels.
         width: pixels.
         stride: of a video file, frame i is its frame i x stride (Ref-SAV labels every fourth).
+        chosen: of a video file, the frames of it that are used; () for all.
     """
 
     uid: str
@@ -54,10 +55,17 @@ class Video:
     height: int
     width: int
     stride: int = 1
+    chosen: tuple[int, ...] = ()
 
     @property
     def num_frames(self) -> int:
         return len(self.frame_names)
+
+    def number(self, frame: int) -> int:
+        """Return the number of a frame in the video file."""
+        if self.chosen:
+            frame = self.chosen[frame]
+        return frame * self.stride
 
 
 @dataclass(frozen=True)
@@ -126,6 +134,8 @@ class Notes:
         annotator: number of the annotator, from 0 to 3 (Ref-DAVIS17).
         frames_listed: names of the frames to evaluate; None is all (ReasonVOS, sparse masks of
             your own).
+        others_unknown: True if the other frames say nothing about the targets, so that no reward
+            may read them.
         foreground_F: masks of everything annotated in the video, frame by frame (ReVOS).
         ignore_F: masks of the pixels left out of the evaluation, frame by frame (ReasonSeg).
         void_F: masks of the pixels that the merged evaluation of Ref-DAVIS17 leaves out.
@@ -148,6 +158,7 @@ class Notes:
     source: str = ""
     annotator: int | None = None
     frames_listed: tuple[str, ...] | None = None
+    others_unknown: bool = False
     foreground_F: Sequence[Rle | None] | None = None
     ignore_F: Sequence[Rle | None] | None = None
     void_F: Sequence[Rle | None] | None = None

@@ -22,7 +22,7 @@ from configs.load import load as load_config
 from configs.schema import Config
 from core.types import Episode, Rle, Sample, Video
 from data.bounds import allow_pixels
-from data.frames.probing import probe_with_rate
+from data.frames.probing import check_sizes, probe_with_rate
 from ray_jobs.driver.entry import run_job
 from ray_jobs.driver.video_list import check_sentence, is_list, lines_of, names_several
 from ray_jobs.record.overlay import FPS
@@ -204,6 +204,7 @@ def segment(
     """
     allow_pixels(cfg.data.max_pixels)
     video, rate = probe_with_rate(path)
+    check_sizes(video)
     check_words(sentence, fps)
     if out is None:
         out = folder_of(cfg, video)

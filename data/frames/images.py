@@ -28,6 +28,9 @@ IMAGE_SUFFIXES = (*FRAME_SUFFIXES, ".webp", ".bmp", ".tif", ".tiff", ".avif")
 Image.MAX_IMAGE_PIXELS = None
 
 _ORIENTATION_TAG = 274
+# Kind of a page of a TIFF, and the bits of those that are no picture of their own.
+_SUBFILE_TAG = 254
+_REDUCED_OR_MASK = 1 | 4
 # Formats whose pictures, and their sizes, Pillow turns itself.
 TURNED_BY_PILLOW = ("AVIF", "TIFF")
 # EXIF orientations that exchange height and width.
@@ -110,7 +113,7 @@ def num_pages(file: Path) -> int:
     with _opened(file) as image:
         height, width = image.size[::-1]
         check_pixels(height, width, str(file))
-        return int(getattr(image, "n_frames", 1))
+        return len(_pages(image))
 
 
 def is_mask(file: Path) -> bool:
@@ -152,8 +155,9 @@ def read_pages(file: Path, numbers: Sequence[int]) -> Iterator[np.ndarray]:
         ValueError: As `image_size`, or a page is damaged.
     """
     with _opened(file) as image:
+        pages = _pages(image)
         for number in numbers:
-            image.seek(number)
+            image.seek(pages[number])
             width, height = image.size
             check_pixels(height, width, f"{file}: page {number}")
             pixels = np.asarray(image.convert("RGB"))
@@ -181,6 +185,29 @@ def _load_whole(file: Path) -> np.ndarray:
     """Return the pixels by Pillow, which refuses a cut file."""
     with _opened(file) as image:
         return np.asarray(image.convert("RGB"))
+
+
+def _pages(image: Any) -> list[int]:
+    """Return the places of the pictures that a viewer plays, without previews and other extras."""
+    count = int(getattr(image, "n_frames", 1))
+    # Beside a photo lie its preview, depth or brightness.
+    if count == 1 or image.format == "MPO":
+        return [0]
+    if image.format == "TIFF":
+        return _whole_pages(image, count) or [0]
+    # The picture of an animated PNG for viewers that cannot animate.
+    first = 1 if getattr(image, "default_image", False) else 0
+    return list(range(first, count))
+
+
+def _whole_pages(image: Any, count: int) -> list[int]:
+    """Return the pages of a TIFF that are no thumbnails, smaller copies or masks."""
+    pages = []
+    for number in range(count):
+        image.seek(number)
+        if not int(image.tag_v2.get(_SUBFILE_TAG, 0)) & _REDUCED_OR_MASK:
+            pages.append(number)
+    return pages
 
 
 def _orientation(image: Any) -> int:

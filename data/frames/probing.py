@@ -14,10 +14,23 @@ from pathlib import Path
 
 from core.types import Video
 from data.frames.decoders import facts
-from data.frames.images import IMAGE_SUFFIXES, image_size, is_image, is_mask, num_pages
+from data.frames.images import (
+    IMAGE_SUFFIXES,
+    image_size,
+    is_hidden,
+    is_image,
+    is_mask,
+    num_pages,
+)
 from data.frames.reading import frame_size
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".ts", ".mpg", ".wmv", ".flv")
+# Photos of phones, which come in tiles.
+HEIC_SUFFIXES = (".heic", ".heif")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".avi", ".mkv", ".webm", ".ogv", ".ivf", ".gif"),
+    *(".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".m2v", ".vob", ".wmv", ".asf", ".flv"),
+    *(".mjpeg", ".h264", ".hevc"),
+)
 
 
 def probe(path: str | Path) -> Video:
@@ -52,8 +65,7 @@ def _probe_images(path: Path, folder: Path) -> Video:
     """Return the video of one image, or of all images of a folder."""
     names = [path.name]
     if path.is_dir():
-        names = [name for name in os.listdir(folder) if is_image(name)]
-        names = _without_masks(folder, names)
+        names = _frames_in(folder)
     if not names:
         known = ", ".join(IMAGE_SUFFIXES)
         raise ValueError(f"{path}: no image in this folder; known are {known}")
@@ -61,6 +73,38 @@ def _probe_images(path: Path, folder: Path) -> Video:
     names.sort(key=as_people_count)
     height, width = frame_size(str(folder), names)
     return Video(path.stem, str(folder), tuple(names), height, width)
+
+
+def _frames_in(folder: Path) -> list[str]:
+    """Return the names of the pictures in a folder.
+
+    Raises:
+        ValueError: Some of them would be left out, or as `_without_masks`.
+    """
+    listed = sorted(os.listdir(folder))
+    for name in listed:
+        if not is_hidden(name) and name.lower().endswith(HEIC_SUFFIXES):
+            raise ValueError(f"{folder / name}: HEIC photos cannot be read: convert them to JPEG")
+    return _without_masks(folder, [name for name in listed if is_image(name)])
+
+
+def check_sizes(video: Video) -> None:
+    """Look at the headers of all images of a folder, for callers that start much for one video.
+
+    Raises:
+        ValueError: One cannot be read, or is of another size than the first.
+    """
+    folder = Path(video.path)
+    if not folder.is_dir():
+        return
+    for name in video.frame_names:
+        file = folder / name
+        height, width = image_size(file)
+        if (height, width) != (video.height, video.width):
+            raise ValueError(
+                f"{file} is {height} x {width} (height x width), but the first image of its folder "
+                f"is {video.height} x {video.width}: scale all images to one size"
+            )
 
 
 def _without_masks(folder: Path, names: list[str]) -> list[str]:

@@ -204,7 +204,7 @@ def _store_images(video: Video, names: Mapping[int, str]) -> dict[int, np.ndarra
 def _store_pages(video: Video, names: Mapping[int, str]) -> dict[int, np.ndarray]:
     """Read pictures of an animation, or pages of a TIFF."""
     frames = {}
-    numbers = [index * video.stride for index in names]
+    numbers = [video.number(index) for index in names]
     with node_store().scratch() as scratch:
         file = scratch / "page.npy"
         pages = read_pages(Path(video.path), numbers)
@@ -235,7 +235,7 @@ def _store_decoded(
         if index in missing or not store.has(name):
             wanted.append(index)
 
-    numbers = [index * video.stride for index in wanted]
+    numbers = [video.number(index) for index in wanted]
     with store.scratch() as scratch:
         decode(
             video.path,
@@ -261,7 +261,7 @@ def _names_in_video_file(video: Video, indices: Sequence[int]) -> dict[int, str]
             f"{indices[0]}; is the data set complete, and its root right (data.root)?"
         )
     content = content_name(video.path)
-    return {index: f"{content}-{index * video.stride}" for index in indices}
+    return {index: f"{content}-{video.number(index)}" for index in indices}
 
 
 def _image_file(video: Video, index: int) -> str:

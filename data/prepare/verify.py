@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -30,6 +29,7 @@ from data.frames.images import (
 from data.frames.probing import VIDEO_SUFFIXES
 from data.frames.video_file import open_video, pictures, shown_size
 from data.masks.png_masks import PngMasks
+from data.masks.sparse import looks_sparse, sparse_text
 
 # Masks of one object to list; further ones are only counted.
 MANY = 5
@@ -98,7 +98,7 @@ def media_under(folder: Path) -> list[Video]:
     for path in sorted(folder.rglob("*")):
         if is_hidden(path.name):
             continue
-        if path.suffix.lower() in FRAME_SUFFIXES:
+        if is_image(path.name):
             name = path.name.removesuffix(path.suffix)
             image_names.setdefault(path.parent, set()).add(name)
         if path.suffix.lower() in VIDEO_SUFFIXES:
@@ -155,19 +155,14 @@ def oddities(samples: Sequence[Sample]) -> Iterator[str]:
 def _sparse(target: Target, sample: Sample) -> str:
     """Return a text for masks on every few frames that count as an object that comes and goes."""
     masks_F = target.masks_F
-    is_sparse = isinstance(masks_F, PngMasks) and masks_F.missing_is_none
-    if not is_sparse or sample.notes.frames_listed is not None:
+    # Only your own data set can say what a frame without a mask means.
+    is_own = isinstance(masks_F, tuple)
+    if isinstance(masks_F, PngMasks):
+        is_own = masks_F.missing_is_none
+    if not is_own or sample.notes.frames_listed is not None:
         return ""
     with_mask_F = [rle is not None for rle in masks_F]
-    gaps = sum(before != after for before, after in pairwise(with_mask_F))
-    # Few masks, each alone: labels of every few frames.
-    if sum(with_mask_F) > len(with_mask_F) / 2 or gaps < 2 * sum(with_mask_F) - 1:
-        return ""
-    return (
-        f"object {target.uid!r} has masks on {sum(with_mask_F)} of {len(with_mask_F)} frames, none "
-        "beside another: the others count as frames without it; if they are only not labelled, say "
-        '"without_mask": "not labelled" in the data set\'s JSON'
-    )
+    return sparse_text(target.uid, with_mask_F) if looks_sparse(with_mask_F) else ""
 
 
 def runs_of(counts: str) -> list[int]:
@@ -307,7 +302,7 @@ def _wrong_video_file(path: Path, video: Video) -> list[str]:
             f"{path}: damaged after frame {seen} ({_first_line(damages[0])}): download it again"
         )
 
-    needed = (video.num_frames - 1) * video.stride + 1
+    needed = video.number(video.num_frames - 1) + 1
     if seen < needed:
         texts.append(f"{path}: {seen} frames, but {needed} are listed: download it again")
     return texts

@@ -19,7 +19,8 @@
                      0 is the object, and without a PNG it is not visible in that frame
                    - a COCO run-length encoding or null for each frame
     without_mask   optional: "not visible" (the default), or "not labelled": then frames without a
-                   mask of any object say nothing and are left out of the evaluation
+                   mask of any object say nothing, are left out of the evaluation, and training
+                   plays on the others alone
     expressions    "objects" names the answer; [] means that nothing fits, and without "objects" the
                    answer is not known. "kind" is a name for reports.
 
@@ -30,17 +31,22 @@ checks everything and lists all errors; reading stops at the first error.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from core.printable import printable
 from core.types import Notes, Rle, Sample, Target, Video
 from data.fields import Faults, inside, load_videos, optional, splits_found, texts, value
 from data.frames.images import FRAME_SUFFIXES, IMAGE_SUFFIXES, stems_in, visible
 from data.frames.probing import probe
 from data.masks.png_masks import PngMasks
 from data.masks.rle_entries import entries_of
+from data.masks.sparse import looks_sparse, sparse_text
 from data.readers.expressions import present_frames
+
+log = logging.getLogger(__name__)
 
 VIDEO_KEYS = ("path", "frames", "objects", "expressions", "without_mask")
 # What a frame without a mask says about its objects.
@@ -77,12 +83,28 @@ def _read_video(root: Path, uid: str, meta: Any, where: str, faults: Faults) -> 
     video = _video(uid, path, meta, where, faults)
     objects = _objects(root, video, meta, where, faults)
     listed = _labelled_frames(video, objects, meta, where)
+    if listed is None:
+        _point_at_sparse(objects, where)
     samples: list[Sample] = []
     for i, expression in enumerate(value(meta, "expressions", list, where)):
         with faults.noted():
             sample = _sample(video, i, expression, objects, f"{where}: expression {i}")
-            samples.append(replace(sample, notes=replace(sample.notes, frames_listed=listed)))
+            unknown = listed is not None
+            notes = replace(sample.notes, frames_listed=listed, others_unknown=unknown)
+            samples.append(replace(sample, notes=notes))
     return samples
+
+
+def _point_at_sparse(objects: dict[str, Target | None], where: str) -> None:
+    """Warn of masks on every few frames: an empty answer would be right on all others."""
+    for target in objects.values():
+        if target is None:
+            continue
+        labelled = frames_with_file(target)
+        with_mask_F = [frame in labelled for frame in range(len(target.masks_F))]
+        if looks_sparse(with_mask_F):
+            log.warning("%s: %s", printable(where), printable(sparse_text(target.uid, with_mask_F)))
+            return
 
 
 def _labelled_frames(
@@ -175,7 +197,7 @@ def _target_of_folder(folder: Path, video: Video, name: str, where: str) -> Targ
     stems = []
     for name_of_frame in video.frame_names:
         if name_of_frame.lower().endswith(KEPT_SUFFIXES):
-            name_of_frame = name_of_frame.partition(".")[0]
+            name_of_frame = name_of_frame.rpartition(".")[0]
         stems.append(name_of_frame)
 
     found = stems_in(folder, ".png")

@@ -98,11 +98,14 @@ def measured(
 def start_scoring(
     groups: Sequence[Played], split: str, pools: Pools, masking: Masking
 ) -> list[ScoredGroup]:
-    """Draw the masks of some groups, if the policy draws, and start the scoring of each."""
+    """Draw the masks of some groups, if the policy draws, and start the scoring of each.
+
+    A reward may read any frame, so there is none where some frames are not labelled.
+    """
     scored = []
     for group, drawn in zip(groups, masking.draw(groups), strict=True):
         scoring = None
-        if not hidden(group.sample):
+        if not hidden(group.sample) and not group.sample.notes.others_unknown:
             scoring = pools.rewards.submit(split, group.sample.uid, group.episodes, drawn)
         scored.append(ScoredGroup(group, drawn, scoring))
     return scored

@@ -28,7 +28,7 @@ class Result:
         sample: The expression.
         episode: Its episode.
         masks_F: The predicted mask of each frame; empty if they were not kept.
-        reward: None for a failed episode, or without public truth.
+        reward: None for a failed episode, without public truth, and where frames are not labelled.
         scores: Figures of `core.evaluation.protocols.measure`, as fractions; empty without public
             truth.
     """
@@ -79,10 +79,16 @@ class Evaluation:
 
     results: tuple[Result, ...]
 
+    @property
+    def rewarded(self) -> tuple[Result, ...]:
+        """The results but those of videos with unlabelled frames, which have no reward."""
+        known = [result for result in self.results if not result.sample.notes.others_unknown]
+        return tuple(known)
+
     def per_expression(self, name: str) -> dict[str, float]:
         """Return a figure (`Result.figure`) as the mean over the repeats of each expression."""
         values: dict[str, list[float]] = {}
-        for result in self.results:
+        for result in self.rewarded if name == "reward" else self.results:
             repeats = values.setdefault(result.sample.uid, [])
             repeats.append(result.figure(name))
 
@@ -92,8 +98,9 @@ class Evaluation:
         return means
 
     def mean(self, name: str) -> float:
-        """Return the mean of a figure over the expressions."""
-        return float(np.mean(list(self.per_expression(name).values())))
+        """Return the mean of a figure over the expressions; 0 if none has it."""
+        values = list(self.per_expression(name).values())
+        return float(np.mean(values)) if values else 0.0
 
     def reward_jf_correlation(self) -> float | None:
         """Return the correlation of reward and J&F within expressions.
@@ -103,7 +110,7 @@ class Evaluation:
         vary, as without repeats.
         """
         pairs: dict[str, list[tuple[float, float]]] = {}
-        for result in self.results:
+        for result in self.rewarded:
             if result.episode.end is End.FAILED:
                 continue
             repeats = pairs.setdefault(result.sample.uid, [])
@@ -218,7 +225,7 @@ def _summary(evaluation: Evaluation) -> dict[str, Any]:
         "F": evaluation.mean("f"),
         "J&F": evaluation.mean("jf"),
         "reward": evaluation.mean("reward"),
-        "reward_parts": mean_parts([result.parts for result in evaluation.results]),
+        "reward_parts": mean_parts([result.parts for result in evaluation.rewarded]),
         "reward_jf_correlation": evaluation.reward_jf_correlation(),
         "J&F_by_kind": kinds,
         "ends": dict(sorted(ends.items())),

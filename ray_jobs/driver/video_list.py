@@ -19,7 +19,7 @@ from pathlib import Path
 from core.types import Notes, Sample
 from data.fields import encoding_of
 from data.frames.images import is_hidden, is_image
-from data.frames.probing import VIDEO_SUFFIXES, as_people_count, probe_with_rate
+from data.frames.probing import VIDEO_SUFFIXES, as_people_count, check_sizes, probe_with_rate
 from ray_jobs.record.segmented import folder_name
 
 COLUMNS = ("video", "sentence")
@@ -146,6 +146,7 @@ def read_all(lines: Sequence[Line], out: Path) -> tuple[list[Wanted], list[str]]
     for line in lines:
         try:
             video, rate = probe_with_rate(line.video)
+            check_sizes(video)
         except ValueError as error:
             unreadable.append(f"{line.place}: {error}")
             continue

@@ -17,9 +17,12 @@ import numpy as np
 from core.evaluation import davis
 from core.evaluation.protocols import MERGED, Scored, summarise
 from core.files import replacing, write_json
-from core.masks import decode_frames
+from core.masks import area, decode_frames
 from core.types import Rle, Sample
 from ray_jobs.record.predictions import Predictions, expression_of
+
+# J and F of an object.
+JF = tuple[float, float]
 
 SCORES = ("J", "F", "J&F", "A", "R@binary", "R@visa255", "tIoU", "vIoU", "keyframe_accuracy")
 HEAD = (
@@ -52,13 +55,19 @@ def summary_of(
     ends: Counter[str] = Counter()
     rewards = []
     measured = {row.uid for row in rows}
+    unrewarded = {sample.uid for sample in samples if sample.notes.others_unknown}
+    lines = 0
     for line in predictions.lines([sample.uid for sample in samples]):
         ends[line["end"]] += 1
-        if line["uid"] in measured:
+        if line["uid"] not in measured:
+            continue
+        lines += 1
+        if line["uid"] not in unrewarded:
             # A failed episode has no reward and counts as 0.
             rewards.append(line["reward"] or 0.0)
     if rewards:
         summary["reward"] = float(np.mean(rewards))
+    if lines:
         summary["J&F_by_kind"] = _by_kind(rows)
     summary["ends"] = dict(sorted(ends.items()))
     return summary
@@ -67,7 +76,7 @@ def summary_of(
 def davis_four_annotators(samples: Sequence[Sample], predictions: Predictions) -> dict[str, Any]:
     """Return J, F and J&F of Ref-DAVIS17 as its authors measure it, in percent.
 
-    The rules are in `core.evaluation.davis`.
+    The rules are in `core.evaluation.davis`. "@official" counts the objects as their code does.
 
     Raises:
         ValueError: a sample has no "annotator" or "object" in its notes.
@@ -82,11 +91,58 @@ def davis_four_annotators(samples: Sequence[Sample], predictions: Predictions) -
                 )
         videos.setdefault(sample.video.uid, []).append(sample)
 
-    objects: dict[str, list[tuple[float, float]]] = {}
+    objects: dict[str, list[JF]] = {}
+    official: dict[str, list[JF]] = {}
     for of_video in videos.values():
-        for annotator, values in _by_annotator(of_video, predictions).items():
-            objects.setdefault(annotator, []).extend(values)
-    return davis.four_annotators(objects)
+        truth_O = truth_of(of_video)
+        counted_O = official_truth_of(of_video)
+        found = _by_annotator(of_video, predictions, truth_O)
+        _extend(objects, found)
+        # The same objects have the same figures.
+        if {*map(id, truth_O)} != {*map(id, counted_O)}:
+            found = _by_annotator(of_video, predictions, counted_O)
+        _extend(official, found)
+
+    figures = davis.four_annotators(objects)
+    if all(official.values()):
+        for name, value in davis.four_annotators(official).items():
+            figures[f"{name}@official"] = value
+    return figures
+
+
+def _extend(objects: dict[str, list[JF]], more: Mapping[str, Sequence[JF]]) -> None:
+    for annotator, values in more.items():
+        objects.setdefault(annotator, []).extend(values)
+
+
+def truth_of(samples: Sequence[Sample]) -> list[davis.ObjectMasks]:
+    """Return the masks of each object that the expressions of a video name."""
+    truth = {}
+    for sample in samples:
+        for target in sample.targets:
+            truth[target.uid] = target.masks_F
+    return list(truth.values())
+
+
+def official_truth_of(samples: Sequence[Sample]) -> list[davis.ObjectMasks]:
+    """Return the masks of the objects that the official code counts in a video.
+
+    It counts up to the largest number in frame 0: an object that comes later is left out if its
+    number is larger, and a number without an object is one that is never visible.
+    """
+    by_number = {}
+    for sample in samples:
+        if not sample.notes.object.isdecimal():
+            return truth_of(samples)
+        for target in sample.targets:
+            by_number[int(sample.notes.object)] = target.masks_F
+    largest = 0
+    for number, masks_F in by_number.items():
+        first = masks_F[0]
+        if first is not None and area(first):
+            largest = max(largest, number)
+    never = (None,) * samples[0].video.num_frames
+    return [by_number.get(number, never) for number in range(1, largest + 1)]
 
 
 def write_tables(
@@ -105,28 +161,25 @@ def write_tables(
 
 
 def _by_annotator(
-    samples: Sequence[Sample], predictions: Predictions
-) -> dict[str, list[tuple[float, float]]]:
-    """Return (J, F) of every object of one video, by annotator.
+    samples: Sequence[Sample], predictions: Predictions, truth_O: Sequence[davis.ObjectMasks]
+) -> dict[str, list[JF]]:
+    """Return (J, F) of every true object of one video, by annotator.
 
     An expression without a prediction is an empty mask.
     """
     video = samples[0].video
-    truth = {}
     by_annotator: dict[str, list[Sample]] = {}
     for sample in samples:
         by_annotator.setdefault(str(sample.notes.annotator), []).append(sample)
-        for target in sample.targets:
-            truth[target.uid] = target.masks_F
 
     void_F = samples[0].notes.void_F
     void_FHW = decode_frames(void_F, video.height, video.width) if void_F else None
 
-    figures: dict[str, list[tuple[float, float]]] = {}
+    figures: dict[str, list[JF]] = {}
     for annotator, own in sorted(by_annotator.items()):
         masks_O = [_masks(predictions, sample) for sample in sorted(own, key=_object_number)]
         labels_FHW = davis.merge(masks_O, video.height, video.width)
-        j_O, f_O = davis.match(labels_FHW, list(truth.values()), void_FHW)
+        j_O, f_O = davis.match(labels_FHW, truth_O, void_FHW)
         figures[annotator] = list(zip(j_O.tolist(), f_O.tolist(), strict=True))
     return figures
 

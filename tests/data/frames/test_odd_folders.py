@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from data.frames.images import image_size, read_image
 from data.frames.probing import probe
@@ -147,6 +148,36 @@ def test_an_animation_is_a_clip(suffix: str, tmp_path: Path) -> None:
     assert shown(file) == [0, 1, 2, 3, 4]
     assert number_on(read_frames(probe(file), [3])[0]) == 3
     assert broken_frames(probe(file)) == []
+
+
+def test_pictures_beside_a_photo_are_no_frames(tmp_path: Path) -> None:
+    file = tmp_path / "photo.jpg"
+    preview = Image.fromarray(barred(9)).resize((WIDTH // 2, HEIGHT // 2))
+    photo = Image.fromarray(barred(5))
+    photo.save(file, format="MPO", save_all=True, append_images=[preview], quality=95)
+    with Image.open(file) as image:
+        assert image.n_frames == 2  # type: ignore[attr-defined]
+    assert shown(file) == [5]
+    assert broken_frames(probe(file)) == []
+
+
+def test_the_still_picture_of_an_animated_png_is_no_frame(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    pictures = [Image.fromarray(barred(number)) for number in (9, 1, 2)]
+    pictures[0].save(file, save_all=True, append_images=pictures[1:], default_image=True)
+    assert shown(file) == [1, 2]
+    assert number_on(read_frames(probe(file), [1])[0]) == 2
+
+
+def test_small_copies_in_a_tiff_are_no_frames(tmp_path: Path) -> None:
+    file = tmp_path / "a.tif"
+    small = Image.fromarray(barred(9)).resize((WIDTH // 2, HEIGHT // 2))
+    reduced = ImageFileDirectory_v2()
+    reduced[254] = 1
+    small.encoderinfo = {"tiffinfo": reduced}
+    pictures = [Image.fromarray(barred(number)) for number in (5, 6)]
+    pictures[0].save(file, save_all=True, append_images=[small, pictures[1]])
+    assert shown(file) == [5, 6]
 
 
 def test_sixteen_bits_are_read_as_before(tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from data.frames.decode_video import PyavReader
 from data.frames.probing import probe
 from data.frames.reading import Clip, read_frames
 from data.prepare.verify import broken_frames
+from tests.data.frames.heic import write_heic
 from tests.data.frames.test_drawn_videos import HEIGHT, PIXELS, WIDTH, barred, plain, write
 
 COUNT = 40
@@ -164,6 +166,19 @@ def test_a_damaged_group_in_the_middle_leaves_the_others_readable(tmp_path: Path
     assert probe(path).num_frames == 48
     [text] = broken_frames(probe(path))
     assert "v.mp4: damaged at frame 2" in text
+
+
+def test_a_photo_in_tiles_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    photo = tmp_path / "photo.heic"
+    write_heic(photo, [barred(number) for number in range(4)], 2, 2)
+    with av.open(str(photo)) as container:
+        assert len(container.streams.video) == 4
+    with pytest.raises(ValueError, match=r"photo\.heic: .* 4 tiles, .* convert it to JPEG"):
+        probe(photo)
+    # Beside other pictures it would be left out.
+    Image.fromarray(barred(1)).save(tmp_path / "0.jpg")
+    with pytest.raises(ValueError, match=r"photo\.heic: HEIC photos .* convert them to JPEG"):
+        probe(tmp_path)
 
 
 def test_reading_in_a_row_goes_on_where_it_was(tmp_path: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from core.types import End, Episode, Reward, Sample, Video
+from core.types import End, Episode, Notes, Reward, Sample, Video
 from ray_jobs.driver.evaluation import stop_on_failures
 from ray_jobs.driver.results import Evaluation, Result, mean_parts, paired_gain
 
@@ -63,3 +64,14 @@ def test_a_fault_of_the_data_is_told_in_one_line() -> None:
     error = f"Traceback (most recent call last):\n  File x\nValueError: {message}"
     with pytest.raises(ValueError, match=rf"^{message} \(20 of 20 .*\)$"):
         stop_on_failures(_episodes(20, 20, error), 0.05)
+
+
+def test_a_video_with_unlabelled_frames_has_no_reward() -> None:
+    known = _result("a", 0.5, 3.0)
+    notes = Notes(frames_listed=("0",), others_unknown=True)
+    other = _result("b", 0.7, 0.0)
+    unknown = replace(other, sample=replace(other.sample, notes=notes), reward=None)
+    found = Evaluation((known, unknown))
+    assert found.mean("reward") == 3.0
+    assert found.mean("jf") == pytest.approx(60)
+    assert Evaluation((unknown,)).mean("reward") == 0.0

@@ -47,6 +47,13 @@ def test_videos_of_a_folder_are_sorted_and_an_unreadable_one_is_told(folder: Pat
         lines_of(folder, " ")
 
 
+def test_images_of_several_sizes_are_told_before_anything_starts(folder: Path) -> None:
+    Image.new("RGB", (16, 12)).save(folder / "clip 2/2.png")
+    wanted, unreadable = read_all(lines_of(folder, "the dog"), folder / "out")
+    assert [each.folder.name for each in wanted] == ["clip_10"]
+    assert "2.png is 12 x 16 (height x width), but the first image" in unreadable[0]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_a_list_has_paths_beside_it_and_a_folder_for_each_line(folder: Path, encoding: str) -> None:
     file = folder / "list.csv"

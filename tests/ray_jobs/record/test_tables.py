@@ -137,6 +137,30 @@ def test_davis_by_four_annotators_repairs_swapped_objects(tmp_path: Path) -> Non
     alone = table(samples, predictions, "binary_per_expression")["J&F"]
     assert isinstance(alone, float)
     assert alone < 50
+    assert merged["J&F@official"] == merged["J&F"]
     message = "evaluate.protocol=davis_4_annotators: v/0 has no 'annotator'"
     with pytest.raises(ValueError, match=message):
         davis_four_annotators([sample_of("v/0", clip(0))], predictions)
+
+
+def test_the_official_count_of_objects_leaves_out_a_late_one(tmp_path: Path) -> None:
+    """Objects 1 and 3 with a number between them that none has, and 4, which comes in frame 1."""
+    predictions = Predictions.open(tmp_path, {})
+    late = np.roll(clip(0), 12, axis=2)
+    late[0] = False
+    samples = []
+    for number, truth in ((1, clip(0)), (3, clip(1)), (4, late)):
+        sample = sample_of(f"dog/{number}", truth, annotator=0, object=str(number))
+        target = Target(str(number), sample.targets[0].masks_F)
+        samples.append(replace(sample, targets=(target,)))
+    add(predictions, samples[0], clip(0))
+    add(predictions, samples[1], np.zeros_like(clip(0)))
+    add(predictions, samples[2], late)
+    merged = davis_four_annotators(samples, predictions)
+    assert merged["J"] == pytest.approx(100 * (1 + 0 + 1) / 3)
+    # The numbers 1, 2 and 3: found, never visible, and matched with what is left.
+    j, _, _ = mean_j_and_f(late, clip(1))
+    assert merged["J@official"] == pytest.approx(100 * (1 + 1 + j) / 3)
+    numberless = [replace(each, notes=replace(each.notes, object="the dog")) for each in samples]
+    by_name = davis_four_annotators(numberless, predictions)
+    assert by_name["J@official"] == by_name["J"]
