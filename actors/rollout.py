@@ -67,7 +67,7 @@ class RolloutActor:
         self.system = make_system(cfg)
         try:
             self.engine = Engine(settings)
-        except RuntimeError as error:
+        except (RuntimeError, BrokenPipeError) as error:
             if killed_while_starting(error):
                 # A loss like any other, not an error of the settings.
                 os._exit(1)

@@ -5,11 +5,13 @@ vLLM is imported where an engine starts: it takes ten seconds, and drivers only 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from multiprocessing import connection
 from typing import Any
 
 from PIL import Image
@@ -23,6 +25,12 @@ from models.engine.settings import OBJECT_STORE, EngineSettings, ban, engine_arg
 
 # How vLLM's client takes an output from the engine's process.
 Receive = Callable[[], Awaitable[Any]]
+
+# Longest wait for the exit code of a process whose pipe is closed already.
+EXIT_S = 10.0
+# vLLM's message about processes that ended while they started, and the exit code of one that was
+# told to: below zero for a signal, zero if it took SIGTERM itself. An error gives 1.
+TOLD_TO_END = r"Failed core proc\(s\): \{.*: (-\d+|0)\b"
 
 
 class Engine:
@@ -41,6 +49,7 @@ class Engine:
 
         self.dialogue = load_dialogue(settings.path, settings.system_message)
         weight_transfer.register()
+        wait_for_exit_codes()
         if settings.weight_backend == "ipc":
             # Memory handles travel pickled, from this run's own learner.
             os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
@@ -212,11 +221,33 @@ class Engine:
 
 
 def killed_while_starting(error: Exception) -> bool:
-    """Return True if an engine did not start because a signal ended its process.
+    """Return True if an engine did not start because its process was killed.
 
-    vLLM names the exit codes of its processes; that of a signal is below zero.
+    A process that is killed before it has read its arguments breaks their pipe.
     """
-    return re.search(r"Failed core proc\(s\): \{.*: -\d+", str(error)) is not None
+    if isinstance(error, BrokenPipeError):
+        return True
+    return re.search(TOLD_TO_END, str(error)) is not None
+
+
+@functools.cache
+def wait_for_exit_codes() -> None:
+    """Let vLLM name the exit codes of processes that ended while they started.
+
+    vLLM 0.32 asks for a code as soon as the pipe of that process is closed. The system may know the
+    code a moment later, and the message names none.
+    """
+    from vllm.v1.engine.utils import CoreEngineProcManager
+
+    name_finished = CoreEngineProcManager.finished_procs
+
+    def wait_and_name(manager: CoreEngineProcManager) -> dict[str, int]:
+        for process in manager.processes:
+            if process.pid is not None and connection.wait([process.sentinel], timeout=0):
+                process.join(EXIT_S)
+        return name_finished(manager)
+
+    CoreEngineProcManager.finished_procs = wait_and_name  # type: ignore[method-assign]
 
 
 def _ticking(receive: Receive) -> Receive:

@@ -188,7 +188,7 @@ def register() -> None:
     keep_images()
     score_exactly()
     end_with_parent()
-    lock_bars_in_this_process()
+    lock_in_this_process()
 
 
 @functools.cache
@@ -225,13 +225,16 @@ def keep_images() -> None:
     scheduler_output.strip_covered_mm_data = keep_all
 
 
-def lock_bars_in_this_process() -> None:
-    """Let progress bars lock threads only.
+def lock_in_this_process() -> None:
+    """Let progress bars, and vLLM's executor of a single worker, lock threads only.
 
-    In a process that was spawned, tqdm's lock between processes is a file in /dev/shm, which a
-    killed engine would leave there.
+    In a process that was spawned, a lock between processes is a file in /dev/shm, which a killed
+    engine would leave there.
     """
+    import vllm.v1.executor.uniproc_executor as executor
+
     tqdm.set_lock(threading.RLock())
+    executor.Lock = threading.Lock  # type: ignore[attr-defined]
 
 
 def update_info(

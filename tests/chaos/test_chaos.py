@@ -61,7 +61,7 @@ def test_a_run_under_faults_ends_as_an_undisturbed_one(tmp_path: Path, chaos_fau
     if chaos_faults == 0:
         pytest.skip("--chaos 0")
     command = [sys.executable, "-m", "tests.chaos", "--out", str(tmp_path / "chaos")]
-    # An engine that is killed while it starts may still leave a named semaphore (docs/faults.md).
+    # Before the first step a search for a victim often finds nobody, and takes its time.
     command += ["--steps", str(STEPS), "--faults", str(chaos_faults), "--first", "1"]
     for kind in KINDS[:chaos_faults]:
         command += ["--kind", kind]
