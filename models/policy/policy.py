@@ -19,7 +19,7 @@ from core.batch import GroupBatch, ImageLayout
 from models.families import family_of
 from models.policy import lora, tree_attention, window_attention
 from models.policy.logprob_head import LogprobHead
-from models.policy.progress import show_progress
+from models.progress import show_progress
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -25,6 +25,7 @@ from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 
 from core.files import replacing
+from models.progress import show_progress
 from models.segmenters.sam2_files import FILES, file_names, recognise
 from models.segmenters.sam2_shape import DECODER_HEADS, DECODER_MLP, Shape
 
@@ -212,6 +213,7 @@ def load(path: Path, config: str = "") -> tuple[SAM2Base, Shape]:
     _check_weights(path, name, model.state_dict(), weights)
     weights = {key: tensor.float() for key, tensor in weights.items()}
     model.load_state_dict(weights)
+    show_progress(model)
     return model, shape
 
 

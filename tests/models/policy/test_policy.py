@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText
 
 from core import batch, grpo
 from core.types import End, Media
-from models.policy import progress
+from models import progress
 from models.policy.logprob_head import CHUNK_BYTES, chunk_of
 from models.policy.pixels import Pixels
 from models.policy.policy import Policy

@@ -1,4 +1,4 @@
-"""Signs of progress from inside a pass over one row, which may last for minutes on a CPU."""
+"""Signs of progress from inside a model: on a CPU one row or image may take minutes."""
 
 from __future__ import annotations
 
