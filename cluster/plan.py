@@ -410,6 +410,9 @@ def remedy(cfg: Config, job: Job, nodes: Sequence[Node]) -> str:
 
 def _smaller(cfg: Config, job: Job) -> Iterator[tuple[str, Config]]:
     """Yield smaller settings of one kind at a time, the largest first, with what was set."""
+    if job == "train" and cfg.cluster.weight_backend == "ipc":
+        yield from _fewer_pairs(cfg)
+        return
     if "rollout.workers" in _SIZES[job]:
         for workers in range(cfg.rollout.first_workers - 1, 0, -1):
             rollout = replace(cfg.rollout, workers=workers)
@@ -418,3 +421,15 @@ def _smaller(cfg: Config, job: Job) -> Iterator[tuple[str, Config]]:
         for ranks in range(cfg.learner.world_size - 1, 0, -1):
             learner = replace(cfg.learner, world_size=ranks)
             yield f"learner.world_size={ranks}", replace(cfg, learner=learner)
+
+
+def _fewer_pairs(cfg: Config) -> Iterator[tuple[str, Config]]:
+    """Yield smaller settings of ranks and the engines on their GPUs."""
+    for ranks in range(cfg.learner.world_size - 1, 0, -1):
+        workers = min(cfg.rollout.first_workers, ranks)
+        fewer = replace(
+            cfg,
+            rollout=replace(cfg.rollout, workers=workers),
+            learner=replace(cfg.learner, world_size=ranks),
+        )
+        yield f"rollout.workers={workers} and learner.world_size={ranks}", fewer
