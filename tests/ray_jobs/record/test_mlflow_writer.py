@@ -219,24 +219,41 @@ def test_broken_files_cost_no_record_and_no_second_run(tmp_path: Path) -> None:
     assert all("mlflow_outbox.jsonl is no record" in text for text in said)
 
 
-def test_four_runs_start_on_one_fresh_database(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    said: list[str] = []
-    writers = []
-    for number in range(4):
-        folder = tmp_path / str(number)
+# Imports take longer than all else, so the processes share them.
+FOUR = """
+import os, pathlib, sys
+import mlflow.store.tracking.sqlalchemy_store
+from ray_jobs.record.mlflow_writer import MlflowWriter
+
+children = []
+for number in range(4):
+    child = os.fork()
+    if not child:
+        folder = pathlib.Path(sys.argv[1]) / str(number)
         folder.mkdir()
         params = {"learner.lr": number}
-        writers.append(MlflowWriter(uri, "tests", f"run {number}", folder, params, said.append))
+        writer = MlflowWriter(sys.argv[2], "tests", f"run {number}", folder, params)
         for step in range(50):
-            writers[-1].metrics(step, {"reward": float(number)})
-    for writer in writers:
-        assert writer.close(240)
+            writer.metrics(step, {"reward": float(number)})
+        is_whole = writer.close(240)
+        sys.stdout.flush()
+        os._exit(0 if is_whole else 1)
+    children.append(child)
+ends = [os.waitpid(child, 0)[1] for child in children]
+sys.exit(f"ends: {ends}" if any(ends) else 0)
+"""
+
+
+def test_four_processes_start_on_one_fresh_database(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    command = [sys.executable, "-c", FOUR, str(tmp_path), uri]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
     for number in range(4):
         points = _points(uri, tmp_path / str(number), "reward")
         assert points == [(step, number) for step in range(50)]
         assert _run(uri, tmp_path / str(number)).data.params == {"learner.lr": str(number)}
-    assert said == []
+    assert len({_run_id(uri, tmp_path / str(number)) for number in range(4)}) == 4
 
 
 @pytest.mark.parametrize("loss", ["another database", "run unknown", "run deleted"])
