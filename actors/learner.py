@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,8 @@ class LearnerActor:
     ) -> ImageLayout:
         """Build the trainer; return its image layout. Raises the errors of `TrainerRank`."""
         os.environ.update(place.environment)
+        # DeepSpeed's autotuner, which nobody uses here, would import it for seconds.
+        sys.modules["mlflow"] = None  # type: ignore[assignment]
         from actors.trainer import TrainerRank
 
         self._trainer = TrainerRank(cfg, device, place.rank, place.ranks, total_updates)

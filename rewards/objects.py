@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from rewards.iou import Table, inclusive_box_iou
@@ -138,5 +137,8 @@ def _best_matching(scores_MN: np.ndarray) -> float:
     if 1 in scores_MN.shape:
         # With one object on a side the best pair is the matching.
         return float(scores_MN.max() / larger)
+    # Imported here: every actor reads this file, and few match objects.
+    from scipy.optimize import linear_sum_assignment
+
     matching = linear_sum_assignment(scores_MN, maximize=True)
     return float(scores_MN[matching].sum() / larger)

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from core.evaluation.metrics import j_and_f, without
 from core.masks import decode_frames
@@ -64,6 +63,8 @@ def match(
             j_F, f_F = j_and_f(pred_FHW, gt_FHW)
             j_LO[row, column] = j_F.mean()
             f_LO[row, column] = f_F.mean()
+
+    from scipy.optimize import linear_sum_assignment
 
     rows, columns = linear_sum_assignment(-(j_LO + f_LO) / 2)
     order = np.argsort(columns)
