@@ -130,9 +130,11 @@ class RewardActor:
         """Make the masks for the system's reward; None if it needs none."""
         prompts = [episode.answer.prompts for episode in episodes]
         if self.system.masks_by == "segmenter":
-            return masks_on_own_frames(self.segmenter, sample.video, prompts)
+            with working("segment"):
+                return masks_on_own_frames(self.segmenter, sample.video, prompts)
         if self.system.masks_by == "tracker":
-            tracked = masks_on_all_frames(self.segmenter, sample.video, prompts)
+            with working("segment"):
+                tracked = masks_on_all_frames(self.segmenter, sample.video, prompts)
             return [_decoded(rles_F) for rles_F in tracked]
         return None
 

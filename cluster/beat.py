@@ -1,6 +1,6 @@
 """An actor's side of the beat: it answers what it is doing while its methods work.
 
-`beating` gives every actor the two questions of `Beat`. They have a concurrency group of their
+`beating` gives every actor the questions of `Beat`. They have a concurrency group of their
 own, so they are answered by another thread than the methods' one. The other side is
 `cluster.watch`.
 """
@@ -20,7 +20,8 @@ from typing import Any, TypeVar
 
 import ray
 
-from core.pulse import Pulse, pulse, working
+from cluster.usage import Usage, usage
+from core.pulse import Pulse, Span, keep_spans, pulse, take_spans, working
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -39,10 +40,12 @@ class Answer:
     Attributes:
         pulse: what it is doing.
         waits: it waits for others in a collective operation.
+        usage: its process and memory; None if nobody measured them.
     """
 
     pulse: Pulse
     waits: bool
+    usage: Usage | None = None
 
 
 class Beat:
@@ -51,12 +54,22 @@ class Beat:
     @ray.method(concurrency_group=GROUP)
     def beat(self) -> Answer:
         """Return what this process is doing."""
-        return Answer(pulse(), waits_for_others())
+        return Answer(pulse(), waits_for_others(), usage())
 
     @ray.method(concurrency_group=GROUP)
     def stacks(self) -> str:
         """Return the Python stacks of this process."""
         return own_stacks()
+
+    @ray.method(concurrency_group=GROUP)
+    def keep_spans(self) -> None:
+        """Keep all works from now on."""
+        keep_spans()
+
+    @ray.method(concurrency_group=GROUP)
+    def take_spans(self) -> list[Span]:
+        """Return the works that were kept."""
+        return take_spans()
 
 
 def patient(method: C) -> C:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -22,7 +22,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster import autopsy
 from cluster.beat import Answer, Beat
 from cluster.lost import Deaths, cause
-from cluster.refs import Handle, Ref
+from cluster.refs import Handle, Method, Ref
+from cluster.usage import Usage
+
+T = TypeVar("T")
 
 # Questions to an actor in the time of a hang.
 QUESTIONS = 20
@@ -95,6 +98,38 @@ class Watched:
     def silence(self, now: float) -> float:
         """Return the seconds since the question that it has not answered yet."""
         return 0.0 if self.asked is None else now - self.asked
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An actor as it was last seen, in words.
+
+    Attributes:
+        name: kind and number.
+        doing: what it does.
+        seconds: how long it has been doing that; 0 if nobody knows.
+        usage: its process and memory; None before its first answer.
+    """
+
+    name: str
+    doing: str
+    seconds: float
+    usage: Usage | None
+
+
+def seen(actor: Watched, now: float, limits: Limits) -> Seen:
+    """Return in words what an actor does."""
+    silence = actor.silence(now)
+    if actor.answer is None:
+        doing = "starts" if limits.hang_s else "nobody asks it (cluster.hang_s=0)"
+        return Seen(actor.name, doing, silence, None)
+    pulse = actor.answer.pulse
+    doing = pulse.work or "idle"
+    if actor.answer.waits:
+        doing = f"{doing}, waits for the other ranks"
+    if silence > SILENT * limits.every_s:
+        doing = f"{doing}, no answer for {silence:.0f} s"
+    return Seen(actor.name, doing, pulse.seconds, actor.answer.usage)
 
 
 def hang_of(actor: Watched, now: float, limits: Limits) -> str | None:
@@ -182,6 +217,28 @@ class Watch:
         """Watch an actor no more: it was lost, or is about to be ended."""
         with self._lock:
             self._actors.pop(handle, None)
+
+    def seen(self) -> list[Seen]:
+        """Return all actors as they were last seen; without a limit of hangs nobody looks."""
+        now = time.monotonic()
+        with self._lock:
+            actors = list(self._actors.values())
+        return [seen(actor, now, self.limits) for actor in actors]
+
+    def ask_all(self, question: Method[Any, [], T], timeout_s: float) -> dict[str, T]:
+        """Ask all actors a question of `Beat`; return the answers that come in time, by name."""
+        with self._lock:
+            actors = list(self._actors.values())
+        asked = {actor.handle.call(question): actor.name for actor in actors}
+        if not asked:
+            return {}
+        done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=timeout_s)
+        answers = {}
+        for ref in done:
+            # Whoever uses a lost actor finds out, and replaces it.
+            with contextlib.suppress(ray.exceptions.RayError):
+                answers[asked[ref]] = ray.get(ref)
+        return answers
 
     def lost(
         self, handle: Handle[Any], kind: str, number: int, error: BaseException, then: str

@@ -383,6 +383,11 @@ def wrong_values(cfg: Config) -> Iterator[str]:
             f"segmenter.kind={cfg.segmenter.kind}: a policy that draws masks "
             f"(mask.token={cfg.mask.token}) needs {' or '.join(kinds_that_follow_drawn())}"
         )
+    if cfg.record.profile > cfg.train.steps:
+        yield (
+            f"record.profile={cfg.record.profile} (--profile): the run ends with step "
+            f"{cfg.train.steps} (train.steps); give an earlier step"
+        )
     yield from _wrong_workers(cfg)
     yield from _wrong_holdout(cfg)
     yield from _wrong_sets("data.sets", cfg.data.sets)

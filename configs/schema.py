@@ -515,6 +515,11 @@ class RecordConfig:
         least=0,
         most=65535,
     )
+    profile: int = setting(
+        0,
+        help="step of a training whose Chrome trace is written, as --profile STEP says; 0: none",
+        least=0,
+    )
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """What this process is doing, and its last sign of progress.
 
 Whoever calls the work opens it with `working`, and the work inside calls `tick` as it goes on. The
-watch over a job's actors (`cluster.watch`) asks for the `Pulse`, and tells a hang by it.
+watch over a job's actors (`cluster.watch`) asks for the `Pulse`, and tells a hang by it. On request
+all works of a while are kept as spans, for the profile of a step.
 """
 
 from __future__ import annotations
@@ -31,6 +32,20 @@ class Pulse:
 
 
 @dataclass(frozen=True)
+class Span:
+    """A work from its beginning to its end.
+
+    Attributes:
+        began: seconds since 1970.
+        seconds: how long it took; until now, if it is under way.
+    """
+
+    name: str
+    began: float
+    seconds: float
+
+
+@dataclass(frozen=True)
 class _Work:
     name: str
     since: float
@@ -44,6 +59,8 @@ class _Process:
         self.works: dict[int, _Work] = {}
         self.numbers = itertools.count()
         self.last_tick = time.monotonic()
+        # Works that have ended, with their ends, while spans are kept; else None.
+        self.ended: list[tuple[_Work, float]] | None = None
 
 
 _process = _Process()
@@ -64,12 +81,35 @@ def working(name: str, patience_s: float = 0.0) -> Iterator[None]:
     """
     tick()
     number = next(_process.numbers)
-    _process.works[number] = _Work(name, time.monotonic(), patience_s)
+    work = _Work(name, time.monotonic(), patience_s)
+    _process.works[number] = work
     try:
         yield
     finally:
         del _process.works[number]
         tick()
+        ended = _process.ended
+        if ended is not None:
+            ended.append((work, _process.last_tick))
+
+
+def keep_spans() -> None:
+    """Keep the works of this process from now on, until `take_spans`."""
+    _process.ended = []
+
+
+def take_spans() -> list[Span]:
+    """Return the works since `keep_spans`, those under way included; keep no more."""
+    now = time.monotonic()
+    ended = _process.ended or []
+    _process.ended = None
+    ended += [(work, now) for work in list(_process.works.values())]
+    # Clocks of two processes have only the calendar in common.
+    since_1970 = time.time() - now
+    spans = []
+    for work, end in ended:
+        spans.append(Span(work.name, work.since + since_1970, end - work.since))
+    return spans
 
 
 def pulse() -> Pulse:

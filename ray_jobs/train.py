@@ -1,6 +1,7 @@
 """Train a policy with GRPO.
 
     python -m ray_jobs.train revseg_tiny learner.lr=1e-4 rollout.workers=2
+    python -m ray_jobs.train revseg_tiny --profile 5       # a Chrome trace of step 5
 
 `train` measures the policy, runs the steps, measures again, and shows the gain. `train_step` is
 one step from top to bottom.
@@ -40,10 +41,12 @@ from ray_jobs.driver.evaluation import evaluate, stop_on_failures
 from ray_jobs.driver.fit import too_long_for
 from ray_jobs.driver.guard import Guard, lowest_reward
 from ray_jobs.driver.hints import HintStore, own_hints
+from ray_jobs.driver.live import memory_metrics, told_live
 from ray_jobs.driver.live_server import live_page
 from ray_jobs.driver.masking import Masking, make_masking
 from ray_jobs.driver.player import Arrival, Player
 from ray_jobs.driver.pools import Pools
+from ray_jobs.driver.profile import profiled, with_profile
 from ray_jobs.driver.rebuilds import Rebuilds, history_of, newest_start, origin_of, step_of
 from ray_jobs.driver.recording import Recording
 from ray_jobs.driver.report import Values, report, values_of
@@ -173,6 +176,7 @@ def train_step(
         measured = balance.of_step(play.seconds, play.engines, update.seconds, timer.seconds)
         metrics |= measured.metrics
         metrics["tokens_per_second"] = metrics["completion_tokens"] / max(play.seconds, 1e-3)
+    metrics |= memory_metrics(run.placement.watch)
     recording.write(step, metrics, timer.seconds, groups)
     guard.after_step(metrics, groups)
 
@@ -384,7 +388,7 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
         ValueError: An impossible setting or file; before any engine starts.
     """
     began = time.monotonic()
-    cfg = checked_config(argv)
+    cfg = checked_config(with_profile(argv))
     supervisor.tell(f"max_restarts {cfg.cluster.max_restarts}")
     supervisor.show_life(cfg.cluster.hang_s)
     refuse_choosing_on_the_test_split(cfg)
@@ -399,6 +403,7 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
         Run.open(cfg, splits=splits, fresh=fresh, total_steps=cfg.train.steps) as run,
         Pools(run, reward_splits=splits) as pools,
         controlled(run.record, run.requests, pools.elastic),
+        told_live(run.record.path, run.progress, run.placement.watch),
     ):
         mix, aside = training_data(run)
         # Errors of a checkpoint come before the engines, which take a while to start.
@@ -519,7 +524,7 @@ def learn_steps(
         for step in steps:
             while run.requests.wait_while_paused():
                 save_unsaved(run, pools, log, draws, state)
-            with run.requests.patient(cfg.train.stop_s):
+            with run.requests.patient(cfg.train.stop_s), profiled(run, step):
                 train_step(run, pools, masking, step, player, log, recording, guard)
                 run.record.write_aside(draws.after(step).aside)
                 state.step = step

@@ -59,7 +59,11 @@ def folder_of(name: str) -> Path:
         near = nearest(folder.name, others)
         hint = f"did you mean {near}?" if near else "give its name below runs, or its folder"
         raise ValueError(f"{folder}: no such run; {hint}")
-    if not any((folder / name).is_file() for name in ("config.yaml", "metrics.jsonl")):
+    try:
+        found = {each.name for each in folder.iterdir()}
+    except PermissionError as error:
+        raise ValueError(f"{folder}: another user's, and may not be read ({error})") from error
+    if not found & {"config.yaml", "metrics.jsonl"}:
         raise ValueError(
             f"{folder}: neither config.yaml nor metrics.jsonl there: give the folder of a training"
         )

@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from core.pulse import tick
+from core.pulse import tick, working
 from core.types import Ask
 from models.dialogue import load_dialogue
 from models.engine.conversation import Conversation, SeedKey
@@ -121,8 +121,9 @@ class Engine:
             **sampling,
         )
         request_id = str(next(self._request_numbers))
-        async for last in self.llm.generate(prompt, params, request_id=request_id):
-            output = last
+        with working("generate"):
+            async for last in self.llm.generate(prompt, params, request_id=request_id):
+                output = last
 
         completion = output.outputs[0]
         logprobs = []

@@ -56,11 +56,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer a request."""
-        if self.path in FILES:
-            file, kind = FILES[self.path]
+        path = self.path.partition("?")[0]
+        if path in FILES:
+            file, kind = FILES[path]
             self._send(HTTPStatus.OK, kind, file.read_bytes())
-        elif self.path in self.documents:
-            self._send_document(self.documents[self.path])
+        elif path in self.documents:
+            self._send_document(self.documents[path])
         else:
             self._send(HTTPStatus.NOT_FOUND, "text/plain", b"there is nothing here\n")
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from core.pulse import working
 from ray_jobs.record.progress import Progress
 
 
@@ -22,7 +23,7 @@ class StageTimer:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         began = time.monotonic()
-        with self._progress.phase(name):
+        with self._progress.phase(name), working(name):
             yield
         spent = time.monotonic() - began
         self.seconds[name] = self.seconds.get(name, 0.0) + spent

@@ -12,7 +12,8 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ray_jobs.record.owner import owner_of
-from ray_jobs.record.replay_data import as_number, as_text, as_whole, parsed
+from ray_jobs.record.owner import Owner, owner_of
+from ray_jobs.record.replay_data import as_list, as_number, as_text, as_whole, parsed
 
+# What the processes of a running job do (`ray_jobs.driver.live`).
+FILE = "live.json"
 # Most points of a curve: more than a chart has pixels for are means of neighbours.
 POINTS = 400
 # Last steps whose seconds tell the rest of a run.
@@ -67,6 +70,8 @@ CHARTS = (
     ),
     Chart("Age of the weights that played a token, in versions", ("age/*",)),
     Chart("Lost processes so far", ("deaths/*",), is_total=True),
+    Chart("Memory of each process, GiB", ("memory/*",)),
+    Chart("Memory in use on the GPUs of each process, GiB", ("gpu_memory/*",)),
     Chart("Loss", ("loss",)),
     Chart("Gradient norm", ("grad_norm",)),
     Chart("Learning rate", ("lr",)),
@@ -77,7 +82,8 @@ class StepLines:
     """The lines of a growing metrics.jsonl; each is read once.
 
     Attributes:
-        steps: Its whole lines, flat: seconds are metrics too.
+        steps: Number of each step.
+        columns: Values of each metric by step, seconds among them; None where there is no number.
         broken: Number of lines left out.
     """
 
@@ -86,7 +92,8 @@ class StepLines:
         self._begin()
 
     def _begin(self) -> None:
-        self.steps: list[dict[str, Any]] = []
+        self.steps: list[int] = []
+        self.columns: dict[str, list[float | None]] = {}
         self.broken = 0
         self._end = 0
         self._last = b""
@@ -112,14 +119,22 @@ class StepLines:
         self._end += len(raw)
         self._last = raw
         value = parsed(raw)
-        if not isinstance(value, dict) or not as_whole(value.get("step")):
+        step = as_whole(value.pop("step", None)) if isinstance(value, dict) else 0
+        if not step:
             self.broken += bool(raw.strip())
             return
         seconds = value.pop("seconds", None)
         if isinstance(seconds, Mapping):
             for stage, spent in seconds.items():
                 value[f"seconds/{stage}"] = spent
-        self.steps.append(value)
+        for name, number in value.items():
+            if name not in self.columns:
+                self.columns[name] = [None] * len(self.steps)
+            self.columns[name].append(as_number(number))
+        self.steps.append(step)
+        for column in self.columns.values():
+            if len(column) < len(self.steps):
+                column.append(None)
 
 
 class LiveData:
@@ -137,37 +152,41 @@ class LiveData:
         """
         with self._lock:
             self._lines.read()
-            steps = self._lines.steps
-            broken = self._lines.broken
+            lines = self._lines
+            last = lines.steps[-1] if lines.steps else 0
+            loss = lines.columns.get("loss", [None])[-1]
+            mark = f"{len(lines.steps)} {last} {loss}"
+            step_s = _step_seconds(lines)
+            broken = lines.broken
         about = about_run(self.run)
-        last = as_whole(steps[-1].get("step")) if steps else 0
+        left = max(0, about["steps"] - last)
+        owner = owner_of(self.run)
         return {
             **about,
             "name": self.run.resolve().name,
-            "state": state_of(self.run),
+            "state": state_of(self.run, owner),
+            "live": None if owner is None else _live_of(self.run, owner),
             "step": last,
-            "left_s": _left_s(steps, about["steps"] - last),
+            "left_s": left * step_s,
             "broken": broken,
-            "mark": f"{len(steps)} {last} {as_number(steps[-1].get('loss')) if steps else 0}",
+            "mark": mark,
         }
 
     def curves(self) -> dict[str, Any]:
         """Return the charts of CHARTS, and one for each other metric."""
         with self._lock:
             self._lines.read()
-            steps = list(self._lines.steps)
-        names = _names_of(steps)
-        shown = []
-        taken: set[str] = set()
-        for chart in CHARTS:
-            own = [name for name in names if _is_of(name, chart)]
-            taken.update(own)
-            if own:
-                shown.append(_drawn(chart, own, steps))
-        others = []
-        for name in names:
-            if name not in taken:
-                others.append(_drawn(Chart(name, (name,)), [name], steps))
+            shown = []
+            taken: set[str] = set()
+            for chart in CHARTS:
+                names = [name for name in self._lines.columns if _is_of(name, chart)]
+                taken.update(names)
+                if names:
+                    shown.append(_drawn(chart, names, self._lines))
+            others = []
+            for name in self._lines.columns:
+                if name not in taken:
+                    others.append(_drawn(Chart(name, (name,)), [name], self._lines))
         return {"charts": shown, "others": others}
 
 
@@ -186,9 +205,12 @@ def about_run(run: Path) -> dict[str, Any]:
     return about
 
 
-def state_of(run: Path) -> dict[str, str]:
-    """Return one word for the state of a run, and a sentence."""
-    owner = owner_of(run)
+def state_of(run: Path, owner: Owner | None) -> dict[str, str]:
+    """Return one word for the state of a run, and a sentence.
+
+    Args:
+        owner: The process that writes it.
+    """
     if owner is not None:
         return {"word": "runs", "more": f"process {owner.pid} on {owner.host}"}
     if (run / "summary.json").is_file():
@@ -198,45 +220,43 @@ def state_of(run: Path) -> dict[str, str]:
     return {"word": "ended", "more": "before its last step; the command that began it goes on"}
 
 
-def _left_s(steps: Sequence[Mapping[str, Any]], left: int) -> float | None:
-    """Return the seconds of the steps to come, if they last as long as the last ones."""
-    if not steps or left <= 0:
+def _live_of(run: Path, owner: Owner) -> dict[str, Any] | None:
+    """Return what the processes of a running job do; None before it has told."""
+    try:
+        found = parsed((run / FILE).read_bytes())
+    except OSError:
         return None
-    recent = steps[-RECENT:]
+    # A killed job leaves its own behind.
+    if not isinstance(found, dict) or found.get("pid") != owner.pid:
+        return None
+    age_s = time.time() - (as_number(found.get("written")) or 0.0)
+    return {"age_s": max(0.0, age_s), "processes": as_list(found.get("processes"))}
+
+
+def _step_seconds(lines: StepLines) -> float:
+    """Return the mean seconds of the last steps."""
+    count = min(RECENT, len(lines.steps))
     total = 0.0
-    for line in recent:
-        for name, value in line.items():
-            if name.startswith("seconds/"):
-                total += as_number(value) or 0.0
-    return left * total / len(recent)
-
-
-def _names_of(steps: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the metrics of all steps, in the order of their first appearance."""
-    names: dict[str, None] = {}
-    for line in steps:
-        names |= dict.fromkeys(line)
-    names.pop("step", None)
-    return list(names)
+    for name, values in lines.columns.items():
+        if name.startswith("seconds/"):
+            total += sum(value or 0.0 for value in values[-RECENT:])
+    return total / max(count, 1)
 
 
 def _is_of(name: str, chart: Chart) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in chart.names)
 
 
-def _drawn(
-    chart: Chart, names: Sequence[str], steps: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+def _drawn(chart: Chart, names: Sequence[str], lines: StepLines) -> dict[str, Any]:
     """Return a chart with its curves."""
     curves = []
     for name in names:
-        xs = [as_whole(line["step"]) for line in steps]
-        ys = [as_number(line.get(name)) for line in steps]
+        values = lines.columns[name]
         if chart.is_total:
-            ys = list(itertools.accumulate(value or 0.0 for value in ys))
+            values = list(itertools.accumulate(value or 0.0 for value in values))
         # A peak is what a maximum is looked at for.
         together = max if name.endswith("max") else _mean
-        xs, ys = thinned(xs, ys, together)
+        xs, ys = thinned(lines.steps, values, together)
         curves.append({"name": name, "steps": xs, "values": ys})
     return {"title": chart.title, "log": chart.is_log, "curves": curves}
 

@@ -239,6 +239,11 @@ class Progress:
         self.close()
         self.console.print(table)
 
+    def doing(self) -> list[str]:
+        """Return the phases that run now, each with its time so far and the rest."""
+        with self._lock:
+            return [f"{phase.name}: {phase.state()}" for phase in self._phases]
+
     def remaining(self) -> float | None:
         """Return the estimated seconds to the last step, or None before the first one.
 

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from actors.pool import MAX_STARTS, Pool
+from cluster.beat import Beat
 from cluster.lost import Deaths
 from cluster.refs import Handle, Ref, results, start_actor
 from cluster.watch import Limits, Watch
@@ -241,6 +242,19 @@ def test_a_worker_that_hangs_is_named_with_its_stack_and_replaced(ray_env: dict[
     with contextlib.suppress(psutil.NoSuchProcess):
         psutil.Process(pid).wait(timeout=30)
     pool.close()
+
+
+def test_all_workers_tell_what_they_worked_on(pool: DoublerPool) -> None:
+    pool.watch.ask_all(Beat.keep_spans, 60.0)
+    jobs = [Job(number, seconds=0.05) for number in range(4)]
+    assert len(list(pool.run(jobs))) == 4
+    spans = pool.watch.ask_all(Beat.take_spans, 60.0)
+    assert set(spans) == {"worker actor 0", "worker actor 1"}
+    works = [span for each in spans.values() for span in each]
+    assert [span.name for span in works] == ["double"] * 4
+    for span in works:
+        assert span.seconds >= 0.05
+        assert abs(span.began - time.time()) < 60, "seconds since 1970"
 
 
 def test_the_number_of_workers_changes_at_any_time(pool: DoublerPool) -> None:

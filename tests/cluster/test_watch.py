@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import threading
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from cluster.autopsy import busy_threads
 from cluster.beat import Answer, beating, own_stacks, patient, waits_for_others
-from cluster.watch import Limits, Watched, hang_of, hung
+from cluster.watch import Limits, Seen, Watched, hang_of, hung, seen
 from core.pulse import Pulse, pulse
 
 LIMITS = Limits(hang_s=60.0, start_s=600.0)
@@ -104,6 +105,20 @@ def test_other_actors_are_judged_alone() -> None:
     assert blamed(both) == [0, 1]
 
 
+@pytest.mark.parametrize(
+    ("watched", "doing", "seconds"),
+    [
+        (actor(silence=5.0), "starts", 5.0),
+        (actor(Pulse()), "idle", 0.0),
+        (actor(Pulse("score", 7.0)), "score", 7.0),
+        (actor(Pulse("score", 7.0), silence=30.0), "score, no answer for 30 s", 7.0),
+        (rank(1, 3.0, waits=True), "learn, waits for the other ranks", 100.0),
+    ],
+)
+def test_what_an_actor_does_in_words(watched: Watched, doing: str, seconds: float) -> None:
+    assert seen(watched, NOW, LIMITS) == Seen(watched.name, doing, seconds, None)
+
+
 class Counter:
     """An actor class with a method of each sort."""
 
@@ -126,7 +141,10 @@ def test_methods_of_actors_count_as_work() -> None:
     assert asyncio.run(counter.wait()).work == "wait"
     assert pulse().work == ""
     assert type(counter).__name__ == "Counter"
-    assert counter.beat() == Answer(Pulse(), waits=False)
+    answer = counter.beat()
+    assert (answer.pulse, answer.waits) == (Pulse(), False)
+    assert answer.usage is not None
+    assert answer.usage.pid == os.getpid()
 
 
 def test_the_stack_of_a_collective_operation_is_known() -> None:

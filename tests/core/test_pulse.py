@@ -7,7 +7,7 @@ import math
 import pytest
 
 from core import pulse as pulse_module
-from core.pulse import Pulse, pulse, tick, working
+from core.pulse import Pulse, Span, keep_spans, pulse, take_spans, tick, working
 
 
 @pytest.fixture
@@ -48,3 +48,24 @@ def test_work_that_fails_is_over() -> None:
     with pytest.raises(ValueError, match="no"), working("score"):
         raise ValueError("no")
     assert pulse() == Pulse()
+
+
+def test_spans_are_kept_on_request(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulse_module.time, "time", lambda: clock[0] + 1000.0)
+    with working("before"):
+        clock[0] += 1.0
+    with working("play"):
+        keep_spans()
+        clock[0] += 1.0
+        with working("generate"):
+            clock[0] += 2.0
+        clock[0] += 1.0
+    with working("learn"):
+        clock[0] += 5.0
+        spans = take_spans()
+    assert spans == [
+        Span("generate", 1102.0, 2.0),
+        Span("play", 1101.0, 4.0),
+        Span("learn", 1105.0, 5.0),
+    ]
+    assert take_spans() == [], "nothing is kept any more"

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cluster.watch import Limits, Watch
 from configs.load import load, to_yaml
 from core.files import append_lines
+from ray_jobs.driver.live import memory_metrics, told_live
 from ray_jobs.driver.live_server import FILES, live_page, live_server
 from ray_jobs.record.live_data import POINTS, LiveData, thinned
 from ray_jobs.record.owner import owned
+from ray_jobs.record.progress import Progress
 from ray_jobs.record.run_folder import RunFolder
 from ray_jobs.train import train
 from ray_jobs.watch import folder_of
@@ -75,6 +80,49 @@ def test_the_state_of_a_run(record: RunFolder) -> None:
         assert live.now()["state"]["word"] == "runs"
     record.write_summary({})
     assert live.now()["state"]["word"] == "finished"
+
+
+def test_what_the_processes_do_is_told_while_a_job_runs(record: RunFolder) -> None:
+    live = LiveData(record.path)
+    with Progress.open(0, "") as progress, owned(record.path), progress.phase("play", 4) as phase:
+        assert live.now()["live"] is None
+        phase.advance(1)
+        watch = Watch(limits=Limits(0.0))
+        handle: Any = "rollout"
+        watch.add(handle, "rollout", 3)
+        with told_live(record.path, progress, watch):
+            told = _wait_for(lambda: live.now()["live"])
+        driver, actor = told["processes"]
+        assert driver["name"] == "driver"
+        assert driver["doing"].startswith("play: 1/4")
+        assert driver["memory_gib"] > 0.01
+        assert driver["pid"] == os.getpid()
+        assert actor["name"] == "rollout actor 3"
+        assert actor["doing"] == "nobody asks it (cluster.hang_s=0)"
+        assert told["age_s"] < 60
+        for left in ('{"processes": [', '{"pid": 1, "processes": []}'):
+            (record.path / "live.json").write_text(left)
+            assert live.now()["live"] is None, "half written, or of a killed job"
+    assert set(memory_metrics(watch)) == {"memory/driver"}
+
+
+def test_a_run_goes_on_without_its_live_file(
+    record: RunFolder, capsys: pytest.CaptureFixture
+) -> None:
+    (record.path / "live.json").mkdir()
+    with Progress.open(0, "") as progress, told_live(record.path, progress, Watch()):
+        _wait_for(lambda: "the live page lacks" in capsys.readouterr().out)
+
+
+def _wait_for(look: Callable[[], Any]) -> Any:
+    """The first answer that is true."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        found = look()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError("never true")
 
 
 def test_a_growing_file_is_read_on_and_a_resumed_one_anew(record: RunFolder) -> None:

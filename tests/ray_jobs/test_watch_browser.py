@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from configs.load import load, to_yaml
+from core.files import write_json
 from ray_jobs.driver.live_server import LiveServer, live_server
+from ray_jobs.record.owner import owned
 from ray_jobs.record.run_folder import RunFolder
 from tests.browser import Browser, browser, installed
 from tests.ray_jobs.replay_run import HOSTILE
@@ -50,11 +54,14 @@ def server(record: RunFolder) -> Iterator[LiveServer]:
 
 
 @pytest.fixture
-def tab(started: Browser, server: LiveServer) -> Browser:
+def tab(started: Browser, server: LiveServer) -> Iterator[Browser]:
     started.errors.clear()
     started.requests.clear()
     started.open(home_of(server))
-    return started
+    yield started
+    # The page asks on until it is left, and its server is about to go.
+    started.call("Page.navigate", url="about:blank")
+    started.until("location.href === 'about:blank'")
 
 
 def home_of(server: LiveServer) -> str:
@@ -102,6 +109,31 @@ def test_a_finished_step_appears_by_itself(tab: Browser, record: RunFolder) -> N
     record.write_step(5, {"reward": 2.5, "turns": 2.0}, {"play": 2.0})
     tab.until(f"{CARDS} === {before + 1}")
     assert tab.value("document.title").endswith("step 5")
+
+
+def test_processes_of_a_running_job(tab: Browser, record: RunFolder) -> None:
+    processes = [
+        {
+            "name": "driver",
+            "doing": HOSTILE,
+            "seconds": 75.0,
+            "memory_gib": 2,
+            "pid": 7,
+            "host": "h",
+        },
+        {"name": "rollout actor 0", "doing": "play_group", "memory_gib": 1.25, "gpu_gib": 80.5},
+        3,
+    ]
+    with owned(record.path):
+        told = {"pid": os.getpid(), "written": time.time(), "processes": processes}
+        write_json(record.path / "live.json", told)
+        tab.until("document.querySelectorAll('#now tr').length === 4")
+        rows = tab.value("[...document.querySelectorAll('#now tr')].map((row) => row.textContent)")
+        assert rows[2] == "rollout actor 0play_group1.2580.5"
+        assert rows[1].endswith("1 min2.00pid 7 on h")
+        assert tab.value("document.querySelectorAll('#now script, #now img').length") == 0
+    tab.until("document.querySelectorAll('#now tr').length === 0")
+    assert tab.errors == []
 
 
 def test_hostile_names_stay_words(tab: Browser) -> None:

@@ -52,6 +52,26 @@ function showNow(now) {
   if (now.config) notes.push(note(now.config));
   if (now.broken) notes.push(note(`${counted(now.broken, "line")} of metrics.jsonl cannot be read and are left out`));
   dom.byId("notes").replaceChildren(...notes);
+  const table = now.live ? [dom.guarded("what the processes do", () => processTable(now.live))] : [];
+  dom.byId("now").replaceChildren(...table);
+}
+
+// A row for each process: what it does, since when, and its memory.
+function processTable(live) {
+  const rows = list(live.processes).map((each) => {
+    const process = object(each);
+    return dom.make("tr", {},
+      dom.make("td", {}, String(process.name)),
+      dom.make("td", {}, String(process.doing)),
+      dom.make("td", { class: "figure" }, process.seconds ? duration(process.seconds) : ""),
+      dom.make("td", { class: "figure" }, fixed(process.memory_gib)),
+      dom.make("td", { class: "figure" }, typeof process.gpu_gib === "number" ? fixed(process.gpu_gib, 1) : ""),
+      dom.make("td", { class: "faint" }, process.pid ? `pid ${process.pid} on ${process.host}` : ""));
+  });
+  const heads = ["process", "does", "since", "GiB", "GPU GiB", "where"].map((head) => dom.make("th", {}, head));
+  return dom.make("div", { class: "card" },
+    dom.make("h3", {}, "Now ", dom.make("span", { class: "faint" }, `${duration(live.age_s)} ago`)),
+    dom.make("table", { class: "wide" }, dom.make("tr", {}, ...heads), ...rows));
 }
 
 function duration(seconds) {
