@@ -23,9 +23,10 @@ from core.masks import box, decode
 from core.pulse import tick
 from core.types import MaskPrompt, Rle, Sample, Target, Video
 from data.frames.reading import read_frames
+from data.memory import bounded
 from data.prepare.keep import Judged, iou
 from data.prepare.tables import TargetTable, target_table
-from data.prepare.verify import Problem, broken_masks, problems_of_video
+from data.prepare.verify import Problem, broken_masks, cannot_check, problems_of_video
 
 # Processes that a video may cost before it counts as a problem.
 MAX_ATTEMPTS = 2
@@ -63,6 +64,16 @@ class VideoResult(NamedTuple):
 
 
 VideoWork = Callable[[VideoPiece], VideoResult]
+
+
+def within_memory(work: VideoWork, piece: VideoPiece, megabytes: int) -> VideoResult:
+    """Do some work on a video in bounded memory. Whatever goes wrong is a problem of the video."""
+    try:
+        with bounded(megabytes):
+            return work(piece)
+    # One odd file must not end the work on all others.
+    except Exception as error:
+        return VideoResult(None, [Problem(piece.video.uid, cannot_check(piece.video, error))])
 
 
 def pieces(samples: Sequence[Sample]) -> list[VideoPiece]:
@@ -155,7 +166,9 @@ class TaskPool(Pool[VideoWork, VideoPiece, VideoResult]):
     """Ray tasks, `prepare.workers` at a time. A worker is only a place for one task."""
 
     def __init__(self, cfg: Config, placement: Placement, work: VideoWork) -> None:
-        self.task = ray.remote(work).options(
+        self.work = work
+        self.memory_mb = cfg.prepare.memory_mb
+        self.task = ray.remote(within_memory).options(
             num_cpus=1,
             max_retries=MAX_ATTEMPTS - 1,
             scheduling_strategy="SPREAD",
@@ -168,7 +181,7 @@ class TaskPool(Pool[VideoWork, VideoPiece, VideoResult]):
         return TaskPlace(None)
 
     def send(self, worker: Handle[VideoWork], task: VideoPiece) -> Ref[VideoResult]:
-        return self.task.remote(task)
+        return self.task.remote(self.work, task, self.memory_mb)
 
     def give_up(self, task: VideoPiece, error: Exception) -> VideoResult:
         return _died(task)

@@ -73,10 +73,12 @@ class Tracked:
     Attributes:
         masks_F: the masks.
         scores: figures of `core.evaluation.protocols.measure`; empty without a truth.
+        objects_OF: the masks of each of several prompts; empty with a truth.
     """
 
     masks_F: VideoMasks
     scores: Mapping[str, float]
+    objects_OF: tuple[VideoMasks, ...] = ()
 
 
 def load_segmenter(cfg: Config, device: str) -> Segmenter:
@@ -202,16 +204,22 @@ def measured_on_all_frames(
 ) -> list[Tracked]:
     """Track as `masks_on_all_frames`, and measure each episode that has a truth."""
     meters = Meters()
+    singles: list[Prompts] = []
     for prompts, truth in zip(episodes, truths, strict=True):
         if truth is not None:
             meters.add(prompts, truth)
-    masks = masks_on_all_frames(segmenter, video, episodes, meters.see)
+        elif len(prompts) > 1:
+            singles += [(prompt,) for prompt in prompts]
+    masks = masks_on_all_frames(segmenter, video, [*episodes, *singles], meters.see)
+    left = iter(masks[len(episodes) :])
     found = []
-    for prompts, truth, masks_F in zip(episodes, truths, masks, strict=True):
-        scores: Mapping[str, float] = {}
+    for prompts, truth, masks_F in zip(episodes, truths, masks, strict=False):
         if truth is not None:
-            scores = meters.scores(prompts, truth, masks_F)
-        found.append(Tracked(masks_F, scores))
+            found.append(Tracked(masks_F, meters.scores(prompts, truth, masks_F)))
+            continue
+        several = len(prompts) if len(prompts) > 1 else 0
+        objects_OF = tuple(itertools.islice(left, several))
+        found.append(Tracked(masks_F, {}, objects_OF))
     return found
 
 

@@ -602,6 +602,11 @@ class PrepareConfig:
     workers: int = setting(
         4, help="processes that decode; step filter uses segmenter.workers", least=1
     )
+    memory_mb: int = setting(
+        2048,
+        help="most memory for the files of one video, or for the annotations of a split",
+        least=64,
+    )
     filter_iou: float = setting(
         0.6,
         help="step filter: least mean IoU of segmenter and labels; videos below are dropped",

@@ -19,6 +19,12 @@ MAX_PIXELS = 8192 * 4320
 MAX_OUTLINE = 1_000_000
 # Lists and objects inside one another. The formats need fewer than ten.
 MAX_DEPTH = 64
+# Bytes of annotations that are read at once; files of masks are read piece by piece.
+MAX_TEXT = 512 << 20
+# Bytes of a line of annotations.
+MAX_LINE = 64 << 20
+# Bytes of an image beside 16 for each pixel: more than any format needs.
+MAX_EXTRAS = 64 << 20
 # Bytes of JSON to look at together.
 BLOCK = 1 << 16
 
@@ -154,6 +160,23 @@ def check_depth(depth: int, where: str) -> None:
         raise ValueError(
             f"{where}: lists and objects lie more than {MAX_DEPTH} deep in one another, which no "
             "format of these files does"
+        )
+
+
+def check_bytes(size: int, pixels: int, where: str) -> None:
+    """Raise TooLargeError for an image file of far more bytes than its picture can have."""
+    if size > 16 * pixels + MAX_EXTRAS:
+        raise TooLargeError(
+            f"{where} has {size} bytes for a picture of {pixels} pixels: save it without extras"
+        )
+
+
+def check_text(size: int, where: str) -> None:
+    """Raise ValueError for a file of annotations that is too large to be read at once."""
+    if size > MAX_TEXT:
+        raise ValueError(
+            f"{where} has {size} bytes, more than {MAX_TEXT}: no annotations of these data sets "
+            "are as large; download it again, or divide it"
         )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.bounds import check_nesting, refuse_constant
+from data.bounds import check_nesting, check_text, refuse_constant
 
 # Marks at the start of a text, the longer ones first.
 MARKS = {
@@ -49,7 +49,7 @@ class Faults:
     def noted(self) -> Iterator[None]:
         try:
             yield
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             if not self.collect:
                 raise
             self.found[str(error)] = None
@@ -78,7 +78,7 @@ def load_json(
         raise ValueError(
             f"{file} is missing: is the data set complete, and its root right (data.root)?"
         )
-    raw = file.read_bytes()
+    raw = read_whole(file)
     if not raw.strip():
         raise ValueError(f"{file} is empty, so it is not JSON: download it again")
 
@@ -90,6 +90,35 @@ def load_json(
             "format"
         )
     return content
+
+
+def read_whole(file: Path) -> bytes:
+    """Return the bytes of a file of annotations.
+
+    Raises:
+        ValueError: There are too many, or they cannot be read.
+    """
+    try:
+        size = file.stat().st_size
+        check_text(size, str(file))
+        return file.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read ({error.strerror})") from error
+
+
+def read_text(file: Path, encoding: str) -> str:
+    """Return the text of a file of annotations.
+
+    Raises:
+        ValueError: As `read_whole`, or it is in another encoding.
+    """
+    raw = read_whole(file)
+    try:
+        return raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{file} is not a text in {encoding} ({error}): save it so, or download it again"
+        ) from error
 
 
 def _decoded_json(file: Path, raw: bytes, old_encodings: bool) -> Any:
@@ -116,8 +145,11 @@ def parsed_json(raw: bytes, encoding: str = "utf-8") -> Any:
     Raises:
         ValueError: It is not JSON, too deep, or holds NaN, Infinity or an endless number.
     """
-    text = raw.decode(encoding_of(raw, encoding))
-    check_nesting(text.encode("utf-8", "replace"), "its text")
+    encoding = encoding_of(raw, encoding)
+    text = raw.decode(encoding)
+    # A copy only where brackets may be parts of other letters.
+    is_utf8 = encoding.startswith("utf-8")
+    check_nesting(raw if is_utf8 else text.encode("utf-8", "replace"), "its text")
     return json.loads(text, parse_constant=refuse_constant)
 
 

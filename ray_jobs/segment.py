@@ -27,7 +27,7 @@ from ray_jobs.driver.entry import run_job
 from ray_jobs.driver.video_list import check_sentence, is_list, lines_of, names_several
 from ray_jobs.record.overlay import FPS
 from ray_jobs.record.progress import Progress
-from ray_jobs.record.segmented import folder_name, verdict, video_in, write_results
+from ray_jobs.record.segmented import Style, folder_name, verdict, video_in, write_results
 
 # The embedded default.
 PRESET = "revseg_tiny"
@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
         return
     cfg = settings(given.settings)
     out = Path(given.out) if given.out else None
-    segment(given.video, given.sentence or "", cfg, out, png=given.png, fps=given.fps)
+    segment(given.video, given.sentence or "", cfg, out, style_of(given))
     if is_shipped(cfg):
         print(SHAPES_ONLY, flush=True)
 
@@ -79,7 +79,7 @@ def segment_several(given: argparse.Namespace) -> None:
         # The sentences are in the list, so the word after it is a preset or a setting.
         words = [sentence, *words]
     cfg = settings(words, all_workers=True)
-    check_rate(given.fps)
+    style = style_of(given)
     allow_pixels(cfg.data.max_pixels)
     lines = lines_of(given.video, sentence)
     out = Path(cfg.runs) / "segment" / Path(given.video).stem
@@ -90,7 +90,7 @@ def segment_several(given: argparse.Namespace) -> None:
 
     if is_shipped(cfg):
         print(SHAPES_ONLY, flush=True)
-    segment_many(lines, out, cfg, png=given.png, fps=given.fps)
+    segment_many(lines, out, cfg, style)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -136,7 +136,12 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--fps",
         type=Fraction,
-        help=f"frame rate of the overlay (default: the video's own; {FPS} for images)",
+        help=f"frame rate of the overlay (default: the video's own times; {FPS} for images)",
+    )
+    found.add_argument(
+        "--audio",
+        action="store_true",
+        help="keep the sound in the overlay, which then does not hold the keyframe",
     )
     return found
 
@@ -184,9 +189,7 @@ def segment(
     sentence: str,
     cfg: Config,
     out: Path | None = None,
-    *,
-    png: bool = False,
-    fps: Fraction | None = None,
+    style: Style | None = None,
 ) -> Written:
     """Play one episode, segment its answer, and write the results.
 
@@ -195,8 +198,7 @@ def segment(
         sentence: A description of the object.
         cfg: As `settings` returns it.
         out: Folder of the results; by default <runs>/segment/<name of the video>.
-        png: Write each frame's mask as a PNG too.
-        fps: Frame rate of the overlay; by default the video's own.
+        style: What is written beside the masks; its rate is that of the video.
 
     Raises:
         ValueError: Not a video, an empty sentence, or impossible settings; in one line, before any
@@ -205,9 +207,8 @@ def segment(
     allow_pixels(cfg.data.max_pixels)
     video, rate = probe_with_rate(path)
     check_sizes(video)
-    check_words(sentence, fps)
-    if out is None:
-        out = folder_of(cfg, video)
+    check_sentence(sentence)
+    out = out or folder_of(cfg, video)
     sample = Sample(f"{video.uid}/0", video, sentence.strip(), ())
 
     title = f"{cfg.system.name} · {cfg.policy.path} · {video.path}: {size_of(video, rate)}"
@@ -219,10 +220,11 @@ def segment(
             from ray_jobs.driver.preflight import check_prompts
         counted = check_prompts(cfg, make_system(cfg), [[sample]])
         progress.note(str(counted))
-        episode, masks_F = one_episode(cfg, sample, progress)
+        episode, masks_F, objects_OF = one_episode(cfg, sample, progress)
 
         with progress.phase("write"):
-            files = write_results(out, cfg, sample, episode, masks_F, fps or rate, png)
+            style = replace(style or Style(), rate=rate)
+            files = write_results(out, cfg, sample, episode, masks_F, style, objects_OF)
         for name, file in files.items():
             progress.note(f"{name + ':':<11} {file}")
         progress.note(verdict(episode, masks_F))
@@ -234,16 +236,17 @@ def is_shipped(cfg: Config) -> bool:
     return resolve(cfg.policy.path).is_relative_to(resolve("tiny/weights"))
 
 
-def check_words(sentence: str, fps: Fraction | None) -> None:
-    """Refuse an empty sentence, and a frame rate that is not above 0."""
-    check_sentence(sentence)
-    check_rate(fps)
+def style_of(given: argparse.Namespace) -> Style:
+    """Return what was asked for.
 
-
-def check_rate(fps: Fraction | None) -> None:
-    """Refuse a frame rate that is not above 0."""
-    if fps is not None and fps <= 0:
-        raise ValueError(f"--fps {fps}: must be above 0")
+    Raises:
+        ValueError: A frame rate that is not above 0, or one for a video with its sound.
+    """
+    if given.fps is not None and given.fps <= 0:
+        raise ValueError(f"--fps {given.fps}: must be above 0")
+    if given.fps is not None and given.audio:
+        raise ValueError("--fps with --audio: the sound fits the video's own rate alone")
+    return Style(fps=given.fps, png=given.png, audio=given.audio)
 
 
 def folder_of(cfg: Config, video: Video) -> Path:

@@ -36,6 +36,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=400,
         help="hostile answers for tests/systems/test_hostile.py",
     )
+    parser.addoption(
+        "--broken", type=int, default=60, help="files for tests/data/test_broken_files.py"
+    )
     parser.addoption("--chaos", type=int, default=3, help="faults for tests/chaos/test_chaos.py")
 
 

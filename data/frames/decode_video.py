@@ -10,6 +10,8 @@ Each line of the input is a request in JSON, and each is answered by a line of J
     {"folder": F, "frames": [3, 4]}   writes F/<frame>.npy, uint8 (height, width, 3) RGB, for each
                                       frame that exists; answers {"frames": N} of the file
     {"facts": true}                   answers {"frames", "height", "width", "rate": [n, d]}
+    {"times": true}                   answers {"times": [seconds of each frame]}, or [] if the file
+                                      does not tell them
 
 Frame numbers are ascending and distinct. Later requests go on where the last one ended, so a file
 is read in a row in one pass, whatever its seek points. A process without requests ends itself. At
@@ -37,7 +39,11 @@ import numpy as np
 
 from data.frames.picture_index import PictureIndex, counted, distrusted, index_of, save
 from data.frames.video_file import open_video, pictures, shown
+from data.memory import bound
 
+# A damaged file may announce a packet of any size. What a picture needs: references, RGB, copies.
+MEMORY_MB = 512
+BYTES_PER_PIXEL = 64
 # Seconds to wait for another request.
 IDLE_S = 30.0
 
@@ -84,6 +90,12 @@ class PyavReader:
             "width": index.width,
             "rate": [rate.numerator, rate.denominator],
         }
+
+    def times(self) -> list[float]:
+        """Return the seconds of each frame; none where the packets do not tell them."""
+        with open_video(self.path, self.max_pixels) as (_, stream):
+            unit = float(stream.time_base or 0)
+        return [round(time * unit, 6) for time in self.index.times_F.tolist()]
 
     def _give(self, numbers: list[int], give: Give) -> int:
         size = (self.index.height, self.index.width)
@@ -207,6 +219,7 @@ def _tick() -> None:
 
 def main(argv: list[str]) -> None:
     kind, path, index_file, pixels, first_pixels = argv
+    bound(MEMORY_MB + BYTES_PER_PIXEL * int(pixels) // 2**20)
     reader = READERS[kind](path, Path(index_file), int(pixels), int(first_pixels))
     while select.select([sys.stdin], [], [], IDLE_S)[0]:
         line = sys.stdin.readline()
@@ -220,6 +233,9 @@ def _answer(reader: PyavReader | DecordReader, request: dict[str, Any]) -> dict[
     if "facts" in request:
         assert isinstance(reader, PyavReader)
         return reader.facts()
+    if "times" in request:
+        assert isinstance(reader, PyavReader)
+        return {"times": reader.times()}
 
     folder = Path(request["folder"])
 

@@ -209,6 +209,17 @@ def facts(path: str, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
         raise ValueError(f"{error}; give a video file, an image, or a folder of images") from error
 
 
+def times(path: str, timeout_s: float = TIMEOUT_S) -> list[float]:
+    """Return the seconds of each frame of a video file; none if the file does not tell them.
+
+    Raises:
+        ValueError: The file cannot be read as a video.
+    """
+    answer = _asked("pyav", path, {"times": True}, timeout_s, max_pixels(), in_a_row=False)
+    found: list[float] = answer["times"]
+    return found
+
+
 def _asked(
     kind: str,
     path: str,

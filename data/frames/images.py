@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from data.bounds import TooLargeError, check_pixels
+from data.bounds import TooLargeError, check_bytes, check_pixels
 from data.frames.turning import turned
 
 # Suffixes of a frame whose name has none, in the order in which they are tried.
@@ -131,6 +131,7 @@ def read_image(file: Path) -> np.ndarray:
     with _opened(file) as image:
         width, height = image.size
         check_pixels(height, width, str(file))
+        check_bytes(file.stat().st_size, height * width, str(file))
         orientation = _orientation(image)
         kind = image.format
         is_turned = kind in TURNED_BY_PILLOW and image.getexif().get(_ORIENTATION_TAG, 1) != 1

@@ -12,8 +12,10 @@ import re
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
+
 from core.types import Video
-from data.frames.decoders import facts
+from data.frames.decoders import facts, times
 from data.frames.images import (
     IMAGE_SUFFIXES,
     image_size,
@@ -59,6 +61,24 @@ def probe_with_rate(path: str | Path) -> tuple[Video, Fraction | None]:
             return _probe_pages(path), None
         return _probe_images(path, path.parent), None
     return _probe_file(path)
+
+
+def varying_times(video: Video, rate: Fraction | None) -> tuple[float, ...] | None:
+    """Return the seconds of each frame of a video file whose rate varies; None if it is steady.
+
+    Args:
+        rate: Its mean frames a second, from `probe_with_rate`.
+    """
+    if rate is None or not Path(video.path).is_file():
+        return None
+    times_F = np.array(times(video.path))
+    if len(times_F) != video.num_frames:
+        return None
+    steady_F = times_F[0] + np.arange(len(times_F)) / float(rate)
+    # Half a frame: containers that count milliseconds are steady too.
+    if abs(times_F - steady_F).max() * float(rate) < 0.5:
+        return None
+    return tuple(times_F.tolist())
 
 
 def _probe_images(path: Path, folder: Path) -> Video:

@@ -12,7 +12,7 @@ from pathlib import Path
 from core.types import Sample
 from data.fields import Faults
 from data.load import reader_of
-from data.prepare.verify import problems_of_video
+from data.prepare.verify import problems_of_video, short
 
 
 def read_all(format: str, root: str, split: str) -> tuple[list[Sample], list[str]]:
@@ -23,8 +23,12 @@ def read_all(format: str, root: str, split: str) -> tuple[list[Sample], list[str
     """
     faults = Faults(collect=True, frames_later=True)
     samples: list[Sample] = []
-    with faults.noted():
-        samples = reader_of(format)(Path(root).resolve(), split, faults)
+    try:
+        with faults.noted():
+            samples = reader_of(format)(Path(root).resolve(), split, faults)
+    # The check of a data set ends with a list of its errors, whatever they are.
+    except Exception as error:
+        faults.found[f"{Path(root) / split}: cannot be read ({short(error)})"] = None
 
     seen: set[str] = set()
     for sample in samples:

@@ -30,6 +30,7 @@ from data.frames.probing import VIDEO_SUFFIXES
 from data.frames.video_file import open_video, pictures, shown_size
 from data.masks.png_masks import PngMasks
 from data.masks.sparse import looks_sparse, sparse_text
+from data.memory import TOO_MUCH
 
 # Masks of one object to list; further ones are only counted.
 MANY = 5
@@ -59,13 +60,18 @@ def problems_of_video(video: Video, samples: Sequence[Sample]) -> list[Problem]:
         texts = broken_frames(video)
         for target in _targets_of(samples):
             texts += broken_masks(video, target)
+        odd = [] if texts else list(oddities(samples))
     # One odd file must not end the check of all others.
     except Exception as error:
-        kind = type(error).__name__
-        texts = [f"{video.path}: cannot be checked ({kind}: {_short(error)}): take the video out"]
-    if texts:
-        return [Problem(video.uid, text) for text in texts]
-    return [Problem(video.uid, text, odd=True) for text in oddities(samples)]
+        texts = [cannot_check(video, error)]
+        odd = []
+    problems = [Problem(video.uid, text) for text in texts]
+    return problems + [Problem(video.uid, text, odd=True) for text in odd]
+
+
+def cannot_check(video: Video, error: Exception) -> str:
+    """Return a text for a video that ended its check."""
+    return f"{video.path}: video {video.uid!r} cannot be checked ({short(error)}): take it out"
 
 
 def broken_frames(video: Video) -> list[str]:
@@ -266,7 +272,7 @@ def _wrong_image(folder: Path, name: str, video: Video) -> str:
         return str(error)
     # A damaged image raises almost anything.
     except Exception as error:
-        return f"{path}: damaged ({_short(error)}): extract the frames of video {video.uid!r} again"
+        return f"{path}: damaged ({short(error)}): extract the frames of video {video.uid!r} again"
     return ""
 
 
@@ -296,7 +302,7 @@ def _wrong_video_file(path: Path, video: Video) -> list[str]:
                         texts.append(wrong)
                 seen += 1
     except (av.FFmpegError, ValueError) as error:
-        return [f"{path}: not a video ({_short(error)}): download it again"]
+        return [f"{path}: not a video ({short(error)}): download it again"]
     if damages and not texts:
         texts.append(
             f"{path}: damaged after frame {seen} ({_first_line(damages[0])}): download it again"
@@ -328,8 +334,14 @@ def _wrong_size(where: str, height: int, width: int, video: Video) -> str:
     )
 
 
-def _short(error: Exception) -> str:
-    return _first_line(str(error)) or type(error).__name__
+def short(error: Exception) -> str:
+    """Return an error as a part of a line."""
+    if isinstance(error, MemoryError):
+        return TOO_MUCH
+    kind = type(error).__name__
+    text = _first_line(str(error))
+    # The text of some errors means nothing without their kind: KeyError is a bare key.
+    return text if isinstance(error, ValueError | OSError) and text else f"{kind}: {text}"
 
 
 def _first_line(text: str) -> str:

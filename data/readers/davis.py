@@ -26,7 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.types import Sample
-from data.fields import Faults, inside
+from data.fields import Faults, inside, read_text
 from data.frames.images import stems_in
 from data.masks.png_masks import PngMasks
 from data.readers.expressions import Meta
@@ -103,7 +103,7 @@ def _listed_videos(root: Path, split: str) -> list[str]:
         raise ValueError(
             f"{file} is missing, and so is {root}/meta_expressions/: is the root right (data.root)?"
         )
-    return file.read_text("utf-8-sig").split()
+    return read_text(file, "utf-8-sig").split()
 
 
 def _official_video(uid: str, sentences_of: list[Sentences], root: Path) -> Meta:
@@ -137,7 +137,7 @@ def _sentences(file: Path, encoding: str, faults: Faults) -> Sentences:
     """Read the sentences of one annotator."""
     if not file.is_file():
         raise ValueError(f"{file} is missing: download the text annotations of Ref-DAVIS17")
-    lines = file.read_text(encoding).splitlines()
+    lines = read_text(file, encoding).splitlines()
     sentences: Sentences = {}
     for number, line in enumerate(lines, 1):
         words = line.split()

@@ -34,11 +34,12 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from core.types import Notes, Sample, Target, Video
-from data.bounds import check_outline
+from data.bounds import MAX_LINE, check_outline
 from data.derived import KnownFacts
 from data.fields import Faults, inside, load_json, parsed_json, value
 from data.frames.decoders import facts
@@ -127,9 +128,13 @@ def _lines(file: Path, faults: Faults) -> Iterator[tuple[int, Any]]:
             f"{file} is missing: is the data set complete, and its root right (data.root)?"
         )
     with open(file, "rb") as lines:
-        for place, line in enumerate(lines):
+        for place, line in enumerate(iter(partial(lines.readline, MAX_LINE + 1), b"")):
             if not line.strip():
                 continue
+            if len(line) > MAX_LINE:
+                raise ValueError(
+                    f"{file}: line {place + 1} has more than {MAX_LINE} bytes: download it again"
+                )
             try:
                 item = parsed_json(line)
             except ValueError as error:

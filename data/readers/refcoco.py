@@ -25,7 +25,7 @@ from typing import Any
 
 from core.types import Sample, Video
 from data.derived import derived_places, writable_place, writing
-from data.fields import Faults, load_json, value
+from data.fields import Faults, load_json, read_whole, value
 from data.masks.stores import ListedFrames, RleStore
 
 PARTITIONS = ("unc", "umd", "google", "berkeley")
@@ -82,7 +82,7 @@ def references(file: Path) -> list[Any]:
             copy: list[Any] = load_json(place, list)
             return copy
     try:
-        refs = PlainUnpickler(io.BytesIO(file.read_bytes()), encoding="utf-8").load()
+        refs = PlainUnpickler(io.BytesIO(read_whole(file)), encoding="utf-8").load()
         text = json.dumps(refs)
     # A damaged pickle raises almost anything.
     except Exception as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 from configs.schema import Config
@@ -22,7 +21,7 @@ from ray_jobs.driver.preflight import check_prompts
 from ray_jobs.driver.results import Result
 from ray_jobs.driver.run import Run
 from ray_jobs.driver.video_list import Line, Wanted, read_all
-from ray_jobs.record.segmented import is_answered, verdict, write_results
+from ray_jobs.record.segmented import Style, is_answered, verdict, write_results
 
 # One video without an answer is no reason to lose the others.
 FAILED_SHARE = 0.999
@@ -32,15 +31,13 @@ def segment_many(
     lines: Sequence[Line],
     out: Path,
     cfg: Config,
-    *,
-    png: bool = False,
-    fps: Fraction | None = None,
+    style: Style,
 ) -> None:
     """Segment videos; a result that is there already is not made again.
 
     Args:
         out: The folder of all results.
-        png: As of `ray_jobs.segment`; so is `fps`.
+        style: What is written beside the masks.
 
     Raises:
         ValueError: Some videos have no result; all others are finished.
@@ -50,15 +47,13 @@ def segment_many(
     if len(waiting) < len(wanted):
         print(f"{len(wanted) - len(waiting)} of {len(lines)} videos were finished before")
     if waiting:
-        without += _segment(waiting, out, cfg, png, fps)
+        without += _segment(waiting, out, cfg, style)
     if without:
         listed = "\n".join(without)
         raise ValueError(f"{len(without)} of {len(lines)} videos have no result:\n{listed}")
 
 
-def _segment(
-    waiting: Sequence[Wanted], out: Path, cfg: Config, png: bool, fps: Fraction | None
-) -> list[str]:
+def _segment(waiting: Sequence[Wanted], out: Path, cfg: Config, style: Style) -> list[str]:
     """Play, segment and write; return a message for each video without a result."""
     cfg = replace(cfg, runs=str(out.parent), name=out.name)
     cfg.rollout = replace(cfg.rollout, max_failed_share=FAILED_SHARE)
@@ -75,8 +70,10 @@ def _segment(
                 reason = episode.error.strip().splitlines()[-1]
                 failed.append(f"{each.sample.video.path}: {reason}")
                 continue
-            rate = fps or each.rate
-            write_results(each.folder, cfg, each.sample, episode, result.masks_F, rate, png)
+            own = replace(style, rate=each.rate)
+            write_results(
+                each.folder, cfg, each.sample, episode, result.masks_F, own, result.objects_OF
+            )
             run.progress.note(f"{each.folder}: {verdict(episode, result.masks_F)}")
     return failed
 

@@ -148,7 +148,9 @@ def _results(piece: Piece, tracked: Sequence[Tracked], pool: RewardPool) -> list
         for episode, reward in zip(episodes, rewards, strict=True):
             found = next(left)
             sample = group.played.sample
-            results.append(Result(sample, episode, found.masks_F, reward, found.scores))
+            results.append(
+                Result(sample, episode, found.masks_F, reward, found.scores, found.objects_OF)
+            )
     return results
 
 

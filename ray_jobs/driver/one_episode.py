@@ -25,8 +25,10 @@ from ray_jobs.record.progress import Progress
 FrameMasks = tuple[Rle | None, ...]
 
 
-def one_episode(cfg: Config, sample: Sample, progress: Progress) -> tuple[Episode, FrameMasks]:
-    """Play a sample and segment the answer.
+def one_episode(
+    cfg: Config, sample: Sample, progress: Progress
+) -> tuple[Episode, FrameMasks, list[FrameMasks]]:
+    """Play a sample and segment the answer: the union of its objects, and each of them.
 
     Raises:
         ValueError: An impossible setting, or unreadable frames.
@@ -45,8 +47,10 @@ def one_episode(cfg: Config, sample: Sample, progress: Progress) -> tuple[Episod
 
         with progress.phase("segment"), closing(SegmenterPool(cfg, placement)) as segmenters:
             prompts = tracking_prompts(episode, drawn)
-            [masks_F] = segmenters.segment([(sample.video, prompts)])
-    return episode, masks_F
+            # Equal prompts are tracked once.
+            wanted = [prompts, *((prompt,) for prompt in prompts)]
+            masks_F, *objects_OF = segmenters.segment([(sample.video, each) for each in wanted])
+    return episode, masks_F, objects_OF
 
 
 def _play(cfg: Config, placement: Placement, sample: Sample, progress: Progress) -> Played:

@@ -24,6 +24,7 @@ from configs.schema import Config
 from core.files import write_json
 from core.types import Sample
 from data.bounds import allow_pixels
+from data.memory import bounded
 from data.prepare.check import read_all
 from data.prepare.keep import Judged, keep_content
 from data.prepare.statistics import rows, statistics
@@ -37,7 +38,7 @@ from data.prepare.tables import (
     table_from_json,
     table_to_json,
 )
-from data.prepare.verify import Problem, media_under
+from data.prepare.verify import Problem, media_under, short
 from models.dialogue import load_dialogue
 from ray_jobs.driver.fit import too_long
 from ray_jobs.record.contact_sheet import choose_samples, sheet_row, stack_rows
@@ -96,7 +97,8 @@ class PreparedSplit:
         """Read the samples; unreadable ones become problems."""
         data = self.cfg.data
         allow_pixels(data.max_pixels)
-        self.samples, texts = read_all(data.format, data.root, self.name)
+        with bounded(self.cfg.prepare.memory_mb):
+            self.samples, texts = read_all(data.format, data.root, self.name)
         self._problems = {}
         self.add_problems([Problem("", text) for text in texts])
 
@@ -250,8 +252,9 @@ def sheet_step(split: PreparedSplit) -> None:
         for sample in chosen:
             try:
                 lines.append(sheet_row(sample, made, prepare.sheet_frames))
-            except ValueError as error:
-                split.add_problems([Problem(sample.video.uid, str(error))])
+            # A sheet is for people to look at: what cannot be shown is told, like all the rest.
+            except Exception as error:
+                split.add_problems([Problem(sample.video.uid, short(error))])
             phase.advance()
     if lines:
         image = Image.fromarray(stack_rows(lines))

@@ -31,6 +31,7 @@ class Result:
         reward: None for a failed episode, without public truth, and where frames are not labelled.
         scores: Figures of `core.evaluation.protocols.measure`, as fractions; empty without public
             truth.
+        objects_OF: The masks of each of several objects; empty with public truth.
     """
 
     sample: Sample
@@ -38,6 +39,7 @@ class Result:
     masks_F: tuple[Rle | None, ...]
     reward: Reward | None
     scores: Mapping[str, float]
+    objects_OF: tuple[tuple[Rle | None, ...], ...] = ()
 
     @property
     def j(self) -> float:

@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from core.geometry import uniform_frames
 from core.masks import decode
 from core.types import Sample, Target
 from data.frames.reading import read_frames
 from data.prepare.tables import TableKey, TargetTable
+from ray_jobs.record.lettering import Lettering
 from ray_jobs.record.overlay import FAINT, INK, PAPER, TRUE, Colour, wrap
 
 # Pixels: width of a frame, width of the text, the gap between them, least height of a row.
@@ -140,11 +141,11 @@ def _text(sample: Sample, height: int) -> np.ndarray:
     ]
     y = 6
     for text, size, colour in paragraphs:
-        font = ImageFont.load_default(size)
-        for line in wrap(text, font, PANEL - 20):
+        letters = Lettering(size)
+        for line in wrap(text, letters, PANEL - 20):
             if y + size > height:
                 return np.asarray(image)
-            draw.text((10, y), line, colour, font)
-            y += round(1.25 * size)
+            letters.draw(draw, (10, y), line, colour)
+            y += round(1.35 * size)
         y += 4
     return np.asarray(image)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, Protocol
 
 import av
 import cv2
@@ -22,6 +23,8 @@ from core.masks import area, decode_frames
 from core.printable import printable
 from core.types import Episode, Rle, Sample
 from data.frames.reading import Clip
+from ray_jobs.record.lettering import Lettering, clusters, is_right_to_left
+from ray_jobs.record.sound import Sound
 
 Rles = Sequence[Rle | None]
 Colour = tuple[int, int, int]
@@ -44,6 +47,18 @@ INK = (235, 235, 235)
 FAINT = (150, 150, 150)
 PAPER = (24, 24, 28)
 
+# RGB of the objects of an answer with several, in turn: that of one, and others far from it.
+OBJECTS: tuple[Colour, ...] = (
+    PREDICTED,
+    (240, 90, 70),
+    (186, 85, 211),
+    (0, 190, 190),
+    (245, 150, 60),
+    (230, 120, 180),
+)
+# Times in the file are multiples of it, in seconds.
+TICK = Fraction(1, 90_000)
+
 # The panel beside the frames, in pixels: its width, the height of its lower part, its margin, and
 # the place of the curve in the lower part.
 PANEL = 448
@@ -53,19 +68,58 @@ TOP = 56
 BOTTOM = 108
 
 
+@dataclass(frozen=True)
+class Timing:
+    """When the frames of an overlay are shown.
+
+    Attributes:
+        rate: Frames a second; the mean, if it varies.
+        times_F: Seconds of each frame from a start of any kind, if the rate varies.
+        sound: The file whose sound is kept, or "". Then a keyframe is not held.
+    """
+
+    rate: int | Fraction = FPS
+    times_F: tuple[float, ...] | None = None
+    sound: str = ""
+
+    @property
+    def repeats(self) -> int:
+        """How often a keyframe is shown."""
+        if self.sound or self.times_F is not None:
+            return 1
+        return max(1, round(HOLD_S * self.rate))
+
+    @property
+    def hold_s(self) -> float:
+        """Seconds that a keyframe is held beyond its own time."""
+        if self.sound:
+            return 0.0
+        if self.times_F is not None:
+            return HOLD_S
+        return (self.repeats - 1) / float(self.rate)
+
+    def start_of(self, frame: int) -> float:
+        """Return the seconds from the first frame to a frame."""
+        if self.times_F is None:
+            return float(frame / Fraction(self.rate))
+        return self.times_F[frame] - self.times_F[0]
+
+
 def overlay_video(
     path: Path,
     sample: Sample,
     episode: Episode,
     pred_rles_F: Rles,
     gt_rles_F: Rles | None,
-    fps: int | Fraction = FPS,
+    timing: Timing | None = None,
+    objects_OF: Sequence[Rles] = (),
 ) -> Path:
     """Write an mp4 of all frames of the sample's video (H.264, yuv420p: any browser plays it).
 
     Args:
         pred_rles_F: predicted mask of each frame, in the video's pixels.
         gt_rles_F: true mask of each frame, or None if the truth is unknown.
+        objects_OF: the masks of each object, for colours of their own.
 
     Raises:
         ValueError: the path is no .mp4, or frames cannot be read.
@@ -73,18 +127,62 @@ def overlay_video(
     if path.suffix != ".mp4":
         raise ValueError(f"{path}: an overlay is an .mp4 file")
     path.parent.mkdir(parents=True, exist_ok=True)
+    keyframes = keyframes_of(episode)
     with av.open(str(path), "w", options={"movflags": "faststart"}) as file:
-        stream = None
-        for image_HWC in overlay_pictures(sample, episode, pred_rles_F, gt_rles_F, fps):
-            if stream is None:
-                options = {"crf": "18", "preset": "veryfast"}
-                stream = file.add_stream("libx264", rate=Fraction(fps), options=options)
-                stream.height, stream.width = image_HWC.shape[:2]
-                stream.pix_fmt = "yuv420p"
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(image_HWC, format="rgb24")))
-        assert stream is not None, "a video has a frame"
-        file.mux(stream.encode(None))
+        film = _Film(file, timing or Timing())
+        pictures = _pictures(sample, episode, pred_rles_F, gt_rles_F, objects_OF)
+        for frame, image_HWC in pictures:
+            film.show(frame, image_HWC, frame in keyframes)
+        film.end(sample.video.num_frames)
     return path
+
+
+class _Film:
+    """The pictures and the sound of an overlay on their way into a file."""
+
+    def __init__(self, file: Any, timing: Timing) -> None:
+        self._file = file
+        self._timing = timing
+        self._stream: Any = None
+        self._sound: Sound | None = None
+        # Seconds by which keyframes were held until now.
+        self._held_s = 0.0
+
+    def show(self, frame: int, image_HWC: np.ndarray, is_key: bool) -> None:
+        """Write the picture of the next frame."""
+        if self._stream is None:
+            self._open(image_HWC)
+        shown_s = self._timing.start_of(frame) + self._held_s
+        if self._sound is not None:
+            self._sound.until(shown_s)
+        for number in range(self._timing.repeats if is_key else 1):
+            picture = av.VideoFrame.from_ndarray(image_HWC, format="rgb24")
+            picture.pts = round((shown_s + number / float(self._timing.rate)) / TICK)
+            picture.time_base = TICK
+            self._file.mux(self._stream.encode(picture))
+        if is_key:
+            self._held_s += self._timing.hold_s
+
+    def end(self, num_frames: int) -> None:
+        """Write what is left."""
+        assert self._stream is not None, "a video has a frame"
+        if self._sound is not None:
+            last_s = self._timing.start_of(num_frames - 1)
+            self._sound.until(last_s + 1 / float(self._timing.rate))
+            self._sound.close()
+        self._file.mux(self._stream.encode(None))
+
+    def _open(self, image_HWC: np.ndarray) -> None:
+        timing = self._timing
+        options = {"crf": "18", "preset": "veryfast"}
+        stream = self._file.add_stream("libx264", rate=Fraction(timing.rate), options=options)
+        stream.height, stream.width = image_HWC.shape[:2]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = TICK
+        self._stream = stream
+        if timing.sound:
+            start_s = timing.times_F[0] if timing.times_F else 0.0
+            self._sound = Sound(timing.sound, self._file, start_s)
 
 
 def overlay_pictures(
@@ -94,6 +192,21 @@ def overlay_pictures(
 
     A keyframe is yielded HOLD_S seconds long.
     """
+    keyframes = keyframes_of(episode)
+    repeats = Timing(fps).repeats
+    for frame, picture in _pictures(sample, episode, pred_rles_F, gt_rles_F, ()):
+        for _ in range(repeats if frame in keyframes else 1):
+            yield picture
+
+
+def _pictures(
+    sample: Sample,
+    episode: Episode,
+    pred_rles_F: Rles,
+    gt_rles_F: Rles | None,
+    objects_OF: Sequence[Rles],
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield each frame's number and picture."""
     video = sample.video
     keyframes = keyframes_of(episode)
     scale = _scale(sample)
@@ -108,19 +221,30 @@ def overlay_pictures(
 
     for frame, image_HWC in _frames(sample):
         is_key = frame in keyframes
-        pred_HW = _mask(pred_rles_F, frame, sample)
+        tints = _tints(sample, frame, pred_rles_F, objects_OF)
         truth_HW = _mask(gt_rles_F, frame, sample) if gt_rles_F else None
-        large = _masks_over(image_HWC, pred_HW, truth_HW, scale)
+        large = _masks_over(image_HWC, tints, truth_HW, scale)
         if is_key:
             large = _prompts_over(large, episode, frame, scale)
         figures = _figures(lower.copy(), curve, frame, is_key)
-        picture = _beside(large, np.vstack([text, figures]))
-        repeats = max(1, round(HOLD_S * fps)) if is_key else 1
-        for _ in range(repeats):
-            yield picture
+        yield frame, _beside(large, np.vstack([text, figures]))
 
 
-def keyframe_pictures(sample: Sample, episode: Episode, pred_rles_F: Rles) -> dict[int, np.ndarray]:
+def _tints(
+    sample: Sample, frame: int, pred_rles_F: Rles, objects_OF: Sequence[Rles]
+) -> list[tuple[np.ndarray, Colour]]:
+    """Return the masks of a frame with their colours: of each object, if there are several."""
+    if len(objects_OF) < 2:
+        return [(_mask(pred_rles_F, frame, sample), PREDICTED)]
+    tints = []
+    for number, masks_F in enumerate(objects_OF):
+        tints.append((_mask(masks_F, frame, sample), OBJECTS[number % len(OBJECTS)]))
+    return tints
+
+
+def keyframe_pictures(
+    sample: Sample, episode: Episode, pred_rles_F: Rles, objects_OF: Sequence[Rles] = ()
+) -> dict[int, np.ndarray]:
     """Return each keyframe with its mask, boxes and points, uint8 (height, width, 3) RGB.
 
     Small frames are enlarged.
@@ -129,7 +253,8 @@ def keyframe_pictures(sample: Sample, episode: Episode, pred_rles_F: Rles) -> di
     scale = _scale(sample)
     for frame in sorted(keyframes_of(episode)):
         image_HWC = Clip(sample.video)[frame : frame + 1][0]
-        large = _masks_over(image_HWC, _mask(pred_rles_F, frame, sample), None, scale)
+        tints = _tints(sample, frame, pred_rles_F, objects_OF)
+        large = _masks_over(image_HWC, tints, None, scale)
         pictures[frame] = _prompts_over(large, episode, frame, scale)
     return pictures
 
@@ -145,8 +270,7 @@ def episode_picture(sample: Sample, episode: Episode, gt_rles_F: Rles) -> np.nda
     frame = frames[0] if frames else video.num_frames // 2
     image_HWC = Clip(video)[frame : frame + 1][0]
     scale = _scale(sample)
-    nothing_HW = np.zeros((video.height, video.width), bool)
-    large = _masks_over(image_HWC, nothing_HW, _mask(gt_rles_F, frame, sample), scale)
+    large = _masks_over(image_HWC, [], _mask(gt_rles_F, frame, sample), scale)
     if frames:
         large = _prompts_over(large, episode, frame, scale)
     return _beside(large, _text_panel(sample, episode, len(large)))
@@ -161,7 +285,13 @@ def keyframes_of(episode: Episode) -> set[int]:
     return prompted
 
 
-def wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+class Measuring(Protocol):
+    """What tells the width of a text in pixels."""
+
+    def getlength(self, text: str) -> float: ...
+
+
+def wrap(text: str, font: Measuring, width: int) -> list[str]:
     """Return lines of at most `width` pixels, broken at spaces; a wider word is broken anywhere."""
     lines = [""]
     # No font can measure a line break.
@@ -172,7 +302,7 @@ def wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: i
             continue
         if lines[-1]:
             lines.append("")
-        for letter in word:
+        for letter in clusters(word):
             if font.getlength(lines[-1] + letter) > width:
                 lines.append("")
             lines[-1] += letter
@@ -245,14 +375,18 @@ def _enlarge(image: np.ndarray, scale: int) -> np.ndarray:
 
 
 def _masks_over(
-    image_HWC: np.ndarray, pred_HW: np.ndarray, truth_HW: np.ndarray | None, scale: int
+    image_HWC: np.ndarray,
+    tints: Sequence[tuple[np.ndarray, Colour]],
+    truth_HW: np.ndarray | None,
+    scale: int,
 ) -> np.ndarray:
-    """Return the enlarged frame with the prediction tinted and the truth outlined."""
+    """Return the enlarged frame with the predictions tinted and the truth outlined."""
     image_HWC = _enlarge(image_HWC, scale)
-    pred_HW = _enlarge(pred_HW, scale)
     tinted = image_HWC.copy()
-    mixed = 0.45 * image_HWC[pred_HW] + 0.55 * np.array(PREDICTED)
-    tinted[pred_HW] = mixed.astype(np.uint8)
+    for mask_HW, colour in tints:
+        large_HW = _enlarge(mask_HW, scale)
+        mixed = 0.45 * image_HWC[large_HW] + 0.55 * np.array(colour)
+        tinted[large_HW] = mixed.astype(np.uint8)
     if truth_HW is None:
         return tinted
     truth = _enlarge(truth_HW, scale).astype(np.uint8)
@@ -283,28 +417,34 @@ def _line_width(image_HWC: np.ndarray) -> int:
     return max(2, min(image_HWC.shape[:2]) // 250)
 
 
-def _text_panel(sample: Sample, episode: Episode, height: int) -> np.ndarray:
-    """Return the query and the trained turns, (height, PANEL, 3); an ellipsis marks a cut."""
-    image = Image.new("RGB", (PANEL, height), PAPER)
-    draw = ImageDraw.Draw(image)
-
-    paragraphs = [(f"“{sample.query}”", 20, INK)]
+def _paragraphs(sample: Sample, episode: Episode) -> list[tuple[str, int, Colour]]:
+    """Return the query and the trained turns, with the size and colour of their letters."""
+    paragraphs: list[tuple[str, int, Colour]] = [(f"“{sample.query}”", 20, INK)]
     own_turns = [turn for turn in episode.turns if turn.trainable]
     for number, turn in enumerate(own_turns, 1):
         words = " ".join(turn.text.split())
         paragraphs.append((f"turn {number}", 13, FAINT))
         paragraphs.append((words or "(nothing)", 15, INK))
     paragraphs.append((f"episode: {episode.end.value}", 13, FAINT))
+    return paragraphs
+
+
+def _text_panel(sample: Sample, episode: Episode, height: int) -> np.ndarray:
+    """Return the query and the trained turns, (height, PANEL, 3); an ellipsis marks a cut."""
+    image = Image.new("RGB", (PANEL, height), PAPER)
+    draw = ImageDraw.Draw(image)
 
     y = 12
-    for text, size, colour in paragraphs:
-        font = ImageFont.load_default(size)
-        for line in wrap(text, font, PANEL - 2 * LEFT):
+    for text, size, colour in _paragraphs(sample, episode):
+        letters = Lettering(size)
+        right = is_right_to_left(text)
+        for line in wrap(text, letters, PANEL - 2 * LEFT):
             if y + 2 * size > height:
-                draw.text((LEFT, y), "…", INK, font)
+                letters.draw(draw, (LEFT, y), "…", INK)
                 return np.asarray(image)
-            draw.text((LEFT, y), line, colour, font)
-            y += round(1.3 * size)
+            x = PANEL - LEFT - letters.getlength(line) if right else LEFT
+            letters.draw(draw, (x, y), line, colour)
+            y += round(1.4 * size)
         y += 6
     return np.asarray(image)
 

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,15 @@ from core.masks import decode
 from core.printable import printable
 from core.segmenters import KINDS
 from core.types import Episode, Rle, Sample, Video
-from ray_jobs.record.overlay import FPS, keyframe_pictures, keyframes_of, overlay_video
+from data.frames.probing import varying_times
+from ray_jobs.record.overlay import (
+    Rles,
+    Timing,
+    keyframe_pictures,
+    keyframes_of,
+    overlay_video,
+)
+from ray_jobs.record.sound import has_sound
 
 # Is written last and removed first: where it is, the other files are whole.
 ANSWER = "answer.json"
@@ -34,6 +42,34 @@ RESULTS = (
     "masks/*.png",
     "reasoning.txt",
 )
+
+
+@dataclass(frozen=True)
+class Style:
+    """What a person asked for beside the masks.
+
+    Attributes:
+        rate: The video's frames a second; None for images.
+        fps: Frames a second of the overlay; None for the video's own times.
+        png: Write each frame's mask as a PNG too.
+        audio: Keep the sound in the overlay.
+    """
+
+    rate: Fraction | None = None
+    fps: Fraction | None = None
+    png: bool = False
+    audio: bool = False
+
+
+def timing_of(video: Video, style: Style) -> Timing:
+    """Return when the frames of an overlay are shown: as in the video, or at a rate of its own."""
+    if style.fps is not None:
+        return Timing(style.fps)
+    # An image, or a folder of images, has no rate of its own.
+    if style.rate is None:
+        return Timing()
+    sound = video.path if style.audio and has_sound(video.path) else ""
+    return Timing(style.rate, varying_times(video, style.rate), sound)
 
 
 def folder_name(video: Video) -> str:
@@ -57,34 +93,46 @@ def write_results(
     sample: Sample,
     episode: Episode,
     masks_F: tuple[Rle | None, ...],
-    fps: Fraction | None,
-    png: bool,
+    style: Style,
+    objects_OF: Sequence[Rles] = (),
 ) -> dict[str, Path]:
-    """Write everything into `out`; return the files by their content."""
+    """Write everything into `out`; return the files by their content.
+
+    Args:
+        objects_OF: The masks of each object, where the answer has several.
+    """
     out.mkdir(parents=True, exist_ok=True)
     remove_results(out)
     files = {}
-    # An image, or a folder of images, has no rate of its own.
-    rate = fps or Fraction(FPS)
-    overlay = out / "overlay.mp4"
-    files["overlay"] = overlay_video(overlay, sample, episode, masks_F, None, rate)
-
-    files |= write_keyframes(out, sample, episode, masks_F)
     video = sample.video
-    masks = {
-        "video": video.path,
-        "height": video.height,
-        "width": video.width,
-        "masks": masks_F,
-    }
+    overlay = out / "overlay.mp4"
+    timing = timing_of(video, style)
+    overlay_video(overlay, sample, episode, masks_F, None, timing, objects_OF)
+    files["overlay"] = overlay
+
+    files |= write_keyframes(out, sample, episode, masks_F, objects_OF)
+    masks = masks_content(video, masks_F, objects_OF)
     files["masks"] = write_text(out / "masks.json", json.dumps(masks))
     files["reasoning"] = write_text(out / "reasoning.txt", printable(dialogue(sample, episode)))
-    if png:
+    if style.png:
         files["mask PNGs"] = write_pngs(out / "masks", sample, masks_F)
     found = json.dumps(answer(cfg, sample, episode, masks_F), indent=2)
     files["answer"] = out / ANSWER
     write_atomic(files["answer"], found + "\n")
     return files
+
+
+def masks_content(video: Video, masks_F: Rles, objects_OF: Sequence[Rles]) -> dict[str, Any]:
+    """Return the contents of masks.json."""
+    content: dict[str, Any] = {
+        "video": video.path,
+        "height": video.height,
+        "width": video.width,
+        "masks": masks_F,
+    }
+    if len(objects_OF) > 1:
+        content["objects"] = objects_OF
+    return content
 
 
 def write_text(file: Path, text: str) -> Path:
@@ -93,11 +141,11 @@ def write_text(file: Path, text: str) -> Path:
 
 
 def write_keyframes(
-    out: Path, sample: Sample, episode: Episode, masks_F: tuple[Rle | None, ...]
+    out: Path, sample: Sample, episode: Episode, masks_F: Rles, objects_OF: Sequence[Rles]
 ) -> dict[str, Path]:
     """Write a picture of each keyframe; return the files by their content."""
     files = {}
-    pictures = keyframe_pictures(sample, episode, masks_F)
+    pictures = keyframe_pictures(sample, episode, masks_F, objects_OF)
     for frame, image_HWC in pictures.items():
         name = "keyframe" if len(pictures) == 1 else f"keyframe_{frame}"
         files[name] = out / f"{name}.png"

@@ -59,19 +59,25 @@ def test_tasks_do_what_the_functions_do(ray_env: dict[str, str], found: list[Vid
         assert result == (None, [])
 
 
-def test_a_video_that_kills_its_process_is_a_result(
+def test_a_video_that_kills_its_process_or_takes_all_memory_is_a_result(
     ray_env: dict[str, str], found: list[VideoPiece]
 ) -> None:
     victim = found[1].video.uid
+    hungry = found[2].video.uid
 
     def die_at_one(piece: VideoPiece) -> VideoResult:
         if piece.video.uid == victim:
             os._exit(1)
+        if piece.video.uid == hungry:
+            bytes(3 << 30)
         return VideoResult(None, [])
 
     results = by_video(in_tasks(CONFIG, PLACEMENT, die_at_one, found))
     assert "its process died" in results.pop(victim).problems[0].text
-    assert [result.problems for result in results.values()] == [[]] * 3
+    [problem] = results.pop(hungry).problems
+    assert "more memory than prepare.memory_mb allows" in problem.text
+    assert problem.video == hungry
+    assert [result.problems for result in results.values()] == [[]] * 2
 
 
 def test_judges(ray_env: dict[str, str], found: list[VideoPiece], tmp_path: Path) -> None:

@@ -176,8 +176,12 @@ def test_wrong_words_are_told_before_anything_starts(tmp_path: Path) -> None:
     cfg = segment.settings([])
     with pytest.raises(ValueError, match="the sentence is empty"):
         segment.segment(str(tmp_path / "a.png"), "  ", cfg)
+    given = segment.parser().parse_args(["a.png", "a dog", "--fps=-1"])
     with pytest.raises(ValueError, match="--fps -1: must be above 0"):
-        segment.segment(str(tmp_path / "a.png"), "a dog", cfg, fps=Fraction(-1))
+        segment.style_of(given)
+    given = segment.parser().parse_args(["a.png", "a dog", "--fps=2", "--audio"])
+    with pytest.raises(ValueError, match="--fps with --audio"):
+        segment.style_of(given)
 
 
 def test_two_videos_of_one_name_have_a_folder_each(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -10,13 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from core.masks import encode
+from core.masks import decode, encode
 from core.types import Answer, End, Episode, MaskPrompt, Rle, Sample, Target, Turn, Video
+from data.frames.probing import probe_with_rate
 from ray_jobs.record.overlay import (
     BOTTOM,
     FPS,
     KEY,
     LOWER,
+    OBJECTS,
     PANEL,
     PREDICTED,
     TOP,
@@ -26,6 +29,7 @@ from ray_jobs.record.overlay import (
     overlay_video,
     wrap,
 )
+from ray_jobs.record.segmented import Style, timing_of
 
 
 def _sample(folder: Path, height: int, width: int, frames: int = 8) -> Sample:
@@ -124,6 +128,91 @@ def test_colours_are_where_masks_and_box_are(tmp_path: Path) -> None:
     assert _near(key[0], KEY).all()
     assert _near(key[20 * scale, 25 * scale : 55 * scale], KEY).mean() > 0.9
     assert not _near(last, TRUE).any()
+
+
+def test_several_objects_have_colours_of_their_own(tmp_path: Path) -> None:
+    sample = _sample(tmp_path / "frames", 112, 112)
+    other = np.zeros((112, 112), bool)
+    other[80:100, 60:100] = True
+    objects_OF = [tuple(sample.targets[0].masks_F), (encode(other),) * 8]
+    union_F = [None] * 8
+    episode = _episode(prompts=(PROMPT,))
+    pictures = keyframe_pictures(sample, episode, union_F, objects_OF)
+    for masks_F, colour in zip(objects_OF, OBJECTS, strict=False):
+        rle = masks_F[3]
+        assert rle is not None
+        inside_HW = decode(rle).repeat(4, axis=0).repeat(4, axis=1)
+        # The middle pixel is far from all lines.
+        y, x = np.argwhere(inside_HW).mean(axis=0).astype(int)
+        own = pictures[3][y - 12 : y - 8, x - 30 : x - 20].reshape(-1, 3).mean(0)
+        assert abs(own - 0.55 * np.array(colour)).max() < 0.45 * 230
+
+
+def _filmed(path: Path, times: list[float], with_sound: bool = False) -> Path:
+    """A video file with frames at these seconds, and a tone of a second or so."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=10, options={"bf": "0"})
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        tone = file.add_stream("aac", rate=44100, layout="stereo") if with_sound else None
+        for number, seconds in enumerate(times):
+            image = np.full((64, 64, 3), 20 * number, np.uint8)
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts = round(1000 * seconds)
+            frame.time_base = Fraction(1, 1000)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+        if tone is not None:
+            for start in range(0, 44100, 1024):
+                wave = np.sin(np.arange(start, start + 1024) / 10).astype(np.float32)
+                heard = av.AudioFrame.from_ndarray(np.stack([wave, wave]), format="fltp")
+                heard.sample_rate = 44100
+                heard.pts = start
+                file.mux(tone.encode(heard))
+            file.mux(tone.encode())
+    return path
+
+
+def _times(path: Path) -> list[float]:
+    with av.open(str(path)) as file:
+        return [float(frame.time) for frame in file.decode(video=0)]
+
+
+def _overlay_of(clip: Path, out: Path, style: Style) -> Path:
+    video, rate = probe_with_rate(clip)
+    sample = Sample("v/0", video, "the tone", ())
+    prompt = MaskPrompt(2, (5.0, 5.0, 20.0, 20.0))
+    masks_F = (None,) * video.num_frames
+    timing = timing_of(video, replace(style, rate=rate))
+    return overlay_video(out, sample, _episode(prompts=(prompt,)), masks_F, None, timing)
+
+
+def test_a_varying_rate_is_kept(tmp_path: Path) -> None:
+    times = [0.0, 0.1, 0.2, 0.9, 1.0, 2.0]
+    clip = _filmed(tmp_path / "a.mp4", times)
+    found = _times(_overlay_of(clip, tmp_path / "out.mp4", Style()))
+    # The keyframe is held for a second more.
+    expected = [0.0, 0.1, 0.2, 1.9, 2.0, 3.0]
+    assert found == pytest.approx(expected, abs=0.002)
+    steady = _times(_overlay_of(clip, tmp_path / "steady.mp4", Style(fps=Fraction(5))))
+    assert steady == pytest.approx([n / 5 for n in range(6 + 4)], abs=0.002)
+
+
+@pytest.mark.parametrize("times", [[n / 10 for n in range(10)], [0.0, 0.1, 0.2, 0.6, 0.7, 0.9]])
+def test_sound_is_kept_beside_its_pictures(times: list[float], tmp_path: Path) -> None:
+    clip = _filmed(tmp_path / "a.mp4", times, with_sound=True)
+    out = _overlay_of(clip, tmp_path / "out.mp4", Style(audio=True))
+    assert _times(out) == pytest.approx(times, abs=0.002)
+    with av.open(str(out)) as file:
+        heard = list(file.decode(audio=0))
+    assert sum(frame.samples for frame in heard) == pytest.approx(44100, abs=4096)
+    waves = np.concatenate([frame.to_ndarray()[0] for frame in heard])
+    assert np.sqrt((waves[4096:40000] ** 2).mean()) == pytest.approx(0.5**0.5, abs=0.1)
+    # Without sound in it there is none to keep.
+    mute = _filmed(tmp_path / "mute.mp4", times)
+    with av.open(str(_overlay_of(mute, tmp_path / "no.mp4", Style(audio=True)))) as file:
+        assert not file.streams.audio
 
 
 def test_no_prediction_no_prompts_no_answer(tmp_path: Path) -> None:
