@@ -15,6 +15,7 @@ import pytest
 from configs.load import REPOSITORY
 from core.files import read_lines
 from ray_jobs.record import checkpoint
+from ray_jobs.record.contact import FILE
 from ray_jobs.record.run_folder import RunFolder
 from tests.ray_jobs.conftest import (
     GROUP,
@@ -122,6 +123,7 @@ def test_killed_run_resumes_to_the_same_weights(finished: Finished) -> None:
     run = finished.small.run("killed")
     with started(*settings) as process:
         # Another number of engines changes nothing in the weights below.
+        wait_until((run.path / FILE).exists, process)
         control = ("control", str(run.path), "workers=2", "status")
         wait_until(lambda: start_job(*control).returncode == 0, process)
         # Before the first checkpoint: the ranks start anew with the initial policy.
