@@ -11,6 +11,8 @@ from cluster.environment import cpu_env, offline_env
 ENV = cpu_env() | offline_env()
 # Set before torch, transformers, deepspeed or vLLM are imported.
 os.environ.update(ENV)
+# Otherwise every process of every job compiles the whole project anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
