@@ -6,6 +6,13 @@ import os
 import sys
 from pathlib import Path
 
+from core.shared_file import FRAME_STORE
+
+# Frames that a group is shown, as a rule: those of its prompt, and one or two for each episode.
+GROUP_FRAMES = 32
+# Of 720p.
+FRAME_BYTES = 1280 * 720 * 3
+
 
 def torch_extensions_dir() -> str:
     """Return the folder of DeepSpeed's compiled operators: one for each Python environment."""
@@ -42,6 +49,15 @@ def cpu_env(one_node: bool = True) -> dict[str, str]:
     if one_node:
         env["GLOO_SOCKET_IFNAME"] = "lo"
     return env
+
+
+def store_env(prompts: int) -> dict[str, str]:
+    """Return the variable with the bytes that a node keeps of decoded frames: those of a step.
+
+    Args:
+        prompts: of all steps that are under way.
+    """
+    return {FRAME_STORE: str(prompts * GROUP_FRAMES * FRAME_BYTES)}
 
 
 def offline_env() -> dict[str, str]:

@@ -20,7 +20,7 @@ from ray.experimental.internal_kv import _internal_kv_get
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster.environment import common_env, cpu_env, offline_env
+from cluster.environment import common_env, cpu_env, offline_env, store_env
 from cluster.lost import Deaths
 from cluster.plan import (
     SHARED_GPU,
@@ -240,6 +240,7 @@ def _may_wait(cfg: Config, job: Job) -> bool:
 
 def _environment(cfg: Config, device: Device, nodes: int) -> dict[str, str]:
     environment = common_env() if device == "cuda" else cpu_env(one_node=nodes <= 1)
+    environment |= store_env(cfg.rollout.prompts_per_step * (1 + cfg.rollout.max_staleness))
     # A policy in a folder needs no model hub. Without the look-up a wrong path fails at once
     # instead of after retries.
     if os.path.isdir(cfg.policy.path):

@@ -11,6 +11,7 @@ Images are named by digest; no pixels are needed here.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -206,25 +207,25 @@ def branch(episode: Episode, advantages: Sequence[float], weight: float, number:
         weight: of each trained token in the loss.
         number: of the episode in the whole batch.
     """
-    ids: list[int] = []
+    pieces: list[tuple[int, ...]] = []
     media: list[Media] = []
-    trained: list[tuple[int, int, float, int, float]] = []
-    is_first = True
+    trained: list[np.ndarray] = []
+    length = 0
     for index, turn in enumerate(episode.turns):
         if not turn.trainable:
             continue
         # The first prompt belongs to the tree.
-        if not is_first:
-            ids.extend(turn.prompt_ids)
+        if pieces:
+            pieces.append(turn.prompt_ids)
             media.extend(turn.media)
-        is_first = False
-        for token, logprob in zip(turn.completion_ids, _logprobs(turn), strict=True):
-            trained.append((len(ids), index, logprob, turn.version, advantages[index]))
-            ids.append(token)
+            length += len(turn.prompt_ids)
+        pieces.append(turn.completion_ids)
+        trained.append(_trained(turn, index, length, advantages[index]))
+        length += len(turn.completion_ids)
 
-    trained_N = np.array(trained, dtype=_TRAINED)
+    trained_N = np.concatenate(trained)
     return Branch(
-        ids_R=np.array(ids, dtype=np.int64),
+        ids_R=np.fromiter(itertools.chain.from_iterable(pieces), np.int64, length),
         media=tuple(media),
         offset_N=trained_N["offset"],
         turn_N=trained_N["turn"],
@@ -236,9 +237,18 @@ def branch(episode: Episode, advantages: Sequence[float], weight: float, number:
     )
 
 
-def _logprobs(turn: Turn) -> Sequence[float]:
-    # Demonstrations have none.
-    return turn.logprobs or (0.0,) * len(turn.completion_ids)
+def _trained(turn: Turn, index: int, first: int, advantage: float) -> np.ndarray:
+    """Return the columns of a turn's completion, which begins at token `first` of its branch."""
+    count = len(turn.completion_ids)
+    # Demonstrations have no log-probs.
+    assert len(turn.logprobs) in (0, count), "a log-prob for each token"
+    columns = np.empty(count, dtype=_TRAINED)
+    columns["offset"] = np.arange(first, first + count)
+    columns["turn"] = index
+    columns["logprob"] = turn.logprobs or 0.0
+    columns["version"] = turn.version
+    columns["advantage"] = advantage
+    return columns
 
 
 def trees(

@@ -23,6 +23,10 @@ SHARED_NAME = "rayvos_weights"
 
 STAMP_BYTES = 16
 
+# Environment variable with the bytes that a job asks of its nodes' store of decoded frames
+# (`data.frames.frame_store`).
+FRAME_STORE = "RAYVOS_FRAME_STORE"
+
 
 @dataclass(frozen=True)
 class Place:

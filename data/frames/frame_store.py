@@ -23,7 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
-# Bytes of a store: 870 frames of 480 x 854.
+from core.shared_file import FRAME_STORE
+
+# Bytes of a store, unless the job asks for more: 870 frames of 480 x 854.
 CAPACITY = 1 << 30
 SHARED_MEMORY = Path("/dev/shm")
 # Number of lock files; the names of frames share them.
@@ -45,7 +47,8 @@ def node_store() -> FrameStore:
         raise ValueError(
             f"{folder}: belongs to another user: remove it, or set TMPDIR to a folder of your own"
         )
-    return FrameStore(folder, min(CAPACITY, shutil.disk_usage(place).free // 4))
+    wanted = max(CAPACITY, int(os.environ.get(FRAME_STORE, CAPACITY)))
+    return FrameStore(folder, min(wanted, shutil.disk_usage(place).free // 4))
 
 
 def content_name(path: str) -> str:
@@ -102,7 +105,7 @@ class FrameStore:
 
     def __init__(self, folder: Path, capacity: int) -> None:
         self.folder = folder
-        self.capacity = capacity
+        self.wanted = capacity
         self.added = 0
         self.indices = folder / "indices"
         self.indices.mkdir(exist_ok=True)
@@ -111,7 +114,15 @@ class FrameStore:
         # This process holds a shared lock on this file while it uses the store.
         self._user = open(folder / "users", "w")  # noqa: SIM115
         fcntl.flock(self._user, fcntl.LOCK_SH)
+        # The name of an empty file says the bytes, because a process may ask for less than others.
+        (folder / f"capacity-{capacity}").touch()
         atexit.register(self.close)
+
+    @property
+    def capacity(self) -> int:
+        """Bytes of the store: the most that any of its processes asked for."""
+        asked = [int(file.name.partition("-")[2]) for file in self._capacities()]
+        return max(asked, default=self.wanted)
 
     def get(self, name: str) -> np.ndarray | None:
         """Return a frame, mapped read-only; it stays readable if its file is removed.
@@ -153,14 +164,15 @@ class FrameStore:
 
         N processes exceed `capacity` by at most N / SHARE of it.
         """
-        if self._unchecked < self.capacity // SHARE:
+        if self._unchecked < self.wanted // SHARE:
             return
         self._unchecked = 0
+        capacity = self.capacity
         newest_first = sorted(self._frames(), key=lambda found: -found[1].st_mtime_ns)
         size = 0
         for path, status in newest_first:
             size += status.st_size
-            if size > self.capacity:
+            if size > capacity:
                 path.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -172,7 +184,7 @@ class FrameStore:
             fcntl.flock(self._user, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for path in self.folder.glob("*.npy"):
                 path.unlink(missing_ok=True)
-            for path in self.indices.iterdir():
+            for path in (*self.indices.iterdir(), *self._capacities()):
                 path.unlink(missing_ok=True)
             # Killed processes leave their scratch folders.
             for folder in self.folder.glob("scratch-*"):
@@ -184,3 +196,6 @@ class FrameStore:
             # Another process may have removed it.
             with suppress(FileNotFoundError):
                 yield path, path.stat()
+
+    def _capacities(self) -> Iterator[Path]:
+        return self.folder.glob("capacity-*")

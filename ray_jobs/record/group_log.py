@@ -13,6 +13,7 @@ name them by digest, and `actors.shown_again` decodes them from the videos.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
@@ -47,8 +48,22 @@ class LoggedGroup:
 
 def to_line(group: LoggedGroup) -> str:
     """Return a group as one line of JSON, with its newline."""
-    # The json module alone keeps nan, infinity and lone surrogates as they are.
-    return json.dumps(msgspec.to_builtins(group, enc_hook=_plain)) + "\n"
+    try:
+        _check_finite(group)
+        # Many times faster: a group has tens of thousands of numbers.
+        return msgspec.json.encode(group, enc_hook=_plain).decode() + "\n"
+    except (ValueError, OverflowError):
+        # The json module alone keeps nan, infinity, lone surrogates and huge integers as they are.
+        return json.dumps(msgspec.to_builtins(group, enc_hook=_plain)) + "\n"
+
+
+def _check_finite(group: LoggedGroup) -> None:
+    """Raise ValueError if a number is infinite or nan, which msgspec would write as null."""
+    for episode in group.episodes:
+        json.dumps(msgspec.to_builtins(episode.answer, enc_hook=_plain), allow_nan=False)
+        for turn in episode.turns:
+            if not math.isfinite(sum(turn.logprobs)):
+                raise ValueError("a log-prob is not finite")
 
 
 def from_line(line: str | bytes) -> LoggedGroup:

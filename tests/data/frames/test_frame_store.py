@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cluster.environment import store_env
+from core.shared_file import FRAME_STORE
 from data.frames.frame_store import SHARE, FrameStore
 
 FRAME = np.arange(4 * 8 * 3, dtype=np.uint8).reshape(4, 8, 3)
@@ -115,3 +117,20 @@ def test_the_last_process_that_leaves_empties_it(tmp_path: Path) -> None:
     other.join()
     assert other.exitcode == 0
     assert not list(tmp_path.glob("*.npy"))
+
+
+def test_the_store_is_as_large_as_any_of_its_processes_asks(tmp_path: Path) -> None:
+    small = FrameStore(tmp_path, 4 * FRAME.nbytes)
+    large = FrameStore(tmp_path, 100 * FRAME.nbytes)
+    for number in range(20):
+        add(small, str(number))
+        small.tidy()
+    assert sum(small.has(str(number)) for number in range(20)) == 20
+    large.close()
+    small.close()
+    assert not list(tmp_path.glob("capacity-*"))
+
+
+def test_a_job_asks_for_the_frames_of_its_steps() -> None:
+    asked = store_env(prompts=128)
+    assert 8e9 < int(asked[FRAME_STORE]) < 16e9
