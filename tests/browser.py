@@ -79,9 +79,9 @@ class Browser:
         assert "exceptionDetails" not in answer, f"{expression}: {answer['exceptionDetails']}"
         return answer["result"].get("value")
 
-    def until(self, expression: str) -> Any:
+    def until(self, expression: str, seconds: float = PATIENCE_S) -> Any:
         """Wait until an expression is true, and return it."""
-        end = time.monotonic() + PATIENCE_S
+        end = time.monotonic() + seconds
         while time.monotonic() < end:
             value = self.value(expression)
             if value:
