@@ -195,9 +195,9 @@ class LearnerPool(DrawingPool[LearnerActor]):
         metrics["weight_max"] = max(of_rank[-1].weight_max for of_rank in reports)
 
         loss = float(np.mean([step.loss for step in steps]))
-        grad_norm = float(np.mean(norms)) if norms else float("nan")
+        grad_norm = mean_norm(norms)
         seconds = max(seconds_of(of_rank) for of_rank in reports)
-        return Update(loss, grad_norm, metrics, seconds)
+        return Update(loss, grad_norm, metrics, seconds, steps[0].entropies)
 
     def publish(self, version: int) -> WeightVersion:
         """Make the current weights a version for rollout actors to pull.
@@ -314,6 +314,11 @@ def first_lost(calls: Sequence[Ref[Any]]) -> tuple[int, Exception] | None:
         if error is not None:
             patience = ECHO_S
     return None
+
+
+def mean_norm(norms: Sequence[float]) -> float:
+    """Return the mean norm of the gradients; no number if every step was skipped."""
+    return float(np.mean(norms)) if norms else float("nan")
 
 
 def seconds_of(reports: Sequence[StepReport]) -> float:

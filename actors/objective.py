@@ -77,6 +77,7 @@ class RowStats:
         entropy_sum: entropies of the trained tokens.
         mask_loss: share of the mask losses; None for a policy without a mask head.
         ratios: comparison of policies; None in imitation.
+        entropies: of the trained tokens, by the number of their episode; none in imitation.
     """
 
     loss: float = 0.0
@@ -86,12 +87,16 @@ class RowStats:
     entropy_sum: float = 0.0
     mask_loss: float | None = None
     ratios: RatioStats | None = None
+    entropies: Mapping[int, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def total(cls, parts: Sequence[RowStats]) -> RowStats:
         """Combine the statistics of several rows or ranks. Sums do not depend on their order."""
         mask_losses = [part.mask_loss for part in parts if part.mask_loss is not None]
         ratios = [part.ratios for part in parts if part.ratios is not None]
+        entropies: dict[int, np.ndarray] = {}
+        for part in parts:
+            entropies |= part.entropies
         return cls(
             loss=_sum([part.loss for part in parts]),
             tokens=_sum([part.tokens for part in parts]),
@@ -100,6 +105,7 @@ class RowStats:
             entropy_sum=_sum([part.entropy_sum for part in parts]),
             mask_loss=_sum(mask_losses) if mask_losses else None,
             ratios=RatioStats.total(ratios) if ratios else None,
+            entropies=entropies,
         )
 
     def divided(self, divisor: float) -> RowStats:
@@ -187,7 +193,9 @@ def grpo_loss(
     cap = cfg.importance_cap or WATCHED_CAP
     ratios = _ratio_stats(gap_N, kl_N, surrogate, importance_N, cap)
     by_age = _gap_by_age(gap_N, row, newest)
-    return loss, replace(stats, ratios=replace(ratios, gap_by_age=by_age))
+    return loss, replace(
+        stats, ratios=replace(ratios, gap_by_age=by_age), entropies=_by_episode(entropy_N, row)
+    )
 
 
 @torch.no_grad()
@@ -217,6 +225,15 @@ def _gap_by_age(gap_N: Tensor, row: GroupBatch, newest: int) -> dict[int, tuple[
     for age in np.unique(age_N).tolist():
         chosen_N = torch.from_numpy(age_N == age).to(gap_N.device)
         found[age] = (float(gap_N[chosen_N].sum()), float(chosen_N.sum()))
+    return found
+
+
+def _by_episode(entropy_N: Tensor, row: GroupBatch) -> dict[int, np.ndarray]:
+    """Return the entropies of each episode's trained tokens, in order; a row has it whole."""
+    there_N = entropy_N.detach().float().cpu().numpy()
+    found: dict[int, np.ndarray] = {}
+    for episode in np.unique(row.episode_N).tolist():
+        found[episode] = there_N[row.episode_N == episode]
     return found
 
 

@@ -11,6 +11,7 @@ videos in flight. Masks drawn by the policy come with the group.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -74,6 +75,7 @@ class RewardActor:
 
         # It holds for one thread, and Ray's for methods is not that of the constructor.
         torch.set_default_device(self.device)
+        began = time.monotonic()
         sample = self.samples[split, sample_uid]
         rewards: list[Reward | None] = [None] * len(episodes)
         alive: list[int] = []
@@ -90,9 +92,10 @@ class RewardActor:
         else:
             masks = [_decoded_drawn(drawn[number]) for number in alive]
         scored = self.system.score(sample, finished, masks)
+        spent = time.monotonic() - began
         seen = self._seen(sample, finished, masks)
         for number, reward, shown in zip(alive, scored, seen, strict=True):
-            rewards[number] = replace(reward, masks=shown)
+            rewards[number] = replace(reward, masks=shown, seconds=spent)
         return tuple(rewards)
 
     def _seen(

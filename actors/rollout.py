@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import time
 import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,13 @@ class RolloutActor:
         return tuple(episodes), gallery.pixels
 
     async def _play(
+        self, sample: Sample, gallery: Gallery, temperature: float, key: SeedKey
+    ) -> Episode:
+        began = time.monotonic()
+        episode = await self._played(sample, gallery, temperature, key)
+        return replace(episode, seconds=time.monotonic() - began)
+
+    async def _played(
         self, sample: Sample, gallery: Gallery, temperature: float, key: SeedKey
     ) -> Episode:
         """Play one episode.

@@ -376,6 +376,8 @@ class Episode:
         error: traceback of a FAILED one, or the reason if it is too long.
         too_long: a FAILED one without room for an answer: the fault of its sample or its answers,
             not of the program.
+        seconds: time from its first question to its end, while others played beside it; 0 if
+            nobody measured it.
     """
 
     sample_uid: str
@@ -384,6 +386,7 @@ class Episode:
     answer: Answer = field(default_factory=Answer)
     error: str = ""
     too_long: bool = False
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -397,12 +400,14 @@ class Reward:
             does not tell turns apart.
         masks: some of the masks that it was computed from, each with its frame, for people to look
             at. Rewards are equal without them.
+        seconds: time in which its whole group was scored, masks included; 0 if nobody measured it.
     """
 
     total: float
     parts: dict[str, float]
     per_turn: tuple[float, ...] = ()
     masks: tuple[tuple[int, Rle], ...] = field(default=(), compare=False, repr=False)
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -414,12 +419,15 @@ class Group:
         episodes: its episodes.
         rewards: None for a FAILED episode; empty before scoring.
         advantages_G: 0 for a FAILED episode; empty before `core.grpo.judge`.
+        entropies_G: entropy_N of each episode as in `Update.entropies`, None for one that was not
+            learned; empty before the update.
     """
 
     sample_uid: str
     episodes: tuple[Episode, ...]
     rewards: tuple[Reward | None, ...] = ()
     advantages_G: tuple[float, ...] = ()
+    entropies_G: tuple[np.ndarray | None, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def informative(self) -> bool:
@@ -549,9 +557,13 @@ class Update:
 
     Attributes:
         seconds: time that the learner computed; its longest rank.
+        entropies: entropy_N of the trained tokens of each learned episode, by its number in the
+            batch: of the learner's distribution of the token, in nats, at the temperature of the
+            sampling and before the first optimizer step.
     """
 
     loss: float
     grad_norm: float
     metrics: dict[str, float]
     seconds: float = 0.0
+    entropies: Mapping[int, np.ndarray] = field(default_factory=dict, repr=False)

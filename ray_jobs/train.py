@@ -17,7 +17,7 @@ if __name__ == "__main__":
 
 import copy
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,7 @@ def train_step(
     timer = StageTimer(run.progress)
     batch = pools.learner.begin(newest=step - 1)
     judged: dict[int, Group] = {}
+    learned: list[int] = []
 
     # 1 play: G episodes of each prompt, by the rollout actors.
     player.begin(step)
@@ -140,6 +141,7 @@ def train_step(
         useful = [played[number] for number in kept]
         targets = masking.targets(useful, [drawn[number] for number in kept])
         media = [group.media_ref for group in useful]
+        learned += [group.index for group in useful]
         with timer.stage("learn"):
             batch.add([new[group.index] for group in useful], media, targets)
 
@@ -156,6 +158,8 @@ def train_step(
     run.requests.be_patient()
     with timer.stage("learn"):
         update = batch.finish()
+    judged |= with_entropies(judged, learned, update.entropies)
+    groups = [judged[index] for index in sorted(judged)]
     play = player.play_of(step)
     metrics = group_metrics(groups) | update.metrics
     metrics["set_aside"] = float(play.set_aside)
@@ -202,6 +206,27 @@ def judge_groups(
             scored = shape_overlong(scored, cfg.overlong_tokens, cfg.overlong_cache)
         judged[group.index] = judge(scored, std=cfg.advantage_std, eps=cfg.advantage_eps)
     return judged
+
+
+def with_entropies(
+    judged: Mapping[int, Group], learned: Sequence[int], entropies: Mapping[int, np.ndarray]
+) -> dict[int, Group]:
+    """Return the learned groups with the entropies of their tokens, by the index of their prompts.
+
+    Args:
+        judged: all groups of the step.
+        learned: indices of those in the batch, in its order.
+        entropies: as `Update.entropies`.
+    """
+    found: dict[int, Group] = {}
+    first = 0
+    for index in learned:
+        group = judged[index]
+        numbers = range(first, first + len(group.episodes))
+        entropies_G = tuple(entropies.get(number) for number in numbers)
+        found[index] = replace(group, entropies_G=entropies_G)
+        first = numbers.stop
+    return found
 
 
 def set_metrics(groups: Sequence[Group], labels: Sequence[str]) -> dict[str, float]:

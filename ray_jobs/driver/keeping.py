@@ -138,11 +138,13 @@ class Keeping:
         for group in groups:
             sample = self.words.samples[group.sample_uid]
             entries = []
-            columns = zip(group.episodes, group.rewards, strict=True)
-            for number, (episode, reward) in enumerate(columns):
+            entropies = group.entropies_G or (None,) * len(group.episodes)
+            columns = zip(group.episodes, group.rewards, entropies, strict=True)
+            for number, (episode, reward, entropy_N) in enumerate(columns):
                 self._keep_shown(sample.video, episode, step)
                 masks = masks_of(reward)
-                entries.append(episode_entry(number, episode, self.words, masks))
+                entry = episode_entry(number, episode, self.words, masks, entropy_N)
+                entries.append(entry)
             lines.append(self._line({"step": step}, sample, group.episodes, entries, step))
         write_kept(kept_folder(self.folder), f"step_{step}", lines)
         if self.tracker.is_on:

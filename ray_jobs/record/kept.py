@@ -5,7 +5,8 @@
     runs/<name>/replay/pictures/<digest>.jpg
 
 A line has the frames of the video, the truth on them, and for each episode its tokens, the pictures
-it was shown, its boxes and points, and its masks.
+it was shown, and its masks. A token is [text, log-prob], or [text, log-prob, entropy] where it was
+learned.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from core.files import json_line, write_atomic
 from core.geometry import uniform_frames
@@ -127,15 +130,26 @@ def group_line(
 
 
 def episode_entry(
-    number: int, episode: Episode, words: Words, masks: Sequence[Sequence[Any]] = ()
+    number: int,
+    episode: Episode,
+    words: Words,
+    masks: Sequence[Sequence[Any]] = (),
+    entropy_N: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Return the entry of one episode.
 
     Args:
         number: Its number in the group.
         masks: As `masks_at`.
+        entropy_N: As in `core.types.Update.entropies`.
     """
-    turns = [_turn(turn, words) for turn in episode.turns]
+    # Only trainable turns are learned.
+    rest = [] if entropy_N is None else entropy_N.tolist()
+    turns = []
+    for turn in episode.turns:
+        count = len(turn.completion_ids) if turn.trainable else 0
+        turns.append(_turn(turn, words, rest[:count]))
+        rest = rest[count:]
     return {"episode": number, "turns": turns, "masks": list(masks)}
 
 
@@ -144,15 +158,17 @@ def answer_places(answer: Answer) -> list[dict[str, Any]]:
     return [asdict(prompt) for prompt in answer.prompts]
 
 
-def _turn(turn: Turn, words: Words) -> dict[str, Any]:
+def _turn(turn: Turn, words: Words, entropies: Sequence[float]) -> dict[str, Any]:
     shown = []
     for media in turn.media:
         view = media.view
         shown.append([view.frame, media.digest, view.height, view.width])
-    pieces = []
+    pieces: list[list[Any]] = []
     for text, logprob in words.pieces(turn):
         rounded = None if logprob is None else round(float(logprob), 4)
         pieces.append([text, rounded])
+    for piece, entropy in zip(pieces, entropies, strict=False):
+        piece.append(round(entropy, 4))
     return {"pieces": pieces, "shown": shown}
 
 

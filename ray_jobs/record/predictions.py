@@ -20,6 +20,7 @@ from typing import Any
 
 from core.files import append_lines, jsonable, read_json, repair_lines, write_json
 from core.types import Answer, End, Episode, MaskPrompt, Reward, Rle, Sample, SegPrompt, Turn
+from ray_jobs.record.run_folder import seconds_of
 
 FILE = "predictions.jsonl"
 IDENTITY = "evaluation.json"
@@ -160,6 +161,7 @@ def line_of(
         "answer": answer.to_json(),
         "prompts": [asdict(prompt) for prompt in answer.prompts],
         "segs": [asdict(seg) for seg in answer.segs],
+        "seconds": seconds_of(episode, reward),
         "turns": [_turn_line(turn) for turn in episode.turns],
         "height": video.height,
         "width": video.width,

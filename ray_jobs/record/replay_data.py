@@ -40,6 +40,7 @@ COLUMNS = (
     "turns",
     "tokens",
     "score",
+    "seconds",
     "kept",
     "chunk",
     "line",
@@ -216,7 +217,7 @@ def of_prediction(line: Mapping[str, Any]) -> dict[str, Any]:
     }
     found = {"sample": line.get("uid"), "facts": line.get("answer"), "kept": kept}
     found["places"] = line.get("prompts")
-    for name in ("query", "kind", "end", "reward", "parts", "scores", "turns", "error"):
+    for name in ("query", "kind", "end", "reward", "parts", "scores", "seconds", "turns", "error"):
         found[name] = line.get(name)
     return found
 
@@ -236,6 +237,7 @@ def row_of(line: Mapping[str, Any], source: Source, table: Table) -> dict[str, A
         "turns": len(turns),
         "tokens": sum(as_whole(turn.get("tokens")) for turn in turns),
         "score": jf_of(line.get("scores")),
+        "seconds": played_s(line.get("seconds")),
     }
 
 
@@ -246,6 +248,11 @@ def jf_of(scores: Any) -> float | None:
     j = as_number(scores.get("J"))
     f = as_number(scores.get("F"))
     return None if j is None or f is None else (j + f) / 2
+
+
+def played_s(seconds: Any) -> float | None:
+    """Return the seconds in which an episode was played; None for a run that did not measure it."""
+    return as_number(seconds.get("play")) if isinstance(seconds, Mapping) else None
 
 
 def whole_lines(file: Path, table: Table) -> Iterator[dict[str, Any]]:

@@ -243,11 +243,20 @@ def episode_line(
         "facts": episode.answer.to_json(),
         "turns": turns,
     }
+    seconds = seconds_of(episode, reward)
+    if seconds:
+        line["seconds"] = seconds
     if episode.answer.prompts:
         line["places"] = answer_places(episode.answer)
     if episode.error:
         line["error"] = episode.error
     return line
+
+
+def seconds_of(episode: Episode, reward: Reward | None) -> dict[str, float]:
+    """Return the seconds in which an episode was played and its group scored, where measured."""
+    measured = {"play": episode.seconds, "score": 0.0 if reward is None else reward.seconds}
+    return {stage: round(spent, 4) for stage, spent in measured.items() if spent}
 
 
 def environment(repository: Path | None = None) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ from transformers import AutoModelForImageTextToText
 from actors.learner import LearnerActor
 from actors.learner_pool import LearnerPool
 from core import grpo
+from core.grpo import trained_tokens
 from core.losses import LOSSES
+from core.types import Group, Update
 from models.policy.pixels import Pixels
 from ray_jobs.driver.guard import Guard
 from ray_jobs.record import checkpoint
@@ -321,6 +325,18 @@ def test_imitation_lowers_the_loss(
     assert losses[-1] < 0.6 * losses[0]
 
 
+def assert_entropies_agree(one: Update, other: Update, groups: Sequence[Group]) -> None:
+    """Each trained token has one, the same in other rows; their mean is on record."""
+    counts = list(itertools.chain.from_iterable(trained_tokens(group) for group in groups))
+    for update in (one, other):
+        found = [len(update.entropies[number]) for number in range(len(counts))]
+        assert found == counts
+        every_N = np.concatenate(list(update.entropies.values()))
+        assert every_N.mean() == pytest.approx(update.metrics["entropy"], rel=1e-5)
+    for number in range(len(counts)):
+        assert one.entropies[number] == pytest.approx(other.entropies[number], abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("aggregation", "loss", "ranks", "stage"),
     [
@@ -362,6 +378,7 @@ def test_groups_that_come_one_by_one_make_the_step_of_their_batch(
     one_row = dataclasses.replace(cfg, learner=dataclasses.replace(cfg.learner, row_tokens=4096))
     pool = restart(learner_pools, one_row)
     whole = pool.learn(groups, media)
+    assert_entropies_agree(streamed, whole, groups)
     assert whole.metrics["rows"] == ranks
     assert streamed.metrics["rows"] > ranks
     assert streamed.loss == pytest.approx(whole.loss, rel=1e-6)

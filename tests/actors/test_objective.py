@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -72,6 +73,18 @@ def test_statistics_of_rows_combine() -> None:
     assert metrics["logprob_gap_of_age/2"] == pytest.approx(0.03)
     assert metrics["age/mean"] == 1.0
     assert metrics["age/max"] == 2.0
+
+
+def test_entropies_of_rows_come_together() -> None:
+    one = {4: np.array([0.5, 1.0])}
+    others = {2: np.array([0.25]), 3: np.array([])}
+    parts = [replace(FIRST, entropies=one), replace(SECOND, entropies=others), DUMMY]
+    total = RowStats.total(parts).divided(2.0)
+    assert {number: found.tolist() for number, found in total.entropies.items()} == {
+        2: [0.25],
+        3: [],
+        4: [0.5, 1.0],
+    }
 
 
 def test_opposite_infinities_combine_to_nan() -> None:

@@ -100,10 +100,20 @@ def group_of(sample: Sample, step: int, texts: tuple[str, ...]) -> Group:
             turn_of(sample, f'<answer>[{{"bbox_2d":{list(box)}}}]</answer>', (3,), step - 1),
         )
         answer = Answer((prompt,), {"box": list(box)}, keyframe=3)
-        episodes.append(Episode(sample.uid, turns, End.DONE, answer))
-        rewards.append(Reward(0.5 + number, {"format": 1.0, "spatial": number - 0.5}))
+        episodes.append(Episode(sample.uid, turns, End.DONE, answer, seconds=1.5 + number))
+        parts = {"format": 1.0, "spatial": number - 0.5}
+        rewards.append(Reward(0.5 + number, parts, seconds=0.25))
     advantages = tuple(number - 1.0 for number in range(len(texts)))
     return Group(sample.uid, tuple(episodes), tuple(rewards), advantages)
+
+
+def learned(group: Group) -> Group:
+    """The group with an entropy of each token, 0.5 higher from turn to turn."""
+    entropies = []
+    for episode in group.episodes:
+        first, second = (len(turn.completion_ids) for turn in episode.turns)
+        entropies.append(np.repeat(np.array([0.5, 1.0], np.float32), (first, second)))
+    return replace(group, entropies_G=tuple(entropies))
 
 
 def keeping_of(
@@ -120,14 +130,21 @@ def keeping_of(
 
 
 def write_run(tmp: Path, name: str, bonus: float = 0.0, steps: int = 3) -> Path:
-    """A run of three steps, two samples and one evaluation; one answer is hostile."""
+    """A run of three steps, two samples and one evaluation; one answer is hostile.
+
+    The groups of the first sample are learned, the others are not.
+    """
     first = sample_of(tmp / "video", "v/0", "the red square that moves")
     second = replace(first, uid="v/1", query=f"{HOSTILE}", kind="<b>kind</b>")
     folder = RunFolder.open(tmp / "runs" / name, to_yaml(load(["revseg_tiny"])))
     keeping = keeping_of(folder.path, [first, second], episodes=6)
     for step in range(1, steps + 1):
         groups = [
-            group_of(first, step, ("<think>it moves</think>", f"ünïcode 漢字 in step {step}", "c")),
+            learned(
+                group_of(
+                    first, step, ("<think>it moves</think>", f"ünïcode 漢字 in step {step}", "c")
+                )
+            ),
             group_of(second, step, (HOSTILE, "plain words", "more")),
         ]
         folder.write_episodes(step, groups, keeping.words)

@@ -43,6 +43,7 @@ def test_a_row_for_each_episode(run: Path) -> None:
     assert index["steps"][1]["seconds"] == {"play": 1.25, "learn": 0.5}
     assert [source["name"] for source in index["sources"]] == ["training", "eval_3_greedy"]
     assert columns["score"][-1] == 0.8
+    assert columns["seconds"][:3] == [1.5, 2.5, 3.5]
 
 
 def test_every_row_finds_its_text(run: Path) -> None:
@@ -53,18 +54,25 @@ def test_every_row_finds_its_text(run: Path) -> None:
     assert line["turns"][0]["text"] == "ünïcode 漢字 in step 2"
     assert line["turns"][0]["prompt"] == "Find: the red square that moves⟨image⟩"
     assert line["places"][0]["box"] == [6.0, 20.0, 26.0, 40.0]
+    assert line["seconds"] == {"play": 2.5, "score": 0.25}
 
 
 def test_kept_groups_have_tokens_pictures_and_truth(run: Path) -> None:
     group = data_of(run / "replay/data/kept_step_2.js")["v/0"]
     turn = group["episodes"][1]["turns"][0]
-    texts = [text for text, _ in turn["pieces"]]
+    texts = [text for text, *_ in turn["pieces"]]
     assert "".join(texts).startswith("ünïcode 漢字 in step 2")
-    assert turn["pieces"][1][1] == -0.1
+    assert turn["pieces"][1][1:] == [-0.1, 0.5]
+    assert group["episodes"][1]["turns"][1]["pieces"][0][1:] == [0.0, 1.0]
     assert len(group["truth"]) == 7
     pictures = [digest for _, digest in group["frames"]] + [each[1] for each in turn["shown"]]
     for digest in pictures:
         assert (run / f"replay/pictures/{digest}.jpg").is_file()
+
+
+def test_a_token_that_was_not_learned_has_no_entropy(run: Path) -> None:
+    group = data_of(run / "replay/data/kept_step_2.js")["v/1"]
+    assert {len(piece) for piece in group["episodes"][0]["turns"][0]["pieces"]} == {2}
 
 
 def test_an_evaluation_keeps_masks(run: Path) -> None:
@@ -94,6 +102,7 @@ def test_odd_lines_cost_only_themselves(tmp_path: Path, capsys: pytest.CaptureFi
     run.mkdir()
     odd = {
         "step": "x",
+        "seconds": {"play": "long"},
         "sample": 7,
         "reward": "nan",
         "end": None,
@@ -123,7 +132,7 @@ def test_predictions_of_the_job_evaluate(tmp_path: Path) -> None:
     write_site([tmp_path])
     data = tmp_path / "replay/data"
     columns = data_of(data / "index.js")["columns"]
-    assert (columns["score"], columns["kept"]) == ([0.8], [1])
+    assert (columns["score"], columns["kept"], columns["seconds"]) == ([0.8], [1], [1.5])
     [text] = data_of(data / "episodes_eval_0_predictions_0.js")
     assert text["turns"][0]["text"] == "it moves"
     assert "masks" not in text

@@ -20,6 +20,15 @@ pytestmark = pytest.mark.skipif(
 # What stands at "text" of the page's parts.
 MAIN = "document.getElementById('main').textContent"
 COUNT = "document.getElementById('count').textContent"
+# Shaded tokens by the figure that shades them.
+SHADED = """(() => {
+    const found = {};
+    for (const box of document.querySelectorAll(".tokens")) {
+        const [name] = [...box.classList].filter((each) => each.startsWith("by-"));
+        found[name] = (found[name] || 0) + box.children.length;
+    }
+    return found;
+})()"""
 
 
 @pytest.fixture(scope="module")
@@ -124,10 +133,43 @@ def test_the_search_reads_answers_on_demand(tab: Browser) -> None:
 def test_tokens_are_shaded_on_demand(tab: Browser) -> None:
     tab.press("j")
     tab.until(f"{MAIN}.includes('turn 2')")
-    assert tab.value("document.querySelectorAll('.tokens span').length") == 0
+    assert tab.value(SHADED) == {}
     tab.press("t")
-    tab.until("document.querySelectorAll('.tokens span').length > 10")
+    shaded = tab.value(SHADED)
+    assert set(shaded) == {"by-log-prob"}
+    assert shaded["by-log-prob"] > 10
     tab.press("t")
+    assert set(tab.value(SHADED)) == {"by-entropy"}
+    token = "document.querySelectorAll('.by-entropy')[1].children[1]"
+    assert tab.value(f"{token}.title") == "log-prob -0.100 · entropy 1.000 nats"
+    assert tab.value(f"{token}.style.getPropertyValue('--share')") == "0.500"
+    tab.press("t")
+    assert tab.value(SHADED) == {}
+
+
+def test_what_was_not_learned_offers_no_entropy(tab: Browser) -> None:
+    choose(tab, "search", "onerror")
+    tab.press("j")
+    tab.until(f"{MAIN}.includes('turn 2')")
+    offered = "[...document.querySelectorAll('[data-shading]')].map((button) => button.textContent)"
+    assert tab.value(offered) == ["plain", "log-prob"]
+    choose(tab, "search", "the red square")
+    tab.press("j")
+    tab.until(f"{offered}.length === 3")
+    tab.value("document.querySelector('[data-shading=entropy]').click()")
+    assert set(tab.value(SHADED)) == {"by-entropy"}
+    # The choice stays, where there is one.
+    choose(tab, "search", "onerror")
+    tab.press("j")
+    tab.until(f"{offered}.length === 2")
+    assert tab.value(SHADED) == {}
+    tab.value("settings.tokens = ''")
+
+
+def test_seconds_of_an_episode(tab: Browser) -> None:
+    choose(tab, "sort", "seconds-")
+    tab.press("j")
+    tab.until(f"{MAIN}.includes('played in 3.5 s') && {MAIN}.includes('scored in 250 ms')")
 
 
 def test_best_and_worst_of_a_group(tab: Browser) -> None:

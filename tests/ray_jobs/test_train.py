@@ -15,9 +15,10 @@ from mlflow import MlflowClient
 
 from actors.splits import MIX, read_split, set_of
 from configs.load import load
+from core.types import End, Episode, Group
 from ray_jobs.driver.sampling import Draws, training_mix
 from ray_jobs.record import checkpoint
-from ray_jobs.train import TrainingState, due, plan_of
+from ray_jobs.train import TrainingState, due, plan_of, with_entropies
 from tests.ray_jobs.conftest import (
     EVALUATED,
     GROUP,
@@ -133,7 +134,7 @@ def test_every_step_and_every_episode_is_written(finished: Finished) -> None:
         assert len(groups) == PROMPTS * GROUP
         for uid in groups:
             assert groups.count(uid) == GROUP
-    columns = {"end", "reward", "parts", "advantage", "turns", "facts"}
+    columns = {"end", "reward", "parts", "advantage", "seconds", "turns", "facts"}
     assert columns <= keys_of(episodes)
     rewards = [line["reward"] for line in episodes if line["step"] == 1]
     assert sum(rewards) / len(rewards) == pytest.approx(steps[0]["reward"])
@@ -185,6 +186,17 @@ def test_mlflow_has_the_steps(finished: Finished) -> None:
     assert run.info.status == "FINISHED"
     assert "seconds/play" in run.data.metrics
     assert run.data.metrics["jf_after"] >= 0
+
+
+def test_entropies_find_their_groups() -> None:
+    episodes = (Episode("v/0", (), End.DONE),) * 2
+    judged = {index: Group("v/0", episodes) for index in range(4)}
+    # In the order of arrival; group 1 was replaced, an episode failed.
+    entropies = {0: np.array([0.5]), 2: np.array([1.0]), 3: np.array([2.0])}
+    found = with_entropies(judged, [3, 0], entropies)
+    assert found[3].entropies_G == (entropies[0], None)
+    assert found[0].entropies_G == (entropies[2], entropies[3])
+    assert sorted(found) == [0, 3]
 
 
 def test_due() -> None:

@@ -1,16 +1,32 @@
 // One episode: the video, the reward, and the dialogue turn by turn.
 "use strict";
 
-// A log-prob of this much or less is shaded in full.
-const SURPRISING = -4;
+// What tokens can be shaded by: the place of the figure in a token of the data, the value that is
+// shaded in full, and what it is.
+const SHADINGS = {
+  "log-prob": {
+    place: 1,
+    full: -4,
+    unit: "",
+    about: "log-prob of each token when it was sampled; full colour at −4 or less",
+  },
+  entropy: {
+    place: 2,
+    full: 2,
+    unit: " nats",
+    about: "entropy of the learner's distribution of each token, over the whole vocabulary, at the temperature "
+      + "of the sampling and before the update of its step; full colour at 2 nats or more",
+  },
+};
 
-const settings = { tokens: false };
+// The shading that was chosen last; "" is none.
+const settings = { tokens: "" };
 
 async function episodeView(row, open) {
   const { run } = row;
   const line = object(await run.line(row));
   const { group, entry } = await run.kept(row);
-  const view = { element: dom.make("article", {}), stage: null };
+  const view = { element: dom.make("article", {}), stage: null, dialogue: null };
   if (group) {
     try {
       view.stage = new Stage(run, group, entry, line);
@@ -18,6 +34,7 @@ async function episodeView(row, open) {
       view.element.append(dom.make("p", { class: "note" }, `pictures cannot be shown: ${error.message}`));
     }
   }
+  view.dialogue = new Dialogue(row, line, entry, view.stage);
   const left = view.stage
     ? view.stage.element
     : dom.make("p", { class: "note" }, "No pictures were kept of this episode (record.episodes).");
@@ -34,9 +51,7 @@ async function episodeView(row, open) {
         dom.guarded("the group", () => groupStrip(row, open)),
       ),
     ),
-    ...list(line.turns).map((turn, number) =>
-      dom.guarded(`turn ${number + 1}`, () => turnCard(row, object(turn), number, entry, view.stage)),
-    ),
+    view.dialogue.element,
     line.error ? dom.make("pre", { class: "error" }, String(line.error)) : "",
     factsTable(line),
   );
@@ -68,9 +83,29 @@ function episodeHead(row, line) {
       dom.chip(`weights of step ${row.version}`),
       dom.chip(`${counted(row.tokens, "token")} in ${counted(row.turns, "turn")}`),
       row.score === null ? null : dom.chip(`J&F ${fixed(100 * row.score, 1)}`),
+      ...secondsChips(object(line.seconds)),
     ),
     isTraining && spent ? dom.make("div", { class: "faint" }, `the whole step: ${spent}`) : null,
   );
+}
+
+function secondsChips({ play, score }) {
+  const chips = [];
+  if (typeof play === "number") {
+    const chip = dom.chip(`played in ${duration(play)}`);
+    chip.title = "from its first question to its end, while others played beside it";
+    chips.push(chip);
+  }
+  if (typeof score === "number") {
+    const chip = dom.chip(`scored in ${duration(score)}`);
+    chip.title = "the reward of its whole group, masks included";
+    chips.push(chip);
+  }
+  return chips;
+}
+
+function duration(seconds) {
+  return seconds < 1 ? `${fixed(1000 * seconds, 0)} ms` : `${fixed(seconds, 1)} s`;
 }
 
 function rewardBars(row, line) {
@@ -117,7 +152,63 @@ function groupOf(row) {
   return others;
 }
 
-function turnCard(row, turn, number, entry, stage) {
+// The turns, with the tokens shaded on demand by what is known of them.
+class Dialogue {
+  constructor(row, line, entry, stage) {
+    Object.assign(this, { row, line, entry, stage });
+    const pieces = list(entry && entry.turns).flatMap((turn) => list(object(turn).pieces));
+    this.shadings = Object.keys(SHADINGS).filter((name) =>
+      pieces.some((piece) => typeof list(piece)[SHADINGS[name].place] === "number"),
+    );
+    this.element = dom.make("div", {});
+    this.draw();
+  }
+
+  // Shade by something else, and stay where the reader is.
+  shade(name) {
+    settings.tokens = name;
+    this.draw();
+  }
+
+  // Shade by the next figure; after the last one by none.
+  next() {
+    const names = ["", ...this.shadings];
+    this.shade(names[(names.indexOf(this.shading) + 1) % names.length]);
+  }
+
+  get shading() {
+    return this.shadings.includes(settings.tokens) ? settings.tokens : "";
+  }
+
+  draw() {
+    const cards = list(this.line.turns).map((turn, number) =>
+      dom.guarded(`turn ${number + 1}`, () =>
+        turnCard(this.row, object(turn), number, this.entry, this.stage, this.shading),
+      ),
+    );
+    this.element.replaceChildren(...(this.shadings.length ? [this.choice()] : []), ...cards);
+  }
+
+  choice() {
+    const buttons = ["", ...this.shadings].map((name) =>
+      dom.make(
+        "button",
+        { class: name === this.shading ? "chosen" : "", "data-shading": name, onclick: () => this.shade(name) },
+        name || "plain",
+      ),
+    );
+    const about = this.shading ? SHADINGS[this.shading].about : "";
+    return dom.make(
+      "div",
+      { class: "row shading" },
+      dom.make("span", { class: "faint", title: "Next (t)" }, "tokens"),
+      ...buttons,
+      dom.make("span", { class: "faint" }, about),
+    );
+  }
+}
+
+function turnCard(row, turn, number, entry, stage, shading) {
   const kept = object(list(entry && entry.turns)[number]);
   const cut = turn.complete === false ? dom.chip("cut off", "truncated") : null;
   return dom.make(
@@ -126,7 +217,7 @@ function turnCard(row, turn, number, entry, stage) {
     dom.make("h3", {}, `turn ${number + 1} `, cut, typeof turn.tokens === "number" ? dom.make("span", { class: "faint" }, ` ${counted(turn.tokens, "token")}`) : null),
     shownStrip(row.run, turn, kept, stage),
     turn.prompt ? promptBox(String(turn.prompt), number) : null,
-    completion(String(turn.text || ""), list(kept.pieces)),
+    completion(String(turn.text || ""), list(kept.pieces), shading),
   );
 }
 
@@ -158,9 +249,9 @@ function promptBox(text, number) {
 }
 
 // The completion with its thinking set apart, or token by token.
-function completion(text, pieces) {
-  if (settings.tokens && pieces.length) {
-    return tokensShaded(pieces);
+function completion(text, pieces, shading) {
+  if (shading && pieces.length) {
+    return tokensShaded(pieces, shading);
   }
   const box = dom.make("pre", { class: "completion" });
   for (const [part, isThought] of thoughtsApart(text)) {
@@ -190,16 +281,25 @@ function thoughtsApart(text) {
   return parts;
 }
 
-function tokensShaded(pieces) {
-  const box = dom.make("pre", { class: "completion tokens" });
-  for (const [text, logprob] of pieces) {
-    const share = typeof logprob === "number" ? Math.min(1, logprob / SURPRISING) : 0;
-    const title = typeof logprob === "number" ? `log-prob ${fixed(logprob, 3)}` : "no log-prob";
-    const token = dom.make("span", { title }, String(text));
+function tokensShaded(pieces, shading) {
+  const { place, full } = SHADINGS[shading];
+  const box = dom.make("pre", { class: `completion tokens by-${shading}` });
+  for (const piece of pieces) {
+    const value = piece[place];
+    const share = typeof value === "number" ? Math.min(1, value / full) : 0;
+    const token = dom.make("span", { title: figuresOf(piece) }, String(piece[0]));
     token.style.setProperty("--share", fixed(Math.max(0, share), 3));
     box.append(token);
   }
   return box;
+}
+
+// Return all that is known of a token, as text.
+function figuresOf(piece) {
+  return Object.entries(SHADINGS)
+    .filter(([, { place }]) => typeof piece[place] === "number")
+    .map(([name, { place, unit }]) => `${name} ${fixed(piece[place], 3)}${unit}`)
+    .join(" · ");
 }
 
 function factsTable(line) {

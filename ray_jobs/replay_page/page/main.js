@@ -1,7 +1,7 @@
 // The page: which view is open, of which episode, and the keys.
 "use strict";
 
-const page = { runs: [], list: null, view: "overview", stage: null, opened: 0 };
+const page = { runs: [], list: null, view: "overview", stage: null, dialogue: null, opened: 0 };
 
 async function start() {
   rememberedTheme();
@@ -48,6 +48,7 @@ async function show() {
   const mine = ++page.opened;
   const row = page.list.chosen;
   let stage = null;
+  let dialogue = null;
   let element = null;
   try {
     if (page.view === "overview" || (!row && page.view !== "compare")) {
@@ -59,7 +60,7 @@ async function show() {
     } else if (page.view === "sample") {
       element = await sampleView(row, page.runs, open);
     } else {
-      ({ element, stage } = await episodeView(row, open));
+      ({ element, stage, dialogue } = await episodeView(row, open));
     }
   } catch (error) {
     element = dom.make("p", { class: "note" }, `This cannot be shown: ${error.message}`);
@@ -68,6 +69,7 @@ async function show() {
   if (mine !== page.opened) return;
   if (page.stage) page.stage.stop();
   page.stage = stage;
+  page.dialogue = dialogue;
   for (const button of dom.byId("views").children) {
     button.classList.toggle("chosen", button.dataset.view === page.view);
   }
@@ -87,10 +89,7 @@ const KEYS = {
   " ": () => page.stage && page.stage.toggle(),
   ArrowLeft: () => page.stage && page.stage.go(page.stage.at - 1),
   ArrowRight: () => page.stage && page.stage.go(page.stage.at + 1),
-  t: () => {
-    settings.tokens = !settings.tokens;
-    return show();
-  },
+  t: () => page.dialogue && page.dialogue.next(),
   o: () => open(page.list.chosen, "overview"),
   e: () => open(page.list.chosen, "episode"),
   g: () => open(page.list.chosen, "group"),

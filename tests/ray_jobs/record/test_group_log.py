@@ -60,6 +60,7 @@ EPISODES = st.builds(
     answer=ANSWERS,
     error=TEXTS,
     too_long=st.booleans(),
+    seconds=FLOATS,
 )
 
 TURN = Turn((1, 2), (3,), (-0.1,), "a", (Media("d", View(7, 28, 28)),), True, version=4)
