@@ -48,7 +48,7 @@ class EpisodeList {
     const names = runs.map((run) => [String(run.number), `${run.name} (${run.system || "?"})`]);
     fillSelect("run", runs.length > 1 ? "both runs" : "this run", runs.length > 1 ? names : []);
     const sources = runs.flatMap((run) => run.sources.map((_, n) => run.sourceName(n)));
-    fillSelect("source", "training and evaluations", unique(sources).map((name) => [name, name]));
+    fillSelect("source", "all sources", unique(sources).map((name) => [name, name]));
     const kinds = unique(runs.flatMap((run) => run.samples.map((about) => about[2]))).sort();
     fillSelect("kind", "all kinds", kinds.filter(Boolean).map((name) => [name, name]));
     const ends = unique(runs.flatMap((run) => run.ends)).sort();

@@ -52,7 +52,10 @@ function curves(runs) {
       dom.svg("text", { x: 4, y: y(value) + 4 }, fixed(value)),
     );
   }
-  chart.append(dom.svg("text", { x: width - 60, y: height - 4 }, `step ${most}`));
+  chart.append(
+    dom.svg("text", { x: 44, y: height - 4 }, "step 0"),
+    dom.svg("text", { x: width - 10, y: height - 4, "text-anchor": "end" }, `step ${most}`),
+  );
   points.forEach((steps, number) => {
     const line = steps.map((step) => `${x(step.step).toFixed(1)},${y(step.reward).toFixed(1)}`).join(" ");
     const path = dom.svg("polyline", { points: line, class: "curve" });
@@ -160,8 +163,9 @@ async function sampleColumn(run, rows, chosen, open) {
           dom.make("span", { class: "grow" }),
           dots(group, range),
           dom.make("span", { class: "faint" }, `mean ${fixed(mean(group))}`)),
-        still,
-        dom.make("pre", { class: "completion short" }, texts.join("\n\n") || "(nothing)"),
+        dom.make("div", { class: "beside" },
+          still,
+          dom.make("pre", { class: "completion short" }, texts.join("\n\n") || "(nothing)")),
       ),
     );
   }
