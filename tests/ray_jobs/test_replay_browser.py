@@ -205,11 +205,11 @@ def test_a_command_takes_a_picture_of_each_view(home: Path, tmp_path: Path) -> N
     files = take([home / "first", home / "second"], tmp_path / "new/pictures")
     views = [file.stem for file in files]
     assert views == [
-        f"first_{view}" for view in ("overview", "episode", "group", "sample", "compare")
+        f"first_{view}" for view in ("overview", "episode", "group", "sample", "compare", "entropy")
     ]
     pictures = set()
     for file in files:
         with Image.open(file) as image:
             assert image.size == (1400, 900)
             pictures.add(image.tobytes())
-    assert len(pictures) == 5, "five different views"
+    assert len(pictures) == 6, "six different views"
