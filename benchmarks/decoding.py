@@ -6,6 +6,11 @@ each video 16 frames spread over it (a dialogue), then all of them from end to e
 slowest process; "cpu" (seconds of readers and decoders) and "decoded" (frames) are sums over all
 processes. One process alone also compares PyAV with decord, seeking and from end to end. Ratios are
 within one run, so a slow or busy machine moves both sides.
+
+    python -m benchmarks.decoding --old FOLDER
+
+compares the CPU seconds of this tree with those of another one, such as `git archive` of an older
+commit makes, round by round.
 """
 
 from __future__ import annotations
@@ -119,6 +124,41 @@ def decode_alone(video: str, decoder: str, frames: Sequence[int], place: Path) -
         return time.monotonic() - began
 
 
+def in_tree(tree: Path, video: str) -> list[float]:
+    """Return the CPU seconds of one process that reads a video with the code of a tree."""
+    script = Path(__file__).with_name("decoding_in_tree.py")
+    with tempfile.TemporaryDirectory() as folder:
+        run = subprocess.run(
+            [sys.executable, str(script), video],
+            env=os.environ | {"TMPDIR": folder, "PYTHONPATH": str(tree)},
+            cwd=tree,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+    seconds: list[float] = json.loads(run.stdout)
+    return seconds
+
+
+def compare_trees(old: Path, videos: Sequence[str], rounds: int) -> None:
+    """Read each video with both trees in turn; print the medians, and the ratio old to new."""
+    trees = {"old": old.resolve(), "new": Path(__file__).parents[1].resolve()}
+    for video in videos:
+        seconds: dict[str, list[list[float]]] = {"old": [], "new": []}
+        for number in range(rounds):
+            for kind in ("old", "new") if number % 2 else ("new", "old"):
+                seconds[kind].append(in_tree(trees[kind], video))
+        for place, name in enumerate(("16 spread", "all")):
+            before, after = (
+                statistics.median(each[place] for each in seconds[kind]) for kind in ("old", "new")
+            )
+            print(
+                f"{Path(video).name}, {name:<9}: old {before:6.2f} s   new {after:6.2f} s   "
+                f"ratio {before / after:5.2f}",
+                flush=True,
+            )
+
+
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--processes", type=int, default=3)
@@ -127,6 +167,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--read", nargs="+", help="read these videos; used by the benchmark itself")
+    parser.add_argument("--old", type=Path, help="another tree, to be compared with this one")
     arguments = parser.parse_args()
     if arguments.read:
         read_all(arguments.read)
@@ -142,6 +183,9 @@ def main() -> None:
             video = Path(folder) / f"{distance}.mp4"
             write_clip(video, arguments.seconds, group=distance)
             videos.append(str(video))
+        if arguments.old:
+            compare_trees(arguments.old, videos, arguments.rounds)
+            return
         for number in range(arguments.rounds):
             # Which of the two comes first alternates.
             order = ("each", "node") if number % 2 else ("node", "each")
