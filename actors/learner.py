@@ -97,6 +97,8 @@ class LearnerActor:
         sys.modules["mlflow"] = None  # type: ignore[assignment]
         from actors.trainer import TrainerRank
 
+        # Code of one's own in this process may want it.
+        del sys.modules["mlflow"]
         self._trainer = TrainerRank(cfg, device, place.rank, place.ranks, total_updates)
         return self._trainer.layout
 
