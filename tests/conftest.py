@@ -23,12 +23,15 @@ torch.set_warn_always(True)
 
 # Folders in running order: the first four start processes and take longest.
 LONGEST_FIRST = ("tests/chaos/", "tests/ray_jobs/", "tests/actors/", "tests/models/", "")
-# These files read the same finished run.
-ONE_RUN = (
-    "tests/ray_jobs/test_evaluate.py",
-    "tests/ray_jobs/test_resume.py",
-    "tests/ray_jobs/test_train.py",
-)
+# Files that share something that takes long to make, by its name.
+TOGETHER = {
+    "tests/ray_jobs/test_evaluate.py": "finished run",
+    "tests/ray_jobs/test_resume.py": "finished run",
+    "tests/ray_jobs/test_train.py": "finished run",
+    "tests/actors/test_drawer.py": "learner ranks",
+    "tests/actors/test_learner.py": "learner ranks",
+    "tests/actors/test_learner_state.py": "learner ranks",
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -66,13 +69,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def rank(item: pytest.Item) -> tuple[int, bool]:
         file = file_of(item.nodeid)
         starts = [file.startswith(folder) for folder in LONGEST_FIRST]
-        return starts.index(True), file not in ONE_RUN
+        return starts.index(True), file not in TOGETHER
 
     items.sort(key=rank)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep a file in one process of `make test`, and all files of the finished run in the same one.
+    """Keep a file in one process of `make test`, and files that share something in the same one.
 
     Most tests compute on one core or wait for processes, so two at a time take little longer than
     one.
@@ -82,7 +85,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = file_of(nodeid)
-            return "finished run" if file in ONE_RUN else file
+            return TOGETHER.get(file, file)
 
     return ByFile(config, log)
 

@@ -23,14 +23,18 @@ from tests.models.tiny_qwen import banned_ids, build, random_group, reference
 Batch = tuple[list[Group], list[MediaRef], MediaTable]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("learner") / "policy")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def learner_pools(policy_folder: Path, ray_env: dict[str, str]) -> Iterator[dict[int, LearnerPool]]:
-    """A pool of one rank and one of two, by their size; `restart` gives them a fresh policy."""
+    """A pool of one rank and one of two, by their size, for all files about real ranks.
+
+    Three processes that import DeepSpeed take most of a minute; `restart` gives them another policy
+    within seconds.
+    """
     pools: dict[int, LearnerPool] = {}
     for ranks in (1, 2):
         cfg = config(policy_folder, ranks)
@@ -40,8 +44,8 @@ def learner_pools(policy_folder: Path, ray_env: dict[str, str]) -> Iterator[dict
         pool.close()
 
 
-@pytest.fixture(scope="module")
-def learner_batch(policy_folder: Path) -> Batch:
+@pytest.fixture(scope="package")
+def learner_batch(policy_folder: Path, ray_env: dict[str, str]) -> Batch:
     """Five groups. Their engine log-probs are those of the policy."""
     random_groups: list[Group] = []
     tables: list[MediaTable] = []
@@ -74,5 +78,5 @@ def learner_batch(policy_folder: Path) -> Batch:
             number += 1
         groups.append(replace(group, episodes=tuple(episodes)))
 
-    media = [ray.put(table) if ray.is_initialized() else table for table in tables]
+    media = [ray.put(table) for table in tables]
     return groups, media, pixels

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,16 +73,10 @@ def played() -> Played:
     return groups, tables
 
 
-@pytest.fixture(scope="module")
-def pools(folder: Path, ray_env: dict[str, str]) -> Iterator[Pools]:
-    """A pool of one rank and one of two, by their size."""
-    found: Pools = {}
-    for ranks in (1, 2):
-        cfg = config(folder, ranks)
-        found[ranks] = LearnerPool(cfg, place(cfg), total_updates=10)
-    yield found
-    for pool in found.values():
-        pool.close()
+@pytest.fixture
+def pools(learner_pools: Pools) -> Pools:
+    """The pools of one rank and of two. Each test starts them with its own policy."""
+    return learner_pools
 
 
 def flat_weights(pool: LearnerPool) -> np.ndarray:
