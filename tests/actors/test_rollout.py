@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 import ray
 
 from actors.rollout import Played, RolloutActor, RolloutPool, copies
 from cluster.placement import place
-from cluster.refs import call_all
+from cluster.refs import Handle, call_all
 from cluster.weight_writer import WeightWriter
 from cluster.weights import WeightVersion, describe
 from configs.schema import Config, SystemConfig
@@ -260,13 +263,39 @@ def test_only_training_shows_hints(
     hinting.close()
 
 
+def starting_engine(worker: Handle[RolloutActor]) -> psutil.Process:
+    """Wait for the engine's process of an actor that starts."""
+    while True:
+        # 0 until Ray knows it.
+        pid = worker.where().pid
+        for child in psutil.Process(pid).children() if pid else ():
+            if title_of(child).startswith("VLLM::EngineCore"):
+                return child
+        time.sleep(0.05)
+
+
+def title_of(process: psutil.Process) -> str:
+    """Return the first word of a command line; nothing of a process that has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return "".join(process.cmdline()[:1])
+    return ""
+
+
 @pytest.mark.slow
 def test_groups_survive_the_death_of_their_actor(pool: RolloutPool, samples: list[Sample]) -> None:
-    """Kill one of two actors while it plays: all groups come, with the same tokens."""
+    """Kill one of two actors while it plays: all groups come, with the same tokens.
+
+    The engine of the other one is killed before that, while it starts.
+    """
     calm = list(pool.play(samples, group_size=G, temperature=1.0, step=7))
+    deaths = pool.deaths
     pool.scale(2)
+    first, second = sorted(pool.workers)
+    starting_engine(pool.workers[second]).kill()
     pool.ready()
-    first = min(pool.workers)
+    assert pool.deaths == deaths + 1
+    assert sorted(pool.workers) == [first, second + 1]
+
     deaths = pool.deaths
     stormy: list[Played] = []
     for group in pool.play(samples, group_size=G, temperature=1.0, step=7):
@@ -278,12 +307,13 @@ def test_groups_survive_the_death_of_their_actor(pool: RolloutPool, samples: lis
     assert first not in pool.workers
     assert tokens(calm) == tokens(stormy)
 
-    # The new actor has pulled the current weights.
+    # Who started in the place of a lost actor has pulled the current weights.
     assert pool.weights is not None
-    newest = pool.weights.version
-    assert call_all(pool.workers.values(), RolloutActor.version) == [newest, newest]
+    replacing = pool.workers[second + 1]
+    assert call_all([replacing], RolloutActor.version) == [pool.weights.version]
+    # Another one starts for the first actor; it is not waited for.
     pool.scale(1)
-    assert len(pool.workers) == 1
+    assert list(pool.workers) == [second + 1]
 
 
 def test_an_actor_that_cannot_start_is_an_error(
