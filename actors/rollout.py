@@ -24,6 +24,7 @@ from actors.pool import Pool
 from actors.setup import make_system, system_message
 from cluster.beat import patient
 from cluster.lost import cause
+from cluster.metrics import vllm_figures
 from cluster.placement import Placement
 from cluster.refs import Handle, MediaRef, Ref, start_actor
 from cluster.room import room
@@ -66,8 +67,9 @@ class RolloutActor:
 
         torch.set_num_threads(1)
         self.system = make_system(cfg)
+        figures = vllm_figures() if cfg.cluster.metrics_port else []
         try:
-            self.engine = Engine(settings)
+            self.engine = Engine(settings, figures)
         except (RuntimeError, BrokenPipeError) as error:
             if killed_while_starting(error):
                 # A loss like any other, not an error of the settings.

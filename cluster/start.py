@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -70,7 +71,8 @@ def join(cfg: Config, job: Job = "train", say: Say = print) -> Placement:
     The cluster is the job's own (`ray job submit`), `cluster.address`, or a new local head.
 
     Raises:
-        ValueError: the job asks for more GPUs than the cluster has, or may get in time.
+        ValueError: the job asks for more GPUs than the cluster has, or may get in time; or
+            cluster.metrics_port is in use.
     """
     if not ray.is_initialized():
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -83,8 +85,28 @@ def join(cfg: Config, job: Job = "train", say: Say = print) -> Placement:
             options["address"] = "local"
             options["num_cpus"] = max(8, os.cpu_count() or 1)
             options["include_dashboard"] = False
+            if cfg.cluster.metrics_port:
+                check_free(cfg.cluster.metrics_port)
+                options["_metrics_export_port"] = cfg.cluster.metrics_port
         _init(options, say)
     return place(cfg, job, say)
+
+
+def check_free(port: int) -> None:
+    """Refuse a port that another program has: Ray itself would only leave the figures out.
+
+    Raises:
+        ValueError: the port cannot be used.
+    """
+    with socket.socket() as probe:
+        # As a server does; a port that was used a moment ago is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise ValueError(
+                f"cluster.metrics_port={port} cannot be used ({error}): give another port, or 0"
+            ) from error
 
 
 def _init(options: Mapping[str, Any], say: Say) -> None:

@@ -530,6 +530,13 @@ class ClusterConfig:
     use_gpu: Literal["auto", "yes", "no"] = setting(
         "auto", help="use GPUs; auto: if the Ray cluster has any"
     )
+    metrics_port: int = setting(
+        0,
+        help="figures for Prometheus, vLLM's own too, at this port of a local Ray (nodes of a "
+        "cluster have ports of their own); 0: none",
+        least=0,
+        most=65535,
+    )
     weight_backend: Literal["object_store", "nccl", "ipc"] = setting(
         "object_store", help="transfer of weights to the engines; nccl and ipc need GPUs"
     )

@@ -41,7 +41,7 @@ from ray_jobs.driver.evaluation import evaluate, stop_on_failures
 from ray_jobs.driver.fit import too_long_for
 from ray_jobs.driver.guard import Guard, lowest_reward
 from ray_jobs.driver.hints import HintStore, own_hints
-from ray_jobs.driver.live import memory_metrics, told_live
+from ray_jobs.driver.live import figures_of, memory_metrics, told_live
 from ray_jobs.driver.live_server import live_page
 from ray_jobs.driver.masking import Masking, make_masking
 from ray_jobs.driver.player import Arrival, Player
@@ -452,7 +452,10 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
         hints.ask(measured_splits, rollouts, again=start is None)
 
         deaths = run.placement.watch.deaths
-        recording = Recording.open(run.record, run.tracker, run.progress, deaths, run.keeping)
+        figures = figures_of(cfg, run.progress)
+        recording = Recording.open(
+            run.record, run.tracker, run.progress, deaths, run.keeping, figures
+        )
         return train_through_deaths(
             run, pools, masking, log, recording, (mix, aside), start, initial
         )

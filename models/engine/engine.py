@@ -36,8 +36,11 @@ TOLD_TO_END = r"Failed core proc\(s\): \{.*: (-\d+|0)\b"
 class Engine:
     """One vLLM engine, made inside a running event loop and used from that loop only."""
 
-    def __init__(self, settings: EngineSettings) -> None:
+    def __init__(self, settings: EngineSettings, figures: Sequence[Any] = ()) -> None:
         """Start vLLM.
+
+        Args:
+            figures: classes of vLLM that take its figures (`stat_loggers`).
 
         Raises:
             ValueError: the policy's family is not supported.
@@ -55,7 +58,8 @@ class Engine:
             os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
         self.settings = settings
         self.version = 0
-        self.llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_args(settings)))
+        arguments = AsyncEngineArgs(**engine_args(settings))
+        self.llm = AsyncLLM.from_engine_args(arguments, stat_loggers=list(figures))
         core = self.llm.engine_core
         core.get_output_async = _ticking(core.get_output_async)  # type: ignore[method-assign]
         vocabulary = self.llm.model_config.get_vocab_size()

@@ -1,4 +1,4 @@
-"""What the processes of a job do now, in `live.json` of its run folder, for the live page.
+"""What the processes of a job do now: in `live.json` for the live page, and for Prometheus.
 
 A thread beside the job writes what the watch over the actors knows anyway, a few times a minute. It
 asks nobody, so no step waits for it. If it cannot write, one line says so, and the job goes on.
@@ -15,8 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cluster.metrics import Figures, addresses
 from cluster.usage import Usage, usage
 from cluster.watch import Seen, Watch
+from configs.schema import Config
 from core.files import write_json
 from ray_jobs.record.live_data import FILE
 from ray_jobs.record.progress import Progress
@@ -73,6 +75,14 @@ def _line(process: Seen) -> dict[str, Any]:
     if process.usage is not None:
         line |= vars(process.usage)
     return line
+
+
+def figures_of(cfg: Config, progress: Progress) -> Figures | None:
+    """Return the figures of a run for Prometheus, and say where they are; None without any."""
+    if not cfg.cluster.metrics_port:
+        return None
+    progress.note(f"figures for Prometheus: {', '.join(addresses())} (path /metrics)")
+    return Figures({"run": cfg.name, "system": cfg.system.name})
 
 
 def memory_metrics(watch: Watch) -> dict[str, float]:

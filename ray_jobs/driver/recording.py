@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.lost import Deaths
+from cluster.metrics import Figures
 from core.types import Group
 from ray_jobs.driver.keeping import Keeping
 from ray_jobs.record.mlflow_writer import MlflowWriter
@@ -29,6 +30,7 @@ class Recording:
         deaths: Lost processes; those since the last record go into the next one.
         last: The last step on record.
         keeping: Episodes kept in full; None keeps none.
+        figures: The last step for Prometheus; None shows nothing.
         is_repeat: Whether the last learned step was on record before.
     """
 
@@ -38,6 +40,7 @@ class Recording:
     deaths: Deaths
     last: int
     keeping: Keeping | None = None
+    figures: Figures | None = None
     is_repeat: bool = False
 
     @classmethod
@@ -48,11 +51,12 @@ class Recording:
         progress: Progress,
         deaths: Deaths,
         keeping: Keeping | None = None,
+        figures: Figures | None = None,
     ) -> Recording:
         """Go on behind the last step on record."""
         last = record.last_step()
         # A step counts from its line on; its episodes were written before.
-        recording = cls(record, tracker, progress, deaths, last, keeping)
+        recording = cls(record, tracker, progress, deaths, last, keeping, figures)
         recording.forget_after(last)
         # A kill may have come between the two files.
         if last and not tracker.has(last, "reward"):
@@ -94,9 +98,12 @@ class Recording:
             self.keeping.step(step, groups)
 
     def track(self, line: Mapping[str, Any]) -> None:
-        """Hand a line of metrics.jsonl to the tracker."""
+        """Hand a line of metrics.jsonl to the tracker, and to Prometheus."""
         metrics = dict(line)
         step = metrics.pop("step")
         for stage, spent in metrics.pop("seconds").items():
             metrics[f"seconds/{stage}"] = spent
         self.tracker.metrics(step, metrics)
+        if self.figures is not None:
+            lost = {f"lost/{kind}": float(count) for kind, count in self.deaths.total.items()}
+            self.figures.show(step, metrics | lost)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import re
 import shutil
 import time
+import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -16,6 +19,7 @@ import pytest
 import ray
 
 from actors.rollout import Played, RolloutActor, RolloutPool, copies
+from cluster.metrics import Figures, addresses
 from cluster.placement import place
 from cluster.refs import Handle, call_all
 from cluster.weight_writer import WeightWriter
@@ -25,6 +29,7 @@ from core.digest import image_digest
 from core.masks import encode
 from core.types import End, Notes, Sample, Target, Video
 from ray_jobs.driver.evaluation import stop_on_failures
+from tests.cluster.test_metrics import names
 from tests.models import tiny_engine
 
 G = 4
@@ -56,6 +61,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     cfg = Config(seed=5)
     cfg.policy.path = str(tiny_engine.build(tmp_path_factory.mktemp("policy")))
     cfg.cluster.use_gpu = "no"
+    # The engines show their figures; Ray runs already, so at a port of its own.
+    cfg.cluster.metrics_port = 1
     cfg.system.options = {
         "num_frames": 4,
         "frame_height": 28,
@@ -354,3 +361,29 @@ def test_settings_out_of_range_are_refused(pool: RolloutPool, samples: list[Samp
         pool.scale(0)
     with pytest.raises(ValueError, match="rollout.temperature=3"):
         next(pool.play(samples[:1], group_size=1, temperature=3.0, step=0))
+
+
+def test_figures_of_a_run_and_of_vllm_reach_prometheus(pool: RolloutPool) -> None:
+    """Names in the dashboard for Grafana are those that Ray serves."""
+    figures = Figures({"run": "demo", "system": "revseg"})
+    figures.show(1, {"reward": 1.5, "reward/form": 0.5, "turns": 2.0})
+    figures.show(2, {"reward": 2.5, "reward/form": float("nan")})
+    expected = {f"ray_{name}" for name in names() if name.startswith("vllm_")}
+    [address] = addresses()
+    end = time.monotonic() + 60
+    missing = {"everything"}
+    while missing and time.monotonic() < end:
+        # Ray collects them every ten seconds.
+        time.sleep(1.0)
+        with urllib.request.urlopen(f"http://{address}/metrics") as answer:
+            served = answer.read().decode()
+        shown = {line.partition("{")[0] for line in served.splitlines()}
+        missing = {*expected, "ray_rayvos_step"} - shown
+    assert not missing
+    running = r'^ray_vllm_num_requests_running\{.*WorkerId="(.*?)"'
+    engines = set(re.findall(running, served, flags=re.MULTILINE))
+    assert len(engines) >= len(pool.workers), "each engine has series of its own"
+    [reward] = re.findall(r'^ray_rayvos_reward\{.*of="",.*\} (\S+)$', served, flags=re.MULTILINE)
+    assert float(reward) == 2.5
+    [turns] = re.findall(r"^ray_rayvos_turns\{.*\} (\S+)$", served, flags=re.MULTILINE)
+    assert math.isnan(float(turns)), "the last step had none"

@@ -156,7 +156,7 @@ class Finished:
 @pytest.fixture(scope="session")
 def finished(small: Small) -> Finished:
     """An uninterrupted run of two steps on two ranks, with a mix of data sets."""
-    done = run_job("train", *small.mixed("whole"))
+    done = run_job("train", *small.mixed("whole"), "--profile", str(STEPS))
     assert done.returncode == 0, told(done)
     return Finished(small, small.run("whole"), done.stdout)
 

@@ -14,17 +14,21 @@ import pytest
 from mlflow import MlflowClient
 
 from actors.splits import MIX, read_split, set_of
+from cluster.metrics import exported_name
 from configs.load import load
 from core.types import End, Episode, Group
 from ray_jobs.driver.sampling import Draws, training_mix
 from ray_jobs.record import checkpoint
+from ray_jobs.record.live_data import CHARTS, LiveData
 from ray_jobs.train import TrainingState, due, plan_of, with_entropies
+from tests.cluster.test_metrics import names
 from tests.ray_jobs.conftest import (
     EVALUATED,
     GROUP,
     MIXED,
     PROMPTS,
     STEPS,
+    TIMEOUT_S,
     TOO_LONG,
     Finished,
     Small,
@@ -85,6 +89,46 @@ def test_run_folder_is_complete(finished: Finished) -> None:
                 for row in rows:
                     parts.append(json.loads(row["parts"]).get(name, 0.0))
                 assert mean == pytest.approx(np.mean(parts), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_the_live_page_knows_its_figures(finished: Finished) -> None:
+    live = LiveData(finished.run.path)
+    titles = {chart["title"] for chart in live.curves()["charts"]}
+    # A step may have no loss of a process; nothing runs on a GPU here.
+    always = {chart.title for chart in CHARTS if chart.names[0] not in ("deaths/*", "gpu_memory/*")}
+    assert always <= titles
+    assert not (finished.run.path / "live.json").exists(), "the run has ended"
+    memory = [name for name in finished.run.steps()[-1] if name.startswith("memory/")]
+    assert {"memory/driver", "memory/rollout_actor_0", "memory/learner_rank_1"} <= set(memory)
+
+
+@pytest.mark.slow
+def test_the_dashboard_shows_figures_of_a_run(finished: Finished) -> None:
+    written = {exported_name(name)[0] for name in finished.run.steps()[-1]}
+    # Added on the way to Prometheus.
+    written |= {"rayvos_seconds", "rayvos_lost"}
+    assert {name for name in names() if name.startswith("rayvos_")} <= written
+
+
+@pytest.mark.slow
+def test_the_profile_of_a_step(finished: Finished) -> None:
+    trace = json.loads((finished.run.path / f"profile_step_{STEPS}.json").read_text())
+    processes = {}
+    spans: dict[str, set[str]] = {}
+    for event in trace["traceEvents"]:
+        if event["name"] == "process_name":
+            processes[event["pid"]] = event["args"]["name"]
+    for event in trace["traceEvents"]:
+        if event["ph"] == "X":
+            assert event["ts"] >= 0
+            assert 0 <= event["dur"] < TIMEOUT_S * 1e6
+            spans.setdefault(processes[event["pid"]], set()).add(event["name"])
+    assert {"play", "score", "learn", "publish"} <= spans["driver"]
+    assert {"play_group", "generate", "take"} <= spans["rollout actor 0"]
+    assert "score" in spans["reward actor 0"]
+    for rank in (0, 1):
+        assert {"learn", "publish"} <= spans[f"learner rank {rank}"]
 
 
 @pytest.mark.slow
