@@ -105,12 +105,14 @@ class Seen:
     """An actor as it was last seen, in words.
 
     Attributes:
+        kind: as of `Watched`.
         name: kind and number.
         doing: what it does.
         seconds: how long it has been doing that; 0 if nobody knows.
         usage: its process and memory; None before its first answer.
     """
 
+    kind: str
     name: str
     doing: str
     seconds: float
@@ -122,14 +124,14 @@ def seen(actor: Watched, now: float, limits: Limits) -> Seen:
     silence = actor.silence(now)
     if actor.answer is None:
         doing = "starts" if limits.hang_s else "nobody asks it (cluster.hang_s=0)"
-        return Seen(actor.name, doing, silence, None)
+        return Seen(actor.kind, actor.name, doing, silence, None)
     pulse = actor.answer.pulse
     doing = pulse.work or "idle"
     if actor.answer.waits:
         doing = f"{doing}, waits for the other ranks"
     if silence > SILENT * limits.every_s:
         doing = f"{doing}, no answer for {silence:.0f} s"
-    return Seen(actor.name, doing, pulse.seconds, actor.answer.usage)
+    return Seen(actor.kind, actor.name, doing, pulse.seconds, actor.answer.usage)
 
 
 def hang_of(actor: Watched, now: float, limits: Limits) -> str | None:

@@ -61,7 +61,7 @@ def _write_on(file: Path, progress: Progress, watch: Watch, ended: threading.Eve
 def document(progress: Progress, watch: Watch) -> dict[str, Any]:
     """Return what all processes of a job do."""
     phases = progress.doing()
-    driver = Seen(DRIVER, "; ".join(phases) or "between two phases", 0.0, usage())
+    driver = Seen(DRIVER, DRIVER, "; ".join(phases) or "between two phases", 0.0, usage())
     processes = [_line(each) for each in (driver, *watch.seen())]
     return {"pid": os.getpid(), "written": time.time(), "processes": processes}
 
@@ -86,12 +86,14 @@ def figures_of(cfg: Config, progress: Progress) -> Figures | None:
 
 
 def memory_metrics(watch: Watch) -> dict[str, float]:
-    """Return the memory of each process as metrics of a step, in GiB."""
+    """Return the memory of the largest process of each kind as metrics of a step, in GiB."""
     metrics: dict[str, float] = {}
-    for name, found in _usages(watch):
-        metrics[f"memory/{name}"] = found.memory_gib
-        if found.gpu_gib is not None:
-            metrics[f"gpu_memory/{name}"] = found.gpu_gib
+    for kind, found in _usages(watch):
+        measured = {"memory": found.memory_gib, "gpu_memory": found.gpu_gib}
+        for name, gib in measured.items():
+            if gib is not None:
+                metric = f"{name}/{kind}"
+                metrics[metric] = max(gib, metrics.get(metric, 0.0))
     return metrics
 
 
@@ -99,5 +101,4 @@ def _usages(watch: Watch) -> Iterator[tuple[str, Usage]]:
     yield DRIVER, usage()
     for each in watch.seen():
         if each.usage is not None:
-            # As a metric's name: rollout_actor_0.
-            yield each.name.replace(" ", "_"), each.usage
+            yield each.kind, each.usage

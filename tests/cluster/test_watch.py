@@ -116,7 +116,7 @@ def test_other_actors_are_judged_alone() -> None:
     ],
 )
 def test_what_an_actor_does_in_words(watched: Watched, doing: str, seconds: float) -> None:
-    assert seen(watched, NOW, LIMITS) == Seen(watched.name, doing, seconds, None)
+    assert seen(watched, NOW, LIMITS) == Seen(watched.kind, watched.name, doing, seconds, None)
 
 
 class Counter:

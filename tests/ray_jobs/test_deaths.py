@@ -24,6 +24,8 @@ from actors.learner_pool import LearnerLost
 from actors.rollout import Played, copies
 from actors.save_marks import mark_of
 from cluster.lost import Deaths
+from cluster.placement import Placement
+from cluster.plan import Plan
 from configs.load import load
 from configs.schema import Config
 from core.types import Answer, End, Episode, Group, Reward, Sample, Turn, Update, Video
@@ -313,7 +315,8 @@ class Job:
         screen: Any = Silent()
         tracker: Any = Tracker(self.fate, self.points)
         nothing: Any = None
-        run = Run(cfg, nothing, {}, record, screen, tracker, nothing, Requests(), nothing)
+        placement = Placement("cpu", {}, Plan("train"))
+        run = Run(cfg, nothing, {}, record, screen, tracker, placement, Requests(), nothing)
         origin = origin_of(cfg, record.checkpoints, start)
         log = GroupLog.open(record.path / "groups", history_of(cfg, origin))
         recording = Recording.open(record, tracker, screen, Deaths(lambda text: None))
