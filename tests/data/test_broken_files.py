@@ -35,6 +35,7 @@ from tests.data.fixture_files import Written
 from tests.data.fixtures import FIXTURES, dump
 from tests.data.frames.test_drawn_videos import CONTAINERS, HEIGHT, WIDTH, barred, write
 from tests.data.readers.test_fuzz import damage
+from tests.peak_memory import peak_bytes
 
 MEMORY_MB = 512
 MOST_MB = 1024
@@ -210,7 +211,7 @@ def main(count: int, seed: int) -> None:
                 print(f"FAULT {what}: {text[:500]}", flush=True)
             faults += len(wrong)
             mend(file, data)
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    own = peak_bytes() >> 20
     others = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
     print(f"{count} files, {faults} faults, at most {max(own, others)} MB", flush=True)
     sys.exit(faults > 0 or max(own, others) > MOST_MB)
