@@ -27,6 +27,10 @@ MARKS = {
 }
 
 
+# A broken file may have an error in each of its million parts.
+MOST_FAULTS = 10_000
+
+
 @dataclass
 class Faults:
     """The errors in the files of a data set.
@@ -38,7 +42,7 @@ class Faults:
         collect: True to collect errors.
         frames_later: True if `data.prepare.verify` looks at every frame later, so that some may be
             missing now.
-        found: The collected messages in order, each once.
+        found: The collected messages in order, each once; `MOST_FAULTS` at most.
     """
 
     collect: bool = False
@@ -52,7 +56,8 @@ class Faults:
         except (ValueError, OSError) as error:
             if not self.collect:
                 raise
-            self.found[str(error)] = None
+            if len(self.found) < MOST_FAULTS:
+                self.found[str(error)] = None
 
     def report(self, message: str) -> None:
         """Raise or collect one error, from code without a block to skip."""

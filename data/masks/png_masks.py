@@ -80,6 +80,10 @@ def _mask(file: Path, label: int | None, height: int, width: int) -> Rle | None:
     return encode(mask_HW) if mask_HW.any() else None
 
 
+class WrongSizeError(ValueError):
+    """A mask of another size than the frames of its video."""
+
+
 def read_png(file: Path, size: tuple[int, int], palette: bool) -> np.ndarray:
     """Return the value of each pixel, (height, width): its palette number or grey value.
 
@@ -99,7 +103,10 @@ def read_png(file: Path, size: tuple[int, int], palette: bool) -> np.ndarray:
         raise ValueError(
             f"{file} is missing: is the data set complete, and its root right (data.root)?"
         ) from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except WrongSizeError:
+        raise
+    # A damaged picture raises almost anything.
+    except Exception as error:
         raise ValueError(f"{file} is not a readable PNG ({error}): download it again") from error
 
     if values.ndim == 2:
@@ -116,7 +123,7 @@ def read_png(file: Path, size: tuple[int, int], palette: bool) -> np.ndarray:
 
 def _check_size(file: Path, found: tuple[int, ...], size: tuple[int, int]) -> None:
     if found != size:
-        raise ValueError(
+        raise WrongSizeError(
             f"{file}: the mask is {found[0]} x {found[1]} (height x width), but the frames of its "
             f"video are {size[0]} x {size[1]}: use frames and masks of one release of the data"
         )

@@ -268,11 +268,10 @@ def _read_instances(file: Path) -> Iterator[KeyedMasks]:
 def _rle_of(annotation: dict[str, Any], sizes: dict[Any, Any], where: str) -> Any:
     """Return the mask of an annotation, merged from its polygons, or its own encoding."""
     shape = value(annotation, "segmentation", (list, dict), where)
-    image = sizes.get(annotation.get("image_id"))
+    number = value(annotation, "image_id", (int, str), where)
+    image = sizes.get(number)
     if image is None:
-        raise ValueError(
-            f'{where}: "image_id" is {annotation.get("image_id")!r}, which "images" does not hold'
-        )
+        raise ValueError(f'{where}: "image_id" is {number!r}, which "images" does not hold')
     height = value(image, "height", int, where)
     width = value(image, "width", int, where)
 

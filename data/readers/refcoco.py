@@ -86,8 +86,9 @@ def references(file: Path) -> list[Any]:
         text = json.dumps(refs)
     # A damaged pickle raises almost anything.
     except Exception as error:
+        why = " ".join(str(error).split())
         raise ValueError(
-            f"{file} is not a list of references ({error}): download it again"
+            f"{file} is not a list of references ({why}): download it again"
         ) from error
     if not isinstance(refs, list):
         raise ValueError(

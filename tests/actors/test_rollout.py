@@ -363,8 +363,12 @@ def test_settings_out_of_range_are_refused(pool: RolloutPool, samples: list[Samp
         next(pool.play(samples[:1], group_size=1, temperature=3.0, step=0))
 
 
-def test_figures_of_a_run_and_of_vllm_reach_prometheus(pool: RolloutPool) -> None:
+def test_figures_of_a_run_and_of_vllm_reach_prometheus(
+    pool: RolloutPool, samples: list[Sample]
+) -> None:
     """Names in the dashboard for Grafana are those that Ray serves."""
+    # Some figures have no series before the first request.
+    list(pool.play(samples[:1], group_size=1, temperature=1.0, step=1))
     figures = Figures({"run": "demo", "system": "revseg"})
     figures.show(1, {"reward": 1.5, "reward/form": 0.5, "turns": 2.0})
     figures.show(2, {"reward": 2.5, "reward/form": float("nan")})
