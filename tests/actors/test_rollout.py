@@ -376,7 +376,7 @@ def test_figures_of_a_run_and_of_vllm_reach_prometheus(
     # vLLM counts these from the first one on.
     expected.discard("ray_vllm_num_preemptions_total")
     [address] = addresses()
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     missing = {"everything"}
     while missing and time.monotonic() < end:
         # Ray collects them every ten seconds.

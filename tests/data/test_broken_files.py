@@ -108,7 +108,8 @@ def break_file(file: Path, kind: str, dice: random.Random) -> None:
         data = bytearray(dice.choice(BEGINNINGS))
         data += dice.randbytes(dice.choice([0, 50, 5000]))
     if kind == "junk" and file.suffix == ".json":
-        content = json.loads(data)
+        # Some files have an old encoding.
+        content = json.loads(data.decode("utf-8", "replace"))
         damage(content, dice)
         data = bytearray(json.dumps(content).encode())
     if kind == "huge":
