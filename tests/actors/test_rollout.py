@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import re
 import shutil
 import time
-import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -19,7 +16,6 @@ import pytest
 import ray
 
 from actors.rollout import Played, RolloutActor, RolloutPool, copies
-from cluster.metrics import Figures, addresses
 from cluster.placement import place
 from cluster.refs import Handle, call_all
 from cluster.weight_writer import WeightWriter
@@ -29,7 +25,6 @@ from core.digest import image_digest
 from core.masks import encode
 from core.types import End, Notes, Sample, Target, Video
 from ray_jobs.driver.evaluation import stop_on_failures
-from tests.cluster.test_metrics import names
 from tests.models import tiny_engine
 
 G = 4
@@ -61,8 +56,6 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     cfg = Config(seed=5)
     cfg.policy.path = str(tiny_engine.build(tmp_path_factory.mktemp("policy")))
     cfg.cluster.use_gpu = "no"
-    # The engines show their figures; Ray runs already, so at a port of its own.
-    cfg.cluster.metrics_port = 1
     cfg.system.options = {
         "num_frames": 4,
         "frame_height": 28,
@@ -361,36 +354,3 @@ def test_settings_out_of_range_are_refused(pool: RolloutPool, samples: list[Samp
         pool.scale(0)
     with pytest.raises(ValueError, match="rollout.temperature=3"):
         next(pool.play(samples[:1], group_size=1, temperature=3.0, step=0))
-
-
-def test_figures_of_a_run_and_of_vllm_reach_prometheus(
-    pool: RolloutPool, samples: list[Sample]
-) -> None:
-    """Names in the dashboard for Grafana are those that Ray serves."""
-    # Some figures have no series before the first request.
-    list(pool.play(samples[:1], group_size=1, temperature=1.0, step=1))
-    figures = Figures({"run": "demo", "system": "revseg"})
-    figures.show(1, {"reward": 1.5, "reward/form": 0.5, "turns": 2.0})
-    figures.show(2, {"reward": 2.5, "reward/form": float("nan")})
-    expected = {f"ray_{name}" for name in names() if name.startswith("vllm_")}
-    # vLLM counts these from the first one on.
-    expected.discard("ray_vllm_num_preemptions_total")
-    [address] = addresses()
-    end = time.monotonic() + 180
-    missing = {"everything"}
-    while missing and time.monotonic() < end:
-        # Ray collects them every ten seconds.
-        time.sleep(1.0)
-        with urllib.request.urlopen(f"http://{address}/metrics") as answer:
-            served = answer.read().decode()
-        shown = {line.partition("{")[0] for line in served.splitlines()}
-        missing = {*expected, "ray_rayvos_step"} - shown
-    assert not missing
-    running = r'^ray_vllm_num_requests_running\{.*WorkerId="(.*?)"'
-    engines = set(re.findall(running, served, flags=re.MULTILINE))
-    assert len(engines) >= len(pool.workers), "each engine has series of its own"
-    [reward] = re.findall(r'^ray_rayvos_reward\{.*of="",.*\} (\S+)$', served, flags=re.MULTILINE)
-    assert float(reward) == 2.5
-    turns = re.findall(r"^ray_rayvos_turns\{.*\} (\S+)$", served, flags=re.MULTILINE)
-    # Ray may leave out what is no number.
-    assert all(math.isnan(float(value)) for value in turns), "the last step had none"
