@@ -41,8 +41,9 @@ lint: $(STAMP)
 	$(RUN) -m mypy
 	$(RUN) -m pytest -q tests/test_imports.py tests/test_texture.py
 
+# All but those that need a folder, another tree or a GPU.
 bench: $(STAMP)
-	@for b in $$(ls benchmarks | grep -v -e __init__ -e measuring | sed -n 's/\.py$$//p'); do \
+	@for b in $$(ls benchmarks | grep -v -e __init__ -e measuring -e _in_tree -e official_shapes -e on_gpu | sed -n 's/\.py$$//p'); do \
 		echo "== $$b"; $(RUN) -m benchmarks.$$b || exit 1; done
 
 # For the tests of the replay page, which are skipped without one.

@@ -14,7 +14,7 @@ const SHADINGS = {
     place: 2,
     full: 2,
     unit: " nats",
-    about: "entropy of the learner's distribution of each token, over the whole vocabulary, at the temperature "
+    about: "entropy of the learner's distribution of each token, over all that may be sampled, at the temperature "
       + "of the sampling and before the update of its step; full colour at 2 nats or more",
   },
 };
