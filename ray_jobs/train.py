@@ -41,7 +41,7 @@ from ray_jobs.driver.evaluation import evaluate, stop_on_failures
 from ray_jobs.driver.fit import too_long_for
 from ray_jobs.driver.guard import Guard, lowest_reward
 from ray_jobs.driver.hints import HintStore, own_hints
-from ray_jobs.driver.live import figures_of, memory_metrics, told_live
+from ray_jobs.driver.live import figures_shown, memory_metrics, told_live
 from ray_jobs.driver.live_server import live_page
 from ray_jobs.driver.masking import Masking, make_masking
 from ray_jobs.driver.player import Arrival, Player
@@ -429,6 +429,7 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
         Pools(run, reward_splits=splits) as pools,
         controlled(run.record, run.requests, pools.elastic),
         told_live(run.record.path, run.progress, run.placement.watch),
+        figures_shown(cfg, run.progress) as figures,
     ):
         mix, aside = training_data(run)
         # Errors of a checkpoint come before the engines, which take a while to start.
@@ -452,7 +453,6 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
         hints.ask(measured_splits, rollouts, again=start is None)
 
         deaths = run.placement.watch.deaths
-        figures = figures_of(cfg, run.progress)
         recording = Recording.open(
             run.record, run.tracker, run.progress, deaths, run.keeping, figures
         )

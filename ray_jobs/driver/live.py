@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.metrics import Figures, addresses
+from cluster.metrics import Figures, addresses, shown
 from cluster.usage import Usage, usage
 from cluster.watch import Seen, Watch
 from configs.schema import Config
@@ -77,12 +77,15 @@ def _line(process: Seen) -> dict[str, Any]:
     return line
 
 
-def figures_of(cfg: Config, progress: Progress) -> Figures | None:
-    """Return the figures of a run for Prometheus, and say where they are; None without any."""
+@contextmanager
+def figures_shown(cfg: Config, progress: Progress) -> Iterator[Figures | None]:
+    """Yield the figures of a run for Prometheus, and say where they are; None without any."""
     if not cfg.cluster.metrics_port:
-        return None
+        yield None
+        return
     progress.note(f"figures for Prometheus: {', '.join(addresses())} (path /metrics)")
-    return Figures({"run": cfg.name, "system": cfg.system.name})
+    with shown({"run": cfg.name, "system": cfg.system.name}) as figures:
+        yield figures
 
 
 def memory_metrics(watch: Watch) -> dict[str, float]:
