@@ -12,7 +12,7 @@ workers (`ray_jobs.driver.many_videos`).
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -27,7 +27,14 @@ from ray_jobs.driver.entry import run_job
 from ray_jobs.driver.video_list import check_sentence, is_list, lines_of, names_several
 from ray_jobs.record.overlay import FPS
 from ray_jobs.record.progress import Progress
-from ray_jobs.record.segmented import Style, folder_name, verdict, video_in, write_results
+from ray_jobs.record.segmented import (
+    Maker,
+    Style,
+    folder_name,
+    verdict,
+    video_in,
+    write_results,
+)
 
 # The embedded default.
 PRESET = "revseg_tiny"
@@ -211,24 +218,29 @@ def segment(
     out = out or folder_of(cfg, video)
     sample = Sample(f"{video.uid}/0", video, sentence.strip(), ())
 
-    title = f"{cfg.system.name} · {cfg.policy.path} · {video.path}: {size_of(video, rate)}"
-    with Progress.open(0, title) as progress:
+    with Progress.open(0, title_of(cfg, video, rate)) as progress:
         # These imports take seconds; a wrong file is reported before them.
         with progress.phase("load"):
             from actors.setup import make_system
             from ray_jobs.driver.one_episode import one_episode
             from ray_jobs.driver.preflight import check_prompts
+        maker = Maker.of(cfg)
         counted = check_prompts(cfg, make_system(cfg), [[sample]])
         progress.note(str(counted))
         episode, masks_F, objects_OF = one_episode(cfg, sample, progress)
 
         with progress.phase("write"):
             style = replace(style or Style(), rate=rate)
-            files = write_results(out, cfg, sample, episode, masks_F, style, objects_OF)
-        for name, file in files.items():
-            progress.note(f"{name + ':':<11} {file}")
+            files = write_results(out, maker, sample, episode, masks_F, style, objects_OF)
+        say_files(progress, files)
         progress.note(verdict(episode, masks_F))
     return Written(episode, masks_F, files)
+
+
+def say_files(progress: Progress, files: Mapping[str, Path]) -> None:
+    """Say where each of the written files is."""
+    for name, file in files.items():
+        progress.note(f"{name + ':':<11} {file}")
 
 
 def is_shipped(cfg: Config) -> bool:
@@ -258,6 +270,11 @@ def folder_of(cfg: Config, video: Video) -> Path:
         folder = folder.with_name(f"{name}_{number}")
         number += 1
     return folder
+
+
+def title_of(cfg: Config, video: Video, rate: Fraction | None) -> str:
+    """Return what is done with what, in one line."""
+    return f"{cfg.system.name} · {cfg.policy.path} · {video.path}: {size_of(video, rate)}"
 
 
 def size_of(video: Video, rate: Fraction | None) -> str:

@@ -14,10 +14,8 @@ from typing import Any, Literal
 
 from actors.reward import read_split
 from configs.load import resolve, to_yaml
-from configs.schema import PREDICTIONS, Config, SetConfig
+from configs.schema import Config, SetConfig
 from core.files import write_atomic
-from core.segmenters import KINDS
-from core.settings import identity
 from core.types import Sample
 from data.hints import hints_file
 from data.holdout import HOLDOUT
@@ -27,7 +25,14 @@ from ray_jobs.driver.hints import FOLDER, HintStore, hints_of_policy
 from ray_jobs.driver.measuring import hidden
 from ray_jobs.driver.run import Run, prepare_data
 from ray_jobs.driver.truths import check_measurable
-from ray_jobs.record.predictions import FILE, IDENTITY, Predictions, content_of, digest_of
+from ray_jobs.record.predictions import (
+    FILE,
+    IDENTITY,
+    Predictions,
+    content_of,
+    digest_of,
+    influences,
+)
 from ray_jobs.record.run_folder import RunFolder
 
 # Names in an evaluation's folder that no set may have.
@@ -218,13 +223,7 @@ def open_benchmark(run: Run, name: str = "") -> Benchmark:
 
 def evaluation_identity(cfg: Config, samples: Sequence[Sample]) -> dict[str, Any]:
     """Return all influences on the predictions. Predictions of two identities are never mixed."""
-    found = identity(cfg, PREDICTIONS)
-    found["contents of policy.path"] = content_of(resolve(cfg.policy.path))
-    if cfg.mask.token:
-        found["mask.token"] = cfg.mask.token
-        found["mask.redraw"] = cfg.mask.redraw
-    if KINDS[cfg.segmenter.kind].needs_weights:
-        found["contents of segmenter.path"] = content_of(resolve(cfg.segmenter.path))
+    found = influences(cfg)
     found["expressions"] = len(samples)
     found["contents of the split"] = digest_of(_texts(samples))
     return found

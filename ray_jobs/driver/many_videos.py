@@ -21,7 +21,14 @@ from ray_jobs.driver.preflight import check_prompts
 from ray_jobs.driver.results import Result
 from ray_jobs.driver.run import Run
 from ray_jobs.driver.video_list import Line, Wanted, read_all
-from ray_jobs.record.segmented import Style, is_answered, verdict, write_results
+from ray_jobs.record.segmented import (
+    Maker,
+    Style,
+    is_answered,
+    verdict,
+    video_in,
+    write_results,
+)
 
 # One video without an answer is no reason to lose the others.
 FAILED_SHARE = 0.999
@@ -33,7 +40,7 @@ def segment_many(
     cfg: Config,
     style: Style,
 ) -> None:
-    """Segment videos; a result that is there already is not made again.
+    """Segment videos; a result that is there already is not made again, a stale one is.
 
     Args:
         out: The folder of all results.
@@ -43,19 +50,26 @@ def segment_many(
         ValueError: Some videos have no result; all others are finished.
     """
     wanted, without = read_all(lines, out)
-    waiting = [each for each in wanted if not is_answered(each.folder, cfg, each.sample)]
+    maker = Maker.of(cfg)
+    waiting = [each for each in wanted if not is_answered(each.folder, maker, each.sample, style)]
     if len(waiting) < len(wanted):
         print(f"{len(wanted) - len(waiting)} of {len(lines)} videos were finished before")
+    stale = [each for each in waiting if video_in(each.folder)]
+    if stale:
+        print(
+            f"{len(stale)} of {len(lines)} results are of another video, sentence, policy, setting "
+            "or option, and are made again"
+        )
     if waiting:
-        without += _segment(waiting, out, cfg, style)
+        without += _segment(waiting, out, maker, style)
     if without:
         listed = "\n".join(without)
         raise ValueError(f"{len(without)} of {len(lines)} videos have no result:\n{listed}")
 
 
-def _segment(waiting: Sequence[Wanted], out: Path, cfg: Config, style: Style) -> list[str]:
+def _segment(waiting: Sequence[Wanted], out: Path, maker: Maker, style: Style) -> list[str]:
     """Play, segment and write; return a message for each video without a result."""
-    cfg = replace(cfg, runs=str(out.parent), name=out.name)
+    cfg = replace(maker.cfg, runs=str(out.parent), name=out.name)
     cfg.rollout = replace(cfg.rollout, max_failed_share=FAILED_SHARE)
     by_uid = {each.sample.uid: each for each in waiting}
     failed = []
@@ -72,7 +86,7 @@ def _segment(waiting: Sequence[Wanted], out: Path, cfg: Config, style: Style) ->
                 continue
             own = replace(style, rate=each.rate)
             write_results(
-                each.folder, cfg, each.sample, episode, result.masks_F, own, result.objects_OF
+                each.folder, maker, each.sample, episode, result.masks_F, own, result.objects_OF
             )
             run.progress.note(f"{each.folder}: {verdict(episode, result.masks_F)}")
     return failed

@@ -18,7 +18,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from configs.load import resolve
+from configs.schema import PREDICTIONS, Config
 from core.files import append_lines, jsonable, read_json, repair_lines, write_json
+from core.segmenters import KINDS
+from core.settings import identity
 from core.types import Answer, End, Episode, MaskPrompt, Reward, Rle, Sample, SegPrompt, Turn
 from ray_jobs.record.run_folder import seconds_of
 
@@ -31,6 +35,9 @@ BROKEN = "play all again with evaluate.resume=never, which sets the folder aside
 # `content_of` reads at most about this many blocks of a file, of this many bytes each.
 BLOCK = 1 << 16
 BLOCKS = 256
+
+# Settings of a mask head that decide on the masks it draws.
+DRAWING = ("token", "threshold", "multimask", "redraw")
 
 
 @dataclass
@@ -229,6 +236,24 @@ def content_of(path: Path) -> str:
                 data.seek(start)
                 digest.update(data.read(BLOCK))
     return digest.hexdigest()
+
+
+def influences(cfg: Config) -> dict[str, Any]:
+    """Return all settings and contents that decide on predictions, apart from the samples."""
+    found = identity(cfg, PREDICTIONS)
+    found["contents of policy.path"] = content_of(resolve(cfg.policy.path))
+    if cfg.mask.token:
+        for name in DRAWING:
+            found[f"mask.{name}"] = getattr(cfg.mask, name)
+    kind = KINDS[cfg.segmenter.kind]
+    for name in kind.files:
+        # A checkout changes in many files that nothing reads.
+        if name != "xmem_path":
+            content = content_of(resolve(getattr(cfg.segmenter, name)))
+            found[f"contents of segmenter.{name}"] = content
+    for name in kind.settings:
+        found[f"segmenter.{name}"] = getattr(cfg.segmenter, name)
+    return found
 
 
 def digest_of(parts: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from configs.schema import Config
-from core.files import write_atomic
+from core.files import jsonable, write_atomic
 from core.masks import decode
 from core.printable import printable
 from core.segmenters import KINDS
@@ -28,6 +28,7 @@ from ray_jobs.record.overlay import (
     keyframes_of,
     overlay_video,
 )
+from ray_jobs.record.predictions import digest_of, influences
 from ray_jobs.record.sound import has_sound
 
 # Is written last and removed first: where it is, the other files are whole.
@@ -60,6 +61,29 @@ class Style:
     png: bool = False
     audio: bool = False
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what was asked for; the rate is the video's."""
+        fps = None if self.fps is None else str(self.fps)
+        return {"--fps": fps, "--png": self.png, "--audio": self.audio}
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What makes results of any video.
+
+    Attributes:
+        cfg: The configuration.
+        made_with: All its settings and contents that decide on a result.
+    """
+
+    cfg: Config
+    made_with: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, cfg: Config) -> Maker:
+        """Look at the policy as it is now, before anybody trains it further."""
+        return cls(cfg, jsonable(influences(cfg)))
+
 
 def timing_of(video: Video, style: Style) -> Timing:
     """Return when the frames of an overlay are shown: as in the video, or at a rate of its own."""
@@ -89,7 +113,7 @@ def remove_results(out: Path) -> None:
 
 def write_results(
     out: Path,
-    cfg: Config,
+    maker: Maker,
     sample: Sample,
     episode: Episode,
     masks_F: tuple[Rle | None, ...],
@@ -116,9 +140,9 @@ def write_results(
     files["reasoning"] = write_text(out / "reasoning.txt", printable(dialogue(sample, episode)))
     if style.png:
         files["mask PNGs"] = write_pngs(out / "masks", sample, masks_F)
-    found = json.dumps(answer(cfg, sample, episode, masks_F), indent=2)
+    found = answer(maker.cfg, sample, episode, masks_F) | identity_of(maker, video, style)
     files["answer"] = out / ANSWER
-    write_atomic(files["answer"], found + "\n")
+    write_atomic(files["answer"], json.dumps(found, indent=2) + "\n")
     return files
 
 
@@ -234,10 +258,41 @@ def asked(cfg: Config, sample: Sample) -> dict[str, Any]:
     }
 
 
-def is_answered(folder: Path, cfg: Config, sample: Sample) -> bool:
-    """Return whether a folder holds the results of this video, sentence, policy and segmenter."""
+def identity_of(maker: Maker, video: Video, style: Style) -> dict[str, Any]:
+    """Return the part of answer.json that tells whether it still holds."""
+    return {
+        "made_with": maker.made_with,
+        "made_from": state_of(Path(video.path)),
+        "style": style.to_json(),
+    }
+
+
+def state_of(video: Path) -> str:
+    """Return a short name for the state of a video file or of a folder of images.
+
+    Another video of the same name has another one. The files are not read.
+    """
+    files = [video]
+    if video.is_dir():
+        files = sorted(video.iterdir())
+    states = []
+    for file in files:
+        stat = file.stat()
+        states.append(f"{file.name}:{stat.st_size}:{stat.st_mtime_ns}")
+    return digest_of(states)
+
+
+def is_answered(folder: Path, maker: Maker, sample: Sample, style: Style) -> bool:
+    """Return whether a folder holds the results that would be made now.
+
+    A picture of each mask may be there without being asked for.
+    """
     held = _held(folder)
-    return all(held.get(name) == value for name, value in asked(cfg, sample).items())
+    now = asked(maker.cfg, sample) | identity_of(maker, sample.video, style)
+    styles = held.get("style")
+    if not style.png and isinstance(styles, dict):
+        held["style"] = styles | {"--png": False}
+    return all(held.get(name) == value for name, value in now.items())
 
 
 def video_in(folder: Path) -> str:

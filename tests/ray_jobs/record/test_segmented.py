@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import pytest
+from PIL import Image
 
+from configs.schema import Config
 from core.masks import encode
 from core.types import Answer, End, Episode, MaskPrompt, Media, Sample, Turn, Video, View
 from ray_jobs.record import segmented
@@ -56,14 +61,126 @@ def test_a_folder_holds_the_results_of_one_run(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["notes.txt"]
 
 
-def test_results_are_those_of_one_video_sentence_and_policy(tmp_path: Path) -> None:
-    cfg = settings([])
-    assert not segmented.is_answered(tmp_path, cfg, SAMPLE)
-    held = segmented.asked(cfg, SAMPLE) | {"end": "done"}
-    (tmp_path / "answer.json").write_text(json.dumps(held))
-    assert segmented.is_answered(tmp_path, cfg, SAMPLE)
-    assert not segmented.is_answered(tmp_path, cfg, replace(SAMPLE, query="the cat"))
-    assert not segmented.is_answered(tmp_path, settings(["videoseg_r1_tiny"]), SAMPLE)
-    (tmp_path / "answer.json").write_text('{"video": "v.mp4"')
-    assert not segmented.is_answered(tmp_path, cfg, SAMPLE)
-    assert segmented.video_in(tmp_path) == ""
+@dataclass
+class Asked:
+    """What a person asks for: a clip of three images and a policy of one file."""
+
+    folder: Path
+    cfg: Config
+    sample: Sample
+    style: segmented.Style = field(default_factory=segmented.Style)
+
+    @classmethod
+    def make(cls, home: Path) -> Asked:
+        (home / "clip").mkdir()
+        (home / "policy").mkdir()
+        (home / "policy/weights").write_bytes(b"1")
+        for name in SAMPLE.video.frame_names:
+            Image.new("RGB", (60, 40)).save(home / f"clip/{name}.png")
+        video = replace(SAMPLE.video, path=str(home / "clip"), height=40, width=60)
+        cfg = settings([])
+        cfg.policy.path = str(home / "policy")
+        return cls(home / "out", cfg, replace(SAMPLE, video=video))
+
+    def write(self) -> None:
+        episode = Episode("v/0", (TURN,), End.DONE, Answer((MaskPrompt(1, (0.0, 0.0, 3.0, 3.0)),)))
+        rle = encode(np.ones((40, 60), bool))
+        masks_F = (None, rle, rle)
+        maker = segmented.Maker.of(self.cfg)
+        segmented.write_results(self.folder, maker, self.sample, episode, masks_F, self.style)
+
+    @property
+    def is_there(self) -> bool:
+        maker = segmented.Maker.of(self.cfg)
+        return segmented.is_answered(self.folder, maker, self.sample, self.style)
+
+
+def other_sentence(asked: Asked) -> None:
+    asked.sample = replace(asked.sample, query="the cat")
+
+
+def other_preset(asked: Asked) -> None:
+    policy = asked.cfg.policy.path
+    asked.cfg = settings(["videoseg_r1_tiny"])
+    asked.cfg.policy.path = policy
+
+
+def other_option(asked: Asked) -> None:
+    asked.cfg.system.options = asked.cfg.system.options | {"num_frames": 5}
+
+
+def other_seed(asked: Asked) -> None:
+    asked.cfg.seed += 1
+
+
+def trained_further(asked: Asked) -> None:
+    Path(asked.cfg.policy.path, "weights").write_bytes(b"2")
+
+
+def other_segmenter(asked: Asked) -> None:
+    asked.cfg.segmenter.kind = "grabcut"
+
+
+def other_picture(asked: Asked) -> None:
+    Image.new("RGB", (60, 40), "red").save(Path(asked.sample.video.path, "00001.png"))
+
+
+def pngs_too(asked: Asked) -> None:
+    asked.style = replace(asked.style, png=True)
+
+
+def sound_too(asked: Asked) -> None:
+    asked.style = replace(asked.style, audio=True)
+
+
+def other_rate(asked: Asked) -> None:
+    asked.style = replace(asked.style, fps=Fraction(30000, 1001))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        other_sentence,
+        other_preset,
+        other_option,
+        other_seed,
+        trained_further,
+        other_segmenter,
+        other_picture,
+        pngs_too,
+        sound_too,
+        other_rate,
+    ],
+)
+def test_a_result_holds_until_something_that_decides_on_it_changes(
+    tmp_path: Path, change: Callable[[Asked], None]
+) -> None:
+    asked = Asked.make(tmp_path)
+    assert not asked.is_there
+    asked.write()
+    assert asked.is_there
+    change(asked)
+    assert not asked.is_there
+    asked.write()
+    assert asked.is_there
+
+
+def test_what_decides_on_nothing_makes_no_result_again(tmp_path: Path) -> None:
+    asked = Asked.make(tmp_path)
+    asked.style = segmented.Style(png=True)
+    asked.write()
+    asked.style = segmented.Style()
+    asked.cfg.segmenter.workers += 1
+    asked.cfg.learner.lr *= 2
+    assert asked.is_there
+    # As a kill leaves it, and as an older release has written it.
+    answer = asked.folder / "answer.json"
+    whole = answer.read_text()
+    answer.write_text(whole[:40])
+    assert not asked.is_there
+    assert segmented.video_in(asked.folder) == ""
+    held = json.loads(whole)
+    del held["made_with"]
+    answer.write_text(json.dumps(held))
+    assert not asked.is_there
+    assert segmented.video_in(asked.folder) == asked.sample.video.path
