@@ -559,7 +559,8 @@ def learn_steps(
             if not recording.is_repeat:
                 supervisor.tell(f"step {step}")
             end_step(run, pools, masking, log, recording, draws, state)
-    except Stopped:
+    except SystemExit:
+        # A stop.
         save_unsaved(run, pools, log, draws, state)
         raise
     except LearnerLost:

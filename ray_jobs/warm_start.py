@@ -48,7 +48,6 @@ from models.policy.older_versions import add_old_names
 from models.prompt_tokens import count_prompt
 from ray_jobs.driver.entry import run_job
 from ray_jobs.driver.fit import aside_line
-from ray_jobs.driver.requests import Stopped
 from ray_jobs.driver.run import Run, checked_config
 from ray_jobs.driver.sampling import Draws, mix_rows, training_mix
 from ray_jobs.driver.saving import Saving
@@ -302,7 +301,8 @@ def imitate_steps(
                 save(run, learner, saving, draws, state)
                 saved = step
         saving.finish(learner)
-    except Stopped:
+    except SystemExit:
+        # A stop.
         if state.step > saved:
             save(run, learner, saving, draws, state)
         saving.finish(learner)

@@ -20,24 +20,30 @@ def run_job(job: Callable[[Sequence[str]], object]) -> None:
     A user's mistake, an error that another start would meet again, and a stop that was asked for
     become one line. Any other error keeps its traceback.
     """
+    early: list[Stopped] = []
+
+    def stop_at_once(number: int, frame: FrameType | None) -> None:
+        early.append(Stopped(signal.Signals(number).name))
+        raise early[0]
+
     # Until the job listens for itself, and again after it.
-    signal.signal(signal.SIGTERM, _stop_at_once)
+    signal.signal(signal.SIGTERM, stop_at_once)
     try:
         job(sys.argv[1:])
     except (ValueError, Hopeless) as error:
         # Ray raises a copy of an actor's error, with a traceback as its text.
         cause = getattr(error, "cause", error)
         sys.exit(f"error: {printable(cause)}")
-    except Stopped as stop:
+    except SystemExit as end:
+        # Ray makes a plain exit of a stop in the middle of its calls.
+        stop = end if isinstance(end, Stopped) or not early else early[0]
+        if not isinstance(stop, Stopped):
+            raise
         print(stop, file=sys.stderr)
         _end(stop.code if isinstance(stop.code, int) else PREEMPTED)
     except Exception:
         print(printable(traceback.format_exc()), end="", file=sys.stderr)
         _end(CRASHED)
-
-
-def _stop_at_once(number: int, frame: FrameType | None) -> None:
-    raise Stopped(signal.Signals(number).name)
 
 
 def _end(code: int) -> None:

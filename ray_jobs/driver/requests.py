@@ -10,7 +10,9 @@
                 save()
 
 Any thread may ask. The main thread obeys a stop at once by raising `Stopped`; inside `patient` it
-finishes its work first. Imports nothing slow.
+finishes its work first. A stop in the middle of a call of Ray comes out of it as a plain
+`SystemExit`, so code on the way out catches that; `listening` makes it `Stopped` again. Imports
+nothing slow.
 """
 
 from __future__ import annotations
@@ -79,6 +81,9 @@ class Requests:
 
         Without effect on signals outside the main thread. To be entered after `ray.init`, which
         sets a handler of its own.
+
+        Raises:
+            Stopped: The block ended by a stop.
         """
         requests = cls(say)
         if threading.current_thread() is not threading.main_thread():
@@ -96,6 +101,8 @@ class Requests:
         requests._is_listening = True
         try:
             yield requests
+        except SystemExit as end:
+            raise requests._as_stopped(end) from None
         finally:
             requests._is_listening = False
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -198,6 +205,12 @@ class Requests:
             raise Stopped(stop.reason, stop.code)
         if self._is_listening and math.isfinite(left):
             signal.setitimer(signal.ITIMER_REAL, left)
+
+    def _as_stopped(self, end: SystemExit) -> SystemExit:
+        """Return the stop that an exit stands for; the exit itself if nobody has asked."""
+        if isinstance(end, Stopped) or self._stop is None:
+            return end
+        return Stopped(self._stop.reason, self._stop.code)
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._stop is not None:

@@ -15,7 +15,6 @@ from core.files import read_json
 from core.settings import flat_settings, settings_of
 from core.types import Sample
 from ray_jobs.driver import supervisor
-from ray_jobs.driver.requests import Stopped
 from ray_jobs.record.dead_runs import FOLDER
 from ray_jobs.record.journal import fingerprint_of
 from ray_jobs.record.mlflow_writer import PARENT, MlflowWriter
@@ -61,7 +60,7 @@ def ended(tracker: MlflowWriter) -> Iterator[None]:
     try:
         yield
         status = "FINISHED"
-    except (Stopped, KeyboardInterrupt):
+    except (SystemExit, KeyboardInterrupt):
         status = "KILLED"
         # The notice before a preemption is short, and the next start sends the rest.
         timeout = 10.0

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 
 import pytest
+import ray
 
 from ray_jobs.driver.requests import PREEMPTED, Requests, Stopped
 
@@ -29,6 +31,22 @@ def test_a_stop_ends_the_work_under_way_at_once() -> None:
         wait()
     assert stopped.value.code == PREEMPTED
     assert said == ["SIGTERM: ends after the work under way"]
+
+
+def test_a_stop_ends_a_wait_for_ray(ray_env: dict[str, str]) -> None:
+    endless = ray.remote(wait).options(num_cpus=0).remote(60.0)
+    again = pytest.raises(Stopped, match="SIGTERM: start the same command again")
+    with again as stopped, Requests.listening():
+        threading.Timer(0.5, send, [signal.SIGTERM]).start()
+        ray.get(endless)
+    assert stopped.value.code == PREEMPTED
+    ray.cancel(endless, force=True)
+
+
+def test_an_exit_that_nobody_asked_for_stays_one() -> None:
+    with pytest.raises(SystemExit) as end, Requests.listening():
+        sys.exit(3)
+    assert end.value.code == 3
 
 
 def test_a_step_is_finished_first() -> None:
