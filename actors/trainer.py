@@ -32,6 +32,7 @@ from actors.objective import (
     imitation_loss,
     spread_failure,
 )
+from cluster.build_ops import load_operator
 from cluster.placement import Device
 from cluster.refs import MediaRef, load_media
 from cluster.weight_writer import WeightWriter
@@ -140,6 +141,8 @@ class TrainerRank:
         self.messages: Iterator[dict[str, Any]] | None = None
 
         backend = "nccl" if device == "cuda" else "gloo"
+        if device == "cpu":
+            load_operator()
         deepspeed.init_distributed(dist_backend=backend, verbose=False)
 
         learner_state.seed_all(cfg.seed + rank)
