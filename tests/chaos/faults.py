@@ -26,6 +26,8 @@ RAY = str(Path(sys.executable).with_name("ray"))
 
 # Longest search for a victim: an actor may just be starting again.
 SEARCH_S = 15.0
+# Longest time to fill the memory of the machine.
+FILL_S = 120.0
 # Seconds of a silent server and of a full disk.
 SILENT_S = 10.0
 FULL_S = 10.0
@@ -36,9 +38,9 @@ GULP = 256 << 20
 BEYOND = 0.02
 
 
-def looks(trial: Trial, every_s: float) -> Iterator[None]:
+def looks(trial: Trial, every_s: float, longest_s: float = SEARCH_S) -> Iterator[None]:
     """Yield again and again while a search may go on and the run has not ended."""
-    deadline = time.monotonic() + SEARCH_S
+    deadline = time.monotonic() + longest_s
     while time.monotonic() < deadline and not trial.ended.is_set():
         yield
         trial.ended.wait(every_s)
@@ -129,11 +131,11 @@ def stop_mlflow(trial: Trial) -> str:
 
 
 def fill_memory(trial: Trial) -> str:
-    """Take memory until Ray's monitor kills a worker of the run, then let go."""
-    workers = [each for each in processes.alive() if _is_worker(each)]
+    """Take memory until the run says that Ray's monitor killed an actor of it, then let go."""
+    before = memory_kills(trial)
     balloon: list[bytes] = []
-    for _ in looks(trial, 0.1):
-        if not all(processes.is_running(worker) for worker in workers):
+    for _ in looks(trial, 0.1, FILL_S):
+        if memory_kills(trial) > before:
             return f"{len(balloon) * GULP >> 20} MiB taken"
         used = psutil.virtual_memory().percent / 100
         if used < trial.memory_threshold + BEYOND:
@@ -141,9 +143,9 @@ def fill_memory(trial: Trial) -> str:
     return ""
 
 
-def _is_worker(process: psutil.Process) -> bool:
-    title = "".join(processes.words_of(process)[:1])
-    return title.startswith("ray::")
+def memory_kills(trial: Trial) -> int:
+    """Return how many deaths by Ray's memory monitor the run has told."""
+    return trial.log.read_text(errors="replace").count("Ray's memory monitor killed it")
 
 
 def fill_disk(trial: Trial) -> str:
