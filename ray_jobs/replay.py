@@ -26,6 +26,8 @@ from ray_jobs.record.kept import FOLDER
 from ray_jobs.record.replay_data import write_data, write_script
 
 PAGE = Path(__file__).parent / "replay_page"
+# Parts of the page's script, in their order there.
+PARTS = ("dom", "masks", "store", "list", "stage", "episode", "views", "main")
 PORT = 8710
 
 
@@ -71,9 +73,19 @@ def write_site(runs: Sequence[Path]) -> Path:
         if not found["kept"]:
             print(f"{run}: no pictures were kept (record.episodes=0, or an older run): texts alone")
         listed.append({"base": base_of(site, run / FOLDER)})
-    shutil.copytree(PAGE, site, dirs_exist_ok=True)
+    write_page(site)
     write_script(site / "data" / "site.js", listed)
     return site / "index.html"
+
+
+def write_page(site: Path) -> None:
+    """Write the files that are the same for every run, and remove those of another release."""
+    texts = [(PAGE / "page" / f"{part}.js").read_text(encoding="utf-8") for part in PARTS]
+    shutil.rmtree(site / "page", ignore_errors=True)
+    (site / "page").mkdir()
+    (site / "page" / "page.js").write_text("\n".join(texts), encoding="utf-8")
+    shutil.copy(PAGE / "page" / "style.css", site / "page")
+    shutil.copy(PAGE / "index.html", site)
 
 
 def base_of(site: Path, replay: Path) -> str:

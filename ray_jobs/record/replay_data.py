@@ -9,6 +9,7 @@ A page that is opened from disk may load scripts, but no JSON.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
@@ -43,8 +44,9 @@ COLUMNS = (
     "seconds",
     "kept",
     "chunk",
-    "line",
 )
+# Digits of a figure in the index. The texts have all of them.
+DIGITS = 7
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def _write_source(
     """Write the texts of a source and its rows."""
     for chunk, lines in enumerate(_chunks(source, table)):
         groups: dict[str, Any] = {}
-        for place, line in enumerate(lines):
+        for line in lines:
             row = row_of(line, source, table)
             uid = as_text(line.get("sample"))
             of_step = kept.get(source.kept_name(row["step"], chunk), set())
@@ -178,7 +180,7 @@ def _write_source(
                 groups[uid] = line.pop("kept")
                 of_step = set(groups)
             is_kept = int(uid in of_step)
-            table.add(row | {"source": number, "kept": is_kept, "chunk": chunk, "line": place})
+            table.add(row | {"source": number, "kept": is_kept, "chunk": chunk})
         write_script(folder / f"episodes_{source.name}_{chunk}.js", lines)
         if groups:
             write_script(folder / f"kept_{source.kept_name(0, chunk)}.js", groups)
@@ -230,15 +232,31 @@ def row_of(line: Mapping[str, Any], source: Source, table: Table) -> dict[str, A
         "step": source.step if source.how else as_whole(line.get("step")),
         "sample": table.sample(line),
         "episode": as_whole(line.get("episode")),
-        "reward": as_number(line.get("reward")),
-        "advantage": as_number(line.get("advantage")),
+        "reward": short(as_number(line.get("reward"))),
+        "advantage": short(as_number(line.get("advantage"))),
         "end": table.ends.setdefault(end, len(table.ends)),
         "version": max([as_whole(turn.get("version")) for turn in turns], default=0),
         "turns": len(turns),
         "tokens": sum(as_whole(turn.get("tokens")) for turn in turns),
-        "score": jf_of(line.get("scores")),
-        "seconds": played_s(line.get("seconds")),
+        "score": short(jf_of(line.get("scores"))),
+        "seconds": short(played_s(line.get("seconds"))),
     }
+
+
+def short(value: float | None) -> float | None:
+    """Return a figure with few digits."""
+    return None if value is None else float(f"{value:.{DIGITS}g}")
+
+
+def packed(values: Sequence[Any]) -> Any:
+    """Return a column with equal neighbours as {"runs": [value, number, ...]}, if that is shorter.
+
+    A browser reads the index before it shows anything.
+    """
+    runs: list[Any] = []
+    for value, equal in itertools.groupby(values):
+        runs += [value, len(list(equal))]
+    return {"runs": runs} if len(runs) < len(values) else list(values)
 
 
 def jf_of(scores: Any) -> float | None:
@@ -314,13 +332,14 @@ def _index(run: Path, sources: Sequence[Source], table: Table) -> dict[str, Any]
                 "predicted": source.predicted,
             }
         )
+    columns = {name: packed(values) for name, values in table.columns.items()}
     return {
         "name": run.resolve().name,
         "sources": named,
         "samples": table.about,
         "ends": list(table.ends),
         "steps": steps,
-        "columns": table.columns,
+        "columns": columns,
         "broken": table.broken,
         **system_of(run),
     }

@@ -171,3 +171,16 @@ def data_of(file: Path) -> Any:
     text = file.read_text(encoding="ascii")
     literal = text[text.index(",") + 1 : text.rindex(")")]
     return json.loads(json.loads(literal))
+
+
+def columns_of(run: Path) -> dict[str, list[Any]]:
+    """The columns of a run's index, unpacked."""
+    columns = {}
+    for name, column in data_of(run / "replay/data/index.js")["columns"].items():
+        if isinstance(column, dict):
+            runs = column["runs"]
+            column = []
+            for value, number in zip(runs[::2], runs[1::2], strict=True):
+                column += [value] * number
+        columns[name] = column
+    return columns

@@ -16,6 +16,7 @@ from ray_jobs.record.replay_data import script
 from ray_jobs.replay import main, server_of, write_site
 from tests.ray_jobs.replay_run import (
     HOSTILE,
+    columns_of,
     data_of,
     evaluation_of,
     group_of,
@@ -33,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_row_for_each_episode(run: Path) -> None:
     index = data_of(run / "replay/data/index.js")
-    columns = index["columns"]
+    columns = columns_of(run)
     assert len(columns["step"]) == 3 * 6 + 2
     assert index["system"] == "revseg"
     assert index["weights"] == {"format": 1.0, "temporal": 1.0, "spatial": 1.0}
@@ -47,10 +48,10 @@ def test_a_row_for_each_episode(run: Path) -> None:
 
 
 def test_every_row_finds_its_text(run: Path) -> None:
-    columns = data_of(run / "replay/data/index.js")["columns"]
+    columns = columns_of(run)
     row = columns["step"].index(2) + 1
-    lines = data_of(run / f"replay/data/episodes_training_{columns['chunk'][row]}.js")
-    line = lines[columns["line"][row]]
+    assert columns["chunk"][row] == 0
+    line = data_of(run / "replay/data/episodes_training_0.js")[row]
     assert line["turns"][0]["text"] == "ünïcode 漢字 in step 2"
     assert line["turns"][0]["prompt"] == "Find: the red square that moves⟨image⟩"
     assert line["places"][0]["box"] == [6.0, 20.0, 26.0, 40.0]
@@ -117,8 +118,9 @@ def test_odd_lines_cost_only_themselves(tmp_path: Path, capsys: pytest.CaptureFi
     (run / "config.yaml").write_text("system: [")
     main([str(run)])
     index = data_of(run / "replay/data/index.js")
-    assert index["columns"]["reward"] == [None, 1.5]
-    assert index["columns"]["step"] == [0, 2]
+    columns = columns_of(run)
+    assert columns["reward"] == [None, 1.5]
+    assert columns["step"] == [0, 2]
     # The last line is still being written.
     assert index["broken"] == 2
     assert "2 lines are broken" in capsys.readouterr().out
@@ -131,7 +133,7 @@ def test_predictions_of_the_job_evaluate(tmp_path: Path) -> None:
     append_lines(tmp_path / "predictions.jsonl", line)
     write_site([tmp_path])
     data = tmp_path / "replay/data"
-    columns = data_of(data / "index.js")["columns"]
+    columns = columns_of(tmp_path)
     assert (columns["score"], columns["kept"], columns["seconds"]) == ([0.8], [1], [1.5])
     [text] = data_of(data / "episodes_eval_0_predictions_0.js")
     assert text["turns"][0]["text"] == "it moves"

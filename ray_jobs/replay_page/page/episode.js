@@ -147,7 +147,7 @@ function groupStrip(row, open) {
 }
 
 function groupOf(row) {
-  const others = row.run.rows.filter((other) => other.group === row.group);
+  const others = row.run.rows.filter((other) => other.isBeside(row));
   sortRows(others, "reward-");
   return others;
 }

@@ -10,7 +10,7 @@ class EpisodeList {
   constructor(runs, choose) {
     this.runs = runs;
     this.choose = choose;
-    this.all = runs.flatMap((run) => run.rows);
+    this.all = runs.length === 1 ? runs[0].rows : runs.flatMap((run) => run.rows);
     // All rows by each order that was asked for.
     this.orders = new Map([["", this.all]]);
     this.shown = this.all;

@@ -6,10 +6,8 @@ const page = { runs: [], list: null, view: "overview", stage: null, dialogue: nu
 async function start() {
   rememberedTheme();
   const site = await rayvos.load("", "site");
-  page.runs = [];
-  for (const [number, { base }] of site.entries()) {
-    page.runs.push(new Run(number, base, await rayvos.load(base, "index")));
-  }
+  const indices = await Promise.all(site.map(({ base }) => rayvos.load(base, "index")));
+  page.runs = indices.map((index, number) => new Run(number, site[number].base, index));
   dom.byId("title").textContent = page.runs.map((run) => run.name).join(" and ");
   dom.byId("subtitle").textContent = unique(page.runs.map((run) => run.system)).join(", ");
   document.title = `Replay: ${page.runs.map((run) => run.name).join(" and ")}`;
@@ -147,8 +145,11 @@ function changeTheme() {
   }
 }
 
-start().catch((error) => {
+function failed(error) {
   const advice = "write the page again with python -m ray_jobs.replay runs/NAME";
   dom.byId("main").replaceChildren(dom.make("p", { class: "note" }, `${error.message}: ${advice}`));
   document.body.dataset.ready = "failed";
-});
+}
+
+// By then the scripts of the page's own data have run.
+document.addEventListener("DOMContentLoaded", () => start().catch(failed));

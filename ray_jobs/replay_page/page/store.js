@@ -2,14 +2,20 @@
 "use strict";
 
 const rayvos = {
-  // By address: the functions that wait for a script, and what has arrived.
+  // By address: texts that came before anybody asked, the functions that wait for a script, and
+  // promises of what was asked for.
+  texts: new Map(),
   waiting: new Map(),
   loaded: new Map(),
 
   // Called by the scripts in data/.
   arrived(name, text) {
-    const address = document.currentScript.dataset.address;
+    const { address } = document.currentScript.dataset;
     const waits = rayvos.waiting.get(address);
+    if (!waits) {
+      rayvos.texts.set(address, text);
+      return;
+    }
     try {
       waits.resolve(JSON.parse(text));
     } catch (error) {
@@ -20,6 +26,11 @@ const rayvos = {
   // Return a promise of the value in a script; each is loaded once.
   load(base, name) {
     const address = `${base}data/${encodeURIComponent(name)}.js`;
+    if (rayvos.texts.has(address)) {
+      const text = rayvos.texts.get(address);
+      rayvos.texts.delete(address);
+      rayvos.loaded.set(address, Promise.resolve().then(() => JSON.parse(text)));
+    }
     if (!rayvos.loaded.has(address)) {
       const promise = new Promise((resolve, reject) => {
         rayvos.waiting.set(address, { resolve, reject });
@@ -36,6 +47,70 @@ const rayvos = {
   },
 };
 
+// An episode in the list. All rows have their fields in one order, which browsers make and read fast.
+class Row {
+  constructor(run, number, columns, line) {
+    this.run = run;
+    this.number = number;
+    this.source = columns.source[number];
+    this.step = columns.step[number];
+    this.sample = columns.sample[number];
+    this.episode = columns.episode[number];
+    this.reward = columns.reward[number];
+    this.advantage = columns.advantage[number];
+    this.end = columns.end[number];
+    this.version = columns.version[number];
+    this.turns = columns.turns[number];
+    this.tokens = columns.tokens[number];
+    this.score = columns.score[number];
+    this.seconds = columns.seconds[number];
+    this.kept = columns.kept[number];
+    this.chunk = columns.chunk[number];
+    this.line = line;
+    // For the search, once it is loaded.
+    this.text = "";
+  }
+
+  get uid() {
+    return this.run.samples[this.sample][0];
+  }
+
+  // The name of its group.
+  get group() {
+    return `${this.run.number}/${this.source}/${this.step}/${this.sample}`;
+  }
+
+  isBeside(other) {
+    return this.sample === other.sample && this.step === other.step && this.source === other.source;
+  }
+}
+
+function makeRows(run, packed) {
+  const columns = {};
+  for (const [name, column] of Object.entries(packed)) {
+    columns[name] = unpacked(column);
+  }
+  const rows = [];
+  let line = 0;
+  for (let n = 0; n < columns.step.length; n++) {
+    const isNew = n === 0 || columns.chunk[n] !== columns.chunk[n - 1] || columns.source[n] !== columns.source[n - 1];
+    line = isNew ? 0 : line + 1;
+    rows.push(new Row(run, n, columns, line));
+  }
+  return rows;
+}
+
+// Return the values of a column, whose equal neighbours may be written as one value and their number.
+function unpacked(column) {
+  if (Array.isArray(column)) return column;
+  const values = [];
+  const { runs } = column;
+  for (let n = 0; n < runs.length; n += 2) {
+    for (let times = runs[n + 1]; times > 0; times--) values.push(runs[n]);
+  }
+  return values;
+}
+
 // One run of the page.
 class Run {
   constructor(number, base, index) {
@@ -50,23 +125,7 @@ class Run {
     this.broken = index.broken;
     this.steps = new Map(index.steps.map((step) => [step.step, step]));
     this.words = this.samples.map((about) => about.join("\n").toLowerCase());
-    this.rows = this.makeRows(index.columns);
-  }
-
-  makeRows(columns) {
-    const rows = [];
-    for (let n = 0; n < columns.step.length; n++) {
-      const row = { run: this, number: n };
-      for (const name of Object.keys(columns)) {
-        row[name] = columns[name][n];
-      }
-      // For the search, once it is loaded.
-      row.text = "";
-      row.uid = this.samples[row.sample][0];
-      row.group = `${this.number}/${row.source}/${row.step}/${row.sample}`;
-      rows.push(row);
-    }
-    return rows;
+    this.rows = makeRows(this, index.columns);
   }
 
   // Return "training" or the name of an evaluation.
