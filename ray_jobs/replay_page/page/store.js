@@ -157,7 +157,7 @@ class Run {
     const groups = await rayvos.load(this.base, `kept_${predicted ? `${name}_${row.chunk}` : file}`);
     const group = groups[row.uid] || null;
     const entries = list(group && group.episodes);
-    return { group, entry: entries.find((each) => each.episode === row.episode) || null };
+    return { group, entry: entries.find((each) => object(each).episode === row.episode) || null };
   }
 
   picture(digest) {
