@@ -185,6 +185,7 @@ def predict(benchmark: Benchmark, pools: Pools) -> None:
         benchmark.phase("evaluate"),
         chunk=run.cfg.evaluate.chunk,
         total=len(benchmark.samples),
+        then="tables and overlays",
     )
     for results in pieces:
         lines = []

@@ -291,14 +291,26 @@ def all_episodes(groups: Sequence[Group]) -> list[Episode]:
     return episodes
 
 
-def measure(run: Run, pools: Pools, masking: Masking, title: str) -> dict[str, Evaluation]:
-    """Measure the test split: greedily, and sampled at temperature 1 with fixed seeds."""
+def measure(
+    run: Run, pools: Pools, masking: Masking, title: str, then: str
+) -> dict[str, Evaluation]:
+    """Measure the test split: greedily, and sampled at temperature 1 with fixed seeds.
+
+    Args:
+        then: What comes after it, for the display.
+    """
     split = run.cfg.data.test_split
-    repeats = run.cfg.train.sampled_repeats
     sampled = evaluate(
-        run, pools, masking, split, f"{title}, sampled", temperature=1.0, repeats=repeats
+        run,
+        pools,
+        masking,
+        split,
+        f"{title}, sampled",
+        temperature=1.0,
+        repeats=run.cfg.train.sampled_repeats,
+        then=f"greedy, then {then}",
     )
-    greedy = evaluate(run, pools, masking, split, f"{title}, greedy")
+    greedy = evaluate(run, pools, masking, split, f"{title}, greedy", then=then)
     return {"greedy": greedy, "sampled": sampled}
 
 
@@ -315,7 +327,10 @@ def watch(
     folder = run.record.evaluation_folder(step) / split
     means = read_means(folder) if again else None
     if means is None:
-        evaluation = evaluate(run, pools, masking, split, f"step {step}, {split}")
+        then = "measure the policy again"
+        if step < run.cfg.train.steps:
+            then = f"step {step + 1}"
+        evaluation = evaluate(run, pools, masking, split, f"step {step}, {split}", then=then)
         run.keeping.evaluation(step, split, evaluation)
         means = {"jf": evaluation.mean("jf"), "reward": evaluation.mean("reward")}
         run.tracker.metrics(step, {f"{split}/{name}": mean for name, mean in means.items()})
@@ -380,7 +395,8 @@ def measure_before(run: Run, pools: Pools, masking: Masking) -> dict[str, Values
     if not run.cfg.train.eval_before:
         return {}
     values = {}
-    for how, evaluation in measure(run, pools, masking, "before").items():
+    then = f"steps 1 to {run.cfg.train.steps}"
+    for how, evaluation in measure(run, pools, masking, "before", then).items():
         values[how] = values_of(evaluation)
         run.keeping.evaluation(0, how, evaluation)
     return values
@@ -617,7 +633,7 @@ def finish(run: Run, pools: Pools, masking: Masking, state: TrainingState) -> di
     # The checksum of the final weights; the rollout actors hold them since the last step.
     weights = pools.learner.publish(run.cfg.train.steps)
     masking.finish_learning()
-    after = measure(run, pools, masking, "after")
+    after = measure(run, pools, masking, "after", "the table and overlays")
     pools.close_learner()
     measured = balance.of_steps(run.record.steps())
     if measured is not None:

@@ -36,6 +36,7 @@ def measured(
     temperature: float = 0.0,
     repeats: int = 1,
     total: int = 0,
+    then: str = "",
 ) -> Iterator[list[Result]]:
     """Play episodes and measure them against the ground truth.
 
@@ -53,6 +54,7 @@ def measured(
         temperature: 0 plays greedily.
         repeats: Episodes of each sample.
         total: Failures are counted against this number of episodes; by default all of `samples`.
+        then: What comes after it, for the display.
 
     Raises:
         ValueError, RuntimeError: As `stop_on_failures`; the finished groups come first.
@@ -65,7 +67,7 @@ def measured(
     masking.prepare_evaluation()
     pieces = Pieces(samples, chunk)
     measuring = Measuring(pools, IN_FLIGHT * chunk)
-    with run.progress.phase(title, total=len(samples)) as phase:
+    with run.progress.phase(title, len(samples), then) as phase:
         groups = pools.rollouts.play(
             samples, group_size=repeats, temperature=temperature, step=EVAL_STEP
         )
@@ -120,6 +122,7 @@ def evaluate(
     *,
     temperature: float = 0.0,
     repeats: int = 1,
+    then: str = "",
 ) -> Evaluation:
     """Measure the first `train.eval_samples` samples of a split, in memory.
 
@@ -140,6 +143,7 @@ def evaluate(
         chunk=len(samples),
         temperature=temperature,
         repeats=repeats,
+        then=then,
     )
     results: list[Result] = []
     for piece in pieces:

@@ -37,8 +37,9 @@ STAGES = ("play", "mask", "score", "learn", "publish")
 
 REFRESH_S = 0.2
 
-# Seconds between two lines about a phase in a log.
+# Seconds between two lines about a phase in a log, and to the first one.
 TELL_S = 60.0
+FIRST_S = 10.0
 
 # Steps in the live table.
 LAST = 8
@@ -54,22 +55,28 @@ EXTRAS = (
 )
 
 
+def _before_the_first_line() -> float:
+    return time.monotonic() - TELL_S + FIRST_S
+
+
 @dataclass
 class Phase:
     """A part of a job that takes a while.
 
     Attributes:
         total: number of pieces, None if they cannot be counted.
+        then: what comes after it; empty if that need not be said.
         say: takes a line about a long phase now and then, in a log; None on a terminal.
         told: time of the last such line.
     """
 
     name: str
     total: float | None = None
+    then: str = ""
     done: float = 0.0
     began: float = field(default_factory=time.monotonic)
     say: Callable[[str], None] | None = None
-    told: float = field(default_factory=time.monotonic)
+    told: float = field(default_factory=_before_the_first_line)
 
     def __post_init__(self) -> None:
         self.spinner = Spinner("dots")
@@ -83,12 +90,12 @@ class Phase:
             self.say(f"{self.name}: {self.state()}")
 
     def state(self) -> str:
-        """Return the seconds so far, and the estimated rest."""
-        spent = duration(self.seconds)
-        if not self.total or not self.done:
-            return spent
-        left = self.seconds * max(self.total - self.done, 0.0) / self.done
-        return f"{self.done:g}/{self.total:g}, {spent}, about {duration(left)} left"
+        """Return the seconds so far, the estimated rest, and what comes then."""
+        text = duration(self.seconds)
+        if self.total and self.done:
+            left = self.seconds * max(self.total - self.done, 0.0) / self.done
+            text = f"{self.done:g}/{self.total:g}, {text}, about {duration(left)} left"
+        return f"{text}, then {self.then}" if self.then else text
 
     @property
     def seconds(self) -> float:
@@ -185,12 +192,16 @@ class Progress:
                 self._live.stop()
 
     @contextmanager
-    def phase(self, name: str, total: float | None = None) -> Iterator[Phase]:
+    def phase(self, name: str, total: float | None = None, then: str = "") -> Iterator[Phase]:
         """Show `name` while the block runs, and a line with its seconds afterwards.
 
         The stages of a step leave no line.
+
+        Args:
+            total: number of pieces, None if they cannot be counted.
+            then: what comes after it; empty if that need not be said.
         """
-        phase = Phase(name, total, say=self.note if self._live is None else None)
+        phase = Phase(name, total, then, say=self.note if self._live is None else None)
         self._wake()
         with self._lock:
             self._phases.append(phase)

@@ -37,6 +37,9 @@ def test_a_video_file_ends_with_an_overlay_to_look_at(tmp_path: Path) -> None:
     write_clip(clip, seconds=1)
     done = run(str(clip), "the blue triangle", "revseg_tiny", "--out", str(out), "--png", *EXTRA)
     assert done.returncode == 0, told(done)
+    # Once, and last: what a person with a real clip needs to know.
+    assert done.stdout.count(segment.SHAPES_ONLY) == 1
+    assert done.stdout.splitlines()[-1] == segment.SHAPES_ONLY
     for name in (
         "overlay.mp4",
         "keyframe.png",

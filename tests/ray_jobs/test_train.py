@@ -218,6 +218,26 @@ def test_overlay_video_plays(finished: Finished) -> None:
 
 
 @pytest.mark.slow
+def test_it_ends_with_three_commands(finished: Finished) -> None:
+    path = finished.run.path
+    lines = finished.output.splitlines()
+    [first] = [place for place, line in enumerate(lines) if line.startswith("overlay video: ")]
+    said = [line.partition(": ") for line in lines[first : first + 4]]
+    assert [what for what, _, _ in said] == [
+        "overlay video",
+        "look at its episodes",
+        "segment a clip",
+        "compare runs",
+    ]
+    video, look, segment, compare = (word for _, _, word in said)
+    assert Path(video).is_file()
+    assert look == f"python -m ray_jobs.replay {path}"
+    assert segment.startswith("python -m ray_jobs.segment CLIP.mp4 ")
+    assert f"policy.path={path}" in segment
+    assert compare.startswith("mlflow ui --backend-store-uri sqlite:///")
+
+
+@pytest.mark.slow
 def test_mlflow_has_the_steps(finished: Finished) -> None:
     client = MlflowClient(finished.small.mlflow_uri)
     experiment = client.get_experiment_by_name("rayvos")

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.load import REPOSITORY
-from ray_jobs.record.progress import BARS, TELL_S, Progress, Screen, duration, sparkline
+from ray_jobs.record.progress import BARS, FIRST_S, TELL_S, Progress, Screen, duration, sparkline
 
 METRICS = {
     "reward": 1.25,
@@ -49,17 +49,26 @@ def test_a_log_gets_one_line_a_step_and_one_a_phase(capsys: pytest.CaptureFixtur
     assert "│ J&F │    1.0 │   2.0 │" in lines[-2]
 
 
-def test_a_long_phase_says_in_a_log_how_far_it_is(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_long_phase_says_in_a_log_how_far_it_is_and_what_comes_then(
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with Progress.open(0, "title") as progress, progress.phase("evaluate", total=40) as phase:
+    with (
+        Progress.open(0, "title") as progress,
+        progress.phase("before, greedy", 40, "steps 1 to 9") as phase,
+    ):
         phase.advance(10)
-        phase.began -= 100
-        phase.told -= TELL_S
-        phase.advance(10)
-        phase.advance(10)
+        assert phase.state().endswith(", then steps 1 to 9")
+        # The first line comes early, the next ones more seldom.
+        for passed in (FIRST_S, TELL_S):
+            phase.began -= passed
+            phase.told -= passed
+            phase.advance(5)
+            phase.advance(5)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1:-1] == ["evaluate: 20/40, 1 min 40 s, about 1 min 40 s left"]
+    assert lines[1:-1] == [
+        "before, greedy: 15/40, 10.0 s, about 16.7 s left, then steps 1 to 9",
+        "before, greedy: 25/40, 1 min 10 s, about 42.0 s left, then steps 1 to 9",
+    ]
 
 
 def test_a_failing_phase_is_named_and_the_error_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
