@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -191,3 +193,31 @@ def test_reading_in_a_row_goes_on_where_it_was(tmp_path: Path) -> None:
     reader.give(list(range(50, 100)), given.__setitem__)
     assert reader._coming is coming
     assert [number_on(image_HWC) for image_HWC in given.values()] == list(range(100))
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    """A file of 120 MB takes no more than one of 6 MB, to index and to read."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from data.frames.decode_video import PyavReader\n"
+        "from tests.peak_memory import peak_bytes\n"
+        "pixels = 1 << 20\n"
+        "reader = PyavReader(sys.argv[1], Path(sys.argv[1] + '.npz'), pixels, pixels)\n"
+        "reader.give([5], lambda number, image_HWC: None)\n"
+        "print(peak_bytes())"
+    )
+    peaks = []
+    for count in (12, 240):
+        path = tmp_path / f"{count}.avi"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("rawvideo", 24)
+            stream.width, stream.height, stream.pix_fmt = 480, 360, "bgr24"
+            for number in range(count):
+                image_HWC = np.full((360, 480, 3), number, np.uint8)
+                frame = av.VideoFrame.from_ndarray(image_HWC, format="bgr24")
+                container.mux(stream.encode(frame))
+        assert path.stat().st_size > count * image_HWC.size
+        command = [sys.executable, "-c", code, str(path)]
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks.append(int(run.stdout))
+    assert peaks[1] - peaks[0] < 16 << 20, peaks

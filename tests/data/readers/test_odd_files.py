@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.ExifTags import Base
 from pycocotools import mask as coco
 
 from data.fields import chinese_or_western, load_json
+from data.frames.reading import read_frames
 from data.load import load_samples
 from data.masks.rle_entries import entries_of
 from data.masks.rle_index import RleMasks, entries
@@ -21,6 +24,7 @@ HEIGHT = 40
 WIDTH = 60
 POLYGON = [5.0, 5, 20, 5, 20, 20, 5, 20]
 LINE = [30.0, 10, 50, 30]
+ORIENTATION = Base.Orientation
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
@@ -134,3 +138,22 @@ def test_frames_in_capitals(tmp_path: Path) -> None:
         file.rename(file.with_suffix(".JPG"))
     assert load_samples("mevis", str(fixture.root), "valid_u")
     assert problems("mevis", str(fixture.root), "valid_u") == []
+
+
+def test_a_turned_photo_of_coco_is_told(tmp_path: Path) -> None:
+    """COCO's file has the size of the stored picture, and viewers turn it."""
+    written = FIXTURES["refcoco"](tmp_path)
+    folder = written.root.parent / "images/mscoco/images/train2014"
+    file = folder / "COCO_train2014_000000000009.jpg"
+    with Image.open(file) as image:
+        stored = image.size
+        exif = image.getexif()
+        exif[ORIENTATION] = 6
+        image.save(file, exif=exif)
+    samples = load_samples("refcoco", str(written.root), written.split)
+    [turned] = [sample for sample in samples if sample.query == "left bowl"]
+    width, height = stored
+    with pytest.raises(ValueError, match=f"is {width} x {height} .* are {height} x {width}"):
+        read_frames(turned.video, [0])
+    [told] = problems("refcoco", str(written.root), written.split)
+    assert file.name in told
