@@ -114,7 +114,8 @@ def test_kept_groups_with_fields_of_any_form(tab: Browser, whole: Path, tmp_path
     assert found["wrong"] == []
     odd_groups = step - FIRST_ODD_STEP + 1
     assert found["pictures"] > 0.75 * odd_groups, "most can be shown in spite of it"
-    assert tab.errors == []
+    # A picture may be named that is not there; anything else must be caught.
+    assert [error for error in tab.errors if "ERR_FILE_NOT_FOUND" not in error] == []
 
 
 def test_a_run_without_pictures_and_without_its_configuration(

@@ -14,6 +14,7 @@ class Stage {
     this.group = group;
     this.width = group.width;
     this.height = group.height;
+    if (!(this.width > 0 && this.height > 0)) throw new Error("the size of the video is missing");
     this.pictures = new Map(list(group.frames));
     this.truth = new Map(list(group.truth));
     this.masks = new Map(list(entry && entry.masks));
