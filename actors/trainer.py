@@ -301,11 +301,11 @@ class TrainerRank:
         if self.has_published:
             names = whole_weights.learning(self.engine)
         if self.rank != 0:
-            whole_weights.hand_over(self.engine, names, put=None)
+            whole_weights.hand_over(self.engine, names, draft=None)
             self.has_published = True
             return None, None
         draft = self.writer.draft(*tensors)
-        whole_weights.hand_over(self.engine, names, draft.put)
+        whole_weights.hand_over(self.engine, names, draft)
         written = draft.finish(version)
         self.has_published = True
         if wanted == "nothing":

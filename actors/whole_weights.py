@@ -6,7 +6,7 @@ Everything here is collective: all ranks call the same function at the same time
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ import torch
 from deepspeed import DeepSpeedEngine
 from torch import Tensor
 
+from cluster.weight_writer import Draft
 from models.policy import lora
 
 
@@ -60,12 +61,13 @@ def whole_state(engine: DeepSpeedEngine) -> dict[str, Tensor]:
 def hand_over(
     engine: DeepSpeedEngine,
     names: Collection[str],
-    put: Callable[[str, Tensor], None] | None,
+    draft: Draft | None,
 ) -> None:
-    """Hand whole weights of these names to `put`, which copies them; None: only take part.
+    """Put whole weights of these names into a draft; None: only take part.
 
     Other names of the same parameter, such as those of a tied head, are among `names`.
     """
+    is_sharded = engine.zero_optimization_stage() == 3
     found = lora.weights(engine.module.vlm)
     # By identity of the parameter: a tied head is gathered once.
     shared: dict[int, list[str]] = {}
@@ -74,11 +76,14 @@ def hand_over(
     for same in shared.values():
         weight = found[same[0]]
         with gathered(engine, weight.parts):
-            if put is None:
+            if draft is None:
                 continue
             whole = weight.merged()
             for name in same:
-                put(name, whole)
+                draft.put(name, whole)
+            if is_sharded:
+                # The gathered memory is given back at the end of the context.
+                draft.settle()
 
 
 def learning(engine: DeepSpeedEngine) -> tuple[str, ...]:

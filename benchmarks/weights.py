@@ -82,7 +82,7 @@ def write(writer: WeightWriter, version: int, state: State) -> tuple[Draft, Weig
 
 
 def serve(calls: Connection) -> None:
-    """Answer calls in the process of an engine: with True once the weights could be loaded."""
+    """Answer calls in the process of an engine once the weights could be loaded: CPU seconds."""
     from models.engine.weight_transfer import MappedFiles, SharedUpdate, verified
 
     reader = WeightReader()
@@ -91,6 +91,7 @@ def serve(calls: Connection) -> None:
         asked: Any = calls.recv()
         if asked is None:
             return
+        began = time.process_time()
         if isinstance(asked, WeightVersion):
             held = reader.open(asked)
             assert held is not None
@@ -107,7 +108,7 @@ def serve(calls: Connection) -> None:
             held.close()
         else:
             old_way_of_an_engine(*asked)
-        calls.send(True)
+        calls.send(time.process_time() - began)
 
 
 def old_way_of_an_engine(path: str, digest: str) -> None:
@@ -130,12 +131,11 @@ class Engines:
             context.Process(target=serve, args=(theirs,), daemon=True).start()
             self.ends.append(ours)
 
-    def call(self, asked: object) -> None:
-        """Give all engines the same call; wait for all."""
+    def call(self, asked: object) -> float:
+        """Give all engines the same call; wait for all. Return the most CPU seconds of one."""
         for end in self.ends:
             end.send(asked)
-        for end in self.ends:
-            assert end.recv()
+        return max(float(end.recv()) for end in self.ends)
 
     def close(self) -> None:
         """End all processes."""
@@ -172,19 +172,26 @@ def full_sync(state: State, count: int, rounds: int) -> None:
     memcpy: list[float] = []
     now: list[float] = []
     old: list[float] = []
+    # CPU seconds of writing, and of the verifying of an engine, relative to those of memcpy.
+    cpu: list[tuple[float, float]] = []
     # The second version, too, gets its memory from the kernel.
     for number in range(1, rounds + 2):
+        copying_cpu = time.process_time()
         copying = seconds(lambda: np.copyto(target, source)) * size / source.nbytes
+        copying_cpu = (time.process_time() - copying_cpu) * size / source.nbytes
         began = time.perf_counter()
+        writing_cpu = time.process_time()
         _, version = write(writer, number, state)
+        writing_cpu = time.process_time() - writing_cpu
         written = time.perf_counter() - began
-        engines.call(version)
+        verifying_cpu = engines.call(version)
         whole = time.perf_counter() - began
         if number == 1:
             print(f"    version {number}, into new memory: {size / whole / 1e9:.2f} GB/s")
             continue
         memcpy.append(copying)
         writing.append(written)
+        cpu.append((writing_cpu / copying_cpu, verifying_cpu / copying_cpu))
         now.append(whole)
         if size <= OLD_BYTES:
             old.append(seconds(lambda: old_way(state, engines)))
@@ -193,6 +200,8 @@ def full_sync(state: State, count: int, rounds: int) -> None:
     print(f"  {count} engines: memcpy {size / statistics.median(memcpy) / 1e9:.1f} GB/s")
     print(f"    now, seconds: {spread(now, '.3f')}, of which writing {spread(writing, '.3f')}")
     print(f"    now, share of memcpy: {spread(shares)}")
+    for name, column in zip(("writing", "verifying"), zip(*cpu, strict=True), strict=True):
+        print(f"    {name}, CPU seconds of all threads relative to memcpy: {spread(column)}")
     if old:
         gains = [before / whole for before, whole in zip(old, now, strict=True)]
         print(f"    faster than 687d048: {spread(gains, '.1f')} times")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,11 +10,22 @@ import torch
 
 from cluster.weights import Delta, Patch, WeightVersion
 from core import delta as deltas
-from core.flat import Names, Shapes, hashing_threads, layout, tensor_checksum, unflatten
+from core.flat import (
+    Names,
+    Shapes,
+    checksum_of_pieces,
+    copy_piece,
+    hashing_threads,
+    layout,
+    piece_digest,
+    pieces,
+    tensor_checksum,
+    unflatten,
+)
 from core.shared_file import SharedFile
 
 # Bytes of a piece that one thread compares at a time; a multiple of every element's size.
-PIECE_BYTES = 16 << 20
+DELTA_BYTES = 16 << 20
 
 
 @dataclass
@@ -63,8 +74,15 @@ class WeightWriter:
         return Buffer(file, {})
 
 
+def plain_bytes(tensor: torch.Tensor, dtype: torch.dtype) -> np.ndarray | None:
+    """Return the bytes of a tensor as they lie in memory; None if they must be converted first."""
+    if tensor.device.type != "cpu" or tensor.dtype != dtype or not tensor.is_contiguous():
+        return None
+    return tensor.detach().reshape(-1).view(torch.uint8).numpy()
+
+
 class Draft:
-    """A version that is being written. Checksums are made beside the copying."""
+    """A version that is being written. Threads copy pieces of tensors and make their checksums."""
 
     def __init__(self, writer: WeightWriter, buffer: Buffer, described: WeightVersion) -> None:
         self.writer = writer
@@ -85,22 +103,39 @@ class Draft:
             )
         )
         self.threads = hashing_threads()
-        self.hashing: dict[str, Future[str]] = {}
+        # Digests of the pieces of each tensor that was put.
+        self.writing: dict[str, list[Future[bytes]]] = {}
 
     def put(self, name: str, tensor: torch.Tensor) -> None:
-        """Copy a tensor, from any device, to its place."""
+        """Begin to copy a tensor, from any device, to its place.
+
+        It must not change before `settle` or `finish` has returned.
+        """
         self.buffer.checksums.pop(name, None)
-        self.tensors[name].copy_(tensor)
-        written = self.buffer.file.data[self.spans[name]]
-        self.hashing[name] = self.threads.submit(tensor_checksum, written)
+        target = self.buffer.file.data[self.spans[name]]
+        source = plain_bytes(tensor, self.tensors[name].dtype)
+        if source is None:
+            self.tensors[name].copy_(tensor)
+        self.writing[name] = []
+        for piece in pieces(len(target)):
+            if source is None:
+                digest = self.threads.submit(piece_digest, target[piece])
+            else:
+                digest = self.threads.submit(copy_piece, target[piece], source[piece])
+            self.writing[name].append(digest)
+
+    def settle(self) -> None:
+        """Wait until all tensors that were put are copied."""
+        for digests in self.writing.values():
+            wait(digests)
 
     def finish(self, version: int) -> WeightVersion:
         """End the version. Tensors that were not put are those of the version before."""
         for name in self.described.names:
-            if name not in self.hashing:
+            if name not in self.writing:
                 self._keep(name)
-        for name, checksum in self.hashing.items():
-            self.buffer.checksums[name] = checksum.result()
+        for name, digests in self.writing.items():
+            self.buffer.checksums[name] = checksum_of_pieces(each.result() for each in digests)
         self.threads.shutdown()
         self.writer.newest = self.buffer
         checksums = self._checksums(self.buffer)
@@ -144,15 +179,15 @@ class Draft:
     def _pieces(self) -> list[tuple[int, int, int]]:
         """Return start, stop and bytes of an element of all pieces that may have changed."""
         assert self.before is not None
-        pieces = []
+        changed = []
         for name, tensor in self.tensors.items():
             if self.buffer.checksums[name] == self.before.checksums[name]:
                 continue
             span = self.spans[name]
             width = min(tensor.element_size(), 8)
-            for start in range(span.start, span.stop, PIECE_BYTES):
-                pieces.append((start, min(start + PIECE_BYTES, span.stop), width))
-        return pieces
+            for start in range(span.start, span.stop, DELTA_BYTES):
+                changed.append((start, min(start + DELTA_BYTES, span.stop), width))
+        return changed
 
     def _encode(self, piece: tuple[int, int, int]) -> bytes:
         assert self.before is not None

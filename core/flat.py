@@ -8,9 +8,10 @@ because both ends need it, `cluster.weight_writer` and `models.engine.weight_tra
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -22,6 +23,11 @@ ALIGN = 64
 
 # Two threads or so read memory as fast as it goes.
 MAX_THREADS = 8
+
+# Bytes of a piece, which one thread takes at a time.
+PIECE_BYTES = 4 << 20
+# Bytes that are copied and hashed in one go, while they are in the cache.
+CHUNK_BYTES = 1 << 20
 
 Names = tuple[str, ...]
 Shapes = tuple[tuple[int, ...], ...]
@@ -90,24 +96,53 @@ def checksum(flat: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(flat).data).hexdigest()
 
 
-def tensor_checksum(data: np.ndarray) -> str:
-    """Return the checksum of a tensor's bytes: 128 bits of XXH3, in hexadecimal digits.
+def pieces(size: int) -> list[slice]:
+    """Return the pieces of so many bytes; one of none has one piece."""
+    return [slice(start, start + PIECE_BYTES) for start in range(0, max(size, 1), PIECE_BYTES)]
+
+
+def piece_digest(data: np.ndarray) -> bytes:
+    """Return the 128 bits of XXH3 of a piece.
 
     It is as fast as memory, and finds damage; it is no protection against forgery.
     """
-    return xxhash.xxh3_128_hexdigest(data.data)
+    return xxhash.xxh3_128_digest(data.data)
+
+
+def copy_piece(target: np.ndarray, source: np.ndarray) -> bytes:
+    """Copy a piece, and return its digest: the bytes come from memory once for both."""
+    digest = xxhash.xxh3_128()
+    for start in range(0, len(source), CHUNK_BYTES):
+        chunk = source[start : start + CHUNK_BYTES]
+        target[start : start + CHUNK_BYTES] = chunk
+        digest.update(chunk.data)
+    return digest.digest()
+
+
+def checksum_of_pieces(digests: Iterable[bytes]) -> str:
+    """Return the checksum of a tensor from the digests of its pieces, in hexadecimal digits."""
+    return xxhash.xxh3_128_hexdigest(b"".join(digests))
+
+
+def tensor_checksum(data: np.ndarray) -> str:
+    """Return the checksum of a tensor's bytes."""
+    return checksum_of_pieces(piece_digest(data[piece]) for piece in pieces(len(data)))
 
 
 def hashing_threads() -> ThreadPoolExecutor:
-    """Return threads for checksums: xxhash lets other threads run meanwhile."""
+    """Return threads for copies and checksums: numpy and xxhash let others run meanwhile."""
     return ThreadPoolExecutor(min(MAX_THREADS, len(os.sched_getaffinity(0))))
 
 
 def tensor_checksums(flat: np.ndarray, spans: Sequence[tuple[int, int]]) -> tuple[str, ...]:
     """Return the checksums of tensors in a flat array, in order."""
-    # The largest first, so that no thread is left with it in the end.
-    by_size = sorted(spans, key=lambda span: span[0] - span[1])
-    pieces = [flat[start:stop] for start, stop in by_size]
+    counts: list[int] = []
+    parts: list[np.ndarray] = []
+    for start, stop in spans:
+        data = flat[start:stop]
+        found = [data[piece] for piece in pieces(len(data))]
+        counts.append(len(found))
+        parts += found
     with hashing_threads() as threads:
-        found = dict(zip(by_size, threads.map(tensor_checksum, pieces), strict=True))
-    return tuple(found[span] for span in spans)
+        digests = threads.map(piece_digest, parts)
+        return tuple(checksum_of_pieces(itertools.islice(digests, count)) for count in counts)
