@@ -20,21 +20,21 @@ from actors.drawing import (
     masks_by_episode,
 )
 from actors.pool import Pool
-from cluster.lost import LOST, cause
+from cluster.lost import cause
 from cluster.placement import Device, Placement
-from cluster.refs import Handle, MediaRef, Ref, get, load_media, results, start_actor
+from cluster.refs import Handle, Ref, results, start_actor
 from configs.load import resolve
 from configs.schema import Config
 from core import batch
-from core.batch import GroupBatch, ImageLayout
-from core.types import Episode, Video
+from core.batch import Tree
+from core.types import Episode, MediaSource, Video
 
 
 class Draws(Protocol):
     """Actors with a policy that has a mask head."""
 
     def draw(
-        self, rows: list[GroupBatch], media: Mapping[int, MediaRef], requests: DrawBatch
+        self, rows: list[list[Tree]], sources: Mapping[int, MediaSource], requests: DrawBatch
     ) -> DrawnMasks: ...
 
 
@@ -60,34 +60,24 @@ class Drawer:
         self.policy, _ = policies.load(untrained, folder, device)
         self.pixels = Pixels(folder)
 
-    def layout(self) -> ImageLayout:
-        """Return the image layout of the policy."""
-        return self.policy.layout
-
     def draw(
-        self, rows: list[GroupBatch], media: Mapping[int, MediaRef], requests: DrawBatch
+        self, rows: list[list[Tree]], sources: Mapping[int, MediaSource], requests: DrawBatch
     ) -> DrawnMasks:
         """Draw the masks of finished episodes."""
-        return draw_rows(self.policy, self.pixels, rows, load_media(media), requests)
+        return draw_rows(self.policy, self.pixels, rows, sources, requests)
 
 
 @dataclass(frozen=True)
 class DrawTask:
-    """Rows to draw masks for, the pixels in them, and the masks' requests."""
+    """The trees of rows to draw masks for, the origin of their images, and the masks' requests."""
 
-    rows: list[GroupBatch]
-    media: dict[int, MediaRef]
+    rows: list[list[Tree]]
+    sources: dict[int, MediaSource]
     requests: DrawBatch
 
 
 class DrawingPool(Generic[A]):
-    """Actors with the same weights of a policy (`Drawer`, `actors.learner.LearnerActor`).
-
-    Attributes:
-        layout: image layout of the policy; a subclass gets it from its actors.
-    """
-
-    layout: ImageLayout
+    """Actors with the same weights of a policy (`Drawer`, `actors.learner.LearnerActor`)."""
 
     def __init__(self, cfg: Config, ranks: Sequence[Handle[A]]) -> None:
         self.cfg = cfg
@@ -97,15 +87,15 @@ class DrawingPool(Generic[A]):
         self,
         videos: Sequence[Video],
         episodes: Sequence[Sequence[Episode]],
-        media: Sequence[MediaRef],
         roles: Iterable[str] = (),
+        sources: Sequence[MediaSource] = (),
     ) -> list[Drawn]:
         """Draw the masks of the episodes of some groups, in one forward pass over all of them.
 
         Args:
             videos: the video of each group.
-            media: pixels of each group.
             roles: draw masks of these roles only; empty draws all.
+            sources: where the images of each group come from, if not from its video.
         """
         requests = draw_batch(videos, episodes, roles)
         forest = forest_to_draw(episodes)
@@ -113,7 +103,8 @@ class DrawingPool(Generic[A]):
         if forest and requests.requests:
             shares = []
             for rows in self.deal(forest):
-                shares.append(DrawTask(rows, media_of_rows(rows, media), requests.share(rows)))
+                shown = sources_of_rows(rows, sources or videos)
+                shares.append(DrawTask(rows, shown, requests.share(rows)))
             for part in self.draw_shares(shares):
                 masks |= part
         return masks_by_episode(masks, episodes)
@@ -122,7 +113,7 @@ class DrawingPool(Generic[A]):
         """Let each actor draw its share."""
         calls = []
         for rank, share in zip(self.ranks, shares, strict=True):
-            calls.append(rank.call(Draws.draw, share.rows, share.media, share.requests))
+            calls.append(rank.call(Draws.draw, share.rows, share.sources, share.requests))
         return self.results(calls, "drew masks")
 
     def results(self, calls: Sequence[Ref[R]], work: str) -> list[R]:
@@ -133,10 +124,9 @@ class DrawingPool(Generic[A]):
         """
         return results(calls)
 
-    def deal(self, forest: Sequence[batch.Tree]) -> list[list[GroupBatch]]:
+    def deal(self, forest: Sequence[Tree]) -> list[list[list[Tree]]]:
         """Pack trees into rows, and deal the same number of rows to every rank."""
-        budget = self.cfg.learner.row_tokens
-        return batch.rows_of_ranks(forest, len(self.ranks), budget, self.layout)
+        return batch.deal(forest, len(self.ranks), self.cfg.learner.row_tokens)
 
     def close(self) -> None:
         """End all actors."""
@@ -144,12 +134,14 @@ class DrawingPool(Generic[A]):
             rank.kill()
 
 
-def media_of_rows(rows: Sequence[GroupBatch], media: Sequence[MediaRef]) -> dict[int, MediaRef]:
-    """Return the pixels for some rows, by the number of the group."""
-    found: dict[int, MediaRef] = {}
+def sources_of_rows(
+    rows: Sequence[Sequence[Tree]], sources: Sequence[MediaSource]
+) -> dict[int, MediaSource]:
+    """Return where the images of some rows come from, by the number of the group."""
+    found: dict[int, MediaSource] = {}
     for row in rows:
-        for group in row.groups:
-            found[group] = media[group]
+        for tree in row:
+            found[tree.group] = sources[tree.group]
     return found
 
 
@@ -171,22 +163,13 @@ class Drawers(Pool[Drawer, DrawTask, DrawnMasks]):
         return start_actor(Drawer, options, self.cfg, self.placement.device)
 
     def send(self, worker: Handle[Drawer], task: DrawTask) -> Ref[DrawnMasks]:
-        return worker.call(Drawer.draw, task.rows, task.media, task.requests)
+        return worker.call(Drawer.draw, task.rows, task.sources, task.requests)
 
     def give_up(self, task: DrawTask, error: Exception) -> DrawnMasks:
         raise RuntimeError(
             f"a drawer died {self.attempts} times at the same episodes; the last time: "
             f"{cause(error)}"
         ) from error
-
-    def layout(self) -> ImageLayout:
-        """Return the image layout of the policy; answers once the drawer is up."""
-        while True:
-            [(number, drawer)] = self.workers.items()
-            try:
-                return get(drawer.call(Drawer.layout))
-            except LOST as error:
-                self.replace(number, error)
 
 
 class DrawerPool(DrawingPool[Drawer]):
@@ -195,7 +178,6 @@ class DrawerPool(DrawingPool[Drawer]):
     def __init__(self, cfg: Config, placement: Placement) -> None:
         self.drawers = Drawers(cfg, placement)
         super().__init__(cfg, list(self.drawers.workers.values()))
-        self.layout = self.drawers.layout()
 
     def draw_shares(self, shares: Sequence[DrawTask]) -> list[DrawnMasks]:
         """Let the drawer draw everything."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from configs.schema import MaskConfig
 from core import batch
-from core.batch import GroupBatch
+from core.batch import GroupBatch, Tree
 from core.drawing.requests import (
     DrawnMask,
     DrawnPrompt,
@@ -23,8 +23,19 @@ from core.drawing.requests import (
 )
 from core.masks import union_of_targets
 from core.pulse import tick
-from core.types import Episode, Group, MaskPrompt, MediaTable, Rle, Sample, SegPrompt, Video
+from core.types import (
+    Episode,
+    Group,
+    MaskPrompt,
+    MediaSource,
+    MediaTable,
+    Rle,
+    Sample,
+    SegPrompt,
+    Video,
+)
 from data.frames.reading import read_frames
+from data.frames.shown import images_of_row
 
 if TYPE_CHECKING:
     from models.policy.pixels import Pixels
@@ -67,15 +78,15 @@ class DrawBatch:
             pixels.update(zip(numbers, frames, strict=True))
         return requests, pixels
 
-    def share(self, rows: Sequence[GroupBatch]) -> DrawBatch:
-        """Return the requests of these rows, with the places of their frames."""
-        # By identity: a dummy row repeats the requests of another row.
-        own: dict[int, DrawRequest] = {}
+    def share(self, rows: Sequence[Sequence[Tree]]) -> DrawBatch:
+        """Return the requests of the trees of these rows, with the places of their frames."""
+        episodes: set[int] = set()
         for row in rows:
-            for request in requests_of_row(self.requests, row):
-                own[id(request)] = request
-        frames = {request.digest: self.frames[request.digest] for request in own.values()}
-        return DrawBatch(tuple(own.values()), frames)
+            for tree in row:
+                episodes.update(branch.episode for branch in tree.branches)
+        own = [request for request in self.requests if request.episode in episodes]
+        frames = {request.digest: self.frames[request.digest] for request in own}
+        return DrawBatch(tuple(own), frames)
 
 
 def draw_batch(
@@ -225,20 +236,22 @@ def tracking_prompts(
 def draw_rows(
     policy: Policy | SegPolicy,
     pixels: Pixels,
-    rows: Sequence[GroupBatch],
-    shown: MediaTable,
+    rows: Sequence[Sequence[Tree]],
+    sources: Mapping[int, MediaSource],
     requests: DrawBatch,
 ) -> DrawnMasks:
-    """Draw the masks of some rows, on a rank.
+    """Draw the masks of some rows, given as trees, on a rank.
 
     The masks of a dummy row are drawn a second time, with the same result.
 
     Args:
-        shown: pixels of the images in the rows.
+        sources: where the images of the groups come from, by the number of the group.
     """
     assert hasattr(policy, "draw"), "only a policy with a mask head draws"
     masks: DrawnMasks = {}
-    for row in rows:
+    for forest in rows:
+        row = batch.build_row(forest, policy.layout)
+        shown = images_of_row(forest, sources)
         of_row, frames = requests.of_row(row)
         patches, grid_U3 = pixels([shown[digest] for digest in row.images])
         drawn = policy.draw(row, patches, grid_U3, of_row, frames)

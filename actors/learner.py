@@ -20,10 +20,10 @@ from actors.drawing import DrawBatch, DrawnMasks
 from actors.objective import StepReport
 from cluster.beat import patient
 from cluster.placement import Device
-from cluster.refs import MediaRef
 from cluster.weights import Wanted, WeightVersion
 from configs.schema import Config
-from core.batch import GroupBatch, ImageLayout
+from core.batch import Tree
+from core.types import MediaSource
 
 # The trainer imports DeepSpeed. The driver, which imports this file too, does not need it.
 if TYPE_CHECKING:
@@ -88,10 +88,8 @@ class LearnerActor:
         return f"pid {os.getpid()} on node {ray.util.get_node_ip_address()}"
 
     @patient
-    def start(
-        self, cfg: Config, device: Device, place: RankPlace, total_updates: int
-    ) -> ImageLayout:
-        """Build the trainer; return its image layout. Raises the errors of `TrainerRank`."""
+    def start(self, cfg: Config, device: Device, place: RankPlace, total_updates: int) -> None:
+        """Build the trainer. Raises the errors of `TrainerRank`."""
         os.environ.update(place.environment)
         # DeepSpeed's autotuner, which nobody uses here, would import it for seconds.
         sys.modules["mlflow"] = None  # type: ignore[assignment]
@@ -100,22 +98,21 @@ class LearnerActor:
         # Code of one's own in this process may want it.
         del sys.modules["mlflow"]
         self._trainer = TrainerRank(cfg, device, place.rank, place.ranks, total_updates)
-        return self._trainer.layout
 
     def draw(
-        self, rows: list[GroupBatch], media: Mapping[int, MediaRef], requests: DrawBatch
+        self, rows: list[list[Tree]], sources: Mapping[int, MediaSource], requests: DrawBatch
     ) -> DrawnMasks:
-        return self.trainer.draw(rows, media, requests)
+        return self.trainer.draw(rows, sources, requests)
 
     def add(
         self,
-        rows: list[GroupBatch],
-        media: Mapping[int, MediaRef],
+        rows: list[list[Tree]],
+        sources: Mapping[int, MediaSource],
         newest: int,
         imitate: bool,
         targets: DrawBatch | None = None,
     ) -> None:
-        self.trainer.add(rows, media, newest, imitate, targets)
+        self.trainer.add(rows, sources, newest, imitate, targets)
 
     def finish(self, divisor: float) -> list[StepReport]:
         return self.trainer.finish(divisor)

@@ -22,11 +22,10 @@ from actors.objective import RowStats, StepReport, batch_metrics
 from actors.open_batch import OpenBatch
 from cluster.lost import LOST
 from cluster.placement import Device, Placement
-from cluster.refs import Handle, MediaRef, Method, Ref, results, start_actor
+from cluster.refs import Handle, Method, Ref, results, start_actor
 from cluster.weights import Stored, Wanted, WeightVersion, several_nodes
 from configs.schema import Config
-from core.batch import ImageLayout
-from core.types import Group, Update
+from core.types import Group, MediaSource, Update
 from models.engine.settings import OBJECT_STORE
 
 P = ParamSpec("P")
@@ -85,13 +84,13 @@ class LearnerPool(DrawingPool[LearnerActor]):
             ranks.append(rank)
         super().__init__(cfg, ranks)
         try:
-            self.layout = self._start_ranks(placement.device, total)
+            self._start_ranks(placement.device, total)
         except LearnerLost:
             self.kill()
             raise
 
-    def _start_ranks(self, device: Device, total_updates: int) -> ImageLayout:
-        """Build the trainers of all ranks; return their image layout."""
+    def _start_ranks(self, device: Device, total_updates: int) -> None:
+        """Build the trainers of all ranks."""
         self.whereabouts = self.call_all("started", LearnerActor.whereabouts)
         # All ranks must know the first one's address before one of them can start.
         hosts = self.call_all("started", LearnerActor.address)
@@ -99,7 +98,7 @@ class LearnerPool(DrawingPool[LearnerActor]):
         starting = []
         for rank, place in zip(self.ranks, self.places, strict=True):
             starting.append(rank.call(LearnerActor.start, self.cfg, device, place, total_updates))
-        return self.results(starting, "started")[0]
+        self.results(starting, "started")
 
     def results(self, calls: Sequence[Ref[R]], work: str) -> list[R]:
         """Wait for a call of each rank.
@@ -140,17 +139,20 @@ class LearnerPool(DrawingPool[LearnerActor]):
         return OpenBatch(self, newest, imitate)
 
     def learn(
-        self, groups: Sequence[Group], media: Sequence[MediaRef], masks: DrawBatch | None = None
+        self,
+        groups: Sequence[Group],
+        sources: Sequence[MediaSource],
+        masks: DrawBatch | None = None,
     ) -> Update:
         """Make the optimizer steps of GRPO on the groups of a whole batch (`OpenBatch`)."""
         opened = self.begin()
-        opened.add(groups, media, masks)
+        opened.add(groups, sources, masks)
         return opened.finish()
 
     def imitate(
         self,
         demonstrations: Sequence[Group],
-        media: Sequence[MediaRef],
+        sources: Sequence[MediaSource],
         masks: DrawBatch | None = None,
     ) -> Update:
         """Make one step of supervised fine-tuning: cross-entropy, mean over the batch's tokens.
@@ -160,7 +162,7 @@ class LearnerPool(DrawingPool[LearnerActor]):
                 rewards and advantages are ignored.
         """
         opened = self.begin(imitate=True)
-        opened.add(demonstrations, media, masks)
+        opened.add(demonstrations, sources, masks)
         return opened.finish()
 
     def no_update(self, skipped_groups: int) -> Update:
@@ -305,7 +307,6 @@ def first_lost(calls: Sequence[Ref[Any]]) -> tuple[int, Exception] | None:
         if not ended:
             return None
         error = error_of(ended[0])
-        # Pixels that were lost with their node count too: the ranks start anew with others.
         if isinstance(error, LOST):
             return calls.index(ended[0]), error
         # A user's mistake is no echo of a death.

@@ -1,8 +1,8 @@
 """The driver's side of a batch that the learner takes group by group, while others still play.
 
     batch = learner.begin()
-    for group, media in arriving:
-        batch.add([group], [media])
+    for group, video in arriving:
+        batch.add([group], [video])
     update = batch.finish()
 
 Gradients are added up in the order of the groups. Nothing that a rank computes depends on groups
@@ -17,14 +17,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from actors.drawer import media_of_rows
+from actors.drawer import sources_of_rows
 from actors.drawing import DrawBatch
 from actors.learner import LearnerActor
-from cluster.refs import MediaRef, Ref
+from cluster.refs import Ref
 from core import batch, grpo
 from core.batch import Filling, Tree
 from core.drawing.requests import DrawRequest, with_loss_weights
-from core.types import Group, Update, Video
+from core.types import Group, MediaSource, Update, Video
 
 if TYPE_CHECKING:
     from actors.learner_pool import LearnerPool
@@ -46,9 +46,9 @@ class OpenBatch:
         self.newest = newest
         self.imitate = imitate
         self.aggregation = "token_mean" if imitate else pool.cfg.grpo.aggregation
-        # Trained tokens of each episode so far, and pixels of each group.
+        # Trained tokens of each episode so far, and where the images of each group come from.
         self.counts: list[int] = []
-        self.media: list[MediaRef] = []
+        self.sources: list[MediaSource] = []
         self.skipped_groups = 0
         self.is_begun = False
         # Mask targets so far.
@@ -62,7 +62,10 @@ class OpenBatch:
         self.calls: deque[list[Ref[None]]] = deque()
 
     def add(
-        self, groups: Sequence[Group], media: Sequence[MediaRef], masks: DrawBatch | None = None
+        self,
+        groups: Sequence[Group],
+        sources: Sequence[MediaSource],
+        masks: DrawBatch | None = None,
     ) -> None:
         """Add whole groups, judged (`core.grpo.judge`) or demonstrated.
 
@@ -70,7 +73,8 @@ class OpenBatch:
         in the mean. With a KL or entropy term, or with losses of `masks`, it is computed too.
 
         Args:
-            media: pixels of each group.
+            sources: where the images of each group come from. They do not travel: a rank reads
+                frames of a video out of its node's store.
             masks: mask targets of these groups (`actors.drawing.mask_targets`).
 
         Raises:
@@ -79,9 +83,9 @@ class OpenBatch:
         is_weighted = masks is not None and any(request.weight for request in masks.requests)
         if masks is not None:
             self._add_masks(masks)
-        for group, media_ref in zip(groups, media, strict=True):
+        for group, source in zip(groups, sources, strict=True):
             trees = self._trees(group, is_weighted)
-            self.media.append(media_ref)
+            self.sources.append(source)
             self.held.append(trees)
         if not self._must_wait():
             self._hand_on()
@@ -130,7 +134,7 @@ class OpenBatch:
 
     def _trees(self, group: Group, is_weighted: bool) -> list[Tree]:
         """Return the trees of the next group; none if there is nothing to learn from."""
-        number = len(self.media)
+        number = len(self.sources)
         first = len(self.counts)
         counts = grpo.trained_tokens(group)
         # A group left out still takes its numbers of episodes, which name them in the batch.
@@ -170,9 +174,10 @@ class OpenBatch:
             targets = DrawBatch(tuple(self.requests), self.frames)
         calls: list[Ref[None]] = []
         for rank, rows in zip(self.pool.ranks, self.pool.deal(forest), strict=True):
-            media = media_of_rows(rows, self.media)
+            sources = sources_of_rows(rows, self.sources)
             masks = targets.share(rows) if targets is not None else None
-            calls.append(rank.call(LearnerActor.add, rows, media, self.newest, self.imitate, masks))
+            call = rank.call(LearnerActor.add, rows, sources, self.newest, self.imitate, masks)
+            calls.append(call)
         self.calls.append(calls)
         self.is_begun = True
 

@@ -7,7 +7,6 @@ to workers that are up; those that still start join when they are.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 import threading
@@ -416,10 +415,8 @@ class Pool(ABC, Generic[A, T, R]):
                     return
                 index, thief = found
                 first = flights[index]
-                # A task of its own, because it may note what belongs to this attempt.
-                task = copy.copy(first.task)
-                ref = self.send(self.workers[thief], task)
-            second = Flight(task, thief, first.attempt, now, ref, twin=first.ref)
+                ref = self.send(self.workers[thief], first.task)
+            second = Flight(first.task, thief, first.attempt, now, ref, twin=first.ref)
             flying[first.ref] = replace(first, twin=second.ref)
             flying[second.ref] = second
 

@@ -26,14 +26,14 @@ from cluster.beat import patient
 from cluster.lost import cause
 from cluster.metrics import vllm_figures
 from cluster.placement import Placement
-from cluster.refs import Handle, MediaRef, Ref, start_actor
+from cluster.refs import Handle, Ref, start_actor
 from cluster.room import room
 from cluster.weight_reader import WeightReader
 from cluster.weights import WeightVersion
 from configs.schema import Config
 from core.pulse import working
 from core.shared_file import Held, Place
-from core.types import DialogueTooLong, End, Episode, MediaTable, Sample
+from core.types import DialogueTooLong, End, Episode, Sample
 from data.frames.reading import show_views
 from models.engine.conversation import SeedKey
 from models.engine.engine import Engine, killed_while_starting
@@ -96,8 +96,11 @@ class RolloutActor:
 
     async def play_group(
         self, sample: Sample, group_size: int, temperature: float, key: SeedKey
-    ) -> tuple[tuple[Episode, ...], MediaTable]:
-        """Play the G episodes of one sample; return them and the pixels they were shown.
+    ) -> tuple[Episode, ...]:
+        """Play the G episodes of one sample.
+
+        Their images stay here: whoever needs them reads the frames again out of the store of its
+        node (`data.frames.shown`).
 
         Args:
             key: run seed, step and sample. Together with the numbers of episode and turn it seeds
@@ -108,7 +111,7 @@ class RolloutActor:
         for number in range(group_size):
             playing.append(self._play(sample, gallery, temperature, (*key, number)))
         episodes = await asyncio.gather(*playing)
-        return tuple(episodes), gallery.pixels
+        return tuple(episodes)
 
     async def _play(
         self, sample: Sample, gallery: Gallery, temperature: float, key: SeedKey
@@ -198,7 +201,6 @@ class Played:
     Attributes:
         index: position of the sample among those of `RolloutPool.tasks`.
         sample: the sample with its ground truth.
-        media_ref: pixels of the episodes' images, in the object store.
         step: the step that it was played for.
         is_logged: whether it was played before a death, and comes from the run's group log.
     """
@@ -206,7 +208,6 @@ class Played:
     index: int
     sample: Sample
     episodes: tuple[Episode, ...]
-    media_ref: MediaRef
     step: int = 0
     is_logged: bool = False
 
@@ -223,8 +224,6 @@ class GroupTask:
     Attributes:
         whole: the sample with its ground truth; it stays on the driver.
         shown: the sample as the policy may see it, without ground truth.
-        media_ref: pixels of the newest attempt. They stay in the object store until the learner
-            needs them; only the episodes, small beside them, come to the driver.
     """
 
     step: int
@@ -234,7 +233,6 @@ class GroupTask:
     group_size: int
     temperature: float
     key: SeedKey
-    media_ref: MediaRef | None = None
 
 
 def copies(samples: Sequence[Sample]) -> list[int]:
@@ -298,11 +296,9 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
         return start_actor(RolloutActor, options, self.cfg, self.settings, self._newest())
 
     def send(self, worker: Handle[RolloutActor], task: GroupTask) -> Ref[tuple[Episode, ...]]:
-        play_group = worker.actor.play_group.options(num_returns=2)
-        episodes_ref, task.media_ref = play_group.remote(
-            task.shown, task.group_size, task.temperature, task.key
+        return worker.call(
+            RolloutActor.play_group, task.shown, task.group_size, task.temperature, task.key
         )
-        return episodes_ref
 
     def give_up(self, task: GroupTask, error: Exception) -> tuple[Episode, ...]:
         raise RuntimeError(
@@ -459,8 +455,7 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
         groups_a_batch = math.ceil(self.settings.max_num_seqs / group_size)
         in_flight = BATCHES * groups_a_batch
         for task, episodes in self.run(tasks, in_flight, batch=groups_a_batch):
-            assert task.media_ref is not None, "set when the task was sent"
-            yield Played(task.index, task.whole, episodes, task.media_ref, task.step)
+            yield Played(task.index, task.whole, episodes, task.step)
 
     def _shown(self, sample: Sample, step: int) -> Sample:
         """Return the sample as its whole group sees it in this training step, always the same."""

@@ -34,13 +34,14 @@ from actors.objective import (
 )
 from cluster.build_ops import load_operator
 from cluster.placement import Device
-from cluster.refs import MediaRef, load_media
 from cluster.weight_writer import WeightWriter
 from cluster.weights import Wanted, WeightVersion
 from configs.load import resolve
 from configs.schema import Config
-from core.batch import GroupBatch, ImageLayout
+from core.batch import GroupBatch, Tree, build_row
 from core.pulse import tick, working
+from core.types import MediaSource
+from data.frames.shown import images_of_row
 from models.engine import weight_senders
 from models.engine.weight_senders import IpcSender, NcclSender
 from models.policy.pixels import Pixels
@@ -150,39 +151,40 @@ class TrainerRank:
         policy, self.reference = policies.load(cfg, self.folder, device)
         self.pixels = Pixels(self.folder)
         self.engine = optimizer.start_engine(policy, cfg)
-        self.layout: ImageLayout = policy.layout
+        self.layout = policy.layout
 
     def draw(
-        self, rows: list[GroupBatch], media: Mapping[int, MediaRef], requests: DrawBatch
+        self, rows: list[list[Tree]], sources: Mapping[int, MediaSource], requests: DrawBatch
     ) -> DrawnMasks:
         """Draw the masks of finished episodes."""
         self.beside.settle()
-        shown = load_media(media)
-        return draw_rows(self.engine.module, self.pixels, rows, shown, requests)
+        return draw_rows(self.engine.module, self.pixels, rows, sources, requests)
 
     def add(
         self,
-        rows: list[GroupBatch],
-        media: Mapping[int, MediaRef],
+        rows: list[list[Tree]],
+        sources: Mapping[int, MediaSource],
         newest: int,
         imitate: bool,
         targets: DrawBatch | None = None,
     ) -> None:
         """Add the gradients of these rows to those of the open batch; the first rows open one.
 
-        A thread computes row after row, while this one prepares the next. It returns when the last
-        row has begun.
+        A thread computes row after row, while this one lays out the next, reads its images and
+        makes their patches. It returns when the last row has begun.
 
         Args:
-            media: pixels of the groups, by the number of the group.
+            rows: the trees of each row.
+            sources: where the images of the groups come from, by the number of the group.
             newest: version of the weights here.
             imitate: learn demonstrations instead of judged groups.
             targets: masks to learn from, on all ranks or on none.
         """
         if self.batch is None:
             self.batch = Batch(newest, imitate)
-        shown = load_media(media)
-        for row in rows:
+        for forest in rows:
+            row = build_row(forest, self.layout)
+            shown = images_of_row(forest, sources)
             patches = self.pixels([shown[digest] for digest in row.images])
             drawing = () if targets is None else targets.of_row(row)
             prepared = PreparedRow(row, patches, drawing)

@@ -28,33 +28,33 @@ from configs.load import load as load_config
 from configs.load import validate
 from configs.schema import Config
 from core.grpo import judge
-from core.types import Group, MediaTable
+from core.types import Group, Video
 from data.load import load_samples
 from ray_jobs.driver.run import prepare_data
 
 
-def play_one_batch(cfg: Config, placement: Placement) -> tuple[list[Group], list[MediaTable]]:
-    """Return the judged groups of one step, and the images that they were shown."""
+def play_one_batch(cfg: Config, placement: Placement) -> tuple[list[Group], list[Video]]:
+    """Return the judged groups of one step, and their videos."""
     split = cfg.data.train_split
     samples = load_samples(cfg.data.format, cfg.data.root, split, cfg.data.no_target)
     chosen = samples[: cfg.rollout.prompts_per_step]
     rollouts = RolloutPool(cfg, placement)
     scorers = RewardPool(cfg, placement, [split])
     groups = []
-    media = []
+    videos = []
     for played in rollouts.play(chosen, group_size=cfg.rollout.group_size, temperature=1.0, step=1):
         uid = played.sample.uid
         rewards = scorers.collect(scorers.submit(split, uid, played.episodes))
         groups.append(judge(Group(uid, played.episodes, rewards)))
-        media.append(ray.get(played.media_ref))
+        videos.append(played.sample.video)
     rollouts.close()
-    return groups, media
+    return groups, videos
 
 
 def learn_in_turns(
     pools: Sequence[LearnerPool],
     groups: Sequence[Group],
-    media: Sequence[MediaTable],
+    videos: Sequence[Video],
     rounds: int,
 ) -> np.ndarray:
     """Return the seconds of each pool in each round, (rounds, pools)."""
@@ -62,7 +62,7 @@ def learn_in_turns(
     for number in range(rounds + 1):
         for column, pool in enumerate(pools):
             began = time.monotonic()
-            pool.learn(groups, media)
+            pool.learn(groups, videos)
             seconds[number, column] = time.monotonic() - began
     # The first round warms both up.
     return seconds[1:]
@@ -77,12 +77,12 @@ def main() -> None:
     validate(cfg)
     prepare_data(cfg)
     placement = join(cfg)
-    groups, media = play_one_batch(cfg, placement)
+    groups, videos = play_one_batch(cfg, placement)
     pools = []
     for row_tokens in (cfg.learner.row_tokens, 1):
         learner = replace(cfg.learner, row_tokens=row_tokens)
         pools.append(LearnerPool(replace(cfg, learner=learner), placement))
-    trees_s, rows_s = learn_in_turns(pools, groups, media, options.rounds).T
+    trees_s, rows_s = learn_in_turns(pools, groups, videos, options.rounds).T
 
     print(
         f"{len(groups)} groups of {cfg.rollout.group_size} episodes, {cfg.learner.world_size} ranks"

@@ -37,7 +37,6 @@ from cluster.watch import Watch
 from cluster.weights import WeightVersion
 from configs.load import load as load_config
 from configs.schema import Config
-from core.batch import ImageLayout
 from core.grpo import judge
 from core.types import Answer, End, Episode, Group, Reward, Sample, Turn, Video
 from data.mixing import MixedSet, make_mix
@@ -70,13 +69,13 @@ class SleepingEngine:
 
     async def play_group(
         self, sample: Sample, group_size: int, temperature: float, key: Any
-    ) -> tuple[tuple[Episode, ...], dict[str, Any]]:
+    ) -> tuple[Episode, ...]:
         rng = np.random.default_rng([key[1], int(sample.uid)])
         async with self.one:
             await asyncio.sleep(self.seconds * rng.uniform(1 - self.jitter, 1 + self.jitter))
             turn = Turn(PROMPT, ANSWER, (-0.5,) * len(ANSWER), "", (), True, self.newest)
         episode = Episode(sample.uid, (turn,), End.DONE, Answer())
-        return (episode,) * group_size, {}
+        return (episode,) * group_size
 
     async def take(self, weights: WeightVersion) -> int:
         self.newest = weights.version
@@ -134,7 +133,6 @@ class SleepingLearner(LearnerPool):
         self.whereabouts = []
         self.bad_steps = 0
         self.stored = None
-        self.layout = ImageLayout(1, 28)
         self.ranks = []
         for _ in range(RANKS):
             rank = start_actor(SleepingRank, {"num_cpus": 0}, seconds)
@@ -253,7 +251,7 @@ class Bench:
         for group in played:
             rewards = self.pools.rewards.collect(group.episodes)
             groups.append(judge(Group(group.sample.uid, group.episodes, rewards)))
-        self.pools.learner.learn(groups, [group.media_ref for group in played])
+        self.pools.learner.learn(groups, [group.sample.video for group in played])
         self.pools.rollouts.take(self.pools.learner.publish(step))
 
     def streamed(self) -> list[float]:

@@ -28,6 +28,7 @@ from configs.load import load as load_config
 from configs.load import resolve, validate
 from configs.schema import Config
 from core.types import Episode, MediaTable
+from data.frames.shown import media_of, read_shown
 from data.load import load_samples
 from models.engine.conversation import seed_of
 from models.engine.engine import Engine
@@ -204,7 +205,8 @@ def as_jobs(played: Sequence[Played], cfg: Config, step: int) -> list[Job]:
     jobs = []
     for group in played:
         key = (cfg.seed, step, group.sample.uid)
-        jobs.append(Job(group.episodes, ray.get(group.media_ref), key))
+        shown = read_shown(group.sample.video, media_of(group.episodes))
+        jobs.append(Job(group.episodes, shown, key))
     return jobs
 
 

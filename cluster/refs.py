@@ -10,7 +10,6 @@ import ray
 from ray._private import state as ray_state
 
 from cluster.beat import GROUP, beating
-from core.types import MediaTable
 
 A_co = TypeVar("A_co", covariant=True)
 T = TypeVar("T")
@@ -108,21 +107,6 @@ def start_actor(
     """
     remote_class = ray.remote(concurrency_groups={GROUP: 1})(beating(cls)).options(**options)
     return Handle(remote_class.remote(*args, **kwargs))
-
-
-# Pixels of a group in the object store, or the table itself.
-MediaRef = Ref[MediaTable] | MediaTable
-
-
-def load_media(media: Mapping[int, MediaRef]) -> MediaTable:
-    """Return the pixels of several groups as one table.
-
-    Digests name contents, so equal keys hold equal pixels.
-    """
-    found: MediaTable = {}
-    for ref in media.values():
-        found |= ref if isinstance(ref, dict) else ray.get(ref)
-    return found
 
 
 def get(ref: Ref[T], timeout: float | None = None) -> T:

@@ -72,7 +72,7 @@ class Tree:
     """A prompt and its branches.
 
     Attributes:
-        group: index of the group in the batch; its media table holds the images.
+        group: index of the group in the batch.
         prompt_ids: tokens of the prompt.
         media: images in the prompt, in order.
         branches: episodes after the prompt.
@@ -108,7 +108,6 @@ class GroupBatch:
         version_N: int64, version of the weights that sampled it.
         advantage_N: float32.
         weight_N: float64; 0 in a dummy row.
-        groups: indices of the groups with `images` in their media tables.
     """
 
     ids_T: np.ndarray
@@ -126,7 +125,6 @@ class GroupBatch:
     version_N: np.ndarray
     advantage_N: np.ndarray
     weight_N: np.ndarray
-    groups: tuple[int, ...]
 
 
 def mrope_positions(
@@ -336,26 +334,19 @@ def dummy(tree: Tree) -> Tree:
     return replace(tree, branches=(replace(shortest, weight=0.0),))
 
 
-def rows_of_ranks(
-    forest: Sequence[Tree],
-    ranks: int,
-    budget: int,
-    layout: ImageLayout,
-) -> list[list[GroupBatch]]:
-    """Return the rows of every rank, the same number for each. `forest` must not be empty."""
+def deal(forest: Sequence[Tree], ranks: int, budget: int) -> list[list[list[Tree]]]:
+    """Return the trees of each row of every rank, the same number of rows for each.
+
+    `build_row` lays out the rows, on the ranks themselves. `forest` must not be empty.
+    """
     packed = packed_rows(forest, ranks, budget)
     filler = dummy(min(forest, key=lambda tree: len(tree.prompt_ids)))
     most = max(len(rows) for rows in packed)
-    rows_of_rank = []
-    for rows in packed:
-        missing = most - len(rows)
-        filled = rows + [[filler]] * missing
-        rows_of_rank.append([build_row(row, layout) for row in filled])
-    return rows_of_rank
+    return [rows + [[filler]] * (most - len(rows)) for rows in packed]
 
 
 def packed_rows(forest: Sequence[Tree], ranks: int, budget: int) -> list[list[list[Tree]]]:
-    """Return the trees of each row of every rank."""
+    """Return the trees of each row of every rank, as many rows as each needs."""
     parts: list[Tree] = []
     for tree in forest:
         parts.extend(split(tree, budget))
@@ -416,7 +407,6 @@ def build_row(forest: Sequence[Tree], layout: ImageLayout) -> GroupBatch:
             row.train(leaf, start, prompt_stop)
             spans.append((start, stop))
         row.segments.append((prompt_start, prompt_stop, tuple(spans)))
-        row.groups.add(tree.group)
     return row.build()
 
 
@@ -427,7 +417,6 @@ class _RowBuilder:
         self.layout = layout
         self.length = 0
         self.segments: list[tuple[int, int, tuple[tuple[int, int], ...]]] = []
-        self.groups: set[int] = set()
         self.digests: list[str] = []
         # One array for each prompt and branch.
         self.ids: list[np.ndarray] = []
@@ -498,7 +487,6 @@ class _RowBuilder:
             version_N=np.concatenate(self.version),
             advantage_N=np.concatenate(self.advantage),
             weight_N=np.concatenate(self.weight),
-            groups=tuple(sorted(self.groups)),
         )
 
 

@@ -256,7 +256,7 @@ class Vision:
 
 @dataclass(frozen=True)
 class Media:
-    """An image that was shown; its pixels lie under `digest` in the group's `MediaTable`."""
+    """An image that was shown; `data.frames.shown` finds its pixels in any process."""
 
     digest: str
     view: View
@@ -437,6 +437,8 @@ class Group:
 
 # Pixels by digest, uint8 (height, width, 3).
 MediaTable = dict[str, np.ndarray]
+# Where the images of a group come from: frames of a video, or a table for those of another origin.
+MediaSource = Video | MediaTable
 # Masks for a reward, episode by episode: bool (H, W) or None. `MaskMaker` says which masks.
 EpisodeMasks = Sequence[Sequence[np.ndarray | None]]
 

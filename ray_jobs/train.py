@@ -136,14 +136,14 @@ def train_step(
             if new[group.index].informative or not player.replace(step):
                 kept.append(number)
 
-        # 5 learn: gradients are added up, group by group; pixels go from the rollout actors to the
-        # learner by reference.
+        # 5 learn: gradients are added up, group by group. Pixels do not travel: the ranks read the
+        # frames of the videos out of the store of their node.
         useful = [played[number] for number in kept]
         targets = masking.targets(useful, [drawn[number] for number in kept])
-        media = [group.media_ref for group in useful]
+        videos = [group.sample.video for group in useful]
         learned += [group.index for group in useful]
         with timer.stage("learn"):
-            batch.add([new[group.index] for group in useful], media, targets)
+            batch.add([new[group.index] for group in useful], videos, targets)
 
     # The order of arrival does not matter from here on.
     groups = [judged[index] for index in sorted(judged)]

@@ -39,7 +39,7 @@ from configs.load import load as load_config
 from configs.load import resolve
 from configs.schema import RUN, Config
 from core.settings import identity
-from core.types import End, Episode, Group, MediaTable, Sample, System, Turn, View
+from core.types import End, Episode, Group, Sample, System, Turn, View
 from data.frames.reading import show_views
 from data.mixing import Mix, Position, check_left
 from models.dialogue import Dialogue, load_dialogue
@@ -82,31 +82,27 @@ class Demonstrator:
     seed: int
     seg_id: int | None = None
 
-    def group(self, sample: Sample, step: int) -> tuple[Group, MediaTable]:
-        """Return a group of one ideal episode, and its pixels."""
+    def group(self, sample: Sample, step: int) -> Group:
+        """Return a group of one ideal episode."""
         # Seeded by the sample, so a demonstration does not depend on the others in its batch.
         seeds = [self.seed, step, *sample.uid.encode()]
         rng = np.random.default_rng(seeds)
         turns: list[Turn] = []
-        pixels: MediaTable = {}
         for content, answer in self.system.demonstrate(sample, rng):
             views = [piece for piece in content if isinstance(piece, View)]
-            shown = show_views(sample.video, views)
-            for media, image in shown:
-                pixels[media.digest] = image
-
+            media = [shown for shown, _ in show_views(sample.video, views)]
             prompt = self.dialogue.user(content, first=not turns, expanded=True)
             turn = Turn(
                 prompt_ids=tuple(prompt),
                 completion_ids=tuple(self.dialogue.completion(answer)),
                 logprobs=(),
                 text=answer,
-                media=tuple(media for media, _ in shown),
+                media=tuple(media),
                 complete=True,
                 version=0,
             )
             turns.append(turn)
-        return Group(sample.uid, (self._episode(sample, turns),)), pixels
+        return Group(sample.uid, (self._episode(sample, turns),))
 
     def tokens(self, sample: Sample) -> int | None:
         """Return the number of tokens of one demonstration of a sample; another differs little.
@@ -335,19 +331,13 @@ def imitate_step(
 ) -> None:
     """Imitate one batch of demonstrations and record the step."""
     began = time.monotonic()
-    groups = []
-    media = []
-    for sample in samples:
-        group, pixels = demonstrator.group(sample, step)
-        groups.append(group)
-        media.append(pixels)
-
+    groups = [demonstrator.group(sample, step) for sample in samples]
     masks: DrawBatch | None = None
     if cfg.mask.token:
         masks = mask_targets(samples, [group.episodes for group in groups], None, cfg.mask)
     # A half-learned step cannot be saved, so from here on it is finished.
     run.requests.be_patient()
-    update = learner.imitate(groups, media, masks)
+    update = learner.imitate(groups, [sample.video for sample in samples], masks)
 
     metrics = {"loss": update.loss, "grad_norm": update.grad_norm}
     for name, value in update.metrics.items():

@@ -1,8 +1,8 @@
 """Decoded frames, shared by the processes of a node: one raw file each, in /dev/shm if it has room.
 
 A frame is decoded once on a node. The first process to miss it decodes it under a lock, while
-others wait, and files appear whole or not at all. The store is bounded: the least recently read
-frames go first. The last process to leave empties it.
+others wait, though not for ever; files appear whole or not at all. The store is bounded: the least
+recently read frames go first. The last process to leave empties it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ import mmap
 import os
 import shutil
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
+from core.pulse import tick
 from core.shared_file import FRAME_STORE
 
 # Bytes of a store, unless the job asks for more: 870 frames of 480 x 854.
@@ -30,6 +33,9 @@ CAPACITY = 1 << 30
 SHARED_MEMORY = Path("/dev/shm")
 # Number of lock files; the names of frames share them.
 LOCKS = 64
+# Seconds to wait for a lock at most, and between two looks at it.
+PATIENCE_S = 30.0
+LOOK_S = 0.002
 # A process checks the size of the store after it added this part (1 / SHARE) of the capacity.
 SHARE = 8
 
@@ -64,6 +70,15 @@ def content_name(path: str) -> str:
     text = f"{os.path.abspath(path)}|{status.st_mtime_ns}|{status.st_size}"
     # A name of a file may hold bytes of any encoding.
     return hashlib.blake2b(os.fsencode(text), digest_size=16).hexdigest()
+
+
+def _locked(file: IO[str]) -> bool:
+    """Take the lock of an open file, if nobody has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _has_room(place: Path) -> bool:
@@ -153,10 +168,18 @@ class FrameStore:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold the lock of a name, one process at a time. A killed process gives it back."""
+        """Hold the lock of a name, one process at a time. A killed process gives it back.
+
+        It saves work, and guards nothing: after PATIENCE_S the block runs without it. A process
+        that stands still must not stop another one, which would decode the frame itself.
+        """
         number = zlib.crc32(os.fsencode(name)) % LOCKS
         with open(self.folder / f"lock-{number}", "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            until = time.monotonic() + PATIENCE_S
+            while not _locked(file) and time.monotonic() < until:
+                # Others decode meanwhile.
+                tick()
+                time.sleep(LOOK_S)
             yield
 
     def tidy(self) -> None:

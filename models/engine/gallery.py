@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from core.pulse import tick
-from core.types import Media, MediaTable, Video, View
+from core.types import Media, Video, View
 
 # Makes the images of some views: `data.frames.reading.show_views`.
 Show = Callable[[Video, Sequence[View]], Sequence[tuple[Media, np.ndarray]]]
@@ -25,20 +25,18 @@ class Gallery:
     """Images of one video by view. Each view is decoded once, for all dialogues about the video.
 
     Attributes:
-        pixels: images by digest, as the learner takes them.
-        images: the same images as the engine takes them.
+        images: by digest, as the engine takes them.
     """
 
     def __init__(self, video: Video, show: Show) -> None:
         self.video = video
-        self.pixels: MediaTable = {}
         self.images: dict[str, Image.Image] = {}
         self._show = show
         self._media: dict[View, Media] = {}
         self._lock = asyncio.Lock()
 
     async def show(self, views: Sequence[View]) -> tuple[Media, ...]:
-        """Return the media of the views, in order, and keep their pixels."""
+        """Return the media of the views, in order, and keep their images."""
         async with self._lock:
             missing = [view for view in dict.fromkeys(views) if view not in self._media]
             if missing:
@@ -51,5 +49,4 @@ class Gallery:
         tick()
         for view, (media, pixels) in zip(views, shown, strict=True):
             self._media[view] = media
-            self.pixels[media.digest] = pixels
             self.images[media.digest] = Image.fromarray(pixels)

@@ -170,14 +170,9 @@ class DrawingPolicy:
         return
 
     def _draw(self, groups: PlayedGroups, roles: Sequence[str]) -> list[Drawn]:
-        videos = []
-        episodes = []
-        media = []
-        for group in groups:
-            videos.append(group.sample.video)
-            episodes.append(group.episodes)
-            media.append(group.media_ref)
-        return self._drawers.draw(videos, episodes, media, roles)
+        videos = [group.sample.video for group in groups]
+        episodes = [group.episodes for group in groups]
+        return self._drawers.draw(videos, episodes, roles)
 
 
 def make_masking(cfg: Config, pools: Pools, training: bool = False) -> Masking:

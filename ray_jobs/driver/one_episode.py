@@ -42,7 +42,7 @@ def one_episode(
         if cfg.mask.token:
             with progress.phase("draw"), closing(DrawerPool(cfg, placement)) as drawers:
                 # One group of one episode.
-                groups = drawers.draw([sample.video], [played.episodes], [played.media_ref])
+                groups = drawers.draw([sample.video], [played.episodes])
                 [[drawn]] = groups
 
         with progress.phase("segment"), closing(SegmenterPool(cfg, placement)) as segmenters:

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 
 from actors.reward import Scoring
 from actors.rollout import GroupTask, Played
-from actors.shown_again import decode_again
 from actors.splits import training_split
 from core.types import Episode, Sample
 from ray_jobs.driver.fit import aside_line
@@ -386,15 +385,11 @@ class Player:
         return self._plans[step]
 
     def _arrive_logged(self, step: int, indices: Collection[int]) -> None:
-        """Take those of the groups of a step that are in the log, with their pixels decoded."""
+        """Take those of the groups of a step that are in the log."""
         plan = self._plans[step]
-        found = [index for index in plan.logged if index in indices]
-        videos = [plan.samples[index].video for index in found]
-        groups = [plan.logged[index] for index in found]
-        pixels = decode_again(videos, groups, self.run.placement)
-        for index, episodes, media_ref in zip(found, groups, pixels, strict=True):
-            sample = plan.samples[index]
-            self._arrive(Played(index, sample, episodes, media_ref, step, is_logged=True))
+        for index, episodes in plan.logged.items():
+            if index in indices:
+                self._arrive(Played(index, plan.samples[index], episodes, step, is_logged=True))
 
     def _bring_weights(self, step: int) -> None:
         """Give the rollout actors the learner's weights, if they hold others.

@@ -7,7 +7,7 @@ here before anything else is done with it. After a death, of the driver or of th
 since the last checkpoint are learned again from this log.
 
 Episodes are kept whole: token ids, exact log-probs, views, weight versions. Pixels are not: views
-name them by digest, and `actors.shown_again` decodes them from the videos.
+name them by digest, and `data.frames.shown` reads them from the videos.
 """
 
 from __future__ import annotations

@@ -7,20 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import ray
 import torch
 from transformers import AutoModelForImageTextToText
 
 from actors.learner_pool import LearnerPool
 from cluster.placement import place
-from cluster.refs import MediaRef
 from core.types import Group, MediaTable
 from models.policy.pixels import Pixels
 from tests.actors.learners import config
 from tests.models.tiny_qwen import banned_ids, build, random_group, reference
 
-# Groups, their pixels in the object store, and all pixels as one table.
-Batch = tuple[list[Group], list[MediaRef], MediaTable]
+# Groups, the pixels of each, and all pixels as one table.
+Batch = tuple[list[Group], list[MediaTable], MediaTable]
 
 
 @pytest.fixture(scope="package")
@@ -78,5 +76,4 @@ def learner_batch(policy_folder: Path, ray_env: dict[str, str]) -> Batch:
             number += 1
         groups.append(replace(group, episodes=tuple(episodes)))
 
-    media = [ray.put(table) for table in tables]
-    return groups, media, pixels
+    return groups, tables, pixels

@@ -86,7 +86,7 @@ def flat_weights(pool: LearnerPool) -> np.ndarray:
 def draw(pool: LearnerPool | DrawerPool, clip: Video, played: Played) -> list[Drawn]:
     groups, tables = played
     episodes = [group.episodes for group in groups]
-    return pool.draw([clip] * len(groups), episodes, tables)
+    return pool.draw([clip] * len(groups), episodes, sources=tables)
 
 
 def flat_masks(drawn: Sequence[Drawn]) -> list[DrawnMask]:

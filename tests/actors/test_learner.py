@@ -364,8 +364,8 @@ def test_groups_that_come_one_by_one_make_the_step_of_their_batch(
     cfg.grpo.kl_coef = 0.1
     pool = restart(learner_pools, cfg)
     opened = pool.begin()
-    for group, media_ref in zip(groups, media, strict=True):
-        opened.add([group], [media_ref])
+    for group, table in zip(groups, media, strict=True):
+        opened.add([group], [table])
     streamed = opened.finish()
     after = weights(pool)
 

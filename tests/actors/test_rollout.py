@@ -21,9 +21,9 @@ from cluster.refs import Handle, call_all
 from cluster.weight_writer import WeightWriter
 from cluster.weights import WeightVersion, describe
 from configs.schema import Config, SystemConfig
-from core.digest import image_digest
 from core.masks import encode
 from core.types import End, Notes, Sample, Target, Video
+from data.frames.shown import media_of, read_shown
 from ray_jobs.driver.evaluation import stop_on_failures
 from tests.models import tiny_engine
 
@@ -116,22 +116,21 @@ def versions(played: Iterable[Played]) -> set[int]:
     return found
 
 
-def test_groups_come_with_their_pixels_and_repeat(pool: RolloutPool, samples: list[Sample]) -> None:
+def test_the_images_of_groups_are_found_again_and_groups_repeat(
+    pool: RolloutPool, samples: list[Sample]
+) -> None:
     played = list(pool.play(samples[:3], group_size=G, temperature=1.0, step=0))
     assert sorted(group.index for group in played) == [0, 1, 2]
     for group in played:
         assert group.sample is samples[group.index]
         assert len(group.episodes) == G
 
-        shown: set[str] = set()
         for episode in group.episodes:
             assert episode.end in (End.DONE, End.UNREADABLE, End.TRUNCATED)
-            for turn in episode.turns:
-                shown.update(media.digest for media in turn.media)
-        table = ray.get(group.media_ref)
-        assert shown == set(table)
-        for name, pixels in table.items():
-            assert image_digest(pixels) == name
+        media = media_of(group.episodes)
+        assert media
+        pixels = read_shown(group.sample.video, media)
+        assert set(pixels) == {each.digest for each in media}
 
         first_turns = [episode.turns[0] for episode in group.episodes]
         assert len({turn.prompt_ids for turn in first_turns}) == 1

@@ -21,7 +21,8 @@ def rows_and_media(seeds, budget=10**6, **kwargs):
         first += len(group.episodes)
         media |= table
         groups.append(group)
-    return batch.rows_of_ranks(forest, 1, budget, LAYOUT)[0], media, groups
+    [rows] = batch.deal(forest, 1, budget)
+    return [batch.build_row(row, LAYOUT) for row in rows], media, groups
 
 
 def run(policy, pixels, row, media, temperature=1.0):

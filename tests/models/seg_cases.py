@@ -120,4 +120,5 @@ def case(
         first += len(group.episodes)
         media |= table
         groups.append(group)
-    return batch.rows_of_ranks(forest, 1, budget, LAYOUT)[0], media, groups, asked
+    [rows] = batch.deal(forest, 1, budget)
+    return [batch.build_row(row, LAYOUT) for row in rows], media, groups, asked

@@ -31,7 +31,6 @@ from configs.schema import Config
 from core.types import Answer, End, Episode, Group, Reward, Sample, Turn, Update, Video
 from data.mixing import MixedSet, make_mix
 from ray_jobs import train
-from ray_jobs.driver import player
 from ray_jobs.driver.masking import PointingPolicy
 from ray_jobs.driver.rebuilds import history_of, origin_of
 from ray_jobs.driver.recording import Recording
@@ -113,10 +112,10 @@ class OpenBatch:
     learner: Learner
     gradients: str = ""
 
-    def add(self, groups: Sequence[Group], media: Sequence[Any], masks: None) -> None:
+    def add(self, groups: Sequence[Group], videos: Sequence[Video], masks: None) -> None:
         self.learner.fate.pass_by()
         shown = [turn for group in groups for turn in group.episodes[0].turns]
-        self.gradients = digest(self.gradients, shown, list(media))
+        self.gradients = digest(self.gradients, shown, [video.uid for video in videos])
 
     def finish(self) -> Update:
         self.learner.fate.pass_by()
@@ -193,7 +192,7 @@ class Rollouts:
         episode = Episode(sample.uid, (turn,), End.DONE, Answer())
         self.plays[task.step, task.index] += 1
         self.ages[task.step, task.index] = task.step - 1 - turn.version
-        return Played(task.index, sample, (episode, episode), shown(sample.video), task.step)
+        return Played(task.index, sample, (episode, episode), task.step)
 
 
 class Rewards:
@@ -232,10 +231,6 @@ class Silent:
     def __enter__(self) -> None: ...
 
     def __exit__(self, *_: Any) -> None: ...
-
-
-def shown(video: Video) -> Any:
-    return {"pixels of": video.uid}
 
 
 class ScriptedPools:
@@ -335,17 +330,12 @@ class Job:
 
 @pytest.fixture(autouse=True, scope="module")
 def without_processes() -> Iterator[None]:
-    """Let nothing start Ray: pixels are decoded at once, and nothing is measured in the end."""
+    """Let nothing start Ray: nothing is measured in the end."""
     with pytest.MonkeyPatch.context() as patch:
         # No death here costs the contents of a file, so nothing has to wait for the disk.
         patch.setattr(os, "fsync", lambda file: None)
-        patch.setattr(player, "decode_again", decode_again)
         patch.setattr(train, "finish", final_weights)
         yield
-
-
-def decode_again(videos: Sequence[Video], groups: Any, placement: Any) -> list[Any]:
-    return [shown(video) for video in videos]
 
 
 def final_weights(run: Run, pools: Any, masking: Any, state: Any) -> dict[str, str]:

@@ -145,7 +145,7 @@ class Pool:
         self.asked.append((temperature, step))
         for index, sample in enumerate(samples):
             episode = self.episodes[f"v{sample.uid[2:]}"]
-            yield Played(index, sample, (episode,), {})
+            yield Played(index, sample, (episode,))
 
 
 def test_each_set_of_a_mix_gets_a_file_of_its_own(tmp_path: Path) -> None:

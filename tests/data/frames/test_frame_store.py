@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
+import time
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 
 from cluster.environment import store_env
 from core.shared_file import FRAME_STORE
+from data.frames import frame_store
 from data.frames.frame_store import SHARE, FrameStore
 
 FRAME = np.arange(4 * 8 * 3, dtype=np.uint8).reshape(4, 8, 3)
@@ -117,6 +120,35 @@ def test_the_last_process_that_leaves_empties_it(tmp_path: Path) -> None:
     other.join()
     assert other.exitcode == 0
     assert not list(tmp_path.glob("*.npy"))
+
+
+def test_nobody_waits_for_ever_for_a_process_that_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FrameStore(tmp_path, 1 << 20)
+    other = FrameStore(tmp_path, 1 << 20)
+    monkeypatch.setattr(frame_store, "PATIENCE_S", 0.1)
+    with store.lock("video"):
+        with other.lock("video"):
+            add(other, "a")
+        assert store.has("a")
+
+
+def test_one_waits_for_another_that_decodes(tmp_path: Path) -> None:
+    store = FrameStore(tmp_path, 1 << 20)
+    found: list[bool] = []
+
+    def wait() -> None:
+        with FrameStore(tmp_path, 1 << 20).lock("video"):
+            found.append(store.has("a"))
+
+    with store.lock("video"):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        time.sleep(0.05)
+        add(store, "a")
+    thread.join()
+    assert found == [True]
 
 
 def test_the_store_is_as_large_as_any_of_its_processes_asks(tmp_path: Path) -> None:

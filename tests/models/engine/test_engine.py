@@ -99,7 +99,7 @@ class Bench:
         for turn in turns:
             ids += [*turn.prompt_ids, *turn.completion_ids]
             sampled += [False] * len(turn.prompt_ids) + [True] * len(turn.completion_ids)
-            shown += [Image.fromarray(gallery.pixels[media.digest]) for media in turn.media]
+            shown += [gallery.images[media.digest] for media in turn.media]
             engine_logprobs += turn.logprobs
 
         processor = AutoImageProcessor.from_pretrained(self.engine.settings.path)

@@ -48,7 +48,7 @@ class Rollouts:
             episode = Episode(uid, (), End.DONE, Answer((PROMPT,)))
             if uid in self.failed:
                 episode = Episode(uid, (), End.FAILED, error="Traceback\nKeyError: 'frames'")
-            yield Played(index, samples[index], (episode,) * group_size, {})
+            yield Played(index, samples[index], (episode,) * group_size)
 
 
 class Rewards:
