@@ -160,6 +160,15 @@ class ScoreTask:
     drawn: Drawn | None = None
 
 
+def as_scored(episodes: Sequence[Episode]) -> tuple[Episode, ...]:
+    """Return episodes without what no reward reads, most of their numbers: prompts, log-probs."""
+    found: list[Episode] = []
+    for episode in episodes:
+        turns = [replace(turn, prompt_ids=(), logprobs=()) for turn in episode.turns]
+        found.append(replace(episode, turns=tuple(turns)))
+    return tuple(found)
+
+
 # A group whose rewards are being computed.
 Scoring = Flight[ScoreTask, GroupRewards]
 
@@ -180,9 +189,8 @@ class RewardPool(Pool[RewardActor, ScoreTask, GroupRewards]):
         return start_actor(RewardActor, options, self.cfg, self.placement.device, self.splits)
 
     def send(self, worker: Handle[RewardActor], task: ScoreTask) -> Ref[GroupRewards]:
-        return worker.call(
-            RewardActor.score, task.split, task.sample_uid, task.episodes, task.drawn
-        )
+        episodes = as_scored(task.episodes)
+        return worker.call(RewardActor.score, task.split, task.sample_uid, episodes, task.drawn)
 
     def give_up(self, task: ScoreTask, error: Exception) -> GroupRewards:
         # A missing reward is a failure of the program and must not turn into a number.

@@ -31,6 +31,7 @@ from cluster.room import room
 from cluster.weight_reader import WeightReader
 from cluster.weights import WeightVersion
 from configs.schema import Config
+from core.batch import share_prompt
 from core.pulse import working
 from core.shared_file import Held, Place
 from core.types import DialogueTooLong, End, Episode, Sample
@@ -111,7 +112,7 @@ class RolloutActor:
         for number in range(group_size):
             playing.append(self._play(sample, gallery, temperature, (*key, number)))
         episodes = await asyncio.gather(*playing)
-        return tuple(episodes)
+        return share_prompt(episodes)
 
     async def _play(
         self, sample: Sample, gallery: Gallery, temperature: float, key: SeedKey

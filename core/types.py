@@ -19,6 +19,7 @@ A worked example, one group of a two-round system with G = 2::
 from __future__ import annotations
 
 import enum
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypedDict
@@ -286,6 +287,22 @@ class Turn:
     complete: bool
     version: int
     trainable: bool = True
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Thousands of numbers travel to the driver with each episode: packed they are read several
+        # times as fast. A prompt stays as it is, since equal ones are one object (`share_prompt`).
+        ids = struct.pack(f"={len(self.completion_ids)}i", *self.completion_ids)
+        logprobs = struct.pack(f"={len(self.logprobs)}d", *self.logprobs)
+        rest = (self.text, self.media, self.complete, self.version, self.trainable)
+        return _turn, (self.prompt_ids, ids, logprobs, *rest)
+
+
+def _turn(prompt_ids: tuple[int, ...], ids: bytes, logprobs: bytes, *rest: Any) -> Turn:
+    """Return a turn that was packed for its way between processes."""
+    completion_ids = struct.unpack(f"={len(ids) // 4}i", ids)
+    return Turn(
+        prompt_ids, completion_ids, struct.unpack(f"={len(logprobs) // 8}d", logprobs), *rest
+    )
 
 
 class End(enum.Enum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from core.types import Sample, Turn
@@ -12,6 +12,8 @@ from core.types import Sample, Turn
 # A run of image tokens, and a character whose bytes are not complete yet.
 IMAGE = "⟨image⟩"
 UNFINISHED = "\ufffd"
+# Prompts whose texts are kept.
+PROMPTS = 64
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,13 @@ class Words:
         samples: All samples of the run by their uid.
         tokenizer: transformers' tokenizer of the policy.
         image_id: Id of its image placeholder.
+        prompts: Texts of the last prompts.
     """
 
     samples: Mapping[str, Sample]
     tokenizer: Any
     image_id: int
+    prompts: dict[tuple[int, ...], str] = field(default_factory=dict, compare=False, repr=False)
 
     def about(self, uid: str) -> dict[str, str]:
         """Return the query and the kind of a sample."""
@@ -37,6 +41,14 @@ class Words:
 
     def prompt(self, turn: Turn) -> str:
         """Return the text of a turn's prompt, each image as one mark."""
+        # The episodes of a group share a prompt, and following it takes a while.
+        if turn.prompt_ids not in self.prompts:
+            if len(self.prompts) >= PROMPTS:
+                self.prompts.clear()
+            self.prompts[turn.prompt_ids] = self._prompt(turn)
+        return self.prompts[turn.prompt_ids]
+
+    def _prompt(self, turn: Turn) -> str:
         words = ""
         for is_image, ids in itertools.groupby(turn.prompt_ids, self.image_id.__eq__):
             words += IMAGE if is_image else self.tokenizer.decode(list(ids))
