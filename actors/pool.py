@@ -194,14 +194,17 @@ class Pool(ABC, Generic[A, T, R]):
         # As they finish, so that the first error ends the wait: others may wait for the process
         # that failed.
         while waiting:
-            [ref], _ = ray.wait(list(waiting), num_returns=1)
-            number = waiting.pop(ref)
-            try:
-                results([ref])
-            except LOST as error:
-                if number is None:
-                    raise
-                self.replace(number, error)
+            ray.wait(list(waiting), num_returns=1)
+            # All that are done by now: with a thousand workers a look at each time would be slow.
+            done, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
+            for ref in done:
+                number = waiting.pop(ref)
+                try:
+                    results([ref])
+                except LOST as error:
+                    if number is None:
+                        raise
+                    self.replace(number, error)
 
     def close(self) -> None:
         """End all actors."""

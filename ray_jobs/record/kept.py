@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +154,7 @@ def episode_entry(
 
 def answer_places(answer: Answer) -> list[dict[str, Any]]:
     """Return boxes and points of an answer."""
-    return [asdict(prompt) for prompt in answer.prompts]
+    return [dict(vars(prompt)) for prompt in answer.prompts]
 
 
 def _turn(turn: Turn, words: Words, entropies: Sequence[float]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from core.types import Sample, Turn
 # A run of image tokens, and a character whose bytes are not complete yet.
 IMAGE = "⟨image⟩"
 UNFINISHED = "\ufffd"
-# Prompts whose texts are kept.
-PROMPTS = 64
+# Prompts whose texts are kept for the next turn.
+RECENT = 4
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class Words:
         samples: All samples of the run by their uid.
         tokenizer: transformers' tokenizer of the policy.
         image_id: Id of its image placeholder.
-        prompts: Texts of the last prompts.
+        recent: The last prompts and their texts.
     """
 
     samples: Mapping[str, Sample]
     tokenizer: Any
     image_id: int
-    prompts: dict[tuple[int, ...], str] = field(default_factory=dict, compare=False, repr=False)
+    recent: list[tuple[tuple[int, ...], str]] = field(default_factory=list, compare=False)
 
     def about(self, uid: str) -> dict[str, str]:
         """Return the query and the kind of a sample."""
@@ -41,17 +41,16 @@ class Words:
 
     def prompt(self, turn: Turn) -> str:
         """Return the text of a turn's prompt, each image as one mark."""
-        # The episodes of a group share a prompt, and following it takes a while.
-        if turn.prompt_ids not in self.prompts:
-            if len(self.prompts) >= PROMPTS:
-                self.prompts.clear()
-            self.prompts[turn.prompt_ids] = self._prompt(turn)
-        return self.prompts[turn.prompt_ids]
-
-    def _prompt(self, turn: Turn) -> str:
+        # The episodes of a group share one prompt (`core.batch.share_prompt`), and it is long.
+        for index, (known, text) in enumerate(self.recent):
+            if known is turn.prompt_ids:
+                self.recent.append(self.recent.pop(index))
+                return text
         words = ""
         for is_image, ids in itertools.groupby(turn.prompt_ids, self.image_id.__eq__):
             words += IMAGE if is_image else self.tokenizer.decode(list(ids))
+        self.recent.append((turn.prompt_ids, words))
+        del self.recent[:-RECENT]
         return words
 
     def pieces(self, turn: Turn) -> list[tuple[str, float | None]]:
