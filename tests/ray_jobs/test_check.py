@@ -17,6 +17,7 @@ from tiny.world.write import write_split
 
 FULL_SIZE = (
     "revseg_7b",
+    "revseg_7b_colocated",
     "revseg_7b_multinode",
     "veason_r1_7b",
     "videoseg_o3_2b",
