@@ -235,16 +235,23 @@ def branch(episode: Episode, advantages: Sequence[float], weight: float, number:
         ids.extend(turn.completion_ids)
         trained.append(Trained(start, len(ids), index, turn.version, advantages[index]))
 
-    logprob_bytes = struct.pack(f"={len(logprobs)}f", *logprobs)
     return Branch(
-        # Several times as fast as numpy's own way from numbers of Python.
-        ids_R=np.frombuffer(struct.pack(f"={len(ids)}q", *ids), dtype=np.int64),
+        ids_R=_array("q", ids, np.int64),
         media=tuple(media),
         trained=tuple(trained),
-        engine_logprob_N=np.frombuffer(logprob_bytes, dtype=np.float32),
+        engine_logprob_N=_array("f", logprobs, np.float32),
         weight=weight,
         episode=number,
     )
+
+
+def _array(code: str, values: Sequence[float], dtype: type) -> np.ndarray:
+    """Return numbers of Python as an array, several times as fast as numpy does.
+
+    Args:
+        code: their type in `struct`.
+    """
+    return np.frombuffer(struct.pack(f"={len(values)}{code}", *values), dtype=dtype)
 
 
 def trees(
