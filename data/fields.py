@@ -26,7 +26,9 @@ MARKS = {
     b"\xfe\xff": "utf-16",
 }
 
-
+# Most bytes of a file's name, and most letters of a path below a data set, on the usual systems.
+NAME_BYTES = 255
+PATH_LETTERS = 2048
 # A broken file may have an error in each of its million parts.
 MOST_FAULTS = 10_000
 
@@ -238,9 +240,15 @@ def inside(name: str, where: str, key: str) -> str:
         key: What holds the name, for the message.
 
     Raises:
-        ValueError: The name is empty, absolute, or leads out of its folder.
+        ValueError: The name is empty, absolute, too long, or leads out of its folder.
     """
     parts = name.replace("\\", "/").split("/")
+    longest = max(len(part.encode(errors="replace")) for part in parts)
+    if longest > NAME_BYTES or len(name) > PATH_LETTERS:
+        raise ValueError(
+            f"{where}: {key} is {name!r:.80}, longer than a file's name may be: is this the "
+            "right file?"
+        )
     # "C:" is absolute where the data set or a zip of predictions is opened on Windows.
     is_absolute = not parts[0] or re.fullmatch(r"[A-Za-z]:", parts[0])
     if is_absolute or ".." in parts or "\0" in name:

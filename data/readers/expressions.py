@@ -142,9 +142,20 @@ def present_frames(
 
 
 def header_size(path: str, name: str) -> Size | None:
-    """Return (height, width) of a frame in a folder, from its header; None for a video file."""
+    """Return (height, width) of a frame in a folder, from its header; None for a video file.
+
+    Raises:
+        ValueError: The folder has something else under that name, or no readable image.
+    """
+    if not os.path.isdir(path):
+        return None
     file = frame_file(path, name)
-    return None if file is None else image_size(file)
+    if file is None:
+        raise ValueError(
+            f"{path}: {name!r} is a frame of the video, but no image has that name: "
+            "download it again"
+        )
+    return image_size(file)
 
 
 def find_images(folders: Iterable[Path], file: Path, uid: str) -> str:

@@ -175,7 +175,11 @@ class ActionStore:
             raise ValueError(
                 f"{where} names object {obj!r}, but there is no folder {folder}/: {RELEASE}"
             )
-        assert frames.size is not None, "the frames of GroundMoRe are images"
+        if frames.size is None:
+            raise ValueError(
+                f"{where}: no frame beside {folder}/ tells the size of its clip: "
+                "download them again"
+            )
         names = _mask_names(set(os.listdir(folder)), start, stop)
         height, width = frames.size
         masks_F = PngMasks(str(folder), names, int(obj), height, width, missing_is_none=True)

@@ -125,6 +125,16 @@ def test_frames_outside_of_an_action_have_no_mask(tmp_path: Path) -> None:
     )
 
 
+def test_a_folder_in_the_place_of_a_frame_is_told(tmp_path: Path) -> None:
+    groundmore(tmp_path)
+    frame = min(tmp_path.rglob("images/frame_*.jpg"))
+    frame.unlink()
+    frame.mkdir()
+    with pytest.raises(ValueError, match=rf"'{frame.stem}' is a frame .* download it again"):
+        load_samples("groundmore", str(tmp_path), "test")
+    assert any(frame.stem in text for text in problems("groundmore", str(tmp_path), "test"))
+
+
 def test_boxes_and_points_of_visionreasoner(tmp_path: Path) -> None:
     """As numbers of the published pixels, x1 and y1 exclusive here."""
     visionreasoner(tmp_path)

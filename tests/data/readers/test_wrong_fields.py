@@ -45,6 +45,7 @@ SAV = "sam_v_full/sav_train/sav_000/sav_000001_manual.json"
 GCG = "glamm_data/annotations/GranDf_HA_GCG_train.json"
 DOGS = (0, "groundings", "a dog")
 CASES: list[tuple[str, str, Change, str]] = [
+    ("own", "mine.json", at(*KITCHEN, "path", to="x" * 300), r"longer than a file's name may be"),
     ("own", "mine.json", at(*KITCHEN, "path", to="/etc"), r"\"path\" is '/etc', which leads out"),
     ("own", "mine.json", at(*KITCHEN, "path", to="a/../../b"), r"\"path\" is 'a/../../b', which"),
     (
