@@ -34,7 +34,7 @@ def load_ratings(file: Path) -> dict[str, Any]:
         raise ValueError(f"difficulty.folder: no file {file}; {REMEDY}")
     try:
         content = json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"difficulty.folder: {file} is not JSON ({error})") from error
     if not isinstance(content, dict) or not isinstance(content.get("samples"), dict):
         raise ValueError(f'difficulty.folder: {file} has no "samples"; {REMEDY}')

@@ -18,6 +18,9 @@ from typing import Any
 from core.files import replacing
 from core.types import Hints, Sample
 
+# What a file that holds something else makes of its reader.
+BROKEN = (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError)
+
 
 def hints_file(folder: Path, split: str) -> Path:
     return folder / f"{split}.json"
@@ -49,7 +52,7 @@ def read_hints(samples: Sequence[Sample], file: Path) -> dict[str, Hints | None]
         known = {}
         for uid, row in json.loads(file.read_bytes()).items():
             known[uid] = (str(row["query"]), _hints_of(row["hints"]))
-    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
+    except BROKEN as error:
         raise ValueError(
             f"{file}: not a file of hints ({type(error).__name__}: {error}); delete it: the next "
             "run asks again"

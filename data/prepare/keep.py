@@ -121,7 +121,7 @@ def _read_keep_file(file: Path) -> dict[str, Any]:
         )
     try:
         content = json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"data.keep_file={file}: not JSON ({error})") from error
     kept = content.get("keep") if isinstance(content, dict) else None
     if not isinstance(kept, list) or not all(isinstance(uid, str) for uid in kept):

@@ -54,10 +54,12 @@ def family_of(folder: str | Path) -> Family:
 
     try:
         config = json.loads(file.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{file}: not valid JSON ({error}); copy the policy's folder anew"
         ) from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{file}: no JSON object; copy the policy's folder anew")
 
     model_type = config.get("model_type")
     if model_type not in FAMILIES:

@@ -25,7 +25,9 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "7", '{"v/0": 1}', '{"v/0": {"query": "query 0"}}', "{"]
+    "text",
+    ["", "[]", "7", '{"v/0": 1}', '{"v/0": {"query": "query 0"}}', "{", "[" * 10**6],
+    ids=lambda text: text[:30],
 )
 def test_another_file(text: str, tmp_path: Path) -> None:
     (tmp_path / "test.json").write_text(text)

@@ -69,11 +69,13 @@ def test_a_list_made_by_hand(tmp_path: Path) -> None:
     [
         (None, "no such file.*ray_jobs.prepare"),
         ("", "not JSON"),
+        ("[" * 10**6, "not JSON"),
         ('{"keep": [1]}', '"keep" must be a list'),
         ("[]", '"keep" must be a list'),
         ('{"keep": ["other"]}', "keeps none of the 2 samples.*'v'.*another data set"),
         ('{"keep": ["v"], "videos": {"w": {}}}', "'v' was never judged"),
     ],
+    ids=lambda text: text and text[:30],
 )
 def test_files_that_do_not_fit(tmp_path: Path, text: str | None, message: str) -> None:
     if text is not None:

@@ -111,6 +111,13 @@ def test_a_folder_without_a_configuration_is_refused(tmp_path: Path) -> None:
         family_of(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["[]", "{", "[" * 10**6], ids=["list", "cut", "nested"])
+def test_a_broken_configuration_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json: .*copy the policy's folder anew"):
+        family_of(tmp_path)
+
+
 def test_images_are_repeated() -> None:
     features = SimpleNamespace(pooler_output=("a", "b"))
     found = Qwen2_5VL().repeat_images(features, [1, 0, 1])
