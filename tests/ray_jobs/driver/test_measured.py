@@ -106,7 +106,7 @@ class Segmenters:
 
 class ScriptedProgress:
     @contextmanager
-    def phase(self, name: str, total: float | None = None) -> Iterator[Any]:
+    def phase(self, name: str, total: float | None = None, then: str = "") -> Iterator[Any]:
         yield SimpleNamespace(advance=lambda count=1: None)
 
 
