@@ -61,7 +61,7 @@ def family_of(folder: str | Path) -> Family:
     if not isinstance(config, dict):
         raise ValueError(f"{file}: no JSON object; copy the policy's folder anew")
 
-    model_type = config.get("model_type")
+    model_type = str(config.get("model_type"))
     if model_type not in FAMILIES:
         reason = REFUSED.get(model_type, "rayvos does not know it")
         raise ValueError(
