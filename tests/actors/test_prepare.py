@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,8 +118,13 @@ def test_the_death_of_a_judge_costs_no_video(
         replace(CONFIG, segmenter=replace(CONFIG.segmenter, workers=1)), PLACEMENT, found
     )
     done = [next(results)]
-    family = psutil.Process().children(recursive=True)
-    [judge] = [process for process in family if "JudgeActor" in "".join(process.cmdline())]
+    judges = []
+    for process in psutil.Process().children(recursive=True):
+        # One that has just ended has no command line.
+        with suppress(psutil.NoSuchProcess):
+            if "JudgeActor" in "".join(process.cmdline()):
+                judges.append(process)
+    [judge] = judges
     judge.kill()
     done += list(results)
     assert {piece.video.uid for piece, _ in done} == {piece.video.uid for piece in found}
