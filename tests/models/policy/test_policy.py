@@ -122,7 +122,8 @@ def test_siblings_are_invisible_and_the_test_would_notice(folder):
     of_second_N = torch.tensor(row.episode_N == row.episode_N.max() - 2)
     of_first_N = torch.tensor(row.episode_N == 0)
     assert gap_N[of_second_N].max() > 1e-2
-    assert gap_N[of_first_N].max() == 0
+    # Not zero on every CPU: attention of another shape may add up in another order.
+    assert gap_N[of_first_N].max() < 1e-5
 
 
 def test_positions_equal_the_models_own(folder):
