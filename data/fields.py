@@ -194,6 +194,16 @@ def _decodes(raw: bytes, encoding: str) -> bool:
     return True
 
 
+def whole(found: Any) -> Any:
+    """Return a whole number written as a float (3.0: pandas, JavaScript) as an int.
+
+    All else comes back as it is.
+    """
+    if isinstance(found, float) and found.is_integer():
+        return int(found)
+    return found
+
+
 def value(
     mapping: Any,
     key: str,
@@ -204,7 +214,7 @@ def value(
 
     Raises:
         ValueError: The key is missing, or its value is not a `kind`. A bool is not an int, and
-            infinity is not a number.
+            infinity is not a number. 3.0 is an int.
     """
     if not isinstance(mapping, dict) or key not in mapping:
         raise ValueError(
@@ -212,6 +222,8 @@ def value(
         )
     found = mapping[key]
     kinds = kind if isinstance(kind, tuple) else (kind,)
+    if int in kinds and float not in kinds:
+        found = whole(found)
     is_wrong_bool = isinstance(found, bool) and bool not in kinds
     is_finite = not isinstance(found, float) or math.isfinite(found)
     if not isinstance(found, kinds) or is_wrong_bool or not is_finite:

@@ -17,7 +17,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from data.bounds import ShallowStream, check_outline, check_pixels
-from data.fields import encoding_of, value
+from data.fields import encoding_of, value, whole
 
 BOM = b"\xef\xbb\xbf"
 
@@ -197,12 +197,14 @@ def _by(size: tuple[int, int]) -> str:
 def _counts(mask: Any, where: str) -> tuple[str, tuple[int, int]]:
     size = value(mask, "size", list, where)
     counts = value(mask, "counts", (str, list), where)
-    if len(size) != 2 or not _is_side(size[0]) or not _is_side(size[1]):
+    sides = [whole(side) for side in size]
+    if len(sides) != 2 or not _is_side(sides[0]) or not _is_side(sides[1]):
         raise ValueError(f'{where}: "size" is {size!r:.60}, not [height, width]')
-    check_pixels(size[0], size[1], f'{where}: "size"')
+    height, width = sides
+    check_pixels(height, width, f'{where}: "size"')
     if isinstance(counts, list):
-        counts = _compressed(counts, size[0], size[1], where)
-    return counts, (size[0], size[1])
+        counts = _compressed(counts, height, width, where)
+    return counts, (height, width)
 
 
 def _compressed(runs: list[Any], height: int, width: int, where: str) -> str:

@@ -57,6 +57,19 @@ def with_matrix(path: Path, *matrix: int) -> Path:
     return path
 
 
+def test_anamorphic_pictures_are_given_as_stored(tmp_path: Path) -> None:
+    """Masks of a data set lie on stored pixels."""
+    path = tmp_path / "wide.mp4"
+    square = x264(tmp_path / "square.mp4")
+    options = {"g": "12", "bf": "2", "crf": "12", "preset": "ultrafast", "x264-params": "sar=2/1"}
+    write(path, "libx264", COUNT, options)
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].sample_aspect_ratio == 2
+    clip = probe(path)
+    assert (clip.height, clip.width) == (HEIGHT, WIDTH)
+    np.testing.assert_array_equal(read(path, [5, 30]), read(square, [5, 30]))
+
+
 # Matrices, and what is done to a stored picture.
 SHOWN: dict[tuple[int, int, int, int], Callable[[np.ndarray], np.ndarray]] = {
     (1, 0, 0, 1): lambda image: image,

@@ -89,6 +89,33 @@ def test_uncompressed_runs_are_taken_everywhere() -> None:
     assert "not the lengths of runs that fill 2400 pixels" in entry.problem
 
 
+@pytest.mark.parametrize("size", [[HEIGHT, WIDTH], [float(HEIGHT), float(WIDTH)]])
+def test_whole_sizes_may_be_written_as_floats(size: list[float]) -> None:
+    mask_HW = np.ones((HEIGHT, WIDTH), np.uint8)
+    counts = coco.encode(np.asfortranarray(mask_HW))["counts"].decode()
+    entry, counts_F = entries_of("7", [{"size": size, "counts": counts}])
+    assert not entry.problem
+    assert (entry.height, entry.width) == (HEIGHT, WIDTH)
+    assert counts_F == [counts]
+
+
+@pytest.mark.parametrize("height", [40.5, float("nan"), float("inf"), "40", True])
+def test_other_sizes_are_refused(height: Any) -> None:
+    entry, _ = entries_of("7", [{"size": [height, WIDTH], "counts": [HEIGHT * WIDTH]}])
+    assert "not [height, width]" in entry.problem
+
+
+def test_numbers_of_coco_may_be_written_as_floats(tmp_path: Path) -> None:
+    file = instances(tmp_path / "instances.json", [POLYGON])
+    text = file.read_text()
+    floats = text.replace(f": {HEIGHT}", f": {HEIGHT}.0").replace('"id": 1,', '"id": 1.0,')
+    floats = floats.replace('"image_id": 3', '"image_id": 3.0')
+    assert floats.count(".0,") == text.count(".0,") + 3
+    before = entries(file, "instances")
+    file.write_text(floats)
+    assert entries(file, "instances") == before
+
+
 def instances(file: Path, segmentation: Any) -> Path:
     annotation = {"id": 1, "image_id": 3, "segmentation": segmentation}
     images = [{"id": 3, "height": HEIGHT, "width": WIDTH}]
