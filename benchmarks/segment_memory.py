@@ -1,11 +1,11 @@
 """Peak memory of `ray_jobs.segment` on a short and on a long clip.
 
-    python -m benchmarks.segment_memory
+    python -m benchmarks.segment_memory [--seconds 15 60] [--rates 24 24]
 
-Makes clips of one scene of the generator (480 x 480, 24 frames a second), runs `segment` on each,
-and looks at the whole tree of processes (driver, Ray, engine, segmenter, decoders) ten times a
-second. Memory is resident memory; in the sum, pages mapped by several processes count several
-times. "frames" is the node's store of decoded frames.
+Makes clips of one scene of the generator (480 x 480, 24 frames a second or as told), runs
+`segment` on each, and looks at the whole tree of processes (driver, Ray, engine, segmenter,
+decoders) ten times a second. Memory is resident memory; in the sum, pages mapped by several
+processes count several times. "frames" is the node's store of decoded frames.
 """
 
 from __future__ import annotations
@@ -77,17 +77,18 @@ def peaks(clip: Path, out: Path, settings: Sequence[str]) -> dict[str, float]:
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--seconds", type=int, nargs=2, default=[15, 60], help="of the two clips")
+    parser.add_argument("--rates", type=int, nargs=2, default=[24, 24], help="frames a second")
     parser.add_argument("settings", nargs="*", help="key=value")
     arguments = parser.parse_intermixed_args()
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        for seconds in arguments.seconds:
+        for seconds, rate in zip(arguments.seconds, arguments.rates, strict=True):
             clip = Path(folder) / f"{seconds}s.mp4"
-            write_clip(clip, seconds)
+            write_clip(clip, seconds, fps=rate)
             figures = peaks(clip, Path(folder) / "out", arguments.settings)
             found.append(figures)
             line = ", ".join(f"{name} {value:.0f}" for name, value in figures.items())
-            print(f"{seconds} s clip: {line}", flush=True)
+            print(f"{seconds} s clip of {seconds * rate} frames: {line}", flush=True)
     short, long = found
     for name in ("all", "SegmenterActor", "driver", "frames"):
         ratio = long[name] / max(short[name], 1)
