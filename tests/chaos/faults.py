@@ -13,9 +13,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 
+from actors.learner import LearnerActor
+from actors.rollout import RolloutActor
 from configs.load import REPOSITORY
 from tests.chaos import processes
 from tests.chaos.trial import Trial
@@ -64,24 +67,24 @@ def to_one(kind: str, number: signal.Signals) -> Fault:
 
 
 def to_idle_engine(number: signal.Signals) -> Fault:
-    """Return the fault that hits an engine while the learner works, and nobody waits for it."""
+    """Return the fault that hits an engine while the learner ends a step: all groups are played."""
 
     def inflict(trial: Trial) -> str:
         for _ in looks(trial, 0.05):
             engines = processes.of_kind("engine")
-            if engines and processes.at_work("learner", "learn"):
+            if engines and processes.at_work("learner", LearnerActor.finish.__name__):
                 return hit(trial.rng.choice(engines), number)
         return ""
 
     return inflict
 
 
-def to_one_in(kind: str, method: str, number: signal.Signals) -> Fault:
+def to_one_in(kind: str, method: Callable[..., Any], number: signal.Signals) -> Fault:
     """Return the fault that hits an actor in one of its methods."""
 
     def inflict(trial: Trial) -> str:
         for _ in looks(trial, 0.05):
-            found = processes.at_work(kind, method)
+            found = processes.at_work(kind, method.__name__)
             if found:
                 return hit(trial.rng.choice(found), number)
         return ""
@@ -196,8 +199,8 @@ FAULTS: dict[str, Fault] = {
     "stop segmenter": to_one("segmenter", STOP),
     "kill learner": to_one("learner", KILL),
     "stop learner": to_one("learner", STOP),
-    "kill learner in publish": to_one_in("learner", "publish", KILL),
-    "kill rollout in take": to_one_in("rollout", "take", KILL),
+    "kill learner in publish": to_one_in("learner", LearnerActor.publish, KILL),
+    "kill rollout in take": to_one_in("rollout", RolloutActor.take, KILL),
     "kill driver": to_one("driver", KILL),
     "stop driver": stop_driver,
     "SIGTERM": to_one("supervisor", signal.SIGTERM),
