@@ -3,15 +3,14 @@
 An actor reads the frames itself, so only prompts and encoded masks travel. Where the ground truth
 is asked after, J and F are taken from the masks before they are encoded. All episodes on a video
 go to one actor together: its frames are decoded and encoded once, and equal prompts are tracked
-once, all in one batch. A long video is read in pieces and its masks are encoded as they come, so an
-array of all its frames never exists.
+once, all in one batch. Short videos share a batch. A long video is read in pieces and its masks are
+encoded as they come, so an array of all its frames never exists.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -45,9 +44,9 @@ VideoMasks = tuple[Rle | None, ...]
 # Sees a prompt, some frames, and its masks there, bool (n, H, W).
 Made = Callable[["Prompt", Sequence[int], np.ndarray], None]
 
-# A video up to this size is decoded at once: 50 frames of 480 x 854.
+# Videos up to this size together are decoded at once: 50 frames of 480 x 854.
 WHOLE_BYTES = 64 << 20
-# Prompts of such a video that are tracked in one batch.
+# Prompts of such videos that are tracked in one batch.
 TOGETHER = 16
 # The same of a longer video, where every prompt holds frames that were read ahead at two places.
 TOGETHER_LONG = 4
@@ -64,6 +63,20 @@ class Truth:
 
     sample: Sample
     keyframes: frozenset[int]
+
+
+@dataclass(frozen=True)
+class VideoTask:
+    """Episodes on one video.
+
+    Attributes:
+        episodes: the prompts of each of them.
+        truths: what each of them is measured against; None: not measured.
+    """
+
+    video: Video
+    episodes: tuple[Prompts, ...]
+    truths: tuple[Truth | None, ...]
 
 
 @dataclass(frozen=True)
@@ -132,58 +145,122 @@ def masks_on_own_frames(
     return found
 
 
-def masks_on_all_frames(
-    segmenter: Segmenter,
-    video: Video,
-    episodes: Sequence[Prompts],
-    made: Made | None = None,
-) -> list[VideoMasks]:
-    """Track each episode's prompts through the video; return its masks on every frame.
-
-    Equal prompts are tracked once.
+def fitting(sizes: Sequence[tuple[int, int]], together: int) -> Iterator[range]:
+    """Cut a sequence into runs whose prompts are tracked in one batch.
 
     Args:
-        episodes: the prompts of each episode.
-        made: sees the masks of each prompt as they are made.
+        sizes: prompts of each element, and bytes of its decoded video. One that is too large is a
+            run of its own.
+        together: most prompts of a run.
     """
-    prompts = _distinct(episodes)
-    if not prompts:
-        return [(None,) * video.num_frames] * len(episodes)
-    frames, together = _opened(video)
-    tracks: dict[Prompt, list[Rle | None]] = {
-        prompt: [None] * video.num_frames for prompt in prompts
-    }
-    # Masks come in pieces, in any order, and are encoded at once.
-    for start in range(0, len(prompts), together):
-        batch = prompts[start : start + together]
-        for piece in segmenter.track(frames, batch):
+    start = 0
+    prompts = 0
+    size = 0
+    for place, (own_prompts, own_size) in enumerate(sizes):
+        prompts += own_prompts
+        size += own_size
+        if place > start and (prompts > together or size > WHOLE_BYTES):
+            yield range(start, place)
+            start = place
+            prompts = own_prompts
+            size = own_size
+    if sizes:
+        yield range(start, len(sizes))
+
+
+def decoded_bytes(video: Video) -> int:
+    """Return the size of all frames of a video in memory."""
+    return 3 * video.num_frames * video.height * video.width
+
+
+class Following:
+    """Episodes on one video whose prompts are tracked through it. Equal prompts are tracked once.
+
+    Attributes:
+        prompts: the distinct ones.
+    """
+
+    def __init__(self, video: Video, episodes: Sequence[Prompts], made: Made | None = None) -> None:
+        """Begin without masks.
+
+        Args:
+            episodes: the prompts of each episode.
+            made: sees the masks of each prompt as they are made.
+        """
+        self.video = video
+        self.prompts = _distinct(episodes)
+        self._episodes = episodes
+        self._made = made
+        self._tracks: dict[Prompt, list[Rle | None]] = {
+            prompt: [None] * video.num_frames for prompt in self.prompts
+        }
+
+    def add(self, piece: MaskPiece, batch: Sequence[Prompt]) -> None:
+        """Take masks, and encode them at once. They come in any order.
+
+        Args:
+            batch: the prompts by their indices in the piece.
+        """
+        if self._made is not None:
+            _show(piece, batch, self._made)
+        rles = encode_frames(piece.masks_NHW)
+        for place, rle, mask_HW in zip(piece.places, rles, piece.masks_NHW, strict=True):
+            index, frame = place
+            if mask_HW.any():
+                self._tracks[batch[index]][frame] = rle
+
+    def masks(self) -> list[VideoMasks]:
+        """Return the masks of each episode on every frame."""
+        found: list[VideoMasks] = []
+        for own_prompts in self._episodes:
+            of_prompts = [self._tracks[prompt] for prompt in own_prompts]
+            found.append(_unions(of_prompts, self.video.num_frames))
+        return found
+
+
+@dataclass(frozen=True)
+class _Portion:
+    """Prompts on one video that are tracked in one batch."""
+
+    following: Following
+    prompts: Sequence[Prompt]
+
+
+def follow(segmenter: Segmenter, followed: Sequence[Following]) -> None:
+    """Track the prompts of all episodes through their videos; those of short videos together."""
+    portions: list[_Portion] = []
+    sizes: list[tuple[int, int]] = []
+    for following in followed:
+        size = decoded_bytes(following.video)
+        together = TOGETHER if size <= WHOLE_BYTES else TOGETHER_LONG
+        for start in range(0, len(following.prompts), together):
+            prompts = following.prompts[start : start + together]
+            portions.append(_Portion(following, prompts))
+            sizes.append((len(prompts), size))
+
+    for run in fitting(sizes, TOGETHER):
+        batch = portions[run.start : run.stop]
+        clips = [(_opened(portion.following.video), portion.prompts) for portion in batch]
+        for number, piece in segmenter.track_clips(clips):
             tick()
-            if made is not None:
-                _show(piece, batch, made)
-            rles = encode_frames(piece.masks_NHW)
-            for place, rle, mask_HW in zip(piece.places, rles, piece.masks_NHW, strict=True):
-                index, frame = place
-                if mask_HW.any():
-                    tracks[batch[index]][frame] = rle
-
-    found: list[VideoMasks] = []
-    for own_prompts in episodes:
-        of_prompts = [tracks[prompt] for prompt in own_prompts]
-        found.append(_unions(of_prompts, video.num_frames))
-    return found
+            batch[number].following.add(piece, batch[number].prompts)
 
 
-def _opened(video: Video) -> tuple[Frames, int]:
-    """Return the frames of a video, and how many prompts are tracked together.
+def masks_on_all_frames(
+    segmenter: Segmenter, video: Video, episodes: Sequence[Prompts]
+) -> list[VideoMasks]:
+    """Track each episode's prompts through the video; return its masks on every frame."""
+    following = Following(video, episodes)
+    follow(segmenter, [following])
+    return following.masks()
 
-    A short video is decoded at once. A long one is read in pieces, for fewer prompts at a time.
-    """
+
+def _opened(video: Video) -> Frames:
+    """Return the frames of a video. A short one is decoded at once, a long one read in pieces."""
     from data.frames.reading import Clip
 
     clip = Clip(video)
-    if math.prod(clip.shape) <= WHOLE_BYTES:
-        return clip[:], TOGETHER
-    return clip, TOGETHER_LONG
+    return clip[:] if decoded_bytes(video) <= WHOLE_BYTES else clip
 
 
 def _show(piece: MaskPiece, prompts: Sequence[Prompt], made: Made) -> None:
@@ -196,31 +273,35 @@ def _show(piece: MaskPiece, prompts: Sequence[Prompt], made: Made) -> None:
         made(prompts[index], frames, piece.masks_NHW[own_rows])
 
 
-def measured_on_all_frames(
-    segmenter: Segmenter,
-    video: Video,
-    episodes: Sequence[Prompts],
-    truths: Sequence[Truth | None],
-) -> list[Tracked]:
-    """Track as `masks_on_all_frames`, and measure each episode that has a truth."""
-    meters = Meters()
-    singles: list[Prompts] = []
-    for prompts, truth in zip(episodes, truths, strict=True):
-        if truth is not None:
-            meters.add(prompts, truth)
-        elif len(prompts) > 1:
-            singles += [(prompt,) for prompt in prompts]
-    masks = masks_on_all_frames(segmenter, video, [*episodes, *singles], meters.see)
-    left = iter(masks[len(episodes) :])
-    found = []
-    for prompts, truth, masks_F in zip(episodes, truths, masks, strict=False):
-        if truth is not None:
-            found.append(Tracked(masks_F, meters.scores(prompts, truth, masks_F)))
-            continue
-        several = len(prompts) if len(prompts) > 1 else 0
-        objects_OF = tuple(itertools.islice(left, several))
-        found.append(Tracked(masks_F, {}, objects_OF))
-    return found
+class MeasuredVideo:
+    """The episodes of a task, tracked and measured."""
+
+    def __init__(self, task: VideoTask) -> None:
+        self.task = task
+        self._meters = Meters()
+        singles: list[Prompts] = []
+        for prompts, truth in zip(task.episodes, task.truths, strict=True):
+            if truth is not None:
+                self._meters.add(prompts, truth)
+            elif len(prompts) > 1:
+                singles += [(prompt,) for prompt in prompts]
+        self.following = Following(task.video, [*task.episodes, *singles], self._meters.see)
+
+    def tracked(self) -> list[Tracked]:
+        """Return the result of each episode."""
+        task = self.task
+        masks = self.following.masks()
+        left = iter(masks[len(task.episodes) :])
+        found = []
+        for prompts, truth, masks_F in zip(task.episodes, task.truths, masks, strict=False):
+            if truth is not None:
+                scores = self._meters.scores(prompts, truth, masks_F)
+                found.append(Tracked(masks_F, scores))
+                continue
+            several = len(prompts) if len(prompts) > 1 else 0
+            objects_OF = tuple(itertools.islice(left, several))
+            found.append(Tracked(masks_F, {}, objects_OF))
+        return found
 
 
 class Meters:
@@ -277,29 +358,19 @@ class SegmenterActor:
         state = {name: torch.from_numpy(array.copy()) for name, array in weights.items()}
         self.head.load_state_dict(state)
 
-    def segment(
-        self, video: Video, episodes: Sequence[Prompts], truths: Sequence[Truth | None]
-    ) -> list[Tracked]:
-        """Track and measure as `measured_on_all_frames` does."""
-        return measured_on_all_frames(self.segmenter, video, episodes, truths)
+    def segment(self, tasks: Sequence[VideoTask]) -> list[list[Tracked]]:
+        """Track the episodes of some videos, and measure those that have a truth."""
+        videos = [MeasuredVideo(task) for task in tasks]
+        follow(self.segmenter, [video.following for video in videos])
+        return [video.tracked() for video in videos]
 
 
-@dataclass(frozen=True)
-class VideoTask:
-    """Episodes on one video.
-
-    Attributes:
-        episodes: the prompts of each of them.
-        truths: what each of them is measured against; None: not measured.
-    """
-
-    video: Video
-    episodes: tuple[Prompts, ...]
-    truths: tuple[Truth | None, ...]
+# Videos that go to one actor together.
+Tasks = tuple[VideoTask, ...]
 
 
-class SegmenterPool(Pool[SegmenterActor, VideoTask, list[Tracked]]):
-    """All segmenter actors, one video at a time each."""
+class SegmenterPool(Pool[SegmenterActor, Tasks, list[list[Tracked]]]):
+    """All segmenter actors, a few short videos or a long one at a time each."""
 
     kind = "segmenter"
 
@@ -317,13 +388,14 @@ class SegmenterPool(Pool[SegmenterActor, VideoTask, list[Tracked]]):
             worker.actor.take_head.remote(self.head_ref)
         return worker
 
-    def send(self, worker: Handle[SegmenterActor], task: VideoTask) -> Ref[list[Tracked]]:
-        return worker.call(SegmenterActor.segment, task.video, task.episodes, task.truths)
+    def send(self, worker: Handle[SegmenterActor], task: Tasks) -> Ref[list[list[Tracked]]]:
+        return worker.call(SegmenterActor.segment, task)
 
-    def give_up(self, task: VideoTask, error: Exception) -> list[Tracked]:
+    def give_up(self, task: Tasks, error: Exception) -> list[list[Tracked]]:
         settings = self.cfg.segmenter
+        uids = ", ".join(repr(one.video.uid) for one in task)
         raise RuntimeError(
-            f"a segmenter actor died {self.attempts} times at video {task.video.uid!r} "
+            f"a segmenter actor died {self.attempts} times at video {uids} "
             f"(segmenter.kind={settings.kind}, segmenter.path={settings.path}); "
             f"the last one: {cause(error)}"
         ) from error
@@ -350,11 +422,11 @@ class SegmenterPool(Pool[SegmenterActor, VideoTask, list[Tracked]]):
         """
         masks: list[VideoMasks] = [(None,) * video.num_frames for video, _ in episodes]
         indices = _with_prompts(episodes)
-        tasks = []
+        tasks: list[Tasks] = []
         for video, found in indices.items():
             prompts = tuple(episodes[index][1] for index in found)
-            tasks.append(VideoTask(video, prompts, (None,) * len(found)))
-        for task, tracked in self.run(tasks):
+            tasks.append((VideoTask(video, prompts, (None,) * len(found)),))
+        for [task], [tracked] in self.run(tasks):
             for index, each in zip(indices[task.video], tracked, strict=True):
                 masks[index] = each.masks_F
         return masks

@@ -72,6 +72,18 @@ class Segmenter(Protocol):
         """
         ...
 
+    def track_clips(
+        self, clips: Sequence[tuple[Frames, Sequence[Prompt]]]
+    ) -> Iterator[tuple[int, MaskPiece]]:
+        """Track on several videos, as `track` does on one; yield the number of the video, too.
+
+        Args:
+            clips: each video and its prompts.
+        """
+        for number, (frames, prompts) in enumerate(clips):
+            for piece in self.track(frames, prompts):
+                yield number, piece
+
     def image_masks(
         self,
         frames: Sequence[np.ndarray],

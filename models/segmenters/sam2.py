@@ -8,6 +8,7 @@ depend on the frame alone, so all tracks share them, also those of later calls.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,15 +81,38 @@ def load(
 
 
 @dataclass(frozen=True)
+class _Clip:
+    """A video that is read as it is tracked.
+
+    Attributes:
+        number: place among the clips.
+        frames: its frames.
+        digests: those of the frames read so far.
+    """
+
+    number: int
+    frames: Frames
+    digests: dict[int, str]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        _, height, width = self.frames.shape[:3]
+        return height, width
+
+
+@dataclass(frozen=True)
 class _Track:
     """One object in one direction.
 
     Attributes:
-        index: index of the prompt.
+        clip: its video.
+        index: index of the prompt among those of its video.
         prompt: start of the track.
         frames: the prompted frame and those after it in this direction.
     """
 
+    clip: _Clip
     index: int
     prompt: Prompt
     frames: range
@@ -132,62 +156,58 @@ class Sam2Segmenter(Segmenter):
         )
         self.half = self.device.type == "cuda" and not shape.dense_prompt
 
-    @torch.inference_mode()
     def track(self, frames: Frames, prompts: Sequence[Prompt]) -> Iterator[MaskPiece]:
         """As `Segmenter.track`. Prompts with equally many points run in one batch."""
-        num_frames, height, width = frames.shape[:3]
-        check_prompts(prompts, num_frames, self.kind)
+        for _, piece in self.track_clips([(frames, prompts)]):
+            yield piece
+
+    @torch.inference_mode()
+    def track_clips(
+        self, clips: Sequence[tuple[Frames, Sequence[Prompt]]]
+    ) -> Iterator[tuple[int, MaskPiece]]:
+        """As `Segmenter.track_clips`. Prompts with equally many points run in one batch."""
         tracks = []
-        for index, prompt in enumerate(prompts):
-            usable = _usable(prompt, height, width)
-            if usable is not None:
-                tracks += _both_ways(index, usable, num_frames)
+        for number, (frames, prompts) in enumerate(clips):
+            clip = _Clip(number, frames, {})
+            check_prompts(prompts, frames.shape[0], self.kind)
+            for index, prompt in enumerate(prompts):
+                usable = _usable(prompt, *clip.size)
+                if usable is not None:
+                    tracks += _both_ways(clip, index, usable)
 
-        # Digests of the frames read so far.
-        digests: dict[int, str] = {}
         for batch in _batches(tracks):
-            yield from self._follow(frames, digests, batch)
+            yield from self._follow(batch)
 
-    def _follow(
-        self,
-        frames: Frames,
-        digests: dict[int, str],
-        tracks: Sequence[_Track],
-    ) -> Iterator[MaskPiece]:
+    def _follow(self, tracks: Sequence[_Track]) -> Iterator[tuple[int, MaskPiece]]:
         """Run tracks, longest first; those at their end leave the batch."""
-        height, width = frames.shape[1:3]
-        step = self._step_of(tracks, height, width)
+        step = self._step_of(tracks)
         memory = sam2_track.new_memory()
-        size = flush_size(height, width)
+        largest = max((track.clip.size for track in tracks), key=math.prod)
+        most = flush_size(*largest)
         last = len(tracks[0].frames) - 1
-        places: list[tuple[int, int]] = []
-        waiting: list[Tensor] = []
+        # Tracks and times of the masks that wait to be brought to full size.
+        waiting: list[tuple[_Track, int]] = []
+        logits: list[Tensor] = []
         for t in range(last + 1):
             running = [track for track in tracks if t < len(track.frames)]
             sam2_track.keep_first(memory, len(running))
 
             with self._precision():
-                maps = self._maps(frames, digests, running, t)
+                maps = self._maps(running, t)
                 low_B1hw = step(maps, t, memory)
-            places += [(track.index, track.frames[t]) for track in running]
-            waiting += low_B1hw[:, 0]
+            waiting += [(track, t) for track in running]
+            logits += low_B1hw[:, 0]
 
-            if len(waiting) >= size or t == last:
-                masks_NHW = _enlarge(torch.stack(waiting), height, width)
-                yield MaskPiece(tuple(places), masks_NHW)
-                places = []
+            if len(waiting) >= most or t == last:
+                yield from _pieces(waiting, logits)
                 waiting = []
+                logits = []
 
-    def _step_of(
-        self,
-        tracks: Sequence[_Track],
-        height: int,
-        width: int,
-    ) -> TrackStep:
+    def _step_of(self, tracks: Sequence[_Track]) -> TrackStep:
         """Return the step of a batch of tracks, all of one kind of prompt."""
         drawn = [track.prompt for track in tracks if isinstance(track.prompt, DrawnPrompt)]
         if not drawn:
-            sizes = [(height, width)] * len(tracks)
+            sizes = [track.clip.size for track in tracks]
             return self._step_from_points([track.prompt for track in tracks], sizes)
         if self.redraw is None:
             return self._step_from_masks(drawn)
@@ -241,31 +261,27 @@ class Sam2Segmenter(Segmenter):
     def _stacked(self, arrays: Sequence[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.stack(arrays)).float().to(self.device)
 
-    def _maps(
-        self,
-        frames: Frames,
-        digests: dict[int, str],
-        tracks: Sequence[_Track],
-        t: int,
-    ) -> Maps:
+    def _maps(self, tracks: Sequence[_Track], t: int) -> Maps:
         """Return features of the tracks' frames at t.
 
-        Pixels are read only if some are missing, and then of the next frames too.
+        Pixels of a clip are read only if some are missing, and then of the next frames too.
         """
         # Called for every frame of a track.
         tick()
-        now = [track.frames[t] for track in tracks]
+        soon: dict[int, set[int]] = {}
+        for track in tracks:
+            if track.clip.digests.get(track.frames[t]) not in self.features.kept:
+                soon[track.clip.number] = set()
+        for track in tracks:
+            if track.clip.number in soon:
+                soon[track.clip.number].update(track.frames[t : t + AHEAD])
+
+        clips = {track.clip.number: track.clip for track in tracks}
         ahead: dict[str, np.ndarray] = {}
-        if any(digests.get(frame) not in self.features.kept for frame in now):
-            soon: set[int] = set()
-            for track in tracks:
-                soon.update(track.frames[t : t + AHEAD])
-            for run in _runs(sorted(soon)):
-                pixels = frames[run.start : run.stop]
-                for frame, frame_HWC in zip(run, pixels, strict=True):
-                    digests[frame] = image_digest(frame_HWC)
-                    ahead[digests[frame]] = frame_HWC
-        return self.features.stacked([digests[frame] for frame in now], ahead)
+        for number, numbers in soon.items():
+            ahead |= _read(clips[number], sorted(numbers))
+        digests = [track.clip.digests[track.frames[t]] for track in tracks]
+        return self.features.stacked(digests, ahead)
 
     @torch.inference_mode()
     def image_masks(
@@ -277,34 +293,27 @@ class Sam2Segmenter(Segmenter):
         masks = [np.zeros(frame.shape[:2], bool) for frame in frames]
         tracks = []
         for index, (frame, prompt) in enumerate(zip(frames, prompts, strict=True)):
-            usable = clip_to_frame(prompt, *frame.shape[:2])
+            clip = _Clip(index, frame[None], {0: image_digest(frame)})
+            usable = clip_to_frame(prompt, *clip.size)
             if usable is not None:
-                tracks.append(_Track(index, usable, range(1)))
+                tracks.append(_Track(clip, index, usable, range(1)))
 
-        digests = [image_digest(frame) for frame in frames]
         with self._precision():
             for batch in _batches(tracks):
                 for start in range(0, len(batch), AHEAD):
                     part = batch[start : start + AHEAD]
-                    low_B1hw = self._image_logits(frames, digests, part)
+                    low_B1hw = self._image_logits(part)
                     tick()
                     for track, low_1hw in zip(part, low_B1hw, strict=True):
-                        height, width = frames[track.index].shape[:2]
-                        masks[track.index] = _enlarge(low_1hw, height, width)[0]
+                        masks[track.index] = _enlarge(low_1hw, *track.clip.size)[0]
         return masks
 
-    def _image_logits(
-        self,
-        frames: Sequence[np.ndarray],
-        digests: Sequence[str],
-        tracks: Sequence[_Track],
-    ) -> Tensor:
+    def _image_logits(self, tracks: Sequence[_Track]) -> Tensor:
         """Return mask logits of prompts on single images, (B, 1, S/4, S/4)."""
-        own_frames = [frames[track.index] for track in tracks]
-        own_digests = [digests[track.index] for track in tracks]
-        pixels = dict(zip(own_digests, own_frames, strict=True))
-        maps = self.features.stacked(own_digests, pixels)
-        sizes = [frame.shape[:2] for frame in own_frames]
+        digests = [track.clip.digests[0] for track in tracks]
+        pixels = {track.clip.digests[0]: track.clip.frames[0:1][0] for track in tracks}
+        maps = self.features.stacked(digests, pixels)
+        sizes = [track.clip.size for track in tracks]
         points = self._points(mask_prompts([track.prompt for track in tracks]), sizes)
         dense = self.shape.dense_prompt
         memory = sam2_track.new_memory()
@@ -345,16 +354,50 @@ def _usable(prompt: Prompt, height: int, width: int) -> Prompt | None:
     return prompt if has_mask else None
 
 
-def _both_ways(index: int, prompt: Prompt, num_frames: int) -> list[_Track]:
+def _both_ways(clip: _Clip, index: int, prompt: Prompt) -> list[_Track]:
     """Return the forward track, and the backward track if the prompt has a past.
 
     Both start from the prompted frame and agree on its mask.
     """
-    tracks = [_Track(index, prompt, range(prompt.frame, num_frames))]
+    forward = range(prompt.frame, clip.frames.shape[0])
+    tracks = [_Track(clip, index, prompt, forward)]
     if prompt.frame > 0:
         backward = range(prompt.frame, -1, -1)
-        tracks.append(_Track(index, prompt, backward))
+        tracks.append(_Track(clip, index, prompt, backward))
     return tracks
+
+
+def _read(clip: _Clip, numbers: Sequence[int]) -> dict[str, np.ndarray]:
+    """Read frames of a clip; return them by their digests, which the clip keeps."""
+    found = {}
+    for run in _runs(numbers):
+        pixels = clip.frames[run.start : run.stop]
+        for frame, frame_HWC in zip(run, pixels, strict=True):
+            digest = image_digest(frame_HWC)
+            clip.digests[frame] = digest
+            found[digest] = frame_HWC
+    return found
+
+
+def _pieces(
+    waiting: Sequence[tuple[_Track, int]], logits: Sequence[Tensor]
+) -> Iterator[tuple[int, MaskPiece]]:
+    """Yield masks at full size, a piece for each clip.
+
+    Args:
+        waiting: track and time of each mask.
+        logits: (h, w) of each.
+    """
+    of_clip: dict[int, list[int]] = {}
+    for row, (track, _) in enumerate(waiting):
+        of_clip.setdefault(track.clip.number, []).append(row)
+    for number, rows in of_clip.items():
+        places = []
+        for track, t in (waiting[row] for row in rows):
+            places.append((track.index, track.frames[t]))
+        height, width = waiting[rows[0]][0].clip.size
+        masks_NHW = _enlarge(torch.stack([logits[row] for row in rows]), height, width)
+        yield number, MaskPiece(tuple(places), masks_NHW)
 
 
 def _runs(numbers: Sequence[int]) -> Iterator[range]:

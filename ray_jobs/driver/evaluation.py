@@ -40,8 +40,9 @@ def measured(
 ) -> Iterator[list[Result]]:
     """Play episodes and measure them against the ground truth.
 
-    The groups of a video are segmented and measured as soon as all of them have been played, while
-    others still play. Playing waits while more than `IN_FLIGHT` chunks of groups are unfinished.
+    The groups of a few short videos, or of a long one, are segmented and measured as soon as all of
+    them have been played, while others still play. Playing waits while more than `IN_FLIGHT` chunks
+    of groups are unfinished.
 
     Args:
         run: The run.
@@ -50,7 +51,7 @@ def measured(
         samples: The expressions to play.
         split: The split of the samples.
         title: The name of the phase on the display.
-        chunk: Most groups of a video to segment together.
+        chunk: Most groups to segment together.
         temperature: 0 plays greedily.
         repeats: Episodes of each sample.
         total: Failures are counted against this number of episodes; by default all of `samples`.
@@ -65,7 +66,7 @@ def measured(
     too_long: dict[str, str] = {}
     unscored: list[Played] = []
     masking.prepare_evaluation()
-    pieces = Pieces(samples, chunk)
+    pieces = Pieces(samples, chunk, repeats)
     measuring = Measuring(pools, IN_FLIGHT * chunk)
     with run.progress.phase(title, len(samples), then) as phase:
         groups = pools.rollouts.play(

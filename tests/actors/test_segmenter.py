@@ -180,7 +180,8 @@ def test_a_long_video_file_is_read_in_pieces_with_the_same_masks_and_measures(
     sample = Sample("v/0", video, "it", (Target("0", true_F),))
     truths = [Truth(sample, frozenset({36})), None, Truth(sample, frozenset()), None]
     episodes += [episodes[1], ()]
-    whole = segmenter.SegmenterActor(cfg, "cpu").segment(video, episodes, truths)
+    task = segmenter.VideoTask(video, tuple(episodes), tuple(truths))
+    [whole] = segmenter.SegmenterActor(cfg, "cpu").segment([task])
     assert whole[0].masks_F[36] is not None
     assert whole[0].masks_F[30] is not None
     assert whole[0].masks_F[42] is not None
@@ -197,5 +198,37 @@ def test_a_long_video_file_is_read_in_pieces_with_the_same_masks_and_measures(
     # With another time stamp it is another file, unknown to the store of frames.
     os.utime(file, (1, 1))
     before = node_store().added
-    assert segmenter.SegmenterActor(cfg, "cpu").segment(video, episodes, truths) == whole
+    assert segmenter.SegmenterActor(cfg, "cpu").segment([task]) == [whole]
     assert node_store().added == before + 72
+
+
+@pytest.mark.parametrize("kind", ["sam2", "grabcut"])
+def test_videos_of_any_sizes_together_have_the_masks_of_each_alone(
+    kind: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = sam2_build.build(TINY)
+    torch.nn.init.constant_(model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, 3.0)
+    sam2_build.save(tmp_path, model, TINY)
+    tasks = []
+    for number, (seconds, side) in enumerate([(1, 112), (2, 96), (1, 112)]):
+        file = tmp_path / f"{number}.mp4"
+        scene = write_clip(file, seconds, seed=number, side=side)
+        thing = int(scene.areas_OF[:, 12].argmax())
+        prompts = [box_prompt(frame, scene.boxes_OF4[thing, 12]) for frame in (3 * number, 20)]
+        episodes = ((prompts[0],), (prompts[1], prompts[0]), ())
+        tasks.append(segmenter.VideoTask(probe(file), episodes, (None, None, None)))
+    cfg = config(kind, str(tmp_path))
+    alone = []
+    for task in tasks:
+        alone += segmenter.SegmenterActor(cfg, "cpu").segment([task])
+    assert all(tracked[0].masks_F != (None,) * len(tracked[0].masks_F) for tracked in alone)
+    assert segmenter.SegmenterActor(cfg, "cpu").segment(tasks) == alone
+
+
+def test_what_is_tracked_in_one_batch() -> None:
+    small = segmenter.WHOLE_BYTES // 4
+    sizes = [(2, small), (2, small), (1, small), (1, 2 * small), (9, small), (1, 9 * small)]
+    runs = list(segmenter.fitting([*sizes, (1, small)], together=4))
+    assert runs == [range(2), range(2, 4), range(4, 5), range(5, 6), range(6, 7)]
+    assert list(segmenter.fitting([], together=4)) == []

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from actors.rollout import Played
-from actors.segmenter import Tracked, Truth, VideoTask
+from actors.segmenter import WHOLE_BYTES, Tasks, Tracked, Truth
 from core.evaluation.protocols import measure
 from core.masks import encode
 from core.types import Answer, End, Episode, MaskPrompt, Notes, Reward, Sample, Target, Video
+from ray_jobs.driver import measuring
 from ray_jobs.driver.evaluation import evaluate, measured
 from ray_jobs.driver.masking import PointingPolicy
 from ray_jobs.driver.pools import Pools
@@ -82,19 +83,20 @@ class Segmenters:
         self.under_way = 0
         self._waiting = 0
 
-    def hand_out(self, task: VideoTask) -> VideoTask:
-        self._waiting += len(task.episodes)
+    def hand_out(self, tasks: Tasks) -> Tasks:
+        self._waiting += sum(len(task.episodes) for task in tasks)
         self.under_way = max(self.under_way, self._waiting)
-        return task
+        return tasks
 
-    def is_done(self, task: VideoTask) -> bool:
+    def is_done(self, tasks: Tasks) -> bool:
         return not self.slow
 
-    def wait_for(self, task: VideoTask) -> list[Tracked]:
-        self._waiting -= len(task.episodes)
+    def wait_for(self, tasks: Tasks) -> list[list[Tracked]]:
+        self._waiting -= sum(len(task.episodes) for task in tasks)
         found = []
-        for prompts, truth in zip(task.episodes, task.truths, strict=True):
-            found.append(self.tracked(prompts, truth))
+        for task in tasks:
+            pairs = zip(task.episodes, task.truths, strict=True)
+            found.append([self.tracked(prompts, truth) for prompts, truth in pairs])
         return found
 
     def tracked(self, prompts: Sequence[Any], truth: Truth | None) -> Tracked:
@@ -147,7 +149,11 @@ def test_results_do_not_depend_on_chunks() -> None:
     assert [result.sample.uid for result in results_of(samples, 2)[1]] == ["v/2", "v/3"]
 
 
-def test_a_video_is_measured_when_all_its_groups_are_there_in_the_order_of_arrival() -> None:
+@pytest.mark.parametrize("size", [1, WHOLE_BYTES])
+def test_short_videos_are_measured_together_and_long_ones_in_the_order_of_arrival(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "decoded_bytes", lambda video: size)
     other = replace(VIDEO, uid="w")
     samples = [sample(0), sample(1), sample(2), sample(3)]
     samples[1] = replace(samples[1], uid="w/1", video=other)
@@ -155,7 +161,10 @@ def test_a_video_is_measured_when_all_its_groups_are_there_in_the_order_of_arriv
     uids = []
     for part in results_of(samples, 5):
         uids.append([result.sample.uid for result in part])
-    assert uids == [["w/1", "w/3"], ["v/0", "v/2"]]
+    if size == WHOLE_BYTES:
+        assert uids == [["w/1", "w/3"], ["v/0", "v/2"]]
+    else:
+        assert uids == [["v/0", "v/2", "w/1", "w/3"]]
 
 
 @pytest.mark.parametrize("chunk", [1, 3])
@@ -171,7 +180,7 @@ def test_playing_waits_while_too_many_groups_are_under_way(chunk: int) -> None:
 
 
 def test_an_error_of_a_segmenter_ends_the_evaluation() -> None:
-    def broken(task: VideoTask) -> list[Tracked]:
+    def broken(tasks: Tasks) -> list[list[Tracked]]:
         raise ValueError("v.mp4: the video stops after frame 3")
 
     samples = [sample(number) for number in range(20)]
