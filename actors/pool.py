@@ -24,6 +24,11 @@ from cluster.lost import LOST, as_own_error, is_lost
 from cluster.refs import Handle, Ref, get, results
 from cluster.watch import Watch
 
+
+class PoolClosed(RuntimeError):
+    """The pool was closed while it had tasks: nobody waits for their results."""
+
+
 # Class of the actors, a task, and its result.
 A = TypeVar("A")
 T = TypeVar("T")
@@ -104,6 +109,7 @@ class Pool(ABC, Generic[A, T, R]):
         # Workers that were ended on purpose; their tasks go on without a lost attempt.
         self._let_go: set[int] = set()
         self._submitted: dict[Ref[R], Flight[T, R]] = {}
+        self._is_closed = False
         # One thread may play ahead while another publishes weights and collects rewards.
         self._lock = threading.RLock()
         self.scale(workers)
@@ -163,11 +169,14 @@ class Pool(ABC, Generic[A, T, R]):
 
         Raises:
             The error itself: it is no loss, or an error of the actor's constructor.
+            PoolClosed: the actor was ended with all others.
             RuntimeError: MAX_STARTS actors in a row were lost while they started.
         """
         if not isinstance(error, ray.exceptions.GetTimeoutError) and not is_lost(error):
             raise as_own_error(error)
         with self._lock:
+            if self._is_closed:
+                raise PoolClosed("closed by another thread") from error
             if number not in self.workers:
                 return 0 if number in self._let_go else 1
             tries = 1 if self._came_up(number) else self._tries[number] + 1
@@ -207,8 +216,9 @@ class Pool(ABC, Generic[A, T, R]):
                     self.replace(number, error)
 
     def close(self) -> None:
-        """End all actors."""
+        """End all actors. Whoever waits for one of their results in another thread is told so."""
         with self._lock:
+            self._is_closed = True
             for number in list(self.workers):
                 self._end(number)
 
@@ -231,6 +241,7 @@ class Pool(ABC, Generic[A, T, R]):
 
         Raises:
             Errors of the tasks, and of `give_up`.
+            PoolClosed: another thread has closed the pool.
         """
         fresh = iter(tasks)
         # Tasks to hand out before fresh ones, with the number of their next attempt.
@@ -238,6 +249,8 @@ class Pool(ABC, Generic[A, T, R]):
         flying: dict[Ref[R], Flight[T, R]] = {}
         longest_s = 0.0
         while True:
+            if self._is_closed:
+                raise PoolClosed("closed by another thread")
             is_paused = self._fill(flying, waiting, fresh, in_flight)
             if not flying and not waiting and not is_paused:
                 return

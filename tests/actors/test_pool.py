@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from actors.pool import MAX_STARTS, Pool
+from actors.pool import MAX_STARTS, Pool, PoolClosed
 from cluster.beat import Beat
 from cluster.lost import Deaths
 from cluster.refs import Handle, Ref, results, start_actor
@@ -322,4 +322,17 @@ def test_the_work_of_a_worker_that_stands_still_is_repeated(pool: DoublerPool) -
     finally:
         os.kill(stopped, signal.SIGCONT)
     assert sorted(number for number, _ in done) == list(range(6))
+    assert pool.deaths == 0
+
+
+def test_tasks_of_a_pool_that_another_thread_closes_come_to_an_end(pool: DoublerPool) -> None:
+    flight = pool.hand_out(Job(0, seconds=60.0))
+    jobs = [Job(number, seconds=60.0) for number in range(4)]
+    closing = threading.Timer(0.5, pool.close)
+    closing.start()
+    with pytest.raises(PoolClosed):
+        list(pool.run(jobs))
+    with pytest.raises(PoolClosed):
+        pool.wait_for(flight)
+    closing.join()
     assert pool.deaths == 0
