@@ -63,6 +63,7 @@ class Placement:
         plan: the job's actors on GPUs; empty on CPU.
         group: the reserved resources, one bundle for each of the plan; None on CPU.
         engine_cpus: cores that an engine reserves on CPU (`rollout.workers=auto`); else 0.
+        first_bundle: place in the group of the plan's first bundle.
         watch: told of every actor that starts or is lost.
     """
 
@@ -71,6 +72,7 @@ class Placement:
     plan: Plan
     group: PlacementGroup | None = None
     engine_cpus: int = 0
+    first_bundle: int = 0
     watch: Watch = field(default_factory=Watch, compare=False)
 
     @property
@@ -99,7 +101,7 @@ class Placement:
         bundle = None if number is None else self.plan.bundle_of(kind, number)
         if self.group is not None and bundle is not None:
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
-                self.group, placement_group_bundle_index=bundle
+                self.group, placement_group_bundle_index=self.first_bundle + bundle
             )
         return options
 
@@ -109,6 +111,17 @@ class Placement:
         if self.device == "cpu":
             return {"CPU": float(self.engine_cpus)} if self.engine_cpus else {}
         return {"GPU": self.plan.share("rollout", 1.0), "CPU": 1.0}
+
+    def beside(self, watch: Watch) -> Placement:
+        """Return the placement of an evaluation beside this training.
+
+        Args:
+            watch: told of its actors.
+        """
+        first = self.first_bundle + len(self.plan.own)
+        return replace(
+            self, plan=self.plan.evaluation, engine_cpus=0, first_bundle=first, watch=watch
+        )
 
     def release(self) -> None:
         """Give the reserved resources back; actors in them end. Nothing is watched any more."""

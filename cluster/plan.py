@@ -89,16 +89,29 @@ class Plan:
     Attributes:
         job: the job.
         bundles: in the order of their seats' start.
+        beside: number of the last bundles that are for an evaluation beside training. Seats are
+            those of the others.
     """
 
     job: Job
     bundles: tuple[Bundle, ...] = ()
+    beside: int = 0
+
+    @property
+    def own(self) -> tuple[Bundle, ...]:
+        """The bundles of the job itself."""
+        return self.bundles[: len(self.bundles) - self.beside]
+
+    @property
+    def evaluation(self) -> Plan:
+        """The plan of the evaluation beside training, without bundles if there is none."""
+        return Plan("evaluate", self.bundles[len(self.own) :])
 
     @property
     def seats(self) -> list[Seat]:
-        """All seats, bundle by bundle."""
+        """All seats of the job itself, bundle by bundle."""
         found: list[Seat] = []
-        for bundle in self.bundles:
+        for bundle in self.own:
             found += bundle.seats
         return found
 
@@ -127,7 +140,7 @@ class Plan:
 
     def bundle_of(self, kind: Kind, number: int) -> int | None:
         """Return the number of an actor's bundle; None for an actor that is not planned."""
-        for index, bundle in enumerate(self.bundles):
+        for index, bundle in enumerate(self.own):
             for seat in bundle.seats:
                 if (seat.kind, seat.number) == (kind, number):
                     return index
@@ -141,7 +154,8 @@ class Plan:
                 plural = "" if count == 1 else "s"
                 parts.append(f"{count} {word}{plural} x {self.share(kind):g} GPU")
         between = ", then " if self.job == "segment" else " + "
-        return between.join(parts) or "no GPU"
+        text = between.join(parts) or "no GPU"
+        return f"{text}, and beside it {self.evaluation}" if self.beside else text
 
 
 # --- from settings to plans
@@ -153,8 +167,9 @@ def plans(cfg: Config, job: Job) -> Iterator[Plan]:
     Training has one, or two with cluster.weight_backend=ipc. A job without a learner can do with
     fewer engines, and an engine on a single GPU can lend a part of it.
     """
+    beside = _beside(cfg) if job == "train" and cfg.train.evaluates_beside else []
     for bundles in _MAKERS[job](cfg):
-        yield Plan(job, tuple(bundles))
+        yield Plan(job, (*bundles, *beside), len(beside))
 
 
 def plan_of(cfg: Config, job: Job, nodes: Sequence[Node]) -> Plan:
@@ -211,6 +226,16 @@ def _train(cfg: Config) -> Iterator[list[Bundle]]:
 
 def _warm_start(cfg: Config) -> Iterator[list[Bundle]]:
     yield _learners(cfg)
+
+
+def _beside(cfg: Config) -> list[Bundle]:
+    """Return the bundles of an evaluation beside training: one actor of each kind, on few GPUs."""
+    helpers: list[tuple[Kind, int]] = [("reward", 0), ("segmenter", 0)]
+    if cfg.mask.token:
+        helpers.append(("drawer", 0))
+    if cfg.rollout.tensor_parallel > 1:
+        return _engines(cfg, 1) + _alone(helpers)
+    return _lend(_engines(cfg, 1, LENDING_ENGINE), helpers, 1 - LENDING_ENGINE)
 
 
 def _evaluate(cfg: Config) -> Iterator[list[Bundle]]:
@@ -410,6 +435,9 @@ def remedy(cfg: Config, job: Job, nodes: Sequence[Node]) -> str:
 
 def _smaller(cfg: Config, job: Job) -> Iterator[tuple[str, Config]]:
     """Yield smaller settings of one kind at a time, the largest first, with what was set."""
+    if job == "train" and cfg.train.evaluates_beside:
+        train = replace(cfg.train, eval_beside=False)
+        yield "train.eval_beside=false", replace(cfg, train=train)
     if job == "train" and cfg.cluster.weight_backend == "ipc":
         yield from _fewer_pairs(cfg)
         return

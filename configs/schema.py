@@ -412,6 +412,11 @@ class TrainConfig:
         0, help="newest checkpoints to keep, beside `best`; 0: all", least=0
     )
     eval_every: int = setting(0, help="steps between evaluations; 0: none", least=0)
+    eval_beside: bool = setting(
+        False,
+        help="evaluate on an engine of its own while the next steps run; takes one GPU more, or "
+        "CPU memory for one more engine",
+    )
     eval_before: bool = setting(True, help="evaluate before the first step")
     eval_samples: int = setting(
         200, help="number of expressions in each evaluation of a training run", least=1
@@ -445,6 +450,11 @@ class TrainConfig:
         help="seconds that a step may go on after SIGTERM before it is given up",
         least=0,
     )
+
+    @property
+    def evaluates_beside(self) -> bool:
+        """Whether evaluations between two steps run beside the next steps."""
+        return self.eval_beside and self.eval_every > 0
 
 
 @dataclass

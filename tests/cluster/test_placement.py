@@ -13,6 +13,7 @@ import pytest
 from cluster.environment import cpu_env, torch_extensions_dir
 from cluster.placement import Kind, decide, is_autoscaled
 from cluster.plan import Node
+from cluster.watch import Watch
 from configs.schema import Config
 
 KINDS: tuple[Kind, ...] = ("rollout", "learner", "reward", "segmenter", "drawer", "judge")
@@ -77,6 +78,30 @@ def test_actors_on_gpu_get_their_share() -> None:
     assert apart.options("learner")["num_gpus"] == 1
     assert 0 < apart.options("reward")["num_gpus"] < 1
     assert "DS_ACCELERATOR" not in apart.environment
+
+
+def test_an_evaluation_beside_has_the_seats_behind_those_of_the_training() -> None:
+    cfg = gpu_config()
+    cfg.train.eval_every = 1
+    cfg.train.eval_beside = True
+    placement = decide(cfg, [Node(14)])
+    watch = Watch()
+    beside = placement.beside(watch)
+    assert beside.watch is watch
+    assert beside.count("rollout", 3) == 1
+    assert beside.options("rollout", 0)["num_gpus"] == 2
+    assert beside.plan.bundles == placement.plan.bundles[beside.first_bundle :]
+    assert beside.first_bundle == len(placement.plan.own)
+
+
+def test_an_evaluation_beside_reserves_no_cores() -> None:
+    cfg = Config()
+    cfg.rollout.workers = "auto"
+    cfg.train.eval_every = 1
+    cfg.train.eval_beside = True
+    placement = decide(cfg, [Node(0, 8)])
+    assert placement.options("rollout", 0)["num_cpus"] > 0
+    assert placement.beside(Watch()).options("rollout", 0)["num_cpus"] == 0
 
 
 def test_an_autoscaler_is_known_by_its_node_groups() -> None:

@@ -189,5 +189,62 @@ def test_the_tightest_plan_keeps_all_engines() -> None:
     assert tightest_plan(cfg, "train") == next(plans(cfg, "train"))
 
 
+def watching(**settings: Any) -> Config:
+    """Settings of a training that evaluates beside its steps."""
+    cfg = config(**settings)
+    cfg.train.eval_every = 10
+    cfg.train.eval_beside = True
+    return cfg
+
+
+def test_an_evaluation_beside_training_has_a_gpu_of_its_own() -> None:
+    plan = plan_of(watching(engines=2, ranks=4, rewards=4), "train", EIGHT)
+    assert plan.whole_gpus == 8
+    assert plan.gpus == 7.5
+    assert str(plan).endswith(
+        "1 segmenter actor x 0.1 GPU, and beside it 1 engine x 0.6 GPU + 1 reward actor x 0.1 GPU "
+        "+ 1 segmenter actor x 0.1 GPU"
+    )
+    evaluation = plan.evaluation
+    assert evaluation.whole_gpus == 1
+    assert evaluation.count("rollout") == 1
+    assert plan.own + evaluation.bundles == plan.bundles
+
+
+def test_seats_of_the_evaluation_are_none_of_the_training() -> None:
+    cfg = watching(engines=2, ranks=4, rewards=4)
+    plan = plan_of(cfg, "train", EIGHT)
+    without = plan_of(config(engines=2, ranks=4, rewards=4), "train", EIGHT)
+    assert plan.seats == without.seats
+    assert plan.share("rollout") == 1.0
+    assert plan.bundle_of("segmenter", 1) is None
+    assert without.evaluation.bundles == ()
+
+
+def test_no_gpu_for_an_evaluation_beside_is_one_error_with_the_remedy() -> None:
+    with pytest.raises(ValueError, match=r"and beside it .* 9 whole ones") as error:
+        plan_of(watching(engines=3, ranks=4, rewards=4), "train", EIGHT)
+    assert "set train.eval_beside=false, add nodes" in str(error.value)
+
+
+def test_without_evaluations_there_is_nothing_beside() -> None:
+    cfg = watching()
+    cfg.train.eval_every = 0
+    assert plan_of(cfg, "train", EIGHT) == plan_of(config(), "train", EIGHT)
+
+
+def test_an_evaluation_beside_with_an_engine_over_several_gpus() -> None:
+    cfg = watching(ranks=2)
+    cfg.rollout.tensor_parallel = 2
+    plan = plan_of(cfg, "train", [Node(8)])
+    assert [bundle.gpus for bundle in plan.evaluation.bundles] == [2.0, 0.1, 0.1]
+
+
+def test_a_drawing_policy_has_its_drawer_beside() -> None:
+    cfg = watching(weight_backend="ipc")
+    cfg.mask.token = "[SEG]"
+    assert plan_of(cfg, "train", EIGHT).evaluation.count("drawer") == 1
+
+
 def test_a_node_without_known_cores_has_enough() -> None:
     assert math.isinf(Node(8).cpus)
