@@ -34,7 +34,8 @@ from configs.schema import Config, GrpoConfig
 from core.grpo import judge, shape_overlong
 from core.types import End, Episode, Group
 from data.mixing import Mix, Position, check_left
-from ray_jobs.driver import balance
+from ray_jobs.driver import balance, watching
+from ray_jobs.driver.beside import Beside
 from ray_jobs.driver.control import controlled
 from ray_jobs.driver.entry import run_job
 from ray_jobs.driver.evaluation import evaluate, stop_on_failures
@@ -51,13 +52,16 @@ from ray_jobs.driver.rebuilds import Rebuilds, history_of, newest_start, origin_
 from ray_jobs.driver.recording import Recording
 from ray_jobs.driver.report import Values, report, values_of
 from ray_jobs.driver.requests import Stopped
-from ray_jobs.driver.results import Evaluation, mean_parts, read_means
+from ray_jobs.driver.results import Evaluation, mean_parts
 from ray_jobs.driver.run import Run, checked_config, folder_of, refuse_other_run
 from ray_jobs.driver.sampling import Draws, mix_rows, training_mix
 from ray_jobs.driver.stages import StageTimer
 from ray_jobs.driver.truths import check_measurable
 from ray_jobs.record import checkpoint
 from ray_jobs.record.group_log import GroupLog
+
+# Checkpoints that a start has evaluated again, beside training: the newest ones.
+WANTED = 2
 
 
 @dataclass
@@ -314,29 +318,94 @@ def measure(
     return {"greedy": greedy, "sampled": sampled}
 
 
-def watch(
-    run: Run, pools: Pools, masking: Masking, state: TrainingState, again: bool = False
-) -> None:
-    """Measure the watched split; the test split waits for the final table.
+def watch_if_due(
+    run: Run, pools: Pools, masking: Masking, state: TrainingState, again: bool
+) -> bool:
+    """Measure the watched split after a step, if that is due; the test split waits for the end.
+
+    Beside training that begins with the whole checkpoint of the step (`save`), but no step would
+    wait for the evaluation of the last one.
 
     Args:
         again: The step was learned before a death, and may have been measured as well.
+
+    Returns:
+        Whether it is due.
     """
     step = state.step
-    split = run.cfg.data.eval_split
-    folder = run.record.evaluation_folder(step) / split
-    means = read_means(folder) if again else None
-    if means is None:
-        then = "measure the policy again"
-        if step < run.cfg.train.steps:
-            then = f"step {step + 1}"
-        evaluation = evaluate(run, pools, masking, split, f"step {step}, {split}", then=then)
-        run.keeping.evaluation(step, split, evaluation)
-        means = {"jf": evaluation.mean("jf"), "reward": evaluation.mean("reward")}
-        run.tracker.metrics(step, {f"{split}/{name}": mean for name, mean in means.items()})
-        run.progress.note(f"step {step}, {split}: J&F {means['jf']:.3f}")
+    if not due(step, run.cfg.train.eval_every):
+        return False
+    if not again:
+        watching.forget(run, step)
+    means = watching.written(run, step)
     # A string, because keys of JSON are strings.
-    state.watched[str(step)] = means["jf"]
+    if means is not None:
+        state.watched[str(step)] = watching.show(run, step, means)
+    elif pools.beside is None or step == run.cfg.train.steps:
+        state.watched[str(step)] = watching.watch(run, pools, masking, step)
+    return True
+
+
+def watch_missing(
+    run: Run, pools: Pools, masking: Masking, log: GroupLog, draws: Draws, state: TrainingState
+) -> None:
+    """Measure what a death or a stop has left unmeasured."""
+    step = state.step
+    own = run.record.checkpoints / f"step_{step}"
+    # A run may have begun with a checkpoint of another one.
+    is_own = own.is_dir() and checkpoint.read_state(own).get("origin") == state.origin
+    in_place = pools.beside is None or not is_own or step == run.cfg.train.steps
+    if in_place and due(step, run.cfg.train.eval_every) and str(step) not in state.watched:
+        state.watched[str(step)] = watching.watch(run, pools, masking, step)
+        save(run, pools, log, draws, state)
+    if pools.beside is not None and is_own:
+        want_missing(run, pools, pools.beside, log, state)
+
+
+def want_missing(
+    run: Run, pools: Pools, beside: Beside, log: GroupLog, state: TrainingState
+) -> None:
+    """Have the newest checkpoints without an evaluation measured beside training."""
+    steps = range(1, state.step + 1)
+    every = run.cfg.train.eval_every
+    missing = [step for step in steps if due(step, every) and str(step) not in state.watched]
+    for step in missing[-WANTED:]:
+        folder = run.record.checkpoints / f"step_{step}"
+        means = watching.written(run, step)
+        if means is not None:
+            # It ended after the last checkpoint, which does not know it.
+            note_watched(run, pools, log, state, folder, watching.show(run, step, means))
+        elif folder.is_dir():
+            beside.want(step, folder)
+
+
+def take_watched(run: Run, pools: Pools, log: GroupLog, state: TrainingState) -> None:
+    """Take the figures of the evaluations beside training that have ended; at the end of all."""
+    if pools.beside is None:
+        return
+    if state.step == run.cfg.train.steps:
+        # The checkpoint on its way may be one to measure.
+        pools.saving.finish(pools.learner)
+        if pools.beside.steps:
+            with run.progress.phase("evaluations beside training"):
+                pools.beside.finish()
+    for folder, jf in watching.take_done(run, pools.beside).items():
+        note_watched(run, pools, log, state, folder, jf)
+
+
+def note_watched(
+    run: Run, pools: Pools, log: GroupLog, state: TrainingState, folder: Path, jf: float
+) -> None:
+    """Note the J&F of a checkpoint that was measured after it was written."""
+    step = folder.name.removeprefix("step_")
+    state.watched[step] = jf
+    if folder.is_dir():
+        note_checkpoint(run, pools, log, folder, is_best=best_of(state.watched) == step)
+
+
+def best_of(watched: Mapping[str, float]) -> str:
+    """Return the step with the highest J&F on the watched split, the newest one of several."""
+    return max(watched, key=lambda step: (watched[step], int(step)))
 
 
 def save(run: Run, pools: Pools, log: GroupLog, draws: Draws, state: TrainingState) -> None:
@@ -347,10 +416,13 @@ def save(run: Run, pools: Pools, log: GroupLog, draws: Draws, state: TrainingSta
     state.aside = dict(position.aside)
     kept = asdict(state)
     watched = state.watched
-    is_best = not watched or watched.get(str(step)) == max(watched.values())
+    is_best = not watched or best_of(watched) == str(step)
 
     def note_whole(folder: Path) -> None:
-        note_checkpoint(run, log, folder, is_best)
+        is_due = due(step, run.cfg.train.eval_every)
+        if pools.beside is not None and is_due and str(step) not in watched:
+            pools.beside.want(step, folder)
+        note_checkpoint(run, pools, log, folder, is_best)
 
     with run.requests.patient(), run.progress.phase(f"checkpoint step_{step}"):
         if run.cfg.train.checkpoint_beside:
@@ -360,7 +432,7 @@ def save(run: Run, pools: Pools, log: GroupLog, draws: Draws, state: TrainingSta
             note_whole(checkpoint.save(checkpoints, step, pools.learner.save, kept))
 
 
-def note_checkpoint(run: Run, log: GroupLog, folder: Path, is_best: bool) -> None:
+def note_checkpoint(run: Run, pools: Pools, log: GroupLog, folder: Path, is_best: bool) -> None:
     """Point `best` at a whole checkpoint if it is the best one, and remove what it makes needless.
 
     The best one has the highest J&F on the watched split; without watching it is the newest one.
@@ -370,7 +442,8 @@ def note_checkpoint(run: Run, log: GroupLog, folder: Path, is_best: bool) -> Non
         run.tracker.model(run.record.path / "best" / "policy", step_of(folder))
     checkpoints = run.record.checkpoints
     keep = run.cfg.train.keep_checkpoints
-    checkpoint.prune(checkpoints, keep)
+    in_use = pools.beside.steps if pools.beside is not None else ()
+    checkpoint.prune(checkpoints, keep, in_use)
     log.forget(checkpoint.oldest(checkpoints, keep))
 
 
@@ -467,6 +540,7 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
             measured_splits.append(cfg.data.eval_split)
         hints = HintStore(run, own_hints(cfg, run.record.path))
         hints.ask(measured_splits, rollouts, again=start is None)
+        pools.beside = watching.evaluations_beside(run)
 
         deaths = run.placement.watch.deaths
         recording = Recording.open(
@@ -561,10 +635,7 @@ def learn_steps(
     floor = lowest_reward(run.record.episodes(), through=state.step)
     guard = Guard(cfg, checkpoints, floor=floor)
     try:
-        # A stop during an evaluation leaves it to the next start.
-        if due(state.step, cfg.train.eval_every) and str(state.step) not in state.watched:
-            watch(run, pools, masking, state)
-            save(run, pools, log, draws, state)
+        watch_missing(run, pools, masking, log, draws, state)
         for step in steps:
             while run.requests.wait_while_paused():
                 save_unsaved(run, pools, log, draws, state)
@@ -575,8 +646,11 @@ def learn_steps(
             if not recording.is_repeat:
                 supervisor.tell(f"step {step}")
             end_step(run, pools, masking, log, recording, draws, state)
+        take_watched(run, pools, log, state)
     except SystemExit:
         # A stop.
+        if pools.beside is not None:
+            pools.beside.close()
         save_unsaved(run, pools, log, draws, state)
         raise
     except LearnerLost:
@@ -614,12 +688,14 @@ def end_step(
     draws: Draws,
     state: TrainingState,
 ) -> None:
-    """Measure the watched split and write a checkpoint after a step, if they are due."""
+    """Measure the watched split and write a checkpoint after a step, if they are due.
+
+    Evaluations beside training are waited for at the end of the last step only.
+    """
     cfg = run.cfg.train
     pools.saving.settle()
-    watched = due(state.step, cfg.eval_every)
-    if watched:
-        watch(run, pools, masking, state, again=recording.is_repeat)
+    watched = watch_if_due(run, pools, masking, state, again=recording.is_repeat)
+    take_watched(run, pools, log, state)
     asked = run.requests.take_checkpoint()
     last = state.step == cfg.steps
     if watched or last or asked or due(state.step, cfg.checkpoint_every):

@@ -99,8 +99,12 @@ class Keeping:
         Args:
             how: Its folder below that of the step.
         """
-        folder = self.folder / "evaluation" / f"step_{step}" / how
-        write_evaluation(folder, evaluation, self.words)
+        write_evaluation(self._evaluation_folder(step, how), evaluation, self.words)
+        self.keep_evaluation(step, how, evaluation)
+
+    def keep_evaluation(self, step: int, how: str, evaluation: Evaluation) -> None:
+        """Keep the best and the worst expressions of an evaluation that is written already."""
+        folder = self._evaluation_folder(step, how)
         there = f"evaluation/step_{step}/{how}"
         self.tracker.table(folder / "per_expression.csv", f"{there}/per_expression.json")
         self.tracker.artifact(folder / "summary.json", there)
@@ -108,6 +112,9 @@ class Keeping:
             results = best_and_worst(evaluation.results, ENDS)
             repeats = Counter(result.sample.uid for result in evaluation.results)
             self._start(self._keep_evaluation, step, how, results, repeats)
+
+    def _evaluation_folder(self, step: int, how: str) -> Path:
+        return self.folder / "evaluation" / f"step_{step}" / how
 
     def forget_after(self, step: int) -> None:
         """Drop the kept groups of later steps."""

@@ -12,6 +12,7 @@ from actors.reward import RewardPool
 from actors.rollout import RolloutPool
 from actors.segmenter import SegmenterPool
 from configs.schema import Config
+from ray_jobs.driver.beside import Beside
 from ray_jobs.driver.elastic import Elastic
 from ray_jobs.driver.run import Run
 from ray_jobs.driver.saving import Saving
@@ -23,20 +24,26 @@ class Pools:
     Args:
         run: The run; its configuration gives the number of actors.
         reward_splits: The reward actors read the ground truth of these splits.
+        title: Begins the names of phases on the display.
+
+    Attributes:
+        beside: The evaluations beside a training, which have pools of their own; None without any.
     """
 
-    def __init__(self, run: Run, reward_splits: Sequence[str]) -> None:
+    def __init__(self, run: Run, reward_splits: Sequence[str], title: str = "") -> None:
         self._cfg = run.cfg
         self._reward_cfg = run.cfg
         self._placement = run.placement
         self._progress = run.progress
+        self._title = title
         self._checkpoints = run.record.checkpoints
         self._reward_splits = list(dict.fromkeys(reward_splits))
         self.elastic = Elastic(run.cfg, run.placement, run.progress)
+        self.beside: Beside | None = None
 
     @cached_property
     def rollouts(self) -> RolloutPool:
-        with self._progress.phase("start: rollout engines"):
+        with self._progress.phase(f"{self._title}start: rollout engines"):
             pool = RolloutPool(self._cfg, self._placement)
             # The phase lasts until the first engines are up, and their errors appear here. The
             # others join when they are.
@@ -54,12 +61,12 @@ class Pools:
 
     @cached_property
     def drawers(self) -> DrawerPool:
-        with self._progress.phase("start: drawer"):
+        with self._progress.phase(f"{self._title}start: drawer"):
             return DrawerPool(self._cfg, self._placement)
 
     @cached_property
     def learner(self) -> LearnerPool:
-        with self._progress.phase("start: learners"):
+        with self._progress.phase(f"{self._title}start: learners"):
             return LearnerPool(self._cfg, self._placement)
 
     @cached_property
@@ -98,6 +105,8 @@ class Pools:
         The learner's ranks leave their process group together, which may not work after an error.
         `close_learner` ends them; without it they end with Ray.
         """
+        if self.beside is not None:
+            self.beside.close()
         self.saving.abandon()
         self.elastic.close()
         for name in ("rollouts", "rewards", "segmenters", "drawers"):

@@ -17,6 +17,8 @@ from core.types import End, Episode, Reward, Rle, Sample
 from ray_jobs.record.run_folder import episode_line
 from ray_jobs.record.words import Words
 
+# With this file the folder of an evaluation is whole.
+SUMMARY = "summary.json"
 COLUMNS = ("uid", "kind", "query", "J", "F", "J&F", "reward", "parts", "end", "answer")
 
 
@@ -104,6 +106,11 @@ class Evaluation:
         values = list(self.per_expression(name).values())
         return float(np.mean(values)) if values else 0.0
 
+    @property
+    def means(self) -> dict[str, float]:
+        """The means "jf" (percent) and "reward", as `read_means` returns them."""
+        return {"jf": self.mean("jf"), "reward": self.mean("reward")}
+
     def reward_jf_correlation(self) -> float | None:
         """Return the correlation of reward and J&F within expressions.
 
@@ -185,7 +192,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation, words: Words | None =
             table.writerow(_row(result))
     lines = [json_line(line) for line in _episode_lines(evaluation, words)]
     write_atomic(folder / "episodes.jsonl", "".join(lines))
-    write_atomic(folder / "summary.json", json.dumps(_summary(evaluation), indent=2) + "\n")
+    write_atomic(folder / SUMMARY, json.dumps(_summary(evaluation), indent=2) + "\n")
 
 
 def _episode_lines(evaluation: Evaluation, words: Words | None) -> Iterator[dict[str, Any]]:
@@ -203,7 +210,7 @@ def _episode_lines(evaluation: Evaluation, words: Words | None) -> Iterator[dict
 
 def read_means(folder: Path) -> dict[str, float] | None:
     """Return the means "jf" (percent) and "reward" of a written evaluation; None without one."""
-    file = folder / "summary.json"
+    file = folder / SUMMARY
     if not file.exists():
         return None
     summary = json.loads(file.read_text(encoding="utf-8"))

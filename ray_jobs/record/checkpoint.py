@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -107,13 +107,17 @@ def removed_on_error(fresh: Path, step: int) -> Iterator[None]:
         ) from error
 
 
-def prune(checkpoints: Path, keep: int) -> None:
-    """Remove checkpoints, apart from the newest `keep` and the `best` one; 0 keeps all."""
+def prune(checkpoints: Path, keep: int, in_use: Collection[int] = ()) -> None:
+    """Remove checkpoints, apart from the newest `keep` and the `best` one; 0 keeps all.
+
+    Args:
+        in_use: steps whose checkpoints somebody reads.
+    """
     if keep == 0:
         return
     best = (checkpoints.parent / "best").resolve()
     for folder in _folders(checkpoints)[:-keep]:
-        if folder.resolve() != best:
+        if folder.resolve() != best and _step(folder) not in in_use:
             shutil.rmtree(folder)
 
 
@@ -122,7 +126,7 @@ def oldest(checkpoints: Path, keep: int) -> int:
     folders = _folders(checkpoints)[-keep:]
     if not folders:
         return 0
-    return int(folders[0].name.removeprefix("step_"))
+    return _step(folders[0])
 
 
 def latest(checkpoints: Path) -> Path | None:
@@ -228,7 +232,7 @@ def set_aside(checkpoints: Path, step: int) -> list[Path]:
     """
     moved = []
     for folder in _folders(checkpoints):
-        if int(folder.name.removeprefix("step_")) <= step:
+        if _step(folder) <= step:
             continue
         left = folder.with_name(f"{folder.name}.left")
         if left.exists():
@@ -240,6 +244,10 @@ def set_aside(checkpoints: Path, step: int) -> list[Path]:
 def read_state(folder: Path) -> dict[str, Any]:
     """Return the `state` of `save`, with "step"."""
     return json.loads((folder / STATE).read_text())
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step_"))
 
 
 def _folders(checkpoints: Path) -> list[Path]:

@@ -31,10 +31,12 @@ from configs.schema import Config
 from core.types import Answer, End, Episode, Group, Reward, Sample, Turn, Update, Video
 from data.mixing import MixedSet, make_mix
 from ray_jobs import train
+from ray_jobs.driver.beside import Beside
 from ray_jobs.driver.masking import PointingPolicy
 from ray_jobs.driver.rebuilds import history_of, origin_of
 from ray_jobs.driver.recording import Recording
 from ray_jobs.driver.requests import Requests
+from ray_jobs.driver.results import Evaluation, Result, write_evaluation
 from ray_jobs.driver.run import Run
 from ray_jobs.driver.saving import Saving
 from ray_jobs.record import checkpoint
@@ -214,7 +216,8 @@ class Tracker:
         # Nothing of the learner is waited for here, so its death would not be noticed.
         if self.fate.deaths.get(self.fate.events + 1) is not LearnerLost:
             self.fate.pass_by()
-        self.steps.append(step)
+        if "reward" in metrics:
+            self.steps.append(step)
 
     def has(self, step: int, name: str) -> bool:
         return step in self.steps
@@ -246,6 +249,7 @@ class ScriptedPools:
         self.rollouts = Rollouts(cfg, fate, plays, ages, rng)
         self.rewards = Rewards()
         self.saving = Saving(checkpoints, print)
+        self.beside: Beside | None = None
         self._fate = fate
         self._learner: Learner | None = None
 
@@ -277,6 +281,7 @@ class Job:
         self.points: list[int] = []
         self.rng = random.Random(0)
         self.saving = Saving(home, print)
+        self.beside: Beside | None = None
         self.folder = RunFolder(home / "run")
         settings = [
             f"train.steps={STEPS}",
@@ -298,6 +303,11 @@ class Job:
             except DriverKilled:
                 # The kill comes before or after the write under way, never with the next driver.
                 self.saving.abandon()
+                if self.beside is not None:
+                    self.beside.close()
+
+    def beside_of(self, run: Run) -> Beside | None:
+        return None
 
     def start(self) -> str:
         cfg = self.cfg
@@ -311,7 +321,8 @@ class Job:
         tracker: Any = Tracker(self.fate, self.points)
         nothing: Any = None
         placement = Placement("cpu", {}, Plan("train"))
-        run = Run(cfg, nothing, {}, record, screen, tracker, placement, Requests(), nothing)
+        run = Run(cfg, nothing, {}, record, screen, tracker, placement, Requests(), screen)
+        pools.beside = self.beside = self.beside_of(run)
         origin = origin_of(cfg, record.checkpoints, start)
         log = GroupLog.open(record.path / "groups", history_of(cfg, origin))
         recording = Recording.open(record, tracker, screen, Deaths(lambda text: None))
@@ -326,6 +337,52 @@ class Job:
             train.TrainingState(origin=origin),
         )
         return str(summary["weights"])
+
+
+@dataclass
+class WeightsEvaluator:
+    """Takes the J&F out of a checkpoint's weights, and writes it as the real one does."""
+
+    run: Run
+    rng: random.Random
+    is_closed: bool = False
+
+    def measure(self, step: int, folder: Path) -> Evaluation:
+        # Some come in the same step, others after the end of the last one.
+        time.sleep(self.rng.choice([0.0, 0.02, 0.1]))
+        if self.is_closed:
+            raise RuntimeError("its actors are gone")
+        evaluation = evaluation_of((folder / "weights").read_text())
+        there = self.run.record.evaluation_folder(step) / self.run.cfg.data.eval_split
+        write_evaluation(there, evaluation)
+        return evaluation
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def evaluation_of(weights: str) -> Evaluation:
+    share = int(digest("watched", weights), 16) % 1000 / 1000
+    episode = Episode("v0", (), End.DONE)
+    return Evaluation((Result(SAMPLES[0], episode, (), None, {"J": share, "F": share}),))
+
+
+class WatchingJob(Job):
+    """A job that evaluates beside its steps, and keeps all checkpoints of these."""
+
+    def __init__(self, home: Path, deaths: Mapping[int, type[BaseException]], *more: str) -> None:
+        settings = ["train.eval_every=2", "train.eval_beside=true", *more]
+        super().__init__(home, deaths, *settings)
+
+    def beside_of(self, run: Run) -> Beside:
+        return Beside(WeightsEvaluator(run, self.rng), lambda text: None)
+
+    def watched(self) -> dict[str, float]:
+        last = self.folder.checkpoints / f"step_{STEPS}"
+        return dict(checkpoint.read_state(last)["watched"])
+
+    def best(self) -> str:
+        return os.readlink(self.folder.path / "best")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -415,6 +472,45 @@ def test_deaths_while_playing_ahead(tmp_path: Path, seed: int, staleness: int) -
     assert 1 <= max(job.ages.values()) <= staleness
     # After a death a group may be played with newer weights than those of its step.
     assert max(job.ages[step, PROMPTS - 1] for step in range(1, STEPS + 1)) <= 0
+
+
+@pytest.fixture(scope="module")
+def watching(tmp_path_factory: pytest.TempPathFactory) -> WatchingJob:
+    """A run without deaths that evaluates beside its steps."""
+    job = WatchingJob(tmp_path_factory.mktemp("watching"), {})
+    job.run()
+    check_history(job)
+    return job
+
+
+def test_an_evaluation_beside_changes_no_weights(
+    watching: WatchingJob, undisturbed: tuple[str, int]
+) -> None:
+    last = watching.folder.checkpoints / f"step_{STEPS}"
+    assert (last / "weights").read_text() == undisturbed[0]
+
+
+def test_best_is_the_one_with_the_highest_figure(watching: WatchingJob) -> None:
+    watched = watching.watched()
+    assert set(watched) == {"2", "4"}
+    assert watching.best() == f"checkpoints/step_{max(watched, key=lambda step: watched[step])}"
+    weights = (watching.folder.path / "best" / "weights").read_text()
+    assert max(watched.values()) == evaluation_of(weights).mean("jf")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_deaths_change_no_evaluation_beside(
+    tmp_path: Path, watching: WatchingJob, seed: int
+) -> None:
+    rng = random.Random(seed)
+    moments = rng.sample(range(1, 2 * watching.fate.events), 6)
+    deaths = {moment: rng.choice([DriverKilled, LearnerLost]) for moment in moments}
+    job = WatchingJob(tmp_path, deaths)
+    job.rng.seed(seed)
+    job.run()
+    check_history(job)
+    assert job.watched() == watching.watched()
+    assert job.best() == watching.best()
 
 
 def test_a_learner_that_always_dies_ends_the_run(tmp_path: Path) -> None:
