@@ -16,7 +16,7 @@ from core.files import read_lines
 from ray_jobs.record import checkpoint
 from ray_jobs.record.run_folder import RunFolder
 from tests.ray_jobs.conftest import Small, run_job, told
-from tests.ray_jobs.test_resume import RAY_AGENTS, left, logged, started, wait_until
+from tests.ray_jobs.test_resume import RAY_AGENTS, left, logged, name_of, started, wait_until
 
 EVERY = 3
 LAST = 8
@@ -143,10 +143,12 @@ def test_a_driver_killed_during_an_evaluation_leaves_nothing(small: Small, in_pl
     with started(*wanted) as process:
         wait_until(lambda: bool(logged_after_the_start(run)), process)
         [driver] = psutil.Process(process.pid).children()
-        family = [each for each in driver.children(recursive=True) if not is_agent(each)]
+        family = driver.children(recursive=True)
         driver.kill()
         process.wait()
-    assert left(family, timeout_s=90.0) == []
+    workers = [each for each in family if not name_of(each).startswith(RAY_AGENTS)]
+    assert workers, "no worker process was found"
+    assert left(workers, timeout_s=90.0) == []
     assert not (run.evaluation / "step_3" / "valid" / "summary.json").exists()
 
     again = ended(small, "killed", "train.eval_beside=true")
@@ -155,10 +157,6 @@ def test_a_driver_killed_during_an_evaluation_leaves_nothing(small: Small, in_pl
     assert again.best == in_place.best
     figures = json.loads(again.of_evaluation(3, "summary.json").read_text())
     assert figures == json.loads(in_place.of_evaluation(3, "summary.json").read_text())
-
-
-def is_agent(process: psutil.Process) -> bool:
-    return process.name().startswith(RAY_AGENTS)
 
 
 def logged_after_the_start(run: RunFolder) -> list[int]:

@@ -35,7 +35,7 @@ from tests.ray_jobs.conftest import (
 RAY_AGENTS = ("ray::DashboardA", "ray::RuntimeEnv")
 
 
-def _name(process: psutil.Process) -> str:
+def name_of(process: psutil.Process) -> str:
     try:
         return process.name()
     except psutil.NoSuchProcess:
@@ -101,7 +101,7 @@ def logged(run: RunFolder, step: int) -> list[int]:
 def kill_a_rank(process: subprocess.Popen[str]) -> None:
     """Kill one of the learner's ranks with SIGKILL."""
     for child in psutil.Process(process.pid).children(recursive=True):
-        if _name(child).startswith("ray::Learner"):
+        if name_of(child).startswith("ray::Learner"):
             child.kill()
             return
     raise AssertionError("no rank was found")
@@ -136,7 +136,7 @@ def test_killed_run_resumes_to_the_same_weights(finished: Finished) -> None:
         process.kill()
         process.wait()
     assert run.steps()[0]["deaths/learner"] == 1
-    workers = [p for p in family if not _name(p).startswith(RAY_AGENTS)]
+    workers = [p for p in family if not name_of(p).startswith(RAY_AGENTS)]
     assert workers, "no worker process was found"
     still = left(workers, 60)
     assert not still, f"still running after the driver was killed: {still}"
