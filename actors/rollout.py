@@ -30,6 +30,7 @@ from cluster.refs import Handle, Ref, start_actor
 from cluster.room import room
 from cluster.weight_reader import WeightReader
 from cluster.weights import WeightVersion
+from configs.load import resolve
 from configs.schema import Config
 from core.batch import share_prompt
 from core.pulse import working
@@ -39,7 +40,8 @@ from data.frames.reading import show_views
 from models.engine.conversation import SeedKey
 from models.engine.engine import Engine, killed_while_starting
 from models.engine.gallery import Gallery
-from models.engine.settings import OBJECT_STORE, EngineSettings
+from models.engine.settings import OBJECT_STORE, AdapterSettings, EngineSettings
+from models.families import family_of
 
 # Batches that an engine is given at a time, so that slots freed by short episodes, and the time
 # in which frames are decoded, never leave it idle.
@@ -249,13 +251,23 @@ def copies(samples: Sequence[Sample]) -> list[int]:
     return numbers
 
 
-def engine_settings(cfg: Config, device: str) -> EngineSettings:
-    """Return the settings of a rollout actor's engine."""
+def engine_settings(cfg: Config, device: str, learns: bool = False) -> EngineSettings:
+    """Return the settings of a rollout actor's engine.
+
+    Args:
+        learns: whether it will take weights of a learner.
+
+    Raises:
+        ValueError: as `adapter_settings`.
+    """
     rollout = cfg.rollout
     path = cfg.policy.path
     # Otherwise it is a name on a model hub.
     if os.path.isdir(path):
         path = os.path.abspath(path)
+    adapter: AdapterSettings | None = None
+    if learns and cfg.learner.lora_publish == "adapter":
+        adapter = adapter_settings(cfg)
     return EngineSettings(
         path=path,
         device=device,
@@ -266,9 +278,24 @@ def engine_settings(cfg: Config, device: str) -> EngineSettings:
         gpu_memory_utilization=rollout.gpu_memory_utilization,
         tensor_parallel=rollout.tensor_parallel,
         weight_backend=cfg.cluster.weight_backend,
+        adapter=adapter,
         seed=cfg.seed,
         system_message=system_message(cfg),
     )
+
+
+def adapter_settings(cfg: Config) -> AdapterSettings:
+    """Return the adapter that the learner sends alone.
+
+    Raises:
+        ValueError: a target that the policy's layers do not have.
+    """
+    learner = cfg.learner
+    known = family_of(resolve(cfg.policy.path)).lora_targets
+    targets = tuple(learner.lora_targets) or known
+    if not set(targets) <= set(known):
+        raise ValueError(f"learner.lora_targets={list(targets)}: some of {', '.join(known)}")
+    return AdapterSettings(learner.lora_rank, learner.lora_alpha, targets)
 
 
 class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
@@ -276,10 +303,11 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
 
     kind = "rollout"
 
-    def __init__(self, cfg: Config, placement: Placement) -> None:
+    def __init__(self, cfg: Config, placement: Placement, learns: bool = False) -> None:
+        """Start the actors. Arguments and errors are those of `engine_settings`."""
         self.cfg = cfg
         self.placement = placement
-        self.settings = engine_settings(cfg, placement.device)
+        self.settings = engine_settings(cfg, placement.device, learns)
         self.system = make_system(cfg)
         # The newest version. Actors that join later load it when they start.
         self.weights: WeightVersion | None = None

@@ -295,19 +295,21 @@ class TrainerRank:
         Args:
             wanted: what to return beside it, for the object store. A delta may become a full one.
         """
-        tensors = whole_weights.describe(self.engine)
+        adapter_alone = self.cfg.learner.lora_publish == "adapter"
+        weights = whole_weights.published(self.engine, adapter_alone)
+        tensors = whole_weights.describe(weights)
         if self.sender is not None:
             return WeightVersion(version, *tensors), None
 
         names = tensors.names
         if self.has_published:
-            names = whole_weights.learning(self.engine)
+            names = whole_weights.learning(weights)
         if self.rank != 0:
-            whole_weights.hand_over(self.engine, names, draft=None)
+            whole_weights.hand_over(self.engine, weights, names, draft=None)
             self.has_published = True
             return None, None
         draft = self.writer.draft(*tensors)
-        whole_weights.hand_over(self.engine, names, draft)
+        whole_weights.hand_over(self.engine, weights, names, draft)
         written = draft.finish(version)
         self.has_published = True
         if wanted == "nothing":

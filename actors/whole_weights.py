@@ -6,7 +6,7 @@ Everything here is collective: all ranks call the same function at the same time
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -58,17 +58,31 @@ def whole_state(engine: DeepSpeedEngine) -> dict[str, Tensor]:
     return state
 
 
+def published(engine: DeepSpeedEngine, adapter_alone: bool) -> dict[str, lora.Weight]:
+    """Return the weights of a version, by the names that engines know them by.
+
+    Args:
+        adapter_alone: the adapter's factors under peft's names, not the weights with it merged.
+    """
+    if not adapter_alone:
+        return lora.weights(engine.module.vlm)
+    factors: dict[str, lora.Weight] = {}
+    for name, tensor in lora.adapter(engine.module.vlm).items():
+        factors[name] = lora.Weight(tensor)
+    return factors
+
+
 def hand_over(
     engine: DeepSpeedEngine,
+    found: Mapping[str, lora.Weight],
     names: Collection[str],
     draft: Draft | None,
 ) -> None:
-    """Put whole weights of these names into a draft; None: only take part.
+    """Put those weights that have these names into a draft, whole; None: only take part.
 
     Other names of the same parameter, such as those of a tied head, are among `names`.
     """
     is_sharded = engine.zero_optimization_stage() == 3
-    found = lora.weights(engine.module.vlm)
     # By identity of the parameter: a tied head is gathered once.
     shared: dict[int, list[str]] = {}
     for name in names:
@@ -86,10 +100,10 @@ def hand_over(
                 draft.settle()
 
 
-def learning(engine: DeepSpeedEngine) -> tuple[str, ...]:
+def learning(found: Mapping[str, lora.Weight]) -> tuple[str, ...]:
     """Return the names of the weights that may change. Frozen parameters do not; buffers may."""
     names = []
-    for name, weight in lora.weights(engine.module.vlm).items():
+    for name, weight in found.items():
         is_parameter = isinstance(weight.base, torch.nn.Parameter)
         if not is_parameter or any(part.requires_grad for part in weight.parts):
             names.append(name)
@@ -121,12 +135,12 @@ def head_state(engine: DeepSpeedEngine) -> dict[str, np.ndarray]:
     return state
 
 
-def describe(engine: DeepSpeedEngine) -> Description:
-    """Describe the tensors of `whole_tensors` without gathering them."""
+def describe(found: Mapping[str, lora.Weight]) -> Description:
+    """Describe weights without gathering them."""
     names: list[str] = []
     dtypes: list[str] = []
     shapes: list[tuple[int, ...]] = []
-    for name, weight in lora.weights(engine.module.vlm).items():
+    for name, weight in found.items():
         base = weight.base
         names.append(name)
         dtypes.append(str(base.dtype).removeprefix("torch."))
@@ -137,7 +151,7 @@ def describe(engine: DeepSpeedEngine) -> Description:
 
 def largest_bytes(engine: DeepSpeedEngine) -> int:
     """Return the size of the largest tensor of `whole_tensors`, in bytes."""
-    found = describe(engine)
+    found = describe(lora.weights(engine.module.vlm))
     largest = 0
     for dtype, shape in zip(found.dtypes, found.shapes, strict=True):
         size = math.prod(shape) * getattr(torch, dtype).itemsize

@@ -47,6 +47,9 @@ _RESOLVER = re.compile(r"\$\{(?![\w.\[\]\s-]*\})")
 # The split of `data.holdout` (data/holdout.py).
 HOLDOUT = "holdout"
 
+# Widest adapter that vLLM's LoRA takes.
+MOST_LORA_RANK = 512
+
 # Owner of the base models on the Hugging Face hub, and the start of their names.
 HUB_OWNER = "Qwen"
 
@@ -375,6 +378,8 @@ def wrong_values(cfg: Config) -> Iterator[str]:
     learner = cfg.learner
     if learner.lora_rank > 0 and learner.lora_alpha <= 0:
         yield f"learner.lora_alpha={learner.lora_alpha}: must be above 0 if lora_rank is"
+    if learner.lora_publish == "adapter":
+        yield from _wrong_adapter(cfg)
     yield from _wrong_grpo(cfg)
     if cfg.cluster.use_gpu == "no" and cfg.cluster.weight_backend != "object_store":
         yield f"cluster.weight_backend={cfg.cluster.weight_backend}: needs GPUs; use object_store"
@@ -400,6 +405,27 @@ def wrong_values(cfg: Config) -> Iterator[str]:
         )
     if not cfg.name or Path(cfg.name).name != cfg.name or cfg.name in (".", ".."):
         yield (f"name={cfg.name!r}: must be a plain folder name; put the folder above it in `runs`")
+
+
+def _wrong_adapter(cfg: Config) -> Iterator[str]:
+    """Yield settings under which no adapter can be sent alone."""
+    rank = cfg.learner.lora_rank
+    if rank == 0:
+        yield (
+            "learner.lora_publish=adapter: there is no adapter; set learner.lora_rank, such as 16, "
+            "or lora_publish=merged"
+        )
+    if rank > MOST_LORA_RANK:
+        yield (
+            f"learner.lora_rank={rank}: vLLM's LoRA takes at most {MOST_LORA_RANK}; "
+            "lower it, or set learner.lora_publish=merged"
+        )
+    backend = cfg.cluster.weight_backend
+    if backend != "object_store":
+        yield (
+            f"learner.lora_publish=adapter: cluster.weight_backend={backend} sends merged weights "
+            "only; use object_store, or lora_publish=merged"
+        )
 
 
 def _wrong_grpo(cfg: Config) -> Iterator[str]:

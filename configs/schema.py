@@ -308,13 +308,16 @@ class LearnerConfig:
         False,
         help="keep the reference of the KL term in CPU memory between batches; without LoRA only",
     )
-    lora_rank: int = setting(
-        0, help="above 0: train low-rank adapters only; engines get merged weights", least=0
-    )
+    lora_rank: int = setting(0, help="above 0: train low-rank adapters only", least=0)
     lora_alpha: float = setting(32.0, help="adapters are scaled by lora_alpha / lora_rank")
     lora_targets: list[str] = setting(
         [],
         help="linear layers with adapters, such as [q_proj, v_proj]; empty: all of a decoder layer",
+    )
+    lora_publish: Literal["merged", "adapter"] = setting(
+        "merged",
+        help="what engines get of a policy with adapters: its weights with them merged, or the "
+        "adapter alone, for vLLM's LoRA",
     )
     gradient_checkpointing: bool = setting(False, help="recompute activations to save memory")
     optimizer_steps: int = setting(

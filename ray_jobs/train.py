@@ -515,7 +515,7 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
     with (
         live_page(folder_of(cfg, ""), cfg.record.port),
         Run.open(cfg, splits=splits, fresh=fresh, total_steps=cfg.train.steps) as run,
-        Pools(run, reward_splits=splits) as pools,
+        Pools(run, reward_splits=splits, learns=True) as pools,
         controlled(run.record, run.requests, pools.elastic),
         told_live(run.record.path, run.progress, run.placement.watch),
         figures_shown(cfg, run.progress) as figures,

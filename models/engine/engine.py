@@ -21,7 +21,7 @@ from core.types import Ask
 from models.dialogue import load_dialogue
 from models.engine.conversation import Conversation, SeedKey
 from models.engine.gallery import Gallery
-from models.engine.settings import OBJECT_STORE, EngineSettings, ban, engine_args
+from models.engine.settings import ADAPTER_STORE, OBJECT_STORE, EngineSettings, ban, engine_args
 
 # How vLLM's client takes an output from the engine's process.
 Receive = Callable[[], Awaitable[Any]]
@@ -64,6 +64,8 @@ class Engine:
         core.get_output_async = _ticking(core.get_output_async)  # type: ignore[method-assign]
         vocabulary = self.llm.model_config.get_vocab_size()
         self.ban = ban(self.dialogue.allowed_ids(), vocabulary)
+        # Of every request, so that those in flight go on with a new adapter.
+        self.adapter = None if settings.adapter is None else _adapter_request()
         self._request_numbers = itertools.count()
 
     @property
@@ -126,7 +128,10 @@ class Engine:
         )
         request_id = str(next(self._request_numbers))
         with working("generate"):
-            async for last in self.llm.generate(prompt, params, request_id=request_id):
+            outputs = self.llm.generate(
+                prompt, params, request_id=request_id, lora_request=self.adapter
+            )
+            async for last in outputs:
                 output = last
 
         completion = output.outputs[0]
@@ -150,7 +155,8 @@ class Engine:
 
         Args:
             version: number of the weight version.
-            names, dtypes, shapes: description of its tensors.
+            names, dtypes, shapes: description of its tensors, those of an adapter alone with
+                `EngineSettings.adapter`.
             checksums: of each tensor (`core.flat.tensor_checksum`); object_store only.
             source: object_store: path of the flat array (`core.flat`), which stays as it is until
                 they are taken. nccl: None, the tensors are received. ipc: an asynchronous iterator
@@ -171,6 +177,10 @@ class Engine:
         extra: dict[str, Any] = {}
         if backend == OBJECT_STORE:
             extra = {"path": source, "checksums": list(checksums), "engine": _whereabouts()}
+        adapter = self.settings.adapter
+        if adapter is not None:
+            backend = ADAPTER_STORE
+            extra |= {"rank": adapter.rank, "alpha": adapter.alpha}
         info = weight_transfer.update_info(
             backend,
             list(names),
@@ -264,6 +274,13 @@ def _ticking(receive: Receive) -> Receive:
         return outputs
 
     return receive_and_tick
+
+
+def _adapter_request() -> Any:
+    """Name the engine's only adapter, which comes from the learner and from no folder."""
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest("learner", 1, "learner")
 
 
 def _whereabouts() -> str:

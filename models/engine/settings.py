@@ -11,6 +11,11 @@ from models.families import Family, family_of
 # The name of this project's weight transfer in `cluster.weight_backend`: the bytes come from shared
 # memory, or out of Ray's object store.
 OBJECT_STORE = "object_store"
+# The same for adapters alone (`models.engine.adapter_transfer`).
+ADAPTER_STORE = "adapter_store"
+
+# Widths for which vLLM's LoRA has room; an adapter takes the next larger one.
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 # Up to this vocabulary the allowed ids travel with a request; above it, the few banned ones.
 SMALL_VOCABULARY = 8192
@@ -21,6 +26,15 @@ BANNED_BIAS = -1e9
 # Processed images that vLLM keeps on a CPU: those of the prompts of a step, which a group asks for
 # again. vLLM's own 4 GiB would fill with frames of past steps.
 PROCESSED_GIB = 0.5
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """The adapter that an engine takes in place of whole weights (`learner.lora_*`)."""
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -38,6 +52,7 @@ class EngineSettings:
         gpu_memory_utilization: share of the GPU's memory; GPU only.
         tensor_parallel: GPUs of one engine; GPU only.
         weight_backend: object_store, nccl or ipc.
+        adapter: set if a version of the weights is an adapter; None: the whole policy.
         seed: vLLM's own seed. Requests carry seeds of their own.
         system_message: message before the first turn; empty for none.
     """
@@ -52,6 +67,7 @@ class EngineSettings:
     gpu_memory_utilization: float = 0.6
     tensor_parallel: int = 1
     weight_backend: str = OBJECT_STORE
+    adapter: AdapterSettings | None = None
     seed: int = 0
     system_message: str = ""
 
@@ -60,6 +76,7 @@ def engine_args(settings: EngineSettings) -> dict[str, Any]:
     """Return the arguments of vLLM's `AsyncEngineArgs`."""
     from vllm.config import WeightTransferConfig
 
+    backend = settings.weight_backend if settings.adapter is None else ADAPTER_STORE
     shared = {
         "model": settings.path,
         "dtype": settings.dtype,
@@ -75,8 +92,10 @@ def engine_args(settings: EngineSettings) -> dict[str, Any]:
         "generation_config": "vllm",
         "disable_log_stats": True,
         "seed": settings.seed,
-        "weight_transfer_config": WeightTransferConfig(backend=settings.weight_backend),
+        "weight_transfer_config": WeightTransferConfig(backend=backend),
     }
+    if settings.adapter is not None:
+        shared |= lora_args(settings.adapter)
     if settings.device != "cpu":
         args: dict[str, Any] = {
             "gpu_memory_utilization": settings.gpu_memory_utilization,
@@ -99,6 +118,16 @@ def engine_args(settings: EngineSettings) -> dict[str, Any]:
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": settings.max_num_seqs * settings.max_model_len,
         "mm_processor_cache_gb": PROCESSED_GIB,
+    }
+
+
+def lora_args(adapter: AdapterSettings) -> dict[str, Any]:
+    """Return vLLM's arguments for one adapter in the layers that it has."""
+    return {
+        "enable_lora": True,
+        "max_loras": 1,
+        "max_lora_rank": next(rank for rank in LORA_RANKS if rank >= adapter.rank),
+        "lora_target_modules": list(adapter.targets),
     }
 
 

@@ -29,7 +29,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 from core.flat import layout, tensor_checksums, unflatten
 from models.engine.exact_logprobs import score_exactly
-from models.engine.settings import OBJECT_STORE
+from models.engine.settings import ADAPTER_STORE, OBJECT_STORE
 
 # Finds the message of damaged weights in the texts of vLLM's errors.
 DAMAGE = r"weights: tensor '.*' is damaged in .*: nothing was loaded, it keeps its old weights"
@@ -182,9 +182,12 @@ def with_siblings(names: Iterable[str], changed: Iterable[str]) -> list[str]:
 
 
 def register() -> None:
-    """Register the backend: the plug-in's entry point. vLLM may call it several times."""
+    """Register the backends: the plug-in's entry point. vLLM may call it several times."""
     if OBJECT_STORE not in WeightTransferEngineFactory._registry:
+        from models.engine.adapter_transfer import AdapterTransfer
+
         WeightTransferEngineFactory.register_engine(OBJECT_STORE, SharedMemoryTransfer)
+        WeightTransferEngineFactory.register_engine(ADAPTER_STORE, AdapterTransfer)
     keep_images()
     score_exactly()
     end_with_parent()
@@ -250,6 +253,7 @@ def update_info(
     """
     keys: dict[str, set[str]] = {
         OBJECT_STORE: {"path", "checksums", "engine"},
+        ADAPTER_STORE: {"path", "checksums", "engine", "rank", "alpha"},
         "nccl": set(),
     }
     if backend not in keys:

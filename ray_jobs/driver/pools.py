@@ -25,12 +25,16 @@ class Pools:
         run: The run; its configuration gives the number of actors.
         reward_splits: The reward actors read the ground truth of these splits.
         title: Begins the names of phases on the display.
+        learns: Whether the rollout actors will take weights of the learner.
 
     Attributes:
         beside: The evaluations beside a training, which have pools of their own; None without any.
     """
 
-    def __init__(self, run: Run, reward_splits: Sequence[str], title: str = "") -> None:
+    def __init__(
+        self, run: Run, reward_splits: Sequence[str], title: str = "", learns: bool = False
+    ) -> None:
+        self._learns = learns
         self._cfg = run.cfg
         self._reward_cfg = run.cfg
         self._placement = run.placement
@@ -44,7 +48,7 @@ class Pools:
     @cached_property
     def rollouts(self) -> RolloutPool:
         with self._progress.phase(f"{self._title}start: rollout engines"):
-            pool = RolloutPool(self._cfg, self._placement)
+            pool = RolloutPool(self._cfg, self._placement, self._learns)
             # The phase lasts until the first engines are up, and their errors appear here. The
             # others join when they are.
             pool.ready(self._cfg.rollout.min_workers)

@@ -118,13 +118,13 @@ def test_a_tied_head_is_published(learner_pools: Pools, policy_folder: Path) -> 
 
 def announced_and_sent(actor: LearnerActor) -> tuple[Any, list[tuple[str, Tensor]]]:
     """In a rank: return the description and the tensors of a GPU backend."""
-    from actors.whole_weights import describe, whole_tensors
+    from actors.whole_weights import describe, published, whole_tensors
 
     engine = actor.trainer.engine
     tensors: list[tuple[str, Tensor]] = []
     for name, tensor in whole_tensors(engine):
         tensors.append((name, tensor.cpu()))
-    return describe(engine), tensors
+    return describe(published(engine, adapter_alone=False)), tensors
 
 
 @pytest.mark.parametrize(("ranks", "stage"), [(1, 1), (2, 3)])

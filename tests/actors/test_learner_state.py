@@ -104,6 +104,43 @@ def test_lora_moves_only_the_adapters_and_publishes_them_merged(
             assert torch.equal(first[name], other[name])
 
 
+@pytest.mark.parametrize(("ranks", "stage"), [(1, 0), (2, 1), (2, 3)])
+def test_an_adapter_alone_is_published(
+    learner_pools: Pools, policy_folder: Path, learner_batch: Batch, ranks: int, stage: int
+) -> None:
+    groups, media, _ = learner_batch
+    settings: dict[str, Any] = {
+        "lora_rank": 4,
+        "lora_alpha": 8.0,
+        "lora_targets": ["q_proj", "v_proj"],
+        "lr": 1e-2,
+    }
+    merged_cfg = config(policy_folder, ranks, stage, **settings)
+    pool = restart(learner_pools, merged_cfg)
+    pool.learn(groups, media)
+    merged = weights(pool)
+
+    pool = restart(
+        learner_pools, config(policy_folder, ranks, stage, **settings, lora_publish="adapter")
+    )
+    before = weights(pool)
+    pool.learn(groups, media)
+    after = weights(pool)
+
+    # Both factors of two layers of both blocks, and nothing else.
+    assert len(after) == 2 * 2 * 2
+    assert sum(tensor.nbytes for tensor in after.values()) == 4 * 2 * 4 * ((64 + 64) + (64 + 32))
+    assert not any(torch.equal(after[name], before[name]) for name in after)
+    base = load_model(policy_folder).state_dict()
+    for name in [name for name in after if ".lora_A." in name]:
+        a = after[name].double()
+        b = after[name.replace(".lora_A.", ".lora_B.")].double()
+        layer = name.removeprefix("base_model.model.").replace(".lora_A.", ".")
+        assert not torch.equal(merged[layer], base[layer])
+        expected = base[layer].double() + 8.0 / 4 * b @ a
+        torch.testing.assert_close(merged[layer].double(), expected, rtol=0, atol=1e-7)
+
+
 def test_lora_is_the_same_for_any_ranks_and_zero_stage(
     learner_pools: Pools, policy_folder: Path, learner_batch: Batch
 ) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import ray
+import torch
 
 from actors.rollout import Played, RolloutActor, RolloutPool, copies
 from cluster.placement import place
@@ -24,6 +25,8 @@ from configs.schema import Config, SystemConfig
 from core.masks import encode
 from core.types import End, Notes, Sample, Target, Video
 from data.frames.shown import media_of, read_shown
+from models.families import family_of
+from models.policy import lora
 from ray_jobs.driver.evaluation import stop_on_failures
 from tests.models import tiny_engine
 
@@ -99,7 +102,25 @@ def other_weights(version: int) -> WeightVersion:
 
 def shared_weights(version: int) -> WeightVersion:
     """Random weights, as the learner publishes them; it is gone by now."""
-    state = tiny_engine.model(tiny_engine.tokenizer(), seed=version).state_dict()
+    return shared(version, tiny_engine.model(tiny_engine.tokenizer(), seed=version).state_dict())
+
+
+def shared_adapter(cfg: Config, version: int) -> WeightVersion:
+    """A random adapter, as the learner publishes it alone."""
+    policy = tiny_engine.model(tiny_engine.tokenizer(), seed=0)
+    learner = cfg.learner
+    settings = lora.Lora(learner.lora_rank, learner.lora_alpha, tuple(learner.lora_targets))
+    lora.add(policy, settings, family_of(cfg.policy.path))
+    generator = torch.Generator().manual_seed(version)
+    with torch.no_grad():
+        for tensor in lora.adapter(policy).values():
+            tensor.normal_(0, 0.2, generator=generator)
+    state = {name: tensor.detach() for name, tensor in lora.adapter(policy).items()}
+    return shared(version, state)
+
+
+def shared(version: int, state: dict[str, torch.Tensor]) -> WeightVersion:
+    """Tensors in the memory of a learner that is gone by now."""
     described, _ = describe(version, state)
     draft = WeightWriter().draft(described.names, described.dtypes, described.shapes)
     for name, tensor in state.items():
@@ -329,6 +350,32 @@ def test_an_actor_that_cannot_start_is_an_error(
         list(broken.play(samples[:1], group_size=1, temperature=1.0, step=0))
     assert broken.deaths == 0
     broken.close()
+
+
+def test_who_takes_the_place_of_a_dead_actor_has_the_newest_adapter(
+    config: Config, samples: list[Sample], ray_env: dict[str, str]
+) -> None:
+    targets = ["k_proj", "o_proj"]
+    learner = replace(config.learner, lora_rank=4, lora_targets=targets, lora_publish="adapter")
+    cfg = replace(config, learner=learner)
+    pool = RolloutPool(cfg, place(cfg), learns=True)
+
+    def play() -> list[Played]:
+        return list(pool.play(samples[:2], group_size=G, temperature=1.0, step=0))
+
+    base = play()
+    assert versions(base) == {0}
+    for version in (1, 2):
+        pool.take(shared_adapter(cfg, version))
+    newest = play()
+    assert versions(newest) == {2}
+    assert tokens(newest) != tokens(base)
+    next(iter(pool.workers.values())).kill()
+    again = play()
+    assert pool.deaths == 1
+    assert versions(again) == {2}
+    assert tokens(again) == tokens(newest)
+    pool.close()
 
 
 def test_with_a_gpu_backend_the_actors_are_fixed(

@@ -11,6 +11,7 @@ from actors.rollout import engine_settings
 from actors.setup import make_system, system_message, vision_of
 from configs.load import load, validate_values
 from configs.schema import Config
+from models.engine.settings import AdapterSettings, lora_args
 
 DEFAULT = "You are a helpful assistant."
 
@@ -32,6 +33,29 @@ def test_a_setting_takes_its_place(tmp_path: Path) -> None:
     own = settings(tmp_path, "qwen2_5_vl", "policy.system_message=Be kind.")
     assert system_message(own) == "Be kind."
     assert engine_settings(own, "cpu").system_message == "Be kind."
+
+
+def test_an_engine_is_ready_for_adapters_where_it_will_take_some(tmp_path: Path) -> None:
+    lora = ["learner.lora_rank=12", "learner.lora_publish=adapter", "learner.lora_alpha=6"]
+    cfg = settings(tmp_path, "qwen2_5_vl", *lora, "learner.lora_targets=[v_proj]")
+    assert engine_settings(cfg, "cpu").adapter is None
+    adapter = engine_settings(cfg, "cpu", learns=True).adapter
+    assert adapter == AdapterSettings(12, 6.0, ("v_proj",))
+    assert lora_args(adapter)["max_lora_rank"] == 16
+
+    cfg.learner.lora_targets = []
+    adapter = engine_settings(cfg, "cpu", learns=True).adapter
+    assert adapter is not None
+    assert "down_proj" in adapter.targets
+    cfg.learner.lora_publish = "merged"
+    assert engine_settings(cfg, "cpu", learns=True).adapter is None
+
+
+def test_an_adapter_of_the_vision_tower_cannot_be_sent(tmp_path: Path) -> None:
+    lora = ["learner.lora_rank=4", "learner.lora_publish=adapter"]
+    cfg = settings(tmp_path, "qwen2_5_vl", *lora, "learner.lora_targets=[qkv, v_proj]")
+    with pytest.raises(ValueError, match=r"lora_targets=\['qkv', 'v_proj'\]: some of q_proj, "):
+        engine_settings(cfg, "cpu", learns=True)
 
 
 def test_an_empty_message_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import data.holdout
 from configs.load import (
     HOLDOUT,
+    MOST_LORA_RANK,
     choices,
     help_text,
     keys,
@@ -25,6 +26,7 @@ from configs.load import (
 )
 from configs.schema import RUN, Config, SetConfig
 from core.settings import identity, settings_of
+from models.engine.settings import LORA_RANKS
 from ray_jobs.train import refuse_choosing_on_the_test_split
 
 
@@ -223,6 +225,34 @@ def test_older_groups_need_importance_weights(tmp_path: Path) -> None:
 def test_lora_needs_a_scale(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="learner.lora_alpha=0.0: must be above 0"):
         validate(load([*_runnable(tmp_path), "learner.lora_rank=4", "learner.lora_alpha=0"]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "lora_publish=adapter: there is no adapter; set learner.lora_rank"),
+        (["learner.lora_rank=513"], "lora_rank=513: vLLM's LoRA takes at most 512"),
+        (
+            ["learner.lora_rank=4", "cluster.weight_backend=nccl"],
+            "lora_publish=adapter: cluster.weight_backend=nccl sends merged weights only",
+        ),
+        (
+            ["learner.lora_rank=4", "cluster.weight_backend=ipc"],
+            "lora_publish=adapter: cluster.weight_backend=ipc sends merged weights only",
+        ),
+    ],
+)
+def test_an_adapter_that_cannot_be_sent_alone(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    alone = [*_runnable(tmp_path), "learner.lora_publish=adapter"]
+    validate(load([*alone, "learner.lora_rank=4"]))
+    with pytest.raises(ValueError, match=message):
+        validate(load([*alone, *arguments]))
+
+
+def test_the_widest_adapter_is_that_of_the_engine() -> None:
+    assert LORA_RANKS[-1] == MOST_LORA_RANK
 
 
 def test_validate_reports_all_problems_at_once(tmp_path: Path) -> None:

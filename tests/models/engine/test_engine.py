@@ -78,13 +78,17 @@ class Bench:
 
     def written(self, policy: torch.nn.Module) -> WeightVersion:
         """Return a policy's weights as the next version, in shared memory."""
-        state = policy.state_dict()
+        state = self.state(policy)
         dtypes = tuple(str(tensor.dtype).removeprefix("torch.") for tensor in state.values())
         shapes = tuple(tuple(tensor.shape) for tensor in state.values())
         draft = self.writer.draft(tuple(state), dtypes, shapes)
         for name, tensor in state.items():
             draft.put(name, tensor)
         return draft.finish(self.engine.version + 1)
+
+    def state(self, policy: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """Return what the engine gets of a policy."""
+        return policy.state_dict()
 
     def gaps(
         self, turns: Sequence[Turn], gallery: Gallery, temperature: float = 1.0
@@ -384,11 +388,15 @@ def test_weights_taken_in_flight(bench: Bench) -> None:
 
     And carries the version it began with.
     """
+    take_in_flight(bench, changed(bench.policy, "", 5))
+
+
+def take_in_flight(bench: Bench, new: torch.nn.Module) -> None:
+    """Give the engine a policy in the middle of two long answers, and look at their tokens."""
     engine = bench.engine
-    few = bench.engine.ban
-    version = bench.engine.version
+    few = engine.ban
+    version = engine.version
     old = bench.policy
-    new = changed(bench.policy, "", 5)
     weights = bench.written(new)
 
     async def long_answer(key: int) -> tuple[list[Turn], Gallery]:
@@ -422,6 +430,7 @@ def test_weights_taken_in_flight(bench: Bench) -> None:
         assert of_old_N[:5].max() < EXACT
         assert of_new_N[-5:].max() < EXACT
         assert of_new_N[:5].max() > EXACT, "the first tokens were not sampled by the old weights"
+        assert of_old_N[-5:].max() > EXACT, "the last tokens were not sampled by the new ones"
     engine.ban = few
     assert engine.version == version + 1
 
