@@ -40,8 +40,9 @@ MAX_ATTEMPTS = 4
 # Workers in a row that may be lost while they start.
 MAX_STARTS = 4
 
-# Seconds after which a waiting pool looks for workers that another thread has started.
-LOOK_S = 1.0
+# Seconds after which a waiting pool looks for what does not wake it: workers that another thread
+# has started, stragglers, one lost worker among many that are called.
+LOOK_S = 0.25
 # Seconds after which it asks for tasks again when there were none for now.
 PAUSE_S = 0.02
 
@@ -200,20 +201,28 @@ class Pool(ABC, Generic[A, T, R]):
         None stands for a process of somebody else, which this pool cannot replace.
         """
         waiting = dict(calls)
-        # As they finish, so that the first error ends the wait: others may wait for the process
-        # that failed.
         while waiting:
-            ray.wait(list(waiting), num_returns=1)
-            # All that are done by now: with a thousand workers a look at each time would be slow.
-            done, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
+            # One look at all of them: with a thousand workers a look at each would be slow. The
+            # first error ends the wait a moment later, since others may wait for the process that
+            # failed.
+            done, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=LOOK_S)
+            try:
+                results(done)
+            except LOST:
+                # Somebody is lost: who is it?
+                for ref in done:
+                    self._check(ref, waiting[ref])
             for ref in done:
-                number = waiting.pop(ref)
-                try:
-                    results([ref])
-                except LOST as error:
-                    if number is None:
-                        raise
-                    self.replace(number, error)
+                del waiting[ref]
+
+    def _check(self, ref: Ref[Any], number: int | None) -> None:
+        """Replace the worker of a call if it was lost. Raises the errors of `wait_for_all`."""
+        try:
+            results([ref])
+        except LOST as error:
+            if number is None:
+                raise
+            self.replace(number, error)
 
     def close(self) -> None:
         """End all actors. Whoever waits for one of their results in another thread is told so."""
@@ -247,19 +256,28 @@ class Pool(ABC, Generic[A, T, R]):
         # Tasks to hand out before fresh ones, with the number of their next attempt.
         waiting: deque[tuple[T, int]] = deque()
         flying: dict[Ref[R], Flight[T, R]] = {}
+        # Flights that have ended.
+        ended: deque[Ref[R]] = deque()
         longest_s = 0.0
+        looked_s = 0.0
         while True:
             if self._is_closed:
                 raise PoolClosed("closed by another thread")
             is_paused = self._fill(flying, waiting, fresh, in_flight)
             if not flying and not waiting and not is_paused:
                 return
-            if batch and not waiting:
-                self._steal(flying, batch, longest_s or math.inf)
 
             # One result at a time, so that its worker gets the next task at once.
-            ref = self._next(flying, PAUSE_S if is_paused else LOOK_S)
-            if ref is None:
+            if not ended:
+                if batch and not waiting and time.monotonic() - looked_s > LOOK_S:
+                    self._steal(flying, batch, longest_s or math.inf)
+                    looked_s = time.monotonic()
+                ended.extend(self._ended(flying, PAUSE_S if is_paused else LOOK_S))
+            if not ended:
+                continue
+            ref = ended.popleft()
+            # A twin may have been cancelled meanwhile.
+            if ref not in flying:
                 continue
             done = flying.pop(ref)
             try:
@@ -276,7 +294,8 @@ class Pool(ABC, Generic[A, T, R]):
     def hand_out(self, task: T, attempt: int = 1) -> Flight[T, R]:
         """Send one task to the worker with the fewest tasks of this kind; return at once."""
         with self._lock:
-            flight = self._send(task, attempt, self._submitted.values(), math.inf)
+            load = Counter(flight.worker for flight in self._submitted.values())
+            flight = self._send(task, attempt, load, math.inf)
             assert flight is not None, "without a limit there is always room"
             self._submitted[flight.ref] = flight
             return flight
@@ -319,6 +338,7 @@ class Pool(ABC, Generic[A, T, R]):
         Returns:
             Whether there are no fresh ones for now.
         """
+        load = Counter(flight.worker for flight in flying.values())
         while True:
             if not waiting:
                 for task in itertools.islice(fresh, 1):
@@ -328,7 +348,7 @@ class Pool(ABC, Generic[A, T, R]):
             if not waiting:
                 return False
             task, attempt = waiting[0]
-            flight = self._send(task, attempt, flying.values(), in_flight)
+            flight = self._send(task, attempt, load, in_flight)
             if flight is None:
                 return False
             waiting.popleft()
@@ -359,20 +379,25 @@ class Pool(ABC, Generic[A, T, R]):
         if done.twin is not None and done.twin in flying:
             ray.cancel(flying.pop(done.twin).ref)
 
-    def _next(self, flying: Collection[Ref[R]], timeout: float) -> Ref[R] | None:
-        """Wait for a result; return None if only workers have joined, or nothing happened."""
+    def _ended(self, flying: Collection[Ref[R]], timeout: float) -> list[Ref[R]]:
+        """Wait for results; return those that are there.
+
+        None are if only workers have joined, or nothing happened.
+        """
         refs = [*flying, *self._joining]
         if not refs:
             # There is no task, or all workers are gone, and another thread starts new ones when
             # there is room.
             time.sleep(timeout)
-            return None
+            return []
         done, _ = ray.wait(refs, num_returns=1, timeout=timeout)
-        for ref in done:
-            if ref in flying:
-                return ref
-        self.settle()
-        return None
+        if done and len(refs) > 1:
+            # A look costs as much as there are flights, so one look finds all.
+            done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        ended = [ref for ref in done if ref in flying]
+        if len(ended) < len(done) or not done:
+            self.settle()
+        return ended
 
     def settle(self, timeout: float = 0) -> None:
         """Let workers join that have started, and replace those that could not.
@@ -476,15 +501,17 @@ class Pool(ABC, Generic[A, T, R]):
         except LOST:
             return False
 
-    def _send(
-        self, task: T, attempt: int, flights: Collection[Flight[T, R]], most: float
-    ) -> Flight[T, R] | None:
-        """Send a task to the worker with the fewest of these flights; None if all have `most`."""
+    def _send(self, task: T, attempt: int, load: Counter[int], most: float) -> Flight[T, R] | None:
+        """Send a task to the worker with the least load; None if all have `most`.
+
+        Args:
+            load: tasks of each worker; this one is added.
+        """
         with self._lock:
-            load = Counter(flight.worker for flight in flights)
-            number = min(self.up(), key=lambda worker: load[worker], default=None)
+            number = min(self.up(), key=load.__getitem__, default=None)
             if number is None or load[number] >= most:
                 return None
+            load[number] += 1
             started = time.monotonic()
             ref = self.send(self.workers[number], task)
             return Flight(task, number, attempt, started, ref)

@@ -14,10 +14,11 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import ray
 
 from actors import gpu_weights
 from actors.pool import Pool
@@ -33,6 +34,7 @@ from cluster.weights import WeightVersion
 from configs.load import resolve
 from configs.schema import Config
 from core.batch import share_prompt
+from core.episode_json import episodes_json
 from core.pulse import working
 from core.shared_file import Held, Place
 from core.types import DialogueTooLong, End, Episode, Sample
@@ -98,8 +100,13 @@ class RolloutActor:
             os._exit(1)
 
     async def play_group(
-        self, sample: Sample, group_size: int, temperature: float, key: SeedKey
-    ) -> tuple[Episode, ...]:
+        self,
+        sample: Sample,
+        group_size: int,
+        temperature: float,
+        key: SeedKey,
+        logged: bool = False,
+    ) -> GroupPlay:
         """Play the G episodes of one sample.
 
         Their images stay here: whoever needs them reads the frames again out of the store of its
@@ -108,13 +115,13 @@ class RolloutActor:
         Args:
             key: run seed, step and sample. Together with the numbers of episode and turn it seeds
                 the sampling.
+            logged: whether they shall go into the log of the run's groups.
         """
         gallery = Gallery(sample.video, show_views)
         playing = []
         for number in range(group_size):
             playing.append(self._play(sample, gallery, temperature, (*key, number)))
-        episodes = await asyncio.gather(*playing)
-        return share_prompt(episodes)
+        return group_play(await asyncio.gather(*playing), logged)
 
     async def _play(
         self, sample: Sample, gallery: Gallery, temperature: float, key: SeedKey
@@ -198,6 +205,27 @@ def loading_seconds(weights: WeightVersion) -> float:
 
 
 @dataclass(frozen=True)
+class GroupPlay:
+    """The episodes of a group on their way to the driver.
+
+    Attributes:
+        encoded: uint8, their JSON for the log of the run's groups (`core.episode_json`); the driver
+            reads it where the object store has it. None if they are not logged.
+    """
+
+    episodes: tuple[Episode, ...]
+    encoded: np.ndarray | None
+
+
+def group_play(episodes: Sequence[Episode], logged: bool) -> GroupPlay:
+    """Return played episodes as the driver wants them."""
+    encoded = None
+    if logged:
+        encoded = np.frombuffer(episodes_json(episodes), dtype=np.uint8)
+    return GroupPlay(share_prompt(episodes), encoded)
+
+
+@dataclass(frozen=True)
 class Played:
     """A finished group, not scored yet.
 
@@ -206,6 +234,7 @@ class Played:
         sample: the sample with its ground truth.
         step: the step that it was played for.
         is_logged: whether it was played before a death, and comes from the run's group log.
+        encoded: as `GroupPlay.encoded`.
     """
 
     index: int
@@ -213,6 +242,7 @@ class Played:
     episodes: tuple[Episode, ...]
     step: int = 0
     is_logged: bool = False
+    encoded: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     @property
     def too_long(self) -> bool:
@@ -227,6 +257,7 @@ class GroupTask:
     Attributes:
         whole: the sample with its ground truth; it stays on the driver.
         shown: the sample as the policy may see it, without ground truth.
+        logged: whether its episodes go into the log of the run's groups.
     """
 
     step: int
@@ -236,6 +267,7 @@ class GroupTask:
     group_size: int
     temperature: float
     key: SeedKey
+    logged: bool
 
 
 def copies(samples: Sequence[Sample]) -> list[int]:
@@ -298,7 +330,7 @@ def adapter_settings(cfg: Config) -> AdapterSettings:
     return AdapterSettings(learner.lora_rank, learner.lora_alpha, targets)
 
 
-class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
+class RolloutPool(Pool[RolloutActor, GroupTask, GroupPlay]):
     """All rollout actors. They come up while the caller goes on."""
 
     kind = "rollout"
@@ -324,12 +356,17 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
         options = self.placement.options("rollout", self.seats[number])
         return start_actor(RolloutActor, options, self.cfg, self.settings, self._newest())
 
-    def send(self, worker: Handle[RolloutActor], task: GroupTask) -> Ref[tuple[Episode, ...]]:
+    def send(self, worker: Handle[RolloutActor], task: GroupTask) -> Ref[GroupPlay]:
         return worker.call(
-            RolloutActor.play_group, task.shown, task.group_size, task.temperature, task.key
+            RolloutActor.play_group,
+            task.shown,
+            task.group_size,
+            task.temperature,
+            task.key,
+            task.logged,
         )
 
-    def give_up(self, task: GroupTask, error: Exception) -> tuple[Episode, ...]:
+    def give_up(self, task: GroupTask, error: Exception) -> GroupPlay:
         raise RuntimeError(
             f"sample {task.whole.uid!r}: {self.attempts} rollout actors died playing it; "
             f"the last one: {cause(error)}"
@@ -409,8 +446,10 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
         backend = self.settings.weight_backend
         if backend == OBJECT_STORE:
             calls: dict[Ref[Any], int | None] = {}
+            # Names and checksums of hundreds of tensors are packed once, not for each actor.
+            stored: Any = ray.put(weights)
             for number in self.up():
-                calls[self.workers[number].call(RolloutActor.take, weights)] = number
+                calls[self.workers[number].call(RolloutActor.take, stored)] = number
             return calls
         self.ready()
         if not self._connected:
@@ -452,7 +491,8 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
 
         Args:
             step: seeds the sampling, together with the run's seed and the sample.
-            training: show samples as `System.shown` does, with hints. Otherwise bare.
+            training: show samples as `System.shown` does, with hints, and encode the episodes for
+                the log. Otherwise bare.
             skip: indices of samples whose groups are there already.
 
         Raises:
@@ -469,7 +509,7 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
             key: SeedKey = (self.cfg.seed, step, sample.uid)
             if copy:
                 key = (*key, "copy", copy)
-            yield GroupTask(step, index, sample, shown, group_size, temperature, key)
+            yield GroupTask(step, index, sample, shown, group_size, temperature, key, training)
 
     def play_tasks(self, tasks: Iterable[GroupTask | None], group_size: int) -> Iterator[Played]:
         """Play groups; yield them as they finish, in any order.
@@ -483,8 +523,8 @@ class RolloutPool(Pool[RolloutActor, GroupTask, tuple[Episode, ...]]):
         """
         groups_a_batch = math.ceil(self.settings.max_num_seqs / group_size)
         in_flight = BATCHES * groups_a_batch
-        for task, episodes in self.run(tasks, in_flight, batch=groups_a_batch):
-            yield Played(task.index, task.whole, episodes, task.step)
+        for task, play in self.run(tasks, in_flight, batch=groups_a_batch):
+            yield Played(task.index, task.whole, play.episodes, task.step, encoded=play.encoded)
 
     def _shown(self, sample: Sample, step: int) -> Sample:
         """Return the sample as its whole group sees it in this training step, always the same."""

@@ -33,22 +33,18 @@ import cv2
 import numpy as np
 import ray
 
-from actors.learner import LearnerActor
-from actors.learner_pool import LearnerPool
-from actors.objective import RowStats, StepReport
 from actors.reward import GroupRewards, RewardActor, RewardPool
-from actors.rollout import RolloutActor, RolloutPool
+from actors.rollout import GroupPlay, RolloutActor, RolloutPool, group_play
 from benchmarks.measuring import argument_parser, spread
-from benchmarks.pipeline import Silent
+from benchmarks.pretended import PretendedEngine, PretendedLearner, PretendedRank, Silent
 from cluster.environment import store_env
 from cluster.lost import Deaths
 from cluster.refs import Handle, start_actor
 from cluster.watch import Limits, Watch
-from cluster.weights import WeightVersion
 from configs.load import load as load_config
 from configs.load import resolve
 from configs.schema import Config
-from core.batch import Tree, share_prompt
+from core.batch import Tree
 from core.shared_file import FRAME_STORE
 from core.types import (
     Answer,
@@ -80,6 +76,8 @@ from ray_jobs.train import train_step
 RANKS = 8
 # Processes that stand for all engines, and for all ranks.
 PROCESSES = 2
+# Tensors of a policy of 7B.
+TENSORS = 729
 IMAGES = 16
 WORDS = " ".join(["the mark on the left"] * 110)
 # Frames of the second part: those of a JPEG, and how many groups there are.
@@ -89,10 +87,11 @@ FRAMES = 24
 IMAGE_ID = 151655
 
 
-class CannedEngine:
+class CannedEngine(PretendedEngine):
     """Returns episodes of real length at once."""
 
     def __init__(self, group_size: int) -> None:
+        super().__init__()
         rng = np.random.default_rng(0)
         shown = tuple(Media(f"{number:032x}", View(number, 448, 448)) for number in range(IMAGES))
         first: list[int] = []
@@ -110,11 +109,10 @@ class CannedEngine:
             box = MaskPrompt(3, (1.0, 2.0, 3.0, 4.0), ((2.0, 3.0),), (1,))
             answer = Answer((box,), {"temporal": 0.5}, keyframe=3, reasoning_tokens=100)
             self.episodes.append(Episode("", tuple(turns), End.DONE, answer))
-        self.newest = 0
 
     async def play_group(
-        self, sample: Sample, group_size: int, temperature: float, key: Any
-    ) -> tuple[Episode, ...]:
+        self, sample: Sample, group_size: int, temperature: float, key: Any, logged: bool
+    ) -> GroupPlay:
         played: list[Episode] = []
         for each in self.episodes:
             turns: list[Turn] = []
@@ -122,14 +120,7 @@ class CannedEngine:
                 values = (turn.logprobs, turn.text, turn.media, True, self.newest)
                 turns.append(Turn(turn.prompt_ids, turn.completion_ids, *values))
             played.append(Episode(sample.uid, tuple(turns), End.DONE, each.answer, seconds=1.0))
-        return share_prompt(played)
-
-    async def take(self, weights: WeightVersion) -> int:
-        self.newest = weights.version
-        return self.newest
-
-    async def version(self) -> int:
-        return self.newest
+        return group_play(played, logged)
 
 
 class CannedJudge:
@@ -145,10 +136,21 @@ class CannedJudge:
         return tuple(rewards)
 
 
-class CountingRank:
-    """Counts the tokens and the bytes of pixels that it is sent."""
+class CountingRank(PretendedRank):
+    """Counts the tokens and the bytes of pixels that it is sent.
+
+    Its versions are described as those of a policy of 7B.
+    """
+
+    described = (
+        tuple(f"model.language_model.layers.{number}.weight" for number in range(TENSORS)),
+        ("bfloat16",) * TENSORS,
+        ((3584, 3584),) * TENSORS,
+        tuple(f"{number:032x}" for number in range(TENSORS)),
+    )
 
     def __init__(self) -> None:
+        super().__init__()
         self.tokens = 0
         self.pixel_bytes = 0
 
@@ -160,15 +162,6 @@ class CountingRank:
         for source in sources.values():
             if isinstance(source, dict):
                 self.pixel_bytes += sum(image_HWC.nbytes for image_HWC in source.values())
-
-    def finish(self, divisor: float) -> list[StepReport]:
-        return [StepReport(RowStats(), 1.0, 0.0, 1.0, 0.0)]
-
-    def publish(self, version: int, wanted: str) -> tuple[WeightVersion, None]:
-        return WeightVersion(version, (), (), ()), None
-
-    def address(self) -> tuple[str, int]:
-        return "", 0
 
     def counted(self) -> tuple[int, int]:
         return self.tokens, self.pixel_bytes
@@ -195,20 +188,11 @@ class OneJudge(RewardPool):
         return cast(Handle[RewardActor], start_actor(CannedJudge, {"num_cpus": 0}))
 
 
-class FewRanks(LearnerPool):
-    """The pool of the learner: several ranks, each one of a few processes."""
-
-    def __init__(self, cfg: Config) -> None:
-        self.cfg = cfg
-        self.watch = quiet_watch()
-        self.whereabouts = []
-        self.bad_steps = 0
-        self.stored = None
-        self.processes = [start_actor(CountingRank, {"num_cpus": 0}) for _ in range(PROCESSES)]
-        self.ranks = []
-        for number in range(RANKS):
-            rank: Handle[Any] = Handle(self.processes[number % PROCESSES].actor)
-            self.ranks.append(cast(Handle[LearnerActor], rank))
+def few_ranks(cfg: Config) -> PretendedLearner:
+    """Return the pool of the learner: several ranks, each one of a few processes."""
+    processes = [start_actor(CountingRank, {"num_cpus": 0}) for _ in range(PROCESSES)]
+    ranks = [Handle(processes[number % PROCESSES].actor) for number in range(RANKS)]
+    return PretendedLearner(cfg, quiet_watch(), ranks)
 
 
 def quiet_watch() -> Watch:
@@ -241,7 +225,7 @@ def seconds_of_steps(options: argparse.Namespace, workers: int) -> tuple[list[fl
     pools: Any = SimpleNamespace(
         rollouts=ManyRollouts(cfg, placement),
         rewards=OneJudge(cfg, placement, ["train"]),
-        learner=FewRanks(cfg),
+        learner=few_ranks(cfg),
     )
     pools.rollouts.ready()
     samples: list[Sample] = []

@@ -26,15 +26,12 @@ from typing import Any, cast
 import numpy as np
 import ray
 
-from actors.learner import LearnerActor
-from actors.learner_pool import LearnerPool
-from actors.objective import RowStats, StepReport
-from actors.rollout import Played, RolloutActor, RolloutPool
+from actors.rollout import GroupPlay, Played, RolloutActor, RolloutPool, group_play
 from benchmarks.measuring import argument_parser, spread
+from benchmarks.pretended import PretendedEngine, PretendedLearner, PretendedRank, Silent
 from cluster.lost import Deaths
 from cluster.refs import Handle, start_actor
 from cluster.watch import Watch
-from cluster.weights import WeightVersion
 from configs.load import load as load_config
 from configs.schema import Config
 from core.grpo import judge
@@ -58,54 +55,36 @@ ANSWER = tuple(range(200, 220))
 ROW_TOKENS = 110
 
 
-class SleepingEngine:
+class SleepingEngine(PretendedEngine):
     """Plays by sleeping, one group after another."""
 
     def __init__(self, seconds: float, jitter: float) -> None:
+        super().__init__()
         self.seconds = seconds
         self.jitter = jitter
-        self.newest = 0
         self.one = asyncio.Lock()
 
     async def play_group(
-        self, sample: Sample, group_size: int, temperature: float, key: Any
-    ) -> tuple[Episode, ...]:
+        self, sample: Sample, group_size: int, temperature: float, key: Any, logged: bool
+    ) -> GroupPlay:
         rng = np.random.default_rng([key[1], int(sample.uid)])
         async with self.one:
             await asyncio.sleep(self.seconds * rng.uniform(1 - self.jitter, 1 + self.jitter))
             turn = Turn(PROMPT, ANSWER, (-0.5,) * len(ANSWER), "", (), True, self.newest)
         episode = Episode(sample.uid, (turn,), End.DONE, Answer())
-        return (episode,) * group_size
-
-    async def take(self, weights: WeightVersion) -> int:
-        self.newest = weights.version
-        return self.newest
-
-    async def version(self) -> int:
-        return self.newest
+        return group_play((episode,) * group_size, logged)
 
 
-class SleepingRank:
+class SleepingRank(PretendedRank):
     """Learns a row by sleeping."""
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.rows = 0
+    def __init__(self, row_seconds: float) -> None:
+        super().__init__()
+        self.row_seconds = row_seconds
 
     def add(self, rows: Sequence[Any], *_: Any) -> None:
-        time.sleep(self.seconds * len(rows))
-        self.rows += len(rows)
-
-    def finish(self, divisor: float) -> list[StepReport]:
-        seconds = self.seconds * self.rows
-        self.rows = 0
-        return [StepReport(RowStats(), 1.0, 0.0, 1.0, seconds)]
-
-    def publish(self, version: int, wanted: str) -> tuple[WeightVersion, None]:
-        return WeightVersion(version, (), (), ()), None
-
-    def address(self) -> tuple[str, int]:
-        return "", 0
+        time.sleep(self.row_seconds * len(rows))
+        self.seconds += self.row_seconds * len(rows)
 
 
 class SleepingRollouts(RolloutPool):
@@ -124,19 +103,10 @@ class SleepingRollouts(RolloutPool):
         return cast(Handle[RolloutActor], engine)
 
 
-class SleepingLearner(LearnerPool):
-    """The pool of the learner, with ranks that sleep."""
-
-    def __init__(self, cfg: Config, seconds: float) -> None:
-        self.cfg = cfg
-        self.watch = Watch()
-        self.whereabouts = []
-        self.bad_steps = 0
-        self.stored = None
-        self.ranks = []
-        for _ in range(RANKS):
-            rank = start_actor(SleepingRank, {"num_cpus": 0}, seconds)
-            self.ranks.append(cast(Handle[LearnerActor], rank))
+def sleeping_learner(cfg: Config, seconds: float) -> PretendedLearner:
+    """Return the pool of the learner, with ranks that sleep."""
+    ranks = [start_actor(SleepingRank, {"num_cpus": 0}, seconds) for _ in range(RANKS)]
+    return PretendedLearner(cfg, Watch(), ranks)
 
 
 class Rewards:
@@ -147,17 +117,6 @@ class Rewards:
 
     def collect(self, episodes: Sequence[Episode]) -> tuple[Reward, ...]:
         return tuple(Reward(float(number), {}) for number in range(len(episodes)))
-
-
-class Silent:
-    """A display and a tracker that show nothing."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_: self
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: Any) -> None: ...
 
 
 def settings(options: argparse.Namespace, staleness: int) -> Config:
@@ -195,7 +154,7 @@ class Bench:
         learn_s = options.seconds * RANKS / options.prompts
         self.pools: Any = SimpleNamespace(
             rollouts=SleepingRollouts(self.cfg, play_s, jitter),
-            learner=SleepingLearner(self.cfg, learn_s),
+            learner=sleeping_learner(self.cfg, learn_s),
             rewards=Rewards(),
         )
         self.pools.rollouts.ready()

@@ -105,7 +105,11 @@ def append_lines(file: Path, *values: Mapping[str, Any]) -> None:
 def append_text(file: Path, text: str) -> None:
     """Append whole lines and wait for the disk, as `append_lines`."""
     # Texts of data may hold half of a surrogate pair, which JSON allows.
-    raw = text.encode(errors="surrogatepass")
+    append_bytes(file, text.encode(errors="surrogatepass"))
+
+
+def append_bytes(file: Path, raw: bytes) -> None:
+    """Append whole lines and wait for the disk, as `append_lines`."""
     with disk_errors_named(file), file.open("ab", buffering=0) as out:
         size = out.seek(0, os.SEEK_END)
         try:

@@ -19,7 +19,6 @@ A worked example, one group of a two-round system with G = 2::
 from __future__ import annotations
 
 import enum
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypedDict
@@ -27,6 +26,7 @@ from typing import Any, Literal, Protocol, TypedDict
 import numpy as np
 
 from core.geometry import Coordinates
+from core.packed import IDS, LOGPROBS, packed
 
 
 class Rle(TypedDict):
@@ -267,6 +267,8 @@ class Media:
 class Turn:
     """A user message and the completion sampled for it, token by token.
 
+    Its numbers are kept as `core.packed.Numbers`, whatever sequences it is made from.
+
     Attributes:
         prompt_ids: tokens since the previous completion, image placeholders expanded.
         completion_ids: tokens as sampled, with the end-of-turn token if it was sampled.
@@ -279,30 +281,20 @@ class Turn:
         trainable: False for a turn of a frozen helper; the learner never sees it.
     """
 
-    prompt_ids: tuple[int, ...]
-    completion_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
+    prompt_ids: Sequence[int]
+    completion_ids: Sequence[int]
+    logprobs: Sequence[float]
     text: str
     media: tuple[Media, ...]
     complete: bool
     version: int
     trainable: bool = True
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Thousands of numbers travel to the driver with each episode: packed they are read several
-        # times as fast. A prompt stays as it is, since equal ones are one object (`share_prompt`).
-        ids = struct.pack(f"={len(self.completion_ids)}i", *self.completion_ids)
-        logprobs = struct.pack(f"={len(self.logprobs)}d", *self.logprobs)
-        rest = (self.text, self.media, self.complete, self.version, self.trainable)
-        return _turn, (self.prompt_ids, ids, logprobs, *rest)
-
-
-def _turn(prompt_ids: tuple[int, ...], ids: bytes, logprobs: bytes, *rest: Any) -> Turn:
-    """Return a turn that was packed for its way between processes."""
-    completion_ids = struct.unpack(f"={len(ids) // 4}i", ids)
-    return Turn(
-        prompt_ids, completion_ids, struct.unpack(f"={len(logprobs) // 8}d", logprobs), *rest
-    )
+    def __post_init__(self) -> None:
+        # Thousands of numbers travel with each episode.
+        object.__setattr__(self, "prompt_ids", packed(IDS, self.prompt_ids))
+        object.__setattr__(self, "completion_ids", packed(IDS, self.completion_ids))
+        object.__setattr__(self, "logprobs", packed(LOGPROBS, self.logprobs))
 
 
 class End(enum.Enum):

@@ -19,7 +19,8 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from actors.reward import Scoring
 from actors.rollout import GroupTask, Played
@@ -82,7 +83,7 @@ class StepPlan:
     samples: list[Sample]
     taken: int = 0
 
-    @property
+    @cached_property
     def uids(self) -> list[str]:
         """The names of the prompts that were drawn."""
         return [sample.uid for sample in self.drawn]
@@ -275,11 +276,11 @@ class Player:
             group_size = self.run.cfg.rollout.group_size
             for group in self.pools.rollouts.play_tasks(tasks, group_size):
                 # It goes to the log before anything else is done with it.
-                uids = self._plans[group.step].uids
-                self.log.add(group.step, uids, group.index, group.episodes)
+                self._log(group)
                 with self._changed:
                     self._clock.end()
-                self._arrive(group)
+                # What was written is needed no more, and the object store is not endless.
+                self._arrive(replace(group, encoded=None))
                 if self._is_left:
                     return
         except BaseException as error:
@@ -287,6 +288,12 @@ class Player:
             with self._changed:
                 self._error = error
                 self._changed.notify_all()
+
+    def _log(self, group: Played) -> None:
+        """Write a group to the log."""
+        uids = self._plans[group.step].uids
+        encoded = None if group.encoded is None else group.encoded.data
+        self.log.add(group.step, uids, group.index, group.episodes, encoded)
 
     def _tasks(self, first: int, last: int) -> Iterator[GroupTask | None]:
         """Yield the groups to be played, step by step; None while the next one must wait.

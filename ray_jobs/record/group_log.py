@@ -13,18 +13,20 @@ name them by digest, and `data.frames.shown` reads them from the videos.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from core.files import append_text, repair_lines
+from core.episode_json import episodes_json
+from core.files import append_bytes, repair_lines
 from core.types import Episode
 from ray_jobs.record.journal import fingerprint_of
+
+# Steps whose names are kept: groups of several may come in turns.
+RECENT = 8
 
 _NAME = re.compile(r"step_(\d+)\.jsonl")
 
@@ -46,24 +48,18 @@ class LoggedGroup:
     episodes: tuple[Episode, ...]
 
 
-def to_line(group: LoggedGroup) -> str:
-    """Return a group as one line of JSON, with its newline."""
-    try:
-        _check_finite(group)
-        # Many times faster: a group has tens of thousands of numbers.
-        return msgspec.json.encode(group, enc_hook=_plain).decode() + "\n"
-    except (ValueError, OverflowError):
-        # The json module alone keeps nan, infinity, lone surrogates and huge integers as they are.
-        return json.dumps(msgspec.to_builtins(group, enc_hook=_plain)) + "\n"
+def to_line(group: LoggedGroup, encoded: bytes | memoryview | None = None) -> bytes:
+    """Return a group as one line of JSON, with its newline.
 
-
-def _check_finite(group: LoggedGroup) -> None:
-    """Raise ValueError if a number is infinite or nan, which msgspec would write as null."""
-    for episode in group.episodes:
-        json.dumps(msgspec.to_builtins(episode.answer, enc_hook=_plain), allow_nan=False)
-        for turn in episode.turns:
-            if not math.isfinite(sum(turn.logprobs)):
-                raise ValueError("a log-prob is not finite")
+    Args:
+        encoded: `episodes_json` of its episodes, if somebody has made it.
+    """
+    head = {"draw": group.draw, "index": group.index, "sample_uid": group.sample_uid}
+    # Its brace stays open for the episodes.
+    opened = json.dumps(head, separators=(",", ":"))[:-1]
+    if encoded is None:
+        encoded = episodes_json(group.episodes)
+    return b"".join([opened.encode(), b',"episodes":', encoded, b"}\n"])
 
 
 def from_line(line: str | bytes) -> LoggedGroup:
@@ -76,11 +72,6 @@ def from_line(line: str | bytes) -> LoggedGroup:
         return msgspec.convert(json.loads(line), LoggedGroup)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(str(error)) from error
-
-
-def _plain(value: Any) -> Any:
-    """Return a number of numpy as one of Python."""
-    return value.tolist()
 
 
 @dataclass
@@ -97,6 +88,8 @@ class GroupLog:
     run: str
     say: Callable[[str], None] = print
     _said: set[str] = field(default_factory=set)
+    # Samples of the last steps, with the name of their draw.
+    _draws: dict[int, tuple[list[str], str]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path, run: str, say: Callable[[str], None] = print) -> GroupLog:
@@ -108,7 +101,12 @@ class GroupLog:
         return log
 
     def add(
-        self, step: int, uids: Sequence[str], index: int, episodes: tuple[Episode, ...]
+        self,
+        step: int,
+        uids: Sequence[str],
+        index: int,
+        episodes: tuple[Episode, ...],
+        encoded: bytes | memoryview | None = None,
     ) -> None:
         """Write a group to the disk.
 
@@ -117,11 +115,12 @@ class GroupLog:
         Args:
             uids: samples that were drawn for the step. A group in the place of one of them has an
                 index behind these.
+            encoded: `core.episode_json.episodes_json` of the episodes, if somebody has made it.
         """
         file = self._file(step)
         group = LoggedGroup(self._draw(step, uids), index, episodes[0].sample_uid, episodes)
         try:
-            append_text(file, to_line(group))
+            append_bytes(file, to_line(group, encoded))
         except OSError as error:
             if file.exists():
                 repair_lines(file)
@@ -189,7 +188,15 @@ class GroupLog:
         return files
 
     def _draw(self, step: int, uids: Sequence[str]) -> str:
-        return fingerprint_of([self.run, step, *uids])
+        """Return the name of a step's settings and prompts; every group of the step asks for it."""
+        known = self._draws.get(step)
+        if known is not None and known[0] == uids:
+            return known[1]
+        draw = fingerprint_of([self.run, step, *uids])
+        self._draws[step] = (list(uids), draw)
+        for oldest in list(self._draws)[:-RECENT]:
+            del self._draws[oldest]
+        return draw
 
     def _say_once(self, text: str) -> None:
         """Say something; a step is read again after every death."""

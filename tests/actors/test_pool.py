@@ -17,7 +17,7 @@ import pytest
 
 from actors.pool import MAX_STARTS, Pool, PoolClosed
 from cluster.beat import Beat
-from cluster.lost import Deaths
+from cluster.lost import LOST, Deaths
 from cluster.refs import Handle, Ref, results, start_actor
 from cluster.watch import Limits, Watch
 
@@ -192,6 +192,40 @@ def test_a_lost_worker_with_many_tasks_in_hand_is_replaced_once(pool: DoublerPoo
     assert len(list(running)) == 23
     assert pool.deaths == 2
     assert sorted(pool.workers) == [2, 3]
+
+
+def test_lost_workers_among_those_that_are_called_are_replaced(pool: DoublerPool) -> None:
+    calls: dict[Ref[Any], int | None] = {}
+    for number, worker in pool.workers.items():
+        calls[worker.call(Doubler.double, Job(number, seconds=0.5))] = number
+    pool.workers[1].kill()
+    pool.wait_for_all(calls)
+    assert pool.deaths == 1
+    assert sorted(pool.workers) == [0, 2]
+    # All calls have ended.
+    pool.workers[0].kill()
+    pool.wait_for_all(dict.fromkeys(list(calls)[:1], 0))
+    assert pool.deaths == 1
+    pool.wait_for_all({})
+
+
+def test_a_lost_process_of_somebody_else_is_an_error(pool: DoublerPool) -> None:
+    other = start_actor(Doubler, {"num_cpus": 0}, 7)
+    calls: dict[Ref[Any], int | None] = {other.call(Doubler.double, Job(1, seconds=60.0)): None}
+    other.kill()
+    with pytest.raises(LOST):
+        pool.wait_for_all(calls)
+    assert pool.deaths == 0
+
+
+def test_an_error_ends_the_wait_for_those_that_hang(pool: DoublerPool) -> None:
+    calls: dict[Ref[Any], int | None] = {
+        pool.workers[0].call(Doubler.double, Job(1, gate="/nowhere")): 0,
+        pool.workers[1].call(Doubler.double, Job(-7)): 1,
+    }
+    with pytest.raises(ValueError, match="negative: -7"):
+        pool.wait_for_all(calls)
+    assert pool.deaths == 0
 
 
 def test_a_worker_that_is_lost_while_it_starts_is_started_again(

@@ -16,7 +16,7 @@ import ray
 import torch
 
 import systems
-from actors.reward import RewardActor, RewardPool
+from actors.reward import RewardActor, RewardPool, as_scored
 from actors.segmenter import load_segmenter, masks_on_all_frames
 from actors.splits import read_split
 from cluster.placement import place
@@ -24,7 +24,7 @@ from cluster.refs import Handle
 from configs.schema import Config, DifficultyConfig, SystemConfig
 from core.difficulty import difficulty
 from core.masks import box, decode
-from core.types import Answer, End, Episode, MaskPrompt, Reward, Turn
+from core.types import Answer, End, Episode, MaskPrompt, Media, Reward, Turn, View
 from data.frames.reading import read_frames
 from data.load import load_samples
 from rewards.iou import mask_iou_table
@@ -79,6 +79,25 @@ def test_only_the_training_split_must_be_rated(setting, tmp_path):
         assert len(found) == len(samples)
         for sample in found:
             assert difficulty(sample.notes.ratings or {}) == 6.0
+
+
+def test_prompts_and_log_probs_stay_away_from_reward_actors():
+    media = (Media("d", View(7, 28, 28)),)
+    first = Turn((1, 2), (3, 4), (-0.1, -0.2), "said", media, True, 5)
+    frozen = Turn((6,), (7,), (-0.3,), "aside", (), False, 0, trainable=False)
+    answer = Answer((MaskPrompt(3, (1.0, 2.0, 3.0, 4.0)),), {"x": 1}, keyframe=3)
+    episodes = (
+        Episode("v/1", (first, frozen), End.DONE, answer, seconds=2.0),
+        Episode("v/1", (), End.FAILED, error="boom"),
+    )
+    scored, failed = as_scored(episodes)
+    for turn, whole in zip(scored.turns, (first, frozen), strict=True):
+        assert turn.prompt_ids == ()
+        assert turn.logprobs == ()
+        assert replace(turn, prompt_ids=whole.prompt_ids, logprobs=whole.logprobs) == whole
+    assert replace(scored, turns=(first, frozen)) == episodes[0]
+    assert failed == episodes[1]
+    assert episodes[0].turns[0].prompt_ids == (1, 2), "the learner needs them still"
 
 
 def test_rewards_are_the_systems_own(setting):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,6 +23,7 @@ from cluster.refs import Handle, call_all
 from cluster.weight_writer import WeightWriter
 from cluster.weights import WeightVersion, describe
 from configs.schema import Config, SystemConfig
+from core.episode_json import episodes_json
 from core.masks import encode
 from core.types import End, Notes, Sample, Target, Video
 from data.frames.shown import media_of, read_shown
@@ -161,6 +163,17 @@ def test_the_images_of_groups_are_found_again_and_groups_repeat(
     other = list(pool.play(samples[:3], group_size=G, temperature=1.0, step=1))
     assert tokens(played) == tokens(again)
     assert tokens(played) != tokens(other)
+
+
+def test_the_actor_encodes_what_goes_into_the_group_log(
+    pool: RolloutPool, samples: list[Sample]
+) -> None:
+    how: dict[str, Any] = {"group_size": 2, "temperature": 1.0, "step": 0}
+    [logged] = pool.play(samples[:1], training=True, **how)
+    assert logged.encoded is not None
+    assert logged.encoded.tobytes() == episodes_json(logged.episodes)
+    [measured] = pool.play(samples[:1], **how)
+    assert measured.encoded is None
 
 
 def test_greedy_episodes_do_not_depend_on_the_step(

@@ -169,3 +169,32 @@ def test_failed_episodes_and_frozen_turns_never_reach_a_row() -> None:
     assert row.ids_T.tolist() == [*prompt, 5, 6]
     assert row.turn_N.tolist() == [1, 1]
     assert row.engine_logprob_N.tolist() == [-1.0, -2.0]
+
+
+def test_equal_first_prompts_become_one_object() -> None:
+    media = (Media("a", View(0, 28, 28)),)
+    others = (Media("b", View(1, 28, 28)),)
+    second = Turn((4,), (5,), (-1.0,), "", (), True, 0)
+
+    def episode(prompt: tuple[int, ...], shown: tuple[Media, ...]) -> Episode:
+        return Episode("s", (Turn(prompt, (6,), (-1.0,), "", shown, True, 0), second), End.DONE)
+
+    # The same tokens about other images, as two videos with one question have them.
+    played = [
+        episode((1, 2), media),
+        episode((1, 2), others),
+        Episode("s", (), End.FAILED),
+        episode((1, 2), media),
+        episode((1, 3), media),
+    ]
+    shared = batch.share_prompt(played)
+    assert shared == tuple(played)
+    first, about_others, _, again, different = shared
+    assert first.turns[0].prompt_ids is again.turns[0].prompt_ids
+    assert first.turns[0].media is again.turns[0].media
+    assert about_others.turns[0].media == others
+    assert different.turns[0].prompt_ids == (1, 3)
+    # Only those that begin alike are one tree.
+    group = Group("s", shared, (None,) * 5, (1.0,) * 5)
+    trees = batch.trees(group, 0, [(1.0, 1.0)] * 5, [1.0] * 5, 0)
+    assert [len(tree.branches) for tree in trees] == [2, 1, 1]

@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.episode_json import episodes_json
 from core.types import Answer, End, Episode, MaskPrompt, Media, SegPrompt, Turn, View
 from ray_jobs.record.group_log import GroupLog, LoggedGroup, from_line, to_line
 
@@ -72,7 +74,7 @@ UIDS = ["v/1", "v/2", "v/1"]
 def test_episodes_come_back_bit_for_bit(episodes: tuple[Episode, ...]) -> None:
     group = LoggedGroup("draw", 3, "v/1", episodes)
     line = to_line(group)
-    assert line.count("\n") == 1
+    assert line.count(b"\n") == 1
     again = from_line(line)
     assert again == group
     # Equality does not tell 0.0 from -0.0, nor 1 from 1.0 and True.
@@ -86,6 +88,42 @@ def test_nan_and_infinity_come_back() -> None:
     ).episodes
     assert math.isnan(episode.turns[0].logprobs[0])
     assert episode.turns[0].logprobs[1] == -math.inf
+
+
+# As releases before this test wrote it.
+LINE = (
+    b'{"draw":"d","index":3,"sample_uid":"v/1","episodes":[{"sample_uid":"v/1","turns":[{'
+    b'"prompt_ids":[1,2],"completion_ids":[3],"logprobs":[-0.1],"text":"a","media":[{"digest":"d",'
+    b'"view":{"frame":7,"height":28,"width":28}}],"complete":true,"version":4,"trainable":true}],'
+    b'"end":"done","answer":{"prompts":[],"facts":{"box":[1,2.5]},"segs":[],"keyframe":null,'
+    b'"reasoning_tokens":null},"error":"","too_long":false,"seconds":0.0}]}\n'
+)
+
+
+@pytest.mark.parametrize("is_encoded", [False, True])
+def test_the_form_of_a_line_stays(is_encoded: bool) -> None:
+    group = LoggedGroup("d", 3, "v/1", (EPISODE,))
+    encoded = episodes_json(group.episodes) if is_encoded else None
+    assert to_line(group, encoded) == LINE
+    assert from_line(LINE) == group
+
+
+def test_episodes_are_written_as_they_were_encoded(tmp_path: Path) -> None:
+    log = log_of(tmp_path)
+    # The object store gives memory that may only be read.
+    encoded = np.frombuffer(episodes_json((EPISODE, EPISODE)), dtype=np.uint8).data
+    log.add(5, UIDS, 2, (EPISODE, EPISODE), encoded)
+    assert log.read(5, UIDS, {4}) == {2: (EPISODE, EPISODE)}
+
+
+def test_steps_that_come_in_turns_keep_their_prompts(tmp_path: Path) -> None:
+    log = log_of(tmp_path)
+    for index in (0, 1):
+        for step in (5, 6):
+            log.add(step, [*UIDS, str(step)], index, (EPISODE,))
+    for step in (5, 6):
+        assert list(log.read(step, [*UIDS, str(step)], {4})) == [0, 1]
+    assert log.read(5, [*UIDS, "6"], {4}) == {}
 
 
 class Said(list[str]):
