@@ -114,11 +114,21 @@ class LearnerPool(DrawingPool[LearnerActor]):
         why = self.watch.why(self.ranks[rank], error)
         raise LearnerLost(f"rank {rank} ({where})", f"while it {work}: {why}") from error
 
-    def look(self, calls: Sequence[Ref[Any]], work: str) -> None:
-        """Raise the errors of `results` if one of these calls has failed by now."""
-        ended, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0)
-        if any(error_of(call) is not None for call in ended):
+    def look(self, calls: Sequence[Ref[R]], under_way: Sequence[Ref[R]], work: str) -> list[Ref[R]]:
+        """Raise the errors of `results` if one of these calls has failed by now.
+
+        Args:
+            under_way: those of the calls that had not ended before.
+
+        Returns:
+            Those that are under way still.
+        """
+        if not under_way:
+            return []
+        ended, waiting = ray.wait(list(under_way), num_returns=len(under_way), timeout=0)
+        if any_error(ended) is not None:
             self.results(calls, work)
+        return waiting
 
     def call_all(
         self, work: str, method: Method[LearnerActor, P, R], *args: P.args, **kwargs: P.kwargs
@@ -306,14 +316,21 @@ def first_lost(calls: Sequence[Ref[Any]]) -> tuple[int, Exception] | None:
         ended, waiting = ray.wait(waiting, num_returns=1, timeout=patience)
         if not ended:
             return None
-        error = error_of(ended[0])
-        if isinstance(error, LOST):
-            return calls.index(ended[0]), error
-        # A user's mistake is no echo of a death.
-        if isinstance(error, ValueError):
-            return None
-        if error is not None:
-            patience = ECHO_S
+        if waiting:
+            also, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=0)
+            ended += also
+        # As a rule nothing is wrong with any of them.
+        if any_error(ended) is None:
+            continue
+        for call in ended:
+            error = any_error([call])
+            if isinstance(error, LOST):
+                return calls.index(call), error
+            # A user's mistake is no echo of a death.
+            if isinstance(error, ValueError):
+                return None
+            if error is not None:
+                patience = ECHO_S
     return None
 
 
@@ -327,10 +344,10 @@ def seconds_of(reports: Sequence[StepReport]) -> float:
     return sum(report.seconds for report in reports)
 
 
-def error_of(ref: Ref[Any]) -> Exception | None:
-    """Return the error of an ended call, or None."""
+def any_error(ended: Sequence[Ref[Any]]) -> Exception | None:
+    """Return the error of one of some ended calls, or None."""
     try:
-        ray.get(ref)
+        ray.get(list(ended))
     except Exception as error:
         return error
     return None

@@ -12,9 +12,10 @@ to come: what needs counts of the whole batch is divided at the end (`core.grpo.
 from __future__ import annotations
 
 import itertools
+import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from actors.drawer import sources_of_rows
@@ -35,6 +36,21 @@ Credit = Sequence[Sequence[float]]
 # Calls of rows that a rank may have before it: one that it computes, and one that it prepares. With
 # more a stop would have to wait for them.
 AHEAD = 2
+# Seconds between two looks for lost ranks, while groups come one after another.
+LOOK_S = 0.25
+
+
+@dataclass
+class Sent:
+    """Rows that were sent to the ranks.
+
+    Attributes:
+        calls: one of each rank.
+        under_way: those of the calls that had not ended at the last look.
+    """
+
+    calls: list[Ref[None]]
+    under_way: list[Ref[None]]
 
 
 class OpenBatch:
@@ -58,8 +74,10 @@ class OpenBatch:
         # Trees of the groups that wait for the end of the batch (`_must_wait`).
         self.held: list[list[Tree]] = []
         self.filling = Filling(len(pool.ranks), pool.cfg.learner.row_tokens)
-        # Calls under way, each of all ranks, oldest first.
-        self.calls: deque[list[Ref[None]]] = deque()
+        # What was sent to the ranks, oldest first.
+        self.sent: deque[Sent] = deque()
+        # When it was looked at.
+        self.looked_s = 0.0
 
     def add(
         self,
@@ -176,9 +194,9 @@ class OpenBatch:
         for rank, rows in zip(self.pool.ranks, self.pool.deal(forest), strict=True):
             sources = sources_of_rows(rows, self.sources)
             masks = targets.share(rows) if targets is not None else None
-            call = rank.call(LearnerActor.add, rows, sources, self.newest, self.imitate, masks)
-            calls.append(call)
-        self.calls.append(calls)
+            arguments = (rows, sources, self.newest, self.imitate, masks)
+            calls.append(rank.call_packed(LearnerActor.add, *arguments))
+        self.sent.append(Sent(calls, calls))
         self.is_begun = True
 
     def _look(self, most: int) -> None:
@@ -187,8 +205,12 @@ class OpenBatch:
         Raises:
             LearnerLost: a rank died.
         """
-        while len(self.calls) > most:
-            self.pool.results(self.calls[0], "learned")
-            self.calls.popleft()
-        for calls in self.calls:
-            self.pool.look(calls, "learned")
+        now = time.monotonic()
+        if len(self.sent) <= most and now - self.looked_s < LOOK_S:
+            return
+        self.looked_s = now
+        while len(self.sent) > most:
+            self.pool.results(self.sent[0].calls, "learned")
+            self.sent.popleft()
+        for sent in self.sent:
+            sent.under_way = self.pool.look(sent.calls, sent.under_way, "learned")

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import ray
 
-from actors.stealing import Underway, theft
+from actors.stealing import Underway, least_loaded, theft
 from cluster.lost import LOST, as_own_error, is_lost
 from cluster.refs import Handle, Ref, get, results
 from cluster.watch import Watch
@@ -508,7 +508,7 @@ class Pool(ABC, Generic[A, T, R]):
             load: tasks of each worker; this one is added.
         """
         with self._lock:
-            number = min(self.up(), key=load.__getitem__, default=None)
+            number = least_loaded(self.up(), load)
             if number is None or load[number] >= most:
                 return None
             load[number] += 1

@@ -11,11 +11,12 @@ videos in flight. Masks drawn by the policy come with the group.
 from __future__ import annotations
 
 import math
+import pickle
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from actors.splits import read_split
 from cluster.beat import patient
 from cluster.lost import cause
 from cluster.placement import Placement
-from cluster.refs import Handle, Ref, start_actor
+from cluster.refs import Handle, Parcel, Ref, start_actor
 from configs.schema import Config
 from core.drawing.requests import DrawnMask
 from core.geometry import uniform_frames
@@ -152,11 +153,15 @@ def _decoded_drawn(masks: Iterable[DrawnMask | None]) -> list[np.ndarray | None]
 
 @dataclass(frozen=True)
 class ScoreTask:
-    """A group to be scored."""
+    """A group to be scored.
+
+    Attributes:
+        scored: its episodes as `as_scored`, pickled.
+    """
 
     split: str
     sample_uid: str
-    episodes: tuple[Episode, ...]
+    scored: bytes
     drawn: Drawn | None = None
 
 
@@ -189,8 +194,9 @@ class RewardPool(Pool[RewardActor, ScoreTask, GroupRewards]):
         return start_actor(RewardActor, options, self.cfg, self.placement.device, self.splits)
 
     def send(self, worker: Handle[RewardActor], task: ScoreTask) -> Ref[GroupRewards]:
-        episodes = as_scored(task.episodes)
-        return worker.call(RewardActor.score, task.split, task.sample_uid, episodes, task.drawn)
+        episodes = cast(tuple[Episode, ...], Parcel(task.scored))
+        arguments = (task.split, task.sample_uid, episodes, task.drawn)
+        return worker.call_packed(RewardActor.score, *arguments)
 
     def give_up(self, task: ScoreTask, error: Exception) -> GroupRewards:
         # A missing reward is a failure of the program and must not turn into a number.
@@ -218,10 +224,22 @@ class RewardPool(Pool[RewardActor, ScoreTask, GroupRewards]):
         self.wait_for_all(calls)
 
     def submit(
-        self, split: str, sample_uid: str, episodes: tuple[Episode, ...], drawn: Drawn | None = None
+        self,
+        split: str,
+        sample_uid: str,
+        episodes: tuple[Episode, ...],
+        drawn: Drawn | None = None,
+        scored: bytes | None = None,
     ) -> Scoring:
-        """Start the scoring of one group, with its drawn masks if it has any; return at once."""
-        return self.hand_out(ScoreTask(split, sample_uid, episodes, drawn))
+        """Start the scoring of one group; return at once.
+
+        Args:
+            drawn: masks drawn by the policy, if it draws any.
+            scored: the episodes as `as_scored`, pickled, if that was done where they were played.
+        """
+        if scored is None:
+            scored = pickle.dumps(as_scored(episodes), protocol=5)
+        return self.hand_out(ScoreTask(split, sample_uid, scored, drawn))
 
     def collect(self, scoring: Scoring) -> GroupRewards:
         """Wait for the rewards of one group, at most `reward.timeout_s` from its submission.

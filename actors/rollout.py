@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import pickle
 import time
 import traceback
 from collections import Counter
@@ -22,6 +23,7 @@ import ray
 
 from actors import gpu_weights
 from actors.pool import Pool
+from actors.reward import as_scored
 from actors.setup import make_system, system_message
 from cluster.beat import patient
 from cluster.lost import cause
@@ -209,11 +211,14 @@ class GroupPlay:
     """The episodes of a group on their way to the driver.
 
     Attributes:
+        scored: what reward actors want of them (`actors.reward.as_scored`), pickled: the driver
+            passes it on.
         encoded: uint8, their JSON for the log of the run's groups (`core.episode_json`); the driver
             reads it where the object store has it. None if they are not logged.
     """
 
     episodes: tuple[Episode, ...]
+    scored: bytes
     encoded: np.ndarray | None
 
 
@@ -222,7 +227,7 @@ def group_play(episodes: Sequence[Episode], logged: bool) -> GroupPlay:
     encoded = None
     if logged:
         encoded = np.frombuffer(episodes_json(episodes), dtype=np.uint8)
-    return GroupPlay(share_prompt(episodes), encoded)
+    return GroupPlay(share_prompt(episodes), pickle.dumps(as_scored(episodes), protocol=5), encoded)
 
 
 @dataclass(frozen=True)
@@ -234,6 +239,7 @@ class Played:
         sample: the sample with its ground truth.
         step: the step that it was played for.
         is_logged: whether it was played before a death, and comes from the run's group log.
+        scored: as `GroupPlay.scored`; None if it is not there, as in a group of the log.
         encoded: as `GroupPlay.encoded`.
     """
 
@@ -242,6 +248,7 @@ class Played:
     episodes: tuple[Episode, ...]
     step: int = 0
     is_logged: bool = False
+    scored: bytes | None = field(default=None, compare=False, repr=False)
     encoded: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -357,7 +364,7 @@ class RolloutPool(Pool[RolloutActor, GroupTask, GroupPlay]):
         return start_actor(RolloutActor, options, self.cfg, self.settings, self._newest())
 
     def send(self, worker: Handle[RolloutActor], task: GroupTask) -> Ref[GroupPlay]:
-        return worker.call(
+        return worker.call_packed(
             RolloutActor.play_group,
             task.shown,
             task.group_size,
@@ -524,7 +531,14 @@ class RolloutPool(Pool[RolloutActor, GroupTask, GroupPlay]):
         groups_a_batch = math.ceil(self.settings.max_num_seqs / group_size)
         in_flight = BATCHES * groups_a_batch
         for task, play in self.run(tasks, in_flight, batch=groups_a_batch):
-            yield Played(task.index, task.whole, play.episodes, task.step, encoded=play.encoded)
+            yield Played(
+                task.index,
+                task.whole,
+                play.episodes,
+                task.step,
+                scored=play.scored,
+                encoded=play.encoded,
+            )
 
     def _shown(self, sample: Sample, step: int) -> Sample:
         """Return the sample as its whole group sees it in this training step, always the same."""

@@ -6,7 +6,7 @@ Arithmetic only; `actors.pool` starts the second attempt, and the first result c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 # A flight is late after so many times the longest one that has ended.
@@ -26,6 +26,19 @@ class Underway:
     worker: int
     seconds: float
     doubled: bool = False
+
+
+def least_loaded(workers: Collection[int], load: Mapping[int, int]) -> int | None:
+    """Return the first of the workers with the least tasks; None without workers.
+
+    Args:
+        load: tasks of each worker that has any.
+    """
+    for worker in workers:
+        # Of a thousand workers most are idle, or none is.
+        if not load.get(worker):
+            return worker
+    return min(workers, key=load.__getitem__, default=None)
 
 
 def theft(
@@ -49,11 +62,9 @@ def theft(
     Returns:
         None if no worker has room, or nothing is worth repeating.
     """
-    if not workers:
-        return None
     load = Counter(flight.worker for flight in flights)
-    thief = min(workers, key=lambda worker: load[worker])
-    if load[thief] >= batch:
+    thief = least_loaded(workers, load)
+    if thief is None or load[thief] >= batch:
         return None
 
     found: list[int] = []

@@ -256,7 +256,7 @@ def seconds_of_steps(options: argparse.Namespace, workers: int) -> tuple[list[fl
             seconds.append(time.monotonic() - began[1])
         player.finish()
 
-    counted = ray.get([rank.actor.counted.remote() for rank in pools.learner.processes])
+    counted = ray.get([rank.actor.counted.remote() for rank in pools.learner.ranks[:PROCESSES]])
     tokens = sum(count for count, _ in counted)
     pixel_bytes = sum(count for _, count in counted)
     trajectories = options.steps * options.prompts * options.group

@@ -112,7 +112,9 @@ def sleeping_learner(cfg: Config, seconds: float) -> PretendedLearner:
 class Rewards:
     """Rewards that cost nothing."""
 
-    def submit(self, split: str, uid: str, episodes: Sequence[Episode]) -> Sequence[Episode]:
+    def submit(
+        self, split: str, uid: str, episodes: Sequence[Episode], **_: Any
+    ) -> Sequence[Episode]:
         return episodes
 
     def collect(self, episodes: Sequence[Episode]) -> tuple[Reward, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import pickle
 import sys
 import threading
 import traceback
@@ -29,6 +30,8 @@ C = TypeVar("C", bound=Callable[..., Any])
 GROUP = "beat"
 # Code in which a rank waits for all others.
 COLLECTIVES = ("/torch/distributed/", "/deepspeed/comm/")
+# End of the name under which a method takes its arguments packed (`cluster.refs.Handle`).
+PACKED = "_packed"
 # Marks a method that may stay long without a tick.
 PATIENCE = "_patience_s"
 
@@ -84,7 +87,9 @@ def beating(cls: Any) -> Any:
     members: dict[str, Any] = {}
     for name, method in inspect.getmembers(cls, inspect.isfunction):
         if not name.startswith("_"):
-            members[name] = _counted(name, method)
+            counted = _counted(name, method)
+            members[name] = counted
+            members[name + PACKED] = _unpacking(counted)
     # Ray shows the name of the class in its messages and as the title of the process.
     members |= {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
     return type(cls.__name__, (cls, Beat), members)
@@ -108,6 +113,23 @@ def _counted(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
             return method(*args, **kwargs)
 
     return counted
+
+
+def _unpacking(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the method with its arguments as one string of bytes."""
+    if inspect.iscoroutinefunction(method):
+
+        async def unpacking_coroutine(self: Any, raw: bytes) -> Any:
+            args, kwargs = pickle.loads(raw)
+            return await method(self, *args, **kwargs)
+
+        return unpacking_coroutine
+
+    def unpacking(self: Any, raw: bytes) -> Any:
+        args, kwargs = pickle.loads(raw)
+        return method(self, *args, **kwargs)
+
+    return unpacking
 
 
 def waits_for_others() -> bool:

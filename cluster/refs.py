@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
@@ -9,7 +10,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, over
 import ray
 from ray._private import state as ray_state
 
-from cluster.beat import GROUP, beating
+from cluster.beat import GROUP, PACKED, beating
 
 A_co = TypeVar("A_co", covariant=True)
 T = TypeVar("T")
@@ -77,6 +78,31 @@ class Handle(Generic[A_co]):
         remote_method = getattr(self.actor, method.__name__)
         return remote_method.remote(*args, **kwargs)
 
+    @overload
+    def call_packed(  # type: ignore[overload-overlap]
+        self,
+        method: AsyncMethod[A_co, P, T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Ref[T]: ...
+
+    @overload
+    def call_packed(
+        self,
+        method: Method[A_co, P, T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Ref[T]: ...
+
+    def call_packed(self, method: Callable, *args: Any, **kwargs: Any) -> Ref[Any]:
+        """Start a method as `call`, several times as fast if it has many arguments.
+
+        They travel as one string of bytes, made by Python's own pickler: Ray's asks about every
+        object, and looks at each argument. So there may be no reference of Ray among them.
+        """
+        remote_method = getattr(self.actor, method.__name__ + PACKED)
+        return remote_method.remote(pickle.dumps((args, kwargs), protocol=5))
+
     def constructed(self) -> Ref[Any]:
         """Return a reference that is ready once the constructor has run."""
         return self.actor.__ray_ready__.remote()
@@ -107,6 +133,16 @@ def start_actor(
     """
     remote_class = ray.remote(concurrency_groups={GROUP: 1})(beating(cls)).options(**options)
     return Handle(remote_class.remote(*args, **kwargs))
+
+
+class Parcel:
+    """A pickled value on its way to another process, where it arrives as itself."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickle.loads, (self.raw,)
 
 
 def get(ref: Ref[T], timeout: float | None = None) -> T:

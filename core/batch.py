@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
+from core.packed import array_of
 from core.types import End, Episode, Group, Media, Turn
 
 # For each tree of a row: start and stop of its prompt, and (start, stop) of each branch.
@@ -106,7 +108,7 @@ class Tree:
     media: tuple[Media, ...]
     branches: tuple[Branch, ...]
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         return len(self.prompt_ids) + sum(len(branch.ids_R) for branch in self.branches)
 
@@ -225,14 +227,14 @@ def branch(episode: Episode, advantages: Sequence[float], weight: float, number:
             continue
         # The first prompt belongs to the tree.
         if trained:
-            ids.append(np.asarray(turn.prompt_ids))
+            ids.append(array_of(turn.prompt_ids))
             length += len(turn.prompt_ids)
             media.extend(turn.media)
         count = len(turn.completion_ids)
         # Demonstrations have no log-probs.
         assert len(turn.logprobs) in (0, count), "a log-prob for each token"
-        logprobs.append(np.asarray(turn.logprobs) if turn.logprobs else np.zeros(count))
-        ids.append(np.asarray(turn.completion_ids))
+        logprobs.append(array_of(turn.logprobs) if turn.logprobs else np.zeros(count))
+        ids.append(array_of(turn.completion_ids))
         start = length
         length += count
         trained.append(Trained(start, length, index, turn.version, advantages[index]))
@@ -307,6 +309,8 @@ def split(tree: Tree, budget: int) -> list[Tree]:
 
     The result is exact. A branch too long by itself becomes a part of its own.
     """
+    if tree.tokens <= budget:
+        return [tree]
     parts: list[list[Branch]] = [[]]
     used = len(tree.prompt_ids)
     for next_branch in tree.branches:
@@ -416,7 +420,7 @@ def build_row(forest: Sequence[Tree], layout: ImageLayout) -> GroupBatch:
     """Return one row of the given trees, without padding."""
     row = _RowBuilder(layout)
     for number, tree in enumerate(forest):
-        prompt_ids = np.array(tree.prompt_ids, dtype=np.int64)
+        prompt_ids = array_of(tree.prompt_ids).astype(np.int64)
         prompt_start, prompt_stop = row.add(prompt_ids, tree.media, 0, number, 0)
         # All branches count their positions on from the prompt.
         after_prompt = int(row.positions[-1].max()) + 1

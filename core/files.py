@@ -108,12 +108,13 @@ def append_text(file: Path, text: str) -> None:
     append_bytes(file, text.encode(errors="surrogatepass"))
 
 
-def append_bytes(file: Path, raw: bytes) -> None:
-    """Append whole lines and wait for the disk, as `append_lines`."""
+def append_bytes(file: Path, *parts: bytes | memoryview) -> None:
+    """Append whole lines, given in parts, and wait for the disk, as `append_lines`."""
     with disk_errors_named(file), file.open("ab", buffering=0) as out:
         size = out.seek(0, os.SEEK_END)
         try:
-            _write_all(out, raw)
+            for part in parts:
+                _write_all(out, part)
             os.fsync(out.fileno())
         except OSError:
             # A part of a line would spoil the next one.
@@ -121,7 +122,7 @@ def append_bytes(file: Path, raw: bytes) -> None:
             raise
 
 
-def _write_all(out: FileIO, raw: bytes) -> None:
+def _write_all(out: FileIO, raw: bytes | memoryview) -> None:
     """Write all bytes. A full disk takes a part first, and gives the error after that."""
     left = memoryview(raw)
     while left:

@@ -17,6 +17,7 @@ N = TypeVar("N", int, float)
 # Codes of `struct`: token ids, unsigned 32 bits, and log-probs, as exact as numbers of Python.
 IDS = "I"
 LOGPROBS = "d"
+WIDTHS = {code: struct.calcsize(code) for code in (IDS, LOGPROBS)}
 
 
 class Numbers(Sequence[N]):
@@ -38,8 +39,13 @@ class Numbers(Sequence[N]):
         """The numbers, one by one."""
         return memoryview(self.data).cast(self.code)  # type: ignore[call-overload]
 
+    @property
+    def array(self) -> np.ndarray:
+        """The numbers, for reading only."""
+        return np.frombuffer(self.data, dtype=self.code)
+
     def __len__(self) -> int:
-        return len(self.data) // struct.calcsize(self.code)
+        return len(self.data) // WIDTHS[self.code]
 
     def __iter__(self) -> Iterator[N]:
         return iter(self.tolist())
@@ -65,8 +71,7 @@ class Numbers(Sequence[N]):
         return Numbers, (self.code, self.data)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        array = np.frombuffer(self.data, dtype=self.code)
-        return array.astype(dtype or array.dtype)
+        return self.array.astype(dtype or self.code)
 
     def tolist(self) -> list[N]:
         """Return them as numbers of Python."""
@@ -85,3 +90,8 @@ def packed(code: str, values: Sequence[N]) -> Numbers[N]:
         return Numbers(code, struct.pack(f"={len(values)}{code}", *values))
     except struct.error as error:
         raise ValueError(f"{error}: token ids are whole, below 2**32") from error
+
+
+def array_of(values: Sequence[N]) -> np.ndarray:
+    """Return numbers as an array; packed ones are not copied."""
+    return values.array if isinstance(values, Numbers) else np.asarray(values)

@@ -26,7 +26,7 @@ from typing import Any, Literal, Protocol, TypedDict
 import numpy as np
 
 from core.geometry import Coordinates
-from core.packed import IDS, LOGPROBS, packed
+from core.packed import IDS, LOGPROBS, Numbers, packed
 
 
 class Rle(TypedDict):
@@ -263,6 +263,9 @@ class Media:
     view: View
 
 
+NUMBERS_OF_A_TURN = (("prompt_ids", IDS), ("completion_ids", IDS), ("logprobs", LOGPROBS))
+
+
 @dataclass(frozen=True)
 class Turn:
     """A user message and the completion sampled for it, token by token.
@@ -292,9 +295,10 @@ class Turn:
 
     def __post_init__(self) -> None:
         # Thousands of numbers travel with each episode.
-        object.__setattr__(self, "prompt_ids", packed(IDS, self.prompt_ids))
-        object.__setattr__(self, "completion_ids", packed(IDS, self.completion_ids))
-        object.__setattr__(self, "logprobs", packed(LOGPROBS, self.logprobs))
+        for name, code in NUMBERS_OF_A_TURN:
+            values = getattr(self, name)
+            if not isinstance(values, Numbers):
+                object.__setattr__(self, name, packed(code, values))
 
 
 class End(enum.Enum):

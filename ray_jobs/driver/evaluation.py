@@ -109,7 +109,8 @@ def start_scoring(
     for group, drawn in zip(groups, masking.draw(groups), strict=True):
         scoring = None
         if not hidden(group.sample) and not group.sample.notes.others_unknown:
-            scoring = pools.rewards.submit(split, group.sample.uid, group.episodes, drawn)
+            uid = group.sample.uid
+            scoring = pools.rewards.submit(split, uid, group.episodes, drawn, group.scored)
         scored.append(ScoredGroup(group, drawn, scoring))
     return scored
 

@@ -84,7 +84,8 @@ class PointingPolicy:
         return [None] * len(groups)
 
     def score_early(self, split: str, group: Played) -> Scoring | None:
-        return self._pools.rewards.submit(split, group.sample.uid, group.episodes)
+        uid = group.sample.uid
+        return self._pools.rewards.submit(split, uid, group.episodes, scored=group.scored)
 
     def draw_step(self, groups: PlayedGroups, timer: StageTimer) -> GroupDrawings:
         return [None] * len(groups)
@@ -155,7 +156,8 @@ class DrawingPolicy:
         rewards = self._pools.rewards
         scorings = []
         for group, masks in zip(groups, drawn, strict=True):
-            scoring = rewards.submit(split, group.sample.uid, group.episodes, masks)
+            uid = group.sample.uid
+            scoring = rewards.submit(split, uid, group.episodes, masks, group.scored)
             scorings.append(scoring)
         return scorings
 

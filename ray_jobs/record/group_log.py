@@ -48,8 +48,10 @@ class LoggedGroup:
     episodes: tuple[Episode, ...]
 
 
-def to_line(group: LoggedGroup, encoded: bytes | memoryview | None = None) -> bytes:
-    """Return a group as one line of JSON, with its newline.
+def to_line(
+    group: LoggedGroup, encoded: bytes | memoryview | None = None
+) -> list[bytes | memoryview]:
+    """Return the parts of a group's line of JSON, with its newline.
 
     Args:
         encoded: `episodes_json` of its episodes, if somebody has made it.
@@ -59,7 +61,7 @@ def to_line(group: LoggedGroup, encoded: bytes | memoryview | None = None) -> by
     opened = json.dumps(head, separators=(",", ":"))[:-1]
     if encoded is None:
         encoded = episodes_json(group.episodes)
-    return b"".join([opened.encode(), b',"episodes":', encoded, b"}\n"])
+    return [f'{opened},"episodes":'.encode(), encoded, b"}\n"]
 
 
 def from_line(line: str | bytes) -> LoggedGroup:
@@ -120,7 +122,7 @@ class GroupLog:
         file = self._file(step)
         group = LoggedGroup(self._draw(step, uids), index, episodes[0].sample_uid, episodes)
         try:
-            append_bytes(file, to_line(group, encoded))
+            append_bytes(file, *to_line(group, encoded))
         except OSError as error:
             if file.exists():
                 repair_lines(file)

@@ -20,8 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from core.files import (
     UnwritableError,
+    append_bytes,
     append_lines,
     disk_errors_named,
     json_line,
@@ -123,10 +126,11 @@ class RunFolder:
         Args:
             words: Query and prompts go into the lines too.
         """
-        lines: list[dict[str, Any]] = []
+        lines: list[bytes] = []
         for group in groups:
-            lines += episode_lines(step, group, words)
-        append_lines(self.episodes_file, *lines)
+            for line in episode_lines(step, group, words):
+                lines.append(_line_of_turns(line))
+        append_bytes(self.episodes_file, b"".join(lines))
 
     def write_aside(self, reasons: Mapping[str, str]) -> None:
         """Write set_aside.json: the samples that cannot fit, each with the reason.
@@ -257,6 +261,24 @@ def seconds_of(episode: Episode, reward: Reward | None) -> dict[str, float]:
     """Return the seconds in which an episode was played and its group scored, where measured."""
     measured = {"play": episode.seconds, "score": 0.0 if reward is None else reward.seconds}
     return {stage: round(spent, 4) for stage, spent in measured.items() if spent}
+
+
+def _line_of_turns(line: dict[str, Any]) -> bytes:
+    """Return `json_line` of an episode; the turns, most of it, are encoded ten times as fast."""
+    rest = {name: value for name, value in line.items() if name != "turns"}
+    try:
+        turns = msgspec.json.encode(line["turns"], enc_hook=_unpacked)
+    except ValueError:
+        # Half of a surrogate pair.
+        return json_line(line).encode(errors="surrogatepass")
+    # Its brace stays open for the turns.
+    opened = json_line(rest)[:-2]
+    return opened.encode(errors="surrogatepass") + b', "turns": ' + turns + b"}\n"
+
+
+def _unpacked(value: Any) -> Any:
+    """Return a number of numpy as one of Python."""
+    return value.tolist()
 
 
 def environment(repository: Path | None = None) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import pickle
 import signal
 import threading
 import time
@@ -18,7 +20,7 @@ import pytest
 from actors.pool import MAX_STARTS, Pool, PoolClosed
 from cluster.beat import Beat
 from cluster.lost import LOST, Deaths
-from cluster.refs import Handle, Ref, results, start_actor
+from cluster.refs import Handle, Parcel, Ref, get, results, start_actor
 from cluster.watch import Limits, Watch
 
 
@@ -60,6 +62,14 @@ class Doubler:
                 (Path(job.folder) / str(marks)).touch()
                 os._exit(1)
         return 2 * job.number, self.number
+
+
+class Waiter:
+    """An actor with coroutines."""
+
+    async def wait(self, seconds: float, value: Any) -> Any:
+        await asyncio.sleep(seconds)
+        return value
 
 
 class DoublerPool(Pool[Doubler, Job, tuple[int, int]]):
@@ -289,6 +299,22 @@ def test_all_workers_tell_what_they_worked_on(pool: DoublerPool) -> None:
     for span in works:
         assert span.seconds >= 0.05
         assert abs(span.began - time.time()) < 60, "seconds since 1970"
+
+
+def test_packed_arguments_arrive_as_they_are(pool: DoublerPool) -> None:
+    worker = pool.workers[1]
+    pool.watch.ask_all(Beat.keep_spans, 60.0)
+    assert get(worker.call_packed(Doubler.double, Job(4))) == (8, 1)
+    assert get(worker.call_packed(Doubler.double, job=Job(5))) == (10, 1)
+    with pytest.raises(ValueError, match="negative: -7"):
+        results([worker.call_packed(Doubler.double, Job(-7))])
+    spans = pool.watch.ask_all(Beat.take_spans, 60.0)["worker actor 1"]
+    assert [span.name for span in spans] == ["double"] * 3, "it is work like any other"
+
+    patient = start_actor(Waiter, {"num_cpus": 0})
+    shared = [Parcel(pickle.dumps((1, "a")))]
+    assert get(patient.call_packed(Waiter.wait, 0.01, shared)) == [(1, "a")]
+    patient.kill()
 
 
 def test_the_number_of_workers_changes_at_any_time(pool: DoublerPool) -> None:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from actors.stealing import Underway, theft
+from actors.stealing import Underway, least_loaded, theft
 
 # Flights as "worker:seconds", with a "*" if the task is with a second worker as well.
 CASES = {
@@ -40,3 +40,12 @@ def flights(text: str) -> list[Underway]:
 def test_theft(case: str) -> None:
     text, workers, batch, longest_s, expected = CASES[case]
     assert theft(flights(text), workers, batch, longest_s) == expected
+
+
+@pytest.mark.parametrize(
+    ("load", "expected"),
+    [({}, 3), ({3: 1}, 5), ({3: 1, 5: 0, 9: 0}, 5), ({3: 2, 5: 1, 9: 1}, 5), ({7: 0, 3: 1}, 5)],
+)
+def test_the_least_loaded_worker(load: dict[int, int], expected: int) -> None:
+    assert least_loaded([3, 5, 9], load) == expected
+    assert least_loaded([], load) is None

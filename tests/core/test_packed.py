@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.packed import IDS, LOGPROBS, Numbers, packed
@@ -18,6 +18,7 @@ TOKENS = st.lists(st.integers(0, 2**32 - 1), max_size=6).map(tuple)
 FLOATS = st.lists(st.floats(allow_nan=False), max_size=6).map(tuple)
 
 
+@settings(deadline=None)
 @given(TOKENS)
 def test_they_are_a_tuple_to_everybody(values: tuple[int, ...]) -> None:
     numbers = packed(IDS, values)
@@ -32,6 +33,7 @@ def test_they_are_a_tuple_to_everybody(values: tuple[int, ...]) -> None:
     assert numbers != list(values), "nor is a tuple"
 
 
+@settings(deadline=None)
 @given(FLOATS)
 def test_log_probs_are_exact(values: tuple[float, ...]) -> None:
     numbers = pickle.loads(pickle.dumps(packed(LOGPROBS, values)))

@@ -198,7 +198,9 @@ class Rollouts:
 
 
 class Rewards:
-    def submit(self, split: str, uid: str, episodes: Sequence[Episode]) -> Sequence[Episode]:
+    def submit(
+        self, split: str, uid: str, episodes: Sequence[Episode], **_: Any
+    ) -> Sequence[Episode]:
         return episodes
 
     def collect(self, episodes: Sequence[Episode]) -> tuple[Reward, ...]:

@@ -58,7 +58,7 @@ class Rewards:
     def __init__(self) -> None:
         self.submitted: list[str] = []
 
-    def submit(self, split: str, uid: str, episodes: Sequence[Episode], drawn: Any = None) -> Any:
+    def submit(self, split: str, uid: str, episodes: Sequence[Episode], *_: Any) -> Any:
         self.submitted.append(uid)
         return episodes
 

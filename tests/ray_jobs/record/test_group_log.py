@@ -73,7 +73,7 @@ UIDS = ["v/1", "v/2", "v/1"]
 @given(st.lists(EPISODES, max_size=2).map(tuple))
 def test_episodes_come_back_bit_for_bit(episodes: tuple[Episode, ...]) -> None:
     group = LoggedGroup("draw", 3, "v/1", episodes)
-    line = to_line(group)
+    line = b"".join(to_line(group))
     assert line.count(b"\n") == 1
     again = from_line(line)
     assert again == group
@@ -84,7 +84,7 @@ def test_episodes_come_back_bit_for_bit(episodes: tuple[Episode, ...]) -> None:
 def test_nan_and_infinity_come_back() -> None:
     turn = replace(TURN, logprobs=(math.nan, -math.inf))
     [episode] = from_line(
-        to_line(LoggedGroup("", 0, "", (replace(EPISODE, turns=(turn,)),)))
+        b"".join(to_line(LoggedGroup("", 0, "", (replace(EPISODE, turns=(turn,)),))))
     ).episodes
     assert math.isnan(episode.turns[0].logprobs[0])
     assert episode.turns[0].logprobs[1] == -math.inf
@@ -104,7 +104,7 @@ LINE = (
 def test_the_form_of_a_line_stays(is_encoded: bool) -> None:
     group = LoggedGroup("d", 3, "v/1", (EPISODE,))
     encoded = episodes_json(group.episodes) if is_encoded else None
-    assert to_line(group, encoded) == LINE
+    assert b"".join(to_line(group, encoded)) == LINE
     assert from_line(LINE) == group
 
 

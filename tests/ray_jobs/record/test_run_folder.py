@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -56,6 +57,24 @@ def test_steps_and_episodes_come_back(tmp_path: Path) -> None:
     assert failed["end"] == "failed"
     assert failed["reward"] is None
     assert failed["error"] == "Traceback: engine died"
+
+
+def test_every_text_comes_back(tmp_path: Path) -> None:
+    folder = _open(tmp_path)
+    texts = ['\u2028 \x00 \x7f \\ " / {}', "half a pair: \ud83d", ""]
+    turns = [replace(_group().episodes[0].turns[0], text=text) for text in texts]
+    for turn in turns:
+        # Facts that look like the end of a line, and numbers of numpy.
+        answer = Answer(facts={"turns": "}", "odd": {"a": {"b": np.float32(0.5)}}})
+        shown = replace(turn, version=cast(Any, np.int64(4)))
+        episode = Episode("v/1", (turn, shown), End.DONE, answer)
+        folder.write_episodes(1, [Group("v/1", (episode,), (Reward(float("nan"), {}),), (0.5,))])
+    lines = folder.episodes()
+    assert [line["turns"][0]["text"] for line in lines] == texts
+    for line in lines:
+        assert line["turns"][0] == line["turns"][1]
+        assert line["facts"] == {"turns": "}", "odd": {"a": {"b": 0.5}}, "frame": None}
+        assert (line["reward"], line["parts"], line["advantage"]) == ("nan", {}, 0.5)
 
 
 def test_open_again_appends_and_repairs_the_cut_line(tmp_path: Path) -> None:
