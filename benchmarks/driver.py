@@ -9,6 +9,14 @@ already, a reward actor knows every reward, and a rank of the learner counts wha
 what the driver pays for a call is real, and what a worker does is nothing. The watch over the
 actors is off: it works by the second, not by the trajectory.
 
+What counts is the CPU time of the driver's whole process from the beginning of a step to its end,
+with all threads: the loop, the player, those of Ray, and the kernel's time for files and sockets;
+divided by the trajectories of the step. So the calls that bring new weights to every worker count
+too, whose number is that of the workers, not of the trajectories. Not counted: other processes,
+such as Ray's raylet, and what engines do for the driver (the JSON of the group log, the packing of
+what reward actors read). The first step is not counted. CPU time, unlike seconds, does not count
+other work on the machine, but it grows with it: caches and memory are shared.
+
 Then, without Ray, one process shows the frames of a step and another one reads them as a rank does,
 with a store of decoded frames that is sized to the step and with one that is smaller: how often is
 a shown frame decoded?
@@ -191,7 +199,9 @@ class OneJudge(RewardPool):
 def few_ranks(cfg: Config) -> PretendedLearner:
     """Return the pool of the learner: several ranks, each one of a few processes."""
     processes = [start_actor(CountingRank, {"num_cpus": 0}) for _ in range(PROCESSES)]
-    ranks = [Handle(processes[number % PROCESSES].actor) for number in range(RANKS)]
+    ranks: list[Handle[Any]] = []
+    for number in range(RANKS):
+        ranks.append(Handle(processes[number % PROCESSES].actor))
     return PretendedLearner(cfg, quiet_watch(), ranks)
 
 

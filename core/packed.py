@@ -35,8 +35,8 @@ class Numbers(Sequence[N]):
         self.data = data
 
     @property
-    def view(self) -> memoryview:
-        """The numbers, one by one."""
+    def view(self) -> Any:
+        """A memoryview of the numbers, one by one."""
         return memoryview(self.data).cast(self.code)  # type: ignore[call-overload]
 
     @property
@@ -75,7 +75,8 @@ class Numbers(Sequence[N]):
 
     def tolist(self) -> list[N]:
         """Return them as numbers of Python."""
-        return self.view.tolist()
+        numbers: list[N] = self.view.tolist()
+        return numbers
 
 
 def packed(code: str, values: Sequence[N]) -> Numbers[N]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -84,11 +84,11 @@ def pool(config: Config, ray_env: dict[str, str]) -> Iterator[RolloutPool]:
     pool.close()
 
 
-def tokens(played: Iterable[Played]) -> dict[str, list[tuple[int, ...]]]:
+def tokens(played: Iterable[Played]) -> dict[str, list[Sequence[int]]]:
     """Return the sampled tokens of every turn, by the uid of the sample."""
-    found: dict[str, list[tuple[int, ...]]] = {}
+    found: dict[str, list[Sequence[int]]] = {}
     for group in played:
-        completions: list[tuple[int, ...]] = []
+        completions: list[Sequence[int]] = []
         for episode in group.episodes:
             completions += [turn.completion_ids for turn in episode.turns]
         found[group.sample.uid] = completions

@@ -179,7 +179,7 @@ def test_same_key_same_answer_other_key_another(bench: Bench) -> None:
     assert seed_of(0, "v/1", 2) != seed_of(0, "v/1", 3)
 
 
-def completions(played: list[tuple[list[Turn], Gallery]]) -> list[list[tuple[int, ...]]]:
+def completions(played: list[tuple[list[Turn], Gallery]]) -> list[list[Sequence[int]]]:
     """The sampled ids of each dialogue, turn by turn."""
     found = []
     for turns, _ in played:
