@@ -57,7 +57,7 @@ def take(runs: list[Path], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     with tempfile.TemporaryDirectory() as profile, browser(Path(profile)) as tab:
-        tab.open(page.as_uri())
+        tab.open(page.absolute().as_uri())
         tab.value(CHOOSE)
         for view in views:
             # The promise ends when the view is there.

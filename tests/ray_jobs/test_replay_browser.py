@@ -201,8 +201,11 @@ def test_a_part_that_is_missing_is_named(tab: Browser, home: Path) -> None:
         chunk.write_bytes(text)
 
 
-def test_a_command_takes_a_picture_of_each_view(home: Path, tmp_path: Path) -> None:
-    files = take([home / "first", home / "second"], tmp_path / "new/pictures")
+def test_a_command_takes_a_picture_of_each_view(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    files = take([Path("first"), Path("second")], tmp_path / "new/pictures")
     views = [file.stem for file in files]
     assert views == [
         f"first_{view}" for view in ("overview", "episode", "group", "sample", "compare", "entropy")
