@@ -15,6 +15,7 @@ Without TRL it says so and ends: `pip install trl`.
 
 from __future__ import annotations
 
+import importlib
 import statistics
 import tempfile
 import threading
@@ -220,10 +221,10 @@ class Trl:
 
     def _dataset(self) -> Any:
         """Return the samples in order. Pixels stay as they are; a column would pack them."""
-        from datasets import Dataset
-
+        # By name: this project has a folder called so, too, and checkers take it for the package.
+        package = importlib.import_module("datasets")
         numbers = list(range(len(self.messages)))
-        return Dataset.from_dict({"number": numbers}).with_transform(self._rows)
+        return package.Dataset.from_dict({"number": numbers}).with_transform(self._rows)
 
     def _rows(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         """Return the columns of some samples."""
