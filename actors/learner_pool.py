@@ -114,7 +114,12 @@ class LearnerPool(DrawingPool[LearnerActor]):
         why = self.watch.why(self.ranks[rank], error)
         raise LearnerLost(f"rank {rank} ({where})", f"while it {work}: {why}") from error
 
-    def look(self, calls: Sequence[Ref[R]], under_way: Sequence[Ref[R]], work: str) -> list[Ref[R]]:
+    def look(
+        self,
+        calls: Sequence[Ref[R]],
+        under_way: Sequence[Ref[R]],
+        work: str,
+    ) -> list[Ref[R]]:
         """Raise the errors of `results` if one of these calls has failed by now.
 
         Args:

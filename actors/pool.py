@@ -110,6 +110,8 @@ class Pool(ABC, Generic[A, T, R]):
         # Workers that were ended on purpose; their tasks go on without a lost attempt.
         self._let_go: set[int] = set()
         self._submitted: dict[Ref[R], Flight[T, R]] = {}
+        # When flights were last looked at for stragglers.
+        self._stole_s = 0.0
         self._is_closed = False
         # One thread may play ahead while another publishes weights and collects rewards.
         self._lock = threading.RLock()
@@ -259,7 +261,6 @@ class Pool(ABC, Generic[A, T, R]):
         # Flights that have ended.
         ended: deque[Ref[R]] = deque()
         longest_s = 0.0
-        looked_s = 0.0
         while True:
             if self._is_closed:
                 raise PoolClosed("closed by another thread")
@@ -269,27 +270,34 @@ class Pool(ABC, Generic[A, T, R]):
 
             # One result at a time, so that its worker gets the next task at once.
             if not ended:
-                if batch and not waiting and time.monotonic() - looked_s > LOOK_S:
-                    self._steal(flying, batch, longest_s or math.inf)
-                    looked_s = time.monotonic()
-                ended.extend(self._ended(flying, PAUSE_S if is_paused else LOOK_S))
-            if not ended:
-                continue
-            ref = ended.popleft()
+                if not waiting:
+                    self._steal_now_and_then(flying, batch, longest_s)
+                ended.extend(self._ended(flying, is_paused))
+            ref = ended.popleft() if ended else None
             # A twin may have been cancelled meanwhile.
-            if ref not in flying:
+            if ref is None or ref not in flying:
                 continue
             done = flying.pop(ref)
-            try:
-                result = get(ref)
-            except LOST as error:
-                cost = self.replace(done.worker, error)
-                if self._is_repeated(done, cost, flying, waiting):
-                    continue
-                result = self.give_up(done.task, error)
-            self._cancel_twin(done, flying)
-            longest_s = max(longest_s, time.monotonic() - done.started)
-            yield done.task, result
+            for result in self._results_of(ref, done, flying, waiting):
+                self._cancel_twin(done, flying)
+                longest_s = max(longest_s, time.monotonic() - done.started)
+                yield done.task, result
+
+    def _results_of(
+        self,
+        ref: Ref[R],
+        done: Flight[T, R],
+        flying: Mapping[Ref[R], Flight[T, R]],
+        waiting: deque[tuple[T, int]],
+    ) -> list[R]:
+        """Return the result of a flight that has ended; none if its task is to be repeated."""
+        try:
+            return [get(ref)]
+        except LOST as error:
+            cost = self.replace(done.worker, error)
+            if self._is_repeated(done, cost, flying, waiting):
+                return []
+            return [self.give_up(done.task, error)]
 
     def hand_out(self, task: T, attempt: int = 1) -> Flight[T, R]:
         """Send one task to the worker with the fewest tasks of this kind; return at once."""
@@ -379,11 +387,12 @@ class Pool(ABC, Generic[A, T, R]):
         if done.twin is not None and done.twin in flying:
             ray.cancel(flying.pop(done.twin).ref)
 
-    def _ended(self, flying: Collection[Ref[R]], timeout: float) -> list[Ref[R]]:
+    def _ended(self, flying: Collection[Ref[R]], is_paused: bool) -> list[Ref[R]]:
         """Wait for results; return those that are there.
 
         None are if only workers have joined, or nothing happened.
         """
+        timeout = PAUSE_S if is_paused else LOOK_S
         refs = [*flying, *self._joining]
         if not refs:
             # There is no task, or all workers are gone, and another thread starts new ones when
@@ -435,6 +444,14 @@ class Pool(ABC, Generic[A, T, R]):
         call = self.joins(number, answer)
         if call is not None:
             self._joining[call] = number
+
+    def _steal_now_and_then(
+        self, flying: dict[Ref[R], Flight[T, R]], batch: int, longest_s: float
+    ) -> None:
+        """As `_steal` with a batch; only every LOOK_S, since it looks at all flights."""
+        if batch and time.monotonic() - self._stole_s > LOOK_S:
+            self._steal(flying, batch, longest_s or math.inf)
+            self._stole_s = time.monotonic()
 
     def _steal(
         self,
@@ -501,7 +518,13 @@ class Pool(ABC, Generic[A, T, R]):
         except LOST:
             return False
 
-    def _send(self, task: T, attempt: int, load: Counter[int], most: float) -> Flight[T, R] | None:
+    def _send(
+        self,
+        task: T,
+        attempt: int,
+        load: Counter[int],
+        most: float,
+    ) -> Flight[T, R] | None:
         """Send a task to the worker with the least load; None if all have `most`.
 
         Args:

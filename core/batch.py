@@ -230,13 +230,10 @@ def branch(episode: Episode, advantages: Sequence[float], weight: float, number:
             ids.append(array_of(turn.prompt_ids))
             length += len(turn.prompt_ids)
             media.extend(turn.media)
-        count = len(turn.completion_ids)
-        # Demonstrations have no log-probs.
-        assert len(turn.logprobs) in (0, count), "a log-prob for each token"
-        logprobs.append(array_of(turn.logprobs) if turn.logprobs else np.zeros(count))
+        logprobs.append(_logprobs(turn))
         ids.append(array_of(turn.completion_ids))
         start = length
-        length += count
+        length += len(turn.completion_ids)
         trained.append(Trained(start, length, index, turn.version, advantages[index]))
 
     return Branch(
@@ -247,6 +244,13 @@ def branch(episode: Episode, advantages: Sequence[float], weight: float, number:
         weight=weight,
         episode=number,
     )
+
+
+def _logprobs(turn: Turn) -> np.ndarray:
+    """Return the log-probs of a completion; zeros for a demonstration, which has none."""
+    count = len(turn.completion_ids)
+    assert len(turn.logprobs) in (0, count), "a log-prob for each token"
+    return array_of(turn.logprobs) if turn.logprobs else np.zeros(count)
 
 
 def trees(

@@ -44,7 +44,13 @@ def test_theft(case: str) -> None:
 
 @pytest.mark.parametrize(
     ("load", "expected"),
-    [({}, 3), ({3: 1}, 5), ({3: 1, 5: 0, 9: 0}, 5), ({3: 2, 5: 1, 9: 1}, 5), ({7: 0, 3: 1}, 5)],
+    [
+        ({}, 3),
+        ({3: 1}, 5),
+        ({3: 1, 5: 0, 9: 0}, 5),
+        ({3: 2, 5: 1, 9: 1}, 5),
+        ({7: 0, 3: 1}, 5),
+    ],
 )
 def test_the_least_loaded_worker(load: dict[int, int], expected: int) -> None:
     assert least_loaded([3, 5, 9], load) == expected
