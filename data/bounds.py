@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import re
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -25,6 +26,8 @@ MAX_TEXT = 512 << 20
 MAX_LINE = 64 << 20
 # Bytes of an image beside 16 for each pixel: more than any format needs.
 MAX_EXTRAS = 64 << 20
+# Bytes of a picture or an animation that Pillow reads in one piece, and its decoder once more.
+MAX_WHOLE = 128 << 20
 # Bytes of JSON to look at together.
 BLOCK = 1 << 16
 
@@ -160,6 +163,24 @@ def check_depth(depth: int, where: str) -> None:
         raise ValueError(
             f"{where}: lists and objects lie more than {MAX_DEPTH} deep in one another, which no "
             "format of these files does"
+        )
+
+
+def check_whole(file: Path) -> None:
+    """Refuse a large WebP or AVIF: opening it for its size alone reads all of it.
+
+    Raises:
+        TooLargeError: It has more than `MAX_WHOLE` bytes.
+    """
+    size = file.stat().st_size
+    if size <= MAX_WHOLE:
+        return
+    with open(file, "rb") as opened:
+        head = opened.read(12)
+    if (head[:4], head[8:]) == (b"RIFF", b"WEBP") or head[4:8] == b"ftyp":
+        raise TooLargeError(
+            f"{file}: {size >> 20} MB, which a WebP or AVIF takes in memory twice, and at most "
+            f"{MAX_WHOLE >> 20} MB are read so: convert it to MP4, or scale it down"
         )
 
 

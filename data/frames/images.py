@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from data.bounds import TooLargeError, check_bytes, check_pixels
+from data.bounds import TooLargeError, check_bytes, check_pixels, check_whole
 from data.frames.turning import turned
 
 # Suffixes of a frame whose name has none, in the order in which they are tried.
@@ -169,6 +169,7 @@ def read_pages(file: Path, numbers: Sequence[int]) -> Iterator[np.ndarray]:
 def _opened(file: Path) -> Iterator[Image.Image]:
     """Open an image by its header. Errors of the block become a ValueError too."""
     try:
+        check_whole(file)
         with Image.open(file) as image:
             yield image
     except FileNotFoundError as error:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from core.masks import encode
 from core.types import Rle
+from data.bounds import TooLargeError, check_whole
 from data.frames.images import first_file
 from data.masks.lazy import LazyMasks
 
@@ -94,6 +95,7 @@ def read_png(file: Path, size: tuple[int, int], palette: bool) -> np.ndarray:
         palette: True if the values are numbers of objects; colours are then a ValueError.
     """
     try:
+        check_whole(file)
         with Image.open(file) as image:
             mode = image.mode
             # Read off the header, before the pixels take their memory.
@@ -103,7 +105,7 @@ def read_png(file: Path, size: tuple[int, int], palette: bool) -> np.ndarray:
         raise ValueError(
             f"{file} is missing: is the data set complete, and its root right (data.root)?"
         ) from error
-    except WrongSizeError:
+    except (WrongSizeError, TooLargeError):
         raise
     # A damaged picture raises almost anything.
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,7 +21,7 @@ from data import bounds
 from data.bounds import MAX_DEPTH, ShallowStream, allow_pixels, check_nesting
 from data.fields import parsed_json
 from data.frames.decoders import decode, facts
-from data.frames.images import image_size
+from data.frames.images import image_size, num_pages
 from data.frames.probing import probe
 from data.frames.reading import read_frames
 from data.load import load_samples
@@ -60,6 +61,14 @@ def polygons(file: Path, **changes: Any) -> None:
     dump(file, content)
 
 
+def grown(file: Path) -> Path:
+    """Write an animation with 1.5 GB of nothing behind it, which take no room on the disk."""
+    pictures = [Image.new("RGB", (96, 64), (0, number, 0)) for number in range(3)]
+    pictures[0].save(file, save_all=True, append_images=pictures[1:])
+    os.truncate(file, 3 << 29)
+    return file
+
+
 def told_by_reading(root: Path) -> list[str]:
     """Return what is said about each attack; runs in a process of its own."""
     told = []
@@ -87,6 +96,9 @@ def told_by_reading(root: Path) -> list[str]:
     attack(read_frames, Video("v", str(root / "large"), ("00000",), 64, 96), [0])
     masks_F = PngMasks(str(root / "large"), ("00000",), 1, 64, 96)
     attack(masks_F.all)
+
+    for suffix in ("webp", "avif"):
+        attack(num_pages, grown(root / f"clip.{suffix}"))
     return told
 
 
@@ -102,7 +114,7 @@ def test_attacks_stay_below_a_gigabyte(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     peak, told = json.loads(done.stdout.splitlines()[-1])
     assert peak < GIGABYTE
-    masks, meta, polygon, folder, frame, mask = told
+    masks, meta, polygon, folder, frame, mask, webp, avif = told
     assert f"mask_dict.json: lists and objects lie more than {MAX_DEPTH} deep" in masks
     assert "meta_expressions.json is not JSON" in meta
     assert f"more than {MAX_DEPTH} deep" in meta
@@ -111,6 +123,8 @@ def test_attacks_stay_below_a_gigabyte(tmp_path: Path) -> None:
     assert "00000.png: 13000 x 13000 (height x width) is more than data.max_pixels=" in folder
     assert "00000.png: 13000 x 13000 (height x width) is more than data.max_pixels=" in frame
     assert "00000.png: the mask is 13000 x 13000 (height x width), but the frames" in mask
+    assert "clip.webp: 1536 MB, which a WebP or AVIF takes in memory twice" in webp
+    assert "clip.avif: 1536 MB" in avif
 
 
 def test_a_frame_of_another_size_is_not_decoded(tmp_path: Path) -> None:

@@ -190,6 +190,7 @@ def main(count: int, seed: int) -> None:
     """Break files and check them; print a line for each fault and the figures at the end."""
     allow_pixels(1 << 22)
     faults = 0
+    most = MOST_MB << 20
     with tempfile.TemporaryDirectory() as folder:
         places = {}
         for name, (_, write_set) in SETS.items():
@@ -209,6 +210,10 @@ def main(count: int, seed: int) -> None:
                 wrong = untold(SETS[name][0], written.root, written.split)
             except Exception as error:
                 wrong = [f"{type(error).__name__}: {error}"]
+            peak = peak_bytes()
+            if peak > most:
+                wrong.append(f"{peak >> 20} MB were taken")
+                most = peak
             for text in wrong:
                 print(f"FAULT {what}: {text[:500]}", flush=True)
             faults += len(wrong)
