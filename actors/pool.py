@@ -110,6 +110,11 @@ class Pool(ABC, Generic[A, T, R]):
         # Workers that were ended on purpose; their tasks go on without a lost attempt.
         self._let_go: set[int] = set()
         self._submitted: dict[Ref[R], Flight[T, R]] = {}
+        # Tasks under way of each `run`.
+        self._rounds: list[dict[Ref[R], Flight[T, R]]] = []
+        # Workers that got a task since the last call of `rest`, and those that rest.
+        self._used: set[int] = set()
+        self._resting: set[int] = set()
         # When flights were last looked at for stragglers.
         self._stole_s = 0.0
         self._is_closed = False
@@ -146,6 +151,31 @@ class Pool(ABC, Generic[A, T, R]):
         with self._lock:
             starting = set(self._joining.values())
             return [number for number in self.workers if number not in starting]
+
+    def awake(self) -> list[int]:
+        """Return the numbers of the workers that get tasks: those that are up and do not rest."""
+        with self._lock:
+            return [number for number in self.up() if number not in self._resting]
+
+    def rest(self) -> None:
+        """Let those workers rest that got no task since the last call and have none.
+
+        A resting worker is up, but joins anew (`joins`) before it gets a task. It is woken when
+        there are more tasks than the others have hands for.
+        """
+        with self._lock:
+            if not self._used:
+                return
+            needed = self._used
+            for flights in (self._submitted, *self._rounds):
+                needed.update(flight.worker for flight in list(flights.values()))
+            self._resting.update(number for number in self.up() if number not in needed)
+            self._used = set()
+
+    def _wake(self) -> None:
+        """Let a resting worker join, if there is one."""
+        if self._resting:
+            self._expect(self._resting.pop())
 
     def ready(self, least: int | None = None) -> None:
         """Wait until so many workers are up; None: all. Raises the error of a failed start."""
@@ -254,10 +284,23 @@ class Pool(ABC, Generic[A, T, R]):
             Errors of the tasks, and of `give_up`.
             PoolClosed: another thread has closed the pool.
         """
-        fresh = iter(tasks)
+        flying: dict[Ref[R], Flight[T, R]] = {}
+        self._rounds.append(flying)
+        try:
+            yield from self._work(iter(tasks), flying, in_flight, batch)
+        finally:
+            self._rounds = [flights for flights in self._rounds if flights is not flying]
+
+    def _work(
+        self,
+        fresh: Iterator[T | None],
+        flying: dict[Ref[R], Flight[T, R]],
+        in_flight: int,
+        batch: int,
+    ) -> Iterator[tuple[T, R]]:
+        """Work through tasks, as `run`; `flying` are those under way."""
         # Tasks to hand out before fresh ones, with the number of their next attempt.
         waiting: deque[tuple[T, int]] = deque()
-        flying: dict[Ref[R], Flight[T, R]] = {}
         # Flights that have ended.
         ended: deque[Ref[R]] = deque()
         longest_s = 0.0
@@ -468,11 +511,12 @@ class Pool(ABC, Generic[A, T, R]):
                 doubled = flight.twin in flying
                 underway.append(Underway(flight.worker, now - flight.started, doubled))
             with self._lock:
-                found = theft(underway, self.up(), batch, longest_s)
+                found = theft(underway, self.awake(), batch, longest_s)
                 if found is None:
                     return
                 index, thief = found
                 first = flights[index]
+                self._used.add(thief)
                 ref = self.send(self.workers[thief], first.task)
             second = Flight(first.task, thief, first.attempt, now, ref, twin=first.ref)
             flying[first.ref] = replace(first, twin=second.ref)
@@ -502,6 +546,7 @@ class Pool(ABC, Generic[A, T, R]):
     def _end(self, number: int) -> Handle[A]:
         """End a worker; return its handle."""
         worker = self.workers.pop(number)
+        self._resting.discard(number)
         for ref in [ref for ref, joining in self._joining.items() if joining == number]:
             del self._joining[ref]
         self.watch.drop(worker)
@@ -531,10 +576,13 @@ class Pool(ABC, Generic[A, T, R]):
             load: tasks of each worker; this one is added.
         """
         with self._lock:
-            number = least_loaded(self.up(), load)
+            number = least_loaded(self.awake(), load)
+            if number is None or load[number]:
+                self._wake()
             if number is None or load[number] >= most:
                 return None
             load[number] += 1
+            self._used.add(number)
             started = time.monotonic()
             ref = self.send(self.workers[number], task)
             return Flight(task, number, attempt, started, ref)

@@ -438,11 +438,14 @@ class RolloutPool(Pool[RolloutActor, GroupTask, GroupPlay]):
             )
 
     def take(self, weights: WeightVersion) -> None:
-        """Give a version of the weights to all actors that are up; wait until they have it.
+        """Give a version of the weights to all actors at work; wait until they have it.
 
-        Those that still start take it before they get a group.
+        Those that still start, and those that rest because a step has fewer groups than there are
+        actors, take it before they get a group.
         """
         self.settle()
+        if self.settings.weight_backend == OBJECT_STORE:
+            self.rest()
         with self._lock:
             self.weights = weights.for_all_machines()
             transfers = self._transfer(self.weights)
@@ -455,7 +458,7 @@ class RolloutPool(Pool[RolloutActor, GroupTask, GroupPlay]):
             calls: dict[Ref[Any], int | None] = {}
             # Names and checksums of hundreds of tensors are packed once, not for each actor.
             stored: Any = ray.put(weights)
-            for number in self.up():
+            for number in self.awake():
                 calls[self.workers[number].call(RolloutActor.take, stored)] = number
             return calls
         self.ready()

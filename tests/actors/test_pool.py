@@ -94,6 +94,15 @@ class SlowPool(DoublerPool):
         return None
 
 
+class JoiningPool(DoublerPool):
+    """A pool whose workers answer one call before they get tasks."""
+
+    def joins(self, number: int, answer: int | None = None) -> Ref[int] | None:
+        if answer is None:
+            return self.workers[number].call(Doubler.start, 0.0)
+        return None
+
+
 class Fragile(Doubler):
     """Its first `deaths` processes end in the constructor, marked in a folder."""
 
@@ -341,6 +350,59 @@ def test_a_worker_gets_tasks_when_it_is_up(ray_env: dict[str, str]) -> None:
     assert pool.up() == [0, 1]
     by = [worker for _, (_, worker) in pool.run([Job(number) for number in range(4)])]
     assert set(by) == {0, 1}
+    pool.close()
+
+
+def test_workers_without_tasks_rest_until_there_are_many(ray_env: dict[str, str]) -> None:
+    pool = JoiningPool(3, attempts=2)
+    pool.ready()
+    pool.rest()
+    assert pool.awake() == [0, 1, 2], "nobody had a chance of a task"
+    list(pool.run([Job(1)]))
+    pool.rest()
+    assert pool.awake() == [0]
+    assert pool.up() == [0, 1, 2]
+
+    jobs = [Job(number, seconds=0.3) for number in range(6)]
+    by = [worker for _, (_, worker) in pool.run(jobs)]
+    assert set(by) == {0, 1, 2}
+    assert pool.awake() == [0, 1, 2]
+    pool.close()
+
+
+def test_a_worker_with_a_task_in_its_hands_does_not_rest(
+    ray_env: dict[str, str], tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    pool = JoiningPool(2, attempts=2)
+    pool.ready()
+    done = pool.run([Job(1, gate=str(gate)), Job(2), Job(3)])
+    assert next(done)[0].number == 2
+    pool.rest()
+    assert next(done)[0].number == 3
+    pool.rest()
+    assert pool.awake() == [0, 1], "the first one works, the second one has just worked"
+
+    gate.touch()
+    assert next(done)[0].number == 1
+    list(pool.run([Job(4)]))
+    pool.rest()
+    assert pool.awake() == [0]
+    pool.close()
+
+
+def test_a_resting_worker_may_be_lost(ray_env: dict[str, str]) -> None:
+    pool = JoiningPool(2, attempts=2)
+    pool.ready()
+    list(pool.run([Job(1)]))
+    pool.rest()
+    assert pool.awake() == [0]
+    pool.workers[1].kill()
+    jobs = [Job(number, seconds=0.2) for number in range(8)]
+    done = list(pool.run(jobs))
+    assert sorted(job.number for job, _ in done) == list(range(8))
+    pool.ready()
+    assert pool.up() == [0, 2], "it was replaced when it was woken"
     pool.close()
 
 
