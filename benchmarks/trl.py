@@ -47,13 +47,15 @@ from ray_jobs.driver.run import prepare_data
 
 SKIPPED = "skipped: trl is not installed (pip install trl)"
 
-# One turn in place of two, one rate, and credit for the whole answer.
+# One turn in place of two, one rate, and credit for the whole answer. All answers of a step are
+# played at once, as TRL does.
 SETTINGS = (
     "revseg_tiny",
     "system.options.decompose=false",
     "system.options.max_tokens_1=24",
     "system.options.max_tokens_2=24",
     "grpo.per_turn_credit=false",
+    "rollout.max_num_seqs=192",
     "learner.schedule=constant",
     "learner.lr=1e-6",
 )

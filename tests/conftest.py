@@ -16,6 +16,11 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+# A busy machine is no failure.
+settings.register_profile("any speed", deadline=None)
+settings.load_profile("any speed")
 
 # PyTorch gives some warnings once in a process. Warnings are errors here, and which test meets one
 # must not depend on the order of tests.

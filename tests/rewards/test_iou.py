@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rewards.iou import box_iou, inclusive_box_iou, mask_iou, mask_iou_table
@@ -54,7 +54,6 @@ corner = st.integers(0, 12)
 Corners = tuple[int, int, int, int]
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.tuples(corner, corner, corner, corner), st.tuples(corner, corner, corner, corner))
 def test_box_iou_counts_pixels(a: Corners, b: Corners) -> None:
     a_HW = pixels_of(a)
@@ -67,7 +66,6 @@ def test_box_iou_counts_pixels(a: Corners, b: Corners) -> None:
 number = st.floats(0, 100, allow_subnormal=False)
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.tuples(number, number, number, number), st.floats(0.1, 10), st.floats(0.1, 10))
 def test_box_iou_does_not_change_when_the_axes_are_stretched(
     box: tuple[float, ...], across: float, down: float
