@@ -5,7 +5,8 @@
 Makes clips of one scene of the generator (480 x 480, 24 frames a second or as told), runs
 `segment` on each, and looks at the whole tree of processes (driver, Ray, engine, segmenter,
 decoders) ten times a second. Memory is resident memory; in the sum, pages mapped by several
-processes count several times. "frames" is the node's store of decoded frames.
+processes count several times. "frames" is the node's store of decoded frames, and "node" the sum of
+both.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def peaks(clip: Path, out: Path, settings: Sequence[str]) -> dict[str, float]:
     """Return the largest figures of one run, in MiB, and its seconds."""
     job = [sys.executable, "-m", "ray_jobs.segment"]
     command = [*job, str(clip), QUERY, "--out", str(out), *settings]
-    most = {"all": 0, "driver": 0, "SegmenterActor": 0, "RolloutActor": 0, "frames": 0}
+    most = {"all": 0, "driver": 0, "SegmenterActor": 0, "RolloutActor": 0}
+    most |= {"frames": 0, "node": 0}
     began = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
         root = psutil.Process(run.pid)
@@ -65,6 +67,7 @@ def peaks(clip: Path, out: Path, settings: Sequence[str]) -> dict[str, float]:
                 now["all"] += size
                 now[name] = max(now.get(name, 0), size)
             now["frames"] = stored_frames()
+            now["node"] = now["all"] + now["frames"]
             most = {name: max(most[name], now[name]) for name in most}
             time.sleep(INTERVAL_S)
     if run.returncode:
@@ -90,7 +93,7 @@ def main() -> None:
             line = ", ".join(f"{name} {value:.0f}" for name, value in figures.items())
             print(f"{seconds} s clip of {seconds * rate} frames: {line}", flush=True)
     short, long = found
-    for name in ("all", "SegmenterActor", "driver", "frames"):
+    for name in ("all", "SegmenterActor", "driver", "frames", "node"):
         ratio = long[name] / max(short[name], 1)
         print(f"{name:<15} {short[name]:7.0f} MiB -> {long[name]:7.0f} MiB   x {ratio:.2f}")
 

@@ -180,6 +180,8 @@ def settings(words: Sequence[str], all_workers: bool = False) -> Config:
     cfg = load_config([preset, *assignments])
     cfg.data = replace(cfg.data, root=".", synthetic=False, sets=[])
     cfg.tracking = replace(cfg.tracking, mlflow_uri="")
+    # The store of decoded frames is sized to so many groups; a video is read once, from end to end.
+    cfg.rollout = replace(cfg.rollout, prompts_per_step=1)
     if not all_workers:
         cfg.rollout = replace(cfg.rollout, workers=1)
         cfg.segmenter = replace(cfg.segmenter, workers=1)

@@ -28,8 +28,10 @@ import numpy as np
 from core.pulse import tick
 from core.shared_file import FRAME_STORE
 
-# Bytes of a store, unless the job asks for more: 870 frames of 480 x 854.
-CAPACITY = 1 << 30
+# Bytes of a store, unless the job asks for more: 436 frames of 480 x 854.
+CAPACITY = 512 << 20
+# Free bytes that memory needs as its place; with less it is on a disk.
+ROOM = 4 << 30
 SHARED_MEMORY = Path("/dev/shm")
 # Number of lock files; the names of frames share them.
 LOCKS = 64
@@ -82,7 +84,7 @@ def _locked(file: IO[str]) -> bool:
 
 
 def _has_room(place: Path) -> bool:
-    return shutil.disk_usage(place).free >= 4 * CAPACITY
+    return shutil.disk_usage(place).free >= ROOM
 
 
 def mapped(path: str | Path) -> np.ndarray:
