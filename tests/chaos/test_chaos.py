@@ -1,6 +1,6 @@
 """A small trial of faults. `make chaos` is the large one.
 
-`pytest tests/chaos --chaos 8` lets eight faults happen instead of three, `--chaos 0` none.
+`pytest tests/chaos --chaos 3` lets three faults happen instead of eight, `--chaos 0` none.
 """
 
 from __future__ import annotations
