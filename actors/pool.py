@@ -285,11 +285,13 @@ class Pool(ABC, Generic[A, T, R]):
             PoolClosed: another thread has closed the pool.
         """
         flying: dict[Ref[R], Flight[T, R]] = {}
-        self._rounds.append(flying)
+        with self._lock:
+            self._rounds.append(flying)
         try:
             yield from self._work(iter(tasks), flying, in_flight, batch)
         finally:
-            self._rounds = [flights for flights in self._rounds if flights is not flying]
+            with self._lock:
+                self._rounds = [flights for flights in self._rounds if flights is not flying]
 
     def _work(
         self,
