@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from core.types import Sample, Video
+from data.bounds import MAX_DEPTH
 from data.derived import derived_places, writable_place, writing
 from data.fields import Faults, load_json, read_whole, value
 from data.masks.stores import ListedFrames, RleStore
@@ -32,8 +33,21 @@ PARTITIONS = ("unc", "umd", "google", "berkeley")
 IMAGES = ("../images/mscoco/images/train2014", "../images/train2014", "../train2014", "train2014")
 
 
-class PlainUnpickler(pickle.Unpickler):
-    """Unpickler for lists, dicts, texts and numbers. It imports nothing, so nothing can run."""
+# Characters of the content of a pickle for each of its bytes, and for small ones: a text of ten
+# characters takes two bytes when it comes again.
+GROWTH = 16
+SMALL = 1 << 20
+
+
+class PlainUnpickler(pickle._Unpickler):
+    """Unpickler for lists, dicts, texts and numbers. It imports nothing, so nothing can run.
+
+    The one in C would reserve memory for any index that a damaged file names.
+    """
+
+    dispatch = dict(pickle._Unpickler.dispatch)
+    # It reserves what the file only announces.
+    del dispatch[pickle.BYTEARRAY8[0]]
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(
@@ -82,7 +96,9 @@ def references(file: Path) -> list[Any]:
             copy: list[Any] = load_json(place, list)
             return copy
     try:
-        refs = PlainUnpickler(io.BytesIO(read_whole(file)), encoding="utf-8").load()
+        data = read_whole(file)
+        refs = PlainUnpickler(io.BytesIO(data), encoding="utf-8").load()
+        check_growth(refs, SMALL + GROWTH * len(data))
         text = json.dumps(refs)
     # A damaged pickle raises almost anything.
     except Exception as error:
@@ -90,13 +106,34 @@ def references(file: Path) -> list[Any]:
         raise ValueError(
             f"{file} is not a list of references ({why}): download it again"
         ) from error
-    if not isinstance(refs, list):
-        raise ValueError(
-            f"{file} holds a {type(refs).__name__}, not a list of references: download it again"
-        )
     with writing(writable_place(file, ".json")) as part:
         part.write_text(text)
     return refs
+
+
+def check_growth(content: Any, most: int) -> None:
+    """Refuse a list that is huge when it is written out: a pickle can name a part many times.
+
+    Args:
+        most: Values and characters together.
+
+    Raises:
+        ValueError: There are more, or one is inside too many others; or it is no list.
+    """
+    if not isinstance(content, list):
+        raise ValueError(f"it is a {type(content).__name__}")
+    waiting: list[tuple[Any, int]] = [(content, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        most -= len(parts)
+        for part in parts:
+            if isinstance(part, str):
+                most -= len(part)
+            if isinstance(part, (dict, list, tuple)):
+                waiting.append((part, depth + 1))
+        if most < 0 or depth > MAX_DEPTH:
+            raise ValueError("it holds itself, or the same things again and again")
 
 
 def _refs_file(root: Path, partition: str) -> Path:

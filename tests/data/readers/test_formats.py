@@ -24,6 +24,7 @@ from data.load import READERS, load_samples
 from data.readers.davis import official_videos
 from data.readers.refcoco import references
 from tests.data.fixtures import FIXTURES, HEIGHT, NAMES, WIDTH, blob, dump
+from tests.peak_memory import peak_bytes
 
 
 def test_there_is_a_fixture_for_every_format() -> None:
@@ -185,6 +186,35 @@ def test_a_pickle_that_runs_code_is_refused(
     ):
         references(file)
     assert capsys.readouterr().out == ""
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def doubled(times: int) -> list[Any]:
+    """Return a list that holds one list twice, and so on."""
+    content: list[Any] = []
+    for _ in range(times):
+        content = [content, content]
+    return content
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        pytest.param(b"\x80\x02]r\xff\xff\xff\x1f0.", "", id="an index of 4 GB"),
+        pytest.param(b"\x80\x05\x96\0\0\0\xc0\0\0\0\0.", "", id="an array of 3 GB"),
+        pytest.param(pickle.dumps(doubled(40)), "again and again", id="a list that doubles"),
+        pytest.param(pickle.dumps({"refs": 1}), "it is a dict", id="no list"),
+    ],
+)
+def test_a_pickle_takes_no_more_memory_than_its_data(
+    tmp_path: Path, content: bytes, why: str
+) -> None:
+    file = tmp_path / "refs(unc).p"
+    file.write_bytes(content)
+    before = peak_bytes()
+    with pytest.raises(ValueError, match=rf"is not a list of references \(.*{why}.*: download"):
+        references(file)
+    assert peak_bytes() - before < 64 << 20
     assert list(tmp_path.iterdir()) == [file]
 
 
