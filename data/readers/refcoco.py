@@ -21,7 +21,7 @@ import json
 import os
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from core.types import Sample, Video
 from data.bounds import MAX_DEPTH
@@ -45,7 +45,7 @@ class PlainUnpickler(pickle._Unpickler):
     The one in C would reserve memory for any index that a damaged file names.
     """
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
     # It reserves what the file only announces.
     del dispatch[pickle.BYTEARRAY8[0]]
 

@@ -19,6 +19,7 @@ from PIL import Image
 from core.pulse import tick, working
 from core.types import Ask
 from models.dialogue import load_dialogue
+from models.engine import head_start
 from models.engine.conversation import Conversation, SeedKey
 from models.engine.gallery import Gallery
 from models.engine.settings import ADAPTER_STORE, OBJECT_STORE, EngineSettings, ban, engine_args
@@ -45,11 +46,15 @@ class Engine:
         Raises:
             ValueError: the policy's family is not supported.
         """
+        if settings.device == "cpu":
+            head_start.begin()
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         from models.engine import weight_transfer
 
+        if settings.device == "cpu":
+            head_start.use()
         self.dialogue = load_dialogue(settings.path, settings.system_message)
         weight_transfer.register()
         wait_for_exit_codes()

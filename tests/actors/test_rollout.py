@@ -301,7 +301,7 @@ def starting_engine(worker: Handle[RolloutActor]) -> psutil.Process:
     while True:
         # 0 until Ray knows it.
         pid = worker.where().pid
-        for child in psutil.Process(pid).children() if pid else ():
+        for child in psutil.Process(pid).children(recursive=True) if pid else ():
             if title_of(child).startswith("VLLM::EngineCore"):
                 return child
         time.sleep(0.05)

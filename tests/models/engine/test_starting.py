@@ -13,6 +13,7 @@ from multiprocessing.process import BaseProcess
 
 import pytest
 
+from models.engine import head_start
 from models.engine.engine import killed_while_starting, wait_for_exit_codes
 
 
@@ -53,6 +54,25 @@ def test_a_killed_engine_is_told_from_one_with_an_error(
     message = f"Engine core initialization failed. Failed core proc(s): {finished}"
     assert finished == {ended.name: ended.exitcode}
     assert killed_while_starting(RuntimeError(message)) == is_killed
+
+
+def tell(name: str, end: connection.Connection) -> None:
+    """Send a variable, and the number of the process that started this one."""
+    end.send((os.environ.get(name), os.getppid()))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_an_engine_is_forked_with_the_newest_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    head_start.begin()
+    monkeypatch.setenv("RAYVOS_TEST_LATER", "set after the fork server began")
+    ours, theirs = multiprocessing.Pipe()
+    process = head_start.EngineContext().Process(target=tell, args=("RAYVOS_TEST_LATER", theirs))
+    process.start()
+    value, parent = ours.recv()
+    process.join()
+    assert value == "set after the fork server began"
+    assert parent != os.getpid()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def test_other_errors_of_a_start_are_no_kill() -> None:

@@ -1,0 +1,59 @@
+"""A head start for the engine's process on CPU: it imports vLLM while the actor does.
+
+vLLM runs its engine in a process of its own and starts that last. Both processes import vLLM, one
+after the other, for ten seconds each. Here a fork server begins to import it at once, and the
+engine is forked from it once the actor is ready.
+
+On GPU vLLM starts the process itself: a library that touched the device before the fork would
+break it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from multiprocessing import context, forkserver
+from typing import Any
+
+# What the engine's process imports, beside the model.
+MODULES = ("vllm.v1.engine.core", "vllm.v1.worker.cpu_worker")
+
+
+class EngineProcess(context.ForkServerProcess):
+    """A forked process with the environment of the one that started it.
+
+    The fork server has an older one.
+    """
+
+    def start(self) -> None:
+        self.environment = dict(os.environ)
+        super().start()
+
+    def run(self) -> None:
+        os.environ.clear()
+        os.environ.update(self.environment)
+        super().run()
+
+
+class EngineContext(context.ForkServerContext):
+    """Starts processes of engines."""
+
+    Process = EngineProcess
+
+
+@functools.cache
+def begin() -> None:
+    """Start the fork server; return at once."""
+    EngineContext().set_forkserver_preload(list(MODULES))
+    forkserver.ensure_running()
+
+
+@functools.cache
+def use() -> None:
+    """Let vLLM fork the processes of its engines from the fork server."""
+    import vllm.v1.engine.utils as engine_utils
+
+    def engine_context() -> Any:
+        return EngineContext()
+
+    engine_utils.get_mp_context = engine_context
