@@ -30,8 +30,12 @@ class EngineProcess(context.ForkServerProcess):
         super().start()
 
     def run(self) -> None:
-        os.environ.clear()
-        os.environ.update(self.environment)
+        # No more than that: a process's title goes where its first environment is.
+        for name in os.environ.keys() - self.environment.keys():
+            del os.environ[name]
+        for name, value in self.environment.items():
+            if os.environ.get(name) != value:
+                os.environ[name] = value
         super().run()
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 
+import psutil
 import pytest
 
 from models.engine import head_start
@@ -57,8 +58,12 @@ def test_a_killed_engine_is_told_from_one_with_an_error(
 
 
 def tell(name: str, end: connection.Connection) -> None:
-    """Send a variable, and the number of the process that started this one."""
-    end.send((os.environ.get(name), os.getppid()))
+    """Take a title; send a variable, the title, and the number of this process's parent."""
+    from vllm.utils.system_utils import set_process_title
+
+    set_process_title("a title")
+    words = psutil.Process().cmdline()
+    end.send((os.environ.get(name), words[0], os.getppid()))
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -68,9 +73,10 @@ def test_an_engine_is_forked_with_the_newest_environment(monkeypatch: pytest.Mon
     ours, theirs = multiprocessing.Pipe()
     process = head_start.EngineContext().Process(target=tell, args=("RAYVOS_TEST_LATER", theirs))
     process.start()
-    value, parent = ours.recv()
+    value, title, parent = ours.recv()
     process.join()
     assert value == "set after the fork server began"
+    assert title == "VLLM::a title"
     assert parent != os.getpid()
     assert process.exitcode == -signal.SIGKILL
 
