@@ -47,15 +47,16 @@ from ray_jobs.driver.run import prepare_data
 
 SKIPPED = "skipped: trl is not installed (pip install trl)"
 
-# One turn in place of two, one rate, and credit for the whole answer. All answers of a step are
-# played at once, as TRL does.
+# One turn in place of two, one rate, and credit for the whole answer. Half of the answers are
+# played at once, so that the ranks learn from the first half while the second is played.
 SETTINGS = (
     "revseg_tiny",
     "system.options.decompose=false",
     "system.options.max_tokens_1=24",
     "system.options.max_tokens_2=24",
     "grpo.per_turn_credit=false",
-    "rollout.max_num_seqs=192",
+    "rollout.max_num_seqs=96",
+    "learner.row_tokens=1024",
     "learner.schedule=constant",
     "learner.lr=1e-6",
 )
