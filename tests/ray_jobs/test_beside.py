@@ -138,8 +138,8 @@ def test_the_replay_page_has_its_best_and_worst(in_place: Ended, beside: Ended) 
 
 @pytest.mark.slow
 def test_a_driver_killed_during_an_evaluation_leaves_nothing(small: Small, in_place: Ended) -> None:
-    wanted = settings(small, "killed", "train.eval_beside=true", "cluster.max_restarts=0")
-    run = small.run("killed")
+    wanted = settings(small, "killed_beside", "train.eval_beside=true", "cluster.max_restarts=0")
+    run = small.run("killed_beside")
     with started(*wanted) as process:
         wait_until(lambda: bool(logged_after_the_start(run)), process)
         [driver] = psutil.Process(process.pid).children()
@@ -151,7 +151,7 @@ def test_a_driver_killed_during_an_evaluation_leaves_nothing(small: Small, in_pl
     assert left(workers, timeout_s=90.0) == []
     assert not (run.evaluation / "step_3" / "valid" / "summary.json").exists()
 
-    again = ended(small, "killed", "train.eval_beside=true")
+    again = ended(small, "killed_beside", "train.eval_beside=true")
     assert again.weights == in_place.weights
     assert again.watched == in_place.watched
     assert again.best == in_place.best
