@@ -53,8 +53,6 @@ class Engine:
 
         from models.engine import weight_transfer
 
-        if settings.device == "cpu":
-            head_start.use()
         self.dialogue = load_dialogue(settings.path, settings.system_message)
         weight_transfer.register()
         wait_for_exit_codes()

@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import os
 from multiprocessing import context, forkserver
-from typing import Any
 
 # What the engine's process imports, beside the model.
 MODULES = ("vllm.v1.engine.core", "vllm.v1.worker.cpu_worker")
@@ -47,17 +46,11 @@ class EngineContext(context.ForkServerContext):
 
 @functools.cache
 def begin() -> None:
-    """Start the fork server; return at once."""
+    """Start the fork server, import vLLM meanwhile, and let it fork its engines from there."""
     EngineContext().set_forkserver_preload(list(MODULES))
     forkserver.ensure_running()
 
-
-@functools.cache
-def use() -> None:
-    """Let vLLM fork the processes of its engines from the fork server."""
     import vllm.v1.engine.utils as engine_utils
 
-    def engine_context() -> Any:
-        return EngineContext()
-
-    engine_utils.get_mp_context = engine_context
+    assert hasattr(engine_utils, "get_mp_context"), "another vLLM names it otherwise"
+    engine_utils.get_mp_context = EngineContext

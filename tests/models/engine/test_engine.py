@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -27,6 +28,7 @@ from models.engine.counting import EngineCounter
 from models.engine.engine import Engine
 from models.engine.exact_logprobs import score_exactly
 from models.engine.gallery import Gallery
+from models.engine.head_start import EngineProcess
 from models.engine.settings import SMALL_VOCABULARY, EngineSettings, ban
 from models.prompt_tokens import count_prompt
 from tests.models import tiny_engine
@@ -151,6 +153,12 @@ async def dialogues(engine: Engine, n: int, **options) -> list[tuple[list[Turn],
         *(dialogue(engine, g, k, **options) for k, g in enumerate(galleries))
     )
     return list(zip(played, galleries, strict=True))
+
+
+def test_its_process_was_forked_after_a_head_start(bench: Bench) -> None:
+    [process] = bench.engine.llm.engine_core.resources.engine_manager.processes
+    assert isinstance(process, EngineProcess)
+    assert psutil.Process(process.pid).ppid() != os.getpid()
 
 
 def test_two_turns_with_images_equal_transformers(bench: Bench) -> None:
