@@ -34,7 +34,9 @@ def coded(image_HWC: np.ndarray) -> tuple[bytes, bytes]:
     """Return a picture as HEVC, with lengths, and the box of its parameters."""
     file = io.BytesIO()
     with av.open(file, "w", format="mov") as container:
-        stream = container.add_stream("libx265", rate=1, options={"x265-params": "log-level=none"})
+        # With B-frames, x265 gives a single picture a decoding time from memory not set.
+        options = {"x265-params": "log-level=none:bframes=0"}
+        stream = container.add_stream("libx265", rate=1, options=options)
         stream.height, stream.width = image_HWC.shape[:2]
         stream.pix_fmt = "yuv420p"
         container.mux(stream.encode(av.VideoFrame.from_ndarray(image_HWC, format="rgb24")))
