@@ -49,7 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--broken", type=int, default=60, help="files for tests/data/test_broken_files.py"
     )
-    parser.addoption("--chaos", type=int, default=8, help="faults for tests/chaos/test_chaos.py")
+    parser.addoption("--chaos", type=int, default=4, help="faults for tests/chaos/test_chaos.py")
 
 
 @pytest.fixture

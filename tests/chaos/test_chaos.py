@@ -1,6 +1,6 @@
 """A small trial of faults. `make chaos` is the large one.
 
-`pytest tests/chaos --chaos 3` lets three faults happen instead of eight, `--chaos 0` none.
+`pytest tests/chaos --chaos 3` lets three faults happen instead of four, `--chaos 0` none.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ KINDS = (
     "kill engine",
     "kill learner",
     "kill reward",
+    "kill driver",
     "stop engine",
     "stop segmenter",
-    "kill driver",
     "SIGTERM",
     "kill rollout",
 )
