@@ -36,7 +36,7 @@ from cluster.weights import WeightVersion
 from configs.load import resolve
 from configs.schema import Config
 from core.batch import share_prompt
-from core.episode_json import episodes_json
+from core.episode_json import pack_episodes
 from core.pulse import working
 from core.shared_file import Held, Place
 from core.types import DialogueTooLong, End, Episode, Sample
@@ -213,8 +213,8 @@ class GroupPlay:
     Attributes:
         scored: what reward actors want of them (`actors.reward.as_scored`), pickled: the driver
             passes it on.
-        encoded: uint8, their JSON for the log of the run's groups (`core.episode_json`); the driver
-            reads it where the object store has it. None if they are not logged.
+        encoded: uint8, their JSON, packed, for the log of the run's groups (`core.episode_json`);
+            the driver reads it where the object store has it. None if they are not logged.
     """
 
     episodes: tuple[Episode, ...]
@@ -226,7 +226,7 @@ def group_play(episodes: Sequence[Episode], logged: bool) -> GroupPlay:
     """Return played episodes as the driver wants them."""
     encoded = None
     if logged:
-        encoded = np.frombuffer(episodes_json(episodes), dtype=np.uint8)
+        encoded = np.frombuffer(pack_episodes(episodes), dtype=np.uint8)
     return GroupPlay(share_prompt(episodes), pickle.dumps(as_scored(episodes), protocol=5), encoded)
 
 

@@ -6,8 +6,9 @@ The weights of a run are a function of a checkpoint and the groups since then. A
 here before anything else is done with it. After a death, of the driver or of the learner, the steps
 since the last checkpoint are learned again from this log.
 
-Episodes are kept whole: token ids, exact log-probs, views, weight versions. Pixels are not: views
-name them by digest, and `data.frames.shown` reads them from the videos.
+Episodes are kept whole, in one compressed string (`core.episode_json`): token ids, exact log-probs,
+views, weight versions. Pixels are not: views name them by digest, and `data.frames.shown` reads
+them from the videos.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from core.episode_json import episodes_json
+from core.episode_json import pack_episodes, unpack_episodes
 from core.files import append_bytes, repair_lines
 from core.types import Episode
 from ray_jobs.record.journal import fingerprint_of
@@ -54,24 +55,27 @@ def to_line(
     """Return the parts of a group's line of JSON, with its newline.
 
     Args:
-        encoded: `episodes_json` of its episodes, if somebody has made it.
+        encoded: `pack_episodes` of its episodes, if somebody has made it.
     """
     head = {"draw": group.draw, "index": group.index, "sample_uid": group.sample_uid}
     # Its brace stays open for the episodes.
     opened = json.dumps(head, separators=(",", ":"))[:-1]
     if encoded is None:
-        encoded = episodes_json(group.episodes)
-    return [f'{opened},"episodes":'.encode(), encoded, b"}\n"]
+        encoded = pack_episodes(group.episodes)
+    return [f'{opened},"episodes":"'.encode(), encoded, b'"}\n']
 
 
 def from_line(line: str | bytes) -> LoggedGroup:
-    """Return the group of a line.
+    """Return the group of a line; an older one has its episodes as they are.
 
     Raises:
         ValueError: the line is broken, or of another form.
     """
     try:
-        return msgspec.convert(json.loads(line), LoggedGroup)
+        content = json.loads(line)
+        if isinstance(content, dict) and isinstance(content.get("episodes"), str):
+            content["episodes"] = unpack_episodes(content["episodes"])
+        return msgspec.convert(content, LoggedGroup)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(str(error)) from error
 
@@ -117,7 +121,7 @@ class GroupLog:
         Args:
             uids: samples that were drawn for the step. A group in the place of one of them has an
                 index behind these.
-            encoded: `core.episode_json.episodes_json` of the episodes, if somebody has made it.
+            encoded: `core.episode_json.pack_episodes` of the episodes, if somebody has made it.
         """
         file = self._file(step)
         group = LoggedGroup(self._draw(step, uids), index, episodes[0].sample_uid, episodes)

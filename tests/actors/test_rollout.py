@@ -23,7 +23,7 @@ from cluster.refs import Handle, call_all
 from cluster.weight_writer import WeightWriter
 from cluster.weights import WeightVersion, describe
 from configs.schema import Config, SystemConfig
-from core.episode_json import episodes_json
+from core.episode_json import pack_episodes
 from core.masks import encode
 from core.types import End, Notes, Sample, Target, Video
 from data.frames.shown import media_of, read_shown
@@ -171,7 +171,7 @@ def test_the_actor_encodes_what_goes_into_the_group_log(
     how: dict[str, Any] = {"group_size": 2, "temperature": 1.0, "step": 0}
     [logged] = pool.play(samples[:1], training=True, **how)
     assert logged.encoded is not None
-    assert logged.encoded.tobytes() == episodes_json(logged.episodes)
+    assert logged.encoded.tobytes() == pack_episodes(logged.episodes)
     [measured] = pool.play(samples[:1], **how)
     assert measured.encoded is None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import math
 import resource
 from dataclasses import replace
@@ -13,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.episode_json import episodes_json
+from core.episode_json import SIZE, episodes_json, pack_episodes
 from core.types import Answer, End, Episode, MaskPrompt, Media, SegPrompt, Turn, View
 from ray_jobs.record.group_log import GroupLog, LoggedGroup, from_line, to_line
 
@@ -90,7 +92,7 @@ def test_nan_and_infinity_come_back() -> None:
     assert episode.turns[0].logprobs[1] == -math.inf
 
 
-# As releases before this test wrote it.
+# As it was written before episodes were compressed.
 LINE = (
     b'{"draw":"d","index":3,"sample_uid":"v/1","episodes":[{"sample_uid":"v/1","turns":[{'
     b'"prompt_ids":[1,2],"completion_ids":[3],"logprobs":[-0.1],"text":"a","media":[{"digest":"d",'
@@ -100,18 +102,51 @@ LINE = (
 )
 
 
+def test_a_line_from_before_compression_is_read() -> None:
+    assert from_line(LINE) == LoggedGroup("d", 3, "v/1", (EPISODE,))
+
+
 @pytest.mark.parametrize("is_encoded", [False, True])
-def test_the_form_of_a_line_stays(is_encoded: bool) -> None:
+def test_a_line_is_one_object_of_json(is_encoded: bool) -> None:
     group = LoggedGroup("d", 3, "v/1", (EPISODE,))
-    encoded = episodes_json(group.episodes) if is_encoded else None
-    assert b"".join(to_line(group, encoded)) == LINE
-    assert from_line(LINE) == group
+    encoded = pack_episodes(group.episodes) if is_encoded else None
+    assert json.loads(b"".join(to_line(group, encoded))) == {
+        "draw": "d",
+        "index": 3,
+        "sample_uid": "v/1",
+        "episodes": pack_episodes(group.episodes).decode(),
+    }
+
+
+def test_long_prompts_take_a_third_at_most() -> None:
+    turn = replace(TURN, prompt_ids=(151_655,) * 4000, completion_ids=tuple(range(200)))
+    episodes = (replace(EPISODE, turns=(turn,)),) * 4
+    assert 3 * len(pack_episodes(episodes)) < len(episodes_json(episodes))
+    line = b"".join(to_line(LoggedGroup("d", 3, "v/1", episodes)))
+    assert from_line(line).episodes == episodes
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        b"",
+        b"?",
+        b"AAAA",
+        base64.b64encode(SIZE.pack(1 << 60) + b"\x28\xb5\x2f\xfd"),
+        base64.b64encode(SIZE.pack(90) + b"no zstd"),
+        pack_episodes((EPISODE,))[:-8],
+    ],
+)
+def test_broken_episodes_are_a_plain_error(packed: bytes) -> None:
+    line = b"".join(to_line(LoggedGroup("d", 3, "v/1", ()), packed))
+    with pytest.raises(ValueError, match=r"."):
+        from_line(line)
 
 
 def test_episodes_are_written_as_they_were_encoded(tmp_path: Path) -> None:
     log = log_of(tmp_path)
     # The object store gives memory that may only be read.
-    encoded = np.frombuffer(episodes_json((EPISODE, EPISODE)), dtype=np.uint8).data
+    encoded = np.frombuffer(pack_episodes((EPISODE, EPISODE)), dtype=np.uint8).data
     log.add(5, UIDS, 2, (EPISODE, EPISODE), encoded)
     assert log.read(5, UIDS, {4}) == {2: (EPISODE, EPISODE)}
 
