@@ -79,7 +79,7 @@ from ray_jobs.driver.sampling import Draws
 from ray_jobs.record.group_log import GroupLog
 from ray_jobs.record.run_folder import RunFolder
 from ray_jobs.record.words import Words
-from ray_jobs.train import train_step
+from ray_jobs.train import spare_collector, train_step
 
 RANKS = 8
 # Processes that stand for all engines, and for all ranks.
@@ -259,6 +259,7 @@ def seconds_of_steps(options: argparse.Namespace, workers: int) -> tuple[list[fl
         player = Player(run, pools, masking, log, draws, recording, 1, options.steps)
         cpu: list[float] = []
         seconds: list[float] = []
+        spare_collector()
         for step in range(1, options.steps + 1):
             began = time.process_time(), time.monotonic()
             train_step(run, pools, masking, step, player, log, recording, guard)

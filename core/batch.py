@@ -67,7 +67,7 @@ class Branch:
     It travels from the driver to the ranks, so it holds as few arrays as possible.
 
     Attributes:
-        ids_R: int64, tokens.
+        ids_R: int32, tokens.
         media: images in `ids_R`, in order.
         trained: the places of the N tokens, turn by turn.
         engine_logprob_N: float32, the log-prob of each in the engine.
@@ -237,7 +237,7 @@ def branch(episode: Episode, advantages: Sequence[float], weight: float, number:
         trained.append(Trained(start, length, index, turn.version, advantages[index]))
 
     return Branch(
-        ids_R=np.concatenate(ids, dtype=np.int64),
+        ids_R=np.concatenate(ids, dtype=np.int32, casting="same_kind"),
         media=tuple(media),
         trained=tuple(trained),
         engine_logprob_N=np.concatenate(logprobs, dtype=np.float32, casting="same_kind"),
@@ -424,7 +424,7 @@ def build_row(forest: Sequence[Tree], layout: ImageLayout) -> GroupBatch:
     """Return one row of the given trees, without padding."""
     row = _RowBuilder(layout)
     for number, tree in enumerate(forest):
-        prompt_ids = array_of(tree.prompt_ids).astype(np.int64)
+        prompt_ids = array_of(tree.prompt_ids)
         prompt_start, prompt_stop = row.add(prompt_ids, tree.media, 0, number, 0)
         # All branches count their positions on from the prompt.
         after_prompt = int(row.positions[-1].max()) + 1
@@ -500,7 +500,7 @@ class _RowBuilder:
         number_of = {digest: number for number, digest in enumerate(images)}
         image_index = [number_of[digest] for digest in self.digests]
         return GroupBatch(
-            ids_T=np.concatenate(self.ids),
+            ids_T=np.concatenate(self.ids, dtype=np.int64),
             positions_3T=np.concatenate(self.positions, axis=1),
             group_T=np.concatenate(self.group),
             branch_T=np.concatenate(self.branch),
@@ -508,7 +508,7 @@ class _RowBuilder:
             images=images,
             image_index=np.array(image_index, dtype=np.int64),
             source_N=np.concatenate(self.source),
-            target_N=np.concatenate(self.target),
+            target_N=np.concatenate(self.target, dtype=np.int64),
             episode_N=np.concatenate(self.episode),
             turn_N=np.concatenate(self.turn),
             engine_logprob_N=np.concatenate(self.engine_logprob),

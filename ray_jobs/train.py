@@ -16,6 +16,7 @@ if __name__ == "__main__":
     supervisor.supervise()
 
 import copy
+import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -617,6 +618,12 @@ def starting_state(
     return state
 
 
+def spare_collector() -> None:
+    """Keep Python's garbage collector from looking again at what lives as long as the run."""
+    gc.collect()
+    gc.freeze()
+
+
 def learn_steps(
     run: Run,
     pools: Pools,
@@ -634,6 +641,7 @@ def learn_steps(
     player = Player(run, pools, masking, log, draws, recording, steps.start, steps.stop - 1)
     floor = lowest_reward(run.record.episodes(), through=state.step)
     guard = Guard(cfg, checkpoints, floor=floor)
+    spare_collector()
     try:
         watch_missing(run, pools, masking, log, draws, state)
         for step in steps:
