@@ -15,6 +15,7 @@ if __name__ == "__main__":
     # The parent goes no further: all imports below are the child's.
     supervisor.supervise()
 
+import atexit
 import copy
 import gc
 import time
@@ -622,6 +623,8 @@ def spare_collector() -> None:
     """Keep Python's garbage collector from looking again at what lives as long as the run."""
     gc.collect()
     gc.freeze()
+    # Otherwise libraries report all of it as leaked when the process ends.
+    atexit.register(gc.unfreeze)
 
 
 def learn_steps(
