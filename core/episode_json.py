@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from core.types import Episode
 
-# zstd's fastest: the slower ones gain a few per cent here.
+# zstd's fastest: engines have other work to do.
 CODEC = pa.Codec("zstd", compression_level=1)
 # Before what is compressed: its size as JSON.
 SIZE = struct.Struct("<Q")
