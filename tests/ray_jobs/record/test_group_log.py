@@ -118,12 +118,20 @@ def test_a_line_is_one_object_of_json(is_encoded: bool) -> None:
     }
 
 
-def test_long_prompts_take_a_third_at_most() -> None:
-    turn = replace(TURN, prompt_ids=(151_655,) * 4000, completion_ids=tuple(range(200)))
-    episodes = (replace(EPISODE, turns=(turn,)),) * 4
+def test_a_group_of_real_length_takes_a_third_at_most() -> None:
+    rng = np.random.default_rng(0)
+    episodes = []
+    for _ in range(4):
+        turn = replace(
+            TURN,
+            prompt_ids=(151_655,) * 4000,
+            completion_ids=tuple(rng.integers(0, 150_000, 500).tolist()),
+            logprobs=tuple((-rng.random(500)).tolist()),
+        )
+        episodes.append(replace(EPISODE, turns=(turn,)))
     assert 3 * len(pack_episodes(episodes)) < len(episodes_json(episodes))
-    line = b"".join(to_line(LoggedGroup("d", 3, "v/1", episodes)))
-    assert from_line(line).episodes == episodes
+    line = b"".join(to_line(LoggedGroup("d", 3, "v/1", tuple(episodes))))
+    assert from_line(line).episodes == tuple(episodes)
 
 
 @pytest.mark.parametrize(
