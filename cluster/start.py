@@ -17,6 +17,10 @@ from cluster.placement import Job, Placement, Say, place
 from cluster.worker_log import add_logs
 from configs.schema import Config
 
+# Settings of a local head. Ray would start idle workers ahead, which no actor of a run can take:
+# each has an environment of its own.
+LOCAL_HEAD = {"prestart_worker_first_driver": False}
+
 # Ray gives its own head 30 s, which a busy machine may exceed; the error has no class of its own.
 HEAD_ATTEMPTS = 3
 HEAD_TIMED_OUT = "timed out during startup"
@@ -85,6 +89,7 @@ def join(cfg: Config, job: Job = "train", say: Say = print) -> Placement:
             options["address"] = "local"
             options["num_cpus"] = max(8, os.cpu_count() or 1)
             options["include_dashboard"] = False
+            options["_system_config"] = LOCAL_HEAD
             if cfg.cluster.metrics_port:
                 check_free(cfg.cluster.metrics_port)
                 options["_metrics_export_port"] = cfg.cluster.metrics_port

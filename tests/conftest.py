@@ -100,6 +100,8 @@ def ray_env() -> Iterator[dict[str, str]]:
     """A local Ray for the session; yields the environment of its actors."""
     import ray
 
+    from cluster.start import LOCAL_HEAD
+
     started = not ray.is_initialized()
     if started:
         ray.init(
@@ -108,6 +110,7 @@ def ray_env() -> Iterator[dict[str, str]]:
             runtime_env={"env_vars": ENV},
             log_to_driver=False,
             object_store_memory=512 << 20,
+            _system_config=LOCAL_HEAD,
         )
     yield ENV
     if started:

@@ -27,13 +27,22 @@ def test_a_connection_that_was_open_before_stays_open(ray_env: dict[str, str]) -
 
 
 JOIN = """
+import psutil
 import ray
+from cluster.refs import get, start_actor
 from cluster.start import joined
 from configs.schema import Config
 
+class Anything:
+    pass
+
 cfg = Config()
-with joined(cfg):
+with joined(cfg) as placement:
     print(ray.is_initialized())
+    get(start_actor(Anything, placement.options("reward", 0)).constructed())
+    names = [each.name() for each in psutil.Process().children(recursive=True)]
+    print(any(name.startswith("ray::Any") for name in names))
+    print(any(name.startswith("ray::IDLE") for name in names))
 print(ray.is_initialized())
 cfg.cluster.use_gpu = "yes"
 cfg.learner.world_size = 1000
@@ -45,13 +54,13 @@ except ValueError:
 """
 
 
-def test_a_connection_of_its_own_is_closed_also_after_an_error() -> None:
+def test_a_head_of_its_own_starts_actors_alone_and_is_closed_also_after_an_error() -> None:
     env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     done = subprocess.run(
         [sys.executable, "-c", JOIN], capture_output=True, text=True, env=env, timeout=180
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["True", "False", "False"], done.stderr
+    assert done.stdout.split() == ["True", "True", "False", "False", "False"], done.stderr
 
 
 def test_a_slow_start_of_the_head_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
