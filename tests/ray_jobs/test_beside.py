@@ -1,8 +1,10 @@
-"""A run that evaluates beside its steps, next to one whose steps wait: same weights and figures."""
+"""A run that evaluates beside its steps, next to one whose steps wait: same weights and figures.
+
+The run beside is killed during its first evaluation, and goes on to its end.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -79,8 +81,43 @@ def in_place(small: Small) -> Ended:
     return ended(small, "in_place")
 
 
+@dataclass(frozen=True)
+class Killed:
+    """A run whose driver was killed during an evaluation.
+
+    Attributes:
+        workers: its other processes.
+        left: those that had not ended in time.
+        was_measured: whether the evaluation had its figures.
+    """
+
+    workers: int
+    left: list[psutil.Process]
+    was_measured: bool
+
+
 @pytest.fixture(scope="module")
-def beside(small: Small) -> Ended:
+def killed(small: Small) -> Killed:
+    wanted = settings(small, "beside", "train.eval_beside=true", "cluster.max_restarts=0")
+    run = small.run("beside")
+    with started(*wanted) as process:
+        wait_until(lambda: bool(logged_after_the_start(run)), process)
+        [driver] = psutil.Process(process.pid).children()
+        family = driver.children(recursive=True)
+        driver.kill()
+        process.wait()
+    workers = [each for each in family if not name_of(each).startswith(RAY_AGENTS)]
+    summary = run.evaluation / f"step_{EVERY}" / "valid" / "summary.json"
+    return Killed(len(workers), left(workers, timeout_s=90.0), summary.exists())
+
+
+def logged_after_the_start(run: RunFolder) -> list[int]:
+    """Return the groups of the step behind the one at whose end the evaluation begins."""
+    return logged(run, EVERY + 2) if (run.path / "groups").is_dir() else []
+
+
+@pytest.fixture(scope="module")
+def beside(small: Small, killed: Killed) -> Ended:
     return ended(small, "beside", "train.eval_beside=true")
 
 
@@ -94,10 +131,17 @@ def steps_between(output: str, begin: str, end: str) -> list[int]:
 
 
 @pytest.mark.slow
+def test_a_driver_killed_during_an_evaluation_leaves_nothing(killed: Killed) -> None:
+    assert killed.workers, "no worker process was found"
+    assert killed.left == []
+    assert not killed.was_measured
+
+
+@pytest.mark.slow
 def test_steps_are_recorded_while_an_evaluation_runs(beside: Ended) -> None:
-    # From the whole checkpoint, which is taken note of at the end of step 4 at the latest.
-    during = steps_between(beside.output, "checkpoint step_3", "step 3, valid, beside")
-    assert len(during) > 1, beside.output
+    # The checkpoint is taken note of when it is whole, at the end of step 7 at the latest.
+    during = steps_between(beside.output, "checkpoint step_6", "step 6, valid, beside")
+    assert LAST in during, beside.output
 
 
 @pytest.mark.slow
@@ -134,31 +178,3 @@ def test_the_replay_page_has_its_best_and_worst(in_place: Ended, beside: Ended) 
     assert sorted(kept) == sorted(
         file.name for file in (in_place.run.path / "replay").rglob("eval_*_valid*")
     )
-
-
-@pytest.mark.slow
-def test_a_driver_killed_during_an_evaluation_leaves_nothing(small: Small, in_place: Ended) -> None:
-    wanted = settings(small, "killed_beside", "train.eval_beside=true", "cluster.max_restarts=0")
-    run = small.run("killed_beside")
-    with started(*wanted) as process:
-        wait_until(lambda: bool(logged_after_the_start(run)), process)
-        [driver] = psutil.Process(process.pid).children()
-        family = driver.children(recursive=True)
-        driver.kill()
-        process.wait()
-    workers = [each for each in family if not name_of(each).startswith(RAY_AGENTS)]
-    assert workers, "no worker process was found"
-    assert left(workers, timeout_s=90.0) == []
-    assert not (run.evaluation / "step_3" / "valid" / "summary.json").exists()
-
-    again = ended(small, "killed_beside", "train.eval_beside=true")
-    assert again.weights == in_place.weights
-    assert again.watched == in_place.watched
-    assert again.best == in_place.best
-    figures = json.loads(again.of_evaluation(3, "summary.json").read_text())
-    assert figures == json.loads(in_place.of_evaluation(3, "summary.json").read_text())
-
-
-def logged_after_the_start(run: RunFolder) -> list[int]:
-    """Return the groups of the step behind the one at whose end the evaluation begins."""
-    return logged(run, EVERY + 2) if (run.path / "groups").is_dir() else []
