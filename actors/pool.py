@@ -1,33 +1,27 @@
-"""The driver's side of all actors of one kind: start, hand out tasks, retry, replace, close.
+"""The driver's side of all actors of one kind: hand out tasks, retry, repeat what stragglers have.
 
-Every worker has a number, and no number is used twice. A loss is reported by number, so a worker
-is replaced once, however often its loss is noticed (`cluster.lost` says what a loss is). Tasks go
-to workers that are up; those that still start join when they are.
+How the actors start, and are replaced, is in `actors.crew`. Tasks go to workers that are up; the
+tasks of a lost worker go to others.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import threading
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import ray
 
-from actors.stealing import Underway, least_loaded, theft
-from cluster.lost import LOST, as_own_error, is_lost
-from cluster.refs import Handle, Ref, get, results
+from actors.crew import LOOK_S, Crew, CrewClosed
+from actors.stealing import Underway, theft
+from cluster.lost import LOST
+from cluster.refs import Handle, Ref, get
 from cluster.watch import Watch
-
-
-class PoolClosed(RuntimeError):
-    """The pool was closed while it had tasks: nobody waits for their results."""
-
 
 # Class of the actors, a task, and its result.
 A = TypeVar("A")
@@ -37,13 +31,8 @@ R = TypeVar("R")
 # Workers that a task may cost. All tasks in the hands of a lost worker are charged, so this is
 # more than a task at fault needs.
 MAX_ATTEMPTS = 4
-# Workers in a row that may be lost while they start.
-MAX_STARTS = 4
 
-# Seconds after which a waiting pool looks for what does not wake it: workers that another thread
-# has started, stragglers, one lost worker among many that are called.
-LOOK_S = 0.25
-# Seconds after which it asks for tasks again when there were none for now.
+# Seconds after which a waiting pool asks for tasks again when there were none for now.
 PAUSE_S = 0.02
 
 
@@ -65,21 +54,15 @@ class Flight(Generic[T, R]):
     twin: Ref[R] | None = None
 
 
-class Pool(ABC, Generic[A, T, R]):
-    """Actors of class A. They turn tasks T into results R.
+class Pool(Crew[A], Generic[A, T, R]):
+    """Actors of class A that turn tasks T into results R.
 
     A subclass defines how a worker starts, how it is sent a task, and the end of a task after
     `attempts` lost workers.
 
     Attributes:
-        kind: what the workers are, in messages and metrics.
-        workers: running actors by their number.
-        seats: place of each worker in the plan of resources; a replacement inherits one.
-        deaths: number of lost and replaced workers.
         timeout_s: longest wait of `wait_for`; a slower worker is taken for lost.
     """
-
-    kind: ClassVar[str] = "worker"
 
     def __init__(
         self,
@@ -89,42 +72,15 @@ class Pool(ABC, Generic[A, T, R]):
         timeout_s: float = math.inf,
         watch: Watch | None = None,
     ) -> None:
-        """Start the workers.
-
-        Args:
-            watch: told of every worker that starts or is lost.
-        """
-        self.watch = watch or Watch()
-        self.workers: dict[int, Handle[A]] = {}
-        self.seats: dict[int, int] = {}
+        """Start the workers. Arguments as of `Crew`."""
         self.attempts = attempts
         self.timeout_s = timeout_s
-        self.deaths = 0
-        self._numbers = itertools.count()
-        # Start-up calls of workers that are not up yet, with their numbers.
-        self._joining: dict[Ref[Any], int] = {}
-        # Of each worker: a call that returns once its constructor has run, and its place among
-        # those that were started in a row because the one before was lost while it started.
-        self._constructed: dict[int, Ref[Any]] = {}
-        self._tries: dict[int, int] = {}
-        # Workers that were ended on purpose; their tasks go on without a lost attempt.
-        self._let_go: set[int] = set()
         self._submitted: dict[Ref[R], Flight[T, R]] = {}
         # Tasks under way of each `run`.
         self._rounds: list[dict[Ref[R], Flight[T, R]]] = []
-        # Workers that got a task since the last call of `rest`, and those that rest.
-        self._used: set[int] = set()
-        self._resting: set[int] = set()
         # When flights were last looked at for stragglers.
         self._stole_s = 0.0
-        self._is_closed = False
-        # One thread may play ahead while another publishes weights and collects rewards.
-        self._lock = threading.RLock()
-        self.scale(workers)
-
-    @abstractmethod
-    def start(self, number: int) -> Handle[A]:
-        """Start the worker of this number."""
+        super().__init__(workers, watch)
 
     @abstractmethod
     def send(self, worker: Handle[A], task: T) -> Ref[R]:
@@ -134,134 +90,12 @@ class Pool(ABC, Generic[A, T, R]):
     def give_up(self, task: T, error: Exception) -> R:
         """Raise for a task that lost its worker at every attempt, or return a result for it."""
 
-    def joins(self, number: int, answer: Any = None) -> Ref[Any] | None:
-        """Return a call that a starting worker has to answer before it gets tasks, or None.
-
-        Args:
-            answer: answer to the last of these calls; None for the first.
-        """
-        return None
-
-    def has_room(self) -> bool:
-        """Return whether a lost worker may be replaced at once."""
-        return True
-
-    def up(self) -> list[int]:
-        """Return the numbers of the workers that have started."""
+    def busy(self) -> set[int]:
         with self._lock:
-            starting = set(self._joining.values())
-            return [number for number in self.workers if number not in starting]
-
-    def awake(self) -> list[int]:
-        """Return the numbers of the workers that get tasks: those that are up and do not rest."""
-        with self._lock:
-            return [number for number in self.up() if number not in self._resting]
-
-    def rest(self) -> None:
-        """Let those workers rest that got no task since the last call and have none.
-
-        A resting worker is up, but joins anew (`joins`) before it gets a task. It is woken when
-        there are more tasks than the others have hands for.
-        """
-        with self._lock:
-            if not self._used:
-                return
-            needed = self._used
+            workers: set[int] = set()
             for flights in (self._submitted, *self._rounds):
-                needed.update(flight.worker for flight in list(flights.values()))
-            self._resting.update(number for number in self.up() if number not in needed)
-            self._used = set()
-
-    def _wake(self) -> None:
-        """Let a resting worker join, if there is one."""
-        if self._resting:
-            self._expect(self._resting.pop())
-
-    def ready(self, least: int | None = None) -> None:
-        """Wait until so many workers are up; None: all. Raises the error of a failed start."""
-        while len(self.up()) < min(least or math.inf, len(self.workers)):
-            self.settle(LOOK_S)
-
-    def scale(self, workers: int) -> None:
-        """Start or kill actors until this many run.
-
-        The others repeat the tasks of a killed actor.
-        """
-        with self._lock:
-            while len(self.workers) < workers:
-                self._start_next()
-            for number in list(self.workers)[workers:]:
-                self._let_go.add(number)
-                self._end(number)
-
-    def replace(self, number: int, error: Exception) -> int:
-        """Start another actor in the place of a lost one, unless it was replaced already.
-
-        Returns:
-            Attempts that the loss costs each task of the actor: 1, or 0 if `scale` ended it.
-
-        Raises:
-            The error itself: it is no loss, or an error of the actor's constructor.
-            PoolClosed: the actor was ended with all others.
-            RuntimeError: MAX_STARTS actors in a row were lost while they started.
-        """
-        if not isinstance(error, ray.exceptions.GetTimeoutError) and not is_lost(error):
-            raise as_own_error(error)
-        with self._lock:
-            if self._is_closed:
-                raise PoolClosed("closed by another thread") from error
-            if number not in self.workers:
-                return 0 if number in self._let_go else 1
-            tries = 1 if self._came_up(number) else self._tries[number] + 1
-            self.deaths += 1
-            lost = self._end(number)
-            if tries > MAX_STARTS:
-                why = self.watch.lost(lost, self.kind, number, error, "no other one starts")
-                raise RuntimeError(
-                    f"{MAX_STARTS} {self.kind} actors in a row were lost while they started; "
-                    f"the last one: {why}"
-                ) from error
-            then = "no other one has room now"
-            if self.has_room():
-                then = f"{self.kind} {self._start_next(tries)} starts"
-            self.watch.lost(lost, self.kind, number, error, then)
-            return 1
-
-    def wait_for_all(self, calls: Mapping[Ref[Any], int | None]) -> None:
-        """Wait for calls, each of the worker of this number; lost workers are replaced.
-
-        None stands for a process of somebody else, which this pool cannot replace.
-        """
-        waiting = dict(calls)
-        while waiting:
-            # One look at all of them: with a thousand workers a look at each would be slow. The
-            # first error ends the wait a moment later, since others may wait for the process that
-            # failed.
-            done, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=LOOK_S)
-            try:
-                results(done)
-            except LOST:
-                # Somebody is lost: who is it?
-                for ref in done:
-                    self._check(ref, waiting[ref])
-            for ref in done:
-                del waiting[ref]
-
-    def _check(self, ref: Ref[Any], number: int | None) -> None:
-        """Replace the worker of a call if it was lost. Raises the errors of `wait_for_all`."""
-        try:
-            results([ref])
-        except LOST as error:
-            if number is None:
-                raise
-            self.replace(number, error)
-
-    def close(self) -> None:
-        """End all actors. Whoever waits for one of their results in another thread is told so."""
-        with self._lock:
-            self._is_closed = True
-            for number in list(self.workers):
-                self._end(number)
+                workers.update(flight.worker for flight in list(flights.values()))
+            return workers
 
     def run(
         self,
@@ -282,7 +116,7 @@ class Pool(ABC, Generic[A, T, R]):
 
         Raises:
             Errors of the tasks, and of `give_up`.
-            PoolClosed: another thread has closed the pool.
+            CrewClosed: another thread has closed the pool.
         """
         flying: dict[Ref[R], Flight[T, R]] = {}
         with self._lock:
@@ -308,7 +142,7 @@ class Pool(ABC, Generic[A, T, R]):
         longest_s = 0.0
         while True:
             if self._is_closed:
-                raise PoolClosed("closed by another thread")
+                raise CrewClosed("closed by another thread")
             is_paused = self._fill(flying, waiting, fresh, in_flight)
             if not flying and not waiting and not is_paused:
                 return
@@ -453,43 +287,6 @@ class Pool(ABC, Generic[A, T, R]):
             self.settle()
         return ended
 
-    def settle(self, timeout: float = 0) -> None:
-        """Let workers join that have started, and replace those that could not.
-
-        Args:
-            timeout: longest wait for the first of them, in seconds.
-
-        Raises:
-            The errors of `replace`.
-        """
-        joining = list(self._joining)
-        if not joining:
-            time.sleep(timeout)
-            return
-        enough = 1 if timeout else len(joining)
-        done, _ = ray.wait(joining, num_returns=enough, timeout=timeout)
-        for ref in done:
-            self._settle_one(ref)
-
-    def _settle_one(self, ref: Ref[Any]) -> None:
-        with self._lock:
-            number = self._joining.get(ref)
-            if number is None:
-                return
-            try:
-                answer = get(ref)
-            except LOST as error:
-                self.replace(number, error)
-                return
-            del self._joining[ref]
-            self._expect(number, answer)
-
-    def _expect(self, number: int, answer: Any = None) -> None:
-        """Note the next call that a starting worker has to answer; without one it is up."""
-        call = self.joins(number, answer)
-        if call is not None:
-            self._joining[call] = number
-
     def _steal_now_and_then(
         self, flying: dict[Ref[R], Flight[T, R]], batch: int, longest_s: float
     ) -> None:
@@ -524,47 +321,6 @@ class Pool(ABC, Generic[A, T, R]):
             flying[first.ref] = replace(first, twin=second.ref)
             flying[second.ref] = second
 
-    def free_seat(self) -> int:
-        """Return the first seat that no worker has."""
-        taken = {self.seats[running] for running in self.workers}
-        return min(set(range(len(taken) + 1)) - taken)
-
-    def _start_next(self, tries: int = 1) -> int:
-        """Start a worker; return its number.
-
-        Args:
-            tries: its place among those that were started in a row.
-        """
-        number = next(self._numbers)
-        self.seats[number] = self.free_seat()
-        worker = self.start(number)
-        self.workers[number] = worker
-        self._constructed[number] = worker.constructed()
-        self._tries[number] = tries
-        self.watch.add(worker, self.kind, number)
-        self._expect(number)
-        return number
-
-    def _end(self, number: int) -> Handle[A]:
-        """End a worker; return its handle."""
-        worker = self.workers.pop(number)
-        self._resting.discard(number)
-        for ref in [ref for ref, joining in self._joining.items() if joining == number]:
-            del self._joining[ref]
-        self.watch.drop(worker)
-        worker.kill()
-        return worker
-
-    def _came_up(self, number: int) -> bool:
-        """Return whether a lost worker had started."""
-        if number in self._joining.values():
-            return False
-        done, _ = ray.wait([self._constructed[number]], timeout=0)
-        try:
-            return bool(done) and get(done[0])
-        except LOST:
-            return False
-
     def _send(
         self,
         task: T,
@@ -578,13 +334,10 @@ class Pool(ABC, Generic[A, T, R]):
             load: tasks of each worker; this one is added.
         """
         with self._lock:
-            number = least_loaded(self.awake(), load)
-            if number is None or load[number]:
-                self._wake()
-            if number is None or load[number] >= most:
+            number = self.take_worker(load, most)
+            if number is None:
                 return None
             load[number] += 1
-            self._used.add(number)
             started = time.monotonic()
             ref = self.send(self.workers[number], task)
             return Flight(task, number, attempt, started, ref)

@@ -1,4 +1,4 @@
-"""A tiny policy, ranks of a learner as processes, and a batch for them."""
+"""A tiny policy, ranks of a learner as processes, a batch for them, and a pool of small actors."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from actors.learner_pool import LearnerPool
 from cluster.placement import place
 from core.types import Group, MediaTable
 from models.policy.pixels import Pixels
+from tests.actors.doublers import DoublerPool
 from tests.actors.learners import config
 from tests.models.tiny_qwen import banned_ids, build, random_group, reference
 
@@ -77,3 +78,10 @@ def learner_batch(policy_folder: Path, ray_env: dict[str, str]) -> Batch:
         groups.append(replace(group, episodes=tuple(episodes)))
 
     return groups, tables, pixels
+
+
+@pytest.fixture
+def pool(ray_env: dict[str, str]) -> Iterator[DoublerPool]:
+    pool = DoublerPool(2, attempts=2)
+    yield pool
+    pool.close()
