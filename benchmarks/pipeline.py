@@ -226,7 +226,7 @@ class Bench:
                 record=record,
                 progress=silent,
                 requests=Requests(),
-                placement=SimpleNamespace(runtime_env={}),
+                placement=SimpleNamespace(runtime_env={}, watch=self.pools.rollouts.watch),
             )
             masking = PointingPolicy(self.pools)
             log = GroupLog.open(record.path / "groups", "pipeline")
