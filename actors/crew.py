@@ -122,7 +122,7 @@ class Crew(ABC, Generic[A]):
             self._resting.update(number for number in self.up() if number not in needed)
             self._used = set()
 
-    def take_worker(self, load: Mapping[int, int], most: float) -> int | None:
+    def _take_worker(self, load: Mapping[int, int], most: float) -> int | None:
         """Return the worker with the least tasks, to get one more; None if all have `most`.
 
         Args:

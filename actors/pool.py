@@ -334,7 +334,7 @@ class Pool(Crew[A], Generic[A, T, R]):
             load: tasks of each worker; this one is added.
         """
         with self._lock:
-            number = self.take_worker(load, most)
+            number = self._take_worker(load, most)
             if number is None:
                 return None
             load[number] += 1
