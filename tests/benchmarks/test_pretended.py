@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
+import argparse
+import gc
 
-import pytest
+from benchmarks import driver, pipeline
 
-from configs.load import REPOSITORY
-
-SMALL = {
-    "pipeline": "--seconds 0.2 --prompts 4 --steps 2 --jitter 0",
-    "driver": "--workers 2 --prompts 4 --group 2 --steps 2",
-}
-# A line of each with a figure.
-FIGURE = {
-    "pipeline": r"\| k=2 \| 0% \| [\d.]+ \(",
-    "driver": r"2 workers: [\d.]+ \(",
-}
+STEPS = 2
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_it_runs_and_prints_its_figures(name: str) -> None:
-    command = [sys.executable, "-m", f"benchmarks.{name}", *SMALL[name].split()]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert re.search(FIGURE[name], done.stdout), done.stdout
+def test_a_pipeline_of_sleeping_stages(ray_env: dict[str, str]) -> None:
+    options = argparse.Namespace(seconds=0.2, prompts=4, steps=STEPS)
+    bench = pipeline.Bench(options, jitter=0.0, staleness=2)
+    seconds = bench.streamed()
+    bench.close()
+    assert len(seconds) == STEPS
+
+
+def test_the_drivers_time(ray_env: dict[str, str]) -> None:
+    options = argparse.Namespace(prompts=4, group=2, steps=STEPS)
+    cpu, seconds = driver.seconds_of_steps(options, workers=2)
+    # The driver's collector is spared.
+    gc.unfreeze()
+    assert len(cpu) == len(seconds) == STEPS
