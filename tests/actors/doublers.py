@@ -34,16 +34,15 @@ class Doubler:
     def __init__(self, number: int) -> None:
         self.number = number
 
-    def start(self, seconds: float) -> int:
-        """Take a while to come up; return the number of the process."""
-        time.sleep(seconds)
+    def start(self, gate: str = "") -> int:
+        """Come up once the file is there, if one is named; return the number of the process."""
+        _wait_for(gate)
         return os.getpid()
 
     def double(self, job: Job) -> tuple[int, int]:
         """Return the doubled number, and the number of this actor."""
         time.sleep(job.seconds)
-        while job.gate and not Path(job.gate).exists():
-            time.sleep(0.05)
+        _wait_for(job.gate)
         if job.number < 0:
             raise ValueError(f"negative: {job.number}")
         if job.deaths:
@@ -52,6 +51,11 @@ class Doubler:
                 (Path(job.folder) / str(marks)).touch()
                 os._exit(1)
         return 2 * job.number, self.number
+
+
+def _wait_for(gate: str) -> None:
+    while gate and not Path(gate).exists():
+        time.sleep(0.05)
 
 
 class Waiter:
@@ -76,11 +80,15 @@ class DoublerPool(Pool[Doubler, Job, tuple[int, int]]):
 
 
 class SlowPool(DoublerPool):
-    """A pool whose second worker takes 2 s to start."""
+    """A pool of two workers, of which the second is up only once a file is there."""
+
+    def __init__(self, gate: Path) -> None:
+        self.gate = str(gate)
+        super().__init__(2, attempts=2)
 
     def joins(self, number: int, answer: int | None = None) -> Ref[int] | None:
         if answer is None:
-            return self.workers[number].call(Doubler.start, 2.0 if number == 1 else 0.0)
+            return self.workers[number].call(Doubler.start, self.gate if number == 1 else "")
         return None
 
 
@@ -89,7 +97,7 @@ class JoiningPool(DoublerPool):
 
     def joins(self, number: int, answer: int | None = None) -> Ref[int] | None:
         if answer is None:
-            return self.workers[number].call(Doubler.start, 0.0)
+            return self.workers[number].call(Doubler.start)
         return None
 
 

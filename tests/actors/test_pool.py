@@ -131,12 +131,14 @@ def test_packed_arguments_arrive_as_they_are(pool: DoublerPool) -> None:
     patient.kill()
 
 
-def test_a_worker_gets_tasks_when_it_is_up(ray_env: dict[str, str]) -> None:
-    pool = SlowPool(2, attempts=2)
+def test_a_worker_gets_tasks_when_it_is_up(ray_env: dict[str, str], tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    pool = SlowPool(gate)
     pool.ready(1)
     assert pool.up() == [0]
     by = [worker for _, (_, worker) in pool.run([Job(number) for number in range(4)])]
     assert by == [0] * 4
+    gate.touch()
     pool.ready()
     assert pool.up() == [0, 1]
     by = [worker for _, (_, worker) in pool.run([Job(number) for number in range(4)])]
@@ -171,7 +173,7 @@ def test_a_worker_that_joins_takes_over_what_waits(pool: DoublerPool, tmp_path: 
 
 
 def test_the_work_of_a_worker_that_stands_still_is_repeated(pool: DoublerPool) -> None:
-    stopped = results([pool.workers[1].call(Doubler.start, 0.0)])[0]
+    stopped = results([pool.workers[1].call(Doubler.start)])[0]
     jobs = [Job(number, seconds=0.1) for number in range(6)]
     done: list[tuple[int, int]] = []
     try:
