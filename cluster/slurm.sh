@@ -25,7 +25,9 @@ export PATH="$PWD/.venv/bin:$PATH" RAY_AUTH_MODE=token
 # The home folder is the same on all nodes, and so is the token.
 test -s "${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}" || ray get-auth-token --generate > /dev/null
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# A name a line. `| head -n 1` would close the pipe on a slow scontrol, and end the job with it.
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${nodes%%$'\n'*}
 # Two jobs may share the head's machine, unless --exclusive stays.
 address=$head:$((20000 + SLURM_JOB_ID % 10000))
 

@@ -171,7 +171,7 @@ exec "$@"
 """
 SCONTROL = """#!/bin/bash
 echo "$@" >> "$SLURM_SUBMIT_DIR/scontrol"
-if [ "$1" = show ]; then printf 'one\\ntwo\\n'; fi
+if [ "$1" = show ]; then echo one; sleep 0.2; echo two; fi
 """
 RAY = """#!/bin/bash
 echo "$@" >> "$SLURM_SUBMIT_DIR/ray"
