@@ -23,6 +23,7 @@ from cluster.placement import Device
 from cluster.weights import Wanted, WeightVersion
 from configs.schema import Config
 from core.batch import Tree
+from core.collector import without_collector
 from core.types import MediaSource
 
 # The trainer imports DeepSpeed. The driver, which imports this file too, does not need it.
@@ -93,7 +94,8 @@ class LearnerActor:
         os.environ.update(place.environment)
         # DeepSpeed's autotuner, which nobody uses here, would import it for seconds.
         sys.modules["mlflow"] = None  # type: ignore[assignment]
-        from actors.trainer import TrainerRank
+        with without_collector():
+            from actors.trainer import TrainerRank
 
         # Code of one's own in this process may want it.
         del sys.modules["mlflow"]

@@ -53,6 +53,7 @@ from configs.load import load as load_config
 from configs.load import resolve
 from configs.schema import Config
 from core.batch import Tree
+from core.collector import spare_collector
 from core.shared_file import FRAME_STORE
 from core.types import (
     Answer,
@@ -79,7 +80,7 @@ from ray_jobs.driver.sampling import Draws
 from ray_jobs.record.group_log import GroupLog
 from ray_jobs.record.run_folder import RunFolder
 from ray_jobs.record.words import Words
-from ray_jobs.train import spare_collector, train_step
+from ray_jobs.train import train_step
 
 RANKS = 8
 # Processes that stand for all engines, and for all ranks.

@@ -15,9 +15,7 @@ if __name__ == "__main__":
     # The parent goes no further: all imports below are the child's.
     supervisor.supervise()
 
-import atexit
 import copy
-import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -33,6 +31,7 @@ from actors.splits import set_of, training_split
 from cluster.weight_reader import sha256
 from configs.load import resolve
 from configs.schema import Config, GrpoConfig
+from core.collector import spare_collector
 from core.grpo import judge, shape_overlong
 from core.types import End, Episode, Group
 from data.mixing import Mix, Position, check_left
@@ -617,14 +616,6 @@ def starting_state(
     if pools.rollouts.version <= state.step:
         pools.rollouts.take(pools.learner.publish(state.step))
     return state
-
-
-def spare_collector() -> None:
-    """Keep Python's garbage collector from looking again at what lives as long as the run."""
-    gc.collect()
-    gc.freeze()
-    # Otherwise libraries report all of it as leaked when the process ends.
-    atexit.register(gc.unfreeze)
 
 
 def learn_steps(

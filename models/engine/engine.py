@@ -16,6 +16,7 @@ from typing import Any
 
 from PIL import Image
 
+from core.collector import without_collector
 from core.pulse import tick, working
 from core.types import Ask
 from models.dialogue import load_dialogue
@@ -46,12 +47,13 @@ class Engine:
         Raises:
             ValueError: the policy's family is not supported.
         """
-        if settings.device == "cpu":
-            head_start.begin()
-        from vllm import AsyncEngineArgs
-        from vllm.v1.engine.async_llm import AsyncLLM
+        with without_collector():
+            if settings.device == "cpu":
+                head_start.begin()
+            from vllm import AsyncEngineArgs
+            from vllm.v1.engine.async_llm import AsyncLLM
 
-        from models.engine import weight_transfer
+            from models.engine import weight_transfer
 
         self.dialogue = load_dialogue(settings.path, settings.system_message)
         weight_transfer.register()

@@ -14,8 +14,8 @@ import functools
 import os
 from multiprocessing import context, forkserver
 
-# What the engine's process imports, beside the model.
-MODULES = ("vllm.v1.engine.core", "vllm.v1.worker.cpu_worker")
+# Imported there and nowhere else: it ends its process in a way of its own.
+PRELOAD = "models.engine.fork_server"
 
 
 class EngineProcess(context.ForkServerProcess):
@@ -47,7 +47,7 @@ class EngineContext(context.ForkServerContext):
 @functools.cache
 def begin() -> None:
     """Start the fork server, import vLLM meanwhile, and let it fork its engines from there."""
-    EngineContext().set_forkserver_preload(list(MODULES))
+    EngineContext().set_forkserver_preload([PRELOAD])
     forkserver.ensure_running()
 
     import vllm.v1.engine.utils as engine_utils

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -58,12 +59,13 @@ def test_a_killed_engine_is_told_from_one_with_an_error(
 
 
 def tell(name: str, end: connection.Connection) -> None:
-    """Take a title; send a variable, the title, and the number of this process's parent."""
+    """Take a title; send a variable, what was imported, the title, and the parent's number."""
+    imported = "vllm.v1.worker.cpu_worker" in sys.modules
     from vllm.utils.system_utils import set_process_title
 
     set_process_title("a title")
     words = psutil.Process().cmdline()
-    end.send((os.environ.get(name), words[0], os.getppid()))
+    end.send((os.environ.get(name), imported, words[0], os.getppid()))
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -73,8 +75,9 @@ def test_an_engine_is_forked_with_the_newest_environment(monkeypatch: pytest.Mon
     ours, theirs = multiprocessing.Pipe()
     process = head_start.EngineContext().Process(target=tell, args=("RAYVOS_TEST_LATER", theirs))
     process.start()
-    value, title, parent = ours.recv()
+    value, imported, title, parent = ours.recv()
     process.join()
+    assert imported, "the fork server has not imported vLLM for it"
     assert value == "set after the fork server began"
     assert title == "VLLM::a title"
     assert parent != os.getpid()
