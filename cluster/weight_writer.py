@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, wait
+from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from cluster.weights import Delta, Patch, WeightVersion
 from core import delta as deltas
 from core.flat import (
+    BATCH_BYTES,
     Names,
     Shapes,
     checksum_of_pieces,
@@ -20,7 +22,6 @@ from core.flat import (
     piece_digest,
     pieces,
     tensor_checksum,
-    unflatten,
 )
 from core.shared_file import SharedFile
 
@@ -81,6 +82,39 @@ def plain_bytes(tensor: torch.Tensor, dtype: torch.dtype) -> np.ndarray | None:
     return tensor.detach().reshape(-1).view(torch.uint8).numpy()
 
 
+@dataclass(frozen=True)
+class TensorPlace:
+    """Where a tensor of a version lies among its bytes."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    span: slice
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a tensor on its way into a version.
+
+    Attributes:
+        source: None if its bytes are in their place already.
+    """
+
+    name: str
+    target: np.ndarray
+    source: np.ndarray | None
+
+    def put(self) -> bytes:
+        """Bring the bytes to their place; return their digest."""
+        if self.source is None:
+            return piece_digest(self.target)
+        return copy_piece(self.target, self.source)
+
+
+def put_all(batch: Sequence[Piece]) -> list[tuple[str, bytes]]:
+    """Bring pieces to their places; return the name of the tensor and the digest of each."""
+    return [(piece.name, piece.put()) for piece in batch]
+
+
 class Draft:
     """A version that is being written. Threads copy pieces of tensors and make their checksums."""
 
@@ -89,22 +123,18 @@ class Draft:
         self.before = writer.newest
         self.buffer = buffer
         self.described = described
-        flat = buffer.file.data
+        self.places: dict[str, TensorPlace] = {}
         spans, _ = layout(described.dtypes, described.shapes)
-        self.spans: dict[str, slice] = {}
-        for name, (start, stop) in zip(described.names, spans, strict=True):
-            self.spans[name] = slice(start, stop)
-        self.tensors = dict(
-            unflatten(
-                torch.from_numpy(flat),
-                described.names,
-                described.dtypes,
-                described.shapes,
-            )
-        )
+        found = zip(described.names, described.dtypes, described.shapes, spans, strict=True)
+        for name, dtype, shape, (start, stop) in found:
+            self.places[name] = TensorPlace(getattr(torch, dtype), shape, slice(start, stop))
         self.threads = hashing_threads()
-        # Digests of the pieces of each tensor that was put.
-        self.writing: dict[str, list[Future[bytes]]] = {}
+        # Tensors of this version, and the digests of their pieces so far.
+        self.digests: dict[str, list[bytes]] = {}
+        # Pieces for the next batch.
+        self.waiting: list[Piece] = []
+        self.waiting_bytes = 0
+        self.batches: list[Future[list[tuple[str, bytes]]]] = []
 
     def put(self, name: str, tensor: torch.Tensor) -> None:
         """Begin to copy a tensor, from any device, to its place.
@@ -112,31 +142,42 @@ class Draft:
         It must not change before `settle` or `finish` has returned.
         """
         self.buffer.checksums.pop(name, None)
-        target = self.buffer.file.data[self.spans[name]]
-        source = plain_bytes(tensor, self.tensors[name].dtype)
+        self.digests[name] = []
+        place = self.places[name]
+        target = self.buffer.file.data[place.span]
+        source = plain_bytes(tensor, place.dtype)
         if source is None:
-            self.tensors[name].copy_(tensor)
-        self.writing[name] = []
-        for piece in pieces(len(target)):
-            if source is None:
-                digest = self.threads.submit(piece_digest, target[piece])
-            else:
-                digest = self.threads.submit(copy_piece, target[piece], source[piece])
-            self.writing[name].append(digest)
+            torch.from_numpy(target).view(place.dtype).view(place.shape).copy_(tensor)
+        for part in pieces(len(target)):
+            piece = Piece(name, target[part], None if source is None else source[part])
+            self.waiting.append(piece)
+            self.waiting_bytes += len(piece.target)
+            if self.waiting_bytes >= BATCH_BYTES:
+                self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give the waiting pieces to a thread."""
+        self.batches.append(self.threads.submit(put_all, self.waiting))
+        self.waiting = []
+        self.waiting_bytes = 0
 
     def settle(self) -> None:
         """Wait until all tensors that were put are copied."""
-        for digests in self.writing.values():
-            wait(digests)
+        self._hand_over()
+        for batch in self.batches:
+            for name, digest in batch.result():
+                self.digests[name].append(digest)
+        self.batches = []
 
     def finish(self, version: int) -> WeightVersion:
         """End the version. Tensors that were not put are those of the version before."""
         for name in self.described.names:
-            if name not in self.writing:
+            if name not in self.digests:
                 self._keep(name)
-        for name, digests in self.writing.items():
-            self.buffer.checksums[name] = checksum_of_pieces(each.result() for each in digests)
+        self.settle()
         self.threads.shutdown()
+        for name, digests in self.digests.items():
+            self.buffer.checksums[name] = checksum_of_pieces(digests)
         self.writer.newest = self.buffer
         checksums = self._checksums(self.buffer)
         place = self.buffer.file.finish()
@@ -148,7 +189,7 @@ class Draft:
         checksum = self.before.checksums[name]
         if self.buffer.checksums.get(name) == checksum:
             return
-        span = self.spans[name]
+        span = self.places[name].span
         self.buffer.file.data[span] = self.before.file.data[span]
         self.buffer.checksums[name] = checksum
 
@@ -180,11 +221,11 @@ class Draft:
         """Return start, stop and bytes of an element of all pieces that may have changed."""
         assert self.before is not None
         changed = []
-        for name, tensor in self.tensors.items():
+        for name, place in self.places.items():
             if self.buffer.checksums[name] == self.before.checksums[name]:
                 continue
-            span = self.spans[name]
-            width = min(tensor.element_size(), 8)
+            span = place.span
+            width = min(place.dtype.itemsize, 8)
             for start in range(span.start, span.stop, DELTA_BYTES):
                 changed.append((start, min(start + DELTA_BYTES, span.stop), width))
         return changed

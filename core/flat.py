@@ -24,10 +24,10 @@ ALIGN = 64
 # Two threads or so read memory as fast as it goes.
 MAX_THREADS = 8
 
-# Bytes of a piece, which one thread takes at a time.
+# Bytes of a piece, which has a digest of its own. It fits into the cache.
 PIECE_BYTES = 4 << 20
-# Bytes that are copied and hashed in one go, while they are in the cache.
-CHUNK_BYTES = 1 << 20
+# Bytes of the pieces that a thread takes at a time: handing over costs as much as a small piece.
+BATCH_BYTES = 64 << 20
 
 Names = tuple[str, ...]
 Shapes = tuple[tuple[int, ...], ...]
@@ -111,12 +111,8 @@ def piece_digest(data: np.ndarray) -> bytes:
 
 def copy_piece(target: np.ndarray, source: np.ndarray) -> bytes:
     """Copy a piece, and return its digest: the bytes come from memory once for both."""
-    digest = xxhash.xxh3_128()
-    for start in range(0, len(source), CHUNK_BYTES):
-        chunk = source[start : start + CHUNK_BYTES]
-        target[start : start + CHUNK_BYTES] = chunk
-        digest.update(chunk.data)
-    return digest.digest()
+    target[:] = source
+    return piece_digest(source)
 
 
 def checksum_of_pieces(digests: Iterable[bytes]) -> str:
@@ -144,5 +140,21 @@ def tensor_checksums(flat: np.ndarray, spans: Sequence[tuple[int, int]]) -> tupl
         counts.append(len(found))
         parts += found
     with hashing_threads() as threads:
-        digests = threads.map(piece_digest, parts)
+        digests = itertools.chain.from_iterable(threads.map(_digests, _batches(parts)))
         return tuple(checksum_of_pieces(itertools.islice(digests, count)) for count in counts)
+
+
+def _batches(parts: Iterable[np.ndarray]) -> list[list[np.ndarray]]:
+    batches: list[list[np.ndarray]] = [[]]
+    size = 0
+    for part in parts:
+        if size >= BATCH_BYTES:
+            batches.append([])
+            size = 0
+        batches[-1].append(part)
+        size += len(part)
+    return batches
+
+
+def _digests(parts: Iterable[np.ndarray]) -> list[bytes]:
+    return [piece_digest(part) for part in parts]
