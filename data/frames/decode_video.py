@@ -24,6 +24,7 @@ time-out. It holds one frame at a time.
 
 from __future__ import annotations
 
+import gc
 import json
 import select
 import sys
@@ -108,6 +109,9 @@ class PyavReader:
                 self._keep(replace(self.index, frames=self._at + 1))
                 break
             give(number, shown(frame, size))
+            # A frame that was asked for its side data refers to itself.
+            del frame
+            gc.collect()
         if self.index.frames >= 0:
             return self.index.frames
         return self._at + 1
@@ -182,7 +186,7 @@ class DecordReader:
 
         # It has no bound of its own.
         with open_video(path, max_pixels, first_pixels):
-            pass
+            gc.collect()
         self._video = decord.VideoReader(path, num_threads=1)
         self._at = 0
 
@@ -221,6 +225,8 @@ def main(argv: list[str]) -> None:
     kind, path, index_file, pixels, first_pixels = argv
     bound(MEMORY_MB + BYTES_PER_PIXEL * int(pixels) // 2**20)
     reader = READERS[kind](path, Path(index_file), int(pixels), int(first_pixels))
+    # The collector looks at the frames alone.
+    gc.freeze()
     while select.select([sys.stdin], [], [], IDLE_S)[0]:
         line = sys.stdin.readline()
         if not line:

@@ -13,8 +13,12 @@ from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from data.frames.turning import turned
+
+# One for all pictures: a frame's own starts threads for each, and they stay as long as the frame.
+CONVERTER = VideoReformatter()
 
 
 @contextmanager
@@ -131,5 +135,5 @@ def shown(frame: Any, size: tuple[int, int] | None = None) -> np.ndarray:
     height, width = size or shown_size(frame)
     if exchanged:
         height, width = width, height
-    image_HWC = frame.to_ndarray(format="rgb24", width=width, height=height)
-    return turned(image_HWC, exchanged, mirror_x, mirror_y)
+    converted = CONVERTER.reformat(frame, width, height, format="rgb24", threads=1)
+    return turned(converted.to_ndarray(), exchanged, mirror_x, mirror_y)

@@ -7,10 +7,12 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
-from data.frames.decoders import decode, facts
+from data.frames.decoders import Decoder, decode, facts
 from tests.data.frames.test_drawn_videos import barred
+from tiny.world.clip import write_clip
 
 HEIGHT = 64
 WIDTH = 96
@@ -129,6 +131,23 @@ def test_frames_are_exact_and_counted(kind: str, tmp_path: Path) -> None:
     for decoder in decoders:
         for wanted in (alone, scattered, every):
             assert numbers_of(path, wanted, tmp_path / decoder, decoder) == wanted, decoder
+
+
+def test_a_long_video_takes_no_more_than_a_short_one(tmp_path: Path) -> None:
+    """Each picture once kept threads of its own, and its memory, until the process had no more."""
+    path = tmp_path / "long.mp4"
+    write_clip(path, seconds=10)
+    decoder = Decoder("pyav", str(path), 480 * 480)
+    process = psutil.Process(decoder._process.pid)
+    taken: list[tuple[int, int]] = []
+    for frames in (range(24), range(24, 240)):
+        decoder.ask({"folder": str(tmp_path), "frames": list(frames)}, timeout_s=60)
+        taken.append((process.num_threads(), process.memory_info().rss))
+    decoder.close()
+    (threads, bytes_before), (threads_after, bytes_after) = taken
+    assert threads_after == threads
+    # 216 frames more, of which a dozen may wait in the codec.
+    assert bytes_after - bytes_before < 20 * 480 * 480 * 3
 
 
 def test_the_rate_of_uneven_times_is_their_mean(tmp_path: Path) -> None:
