@@ -250,12 +250,13 @@ def ours(cases: Sequence[Case]) -> list[float]:
 
 def ours_accuracy(cases: Sequence[Case]) -> list[float]:
     """Accuracy, as `VideoSegR1.score` computes it."""
+    system = VideoSegR1()
     found: list[float] = []
     for case in cases:
         rows: list[tuple[float, ...]] = []
         counts = []
         for episode in case.episodes:
-            objects = coordinates(strict_answer(episode.turns[0].text), VideoSegR1().target_grid)
+            objects = coordinates(strict_answer(episode.turns[0].text), system.target_grid)
             rows += objects
             counts.append(len(objects))
         rows_R6 = torch.from_numpy(np.array(rows, dtype=np.float64).reshape(-1, 6))
