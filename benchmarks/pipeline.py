@@ -1,6 +1,6 @@
 """Seconds of a training step with simulated stages behind the real pools, loop and group log.
 
-    python -m benchmarks.pipeline [--seconds 6] [--prompts 64] [--steps 5] [--jitter 0 0.33 0.67]
+    python -m benchmarks.pipeline [--seconds 6] [--prompts 128] [--steps 5] [--jitter 0 0.33 0.67]
 
 Three engines and four ranks sleep: an engine plays one group after another, each for a random time
 around the mean, and a rank learns a row for a constant time. Playing a step and learning it take
@@ -268,7 +268,8 @@ def measure(options: argparse.Namespace, jitter: float) -> list[str]:
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--seconds", type=float, default=6.0, help="playing, or learning, a step")
-    parser.add_argument("--prompts", type=int, default=64, help="groups of a step")
+    # As in `revseg_7b`.
+    parser.add_argument("--prompts", type=int, default=128, help="groups of a step")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--jitter", type=float, nargs="*", default=[0.0, 0.33, 0.67])
     options = parser.parse_args()
