@@ -141,6 +141,7 @@ class Draft:
 
         It must not change before `settle` or `finish` has returned.
         """
+        assert name not in self.digests, f"{name} was put before"
         self.buffer.checksums.pop(name, None)
         self.digests[name] = []
         place = self.places[name]
