@@ -17,7 +17,6 @@ import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 
@@ -73,9 +72,7 @@ class Bare:
         self.max_tokens = max_tokens
 
     async def run(self, jobs: Sequence[Job]) -> tuple[float, int]:
-        """Return seconds, with the conversion of pixels for vLLM, and tokens sampled."""
-        from PIL import Image
-
+        """Return seconds and tokens sampled."""
         # Prompts are prepared before the clock starts: a rollout actor gets them for free too.
         image_id = self.engine.dialogue.image_id
         prepared = []
@@ -90,10 +87,9 @@ class Bare:
         prompts_of = iter(prepared)
         dialogues = []
         for job in jobs:
-            images = {name: Image.fromarray(pixels) for name, pixels in job.media.items()}
             for number, episode in enumerate(job.episodes):
                 key = (*job.key, number)
-                dialogues.append(self._dialogue(episode, next(prompts_of), images, key))
+                dialogues.append(self._dialogue(episode, next(prompts_of), job.media, key))
         counts = await asyncio.gather(*dialogues)
         return time.monotonic() - began, sum(counts)
 
@@ -101,7 +97,7 @@ class Bare:
         self,
         episode: Episode,
         prompts: Sequence[Sequence[int]],
-        images: dict[str, Any],
+        images: MediaTable,
         key: tuple[int | str, ...],
     ) -> int:
         ids: list[int] = []

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from multiprocessing import connection
 from typing import Any
 
-from PIL import Image
+import numpy as np
 
 from core.collector import without_collector
 from core.pulse import tick, working
@@ -99,7 +99,7 @@ class Engine:
     async def generate(
         self,
         prompt_ids: list[int],
-        images: list[Image.Image],
+        images: list[np.ndarray],
         digests: list[str],
         **sampling: Any,
     ) -> tuple[list[int], list[int], list[float]]:
@@ -107,7 +107,7 @@ class Engine:
 
         Args:
             prompt_ids: with one placeholder for each image.
-            images: in the order of their placeholders.
+            images: uint8 (height, width, 3) RGB, in the order of their placeholders.
             digests: names of the images and keys of vLLM's caches; equal digests must mean equal
                 pixels.
             sampling: arguments of vLLM's `SamplingParams`.

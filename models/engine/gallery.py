@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from PIL import Image
 
 from core.pulse import tick
 from core.types import Media, Video, View
@@ -25,12 +24,13 @@ class Gallery:
     """Images of one video by view. Each view is decoded once, for all dialogues about the video.
 
     Attributes:
-        images: by digest, as the engine takes them.
+        images: by digest, uint8 (height, width, 3) RGB. vLLM would copy a picture of Pillow for
+            every request.
     """
 
     def __init__(self, video: Video, show: Show) -> None:
         self.video = video
-        self.images: dict[str, Image.Image] = {}
+        self.images: dict[str, np.ndarray] = {}
         self._show = show
         self._media: dict[View, Media] = {}
         self._lock = asyncio.Lock()
@@ -49,4 +49,4 @@ class Gallery:
         tick()
         for view, (media, pixels) in zip(views, shown, strict=True):
             self._media[view] = media
-            self.images[media.digest] = Image.fromarray(pixels)
+            self.images[media.digest] = pixels

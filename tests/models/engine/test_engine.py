@@ -17,7 +17,6 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from PIL import Image
 
 from cluster.weight_writer import WeightWriter
 from cluster.weights import WeightVersion
@@ -100,7 +99,7 @@ class Bench:
 
         ids: list[int] = []
         sampled: list[bool] = []
-        shown: list[Image.Image] = []
+        shown: list[np.ndarray] = []
         engine_logprobs: list[float] = []
         for turn in turns:
             ids += [*turn.prompt_ids, *turn.completion_ids]
@@ -302,7 +301,7 @@ def test_the_engine_sees_the_tokens_that_were_counted_without_it(bench: Bench) -
     engine = bench.engine
     content: list[str | View] = ["0", View(0, 28, 28), "1", View(1, 84, 56), " Find the dog."]
     shown = show(VIDEO, [piece for piece in content if isinstance(piece, View)])
-    images = [Image.fromarray(pixels) for _, pixels in shown]
+    images = [pixels for _, pixels in shown]
     digests = [media.digest for media, _ in shown]
     prompt = engine.dialogue.user(content, first=True, expanded=False)
     sampling = {"max_tokens": 1, "seed": 0}
