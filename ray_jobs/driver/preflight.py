@@ -12,6 +12,7 @@ import numpy as np
 from actors.setup import system_message
 from configs.load import resolve
 from configs.schema import Config
+from core.collector import without_collector
 from core.types import Sample, System, View
 from models.prompt_tokens import (
     PromptTokens,
@@ -62,9 +63,10 @@ def check_prompts(
     Raises:
         ValueError: A size that the policy does not take, or two counts.
     """
-    from models.dialogue import load_dialogue
-    from models.engine.counting import EngineCounter
-    from models.policy.pixels import Pixels
+    with without_collector():
+        from models.dialogue import load_dialogue
+        from models.engine.counting import EngineCounter
+        from models.policy.pixels import Pixels
 
     folder = resolve(cfg.policy.path)
     engine = EngineCounter(folder, load_dialogue(folder, system_message(cfg)))
