@@ -186,7 +186,7 @@ class DecordReader:
 
         # It has no bound of its own.
         with open_video(path, max_pixels, first_pixels):
-            gc.collect()
+            pass
         self._video = decord.VideoReader(path, num_threads=1)
         self._at = 0
 
