@@ -1,7 +1,7 @@
 """A head start for the engine's process on CPU: it imports vLLM while the actor does.
 
 vLLM runs its engine in a process of its own and starts that last. Both processes import vLLM, one
-after the other, for ten seconds each. Here a fork server begins to import it at once, and the
+after the other, for many seconds each. Here a fork server begins to import it at once, and the
 engine is forked from it once the actor is ready.
 
 On GPU vLLM starts the process itself: a library that touched the device before the fork would
