@@ -109,9 +109,6 @@ class PyavReader:
                 self._keep(replace(self.index, frames=self._at + 1))
                 break
             give(number, shown(frame, size))
-            # A frame that was asked for its side data refers to itself.
-            del frame
-            gc.collect()
         if self.index.frames >= 0:
             return self.index.frames
         return self._at + 1
@@ -225,7 +222,7 @@ def main(argv: list[str]) -> None:
     kind, path, index_file, pixels, first_pixels = argv
     bound(MEMORY_MB + BYTES_PER_PIXEL * int(pixels) // 2**20)
     reader = READERS[kind](path, Path(index_file), int(pixels), int(first_pixels))
-    # The collector looks at the frames alone.
+    # The collector looks at the pictures alone.
     gc.freeze()
     while select.select([sys.stdin], [], [], IDLE_S)[0]:
         line = sys.stdin.readline()
@@ -247,6 +244,8 @@ def _answer(reader: PyavReader | DecordReader, request: dict[str, Any]) -> dict[
 
     def write(number: int, frame_HWC: np.ndarray) -> None:
         np.save(folder / f"{number}.npy", frame_HWC)
+        # A picture that was asked for its side data refers to itself. Only the last one is needed.
+        gc.collect()
 
     return {"frames": reader.give(request["frames"], write)}
 
