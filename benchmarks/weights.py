@@ -4,8 +4,8 @@
 
 Every round of one run copies the weights once with numpy (memcpy), sends them as now, and as then.
 Now is `cluster.weight_writer` in this process, and in each engine's process what a rollout actor
-and vLLM do before the model is touched: hold the memory, map it, verify every tensor. Then is
-written out below: clone, flatten, SHA-256, a copy into the object store (without Ray's own cost), a
+and vLLM do before the model is touched: hold the memory, map it, have every tensor verified by the
+first engine. Then is written out below: clone, flatten, SHA-256, a copy into the object store (without Ray's own cost), a
 copy into a file of the engine, SHA-256 again. It takes so much memory that only sizes up to 1 GB
 travel that way. Loading into the model is the same in both, and not in these figures.
 

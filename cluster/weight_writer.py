@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
@@ -12,7 +12,6 @@ import torch
 from cluster.weights import Delta, Patch, WeightVersion
 from core import delta as deltas
 from core.flat import (
-    BATCH_BYTES,
     Names,
     Shapes,
     checksum_of_pieces,
@@ -22,11 +21,14 @@ from core.flat import (
     piece_digest,
     pieces,
     tensor_checksum,
+    thread_count,
 )
 from core.shared_file import SharedFile
 
 # Bytes of a piece that one thread compares at a time; a multiple of every element's size.
 DELTA_BYTES = 16 << 20
+# Bytes that wait before a thread begins with them.
+BATCH_BYTES = 64 << 20
 
 
 @dataclass
@@ -97,22 +99,21 @@ class Piece:
 
     Attributes:
         source: None if its bytes are in their place already.
+        digests: of all pieces of the tensor.
+        number: of this one among them.
     """
 
-    name: str
     target: np.ndarray
     source: np.ndarray | None
+    digests: list[bytes]
+    number: int
 
-    def put(self) -> bytes:
-        """Bring the bytes to their place; return their digest."""
+    def put(self) -> None:
+        """Bring the bytes to their place, and note their digest."""
         if self.source is None:
-            return piece_digest(self.target)
-        return copy_piece(self.target, self.source)
-
-
-def put_all(batch: Sequence[Piece]) -> list[tuple[str, bytes]]:
-    """Bring pieces to their places; return the name of the tensor and the digest of each."""
-    return [(piece.name, piece.put()) for piece in batch]
+            self.digests[self.number] = piece_digest(self.target)
+        else:
+            self.digests[self.number] = copy_piece(self.target, self.source)
 
 
 class Draft:
@@ -131,10 +132,10 @@ class Draft:
         self.threads = hashing_threads()
         # Tensors of this version, and the digests of their pieces so far.
         self.digests: dict[str, list[bytes]] = {}
-        # Pieces for the next batch.
-        self.waiting: list[Piece] = []
+        # Each thread takes the next one: handing over would cost as much as a small piece.
+        self.waiting: deque[Piece] = deque()
         self.waiting_bytes = 0
-        self.batches: list[Future[list[tuple[str, bytes]]]] = []
+        self.jobs: list[Future[None]] = []
 
     def put(self, name: str, tensor: torch.Tensor) -> None:
         """Begin to copy a tensor, from any device, to its place.
@@ -143,32 +144,41 @@ class Draft:
         """
         assert name not in self.digests, f"{name} was put before"
         self.buffer.checksums.pop(name, None)
-        self.digests[name] = []
         place = self.places[name]
         target = self.buffer.file.data[place.span]
         source = plain_bytes(tensor, place.dtype)
         if source is None:
             torch.from_numpy(target).view(place.dtype).view(place.shape).copy_(tensor)
-        for part in pieces(len(target)):
-            piece = Piece(name, target[part], None if source is None else source[part])
-            self.waiting.append(piece)
-            self.waiting_bytes += len(piece.target)
-            if self.waiting_bytes >= BATCH_BYTES:
-                self._hand_over()
+        parts = pieces(len(target))
+        digests = [b""] * len(parts)
+        for number, part in enumerate(parts):
+            of_source = None if source is None else source[part]
+            self.waiting.append(Piece(target[part], of_source, digests, number))
+        self.digests[name] = digests
+        self.waiting_bytes += len(target)
+        if self.waiting_bytes >= BATCH_BYTES:
+            self._start()
 
-    def _hand_over(self) -> None:
-        """Give the waiting pieces to a thread."""
-        self.batches.append(self.threads.submit(put_all, self.waiting))
-        self.waiting = []
+    def _start(self) -> None:
+        """Let one more thread work."""
+        self.jobs.append(self.threads.submit(self._work))
         self.waiting_bytes = 0
+
+    def _work(self) -> None:
+        while True:
+            try:
+                piece = self.waiting.popleft()
+            except IndexError:
+                return
+            piece.put()
 
     def settle(self) -> None:
         """Wait until all tensors that were put are copied."""
-        self._hand_over()
-        for batch in self.batches:
-            for name, digest in batch.result():
-                self.digests[name].append(digest)
-        self.batches = []
+        for _ in range(min(thread_count(), len(self.waiting))):
+            self._start()
+        for job in self.jobs:
+            job.result()
+        self.jobs = []
 
     def finish(self, version: int) -> WeightVersion:
         """End the version. Tensors that were not put are those of the version before."""

@@ -26,8 +26,6 @@ MAX_THREADS = 8
 
 # Bytes of a piece, which has a digest of its own. It fits into the cache.
 PIECE_BYTES = 4 << 20
-# Bytes of the pieces that a thread takes at a time: handing over costs as much as a small piece.
-BATCH_BYTES = 64 << 20
 
 Names = tuple[str, ...]
 Shapes = tuple[tuple[int, ...], ...]
@@ -125,36 +123,40 @@ def tensor_checksum(data: np.ndarray) -> str:
     return checksum_of_pieces(piece_digest(data[piece]) for piece in pieces(len(data)))
 
 
+def thread_count() -> int:
+    """Return how many threads copy and hash best together."""
+    return min(MAX_THREADS, len(os.sched_getaffinity(0)))
+
+
 def hashing_threads() -> ThreadPoolExecutor:
     """Return threads for copies and checksums: numpy and xxhash let others run meanwhile."""
-    return ThreadPoolExecutor(min(MAX_THREADS, len(os.sched_getaffinity(0))))
+    return ThreadPoolExecutor(thread_count())
 
 
 def tensor_checksums(flat: np.ndarray, spans: Sequence[tuple[int, int]]) -> tuple[str, ...]:
     """Return the checksums of tensors in a flat array, in order."""
     counts: list[int] = []
-    parts: list[np.ndarray] = []
+    parts: list[slice] = []
     for start, stop in spans:
-        data = flat[start:stop]
-        found = [data[piece] for piece in pieces(len(data))]
+        found = pieces(stop - start)
         counts.append(len(found))
-        parts += found
+        for piece in found:
+            parts.append(slice(start + piece.start, min(start + piece.stop, stop)))
+    digests = [b""] * len(parts)
+    # Each thread takes the next part: handing parts over would cost as much as their digests.
+    numbered = enumerate(parts)
     with hashing_threads() as threads:
-        digests = itertools.chain.from_iterable(threads.map(_digests, _batches(parts)))
-        return tuple(checksum_of_pieces(itertools.islice(digests, count)) for count in counts)
+        jobs = []
+        for _ in range(thread_count()):
+            jobs.append(threads.submit(_put_digests, flat, numbered, digests))
+        for job in jobs:
+            job.result()
+    in_order = iter(digests)
+    return tuple(checksum_of_pieces(itertools.islice(in_order, count)) for count in counts)
 
 
-def _batches(parts: Iterable[np.ndarray]) -> list[list[np.ndarray]]:
-    batches: list[list[np.ndarray]] = [[]]
-    size = 0
-    for part in parts:
-        if size >= BATCH_BYTES:
-            batches.append([])
-            size = 0
-        batches[-1].append(part)
-        size += len(part)
-    return batches
-
-
-def _digests(parts: Iterable[np.ndarray]) -> list[bytes]:
-    return [piece_digest(part) for part in parts]
+def _put_digests(
+    flat: np.ndarray, numbered: Iterator[tuple[int, slice]], digests: list[bytes]
+) -> None:
+    for number, part in numbered:
+        digests[number] = piece_digest(flat[part])

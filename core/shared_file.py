@@ -5,7 +5,8 @@ processes ended: nothing is left in `/dev/shm`.
 
 A reader holds a shared lock on what it may read, and the writer writes only over what nobody holds.
 The locks of a dead process are gone with it. A stamp behind the data says which contents are in it,
-so that a late reader notices that a file was written anew.
+so that a late reader notices that a file was written anew. Behind the stamp, readers leave each
+other a note of what they found in these contents.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import fcntl
 import mmap
 import os
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,6 +82,8 @@ class SharedFile:
         except BlockingIOError:
             return False
         self._stamp[:] = 0
+        # The note of the old contents goes.
+        os.ftruncate(self.fd, len(self.data) + STAMP_BYTES)
         return True
 
     def finish(self) -> Place:
@@ -144,6 +149,29 @@ def hold(place: Place) -> Held | None:
         held.close()
         return None
     return held
+
+
+@contextmanager
+def readers_note(path: str, size: int) -> Iterator[bytearray]:
+    """Yield the note that earlier readers of a shared file left, to be changed; empty at first.
+
+    One reader has it at a time; others wait. It is left as it was if an exception ends the context.
+
+    Args:
+        path: of the file, whose contents this process or its parent holds.
+        size: bytes of the data.
+    """
+    start = size + STAMP_BYTES
+    fd = os.open(path, os.O_RDWR)
+    try:
+        # Not `flock`: that one tells the writer that somebody reads.
+        fcntl.lockf(fd, fcntl.LOCK_EX)
+        length = max(os.fstat(fd).st_size - start, 0)
+        note = bytearray(os.pread(fd, length, start))
+        yield note
+        os.pwrite(fd, note, start)
+    finally:
+        os.close(fd)
 
 
 def path_of(fd: int) -> str:

@@ -28,6 +28,7 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 from core.flat import layout, tensor_checksums, unflatten
+from core.shared_file import readers_note
 from models.engine.exact_logprobs import score_exactly
 from models.engine.settings import ADAPTER_STORE, OBJECT_STORE
 
@@ -139,6 +140,28 @@ class MappedFiles:
         return flat
 
 
+class Marks:
+    """The checksums that engines found in the tensors of a file, one after another in a note."""
+
+    # Digits of a checksum; zeros where nobody has looked yet.
+    SIZE = 32
+
+    def __init__(self, note: bytearray, tensors: int) -> None:
+        note += bytes(self.SIZE * tensors - len(note))
+        self.note = note
+
+    def has(self, number: int, checksum: str) -> bool:
+        """Return whether an engine has found this checksum in a tensor."""
+        return self.note[self._span(number)] == checksum.encode()
+
+    def put(self, number: int, checksum: str) -> None:
+        """Note the checksum found in a tensor."""
+        self.note[self._span(number)] = checksum.encode()
+
+    def _span(self, number: int) -> slice:
+        return slice(number * self.SIZE, (number + 1) * self.SIZE)
+
+
 def verified(
     update: SharedUpdate, changed: Collection[str], files: MappedFiles
 ) -> dict[str, torch.Tensor]:
@@ -149,18 +172,21 @@ def verified(
     """
     spans, size = layout(update.dtype_names, update.shapes)
     flat = files.flat(update.path, size)
-    expected: dict[str, str] = {}
-    places: list[tuple[int, int]] = []
-    for name, checksum, span in zip(update.names, update.checksums, spans, strict=True):
-        if name in changed:
-            expected[name] = checksum
-            places.append(span)
-    for name, found in zip(expected, tensor_checksums(flat, places), strict=True):
-        if found != expected[name]:
-            raise ValueError(
-                f"weights: tensor {name!r} is damaged in {update.engine}: nothing was loaded, it "
-                "keeps its old weights"
-            )
+    # All engines of a machine map the same memory: the first one verifies it for the others.
+    with readers_note(update.path, size) as note:
+        marks = Marks(note, len(spans))
+        unknown: list[int] = []
+        for number, (name, checksum) in enumerate(zip(update.names, update.checksums, strict=True)):
+            if name in changed and not marks.has(number, checksum):
+                unknown.append(number)
+        found = tensor_checksums(flat, [spans[number] for number in unknown])
+        for number, checksum in zip(unknown, found, strict=True):
+            if checksum != update.checksums[number]:
+                raise ValueError(
+                    f"weights: tensor {update.names[number]!r} is damaged in {update.engine}: "
+                    "nothing was loaded, it keeps its old weights"
+                )
+            marks.put(number, checksum)
     return dict(
         unflatten(
             torch.from_numpy(flat),

@@ -12,7 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.shared_file import SHARED_NAME, Place, SharedFile, hold, path_of
+from core.shared_file import SHARED_NAME, Place, SharedFile, hold, path_of, readers_note
+
+READER = """
+import sys, time
+from core.shared_file import readers_note
+path, word, pause = sys.argv[1:]
+with readers_note(path, 100) as note:
+    print("here", flush=True)
+    time.sleep(float(pause))
+    note += word.encode()
+"""
 
 WRITER = """
 import pickle, sys
@@ -72,6 +82,48 @@ def test_a_number_that_means_another_file_by_now_is_noticed(tmp_path: Path) -> N
             assert hold(replace(place, path=path_of(number))) is None
     os.close(reading)
     os.close(writing)
+
+
+def test_readers_leave_each_other_a_note() -> None:
+    file = SharedFile(100)
+    place = written(file, 1)
+    held = hold(place)
+    assert held is not None
+    path = held.place.path
+    with readers_note(path, 100) as note:
+        assert note == b""
+        note += b"good"
+    with pytest.raises(KeyError), readers_note(path, 100) as note:
+        note[:] = b"wrong"
+        raise KeyError
+    with readers_note(path, 100) as note:
+        assert note == b"good"
+    assert held.data().tolist() == [1] * 100
+
+    held.close()
+    place = written(file, 2)
+    with readers_note(place.path, 100) as note:
+        assert note == b"", "it was about other contents"
+
+
+def reading(path: str, word: str, pause: float) -> subprocess.Popen[bytes]:
+    """Return a process that has the note for some seconds, then adds a word."""
+    command = [sys.executable, "-c", READER, path, word, str(pause)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"here\n"
+    return process
+
+
+def test_one_reader_after_another_has_the_note() -> None:
+    file = SharedFile(100)
+    place = written(file, 1)
+    with reading(place.path, "first", 1):
+        # Waits for the one before.
+        with reading(place.path, "killed", 60) as killed:
+            killed.kill()
+        with readers_note(place.path, 100) as note:
+            assert note == b"first"
 
 
 def test_a_copy_in_another_process_holds_nothing() -> None:
