@@ -5,9 +5,10 @@
 Every round of one run copies the weights once with numpy (memcpy), sends them as now, and as then.
 Now is `cluster.weight_writer` in this process, and in each engine's process what a rollout actor
 and vLLM do before the model is touched: hold the memory, map it, have every tensor verified by the
-first engine. Then is written out below: clone, flatten, SHA-256, a copy into the object store (without Ray's own cost), a
-copy into a file of the engine, SHA-256 again. It takes so much memory that only sizes up to 1 GB
-travel that way. Loading into the model is the same in both, and not in these figures.
+first engine. Then is written out below: clone, flatten, SHA-256, a copy into the object store
+(without Ray's own cost), a copy into a file of the engine, SHA-256 again. It takes so much memory
+that only sizes up to 1 GB travel that way. Loading into the model is the same in both, and not in
+these figures.
 
 The smallest weights, in bfloat16, also make steps of AdamW at a learning rate of 1e-6, and travel
 as deltas. An engine that takes all versions, one that misses three, and a newcomer end with one

@@ -7,7 +7,7 @@ Suffixes count in any case.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,18 +66,19 @@ def first_file(stem: str, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> Path | No
     """Return the file of a name without its suffix: the first that exists, or None."""
     for suffix in suffixes:
         for written in (suffix, suffix.upper(), "." + suffix[1:].capitalize()):
-            file = Path(stem + written)
-            if file.is_file():
-                return file
+            # `Path` itself would take longer than the question.
+            if os.path.isfile(stem + written):
+                return Path(stem + written)
     return None
 
 
 def frame_file(folder: str | Path, name: str) -> Path | None:
     """Return the file of a frame, whose name may hold its suffix; None if there is none."""
-    file = Path(folder) / name
-    if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file():
-        return file
-    return first_file(str(file))
+    file = os.path.join(folder, name)
+    has_suffix = os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    if has_suffix and os.path.isfile(file):
+        return Path(file)
+    return first_file(file)
 
 
 def stems_in(folder: str | Path, suffix: str) -> set[str]:
@@ -97,11 +98,7 @@ def image_size(file: Path) -> tuple[int, int]:
         ValueError: The file is missing, not a readable image, or too large (`data.max_pixels`).
     """
     with _opened(file) as image:
-        width, height = image.size
-        check_pixels(height, width, str(file))
-        if _orientation(image) in _TURNED:
-            return width, height
-        return height, width
+        return _size(image, file)
 
 
 def num_pages(file: Path) -> int:
@@ -122,28 +119,33 @@ def is_mask(file: Path) -> bool:
         return image.format == "PNG" and image.mode in ("1", "L", "P", "I", "I;16")
 
 
-def read_image(file: Path) -> np.ndarray:
+def read_image(
+    file: Path, check_size: Callable[[int, int], None] = lambda height, width: None
+) -> np.ndarray:
     """Return the pixels of an image, uint8 (height, width, 3) RGB, upright.
+
+    Args:
+        check_size: Called with height and width before the picture takes its memory; it may raise.
 
     Raises:
         ValueError: As `image_size`, or the file is cut short.
     """
     with _opened(file) as image:
-        width, height = image.size
-        check_pixels(height, width, str(file))
-        check_bytes(file.stat().st_size, height * width, str(file))
+        height, width = _size(image, file)
         orientation = _orientation(image)
         kind = image.format
         is_turned = kind in TURNED_BY_PILLOW and image.getexif().get(_ORIENTATION_TAG, 1) != 1
+    check_size(height, width)
+    check_bytes(file.stat().st_size, height * width, str(file))
     if is_turned:
         return _load_whole(file)
 
-    data = np.fromfile(file, np.uint8)
+    data = file.read_bytes()
     # OpenCV fills what a cut file lacks with grey, without a word.
-    if not _has_its_end(data.tobytes(), kind):
+    if not _has_its_end(data, kind):
         _load_whole(file)
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image_HWC = cv2.imdecode(data, flags)
+    image_HWC = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image_HWC is None:
         return _turned(_load_whole(file), orientation)
     return _turned(cv2.cvtColor(image_HWC, cv2.COLOR_BGR2RGB), orientation)
@@ -181,6 +183,15 @@ def _opened(file: Path) -> Iterator[Image.Image]:
     # A damaged image raises almost anything.
     except Exception as error:
         raise ValueError(f"{file} is not a readable image ({error}): download it again") from error
+
+
+def _size(image: Image.Image, file: Path) -> tuple[int, int]:
+    """Return (height, width) of an image as shown, after its check."""
+    width, height = image.size
+    check_pixels(height, width, str(file))
+    if _orientation(image) in _TURNED:
+        return width, height
+    return height, width
 
 
 def _load_whole(file: Path) -> np.ndarray:

@@ -9,7 +9,6 @@ file with another size or time of change is read again.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ from data.frames.frame_store import content_name, node_store
 from data.frames.images import (
     FRAME_SUFFIXES,
     frame_file,
-    image_size,
     is_image,
     read_image,
     read_pages,
@@ -151,9 +149,11 @@ def _load_frames(
     Args:
         indices: Ascending, distinct frame numbers.
     """
+    files: dict[int, str] = {}
     is_folder = Path(video.path).is_dir()
     if is_folder:
-        names = {index: content_name(_image_file(video, index)) for index in indices}
+        files = {index: _image_file(video, index) for index in indices}
+        names = {index: content_name(file) for index, file in files.items()}
     else:
         names = _names_in_video_file(video, indices)
 
@@ -166,7 +166,7 @@ def _load_frames(
         found |= _stored(_without(names, found))
         missing = _without(names, found)
         if is_folder:
-            found |= _store_images(video, missing)
+            found |= _store_images(video, missing, files)
         elif missing and is_image(Path(video.path).name):
             found |= _store_pages(video, missing)
         elif missing:
@@ -191,12 +191,14 @@ def _stored(names: Mapping[int, str]) -> dict[int, np.ndarray]:
     return frames
 
 
-def _store_images(video: Video, names: Mapping[int, str]) -> dict[int, np.ndarray]:
+def _store_images(
+    video: Video, names: Mapping[int, str], files: Mapping[int, str]
+) -> dict[int, np.ndarray]:
     frames = {}
     with node_store().scratch() as scratch:
         file = scratch / "image.npy"
         for index, name in names.items():
-            np.save(file, _read_image(video, index))
+            np.save(file, _read_image(video, index, files[index]))
             frames[index] = node_store().put(name, file)
     return frames
 
@@ -277,14 +279,13 @@ def _image_file(video: Video, index: int) -> str:
     return str(file)
 
 
-def _read_image(video: Video, index: int) -> np.ndarray:
-    path = Path(_image_file(video, index))
-    # The header tells the size before a picture takes its memory.
+def _read_image(video: Video, index: int, file: str) -> np.ndarray:
+    def check_size(height: int, width: int) -> None:
+        if video.height and height * width != video.height * video.width:
+            raise ValueError(_wrong_size(video, index, height, width))
+
     try:
-        size = image_size(path)
-        if video.height and math.prod(size) != video.height * video.width:
-            raise ValueError(_wrong_size(video, index, *size))
-        return read_image(path)
+        return read_image(Path(file), check_size)
     except ValueError as error:
         raise ValueError(f"{error}; {_place(video, index)}") from error
 
