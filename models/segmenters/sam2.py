@@ -35,6 +35,7 @@ from models.segmenters.base import (
     flush_size,
     mask_prompts,
 )
+from models.segmenters.onednn import use_onednn
 from models.segmenters.sam2_features import CACHE_BYTES, FeatureCache
 from models.segmenters.sam2_shape import Shape
 from models.segmenters.sam2_track import Maps, Memory
@@ -151,6 +152,8 @@ class Sam2Segmenter(Segmenter):
         self.model = model.to(device).eval()
         self.shape = shape
         self.device = torch.device(device)
+        if self.device.type == "cpu":
+            use_onednn(self.model)
         self.features = FeatureCache(
             self.model, self.device, cache_bytes, like_official=not shape.dense_prompt
         )
