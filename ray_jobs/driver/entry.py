@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -44,6 +45,9 @@ def run_job(job: Callable[[Sequence[str]], object]) -> None:
     except Exception:
         print(printable(traceback.format_exc()), end="", file=sys.stderr)
         _end(CRASHED)
+    # The job has closed what it opened. Python would take seconds to take its modules apart.
+    atexit._run_exitfuncs()
+    _end(0)
 
 
 def _end(code: int) -> None:
