@@ -147,7 +147,7 @@ def tensor_checksums(flat: np.ndarray, spans: Sequence[tuple[int, int]]) -> tupl
     numbered = enumerate(parts)
     with hashing_threads() as threads:
         jobs = []
-        for _ in range(thread_count()):
+        for _ in range(min(thread_count(), len(parts))):
             jobs.append(threads.submit(_put_digests, flat, numbered, digests))
         for job in jobs:
             job.result()

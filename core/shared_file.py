@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,10 @@ import numpy as np
 SHARED_NAME = "rayvos_weights"
 
 STAMP_BYTES = 16
+
+# Seconds to wait for the note at most, and between two looks at it.
+PATIENCE_S = 30.0
+LOOK_S = 0.0005
 
 # Environment variable with the bytes that a job asks of its nodes' store of decoded frames
 # (`data.frames.frame_store`).
@@ -155,7 +160,8 @@ def hold(place: Place) -> Held | None:
 def readers_note(path: str, size: int) -> Iterator[bytearray]:
     """Yield the note that earlier readers of a shared file left, to be changed; empty at first.
 
-    One reader has it at a time; others wait. It is left as it was if an exception ends the context.
+    One reader has it at a time; others wait, though not for ever: a reader that stands still must
+    not stop them. It is left as it was if an exception ends the context.
 
     Args:
         path: of the file, whose contents this process or its parent holds.
@@ -164,14 +170,25 @@ def readers_note(path: str, size: int) -> Iterator[bytearray]:
     start = size + STAMP_BYTES
     fd = os.open(path, os.O_RDWR)
     try:
-        # Not `flock`: that one tells the writer that somebody reads.
-        fcntl.lockf(fd, fcntl.LOCK_EX)
+        until = time.monotonic() + PATIENCE_S
+        while not _note_is_mine(fd) and time.monotonic() < until:
+            time.sleep(LOOK_S)
         length = max(os.fstat(fd).st_size - start, 0)
         note = bytearray(os.pread(fd, length, start))
         yield note
         os.pwrite(fd, note, start)
     finally:
         os.close(fd)
+
+
+def _note_is_mine(fd: int) -> bool:
+    """Take the lock of the note, if nobody has it."""
+    try:
+        # Not `flock`: that one tells the writer that somebody reads.
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def path_of(fd: int) -> str:

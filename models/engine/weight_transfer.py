@@ -172,6 +172,8 @@ def verified(
     """
     spans, size = layout(update.dtype_names, update.shapes)
     flat = files.flat(update.path, size)
+    described = (update.names, update.dtype_names, update.shapes)
+    tensors = dict(unflatten(torch.from_numpy(flat), *described))
     # All engines of a machine map the same memory: the first one verifies it for the others.
     with readers_note(update.path, size) as note:
         marks = Marks(note, len(spans))
@@ -187,14 +189,7 @@ def verified(
                     "nothing was loaded, it keeps its old weights"
                 )
             marks.put(number, checksum)
-    return dict(
-        unflatten(
-            torch.from_numpy(flat),
-            update.names,
-            update.dtype_names,
-            update.shapes,
-        )
-    )
+    return tensors
 
 
 def with_siblings(names: Iterable[str], changed: Iterable[str]) -> list[str]:

@@ -126,6 +126,18 @@ def test_one_reader_after_another_has_the_note() -> None:
             assert note == b"first"
 
 
+def test_a_reader_that_stands_still_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = SharedFile(100)
+    place = written(file, 1)
+    monkeypatch.setattr("core.shared_file.PATIENCE_S", 0.1)
+    with reading(place.path, "late", 60) as still:
+        with readers_note(place.path, 100) as note:
+            note += b"mine"
+        with readers_note(place.path, 100) as note:
+            assert note == b"mine"
+        still.kill()
+
+
 def test_a_copy_in_another_process_holds_nothing() -> None:
     held = hold(written(SharedFile(100), 1))
     assert pickle.loads(pickle.dumps(held)) is None
