@@ -165,6 +165,7 @@ class Draft:
         self.waiting_bytes = 0
 
     def _work(self) -> None:
+        """Put waiting pieces until none is left."""
         while True:
             try:
                 piece = self.waiting.popleft()
