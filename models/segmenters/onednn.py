@@ -1,6 +1,6 @@
 """Linear layers by oneDNN, for inference on a CPU.
 
-PyTorch multiplies matrices of float32 with MKL. On CPUs of AMD that takes two to three times as
+PyTorch multiplies matrices of float32 with MKL. On an AMD EPYC that takes two to three times as
 long as oneDNN, which PyTorch has too and keeps for other dtypes.
 """
 
